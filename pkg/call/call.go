@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package call holds the nouns of callguard: the pod that may hold calls, the
+// witness that counts them, and the reading it gives.
+//
+// A call is a LiveKit room that an agent participant of a pod is in. The package
+// asks nobody and decides nothing; it imports no other package of callguard.
+package call
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// The labels, annotations and attributes by which callguard and its users speak
+// of a pod. They are part of the public contract.
+const (
+	// GuardedLabel marks the pods of a workload, set in its pod template.
+	GuardedLabel = "callguard.dev/guarded"
+	// EnabledLabel marks the namespaces in which GuardedLabel has an effect.
+	EnabledLabel = "callguard.dev/enabled"
+	// ReleasedLabel marks a pod that may go; its value is the intent.
+	ReleasedLabel = "callguard.dev/released"
+	// DrainingAnnotation marks a pod that takes no new call.
+	DrainingAnnotation = "callguard.dev/draining"
+	// WitnessesAnnotation names a pod's witnesses, separated by commas.
+	WitnessesAnnotation = "callguard.dev/witnesses"
+	// SecretAnnotation names the Secret, in the pod's namespace, of the LiveKit
+	// project that the pod's agent works for. It stands in the pod template, so
+	// that a pod which outlives its workload still names its project.
+	SecretAnnotation = "callguard.dev/livekit-secret"
+	// WorkerPortAnnotation names the port of the agent's own HTTP server where
+	// it is not DefaultWorkerPort.
+	WorkerPortAnnotation = "callguard.dev/worker-port"
+	// PodAttribute is the attribute of an agent participant that names its pod by UID.
+	PodAttribute = "callguard.dev/pod"
+
+	// DefaultWorkerPort is where LiveKit Agents for Python and Node serve
+	// GET /worker in production mode.
+	DefaultWorkerPort = 8081
+
+	templateHashLabel = "pod-template-hash"
+	asideSuffix       = "-aside"
+)
+
+// Witness is a source that can say how many calls a pod holds.
+type Witness string
+
+// The witnesses.
+const (
+	Rooms  Witness = "rooms"  // LiveKit's room state
+	Worker Witness = "worker" // the agent's own GET /worker
+)
+
+// DefaultWitnesses are asked about a pod that names none.
+func DefaultWitnesses() []Witness { return []Witness{Rooms, Worker} }
+
+// ParseWitnesses reads the value of WitnessesAnnotation. An empty value means
+// the default. The error names what is wrong and a value that would work; the
+// default is returned beside it.
+func ParseWitnesses(value string) ([]Witness, error) {
+	if strings.TrimSpace(value) == "" {
+		return DefaultWitnesses(), nil
+	}
+	var ws []Witness
+	for part := range strings.SplitSeq(value, ",") {
+		w := Witness(strings.TrimSpace(part))
+		if w != Rooms && w != Worker {
+			return DefaultWitnesses(), fmt.Errorf("annotation %s is %q: there is no witness %q; use %q, %q or %q",
+				WitnessesAnnotation, value, w, "rooms,worker", "rooms", "worker")
+		}
+		if !slices.Contains(ws, w) {
+			ws = append(ws, w)
+		}
+	}
+	return ws, nil
+}
+
+// ParseWorkerPort reads the value of WorkerPortAnnotation. An empty value means
+// the default, which is also returned beside an error.
+func ParseWorkerPort(value string) (int, error) {
+	if value == "" {
+		return DefaultWorkerPort, nil
+	}
+	port, err := strconv.Atoi(value)
+	if err != nil || port < 1 || port > 65535 {
+		return DefaultWorkerPort, fmt.Errorf("annotation %s is %q; use a port from 1 to 65535, such as %d",
+			WorkerPortAnnotation, value, DefaultWorkerPort)
+	}
+	return port, nil
+}
+
+// Project names a LiveKit project: DefaultProject, or "namespace/secret".
+type Project string
+
+// DefaultProject is the project of the add-on's own flags.
+const DefaultProject Project = "default"
+
+// SecretProject is the project whose URL and key stand in a Secret.
+func SecretProject(namespace, secret string) Project { return Project(namespace + "/" + secret) }
+
+// Secret returns the Secret that holds the project's URL and key, and whether
+// there is one.
+func (p Project) Secret() (types.NamespacedName, bool) {
+	namespace, name, ok := strings.Cut(string(p), "/")
+	return types.NamespacedName{Namespace: namespace, Name: name}, ok
+}
+
+// State is where a guarded pod stands on its one-way road.
+type State string
+
+// The states, in order.
+const (
+	Serving  State = "serving"
+	Aside    State = "aside"
+	Draining State = "draining"
+	Released State = "released"
+)
+
+// States lists the states in order.
+func States() []State { return []State{Serving, Aside, Draining, Released} }
+
+// StateOf reads a pod's state from its labels and annotations. The furthest wins.
+func StateOf(labels, annotations map[string]string) State {
+	switch {
+	case labels[ReleasedLabel] != "":
+		return Released
+	case annotations[DrainingAnnotation] != "":
+		return Draining
+	case strings.HasSuffix(labels[templateHashLabel], asideSuffix):
+		return Aside
+	default:
+		return Serving
+	}
+}
+
+// Owner is the object that controls a pod or a ReplicaSet.
+type Owner struct {
+	Kind, Name string
+	UID        types.UID
+}
+
+// Pod is what callguard needs to know of a guarded pod.
+type Pod struct {
+	types.NamespacedName
+
+	UID      types.UID
+	Labels   map[string]string
+	Node, IP string
+	Owner    Owner
+	State    State
+
+	// Running says that a regular container runs. The kubelet is its own
+	// witness here: a pod without one holds no call.
+	Running bool
+
+	Witnesses  []Witness
+	Project    Project
+	WorkerPort int
+}
+
+// Asks says whether w is among the pod's witnesses.
+func (p *Pod) Asks(w Witness) bool { return slices.Contains(p.Witnesses, w) }
+
+// Reading is one witness's answer about one pod. The zero Reading is unknown:
+// nobody has answered yet.
+type Reading struct {
+	calls  int
+	at     time.Time
+	reason string
+	known  bool
+}
+
+// Known is a reading of n calls that was true at the time given.
+func Known(n int, at time.Time) Reading { return Reading{calls: n, at: at, known: true} }
+
+// Unknown is the reading of a witness that could not tell, and why.
+func Unknown(format string, args ...any) Reading {
+	return Reading{reason: fmt.Sprintf(format, args...)}
+}
+
+// Calls returns the number of calls, and false when it is unknown.
+func (r Reading) Calls() (int, bool) { return r.calls, r.known }
+
+// Known says whether the number of calls is known.
+func (r Reading) Known() bool { return r.known }
+
+// At is the time a known reading was true.
+func (r Reading) At() time.Time { return r.at }
+
+// Reason says why an unknown reading is unknown.
+func (r Reading) Reason() string {
+	if !r.known && r.reason == "" {
+		return "nobody has answered yet"
+	}
+	return r.reason
+}
