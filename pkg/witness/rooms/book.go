@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rooms
+
+import (
+	"slices"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// publishOnBehalf marks the participant of an avatar service, which joins as an
+// agent on behalf of the agent that has the call.
+const publishOnBehalf = "lk.publish_on_behalf"
+
+// agent is one agent participant. Pod is empty where the participant does not
+// name one.
+type agent struct {
+	sid string
+	pod types.UID
+}
+
+// agentsOf picks those participants that hold a call: agents, but neither
+// avatars nor agents that run in LiveKit Cloud instead of a pod.
+func agentsOf(participants []*livekit.ParticipantInfo) []agent {
+	var agents []agent
+	for _, p := range participants {
+		if p.GetKind() != livekit.ParticipantInfo_AGENT ||
+			p.GetState() == livekit.ParticipantInfo_DISCONNECTED ||
+			p.GetAttributes()[publishOnBehalf] != "" ||
+			slices.Contains(p.GetKindDetails(), livekit.ParticipantInfo_CLOUD_AGENT) {
+			continue
+		}
+		agents = append(agents, agent{sid: p.GetSid(), pod: types.UID(p.GetAttributes()[call.PodAttribute])})
+	}
+	return agents
+}
+
+// seat is an agent's place in a room.
+type seat struct {
+	agent
+
+	missing time.Time // since when LiveKit no longer lists it; zero while it does
+}
+
+type roomEntry struct {
+	readAt time.Time // when the latest read that counted began
+	seats  []seat
+}
+
+// holding is what a pod holds.
+type holding struct {
+	rooms   map[string]int // seats by room; a call is a room
+	missing int            // seats that LiveKit no longer lists
+	at      time.Time      // when the latest read that changed it began
+}
+
+// book is what is known of one project's rooms. It does no I/O, reads no clock
+// and is not safe for concurrent use.
+//
+// LiveKit's lists are not to be taken at their word when something is gone from
+// them: rooms and participants go missing from one list and stand in the next
+// (livekit#2399, #4316, #4373), and a restarted server knows nothing until its
+// agents have come back. So a seat that is gone from a list is missing first. It
+// is gone when a second list, no sooner than confirm later, does not have it
+// either, or at once when a webhook said that this very participant left. And
+// when much is lost together, or after an outage, missing seats are in doubt:
+// their pods are unknown until the doubt is over.
+type book struct {
+	confirm time.Duration // from missing to gone
+	doubt   time.Duration // the same when much is lost together
+
+	rooms   map[string]*roomEntry
+	pods    map[types.UID]*holding
+	seats   int
+	missing int
+
+	unattributed int
+	doubtUntil   time.Time
+}
+
+func newBook(confirm, doubt time.Duration) *book {
+	return &book{confirm: confirm, doubt: doubt, rooms: map[string]*roomEntry{}, pods: map[types.UID]*holding{}}
+}
+
+// change is what a read of a room brought.
+type change struct {
+	pods    []types.UID // whose calls changed
+	missing bool        // a seat of the room is missing: read it again after confirm
+}
+
+// apply enters a list of the agents of a room that was asked for at the time
+// given. left says of a participant's sid whether a webhook said it left. While
+// a sweep runs nothing is taken for gone, since only its end shows how much was
+// lost together. A list that was asked for before the latest one is passed over.
+func (b *book) apply(room string, agents []agent, at time.Time, sweeping bool, left func(sid string) bool) change {
+	entry := b.rooms[room]
+	switch {
+	case entry == nil && len(agents) == 0:
+		return change{}
+	case entry == nil:
+		entry = &roomEntry{}
+		b.rooms[room] = entry
+	case !at.After(entry.readAt):
+		return change{missing: entry.hasMissing()}
+	}
+	entry.readAt = at
+
+	var c change
+	kept := make([]seat, 0, len(agents))
+	for _, s := range entry.seats {
+		listed := slices.ContainsFunc(agents, func(a agent) bool { return a.sid == s.sid })
+		switch {
+		case listed && !s.missing.IsZero():
+			s.missing = time.Time{}
+			b.count(room, s.agent, at, 0, -1)
+			c.pods = append(c.pods, s.pod)
+		case listed:
+		case left(s.sid) || slices.ContainsFunc(agents, func(a agent) bool { return a.pod == s.pod && s.pod != "" }):
+			// It said so, or its pod's agent is in the room again under a new sid.
+			b.drop(room, s, at)
+			c.pods = append(c.pods, s.pod)
+			continue
+		case s.missing.IsZero():
+			s.missing = at
+			b.count(room, s.agent, at, 0, 1)
+			if b.lostMuch() {
+				b.doubtUntil = at.Add(b.doubt)
+			}
+		case !sweeping && at.Sub(s.missing) >= b.confirm && !at.Before(b.doubtUntil):
+			b.drop(room, s, at)
+			c.pods = append(c.pods, s.pod)
+			continue
+		}
+		kept = append(kept, s)
+	}
+	for _, a := range agents {
+		if slices.ContainsFunc(kept, func(s seat) bool { return s.sid == a.sid }) {
+			continue
+		}
+		kept = append(kept, seat{agent: a})
+		b.count(room, a, at, 1, 0)
+		c.pods = append(c.pods, a.pod)
+	}
+	entry.seats = kept
+	c.missing = entry.hasMissing()
+	c.pods = slices.DeleteFunc(c.pods, func(uid types.UID) bool { return uid == "" })
+	if len(kept) == 0 {
+		delete(b.rooms, room)
+	}
+	return c
+}
+
+// outageOver enters that LiveKit answers again, since the time given, after it
+// could not be read. What it has lost is in doubt.
+func (b *book) outageOver(at time.Time) { b.doubtUntil = at.Add(b.doubt) }
+
+// lostMuch says whether more than half of all seats are missing, and more than
+// a few calls that happened to end together.
+func (b *book) lostMuch() bool { return b.missing >= 3 && 2*b.missing > b.seats }
+
+func (b *book) drop(room string, s seat, at time.Time) {
+	missing := 0
+	if !s.missing.IsZero() {
+		missing = -1
+	}
+	b.count(room, s.agent, at, -1, missing)
+}
+
+// count keeps the sums by pod.
+func (b *book) count(room string, a agent, at time.Time, seats, missing int) {
+	b.seats += seats
+	b.missing += missing
+	if a.pod == "" {
+		b.unattributed += seats
+		return
+	}
+	h := b.pods[a.pod]
+	if h == nil {
+		h = &holding{rooms: map[string]int{}}
+		b.pods[a.pod] = h
+	}
+	h.at = at
+	h.missing += missing
+	h.rooms[room] += seats
+	if h.rooms[room] == 0 {
+		delete(h.rooms, room)
+	}
+}
+
+// sweptSince forgets the pods that a sweep begun at the time given found without
+// rooms. Until then they are kept for the time at which they lost their last.
+func (b *book) sweptSince(at time.Time) {
+	for uid, h := range b.pods {
+		if len(h.rooms) == 0 && h.at.Before(at) {
+			delete(b.pods, uid)
+		}
+	}
+}
+
+// reading is what the book says of a pod, given when the latest sweep began.
+func (b *book) reading(pod types.UID, sweptAt, now time.Time) call.Reading {
+	h := b.pods[pod]
+	switch {
+	case h == nil:
+		return call.Known(0, sweptAt)
+	case h.missing > 0 && now.Before(b.doubtUntil):
+		return call.Unknown("LiveKit lost rooms of this pod; waiting whether its agents come back")
+	case h.at.After(sweptAt):
+		return call.Known(len(h.rooms), h.at)
+	default:
+		return call.Known(len(h.rooms), sweptAt)
+	}
+}
+
+func (e *roomEntry) hasMissing() bool {
+	return slices.ContainsFunc(e.seats, func(s seat) bool { return !s.missing.IsZero() })
+}

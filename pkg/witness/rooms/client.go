@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rooms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
+	"github.com/twitchtv/twirp"
+)
+
+const (
+	// maxAnswer bounds one answer of LiveKit, in bytes. A room of ListRooms takes
+	// some 200; more rooms than fit are an error, not a shorter list.
+	maxAnswer = 64 << 20
+	// tokenLife is how long the token of one request is valid.
+	tokenLife = time.Minute
+)
+
+// Credentials are what it takes to ask a LiveKit project.
+type Credentials struct {
+	URL, APIKey, APISecret string
+}
+
+// Validate reports every mistake at once, each with what would work. It never
+// names the secret.
+func (c Credentials) Validate() error {
+	var errs []error
+	if err := ValidateURL(c.URL); err != nil {
+		errs = append(errs, err)
+	}
+	if c.APIKey == "" {
+		errs = append(errs, errors.New("the API key is empty; give the name of a key in LiveKit's `keys`"))
+	}
+	if c.APISecret == "" {
+		errs = append(errs, errors.New("the API secret is empty; give the secret of that key"))
+	}
+	return errors.Join(errs...)
+}
+
+// ValidateURL says whether u can be the URL of a LiveKit server.
+func ValidateURL(u string) error {
+	parsed, err := url.Parse(u)
+	if err != nil || parsed.Host == "" || !strings.Contains(" http https ws wss ", " "+parsed.Scheme+" ") {
+		return fmt.Errorf("LiveKit URL %q has no scheme and host; use one such as wss://livekit.example.com or http://livekit:7880", u)
+	}
+	return nil
+}
+
+// client asks LiveKit's RoomService.
+//
+// It speaks through livekit/protocol's own RoomService client and not through
+// server-sdk-go's, which gives no way to bound or check an answer: there, an
+// empty 200 from a proxy in between reads as "no rooms".
+type client struct {
+	creds   Credentials
+	service livekit.RoomService
+}
+
+func newClient(creds Credentials, transport http.RoundTripper, timeout time.Duration) *client {
+	base := creds.URL
+	if rest, ok := strings.CutPrefix(base, "ws"); ok { // ws:// and wss:// name the same server
+		base = "http" + rest
+	}
+	return &client{
+		creds: creds,
+		service: livekit.NewRoomServiceProtobufClient(base, &http.Client{
+			Transport: strictTransport{transport},
+			Timeout:   timeout,
+			CheckRedirect: func(*http.Request, []*http.Request) error {
+				return errors.New("LiveKit's API does not redirect")
+			},
+		}),
+	}
+}
+
+// listRooms returns the names of all rooms. Room objects carry a TURN password,
+// so no more than the name leaves this function.
+func (c *client) listRooms(ctx context.Context) ([]string, error) {
+	ctx, err := c.authorize(ctx, &auth.VideoGrant{RoomList: true})
+	if err != nil {
+		return nil, err
+	}
+	answer, err := c.service.ListRooms(ctx, &livekit.ListRoomsRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list rooms: %w", err)
+	}
+	names := make([]string, len(answer.GetRooms()))
+	for i, room := range answer.GetRooms() {
+		names[i] = room.GetName()
+	}
+	return names, nil
+}
+
+// listParticipants returns who is in a room; nobody, if there is no such room.
+func (c *client) listParticipants(ctx context.Context, room string) ([]*livekit.ParticipantInfo, error) {
+	ctx, err := c.authorize(ctx, &auth.VideoGrant{RoomAdmin: true, Room: room})
+	if err != nil {
+		return nil, err
+	}
+	answer, err := c.service.ListParticipants(ctx, &livekit.ListParticipantsRequest{Room: room})
+	var twerr twirp.Error
+	if errors.As(err, &twerr) && twerr.Code() == twirp.NotFound && twerr.Meta("http_error_from_intermediary") == "" {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the participants of room %q: %w", room, err)
+	}
+	return answer.GetParticipants(), nil
+}
+
+func (c *client) authorize(ctx context.Context, grant *auth.VideoGrant) (context.Context, error) {
+	token, err := auth.NewAccessToken(c.creds.APIKey, c.creds.APISecret).SetVideoGrant(grant).SetValidFor(tokenLife).ToJWT()
+	if err != nil {
+		return nil, fmt.Errorf("cannot sign a LiveKit token with API key %q: %w", c.creds.APIKey, err)
+	}
+	return twirp.WithHTTPRequestHeaders(ctx, http.Header{"Authorization": {"Bearer " + token}})
+}
+
+// denied says whether LiveKit refused the credentials.
+func denied(err error) bool {
+	var twerr twirp.Error
+	return errors.As(err, &twerr) && (twerr.Code() == twirp.Unauthenticated || twerr.Code() == twirp.PermissionDenied)
+}
+
+// strictTransport lets only answers through that LiveKit can have given: a 200
+// is protobuf, and no answer is longer than maxAnswer.
+type strictTransport struct{ next http.RoundTripper }
+
+func (t strictTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.next.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	if ct := resp.Header.Get("Content-Type"); resp.StatusCode == http.StatusOK && !strings.HasPrefix(ct, "application/protobuf") {
+		_ = resp.Body.Close() // the answer is refused whole
+		return nil, fmt.Errorf("%s answered 200 with content type %q, which is not LiveKit's; check the URL", req.URL.Host, ct)
+	}
+	resp.Body = &boundedBody{ReadCloser: resp.Body, left: maxAnswer}
+	return resp, nil
+}
+
+type boundedBody struct {
+	io.ReadCloser
+
+	left int64
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, fmt.Errorf("the answer is longer than %d MiB", maxAnswer>>20)
+	}
+	if int64(len(p)) > b.left {
+		p = p[:b.left]
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	return n, err
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rooms
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// Metrics count what the room readers and the webhook receiver do.
+type Metrics struct {
+	requests     *prometheus.CounterVec
+	duration     *prometheus.HistogramVec
+	sweptAt      *prometheus.GaugeVec
+	rooms        *prometheus.GaugeVec
+	unattributed *prometheus.GaugeVec
+	webhooks     *prometheus.CounterVec
+	forwards     *prometheus.CounterVec
+}
+
+// NewMetrics registers the metrics of the room readers.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "callguard", Name: "livekit_requests_total",
+			Help: "Requests to LiveKit's RoomService, by project, method and outcome (ok, denied, error).",
+		}, []string{"project", "method", "outcome"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "callguard", Name: "livekit_request_duration_seconds",
+			Help:    "How long LiveKit's RoomService took to answer, by method.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 10),
+		}, []string{"method"}),
+		sweptAt: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "callguard", Name: "livekit_last_sweep_timestamp_seconds",
+			Help: "When the latest complete reading of all rooms of a project began; 0 before the first.",
+		}, []string{"project"}),
+		rooms: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "callguard", Name: "livekit_agent_rooms",
+			Help: "Rooms of a project with at least one agent in them.",
+		}, []string{"project"}),
+		unattributed: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "callguard", Name: "unattributed_agents",
+			Help: "Agents in the rooms of a project that name no pod. While there are any, pods with no witness but rooms are unknown.",
+		}, []string{"project"}),
+		webhooks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "callguard", Name: "webhook_events_total",
+			Help: "Webhook requests received, by outcome.",
+		}, []string{"outcome"}),
+		forwards: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "callguard", Name: "webhook_forwards_total",
+			Help: "Webhook requests passed on to other replicas, by outcome (ok, error, dropped).",
+		}, []string{"outcome"}),
+	}
+	reg.MustRegister(m.requests, m.duration, m.sweptAt, m.rooms, m.unattributed, m.webhooks, m.forwards)
+	return m
+}
+
+func (m *Metrics) asked(p call.Project, method string, took time.Duration, err error) {
+	outcome := "ok"
+	switch {
+	case denied(err):
+		outcome = "denied"
+	case err != nil:
+		outcome = "error"
+	}
+	m.requests.WithLabelValues(string(p), method, outcome).Inc()
+	m.duration.WithLabelValues(method).Observe(took.Seconds())
+}
+
+func (m *Metrics) swept(p call.Project, at time.Time, rooms, unattributed int) {
+	seconds := 0.0
+	if !at.IsZero() {
+		seconds = float64(at.UnixMilli()) / 1000
+	}
+	m.sweptAt.WithLabelValues(string(p)).Set(seconds)
+	m.rooms.WithLabelValues(string(p)).Set(float64(rooms))
+	m.unattributed.WithLabelValues(string(p)).Set(float64(unattributed))
+}
+
+// forget deletes the series of a project that is read no more.
+func (m *Metrics) forget(p call.Project) {
+	labels := prometheus.Labels{"project": string(p)}
+	for _, vec := range []*prometheus.GaugeVec{m.sweptAt, m.rooms, m.unattributed} {
+		vec.DeletePartialMatch(labels)
+	}
+	m.requests.DeletePartialMatch(labels)
+}

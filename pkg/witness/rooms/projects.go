@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rooms
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// ProjectsConfig is what Projects needs.
+type ProjectsConfig struct {
+	// Default gives the credentials of the default project; nil if there is none.
+	Default func(context.Context) (Credentials, error)
+	// Secret gives the credentials that stand in a Secret.
+	Secret    func(context.Context, types.NamespacedName) (Credentials, error)
+	Transport http.RoundTripper
+	Settings
+
+	OnChange func([]types.UID)
+	Metrics  *Metrics
+	Log      *slog.Logger
+}
+
+// Projects runs a Reader for the default project and for every project that pods
+// name. Its methods are safe for concurrent use.
+type Projects struct {
+	cfg     ProjectsConfig
+	changed chan struct{}
+
+	mu      sync.RWMutex
+	wanted  map[call.Project]bool
+	readers map[call.Project]*Reader
+}
+
+// NewProjects returns Projects that read nothing until Run.
+func NewProjects(cfg ProjectsConfig) *Projects {
+	return &Projects{cfg: cfg, changed: make(chan struct{}, 1), readers: map[call.Project]*Reader{}}
+}
+
+// Want names the projects that pods work for. The default project needs no
+// naming.
+func (p *Projects) Want(projects map[call.Project]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if maps.Equal(p.wanted, projects) {
+		return
+	}
+	p.wanted = maps.Clone(projects)
+	select {
+	case p.changed <- struct{}{}:
+	default: // it is told already
+	}
+}
+
+// Run keeps one Reader running for each wanted project until ctx is done.
+func (p *Projects) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		stops := map[call.Project]context.CancelFunc{}
+		for {
+			for project, stop := range stops {
+				if !p.wants(project) {
+					stop()
+					delete(stops, project)
+					p.setReader(project, nil)
+				}
+			}
+			for _, project := range p.wantedNow() {
+				if stops[project] != nil {
+					continue
+				}
+				reader := NewReader(p.config(project))
+				rctx, stop := context.WithCancel(ctx)
+				stops[project] = stop
+				p.setReader(project, reader)
+				g.Go(func() error { return reader.Run(rctx) })
+			}
+			select {
+			case <-p.changed:
+			case <-ctx.Done():
+				for _, stop := range stops {
+					stop()
+				}
+				return nil
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// Reading is the reading of a pod's own project.
+func (p *Projects) Reading(pod *call.Pod, now time.Time) call.Reading {
+	r, err := p.reader(pod.Project)
+	if err != nil {
+		return call.Unknown("%s", err)
+	}
+	if n := r.Unattributed(); n > 0 && len(pod.Witnesses) == 1 {
+		return call.Unknown("agents in LiveKit project %s name no pod in attribute %s, and the pod has no other witness",
+			pod.Project, call.PodAttribute)
+	}
+	return r.Reading(pod.UID, now)
+}
+
+// Fresh returns nil when what is known of a project can be believed, else why not.
+func (p *Projects) Fresh(project call.Project, now time.Time) error {
+	r, err := p.reader(project)
+	if err != nil {
+		return err
+	}
+	return r.Fresh(now)
+}
+
+func (p *Projects) reader(project call.Project) (*Reader, error) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if r := p.readers[project]; r != nil {
+		return r, nil
+	}
+	if project == call.DefaultProject && p.cfg.Default == nil {
+		return nil, fmt.Errorf("there is no default LiveKit project; set --livekit-url, or name a Secret in annotation %s of the pod template", call.SecretAnnotation)
+	}
+	return nil, fmt.Errorf("LiveKit project %s has not been read yet", project)
+}
+
+// verifiers returns the readers that an API key belongs to.
+func (p *Projects) verifiers(apiKey string) map[call.Project]*Reader {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	found := map[call.Project]*Reader{}
+	for project, r := range p.readers {
+		if r.Secret(apiKey) != "" {
+			found[project] = r
+		}
+	}
+	return found
+}
+
+func (p *Projects) setReader(project call.Project, r *Reader) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r == nil {
+		delete(p.readers, project)
+		return
+	}
+	p.readers[project] = r
+}
+
+func (p *Projects) wants(project call.Project) bool { return slices.Contains(p.wantedNow(), project) }
+
+func (p *Projects) wantedNow() []call.Project {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	var ps []call.Project
+	for project := range p.wanted {
+		if _, ok := project.Secret(); ok {
+			ps = append(ps, project)
+		}
+	}
+	if p.cfg.Default != nil {
+		ps = append(ps, call.DefaultProject)
+	}
+	return ps
+}
+
+func (p *Projects) config(project call.Project) Config {
+	credentials := p.cfg.Default
+	if secret, ok := project.Secret(); ok {
+		credentials = func(ctx context.Context) (Credentials, error) { return p.cfg.Secret(ctx, secret) }
+	}
+	return Config{
+		Project:     project,
+		Credentials: credentials,
+		Transport:   p.cfg.Transport,
+		Settings:    p.cfg.Settings,
+		OnChange:    p.cfg.OnChange,
+		Metrics:     p.cfg.Metrics,
+		Log:         p.cfg.Log,
+	}
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rooms
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twitchtv/twirp"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// fakeLiveKit speaks the RoomService over its real wire format. Only these unit
+// tests use it; test/e2e asks a real livekit-server.
+type fakeLiveKit struct {
+	livekit.RoomService
+
+	mu       sync.Mutex
+	secret   string
+	rooms    map[string][]*livekit.ParticipantInfo
+	unlisted map[string]bool                  // rooms that ListRooms leaves out
+	break_   func(w http.ResponseWriter) bool // breaks an answer, and says so
+	requests atomic.Int64
+}
+
+func newFakeLiveKit() *fakeLiveKit {
+	return &fakeLiveKit{secret: "secret", rooms: map[string][]*livekit.ParticipantInfo{}, unlisted: map[string]bool{}}
+}
+
+func (f *fakeLiveKit) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+func (f *fakeLiveKit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.requests.Add(1)
+	f.mu.Lock()
+	breaks, secret := f.break_, f.secret
+	f.mu.Unlock()
+	if breaks != nil && breaks(w) {
+		return
+	}
+	token, err := auth.ParseAPIToken(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
+	if err == nil {
+		_, _, err = token.Verify(secret)
+	}
+	if err != nil {
+		if err := twirp.WriteError(w, twirp.Unauthenticated.Error("permissions denied")); err != nil {
+			panic(err)
+		}
+		return
+	}
+	livekit.NewRoomServiceServer(f).ServeHTTP(w, r)
+}
+
+func (f *fakeLiveKit) ListRooms(context.Context, *livekit.ListRoomsRequest) (*livekit.ListRoomsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	answer := &livekit.ListRoomsResponse{}
+	for name := range f.rooms {
+		if !f.unlisted[name] {
+			answer.Rooms = append(answer.Rooms, &livekit.Room{Name: name})
+		}
+	}
+	return answer, nil
+}
+
+func (f *fakeLiveKit) ListParticipants(_ context.Context, req *livekit.ListParticipantsRequest) (*livekit.ListParticipantsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &livekit.ListParticipantsResponse{Participants: f.rooms[req.Room]}, nil
+}
+
+func agentOf(sid, pod string) []*livekit.ParticipantInfo {
+	return []*livekit.ParticipantInfo{{Sid: sid, Identity: "agent-" + sid, Kind: livekit.ParticipantInfo_AGENT, Attributes: map[string]string{call.PodAttribute: pod}}}
+}
+
+var testSettings = Settings{Resync: 300 * time.Millisecond, MaxStaleness: 900 * time.Millisecond, Timeout: 200 * time.Millisecond, Concurrency: 4}
+
+// runReader runs a Reader of the server until the test ends.
+func runReader(t *testing.T, server http.Handler, change func(*Config)) *Reader {
+	t.Helper()
+	ts := httptest.NewServer(server)
+	t.Cleanup(ts.Close)
+	cfg := Config{
+		Project:     call.DefaultProject,
+		Credentials: func(context.Context) (Credentials, error) { return Credentials{ts.URL, "key", "secret"}, nil },
+		Transport:   http.DefaultTransport,
+		Settings:    testSettings,
+		Metrics:     NewMetrics(prometheus.NewRegistry()),
+		Log:         slog.New(slog.DiscardHandler),
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	r := NewReader(cfg)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return r
+}
+
+// eventually waits until the condition holds, for at most ten seconds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("did not happen within 10 s: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func reads(r *Reader, pod types.UID, want int) func() bool {
+	return func() bool {
+		n, known := r.Reading(pod, time.Now()).Calls()
+		return known && n == want
+	}
+}
+
+func unknown(r *Reader, pod types.UID) func() bool {
+	return func() bool { return !r.Reading(pod, time.Now()).Known() }
+}
+
+// TestFailuresNeverMakeAZero breaks LiveKit in every way there is, in mid-call,
+// and watches that the call is either still read or unknown, never gone, and read
+// again once LiveKit is whole.
+func TestFailuresNeverMakeAZero(t *testing.T) {
+	body := func(status int, contentType, text string) func(http.ResponseWriter) bool {
+		return func(w http.ResponseWriter) bool {
+			w.Header().Set("Content-Type", contentType)
+			w.WriteHeader(status)
+			if _, err := w.Write([]byte(text)); err != nil {
+				panic(err)
+			}
+			return true
+		}
+	}
+	cases := map[string]struct {
+		breaks, mends func(*fakeLiveKit)
+		unknown       bool // it becomes unknown; else it stays known
+	}{
+		"Answers500":          {breaks: func(f *fakeLiveKit) { f.break_ = body(500, "text/plain", "oops") }, unknown: true},
+		"EmptyPageFromAProxy": {breaks: func(f *fakeLiveKit) { f.break_ = body(200, "text/html", "") }, unknown: true},
+		"RubbishAsProtobuf":   {breaks: func(f *fakeLiveKit) { f.break_ = body(200, "application/protobuf", "rubbish") }, unknown: true},
+		"NotFoundFromAProxy":  {breaks: func(f *fakeLiveKit) { f.break_ = body(404, "text/plain", "no such page") }, unknown: true},
+		"Redirects":           {breaks: func(f *fakeLiveKit) { f.break_ = body(302, "text/html", "elsewhere") }, unknown: true},
+		"Hangs": {breaks: func(f *fakeLiveKit) {
+			f.break_ = func(http.ResponseWriter) bool { time.Sleep(300 * time.Millisecond); return true }
+		}, unknown: true},
+		"CutsTheConnection":    {breaks: func(f *fakeLiveKit) { f.break_ = func(http.ResponseWriter) bool { panic(http.ErrAbortHandler) } }, unknown: true},
+		"ChangesItsKeys":       {breaks: func(f *fakeLiveKit) { f.secret = "other" }, mends: func(f *fakeLiveKit) { f.secret = "secret" }, unknown: true},
+		"LeavesARoomOutOfList": {breaks: func(f *fakeLiveKit) { f.unlisted["r"] = true }},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			lk := newFakeLiveKit()
+			lk.rooms["r"] = agentOf("PA_1", "pod")
+			r := runReader(t, lk, nil)
+			eventually(t, "the call is read", reads(r, "pod", 1))
+
+			lk.set(func() { tc.breaks(lk) })
+			deadline := time.Now().Add(3 * testSettings.MaxStaleness)
+			for time.Now().Before(deadline) {
+				if n, known := r.Reading("pod", time.Now()).Calls(); known && n == 0 {
+					t.Fatal("the call reads as zero")
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if got := unknown(r, "pod")(); got != tc.unknown {
+				t.Fatalf("unknown = %t, want %t", got, tc.unknown)
+			}
+			if tc.unknown && !strings.Contains(r.Reading("pod", time.Now()).Reason(), "was last read at") {
+				t.Errorf("the reason says: %s", r.Reading("pod", time.Now()).Reason())
+			}
+
+			lk.set(func() {
+				lk.break_ = nil
+				if tc.mends != nil {
+					tc.mends(lk)
+				}
+			})
+			eventually(t, "the call is read again", reads(r, "pod", 1))
+		})
+	}
+}
+
+func TestRestartedEmpty(t *testing.T) {
+	lk := newFakeLiveKit()
+	for _, room := range []string{"a", "b", "c", "d"} {
+		lk.rooms[room] = agentOf("PA_"+room, "pod")
+	}
+	r := runReader(t, lk, func(c *Config) { c.Resync, c.MaxStaleness = time.Second, 5*time.Second })
+	eventually(t, "the calls are read", reads(r, "pod", 4))
+
+	lk.set(func() { clear(lk.rooms) })
+	eventually(t, "the pod is unknown", func() bool {
+		if reads(r, "pod", 0)() {
+			t.Fatal("lost rooms read as zero at once")
+		}
+		return unknown(r, "pod")()
+	})
+	lk.set(func() { lk.rooms["a"] = agentOf("PA_new", "pod") })
+	eventually(t, "the one agent that came back is read, the others are gone", reads(r, "pod", 1))
+}
+
+func TestCallsBeginAndEndWithinAResync(t *testing.T) {
+	lk := newFakeLiveKit()
+	var changed atomic.Int64
+	r := runReader(t, lk, func(c *Config) {
+		c.Resync, c.MaxStaleness = time.Second, 5*time.Second
+		c.OnChange = func(uids []types.UID) { changed.Add(int64(len(uids))) }
+	})
+	eventually(t, "the pod is known to be idle", reads(r, "pod", 0))
+	for range 3 {
+		for _, want := range []int{1, 0} {
+			lk.set(func() {
+				clear(lk.rooms)
+				if want == 1 {
+					lk.rooms["r"] = agentOf("PA_1", "pod")
+				}
+			})
+			began := time.Now()
+			eventually(t, "the change is read", reads(r, "pod", want))
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("a change to %d took %s, more than a resync", want, took)
+			}
+		}
+	}
+	if changed.Load() != 6 {
+		t.Errorf("OnChange was told of %d changes, want 6", changed.Load())
+	}
+}
+
+func TestCredentials(t *testing.T) {
+	boom := errors.New("no such Secret")
+	lk := newFakeLiveKit()
+	var missing atomic.Bool
+	missing.Store(true)
+	r := runReader(t, lk, func(c *Config) {
+		given := c.Credentials
+		c.Credentials = func(ctx context.Context) (Credentials, error) {
+			if missing.Load() {
+				return Credentials{}, boom
+			}
+			return given(ctx)
+		}
+	})
+	eventually(t, "the missing key is the reason", func() bool {
+		return errors.Is(r.Fresh(time.Now()), boom)
+	})
+	if n := lk.requests.Load(); n != 0 {
+		t.Errorf("LiveKit was asked %d times without a key", n)
+	}
+	missing.Store(false)
+	eventually(t, "it is read once the key is there", reads(r, "pod", 0))
+}
+
+func TestValidateCredentials(t *testing.T) {
+	err := Credentials{URL: "livekit:7880"}.Validate()
+	for _, want := range []string{`"livekit:7880"`, "wss://livekit.example.com", "API key is empty", "API secret is empty"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Validate() = %v, want it to say %s", err, want)
+		}
+	}
+	if err := (Credentials{"wss://livekit.example.com", "key", "hush"}).Validate(); err != nil {
+		t.Errorf("good credentials: %v", err)
+	}
+	if err := (Credentials{URL: "x", APISecret: "hush"}).Validate(); strings.Contains(err.Error(), "hush") {
+		t.Errorf("the error names the secret: %v", err)
+	}
+}
+
+func TestAnswersAreBounded(t *testing.T) {
+	ts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/protobuf")
+		chunk := make([]byte, 1<<20)
+		for range maxAnswer>>20 + 2 {
+			if _, err := w.Write(chunk); err != nil {
+				return // the reader has had enough
+			}
+		}
+	}))
+	defer ts.Close()
+	_, err := newClient(Credentials{ts.URL, "key", "secret"}, http.DefaultTransport, 10*time.Second).listRooms(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "longer than 64 MiB") {
+		t.Errorf("listRooms of an endless answer: %v", err)
+	}
+}

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rooms
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// signed is a webhook request as LiveKit signs it, with a token that is valid
+// for the time given.
+func signed(t *testing.T, path, key, secret, body string, validFor time.Duration) *http.Request {
+	t.Helper()
+	sum := sha256.Sum256([]byte(body))
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
+		"iss": key, "nbf": time.Now().Add(-time.Hour).Unix(), "exp": time.Now().Add(validFor).Unix(),
+		"sha256": base64.StdEncoding.EncodeToString(sum[:]),
+	}).SignedString([]byte(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := httptest.NewRequest(http.MethodPost, path, strings.NewReader(body))
+	req.Header.Set("Content-Type", "application/webhook+json")
+	req.Header.Set("Authorization", token)
+	return req
+}
+
+// twoProjects runs the default project and team/livekit, each with a LiveKit
+// that is swept once and then never again within a test.
+func twoProjects(t *testing.T) (*Projects, map[call.Project]*fakeLiveKit, *Metrics) {
+	t.Helper()
+	team := call.SecretProject("team", "livekit")
+	fakes := map[call.Project]*fakeLiveKit{call.DefaultProject: newFakeLiveKit(), team: newFakeLiveKit()}
+	credentials := map[call.Project]Credentials{}
+	for project, fake := range fakes {
+		ts := httptest.NewServer(fake)
+		t.Cleanup(ts.Close)
+		name := map[call.Project]string{call.DefaultProject: "default", team: "team"}[project]
+		fake.secret = name + "-secret"
+		credentials[project] = Credentials{ts.URL, name + "-key", fake.secret}
+	}
+	metrics := NewMetrics(prometheus.NewRegistry())
+	p := NewProjects(ProjectsConfig{
+		Default:   func(context.Context) (Credentials, error) { return credentials[call.DefaultProject], nil },
+		Secret:    func(context.Context, types.NamespacedName) (Credentials, error) { return credentials[team], nil },
+		Transport: http.DefaultTransport,
+		Settings:  Settings{Resync: time.Hour, MaxStaleness: 2 * time.Hour, Timeout: time.Second, Concurrency: 2},
+		Metrics:   metrics,
+		Log:       slog.New(slog.DiscardHandler),
+	})
+	p.Want(map[call.Project]bool{team: true})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	for project := range fakes {
+		eventually(t, "project is read", func() bool { return p.Fresh(project, time.Now()) == nil })
+	}
+	return p, fakes, metrics
+}
+
+const joined = `{"event":"participant_joined","id":"EV_1","room":{"name":"r"},"participant":{"sid":"PA_1","kind":"AGENT"}}`
+
+func TestWebhookRefused(t *testing.T) {
+	tampered := func(req *http.Request, body string) *http.Request {
+		req.Body = http.NoBody
+		other := httptest.NewRequest(http.MethodPost, req.URL.Path, strings.NewReader(body))
+		other.Header = req.Header
+		return other
+	}
+	unsigned := httptest.NewRequest(http.MethodPost, WebhookPath, strings.NewReader(joined))
+	bearer := httptest.NewRequest(http.MethodPost, WebhookPath, strings.NewReader(joined))
+	bearer.Header.Set("Authorization", "Bearer rubbish")
+	cases := map[string]struct {
+		req     *http.Request
+		status  int
+		outcome string
+	}{
+		"Unsigned":      {unsigned, 401, "unsigned"},
+		"NoToken":       {bearer, 401, "forged"},
+		"WrongSecret":   {signed(t, WebhookPath, "default-key", "guessed", joined, time.Minute), 401, "forged"},
+		"OtherBody":     {tampered(signed(t, WebhookPath, "default-key", "default-secret", joined, time.Minute), strings.Replace(joined, `"r"`, `"x"`, 1)), 401, "forged"},
+		"Expired":       {signed(t, WebhookPath, "default-key", "default-secret", joined, -2*time.Minute), 401, "forged"},
+		"UnknownKey":    {signed(t, WebhookPath, "some-key", "default-secret", joined, time.Minute), 401, "unknown_key"},
+		"OtherProject":  {signed(t, WebhookPath+"/team/livekit", "default-key", "default-secret", joined, time.Minute), 403, "other_project"},
+		"NoSuchProject": {signed(t, WebhookPath+"/team/none", "team-key", "team-secret", joined, time.Minute), 403, "other_project"},
+		"TooLarge":      {signed(t, WebhookPath, "default-key", "default-secret", strings.Repeat(" ", maxWebhook+1), time.Minute), 413, "too_large"},
+		"NotJSON":       {signed(t, WebhookPath, "default-key", "default-secret", "rubbish", time.Minute), 400, "unreadable"},
+		"WrongMethod":   {httptest.NewRequest(http.MethodGet, WebhookPath, nil), 405, ""},
+	}
+	projects, fakes, metrics := twoProjects(t)
+	handler := NewWebhooks(projects, nil, metrics, slog.New(slog.DiscardHandler)).Handler()
+	requests := fakes[call.DefaultProject].requests.Load() + fakes["team/livekit"].requests.Load()
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			before := 0.0
+			if tc.outcome != "" {
+				before = testutil.ToFloat64(metrics.webhooks.WithLabelValues(tc.outcome))
+			}
+			rec := httptest.NewRecorder()
+			handler.ServeHTTP(rec, tc.req)
+			if rec.Code != tc.status {
+				t.Errorf("status %d (%s), want %d", rec.Code, rec.Body, tc.status)
+			}
+			if tc.outcome != "" && testutil.ToFloat64(metrics.webhooks.WithLabelValues(tc.outcome)) != before+1 {
+				t.Errorf("outcome %q was not counted", tc.outcome)
+			}
+			if strings.Contains(rec.Body.String(), "-secret") {
+				t.Errorf("the answer names a secret: %s", rec.Body)
+			}
+		})
+	}
+	for project, fake := range fakes {
+		r, err := projects.reader(project)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r.hints) != 0 || r.queue.Len() != 0 {
+			t.Errorf("a refused webhook changed project %s", project)
+		}
+		requests -= fake.requests.Load()
+	}
+	if requests != 0 {
+		t.Errorf("refused webhooks made %d requests to LiveKit", -requests)
+	}
+}
+
+func TestWebhookIsReadAtOnceInItsProjectOnly(t *testing.T) {
+	projects, fakes, metrics := twoProjects(t)
+	handler := NewWebhooks(projects, nil, metrics, slog.New(slog.DiscardHandler)).Handler()
+	for _, fake := range fakes {
+		fake.set(func() { fake.rooms["r"] = agentOf("PA_1", "pod") })
+	}
+	send := func(path, key, body string) int {
+		rec := httptest.NewRecorder()
+		handler.ServeHTTP(rec, signed(t, path, key+"-key", key+"-secret", body, time.Minute))
+		return rec.Code
+	}
+	if code := send(WebhookPath+"/team/livekit", "team", joined); code != 200 {
+		t.Fatalf("status %d", code)
+	}
+	inDefault, inTeam := &call.Pod{UID: "pod", Project: call.DefaultProject}, &call.Pod{UID: "pod", Project: "team/livekit"}
+	calls := func(pod *call.Pod) int {
+		n, known := projects.Reading(pod, time.Now()).Calls()
+		if !known {
+			t.Fatalf("unknown: %s", projects.Reading(pod, time.Now()).Reason())
+		}
+		return n
+	}
+	eventually(t, "the call is read", func() bool { return calls(inTeam) == 1 })
+	if calls(inDefault) != 0 {
+		t.Error("a webhook of one project was heeded in another")
+	}
+	if code := send(WebhookPath, "team", joined); code != 409 {
+		t.Errorf("a replayed event got %d, want 409", code)
+	}
+
+	fakes["team/livekit"].set(func() { delete(fakes["team/livekit"].rooms, "r") })
+	left := strings.NewReplacer("participant_joined", "participant_left", "EV_1", "EV_2").Replace(joined)
+	if code := send(WebhookPath, "team", left); code != 200 {
+		t.Fatalf("status %d", code)
+	}
+	eventually(t, "the call is over without a second look", func() bool { return calls(inTeam) == 0 })
+}
+
+func TestWebhookBeforeTheListSaysSo(t *testing.T) {
+	projects, fakes, metrics := twoProjects(t)
+	handler := NewWebhooks(projects, nil, metrics, slog.New(slog.DiscardHandler)).Handler()
+	handler.ServeHTTP(httptest.NewRecorder(), signed(t, WebhookPath, "default-key", "default-secret", joined, time.Minute))
+	fake := fakes[call.DefaultProject]
+	before := fake.requests.Load()
+	eventually(t, "the room is read again though its list was empty", func() bool { return fake.requests.Load() > before+1 })
+	fake.set(func() { fake.rooms["r"] = agentOf("PA_1", "pod") })
+	eventually(t, "the late entry is read", func() bool {
+		n, _ := projects.Reading(&call.Pod{UID: "pod", Project: call.DefaultProject}, time.Now()).Calls()
+		return n == 1
+	})
+}
+
+func TestWebhookReachesPeersOnce(t *testing.T) {
+	projects, _, metrics := twoProjects(t)
+	log := slog.New(slog.DiscardHandler)
+	var received atomic.Int64
+	var other http.Handler
+	peer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		received.Add(1)
+		other.ServeHTTP(w, r)
+	}))
+	defer peer.Close()
+	var first *Webhooks
+	self := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { first.Handler().ServeHTTP(w, r) }))
+	defer self.Close()
+	addresses := []string{strings.TrimPrefix(self.URL, "http://"), strings.TrimPrefix(peer.URL, "http://")}
+	otherProjects, otherFakes, otherMetrics := twoProjects(t)
+	second := NewWebhooks(otherProjects, addresses, otherMetrics, log)
+	other = second.Handler()
+	first = NewWebhooks(projects, addresses, metrics, log)
+
+	otherFakes[call.DefaultProject].set(func() { otherFakes[call.DefaultProject].rooms["r"] = agentOf("PA_1", "pod") })
+	req := signed(t, WebhookPath, "default-key", "default-secret", joined, time.Minute)
+	sent, err := http.NewRequestWithContext(t.Context(), http.MethodPost, self.URL+WebhookPath, bytes.NewReader([]byte(joined)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent.Header = req.Header
+	resp, err := http.DefaultClient.Do(sent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	first.Wait()
+	second.Wait()
+	if resp.StatusCode != 200 || received.Load() != 1 {
+		t.Errorf("status %d, the peer received it %d times; want 200 and once", resp.StatusCode, received.Load())
+	}
+	eventually(t, "the peer reads the room", func() bool {
+		n, _ := otherProjects.Reading(&call.Pod{UID: "pod", Project: call.DefaultProject}, time.Now()).Calls()
+		return n == 1
+	})
+}
+
+func TestUnattributedAgents(t *testing.T) {
+	projects, fakes, metrics := twoProjects(t)
+	handler := NewWebhooks(projects, nil, metrics, slog.New(slog.DiscardHandler)).Handler()
+	fake := fakes[call.DefaultProject]
+	fake.set(func() { fake.rooms["r"] = agentOf("PA_1", "") })
+	handler.ServeHTTP(httptest.NewRecorder(), signed(t, WebhookPath, "default-key", "default-secret", joined, time.Minute))
+	alone := &call.Pod{UID: "pod", Project: call.DefaultProject, Witnesses: []call.Witness{call.Rooms}}
+	both := &call.Pod{UID: "pod", Project: call.DefaultProject, Witnesses: call.DefaultWitnesses()}
+	elsewhere := &call.Pod{UID: "pod", Project: "team/livekit", Witnesses: []call.Witness{call.Rooms}}
+	eventually(t, "a pod with no other witness is unknown", func() bool { return !projects.Reading(alone, time.Now()).Known() })
+	if !projects.Reading(both, time.Now()).Known() {
+		t.Error("a pod with another witness is known all the same")
+	}
+	if !projects.Reading(elsewhere, time.Now()).Known() {
+		t.Error("another project's pods are not concerned")
+	}
+}
+
+func TestProjectsComeAndGo(t *testing.T) {
+	projects, _, _ := twoProjects(t)
+	projects.Want(nil)
+	eventually(t, "a project that no pod names is read no more", func() bool { return projects.Fresh("team/livekit", time.Now()) != nil })
+	if err := projects.Fresh(call.DefaultProject, time.Now()); err != nil {
+		t.Errorf("the default project stays: %v", err)
+	}
+	projects.Want(map[call.Project]bool{"team/livekit": true})
+	eventually(t, "it is read again", func() bool { return projects.Fresh("team/livekit", time.Now()) == nil })
+}
