@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package pods knows which guarded pods live now, where they run and which
+// workload they belong to, from informers limited to what that takes.
+//
+// It counts no calls and writes nothing. A pod that is gone or has ended is gone
+// here at once.
+package pods
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// Kinds of workloads and places, as Kubernetes writes them.
+const (
+	Deployment  = "Deployment"
+	StatefulSet = "StatefulSet"
+	ReplicaSet  = "ReplicaSet"
+	Namespace   = "Namespace"
+	Node        = "Node"
+)
+
+// Object is a workload, a namespace or a node: something that metrics describe.
+type Object struct {
+	types.NamespacedName
+
+	Kind   string
+	UID    types.UID
+	Labels map[string]string
+	// Owner is the controller of a ReplicaSet.
+	Owner call.Owner
+	// Guarded says that its pod template carries call.GuardedLabel.
+	Guarded bool
+}
+
+// Store holds the guarded pods of enabled namespaces, and what they belong to.
+// Its methods are safe for concurrent use; what they return must not be changed.
+type Store struct {
+	mu      sync.RWMutex
+	byName  map[string]map[string]*call.Pod // namespace, name; of every namespace
+	byUID   map[types.UID]*call.Pod
+	objects map[string]map[types.NamespacedName]*Object // kind
+	byOwner map[types.UID]*Object                       // ReplicaSets
+}
+
+// NewStore returns an empty Store.
+func NewStore() *Store {
+	return &Store{
+		byName:  map[string]map[string]*call.Pod{},
+		byUID:   map[types.UID]*call.Pod{},
+		objects: map[string]map[types.NamespacedName]*Object{},
+		byOwner: map[types.UID]*Object{},
+	}
+}
+
+// SetPod enters a pod, and says whether it is new.
+func (s *Store) SetPod(p *call.Pod) (fresh bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := s.byName[p.Namespace]
+	if names == nil {
+		names = map[string]*call.Pod{}
+		s.byName[p.Namespace] = names
+	}
+	if old := names[p.Name]; old != nil && old.UID != p.UID {
+		delete(s.byUID, old.UID)
+	}
+	names[p.Name] = p
+	fresh = s.byUID[p.UID] == nil
+	s.byUID[p.UID] = p
+	return fresh
+}
+
+// DeletePod forgets the pod of that name and UID.
+func (s *Store) DeletePod(name types.NamespacedName, uid types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.byUID, uid)
+	if old := s.byName[name.Namespace][name.Name]; old == nil || old.UID != uid {
+		return // a StatefulSet has made the next one of that name
+	}
+	delete(s.byName[name.Namespace], name.Name)
+	if len(s.byName[name.Namespace]) == 0 {
+		delete(s.byName, name.Namespace)
+	}
+}
+
+// SetObject enters a workload, a node, or a namespace that is enabled.
+func (s *Store) SetObject(o *Object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.objects[o.Kind] == nil {
+		s.objects[o.Kind] = map[types.NamespacedName]*Object{}
+	}
+	s.objects[o.Kind][o.NamespacedName] = o
+	if o.Kind == ReplicaSet {
+		s.byOwner[o.UID] = o
+	}
+}
+
+// DeleteObject forgets an object.
+func (s *Store) DeleteObject(kind string, name types.NamespacedName, uid types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.objects[kind], name)
+	if kind == ReplicaSet {
+		delete(s.byOwner, uid)
+	}
+}
+
+// ByUID returns a guarded pod of an enabled namespace, or nil.
+func (s *Store) ByUID(uid types.UID) *call.Pod {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if p := s.byUID[uid]; p != nil && s.enabled(p.Namespace) {
+		return p
+	}
+	return nil
+}
+
+// Pod returns a guarded pod of an enabled namespace by its name, or nil.
+func (s *Store) Pod(name types.NamespacedName) *call.Pod {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if !s.enabled(name.Namespace) {
+		return nil
+	}
+	return s.byName[name.Namespace][name.Name]
+}
+
+// In returns the guarded pods of a namespace, or of all if it is empty, that
+// keep accepts, sorted by name. Namespaces that are not enabled have none.
+func (s *Store) In(namespace string, keep func(*call.Pod) bool) []*call.Pod {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var found []*call.Pod
+	take := func(namespace string) {
+		if !s.enabled(namespace) {
+			return
+		}
+		for _, p := range s.byName[namespace] {
+			if keep(p) {
+				found = append(found, p)
+			}
+		}
+	}
+	if namespace != "" {
+		take(namespace)
+	} else {
+		for ns := range s.byName {
+			take(ns)
+		}
+	}
+	slices.SortFunc(found, func(a, b *call.Pod) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	return found
+}
+
+// Enabled says whether an administrator has labelled the namespace.
+func (s *Store) Enabled(namespace string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.enabled(namespace)
+}
+
+func (s *Store) enabled(namespace string) bool {
+	return s.objects[Namespace][types.NamespacedName{Name: namespace}] != nil
+}
+
+// Object returns an object by kind and name, or nil.
+func (s *Store) Object(kind string, name types.NamespacedName) *Object {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.objects[kind][name]
+}
+
+// Objects returns the objects of a kind that keep accepts, in a namespace or in
+// all if it is empty, sorted by name.
+func (s *Store) Objects(kind, namespace string, keep func(*Object) bool) []*Object {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var found []*Object
+	for _, o := range s.objects[kind] {
+		if (namespace == "" || o.Namespace == namespace) && keep(o) {
+			found = append(found, o)
+		}
+	}
+	slices.SortFunc(found, func(a, b *Object) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	return found
+}
+
+// Workload returns the kind and name of a pod's owner, and of that owner's owner
+// where there is one: a pod of a Deployment belongs to its ReplicaSet and to the
+// Deployment, one that was set aside to the Deployment alone.
+func (s *Store) Workload(p *call.Pod) (owner, top call.Owner) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if rs := s.byOwner[p.Owner.UID]; rs != nil {
+		return p.Owner, rs.Owner
+	}
+	return p.Owner, call.Owner{}
+}
+
+// Projects returns the LiveKit projects that pods of enabled namespaces name.
+func (s *Store) Projects() map[call.Project]bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	projects := map[call.Project]bool{}
+	for namespace, names := range s.byName {
+		if !s.enabled(namespace) {
+			continue
+		}
+		for _, p := range names {
+			if p.Asks(call.Rooms) {
+				projects[p.Project] = true
+			}
+		}
+	}
+	return projects
+}

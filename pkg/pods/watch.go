@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pods
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// Watcher keeps a Store true.
+type Watcher struct {
+	store    *Store
+	all      informers.SharedInformerFactory // every object of a kind
+	guarded  informers.SharedInformerFactory // those labelled guarded
+	enabled  informers.SharedInformerFactory // those labelled enabled
+	synced   []cache.InformerSynced
+	onChange func()
+	log      *slog.Logger
+}
+
+// NewWatcher returns a Watcher that calls onChange after a pod or a namespace has
+// changed. Pods are read whole and trimmed at once: their address, node and
+// container states, which are needed, are no metadata.
+func NewWatcher(client kubernetes.Interface, store *Store, onChange func(), log *slog.Logger) (*Watcher, error) {
+	labelled := func(label string) informers.SharedInformerFactory {
+		return informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim),
+			informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = label + "=true" }))
+	}
+	w := &Watcher{
+		store:    store,
+		all:      informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim)),
+		guarded:  labelled(call.GuardedLabel),
+		enabled:  labelled(call.EnabledLabel),
+		onChange: onChange,
+		log:      log,
+	}
+	type source struct {
+		informer    cache.SharedIndexInformer
+		set, delete func(any)
+	}
+	sources := []source{
+		{w.guarded.Core().V1().Pods().Informer(), w.setPod, w.deletePod},
+		{w.guarded.Apps().V1().ReplicaSets().Informer(), w.setObject, w.deleteObject},
+		{w.all.Apps().V1().Deployments().Informer(), w.setObject, w.deleteObject},
+		{w.all.Apps().V1().StatefulSets().Informer(), w.setObject, w.deleteObject},
+		{w.all.Core().V1().Nodes().Informer(), w.setObject, w.deleteObject},
+		{w.enabled.Core().V1().Namespaces().Informer(), w.setObject, w.deleteObject},
+	}
+	for _, s := range sources {
+		registration, err := s.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    s.set,
+			UpdateFunc: func(_, now any) { s.set(now) },
+			DeleteFunc: func(last any) {
+				if unseen, ok := last.(cache.DeletedFinalStateUnknown); ok {
+					last = unseen.Obj
+				}
+				s.delete(last)
+			},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("cannot watch the cluster: %w", err)
+		}
+		w.synced = append(w.synced, registration.HasSynced)
+	}
+	return w, nil
+}
+
+// Run watches until ctx is done.
+func (w *Watcher) Run(ctx context.Context) error {
+	for _, f := range []informers.SharedInformerFactory{w.all, w.guarded, w.enabled} {
+		f.StartWithContext(ctx)
+		defer f.Shutdown()
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// Synced says whether everything that was there at the start is in the Store.
+func (w *Watcher) Synced() bool {
+	for _, synced := range w.synced {
+		if !synced() {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *Watcher) setPod(obj any) {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return
+	}
+	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		w.deletePod(obj)
+		return
+	}
+	p, errs := FromPod(pod)
+	if fresh := w.store.SetPod(p); fresh {
+		for _, err := range errs {
+			w.log.Warn("A pod's annotation is not understood; its default applies", "pod", p.NamespacedName.String(), "err", err)
+		}
+	}
+	w.onChange()
+}
+
+func (w *Watcher) deletePod(obj any) {
+	if pod, ok := obj.(*corev1.Pod); ok {
+		w.store.DeletePod(types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}, pod.UID)
+		w.onChange()
+	}
+}
+
+func (w *Watcher) setObject(obj any) {
+	if o := fromObject(obj); o != nil {
+		w.store.SetObject(o)
+		if o.Kind == Namespace {
+			w.onChange()
+		}
+	}
+}
+
+func (w *Watcher) deleteObject(obj any) {
+	if o := fromObject(obj); o != nil {
+		w.store.DeleteObject(o.Kind, o.NamespacedName, o.UID)
+		if o.Kind == Namespace {
+			w.onChange()
+		}
+	}
+}
+
+// FromPod reads what callguard needs of a pod. A setting that cannot be read has
+// its default; the errors say which value would work.
+func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
+	var errs []error
+	witnesses, err := call.ParseWitnesses(pod.Annotations[call.WitnessesAnnotation])
+	if err != nil {
+		errs = append(errs, err)
+	}
+	port, err := call.ParseWorkerPort(pod.Annotations[call.WorkerPortAnnotation])
+	if err != nil {
+		errs = append(errs, err)
+	}
+	project := call.DefaultProject
+	if secret := pod.Annotations[call.SecretAnnotation]; secret != "" {
+		project = call.SecretProject(pod.Namespace, secret)
+	}
+	running := false
+	for _, c := range pod.Status.ContainerStatuses {
+		running = running || c.State.Running != nil
+	}
+	return &call.Pod{
+		NamespacedName: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name},
+		UID:            pod.UID,
+		Labels:         pod.Labels,
+		Node:           pod.Spec.NodeName,
+		IP:             pod.Status.PodIP,
+		Owner:          controllerOf(pod),
+		State:          call.StateOf(pod.Labels, pod.Annotations),
+		Running:        running,
+		Witnesses:      witnesses,
+		Project:        project,
+		WorkerPort:     port,
+	}, errs
+}
+
+func fromObject(obj any) *Object {
+	meta, ok := obj.(metav1.Object)
+	if !ok {
+		return nil
+	}
+	o := &Object{
+		NamespacedName: types.NamespacedName{Namespace: meta.GetNamespace(), Name: meta.GetName()},
+		UID:            meta.GetUID(),
+		Labels:         meta.GetLabels(),
+	}
+	guarded := func(template corev1.PodTemplateSpec) bool { return template.Labels[call.GuardedLabel] == "true" }
+	switch obj := obj.(type) {
+	case *appsv1.Deployment:
+		o.Kind, o.Guarded = Deployment, guarded(obj.Spec.Template)
+	case *appsv1.StatefulSet:
+		o.Kind, o.Guarded = StatefulSet, guarded(obj.Spec.Template)
+	case *appsv1.ReplicaSet:
+		o.Kind, o.Guarded, o.Owner = ReplicaSet, guarded(obj.Spec.Template), controllerOf(obj)
+	case *corev1.Node:
+		o.Kind = Node
+	case *corev1.Namespace:
+		o.Kind = Namespace
+	default:
+		return nil
+	}
+	return o
+}
+
+func controllerOf(obj metav1.Object) call.Owner {
+	if ref := metav1.GetControllerOfNoCopy(obj); ref != nil {
+		return call.Owner{Kind: ref.Kind, Name: ref.Name, UID: ref.UID}
+	}
+	return call.Owner{}
+}
+
+// trim keeps of an object what FromPod and fromObject read, so that 5,000 pods
+// are a few megabytes.
+func trim(obj any) (any, error) {
+	if meta, ok := obj.(metav1.Object); ok {
+		meta.SetManagedFields(nil)
+	}
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		o.Annotations = only(o.Annotations, call.WitnessesAnnotation, call.WorkerPortAnnotation, call.SecretAnnotation, call.DrainingAnnotation)
+		o.Spec = corev1.PodSpec{NodeName: o.Spec.NodeName}
+		status := corev1.PodStatus{Phase: o.Status.Phase, PodIP: o.Status.PodIP}
+		for _, c := range o.Status.ContainerStatuses {
+			status.ContainerStatuses = append(status.ContainerStatuses, corev1.ContainerStatus{State: corev1.ContainerState{Running: c.State.Running}})
+		}
+		o.Status = status
+	case *appsv1.Deployment:
+		o.Annotations, o.Spec, o.Status = nil, appsv1.DeploymentSpec{Template: trimTemplate(o.Spec.Template)}, appsv1.DeploymentStatus{}
+	case *appsv1.StatefulSet:
+		o.Annotations, o.Spec, o.Status = nil, appsv1.StatefulSetSpec{Template: trimTemplate(o.Spec.Template)}, appsv1.StatefulSetStatus{}
+	case *appsv1.ReplicaSet:
+		o.Annotations, o.Spec, o.Status = nil, appsv1.ReplicaSetSpec{Template: trimTemplate(o.Spec.Template)}, appsv1.ReplicaSetStatus{}
+	case *corev1.Node:
+		o.Annotations, o.Spec, o.Status = nil, corev1.NodeSpec{}, corev1.NodeStatus{}
+	case *corev1.Namespace:
+		o.Annotations, o.Spec, o.Status = nil, corev1.NamespaceSpec{}, corev1.NamespaceStatus{}
+	}
+	return obj, nil
+}
+
+func trimTemplate(t corev1.PodTemplateSpec) corev1.PodTemplateSpec {
+	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: only(t.Labels, call.GuardedLabel)}}
+}
+
+func only(m map[string]string, keys ...string) map[string]string {
+	var kept map[string]string
+	for _, k := range keys {
+		if v, ok := m[k]; ok {
+			if kept == nil {
+				kept = map[string]string{}
+			}
+			kept[k] = v
+		}
+	}
+	return kept
+}

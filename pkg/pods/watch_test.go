@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pods
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+func fullPod() *corev1.Pod {
+	controller := true
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "voice", Name: "web-1-a", UID: "uid", Labels: map[string]string{call.GuardedLabel: "true", "pod-template-hash": "1-aside"},
+			Annotations:     map[string]string{call.SecretAnnotation: "team", call.WitnessesAnnotation: "rooms", call.WorkerPortAnnotation: "9000", "other": "x"},
+			OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "web-1", UID: "rs", Controller: &controller}},
+			ManagedFields:   []metav1.ManagedFieldsEntry{{Manager: "kubelet"}},
+		},
+		Spec: corev1.PodSpec{NodeName: "node-1", Containers: []corev1.Container{{Name: "agent", Image: "x"}}},
+		Status: corev1.PodStatus{
+			Phase: corev1.PodRunning, PodIP: "10.0.0.1",
+			ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}},
+		},
+	}
+}
+
+func TestTrimKeepsWhatIsRead(t *testing.T) {
+	want, errs := FromPod(fullPod())
+	if len(errs) != 0 {
+		t.Fatal(errs)
+	}
+	trimmed, err := trim(fullPod())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod, ok := trimmed.(*corev1.Pod)
+	if !ok {
+		t.Fatalf("trim returned %T", trimmed)
+	}
+	got, _ := FromPod(pod)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want, +got:\n%s", diff)
+	}
+	if len(pod.Spec.Containers) != 0 || pod.ManagedFields != nil || pod.Annotations["other"] != "" {
+		t.Error("a trimmed pod still carries what nobody reads")
+	}
+	if want.State != call.Aside || want.Project != "voice/team" || !want.Running || want.WorkerPort != 9000 {
+		t.Errorf("FromPod = %+v", want)
+	}
+}
+
+func TestFromPodSaysWhatItCannotRead(t *testing.T) {
+	pod := fullPod()
+	pod.Annotations = map[string]string{call.WitnessesAnnotation: "romos", call.WorkerPortAnnotation: "http"}
+	got, errs := FromPod(pod)
+	if len(errs) != 2 {
+		t.Errorf("errors: %v", errs)
+	}
+	if diff := cmp.Diff(call.DefaultWitnesses(), got.Witnesses); diff != "" || got.WorkerPort != call.DefaultWorkerPort {
+		t.Errorf("the defaults do not apply: %v, %d", got.Witnesses, got.WorkerPort)
+	}
+}
+
+func TestRunning(t *testing.T) {
+	running := corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+	ended := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}
+	waiting := corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{}}
+	cases := map[string]struct {
+		states []corev1.ContainerState
+		phase  corev1.PodPhase
+		want   bool
+	}{
+		"Pending":             {nil, corev1.PodPending, false},
+		"Running":             {[]corev1.ContainerState{running}, corev1.PodRunning, true},
+		"CrashLoop":           {[]corev1.ContainerState{waiting}, corev1.PodRunning, false},
+		"SiblingNeverStarted": {[]corev1.ContainerState{waiting, running}, corev1.PodPending, true},
+		"Ended":               {[]corev1.ContainerState{ended}, corev1.PodRunning, false},
+		"NodeIsLost":          {[]corev1.ContainerState{running}, corev1.PodUnknown, true},
+	}
+	for name, tc := range cases {
+		pod := fullPod()
+		pod.Status.Phase, pod.Status.ContainerStatuses = tc.phase, nil
+		for _, s := range tc.states {
+			pod.Status.ContainerStatuses = append(pod.Status.ContainerStatuses, corev1.ContainerStatus{State: s})
+		}
+		if got, _ := FromPod(pod); got.Running != tc.want {
+			t.Errorf("%s: running = %t, want %t", name, got.Running, tc.want)
+		}
+	}
+}
+
+func TestStore(t *testing.T) {
+	s := NewStore()
+	name := types.NamespacedName{Namespace: "voice", Name: "db-0"}
+	first := &call.Pod{NamespacedName: name, UID: "1"}
+	second := &call.Pod{NamespacedName: name, UID: "2"}
+	if !s.SetPod(first) || s.SetPod(first) {
+		t.Error("SetPod must say of a pod once that it is new")
+	}
+	if s.Pod(name) != nil || s.ByUID("1") != nil || len(s.In("", func(*call.Pod) bool { return true })) != 0 {
+		t.Error("a pod of a namespace that is not enabled has no effect")
+	}
+	s.SetObject(&Object{Kind: Namespace, NamespacedName: types.NamespacedName{Name: "voice"}})
+	if s.Pod(name) != first {
+		t.Error("enabling the namespace must show the pod")
+	}
+	s.SetPod(second)
+	s.DeletePod(name, "1") // the late end of the first must not end the second
+	if s.Pod(name) != second || s.ByUID("1") != nil || s.ByUID("2") != second {
+		t.Error("the second pod of a name must take the first one's place")
+	}
+	s.DeletePod(name, "2")
+	if s.Pod(name) != nil || s.ByUID("2") != nil {
+		t.Error("a pod that is gone is gone")
+	}
+}
+
+func TestWorkload(t *testing.T) {
+	s := NewStore()
+	controller := true
+	o := fromObject(&appsv1.ReplicaSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "voice", Name: "web-1", UID: "rs",
+			OwnerReferences: []metav1.OwnerReference{{Kind: Deployment, Name: "web", UID: "d", Controller: &controller}}},
+		Spec: appsv1.ReplicaSetSpec{Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{call.GuardedLabel: "true"}}}},
+	})
+	if !o.Guarded {
+		t.Error("the template's label makes a workload guarded")
+	}
+	s.SetObject(o)
+	owner, top := s.Workload(&call.Pod{Owner: call.Owner{Kind: ReplicaSet, Name: "web-1", UID: "rs"}})
+	if owner.Name != "web-1" || top.Name != "web" {
+		t.Errorf("a Deployment's pod belongs to %v and %v", owner, top)
+	}
+	owner, top = s.Workload(&call.Pod{Owner: call.Owner{Kind: Deployment, Name: "web", UID: "d"}})
+	if owner.Name != "web" || top.Name != "" {
+		t.Errorf("a pod set aside belongs to %v and %v", owner, top)
+	}
+	s.DeleteObject(ReplicaSet, o.NamespacedName, "rs")
+	if _, top = s.Workload(&call.Pod{Owner: call.Owner{Kind: ReplicaSet, Name: "web-1", UID: "rs"}}); top.Name != "" {
+		t.Error("a ReplicaSet that is gone leads nowhere")
+	}
+}
