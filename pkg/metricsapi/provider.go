@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package metricsapi answers custom.metrics.k8s.io from the ledger.
+//
+// Every answer comes from memory: no request reaches LiveKit, an agent or the
+// Kubernetes API. The package never invents a value. A pod that is unknown is
+// left out; where too little is known the answer is 503 with the reason, and the
+// HorizontalPodAutoscaler holds. Such a 503 carries no Retry-After: client-go
+// would sleep on it, and so stall the few workers that all autoscalers share.
+package metricsapi
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/metrics/pkg/apis/custom_metrics"
+	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/ledger"
+	"github.com/callguard/callguard/pkg/pods"
+)
+
+// StateLabel is the one label of the metrics, by which a metric selector can
+// choose pods: serving, aside, draining or released.
+const StateLabel = "state"
+
+// Provider serves the metrics.
+type Provider struct {
+	store  *pods.Store
+	ledger *ledger.Ledger
+	now    func() time.Time
+}
+
+var _ provider.CustomMetricsProvider = (*Provider)(nil)
+
+// New returns a Provider of what store and ledger know.
+func New(store *pods.Store, l *ledger.Ledger, now func() time.Time) *Provider {
+	return &Provider{store: store, ledger: l, now: now}
+}
+
+// ListAllMetrics lists what is served. It is the same at any time.
+func (p *Provider) ListAllMetrics() []provider.CustomMetricInfo {
+	var infos []provider.CustomMetricInfo
+	for _, d := range described() {
+		for _, metric := range d.metrics {
+			infos = append(infos, provider.CustomMetricInfo{GroupResource: d.resource, Namespaced: d.namespaced, Metric: metric})
+		}
+	}
+	return infos
+}
+
+// GetMetricByName returns a metric of one object.
+func (p *Provider) GetMetricByName(_ context.Context, name types.NamespacedName, info provider.CustomMetricInfo, metricSelector labels.Selector) (*custom_metrics.MetricValue, error) {
+	d, identifier, err := p.resolve(info, metricSelector)
+	if err != nil {
+		return nil, err
+	}
+	members, err := p.members(d, name)
+	if err != nil {
+		return nil, err
+	}
+	values, err := p.values([]subject{{name, members}}, d, identifier, metricSelector)
+	if err != nil {
+		return nil, err
+	}
+	if len(values) == 0 {
+		return nil, apierrors.NewNotFound(d.resource, fmt.Sprintf("%s (its %s is not selected by %q)", name.Name, StateLabel, metricSelector))
+	}
+	return &values[0], nil
+}
+
+// GetMetricBySelector returns a metric of all objects that a selector chooses.
+func (p *Provider) GetMetricBySelector(_ context.Context, namespace string, selector labels.Selector, info provider.CustomMetricInfo, metricSelector labels.Selector) (*custom_metrics.MetricValueList, error) {
+	d, identifier, err := p.resolve(info, metricSelector)
+	if err != nil {
+		return nil, err
+	}
+	values, err := p.values(p.subjects(d, namespace, selector), d, identifier, metricSelector)
+	if err != nil {
+		return nil, err
+	}
+	return &custom_metrics.MetricValueList{Items: values}, nil
+}
+
+// resolve finds what is asked for, or says as the Kubernetes API would that
+// there is no such thing.
+func (p *Provider) resolve(info provider.CustomMetricInfo, selector labels.Selector) (description, custom_metrics.MetricIdentifier, error) {
+	d, ok := describe(info)
+	if !ok {
+		return d, custom_metrics.MetricIdentifier{}, provider.NewMetricNotFoundError(info.GroupResource, info.Metric)
+	}
+	identifier := custom_metrics.MetricIdentifier{Name: info.Metric}
+	if selector == nil || selector.Empty() {
+		return d, identifier, nil
+	}
+	requirements, _ := selector.Requirements()
+	for _, r := range requirements {
+		if r.Key() != StateLabel {
+			return d, identifier, apierrors.NewBadRequest(fmt.Sprintf(
+				"metric selector %q names label %q; %s has the label %q, one of %v", selector, r.Key(), info.Metric, StateLabel, call.States()))
+		}
+	}
+	parsed, err := metav1.ParseToLabelSelector(selector.String())
+	if err != nil {
+		return d, identifier, apierrors.NewBadRequest(fmt.Sprintf("metric selector %q: %v", selector, err))
+	}
+	identifier.Selector = parsed
+	return d, identifier, nil
+}
+
+// subject is an object and the guarded pods that its metrics are about.
+type subject struct {
+	name types.NamespacedName
+	pods []*call.Pod
+}
+
+// values measures subjects. A subject that is a pod of another state than
+// selected, or unknown, is left out.
+func (p *Provider) values(subjects []subject, d description, identifier custom_metrics.MetricIdentifier, selector labels.Selector) ([]custom_metrics.MetricValue, error) {
+	now := p.now()
+	tallies := make([]tally, len(subjects))
+	var all tally
+	for i := range subjects {
+		tallies[i] = p.tally(subjects[i].pods, selector, now)
+		all.add(tallies[i])
+	}
+	if err := all.tooLittleKnown(identifier.Name); err != nil {
+		return nil, err
+	}
+	values := make([]custom_metrics.MetricValue, 0, len(subjects))
+	for i, t := range tallies {
+		if d.isPod() && t.known == 0 {
+			continue
+		}
+		values = append(values, custom_metrics.MetricValue{
+			DescribedObject: custom_metrics.ObjectReference{
+				Kind: d.kind, APIVersion: d.apiVersion, Namespace: subjects[i].name.Namespace, Name: subjects[i].name.Name,
+			},
+			Metric:    identifier,
+			Timestamp: metav1.NewTime(t.at),
+			Value:     *resource.NewQuantity(t.value(identifier.Name), resource.DecimalSI),
+		})
+	}
+	return values, nil
+}
+
+func (p *Provider) tally(members []*call.Pod, selector labels.Selector, now time.Time) tally {
+	t := tally{at: now}
+	for _, pod := range members {
+		if selector != nil && !selector.Empty() && !selector.Matches(labels.Set{StateLabel: string(pod.State)}) {
+			continue
+		}
+		if t.stale == nil && pod.Running {
+			t.stale = p.ledger.Fresh(pod, now)
+		}
+		t.count(pod, p.ledger.Reading(pod, now))
+	}
+	return t
+}

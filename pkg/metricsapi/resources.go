@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metricsapi
+
+import (
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
+
+	"slices"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/pods"
+)
+
+const podKind = "Pod"
+
+// description is a resource that metrics describe.
+type description struct {
+	resource   schema.GroupResource
+	kind       string
+	apiVersion string
+	namespaced bool
+	metrics    []string
+}
+
+// described lists every resource and its metrics.
+func described() []description {
+	calls := []string{ActiveCalls}
+	counts := []string{ActiveCalls, BusyPods, DrainingPods}
+	return []description{
+		{schema.GroupResource{Resource: "pods"}, podKind, "v1", true, calls},
+		{schema.GroupResource{Group: "apps", Resource: "deployments"}, pods.Deployment, "apps/v1", true, counts},
+		{schema.GroupResource{Group: "apps", Resource: "statefulsets"}, pods.StatefulSet, "apps/v1", true, counts},
+		{schema.GroupResource{Group: "apps", Resource: "replicasets"}, pods.ReplicaSet, "apps/v1", true, calls},
+		{schema.GroupResource{Resource: "namespaces"}, pods.Namespace, "v1", false, calls},
+		{schema.GroupResource{Resource: "nodes"}, pods.Node, "v1", false, calls},
+	}
+}
+
+// describe finds the description of what is asked for.
+func describe(info provider.CustomMetricInfo) (description, bool) {
+	for _, d := range described() {
+		if d.resource == info.GroupResource && d.namespaced == info.Namespaced && slices.Contains(d.metrics, info.Metric) {
+			return d, true
+		}
+	}
+	return description{}, false
+}
+
+func (d description) isPod() bool { return d.kind == podKind }
+
+// members returns the guarded pods of one object, or why it has no metrics.
+func (p *Provider) members(d description, name types.NamespacedName) ([]*call.Pod, error) {
+	if d.isPod() {
+		if pod := p.store.Pod(name); pod != nil {
+			return []*call.Pod{pod}, nil
+		}
+		return nil, p.notGuarded(d, name)
+	}
+	members := p.store.In(name.Namespace, func(pod *call.Pod) bool { return p.belongs(pod, d.kind, name) })
+	object := p.store.Object(d.kind, name)
+	if len(members) == 0 && (object == nil || !p.hasMetrics(object)) {
+		return nil, p.notGuarded(d, name)
+	}
+	return members, nil
+}
+
+// subjects returns the objects that a selector chooses, with their pods.
+func (p *Provider) subjects(d description, namespace string, selector labels.Selector) []subject {
+	if d.isPod() {
+		found := p.store.In(namespace, func(pod *call.Pod) bool { return selector.Matches(labels.Set(pod.Labels)) })
+		subjects := make([]subject, len(found))
+		for i := range found {
+			subjects[i] = subject{found[i].NamespacedName, found[i : i+1]}
+		}
+		return subjects
+	}
+	groups := map[types.NamespacedName][]*call.Pod{}
+	for _, pod := range p.store.In(namespace, func(*call.Pod) bool { return true }) {
+		for _, name := range p.places(pod, d.kind) {
+			groups[name] = append(groups[name], pod)
+		}
+	}
+	objects := p.store.Objects(d.kind, namespace, func(o *pods.Object) bool {
+		return selector.Matches(labels.Set(o.Labels)) && (len(groups[o.NamespacedName]) > 0 || p.hasMetrics(o))
+	})
+	subjects := make([]subject, len(objects))
+	for i, o := range objects {
+		subjects[i] = subject{o.NamespacedName, groups[o.NamespacedName]}
+	}
+	return subjects
+}
+
+// hasMetrics says whether an object has metrics even while it has no pods: a
+// workload that makes guarded ones, an enabled namespace, a node.
+func (p *Provider) hasMetrics(o *pods.Object) bool {
+	switch o.Kind {
+	case pods.Namespace, pods.Node:
+		return true
+	default:
+		return o.Guarded && p.store.Enabled(o.Namespace)
+	}
+}
+
+// places names the objects of a kind that a pod counts for.
+func (p *Provider) places(pod *call.Pod, kind string) []types.NamespacedName {
+	switch kind {
+	case pods.Namespace:
+		return []types.NamespacedName{{Name: pod.Namespace}}
+	case pods.Node:
+		return []types.NamespacedName{{Name: pod.Node}}
+	}
+	var names []types.NamespacedName
+	owner, top := p.store.Workload(pod)
+	for _, o := range []call.Owner{owner, top} {
+		if o.Kind == kind {
+			names = append(names, types.NamespacedName{Namespace: pod.Namespace, Name: o.Name})
+		}
+	}
+	return names
+}
+
+func (p *Provider) belongs(pod *call.Pod, kind string, name types.NamespacedName) bool {
+	return slices.Contains(p.places(pod, kind), name)
+}
+
+// notGuarded is the API's 404, with what would make the object one of ours.
+func (p *Provider) notGuarded(d description, name types.NamespacedName) error {
+	err := apierrors.NewNotFound(d.resource, name.Name)
+	namespace := name.Namespace
+	if d.kind == pods.Namespace {
+		namespace = name.Name
+	}
+	switch {
+	case d.kind != pods.Node && !p.store.Enabled(namespace):
+		err.ErrStatus.Message += fmt.Sprintf(": namespace %s is not enabled; label it %s=true", namespace, call.EnabledLabel)
+	case d.kind != pods.Node:
+		err.ErrStatus.Message += fmt.Sprintf(": there is no such object with guarded pods; set label %s: \"true\" in the pod template", call.GuardedLabel)
+	}
+	return err
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metricsapi
+
+import (
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// The metrics.
+const (
+	ActiveCalls  = "active_calls"  // calls held
+	BusyPods     = "busy_pods"     // pods that hold a call, or may
+	DrainingPods = "draining_pods" // pods that take no new call
+)
+
+// tally is what is known of some pods together.
+type tally struct {
+	known, unknown       int
+	calls, busy, drained int
+	at                   time.Time // of the oldest reading
+	stale                error     // why a LiveKit project of theirs cannot be believed
+	example              string    // an unknown pod, and why it is
+}
+
+func (t *tally) count(pod *call.Pod, r call.Reading) {
+	if pod.State == call.Draining || pod.State == call.Released {
+		t.drained++
+	}
+	calls, known := r.Calls()
+	if !known {
+		t.unknown++
+		t.busy++
+		if t.example == "" {
+			t.example = fmt.Sprintf("pod %s: %s", pod.NamespacedName, r.Reason())
+		}
+		return
+	}
+	t.known++
+	t.calls += calls
+	if calls > 0 {
+		t.busy++
+	}
+	if r.At().Before(t.at) {
+		t.at = r.At()
+	}
+}
+
+// add joins what bears on whether enough is known.
+func (t *tally) add(other tally) {
+	t.known += other.known
+	t.unknown += other.unknown
+	if t.stale == nil {
+		t.stale = other.stale
+	}
+	if t.example == "" {
+		t.example = other.example
+	}
+}
+
+// tooLittleKnown returns a 503 with the reason when a metric about calls cannot
+// be answered: a LiveKit project cannot be believed, or more than half of the
+// pods are unknown.
+func (t *tally) tooLittleKnown(metric string) error {
+	switch {
+	case metric == DrainingPods:
+		return nil
+	case t.stale != nil:
+		return apierrors.NewServiceUnavailable(fmt.Sprintf("%s is not known: %v", metric, t.stale))
+	case 2*t.unknown > t.known+t.unknown:
+		return apierrors.NewServiceUnavailable(fmt.Sprintf("%s is not known: %d of %d pods are unknown; %s",
+			metric, t.unknown, t.known+t.unknown, t.example))
+	}
+	return nil
+}
+
+func (t *tally) value(metric string) int64 {
+	switch metric {
+	case BusyPods:
+		return int64(t.busy)
+	case DrainingPods:
+		return int64(t.drained)
+	default:
+		return int64(t.calls)
+	}
+}
