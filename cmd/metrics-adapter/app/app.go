@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/server/healthz"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/component-base/metrics/legacyregistry"
+	"k8s.io/klog/v2"
+	"k8s.io/metrics/pkg/apis/custom_metrics/v1beta1"
+	"k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
+	"sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver"
+	apimetrics "sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver/metrics"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/ledger"
+	"github.com/callguard/callguard/pkg/metricsapi"
+	"github.com/callguard/callguard/pkg/pods"
+	"github.com/callguard/callguard/pkg/servingcert"
+	"github.com/callguard/callguard/pkg/witness/rooms"
+	"github.com/callguard/callguard/pkg/witness/worker"
+)
+
+// settle is how long changes of pods gather before the witnesses hear of them.
+const settle = 100 * time.Millisecond
+
+// Main runs the metrics-adapter until ctx is done.
+func Main(ctx context.Context, args []string, stderr io.Writer) error {
+	o := NewOptions()
+	fs := o.Flags()
+	fs.SetOutput(stderr)
+	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q; settings are flags, see --help", fs.Arg(0))
+	}
+	if err := o.Validate(); err != nil {
+		return fmt.Errorf("settings cannot be used:\n%w", err)
+	}
+	level, err := o.level()
+	if err != nil {
+		return err
+	}
+	handler := slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})
+	klog.SetLogger(logr.FromSlogHandler(handler))
+	return run(ctx, o, slog.New(handler))
+}
+
+func run(ctx context.Context, o *Options, log *slog.Logger) error {
+	restConfig, err := o.base.ClientConfig()
+	if err != nil {
+		return fmt.Errorf("no way to the Kubernetes API: %w; run in a pod or set --lister-kubeconfig", err)
+	}
+	client, err := kubernetes.NewForConfig(restConfig)
+	if err != nil {
+		return fmt.Errorf("cannot make a Kubernetes client: %w", err)
+	}
+
+	registry := prometheus.NewRegistry()
+	legacyregistry.RawMustRegister(registry)
+	if err := apimetrics.RegisterMetrics(legacyregistry.Register); err != nil {
+		return fmt.Errorf("cannot register the API's metrics: %w", err)
+	}
+
+	store := pods.NewStore()
+	changed := make(chan struct{}, 1)
+	watcher, err := pods.NewWatcher(client, store, func() { signalOnce(changed) }, log)
+	if err != nil {
+		return err
+	}
+	agents := worker.NewReader(worker.Config{
+		Pod:      store.ByUID,
+		Interval: o.workerInterval, MaxStaleness: o.livekit.MaxStaleness,
+		Timeout: o.workerTimeout, Concurrency: o.workerConcurrency,
+		Metrics: worker.NewMetrics(registry),
+	})
+	roomMetrics := rooms.NewMetrics(registry)
+	projects := rooms.NewProjects(rooms.ProjectsConfig{
+		Default:   o.defaultCredentials(),
+		Secret:    secretCredentials(client),
+		Transport: http.DefaultTransport,
+		Settings:  o.livekit,
+		OnChange:  func(uids []types.UID) { agents.Poke(uids...) },
+		Metrics:   roomMetrics,
+		Log:       log,
+	})
+	book := ledger.New(projects, agents)
+	every := func() []*call.Pod { return store.In("", func(*call.Pod) bool { return true }) }
+	registry.MustRegister(ledger.NewCollector(book, every, time.Now))
+	o.base.WithCustomMetrics(metricsapi.New(store, book, time.Now))
+
+	server, keeper, err := o.server(watcher, log)
+	if err != nil {
+		return err
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return watcher.Run(ctx) })
+	g.Go(func() error { return projects.Run(ctx) })
+	g.Go(func() error { return agents.Run(ctx) })
+	g.Go(func() error {
+		tellWitnesses(ctx, changed, store, projects, agents)
+		return nil
+	})
+	if o.webhookAddress != "" {
+		webhooks := rooms.NewWebhooks(projects, o.webhookPeers, roomMetrics, log)
+		g.Go(func() error { return serveWebhooks(ctx, o.webhookAddress, webhooks, log) })
+	}
+	if keeper != nil {
+		registry.MustRegister(keeper.Collector())
+		g.Go(func() error { return keeper.Run(ctx) })
+	}
+	g.Go(func() error { return server.GenericAPIServer.PrepareRun().RunWithContext(ctx) })
+	return g.Wait()
+}
+
+// server makes the API server, ready as soon as it serves and its informers are
+// synced, whether LiveKit answers or not: an APIService without a ready server
+// blocks the deletion of every namespace in the cluster.
+func (o *Options) server(watcher *pods.Watcher, log *slog.Logger) (*apiserver.CustomMetricsAdapterServer, *servingcert.Keeper, error) {
+	config, err := o.base.Config()
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot configure the API server: %w", err)
+	}
+	var keeper *servingcert.Keeper
+	if o.selfMadeCertificate() {
+		restConfig, err := o.base.ClientConfig()
+		if err != nil {
+			return nil, nil, err
+		}
+		dynamicClient, err := dynamic.NewForConfig(restConfig)
+		if err != nil {
+			return nil, nil, fmt.Errorf("cannot make a Kubernetes client: %w", err)
+		}
+		keeper, err = servingcert.New(servingcert.Config{
+			APIServices: servingcert.APIServices(dynamicClient),
+			Names:       []string{apiServiceName(v1beta1.SchemeGroupVersion.Version), apiServiceName(v1beta2.SchemeGroupVersion.Version)},
+			Service:     o.serviceName(),
+			Lifetime:    o.certificateLifetime,
+			Log:         log,
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		config.GenericConfig.SecureServing.Cert = keeper
+	}
+	server, err := o.base.Server()
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot make the API server: %w", err)
+	}
+	metricsapi.AddDiscovery(server.GenericAPIServer, v1beta2.SchemeGroupVersion.Version, v1beta1.SchemeGroupVersion.Version)
+	checks := []healthz.HealthChecker{healthz.NamedCheck("informers-synced", func(*http.Request) error {
+		if !watcher.Synced() {
+			return errors.New("the guarded pods are still being read")
+		}
+		return nil
+	})}
+	if keeper != nil {
+		checks = append(checks, healthz.NamedCheck("serving-certificate", func(*http.Request) error { return keeper.Published() }))
+	}
+	if err := server.GenericAPIServer.AddReadyzChecks(checks...); err != nil {
+		return nil, nil, fmt.Errorf("cannot add readiness checks: %w", err)
+	}
+	return server, keeper, nil
+}
+
+func apiServiceName(version string) string { return version + ".custom.metrics.k8s.io" }
+
+// tellWitnesses tells the witnesses which projects and pods there are, after
+// each change.
+func tellWitnesses(ctx context.Context, changed <-chan struct{}, store *pods.Store, projects *rooms.Projects, agents *worker.Reader) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+		projects.Want(store.Projects())
+		for _, pod := range store.In("", func(pod *call.Pod) bool { return pod.Asks(call.Worker) }) {
+			agents.Watch(pod.UID)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(settle):
+		}
+	}
+}
+
+func serveWebhooks(ctx context.Context, address string, webhooks *rooms.Webhooks, log *slog.Logger) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return fmt.Errorf("cannot take webhooks: %w; choose another --webhook-bind-address", err)
+	}
+	server := &http.Server{
+		Handler:           webhooks.Handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := server.Shutdown(last); err != nil {
+			log.Warn("Webhook requests were cut off", "err", err)
+		}
+	}()
+	log.Info("Taking LiveKit's webhooks", "address", listener.Addr().String(), "path", rooms.WebhookPath)
+	err = server.Serve(listener)
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("cannot take webhooks: %w", err)
+	}
+	<-stopped
+	webhooks.Wait()
+	return nil
+}
+
+// defaultCredentials reads the default project's key and secret from their
+// files each time, so that they can be changed. It is nil without a URL.
+func (o *Options) defaultCredentials() func(context.Context) (rooms.Credentials, error) {
+	if o.livekitURL == "" {
+		return nil
+	}
+	return func(context.Context) (rooms.Credentials, error) {
+		key, keyErr := os.ReadFile(o.livekitKeyFile)
+		secret, secretErr := os.ReadFile(o.livekitSecretFile)
+		return rooms.Credentials{
+			URL:       o.livekitURL,
+			APIKey:    strings.TrimSpace(string(key)),
+			APISecret: strings.TrimSpace(string(secret)),
+		}, errors.Join(keyErr, secretErr)
+	}
+}
+
+// secretCredentials reads a project from a Secret with the keys url, api-key and
+// api-secret.
+func secretCredentials(client kubernetes.Interface) func(context.Context, types.NamespacedName) (rooms.Credentials, error) {
+	return func(ctx context.Context, name types.NamespacedName) (rooms.Credentials, error) {
+		secret, err := client.CoreV1().Secrets(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
+		if err != nil {
+			return rooms.Credentials{}, fmt.Errorf("cannot read Secret %s: %w; create it with keys url, api-key and api-secret, and let the metrics-adapter get it", name, err)
+		}
+		field := func(key string) string { return strings.TrimSpace(string(secret.Data[key])) }
+		return rooms.Credentials{URL: field("url"), APIKey: field("api-key"), APISecret: field("api-secret")}, nil
+	}
+}
+
+func signalOnce(ch chan<- struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default: // it is signalled already
+	}
+}

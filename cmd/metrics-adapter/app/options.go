@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package app puts the metrics-adapter together: flags become options, options
+// become the rooms of the house, and Run starts them. It decides nothing itself.
+package app
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/types"
+	basecmd "sigs.k8s.io/custom-metrics-apiserver/pkg/cmd"
+
+	"github.com/callguard/callguard/pkg/witness/rooms"
+)
+
+// Options are what the flags say.
+type Options struct {
+	base *basecmd.AdapterBase
+
+	livekitURL        string
+	livekitKeyFile    string
+	livekitSecretFile string
+	livekit           rooms.Settings
+
+	workerInterval    time.Duration
+	workerTimeout     time.Duration
+	workerConcurrency int
+
+	webhookAddress string
+	webhookPeers   []string
+
+	service             string
+	certificateLifetime time.Duration
+
+	logLevel string
+}
+
+// NewOptions returns the defaults.
+func NewOptions() *Options {
+	o := &Options{
+		base: &basecmd.AdapterBase{Name: "callguard-metrics-adapter", FlagSet: pflag.NewFlagSet("metrics-adapter", pflag.ContinueOnError)},
+		livekit: rooms.Settings{
+			Resync: 15 * time.Second, MaxStaleness: 45 * time.Second, Timeout: 5 * time.Second, Concurrency: 16,
+		},
+		workerInterval:      15 * time.Second,
+		workerTimeout:       2 * time.Second,
+		workerConcurrency:   32,
+		webhookAddress:      ":8090",
+		service:             "callguard-system/metrics-adapter",
+		certificateLifetime: 7 * 24 * time.Hour,
+		logLevel:            "info",
+	}
+	o.base.InstallFlags()
+	o.base.SecureServing.BindPort = 10250              // open in every cluster that runs metrics-server
+	o.base.SecureServing.ServerCert.CertDirectory = "" // a certificate is made in memory
+	return o
+}
+
+// Flags returns the flags, bound to the options.
+func (o *Options) Flags() *pflag.FlagSet {
+	fs := o.base.Flags()
+	fs.StringVar(&o.livekitURL, "livekit-url", o.livekitURL, "URL of the default LiveKit project, such as wss://livekit.example.com. Workloads may name others in an annotation.")
+	fs.StringVar(&o.livekitKeyFile, "livekit-api-key-file", o.livekitKeyFile, "File with the API key of the default project. Read again every minute.")
+	fs.StringVar(&o.livekitSecretFile, "livekit-api-secret-file", o.livekitSecretFile, "File with the API secret of the default project. Read again every minute.")
+	fs.DurationVar(&o.livekit.Resync, "resync-interval", o.livekit.Resync, "The longest that a change in LiveKit goes unseen without webhooks.")
+	fs.DurationVar(&o.livekit.MaxStaleness, "max-staleness", o.livekit.MaxStaleness, "Age from which a reading is not believed any more, and the metrics answer 503.")
+	fs.DurationVar(&o.livekit.Timeout, "livekit-timeout", o.livekit.Timeout, "Time limit of one request to LiveKit.")
+	fs.IntVar(&o.livekit.Concurrency, "livekit-concurrency", o.livekit.Concurrency, "Requests to one LiveKit project under way at once.")
+	fs.DurationVar(&o.workerInterval, "worker-interval", o.workerInterval, "How often each agent's GET /worker is asked.")
+	fs.DurationVar(&o.workerTimeout, "worker-timeout", o.workerTimeout, "Time limit of one request to an agent.")
+	fs.IntVar(&o.workerConcurrency, "worker-concurrency", o.workerConcurrency, "Requests to agents under way at once.")
+	fs.StringVar(&o.webhookAddress, "webhook-bind-address", o.webhookAddress, "Address that takes LiveKit's webhooks at "+rooms.WebhookPath+"; empty for none.")
+	fs.StringSliceVar(&o.webhookPeers, "webhook-peers", o.webhookPeers, "host:port of the other replicas, to which webhooks are passed on. A name may stand for all replicas, this one included.")
+	fs.StringVar(&o.service, "service", o.service, "namespace/name of the Service that the APIServices name, for the self-made serving certificate.")
+	fs.DurationVar(&o.certificateLifetime, "certificate-lifetime", o.certificateLifetime, "Lifetime of the self-made serving certificate, used unless --tls-cert-file is given.")
+	fs.StringVar(&o.logLevel, "log-level", o.logLevel, "debug, info, warn or error.")
+	return fs
+}
+
+// Validate reports every mistake at once, each with a value that would work.
+func (o *Options) Validate() error {
+	var errs []error
+	wrong := func(flag string, value any, use string) {
+		errs = append(errs, fmt.Errorf("--%s is %q; use %s", flag, fmt.Sprint(value), use))
+	}
+	if o.livekitURL != "" {
+		if err := rooms.ValidateURL(o.livekitURL); err != nil {
+			errs = append(errs, fmt.Errorf("--livekit-url: %w", err))
+		}
+		if o.livekitKeyFile == "" {
+			wrong("livekit-api-key-file", "", "the file that holds the API key, such as /etc/livekit/api-key")
+		}
+		if o.livekitSecretFile == "" {
+			wrong("livekit-api-secret-file", "", "the file that holds the API secret, such as /etc/livekit/api-secret")
+		}
+	} else if o.livekitKeyFile != "" || o.livekitSecretFile != "" {
+		wrong("livekit-url", "", "the URL that the given key is for, such as wss://livekit.example.com")
+	}
+	atLeast := func(flag string, value, least time.Duration) {
+		if value < least {
+			wrong(flag, value, fmt.Sprintf("%s or more", least))
+		}
+	}
+	atLeast("resync-interval", o.livekit.Resync, time.Second)
+	atLeast("max-staleness", o.livekit.MaxStaleness, 2*o.livekit.Resync)
+	atLeast("max-staleness", o.livekit.MaxStaleness, 2*o.workerInterval)
+	atLeast("livekit-timeout", o.livekit.Timeout, 100*time.Millisecond)
+	atLeast("worker-interval", o.workerInterval, time.Second)
+	atLeast("worker-timeout", o.workerTimeout, 100*time.Millisecond)
+	atLeast("certificate-lifetime", o.certificateLifetime, time.Minute)
+	for flag, n := range map[string]int{"livekit-concurrency": o.livekit.Concurrency, "worker-concurrency": o.workerConcurrency} {
+		if n < 1 || n > 1024 {
+			wrong(flag, n, "a number from 1 to 1024, such as 16")
+		}
+	}
+	if _, _, err := net.SplitHostPort(o.webhookAddress); o.webhookAddress != "" && err != nil {
+		wrong("webhook-bind-address", o.webhookAddress, "host:port such as :8090, or nothing")
+	}
+	for _, peer := range o.webhookPeers {
+		if host, _, err := net.SplitHostPort(peer); err != nil || host == "" {
+			wrong("webhook-peers", peer, "host:port such as metrics-adapter-peers.callguard-system.svc:8090")
+		}
+	}
+	if name := o.serviceName(); name.Namespace == "" || name.Name == "" {
+		wrong("service", o.service, "namespace/name such as callguard-system/metrics-adapter")
+	}
+	if _, err := o.level(); err != nil {
+		wrong("log-level", o.logLevel, "debug, info, warn or error")
+	}
+	for _, file := range []struct{ flag, path string }{
+		{"lister-kubeconfig", o.base.RemoteKubeConfigFile},
+		{"tls-cert-file", o.base.SecureServing.ServerCert.CertKey.CertFile},
+		{"tls-private-key-file", o.base.SecureServing.ServerCert.CertKey.KeyFile},
+	} {
+		if file.path == "" {
+			continue
+		}
+		if _, err := os.Stat(file.path); err != nil {
+			errs = append(errs, fmt.Errorf("--%s: %w; name a file that can be read", file.flag, err))
+		}
+	}
+	errs = append(errs, o.base.Validate()...)
+	return errors.Join(errs...)
+}
+
+func (o *Options) serviceName() types.NamespacedName {
+	namespace, name, _ := strings.Cut(o.service, "/")
+	return types.NamespacedName{Namespace: namespace, Name: name}
+}
+
+func (o *Options) level() (slog.Level, error) {
+	var level slog.Level
+	err := level.UnmarshalText([]byte(o.logLevel))
+	return level, err
+}
+
+// selfMadeCertificate says whether no certificate comes from outside.
+func (o *Options) selfMadeCertificate() bool {
+	cert := o.base.SecureServing.ServerCert
+	return cert.CertKey.CertFile == "" && cert.CertKey.KeyFile == "" && cert.CertDirectory == ""
+}

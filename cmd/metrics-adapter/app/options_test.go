@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestValidate(t *testing.T) {
+	cases := map[string]struct {
+		reason string
+		args   []string
+		want   []string // each must stand in the error; none means no error
+	}{
+		"Defaults":   {reason: "Everything has a default that works."},
+		"NoProject":  {reason: "Projects may all come from Secrets.", args: []string{"--livekit-url="}},
+		"UnusedKey":  {reason: "A key without a URL is a mistake.", args: []string{"--livekit-api-key-file=/k"}, want: []string{`--livekit-url is ""`}},
+		"MissingKey": {reason: "The files may come later: LiveKit's key is asked for again and again.", args: []string{"--livekit-url=ws://lk:7880", "--livekit-api-key-file=/none", "--livekit-api-secret-file=/none"}},
+		"AllAtOnce": {reason: "Every mistake is named in one go, with a value that would work.",
+			args: []string{"--livekit-url=lk", "--resync-interval=1ms", "--livekit-concurrency=0", "--worker-timeout=0", "--webhook-bind-address=8090",
+				"--webhook-peers=peer", "--service=adapter", "--log-level=loud", "--certificate-lifetime=1s", "--tls-cert-file=/none"},
+			want: []string{"wss://livekit.example.com", "--livekit-api-key-file", "--livekit-api-secret-file", "--resync-interval is \"1ms\"; use 1s or more",
+				"--livekit-concurrency", "--worker-timeout", "--webhook-bind-address is \"8090\"; use host:port such as :8090", "--webhook-peers", "--service", "--log-level", "--certificate-lifetime", "--tls-cert-file"}},
+		"StaleBeforeRead": {reason: "A reading must outlive the next one.", args: []string{"--resync-interval=30s"}, want: []string{"--max-staleness is \"45s\"; use 1m0s or more"}},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			o := NewOptions()
+			if err := o.Flags().Parse(tc.args); err != nil {
+				t.Fatal(err)
+			}
+			err := o.Validate()
+			if (err != nil) != (len(tc.want) > 0) {
+				t.Fatalf("%s Validate() = %v", tc.reason, err)
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%s %q is missing in:\n%v", tc.reason, want, err)
+				}
+			}
+		})
+	}
+}
+
+func TestSelfMadeCertificate(t *testing.T) {
+	for args, want := range map[string]bool{"": true, "--tls-cert-file=/c --tls-private-key-file=/k": false, "--cert-dir=/d": false} {
+		o := NewOptions()
+		if err := o.Flags().Parse(strings.Fields(args)); err != nil {
+			t.Fatal(err)
+		}
+		if got := o.selfMadeCertificate(); got != want {
+			t.Errorf("%q: self-made = %t, want %t", args, got, want)
+		}
+	}
+}
