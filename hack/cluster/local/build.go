@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package local
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// ensureTools returns the folder of the programs of each module, building what is not there yet.
+func ensureTools(ctx context.Context, out *progress) (map[string]string, error) {
+	plans, err := planTools(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := cacheDir()
+	if err != nil {
+		return nil, err
+	}
+	bin := filepath.Join(cache, "bin")
+	if err := os.MkdirAll(bin, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the folder of the programs: %w; make %s writable", err, cache)
+	}
+	dirs := map[string]string{}
+	for _, p := range plans {
+		dirs[p.name] = filepath.Join(bin, p.name+"-"+p.sum)
+		if err := p.ensure(ctx, dirs[p.name], out); err != nil {
+			return nil, err
+		}
+	}
+	return dirs, nil
+}
+
+func planTools(ctx context.Context) ([]buildPlan, error) {
+	repository, err := repositoryRoot()
+	if err != nil {
+		return nil, err
+	}
+	modules := toolModules()
+	plans := make([]buildPlan, len(modules))
+	group, ctx := errgroup.WithContext(ctx)
+	for i, m := range modules {
+		group.Go(func() (err error) {
+			plans[i], err = planBuild(ctx, repository, m)
+			return err
+		})
+	}
+	return plans, group.Wait()
+}
+
+// ensure builds a module once, whoever else asks for it. A folder with the final name is always whole.
+func (p buildPlan) ensure(ctx context.Context, dir string, out *progress) error {
+	if built, err := exists(dir); built || err != nil {
+		return err
+	}
+	unlock, err := lock(ctx, dir+".lock", func() {
+		out.printf("%s: another process builds it; waiting", p.name)
+	})
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if built, err := exists(dir); built || err != nil {
+		return err
+	}
+	// The lock is ours, so whatever lies here is of a build that was cut off.
+	unfinished := dir + ".unfinished"
+	if err := os.RemoveAll(unfinished); err != nil {
+		return fmt.Errorf("cannot remove a cut-off build: %w", err)
+	}
+	if err := os.Mkdir(unfinished, 0o700); err != nil {
+		return fmt.Errorf("cannot build %s: %w", p.name, err)
+	}
+	if err := p.build(ctx, unfinished, out); err != nil {
+		return errors.Join(err, os.RemoveAll(unfinished))
+	}
+	if err := os.Rename(unfinished, dir); err != nil {
+		return fmt.Errorf("cannot build %s: %w", p.name, err)
+	}
+	return nil
+}
+
+// build runs the go command and tells every 15 seconds how far it is.
+func (p buildPlan) build(ctx context.Context, dir string, out *progress) error {
+	began := time.Now()
+	what := strings.Join(p.programs(), ", ")
+	out.printf("%s: building %s, once for this version (minutes when nothing is cached)", p.name, what)
+
+	cmd := exec.CommandContext(ctx, "go", p.arguments(dir)...)
+	cmd.Dir, cmd.Env = p.dir, buildEnvironment()
+	// An interrupt lets the go command clean up after itself.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
+	pipe, err := cmd.StderrPipe()
+	if err != nil {
+		return fmt.Errorf("cannot build %s: %w", what, err)
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("cannot build %s: %w; install Go and put it on the PATH", what, err)
+	}
+	var compiled atomic.Int64
+	var complaints []string
+	done := make(chan struct{})
+	var group errgroup.Group
+	group.Go(func() error {
+		defer close(done)
+		complaints = readBuild(pipe, &compiled)
+		return nil
+	})
+	group.Go(func() error {
+		tick := time.NewTicker(15 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return nil
+			case <-tick.C:
+				out.printf("%s: %d packages compiled, %s", p.name, compiled.Load(), time.Since(began).Round(time.Second))
+			}
+		}
+	})
+	_ = group.Wait() // neither fails
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("cannot build %s in %s: %w\n%s", what, p.dir, err, strings.Join(complaints, "\n"))
+	}
+	for _, name := range p.programs() {
+		if built, err := exists(filepath.Join(dir, name)); !built || err != nil {
+			return fmt.Errorf("cannot build %s in %s: the go command made no such program; correct its tool lines", name, p.dir)
+		}
+	}
+	out.printf("%s: built in %s", p.name, time.Since(began).Round(time.Second))
+	return nil
+}
+
+// readBuild counts the lines that only name a package, as go build -v prints them, and keeps the last of the others.
+func readBuild(r io.Reader, compiled *atomic.Int64) (complaints []string) {
+	const keep = 20
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		line := lines.Text()
+		if line != "" && !strings.ContainsAny(line, " \t#:") {
+			compiled.Add(1)
+			continue
+		}
+		if complaints = append(complaints, line); len(complaints) > keep {
+			complaints = complaints[1:]
+		}
+	}
+	_, _ = io.Copy(io.Discard, r) // after a line too long to scan, the build must not block on its output
+	return complaints
+}
+
+func exists(path string) (bool, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}

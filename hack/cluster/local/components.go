@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package local
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+)
+
+// Names of the components there is one of. Nodes and LiveKit servers are named by NodeName and LiveKitName.
+const (
+	Etcd              = "etcd"
+	APIServer         = "kube-apiserver"
+	ControllerManager = "kube-controller-manager"
+	Scheduler         = "kube-scheduler"
+)
+
+// NodeName is the name of a simulated node, counted from 1, and of the component that plays it.
+func NodeName(i int) string { return "node-" + strconv.Itoa(i) }
+
+// LiveKitName is the name of a LiveKit server, counted from 1, and of its component.
+func LiveKitName(i int) string { return "livekit-" + strconv.Itoa(i) }
+
+// Ports beyond the one a component is named for.
+const (
+	portEtcdPeer    = "etcd-peer"
+	portEtcdHealth  = "etcd-health"
+	portSuffixMedia = "-media"
+)
+
+// portNames lists every port an instance needs. Media ports serve TCP and UDP.
+func portNames(cfg Config) []string {
+	names := []string{Etcd, portEtcdPeer, portEtcdHealth, APIServer, ControllerManager, Scheduler}
+	for i := range cfg.Nodes {
+		names = append(names, NodeName(i+1))
+	}
+	for i := range cfg.LiveKits {
+		names = append(names, LiveKitName(i+1), LiveKitName(i+1)+portSuffixMedia)
+	}
+	return names
+}
+
+// layout knows the files of an instance's folder.
+type layout struct{ dir string }
+
+func (l layout) pki(name string) string { return filepath.Join(l.dir, "pki", name) }
+func (l layout) kubeconfig(name string) string {
+	return filepath.Join(l.dir, "kubeconfigs", name+".yaml")
+}
+func (l layout) config(name string) string { return filepath.Join(l.dir, "config", name+".yaml") }
+func (l layout) env(name string) string    { return filepath.Join(l.dir, name+".env") }
+func (l layout) logs() string              { return filepath.Join(l.dir, "logs") }
+func (l layout) lock() string              { return filepath.Join(l.dir, "state.lock") }
+
+// components lists everything an instance runs, in the order in which it is started.
+func components(s state, l layout) []component {
+	list := []component{etcd(s, l), apiServer(s, l), controllerManager(s, l), scheduler(s, l)}
+	for i := range s.Config.Nodes {
+		list = append(list, node(s, l, NodeName(i+1)))
+	}
+	for _, lk := range s.LiveKits {
+		list = append(list, liveKit(s, l, lk))
+	}
+	for i := range list {
+		list[i].Log = filepath.Join(l.logs(), list[i].Name+".log")
+	}
+	return list
+}
+
+func etcd(s state, l layout) component {
+	client, peer := httpsURL(s.Ports[Etcd]), httpURL(s.Ports[portEtcdPeer])
+	return component{
+		Name: Etcd, Program: filepath.Join(s.Tools[moduleEtcd], programEtcd),
+		Health: httpURL(s.Ports[portEtcdHealth]) + "/readyz",
+		Args: []string{
+			"--name=" + Etcd, "--data-dir=" + filepath.Join(l.dir, "etcd"),
+			"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
+			"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=" + Etcd + "=" + peer,
+			"--listen-metrics-urls=" + httpURL(s.Ports[portEtcdHealth]),
+			"--cert-file=" + l.pki("etcd.crt"), "--key-file=" + l.pki("etcd.key"),
+			"--client-cert-auth", "--trusted-ca-file=" + l.pki("etcd-ca.crt"),
+			// The data are thrown away with the instance.
+			"--unsafe-no-fsync", "--log-level=warn",
+		},
+	}
+}
+
+func apiServer(s state, l layout) component {
+	return component{
+		Name: APIServer, Program: filepath.Join(s.Tools[moduleKubernetes], programAPIServer),
+		Health: httpsURL(s.Ports[APIServer]) + "/readyz",
+		Args: []string{
+			"--bind-address=127.0.0.1", "--secure-port=" + strconv.Itoa(s.Ports[APIServer]),
+			"--tls-cert-file=" + l.pki("control-plane.crt"), "--tls-private-key-file=" + l.pki("control-plane.key"),
+			"--etcd-servers=" + httpsURL(s.Ports[Etcd]), "--etcd-cafile=" + l.pki("etcd-ca.crt"),
+			"--etcd-certfile=" + l.pki("etcd-client.crt"), "--etcd-keyfile=" + l.pki("etcd-client.key"),
+			"--client-ca-file=" + l.pki("ca.crt"),
+			"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+			"--service-account-issuer=https://kubernetes.default.svc",
+			"--service-account-key-file=" + l.pki("sa.pub"), "--service-account-signing-key-file=" + l.pki("sa.key"),
+			"--requestheader-client-ca-file=" + l.pki("front-proxy-ca.crt"), "--requestheader-allowed-names=front-proxy-client",
+			"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
+			"--requestheader-extra-headers-prefix=X-Remote-Extra-",
+			"--proxy-client-cert-file=" + l.pki("front-proxy-client.crt"), "--proxy-client-key-file=" + l.pki("front-proxy-client.key"),
+			// Only so is an adapter outside the cluster reached, behind a Service of type ExternalName localhost.
+			"--enable-aggregator-routing=false",
+			"--service-cluster-ip-range=10.0.0.0/16", "--allow-privileged=true",
+			// No pod network leads here, and EndpointSlices refuse loopback addresses.
+			"--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
+		},
+	}
+}
+
+func controllerManager(s state, l layout) component {
+	config := l.kubeconfig(ControllerManager)
+	args := []string{
+		"--kubeconfig=" + config, "--authentication-kubeconfig=" + config, "--authorization-kubeconfig=" + config,
+		"--bind-address=127.0.0.1", "--secure-port=" + strconv.Itoa(s.Ports[ControllerManager]),
+		"--tls-cert-file=" + l.pki("control-plane.crt"), "--tls-private-key-file=" + l.pki("control-plane.key"),
+		"--use-service-account-credentials",
+		"--service-account-private-key-file=" + l.pki("sa.key"), "--root-ca-file=" + l.pki("ca.crt"),
+		// One of its kind needs no election, and would wait for its own old lease when restarted.
+		"--leader-elect=false",
+		"--horizontal-pod-autoscaler-sync-period=2s",
+		// It asks for a token per controller when it starts, four seconds' worth at the default rate.
+		"--kube-api-qps=200", "--kube-api-burst=400",
+	}
+	return component{
+		Name: ControllerManager, Program: filepath.Join(s.Tools[moduleKubernetes], programControllerManager),
+		Health: httpsURL(s.Ports[ControllerManager]) + "/healthz",
+		Args:   append(args, s.Config.ControllerManagerArgs...),
+	}
+}
+
+func scheduler(s state, l layout) component {
+	config := l.kubeconfig(Scheduler)
+	return component{
+		Name: Scheduler, Program: filepath.Join(s.Tools[moduleKubernetes], programScheduler),
+		Health: httpsURL(s.Ports[Scheduler]) + "/readyz",
+		Args: []string{
+			"--kubeconfig=" + config, "--authentication-kubeconfig=" + config, "--authorization-kubeconfig=" + config,
+			"--bind-address=127.0.0.1", "--secure-port=" + strconv.Itoa(s.Ports[Scheduler]),
+			"--tls-cert-file=" + l.pki("control-plane.crt"), "--tls-private-key-file=" + l.pki("control-plane.key"),
+			"--leader-elect=false",
+		},
+	}
+}
+
+func node(s state, l layout, name string) component {
+	return component{
+		Name: name, Node: name, Program: filepath.Join(s.Tools[moduleKwok], programKwok),
+		Health: httpURL(s.Ports[name]) + "/healthz",
+		Args: []string{
+			"--kubeconfig=" + l.kubeconfig(name), "--config=" + l.config(programKwok),
+			"--manage-single-node=" + name,
+			"--node-lease-duration-seconds=" + strconv.Itoa(nodeLeaseSeconds),
+			fmt.Sprintf("--server-address=127.0.0.1:%d", s.Ports[name]),
+		},
+	}
+}
+
+func liveKit(s state, l layout, lk LiveKit) component {
+	return component{
+		Name: lk.Name, Program: filepath.Join(s.Tools[moduleLiveKit], programLiveKit),
+		Health: lk.URL + "/",
+		Args:   []string{"--config", l.config(lk.Name)},
+	}
+}
+
+func httpURL(port int) string  { return fmt.Sprintf("http://127.0.0.1:%d", port) }
+func httpsURL(port int) string { return fmt.Sprintf("https://127.0.0.1:%d", port) }

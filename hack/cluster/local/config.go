@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package local
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"regexp"
+)
+
+// What a Config without values asks for.
+const (
+	DefaultName        = "default"
+	DefaultNodes       = 4
+	DefaultPodsPerNode = 110
+	DefaultLiveKits    = 1
+)
+
+const (
+	maxNodes    = 200
+	maxLiveKits = 16
+	maxPods     = 4000
+)
+
+// Config says what an instance consists of. The zero value is a usable one.
+type Config struct {
+	// Name tells instances apart: each has its own folder, ports and pod addresses.
+	Name string `json:"name"`
+	// Nodes is the number of simulated nodes, named node-1 to node-N.
+	Nodes int `json:"nodes"`
+	// PodsPerNode is the pod capacity of each node.
+	PodsPerNode int `json:"podsPerNode"`
+	// LiveKits is the number of LiveKit servers, each a project of its own, named livekit-1 to livekit-N.
+	LiveKits int `json:"liveKits"`
+	// WebhookURLs receive the webhooks of every LiveKit server, signed with that server's API key.
+	WebhookURLs []string `json:"webhookURLs,omitempty"`
+	// ControllerManagerArgs are flags added last to kube-controller-manager's, so that they win.
+	ControllerManagerArgs []string `json:"controllerManagerArgs,omitempty"`
+	// Progress receives short lines on what is being built and started. It is no part of what an instance is.
+	Progress io.Writer `json:"-"`
+}
+
+// withDefaults fills in what was left at zero.
+func (c Config) withDefaults() Config {
+	if c.Name == "" {
+		c.Name = DefaultName
+	}
+	if c.Nodes == 0 {
+		c.Nodes = DefaultNodes
+	}
+	if c.PodsPerNode == 0 {
+		c.PodsPerNode = DefaultPodsPerNode
+	}
+	if c.LiveKits == 0 {
+		c.LiveKits = DefaultLiveKits
+	}
+	if c.Progress == nil {
+		c.Progress = io.Discard
+	}
+	return c
+}
+
+// Validate reports every mistake at once, each with a value that would work. Up fills in what is zero before.
+func (c Config) Validate() error {
+	var errs []error
+	if err := validateName(c.Name); err != nil {
+		errs = append(errs, err)
+	}
+	errs = append(errs,
+		validateCount("number of nodes", c.Nodes, maxNodes, DefaultNodes),
+		validateCount("number of pods per node", c.PodsPerNode, maxPods, DefaultPodsPerNode),
+		validateCount("number of LiveKit servers", c.LiveKits, maxLiveKits, DefaultLiveKits))
+	for _, raw := range c.WebhookURLs {
+		if u, err := url.Parse(raw); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			errs = append(errs, fmt.Errorf("webhook URL is %q; use one such as http://127.0.0.1:8090/webhook", raw))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func validateName(name string) error {
+	if !regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$`).MatchString(name) {
+		return fmt.Errorf("name is %q; use at most 40 lower-case letters, digits and dashes, such as %q", name, DefaultName)
+	}
+	return nil
+}
+
+func validateCount(what string, is, most, good int) error {
+	if is < 1 || is > most {
+		return fmt.Errorf("%s is %d; use 1 to %d, such as %d", what, is, most, good)
+	}
+	return nil
+}
+
+// same reports whether two configs ask for the same instance.
+func (c Config) same(other Config) bool {
+	a, errA := json.Marshal(c.withDefaults())
+	b, errB := json.Marshal(other.withDefaults())
+	return errA == nil && errB == nil && string(a) == string(b)
+}

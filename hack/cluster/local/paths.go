@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package local
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const rootModule = "github.com/callguard/callguard"
+
+// cacheDir is where built programs and instances live, outside the checkout.
+func cacheDir() (string, error) {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("cannot find the user's cache folder: %w; set HOME or XDG_CACHE_HOME", err)
+	}
+	return filepath.Join(dir, "callguard"), nil
+}
+
+func clustersDir() (string, error) {
+	dir, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(dir, "clusters")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("cannot make the folder of the instances: %w; make %s writable", err, filepath.Dir(dir))
+	}
+	return dir, nil
+}
+
+// repositoryRoot walks up from the working folder to the module of this repository, so that tests in any folder find it.
+func repositoryRoot() (string, error) {
+	start, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("cannot find the repository: %w", err)
+	}
+	for dir := start; ; dir = filepath.Dir(dir) {
+		ours, err := isRootModule(filepath.Join(dir, "go.mod"))
+		if err != nil {
+			return "", err
+		}
+		if ours {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("cannot find the repository: no go.mod of %s above %s; run from inside a checkout", rootModule, start)
+		}
+	}
+}
+
+func isRootModule(goMod string) (bool, error) {
+	f, err := os.Open(goMod)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot find the repository: %w", err)
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if module, found := strings.CutPrefix(strings.TrimSpace(lines.Text()), "module "); found {
+			return strings.TrimSpace(module) == rootModule, nil
+		}
+	}
+	return false, lines.Err()
+}

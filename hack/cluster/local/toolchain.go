@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package local
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// The modules under hack/tools, each a folder of its own so that none of their dependencies reach the product's go.mod.
+const (
+	moduleKubernetes = "kubernetes"
+	moduleEtcd       = "etcd"
+	moduleKwok       = "kwok"
+	moduleLiveKit    = "livekit"
+)
+
+// The programs built from them.
+const (
+	programAPIServer         = "kube-apiserver"
+	programControllerManager = "kube-controller-manager"
+	programScheduler         = "kube-scheduler"
+	programKubectl           = "kubectl"
+	programEtcd              = "etcd"
+	programKwok              = "kwok"
+	programLiveKit           = "livekit-server"
+)
+
+// toolModule is one module under hack/tools and what is built of it.
+type toolModule struct {
+	name string
+	// program names the one program of the module. Empty: every tool keeps the name of its folder.
+	program string
+}
+
+func toolModules() []toolModule {
+	return []toolModule{
+		{name: moduleEtcd, program: programEtcd},
+		{name: moduleKwok, program: programKwok},
+		{name: moduleLiveKit, program: programLiveKit},
+		{name: moduleKubernetes},
+	}
+}
+
+// buildPlan is all that decides what comes out of a build.
+type buildPlan struct {
+	toolModule
+	dir      string // the module's source
+	packages []string
+	ldflags  string
+	sum      string
+}
+
+// goMod is what is read of `go mod edit -json`.
+type goMod struct {
+	Tool    []struct{ Path string }
+	Require []struct{ Path, Version string }
+}
+
+// planBuild reads a tool module. The sum covers its go.mod and go.sum, the Go that builds it and the flags.
+func planBuild(ctx context.Context, repository string, m toolModule) (buildPlan, error) {
+	p := buildPlan{toolModule: m, dir: filepath.Join(repository, "hack", "tools", m.name), ldflags: "-s -w"}
+	raw, err := goOutput(ctx, p.dir, "mod", "edit", "-json")
+	if err != nil {
+		return p, err
+	}
+	var mod goMod
+	if err := json.Unmarshal(raw, &mod); err != nil {
+		return p, fmt.Errorf("cannot read the tools of module %s: %w", m.name, err)
+	}
+	for _, t := range mod.Tool {
+		p.packages = append(p.packages, t.Path)
+	}
+	if len(p.packages) == 0 || (p.program != "" && len(p.packages) != 1) {
+		return p, fmt.Errorf("module %s names %d tools: cannot tell what to build; correct the tool lines of %s", m.name, len(p.packages), filepath.Join(p.dir, "go.mod"))
+	}
+	for _, r := range mod.Require {
+		if r.Path == "k8s.io/kubernetes" {
+			p.ldflags += " " + kubernetesVersionFlags(r.Version)
+		}
+	}
+	environment, err := goOutput(ctx, p.dir, "env", "GOVERSION", "GOOS", "GOARCH")
+	if err != nil {
+		return p, err
+	}
+	sum := sha256.New()
+	for _, name := range []string{"go.mod", "go.sum"} {
+		data, err := os.ReadFile(filepath.Join(p.dir, name))
+		if err != nil {
+			return p, fmt.Errorf("cannot read module %s: %w", m.name, err)
+		}
+		_, _ = fmt.Fprintf(sum, "%s %d\n%s", name, len(data), data)
+	}
+	_, _ = fmt.Fprintf(sum, "%s%q", environment, p.arguments("OUT"))
+	p.sum = hex.EncodeToString(sum.Sum(nil))[:16]
+	return p, nil
+}
+
+// kubernetesVersionFlags make the programs report the version of the module they are built from.
+func kubernetesVersionFlags(version string) string {
+	const variable = "-X k8s.io/component-base/version."
+	major, minor, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
+	minor, _, _ = strings.Cut(minor, ".")
+	return fmt.Sprintf("%sgitVersion=%s %sgitMajor=%s %sgitMinor=%s", variable, version, variable, major, variable, minor)
+}
+
+// arguments of the go command that builds everything of the module into a folder.
+func (p buildPlan) arguments(out string) []string {
+	if p.program != "" {
+		out = filepath.Join(out, p.program)
+	} else {
+		out += string(filepath.Separator)
+	}
+	return append([]string{"build", "-v", "-buildvcs=false", "-ldflags=" + p.ldflags, "-o", out}, p.packages...)
+}
+
+// programs are the names of what is built.
+func (p buildPlan) programs() []string {
+	if p.program != "" {
+		return []string{p.program}
+	}
+	var names []string
+	for _, pkg := range p.packages {
+		names = append(names, path.Base(pkg))
+	}
+	return names
+}
+
+// buildEnvironment is the caller's, without cgo and without a workspace: the module alone decides.
+func buildEnvironment() []string {
+	return append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+}
+
+func goOutput(ctx context.Context, dir string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir, cmd.Env = dir, buildEnvironment()
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("cannot run go %s in %s: %w: %s", strings.Join(args, " "), dir, err, strings.TrimSpace(stderr.String()))
+	}
+	return out, nil
+}

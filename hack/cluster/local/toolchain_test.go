@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package local
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestPlanBuild(t *testing.T) {
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip("no go command")
+	}
+	plans, err := planTools(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string][]string{}
+	for _, p := range plans {
+		got[p.name] = p.programs()
+	}
+	want := map[string][]string{
+		moduleEtcd: {programEtcd}, moduleKwok: {programKwok}, moduleLiveKit: {programLiveKit},
+		moduleKubernetes: {programAPIServer, programControllerManager, programScheduler, programKubectl},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("programs by module: -want, +got:\n%s", diff)
+	}
+	flags := kubernetesVersionFlags("v1.36.3")
+	for _, part := range []string{"gitVersion=v1.36.3", "gitMajor=1", "gitMinor=36"} {
+		if !strings.HasSuffix(flags, part) && !strings.Contains(flags, part+" ") {
+			t.Errorf("version flags %q lack %s", flags, part)
+		}
+	}
+}
