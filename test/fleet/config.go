@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fleet
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+// GuardedLabel marks the pods the fleet plays, with the value "true".
+const GuardedLabel = "callguard.dev/guarded"
+
+// PodAttribute is the participant attribute that names an agent's pod by its UID.
+const PodAttribute = "callguard.dev/pod"
+
+// Annotations of a pod that say how its process behaves. Each is read when the process starts.
+const (
+	// DialectAnnotation is "python" (the default) or "node": whose answers the process gives.
+	DialectAnnotation = "fleet.callguard.dev/dialect"
+	// WorkerAnnotation "off" leaves out the HTTP server of the process.
+	WorkerAnnotation = "fleet.callguard.dev/worker"
+	// UnattributedAnnotation "true" leaves PodAttribute out of the agents of the process.
+	UnattributedAnnotation = "fleet.callguard.dev/unattributed"
+	// AgentNameAnnotation replaces Config.AgentName for one pod.
+	AgentNameAnnotation = "fleet.callguard.dev/agent-name"
+)
+
+const (
+	defaultPort    = 8081
+	defaultMaxJobs = 10
+
+	// patience is how long an agent or a caller may be away and still be in the same call.
+	patience = 30 * time.Second
+)
+
+// Project is one LiveKit project: where it is and the key that signs its tokens.
+type Project struct {
+	URL, APIKey, APISecret string
+}
+
+// Config holds what a Fleet needs.
+type Config struct {
+	// Client lists and watches pods and nodes.
+	Client kubernetes.Interface
+	// NodeClient gives the client with the identity of a node. Statuses of containers are written with it,
+	// because the cluster accepts them from kubelets only.
+	NodeClient func(node string) (kubernetes.Interface, error)
+	// LiveKit says which project a pod works for. False means not known yet; the fleet asks again.
+	LiveKit func(*corev1.Pod) (Project, bool)
+	// MaxJobs is how many jobs a worker runs at once, 10 when 0. LiveKit offers nothing to workers whose load is
+	// above agents.target_load of its own configuration (default 0.7): set that to 1 where MaxJobs must be reached.
+	MaxJobs int
+	// AgentName is the name workers register with. Empty means LiveKit dispatches an agent to every new room.
+	AgentName string
+	// Port is where processes answer HTTP on their pod's IP, 8081 when 0.
+	Port int
+	// Log receives what the fleet does at Info and what the LiveKit SDK says at Debug. Nil discards.
+	Log *slog.Logger
+}
+
+// complete fills in defaults and reports every missing need at once.
+func (c Config) complete() (Config, error) {
+	var errs []error
+	if c.Client == nil {
+		errs = append(errs, errors.New("fleet: Config.Client is nil; give a client that may list and watch pods and nodes"))
+	}
+	if c.NodeClient == nil {
+		errs = append(errs, errors.New("fleet: Config.NodeClient is nil; give a function that returns the client of a node"))
+	}
+	if c.LiveKit == nil {
+		errs = append(errs, errors.New("fleet: Config.LiveKit is nil; give a function that returns the project of a pod"))
+	}
+	if c.MaxJobs < 0 {
+		errs = append(errs, errors.New("fleet: Config.MaxJobs is negative; use 1 or more, or 0 for the default"))
+	}
+	if c.MaxJobs == 0 {
+		c.MaxJobs = defaultMaxJobs
+	}
+	if c.Port == 0 {
+		c.Port = defaultPort
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c, errors.Join(errs...)
+}

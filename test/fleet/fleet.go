@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package fleet runs many LiveKit agent workers in one process: one for every running guarded pod of a cluster whose
+// nodes are simulated. It plays the container processes of those pods, so that everything else is real: livekit-server,
+// the worker protocol, the agents' and callers' connections, the Kubernetes API and the signals pods get from it.
+//
+// A pod's process registers with LiveKit, joins the rooms it is given, answers GET /worker on the pod's IP, drains on
+// SIGTERM (a deletionTimestamp) and is killed when the grace ends or the pod is gone. Callers are real participants,
+// and every call that ends without its caller hanging up is reported with its cause.
+//
+// Two things of LiveKit show in every run. It tells participants about others who publish nothing every 3 s only, so a
+// caller sees its agent, and an agent sees its caller leave, up to 3 s late. And when it comes back empty after an
+// outage, callers and agents make their rooms anew, for which it dispatches a second agent if workers were there first.
+//
+// It does not stand in for LiveKit, carries no audio, schedules nothing, and writes nothing to the cluster but the
+// statuses of containers that exited or started again, each as the node of its pod.
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+// Fleet plays the processes of guarded pods.
+type Fleet struct {
+	cfg    Config
+	losses *losses
+
+	mu        sync.Mutex
+	processes map[types.UID]*process // exited ones stay until their pod is gone
+	alive     map[types.UID]bool
+	nodes     corelisters.NodeLister
+	running   sync.WaitGroup
+}
+
+// New checks cfg. Nothing is dialed or started before Run.
+func New(cfg Config) (*Fleet, error) {
+	cfg, err := cfg.complete()
+	if err != nil {
+		return nil, err
+	}
+	silenceSDK()
+	return &Fleet{cfg: cfg, losses: &losses{}, processes: map[types.UID]*process{}, alive: map[types.UID]bool{}}, nil
+}
+
+// Run follows the cluster until ctx ends. It then stops every process as if killed, and returns nil when all are gone.
+func (f *Fleet) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	guarded := informers.NewSharedInformerFactoryWithOptions(f.cfg.Client, 0,
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = GuardedLabel + "=true" }))
+	all := informers.NewSharedInformerFactory(f.cfg.Client, 0)
+	f.mu.Lock()
+	f.nodes = all.Core().V1().Nodes().Lister()
+	f.mu.Unlock()
+	defer f.running.Wait()
+	defer guarded.Shutdown()
+	defer all.Shutdown()
+	defer cancel()
+
+	if _, err := all.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		DeleteFunc: func(o any) {
+			if node, ok := deleted[*corev1.Node](o); ok {
+				f.KillNode(node.Name)
+			}
+		},
+	}); err != nil {
+		return fmt.Errorf("fleet cannot watch nodes: %w", err)
+	}
+	// Nodes first: whether a pod went with its node is asked of them.
+	all.Start(ctx.Done())
+	if err := synced(ctx, all); err != nil {
+		return err
+	}
+	if _, err := guarded.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { f.observe(ctx, o.(*corev1.Pod)) },
+		UpdateFunc: func(_, o any) { f.observe(ctx, o.(*corev1.Pod)) },
+		DeleteFunc: func(o any) {
+			if pod, ok := deleted[*corev1.Pod](o); ok {
+				f.gone(pod)
+			}
+		},
+	}); err != nil {
+		return fmt.Errorf("fleet cannot watch pods: %w", err)
+	}
+	guarded.Start(ctx.Done())
+	if err := synced(ctx, guarded); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// synced waits for the first lists. The end of ctx is no error.
+func synced(ctx context.Context, factory informers.SharedInformerFactory) error {
+	for kind, ok := range factory.WaitForCacheSync(ctx.Done()) {
+		if !ok && ctx.Err() == nil {
+			return fmt.Errorf("fleet cannot list %v; check the rights of Config.Client", kind)
+		}
+	}
+	return nil
+}
+
+// deleted unwraps what an informer says is gone.
+func deleted[T any](o any) (T, bool) {
+	if unknown, ok := o.(cache.DeletedFinalStateUnknown); ok {
+		o = unknown.Obj
+	}
+	t, ok := o.(T)
+	return t, ok
+}
+
+// observe starts, terminates or kills the process of a pod, as the pod now says.
+func (f *Fleet) observe(ctx context.Context, pod *corev1.Pod) {
+	f.mu.Lock()
+	p, alive := f.processes[pod.UID], f.alive[pod.UID]
+	if status, _ := mainStatus(pod); !alive && containerRuns(pod) && ctx.Err() == nil && (p == nil || status.RestartCount > p.restarts) {
+		p = f.startLocked(ctx, pod)
+		alive = p != nil
+	}
+	f.mu.Unlock()
+	switch {
+	case !alive:
+	case pod.DeletionTimestamp != nil:
+		p.terminate(pod.DeletionTimestamp.Time)
+	case containerStopped(pod):
+		p.kill(CauseStatus)
+	}
+}
+
+func (f *Fleet) startLocked(ctx context.Context, pod *corev1.Pod) *process {
+	p, err := newProcess(pod, f.cfg, f.losses)
+	if err != nil {
+		f.cfg.Log.Error("Process is not started", "err", err)
+		return nil
+	}
+	p.exited = f.exited
+	f.processes[pod.UID], f.alive[pod.UID] = p, true
+	f.running.Go(func() { p.run(ctx) })
+	return p
+}
+
+// gone kills the process of a pod that is no longer in the cluster, if it still runs.
+func (f *Fleet) gone(pod *corev1.Pod) {
+	f.mu.Lock()
+	p, alive, nodes := f.processes[pod.UID], f.alive[pod.UID], f.nodes
+	delete(f.processes, pod.UID)
+	delete(f.alive, pod.UID)
+	f.mu.Unlock()
+	if !alive {
+		return
+	}
+	cause := CauseForced
+	if _, err := nodes.Get(pod.Spec.NodeName); err != nil {
+		cause = CauseNode
+	}
+	p.kill(cause)
+}
+
+// exited tells the cluster that a process ended, as its kubelet would, and starts a crashed one again.
+func (f *Fleet) exited(ctx context.Context, p *process, end exit) {
+	f.mu.Lock()
+	_, there := f.processes[p.pod.UID]
+	if there {
+		f.alive[p.pod.UID] = false
+	}
+	f.mu.Unlock()
+	if !there || end.cause == CauseForced || end.cause == CauseNode || end.cause == CauseStatus {
+		return // no kubelet, or nothing to tell
+	}
+	leaving := end.cause != CauseCrash || p.terminating()
+	if err := f.writeStatus(ctx, p.pod, stoppedStatus(p.pod, p.container, end.code, leaving, time.Now())); err != nil {
+		p.log.Error("Exit of a process is not in its pod's status", "err", err)
+		return
+	}
+	if leaving || p.pod.Spec.RestartPolicy == corev1.RestartPolicyNever {
+		return
+	}
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(restartDelay):
+	}
+	if err := f.writeStatus(ctx, p.pod, restartedStatus(p.pod, p.container, time.Now())); err != nil {
+		p.log.Error("Restart of a process is not in its pod's status", "err", err)
+	}
+}
+
+// Kill crashes the agent of a pod, as SIGKILL would. Its calls are lost with CauseCrash, the pod's status shows exit
+// code 137, and the container starts again after a second unless the pod's restart policy is Never.
+func (f *Fleet) Kill(pod types.NamespacedName) error {
+	f.mu.Lock()
+	var victim *process
+	for uid, p := range f.processes {
+		if f.alive[uid] && !p.wasKilled() && p.pod.Namespace == pod.Namespace && p.pod.Name == pod.Name {
+			victim = p
+		}
+	}
+	f.mu.Unlock()
+	if victim == nil {
+		return fmt.Errorf("cannot kill the agent of pod %s: it has no running process; wait until Agents lists it", pod)
+	}
+	victim.kill(CauseCrash)
+	return nil
+}
+
+// KillNode kills every process of a node, as a power cut would, and says how many there were. No status is written.
+func (f *Fleet) KillNode(node string) int {
+	f.mu.Lock()
+	var victims []*process
+	for uid, p := range f.processes {
+		if f.alive[uid] && !p.wasKilled() && p.pod.Spec.NodeName == node {
+			victims = append(victims, p)
+		}
+	}
+	f.mu.Unlock()
+	for _, p := range victims {
+		p.kill(CauseNode)
+	}
+	return len(victims)
+}
+
+// AgentState is what one process does.
+type AgentState struct {
+	Pod  types.NamespacedName
+	UID  types.UID
+	Node string
+	// ActiveJobs counts jobs from their launch, before they join a room, until they have left it.
+	ActiveJobs int
+	Rooms      []string
+	Draining   bool
+	Registered bool
+}
+
+// Agents lists the running processes by namespace and name.
+func (f *Fleet) Agents() []AgentState {
+	f.mu.Lock()
+	var running []*process
+	for uid, p := range f.processes {
+		if f.alive[uid] && !p.wasKilled() {
+			running = append(running, p)
+		}
+	}
+	f.mu.Unlock()
+	out := make([]AgentState, 0, len(running))
+	for _, p := range running {
+		s, h := p.worker.state(), p.holder()
+		slices.Sort(s.rooms)
+		out = append(out, AgentState{
+			Pod: h.pod, UID: h.uid, Node: h.node, ActiveJobs: s.info.ActiveJobs, Rooms: s.rooms,
+			Draining: s.draining, Registered: s.registered,
+		})
+	}
+	slices.SortFunc(out, func(a, b AgentState) int { return strings.Compare(a.Pod.String(), b.Pod.String()) })
+	return out
+}
+
+// Losses lists every call that ended under an agent whose caller had not left, in the order they were lost.
+func (f *Fleet) Losses() []Loss { return f.losses.list() }

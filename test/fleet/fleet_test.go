@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/fake"
+)
+
+const deadline = 10 * time.Second
+
+// eventually waits until ok, and fails with what otherwise.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(deadline); !ok(); {
+		if time.Now().After(end) {
+			t.Fatalf("not within %s: %s", deadline, what)
+		}
+		select {
+		case <-t.Context().Done():
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func runningPod(annotations map[string]string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "voice", Name: "agent", UID: "uid-1", Labels: map[string]string{GuardedLabel: "true"}, Annotations: annotations,
+		},
+		Spec: corev1.PodSpec{NodeName: "node-1", Containers: []corev1.Container{{Name: "agent"}}},
+		Status: corev1.PodStatus{
+			Phase: corev1.PodRunning, PodIP: "127.0.0.1",
+			ContainerStatuses: []corev1.ContainerStatus{{Name: "agent", Ready: true, State: corev1.ContainerState{
+				Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()},
+			}}},
+		},
+	}
+}
+
+// start runs a fleet over one pod of one node, without LiveKit, and waits until the pod's process runs.
+func start(t *testing.T, pod *corev1.Pod) (*Fleet, *fake.Clientset, string) {
+	t.Helper()
+	client := fake.NewClientset(pod, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: pod.Spec.NodeName}})
+	port := freePort(t)
+	f, err := New(Config{
+		Client: client, Port: port,
+		NodeClient: func(node string) (kubernetes.Interface, error) {
+			if node != pod.Spec.NodeName {
+				return nil, fmt.Errorf("asked for node %q", node)
+			}
+			return client, nil
+		},
+		LiveKit: func(*corev1.Pod) (Project, bool) { return Project{}, false },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- f.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("Run = %v", err)
+			}
+		case <-time.After(deadline):
+			t.Error("Run does not end")
+		}
+		if _, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second); err == nil {
+			t.Error("a process still listens after Run")
+		}
+	})
+	eventually(t, "the process runs", func() bool { return len(f.Agents()) == 1 })
+	return f, client, fmt.Sprintf("http://127.0.0.1:%d", port)
+}
+
+func terminated(t *testing.T, client kubernetes.Interface) *corev1.ContainerStateTerminated {
+	t.Helper()
+	pod, err := client.CoreV1().Pods("voice").Get(t.Context(), "agent", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pod.Status.ContainerStatuses[0].State.Terminated
+}
+
+func terminate(t *testing.T, client kubernetes.Interface, grace time.Duration) {
+	t.Helper()
+	pod, err := client.CoreV1().Pods("voice").Get(t.Context(), "agent", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := metav1.NewTime(time.Now().Add(grace))
+	pod.DeletionTimestamp = &end
+	if _, err := client.CoreV1().Pods("voice").Update(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestIdleProcessExitsAfterDrain(t *testing.T) {
+	for dialect, code := range map[Dialect]int32{Python: 0, Node: 143} {
+		t.Run(string(dialect), func(t *testing.T) {
+			f, client, _ := start(t, runningPod(map[string]string{DialectAnnotation: string(dialect)}))
+			terminate(t, client, time.Minute)
+			eventually(t, "the exit is in the pod's status", func() bool { return terminated(t, client) != nil })
+			if got := terminated(t, client).ExitCode; got != code {
+				t.Errorf("exit code %d; want %d", got, code)
+			}
+			if agents := f.Agents(); len(agents) != 0 {
+				t.Errorf("Agents = %v after the exit; want none", agents)
+			}
+		})
+	}
+}
+
+// busy gives the only process a job that ends only by a kill.
+func busy(t *testing.T, f *Fleet) *process {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.processes["uid-1"]
+	place(p.worker, "job")
+	j := p.worker.jobs["job"]
+	killed, stop := context.WithCancel(context.Background())
+	j.stop, j.project = stop, "ws://livekit"
+	p.worker.jobsRunning.Go(func() {
+		<-killed.Done()
+		finish(p.worker, "job")
+	})
+	return p
+}
+
+func TestCallsOfAProcessThatIsEnded(t *testing.T) {
+	pods := func(c kubernetes.Interface) error {
+		return c.CoreV1().Pods("voice").Delete(t.Context(), "agent", metav1.DeleteOptions{})
+	}
+	tests := map[string]struct {
+		reason string
+		end    func(*testing.T, *Fleet, kubernetes.Interface)
+		want   Cause
+	}{
+		"EndOfGrace": {
+			reason: "A job outlives SIGTERM and ends with the grace.",
+			end:    func(t *testing.T, _ *Fleet, c kubernetes.Interface) { terminate(t, c, time.Second) },
+			want:   CauseGrace,
+		},
+		"Forced": {
+			reason: "A pod object that goes takes its process along.",
+			end: func(t *testing.T, _ *Fleet, c kubernetes.Interface) {
+				if err := pods(c); err != nil {
+					t.Fatal(err)
+				}
+			},
+			want: CauseForced,
+		},
+		"Node": {
+			reason: "A node that goes takes its processes along.",
+			end: func(t *testing.T, _ *Fleet, c kubernetes.Interface) {
+				if err := c.CoreV1().Nodes().Delete(t.Context(), "node-1", metav1.DeleteOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			},
+			want: CauseNode,
+		},
+		"Crash": {
+			reason: "Kill is a crash.",
+			end: func(t *testing.T, f *Fleet, _ kubernetes.Interface) {
+				if err := f.Kill(types.NamespacedName{Namespace: "voice", Name: "agent"}); err != nil {
+					t.Fatal(err)
+				}
+			},
+			want: CauseCrash,
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			f, client, _ := start(t, runningPod(nil))
+			busy(t, f)
+			var told []Loss
+			heard := make(chan struct{})
+			defer f.losses.watch(func(l Loss) { told = append(told, l); close(heard) })()
+			tc.end(t, f, client)
+			select {
+			case <-heard:
+			case <-time.After(deadline):
+				t.Fatalf("%s No loss was told.", tc.reason)
+			}
+			got := told[0]
+			if got.Cause != tc.want || got.Room != "room-job" || got.Pod.Name != "agent" || got.Node != "node-1" || got.project != "ws://livekit" {
+				t.Errorf("%s Loss = %+v; want cause %q", tc.reason, got, tc.want)
+			}
+		})
+	}
+}
+
+func TestProcessWaitsForItsJobs(t *testing.T) {
+	f, client, url := start(t, runningPod(nil))
+	p := busy(t, f)
+	terminate(t, client, time.Minute)
+	eventually(t, "the process drains", func() bool { return f.Agents()[0].Draining })
+	if body := get(t, url+"/worker"); body != string(Python.encode(workerInfo{ActiveJobs: 1, Load: 0.1})) {
+		t.Errorf("GET /worker of a draining process = %s", body)
+	}
+	if terminated(t, client) != nil {
+		t.Error("the process exited under its job")
+	}
+	p.worker.jobs["job"].stop() // the caller hangs up
+	eventually(t, "the exit is in the pod's status", func() bool { return terminated(t, client) != nil })
+	if len(f.Losses()) != 0 {
+		t.Errorf("Losses = %v; want none", f.Losses())
+	}
+}
+
+func TestCrashedContainerStartsAgain(t *testing.T) {
+	f, client, _ := start(t, runningPod(nil))
+	if err := f.Kill(types.NamespacedName{Namespace: "voice", Name: "agent"}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the exit is in the pod's status", func() bool { return terminated(t, client) != nil })
+	if got := terminated(t, client).ExitCode; got != exitKilled {
+		t.Errorf("exit code %d; want %d", got, exitKilled)
+	}
+	eventually(t, "the container runs again", func() bool { return terminated(t, client) == nil && len(f.Agents()) == 1 })
+}
+
+func TestWorkerOff(t *testing.T) {
+	_, _, url := start(t, runningPod(map[string]string{WorkerAnnotation: "off"}))
+	client := http.Client{Timeout: time.Second}
+	if answer, err := client.Get(url + "/worker"); err == nil {
+		_ = answer.Body.Close()
+		t.Error("GET /worker is answered although the pod has no worker endpoint")
+	}
+}
+
+func TestNodeIsUnwellWithoutLiveKit(t *testing.T) {
+	for dialect, want := range map[Dialect]string{Python: "OK", Node: "Not connected to LiveKit\n"} {
+		t.Run(string(dialect), func(t *testing.T) {
+			_, _, url := start(t, runningPod(map[string]string{DialectAnnotation: string(dialect)}))
+			var body string
+			eventually(t, "GET / answers", func() bool { body = get(t, url+"/"); return body != "" })
+			if body != want {
+				t.Errorf("GET / = %q; want %q", body, want)
+			}
+		})
+	}
+}
+
+// get gives the body of an answer, or nothing while nobody answers.
+func get(t *testing.T, url string) string {
+	t.Helper()
+	client := http.Client{Timeout: deadline}
+	answer, err := client.Get(url)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = answer.Body.Close() }()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
+func TestConfigReportsEveryNeed(t *testing.T) {
+	_, err := New(Config{MaxJobs: -1})
+	if err == nil {
+		t.Fatal("New of an empty Config gives no error")
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || len(joined.Unwrap()) != 4 {
+		t.Errorf("New = %v; want four needs", err)
+	}
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fleet
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Cause says what ended a call that should have gone on.
+type Cause string
+
+// Causes the fleet knows for certain, because it ended the process itself.
+const (
+	CauseGrace   Cause = "killed at the end of the termination grace"
+	CauseForced  Cause = "pod object deleted while its process ran"
+	CauseNode    Cause = "node gone"
+	CauseCrash   Cause = "agent process crashed"
+	CauseStatus  Cause = "container reported as stopped while its process ran"
+	CauseStopped Cause = "fleet stopped"
+)
+
+// Causes the callers observe. The text after them says more.
+const (
+	CauseLiveKit   Cause = "LiveKit went away"
+	CauseAgentLeft Cause = "agent left without cause"
+)
+
+// Loss is a call that ended although its caller had not hung up.
+type Loss struct {
+	Room string
+	// Agent is the identity of the agent participant.
+	Agent string
+	Pod   types.NamespacedName
+	UID   types.UID
+	Node  string
+	Cause Cause
+	// Detail is what else is known, often nothing.
+	Detail string
+	At     time.Time
+
+	project string
+}
+
+// holder is who holds a call, as far as the fleet knows.
+type holder struct {
+	pod  types.NamespacedName
+	uid  types.UID
+	node string
+}
+
+// losses remembers every loss and tells those who watch. It also remembers who held which room.
+type losses struct {
+	mu       sync.Mutex
+	all      []Loss
+	watchers map[int]func(Loss)
+	next     int
+	holders  map[[2]string]holder
+}
+
+// add records l and tells every watcher before it returns.
+func (ls *losses) add(l Loss) {
+	ls.mu.Lock()
+	ls.all = append(ls.all, l)
+	watchers := make([]func(Loss), 0, len(ls.watchers))
+	for _, w := range ls.watchers {
+		watchers = append(watchers, w)
+	}
+	ls.mu.Unlock()
+	for _, w := range watchers {
+		w(l)
+	}
+}
+
+func (ls *losses) list() []Loss {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return append([]Loss(nil), ls.all...)
+}
+
+// watch calls f with every further loss until stop is called.
+func (ls *losses) watch(f func(Loss)) (stop func()) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.watchers == nil {
+		ls.watchers = map[int]func(Loss){}
+	}
+	id := ls.next
+	ls.next++
+	ls.watchers[id] = f
+	return func() {
+		ls.mu.Lock()
+		defer ls.mu.Unlock()
+		delete(ls.watchers, id)
+	}
+}
+
+// hold remembers that h took the call in room.
+func (ls *losses) hold(project, room string, h holder) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.holders == nil {
+		ls.holders = map[[2]string]holder{}
+	}
+	ls.holders[[2]string{project, room}] = h
+}
+
+// holder gives who took the call in room last.
+func (ls *losses) holder(project, room string) holder {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return ls.holders[[2]string{project, room}]
+}

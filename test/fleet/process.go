@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const exitKilled = 137
+
+// process plays the main container of one pod: an HTTP server and a worker, from start to exit.
+type process struct {
+	pod       *corev1.Pod // as it was when the process started
+	container string
+	restarts  int32
+	dialect   Dialect
+	worker    *worker
+	losses    *losses
+	log       *slog.Logger
+	port      int
+	// exited is called at the end of run, unless the fleet stops.
+	exited func(context.Context, *process, exit)
+
+	term      chan struct{} // closed at SIGTERM
+	sigterm   func()
+	deadlines chan time.Time // the latest end of the grace
+	killed    chan struct{}
+
+	mu    sync.Mutex
+	cause Cause // of a kill
+}
+
+// exit is how a process ended. A killed process has a cause.
+type exit struct {
+	code  int32
+	cause Cause
+}
+
+func newProcess(pod *corev1.Pod, cfg Config, lost *losses) (*process, error) {
+	dialect, err := parseDialect(pod.Annotations[DialectAnnotation])
+	if err != nil {
+		return nil, fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	status, _ := mainStatus(pod)
+	log := cfg.Log.With("pod", pod.Namespace+"/"+pod.Name, "node", pod.Spec.NodeName)
+	p := &process{
+		pod: pod, container: status.Name, restarts: status.RestartCount, dialect: dialect,
+		losses: lost, log: log, port: cfg.Port,
+		term: make(chan struct{}), deadlines: make(chan time.Time, 1), killed: make(chan struct{}),
+	}
+	p.sigterm = sync.OnceFunc(func() { close(p.term) })
+	name := cfg.AgentName
+	if v, ok := pod.Annotations[AgentNameAnnotation]; ok {
+		name = v
+	}
+	attributes := map[string]string{PodAttribute: string(pod.UID)}
+	if pod.Annotations[UnattributedAnnotation] == "true" {
+		attributes = nil
+	}
+	p.worker = (&worker{
+		agentName: name, attributes: attributes, dialect: dialect, maxJobs: cfg.MaxJobs,
+		project: func() (Project, bool) { return cfg.LiveKit(pod) },
+		log:     log, sdkLog: sdkLogger(log),
+		onLaunch: p.launched, onEnd: p.ended,
+	}).init()
+	return p, nil
+}
+
+// run lives the process's life. Ending ctx stops the fleet: everything goes, and no status is written.
+func (p *process) run(ctx context.Context) {
+	stopServing, err := p.serve()
+	if err != nil {
+		p.log.Error("Process does not answer HTTP", "err", err)
+	}
+	workerCtx, stopWorker := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() { p.worker.run(workerCtx) })
+	p.log.Info("Process started", "dialect", p.dialect)
+
+	end := p.await(ctx)
+	stopWorker()
+	stopServing()
+	done.Wait()
+	p.log.Info("Process ended", "code", end.code, "cause", end.cause)
+	if ctx.Err() == nil {
+		p.exited(ctx, p, end)
+	}
+}
+
+// await returns when the process exits: after a drain, by a kill, or with the fleet.
+func (p *process) await(ctx context.Context) exit {
+	term, drained := p.term, (<-chan struct{})(nil)
+	grace := time.NewTimer(time.Hour)
+	grace.Stop()
+	defer grace.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			p.kill(CauseStopped)
+		case <-p.killed:
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return exit{code: exitKilled, cause: p.cause}
+		case <-term:
+			term, drained = nil, p.worker.drained
+			p.log.Info("Process drains", "jobs", p.worker.state().info.ActiveJobs)
+			p.worker.drain()
+		case deadline := <-p.deadlines:
+			grace.Reset(time.Until(deadline))
+		case <-grace.C:
+			p.kill(CauseGrace)
+		case <-drained:
+			return exit{code: p.dialect.exitCode()}
+		}
+	}
+}
+
+// terminate is the kubelet's SIGTERM, with the time at which SIGKILL follows.
+func (p *process) terminate(deadline time.Time) {
+	select {
+	case <-p.deadlines: // an older one
+	default:
+	}
+	p.deadlines <- deadline
+	p.sigterm()
+}
+
+// wasKilled says whether the process got SIGKILL.
+func (p *process) wasKilled() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cause != ""
+}
+
+// terminating says whether the process got SIGTERM.
+func (p *process) terminating() bool {
+	select {
+	case <-p.term:
+		return true
+	default:
+		return false
+	}
+}
+
+// kill is SIGKILL: every call of the process is lost, for this cause. Only the first kill counts.
+func (p *process) kill(cause Cause) {
+	p.mu.Lock()
+	if p.cause != "" {
+		p.mu.Unlock()
+		return
+	}
+	p.cause = cause
+	p.mu.Unlock()
+	for _, j := range p.worker.kill() {
+		p.lose(j, cause, "")
+	}
+	close(p.killed)
+}
+
+func (p *process) launched(j *job) {
+	p.losses.hold(j.project, j.room, p.holder())
+	p.log.Debug("Job launched", "job", j.id, "room", j.room)
+}
+
+func (p *process) ended(j *job, out outcome) {
+	p.log.Debug("Job ended", "job", j.id, "room", j.room, "after", time.Since(j.started), "detail", out.detail, "err", out.err)
+	if out.lost != "" {
+		p.lose(j, out.lost, out.detail)
+	}
+}
+
+func (p *process) lose(j *job, cause Cause, detail string) {
+	h := p.holder()
+	p.log.Info("Call lost", "room", j.room, "cause", cause, "detail", detail)
+	p.losses.add(Loss{
+		Room: j.room, Agent: j.identity, Pod: h.pod, UID: h.uid, Node: h.node,
+		Cause: cause, Detail: detail, At: time.Now(), project: j.project,
+	})
+}
+
+func (p *process) holder() holder {
+	return holder{pod: types.NamespacedName{Namespace: p.pod.Namespace, Name: p.pod.Name}, uid: p.pod.UID, node: p.pod.Spec.NodeName}
+}
+
+// serve answers GET /worker and GET / on the pod's IP.
+func (p *process) serve() (stop func(), err error) {
+	if p.pod.Annotations[WorkerAnnotation] == "off" {
+		return func() {}, nil
+	}
+	address := net.JoinHostPort(p.pod.Status.PodIP, strconv.Itoa(p.port))
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return func() {}, fmt.Errorf("cannot listen on %s for pod %s/%s: %w; give every pod a loopback address of its own", address, p.pod.Namespace, p.pod.Name, err)
+	}
+	server := &http.Server{Handler: p.handler(), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(demoted{p.log.Handler()}, slog.LevelDebug)}
+	var done sync.WaitGroup
+	done.Go(func() { _ = server.Serve(listener) })
+	return func() { _ = server.Close(); done.Wait() }, nil
+}
+
+// handler answers as the process's dialect does.
+func (p *process) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /worker", func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Type", "application/json")
+		_, _ = rw.Write(p.dialect.encode(p.worker.state().info))
+	})
+	mux.HandleFunc("GET /{$}", func(rw http.ResponseWriter, _ *http.Request) {
+		if p.dialect == Node && !p.worker.state().registered {
+			http.Error(rw, "Not connected to LiveKit", http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = rw.Write([]byte("OK"))
+	})
+	return mux
+}

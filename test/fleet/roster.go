@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	lksdk "github.com/livekit/server-sdk-go/v2"
+)
+
+const listTimeout = 2 * time.Second
+
+// roster knows who else is in a room, seen from one participant, through reconnects.
+//
+// It exists because the SDK's own list is not enough: after a resume that failed and became a full reconnect, the SDK
+// keeps participants that are gone and tells nobody. So after every reconnect the roster asks LiveKit who is there.
+type roster struct {
+	project Project
+	name    string
+	// poke holds one token when something may have changed.
+	poke chan struct{}
+
+	mu     sync.Mutex
+	room   *lksdk.Room
+	link   link
+	asked  time.Time
+	left   map[string]livekit.DisconnectReason
+	ghosts map[string]string // identity → participant sid which LiveKit does not know
+}
+
+// link is how this participant's own connection is.
+type link int
+
+const (
+	linkUp     link = iota
+	linkAway        // reconnecting
+	linkUnsure      // connected again, and not yet known who is there
+	linkCut         // over for good
+)
+
+// member is another participant.
+type member struct {
+	identity string
+	kind     lksdk.ParticipantKind
+	pod      string
+}
+
+func newRoster(project Project, room string) *roster {
+	return &roster{project: project, name: room, poke: make(chan struct{}, 1), left: map[string]livekit.DisconnectReason{}}
+}
+
+// callback gives what the SDK must call.
+func (r *roster) callback() *lksdk.RoomCallback {
+	return &lksdk.RoomCallback{
+		OnParticipantConnected: func(*lksdk.RemoteParticipant) { r.change(nil) },
+		OnParticipantDisconnected: func(p *lksdk.RemoteParticipant) {
+			r.change(func() { r.left[p.Identity()] = p.DisconnectReason() })
+		},
+		OnReconnecting: func() { r.change(func() { r.link = linkAway }) },
+		OnReconnected:  func() { r.change(func() { r.link = linkUnsure }) },
+		OnDisconnected: func() { r.change(func() { r.link = linkCut }) },
+	}
+}
+
+// change applies f and leaves a token in poke.
+func (r *roster) change(f func()) {
+	r.mu.Lock()
+	if f != nil && r.link != linkCut {
+		f()
+	}
+	r.mu.Unlock()
+	select {
+	case r.poke <- struct{}{}:
+	default:
+	}
+}
+
+// joined hands the roster its room.
+func (r *roster) joined(room *lksdk.Room) { r.change(func() { r.room = room }) }
+
+// refresh asks LiveKit who is there, if that is in doubt and it has not just asked.
+func (r *roster) refresh(ctx context.Context) {
+	r.mu.Lock()
+	room, doubt := r.room, r.link == linkUnsure || (r.link == linkUp && len(r.ghosts) > 0)
+	doubt = doubt && time.Since(r.asked) >= lookAgain
+	if doubt {
+		r.asked = time.Now()
+	}
+	r.mu.Unlock()
+	if room == nil || !doubt {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	client := lksdk.NewRoomServiceClient(r.project.URL, r.project.APIKey, r.project.APISecret)
+	answer, err := client.ListParticipants(ctx, &livekit.ListParticipantsRequest{Room: r.name})
+	if err != nil {
+		return // still in doubt; asked again at the next turn
+	}
+	here := map[string]bool{}
+	for _, p := range answer.GetParticipants() {
+		here[p.GetSid()] = p.GetState() != livekit.ParticipantInfo_DISCONNECTED
+	}
+	ghosts := map[string]string{}
+	for _, p := range room.GetRemoteParticipants() {
+		if !here[p.SID()] {
+			ghosts[p.Identity()] = p.SID()
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ghosts = ghosts
+	if r.link == linkUnsure {
+		r.link = linkUp
+	}
+}
+
+// members lists who else is there; it means little unless link is linkUp.
+func (r *roster) members() ([]member, link) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.room == nil {
+		return nil, r.link
+	}
+	var out []member
+	for _, p := range r.room.GetRemoteParticipants() {
+		if sid, ghost := r.ghosts[p.Identity()]; ghost && sid == p.SID() {
+			continue
+		}
+		out = append(out, member{identity: p.Identity(), kind: p.Kind(), pod: p.Attributes()[PodAttribute]})
+	}
+	return out, r.link
+}
+
+// farewell gives the reason LiveKit gave when a participant left.
+func (r *roster) farewell(identity string) (livekit.DisconnectReason, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	reason, ok := r.left[identity]
+	return reason, ok
+}
+
+// forget drops an old farewell of a participant who is back.
+func (r *roster) forget(identity string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.left, identity)
+}
+
+// cutReason says why the connection is over.
+func (r *roster) cutReason() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.room == nil {
+		return "not connected"
+	}
+	return fmt.Sprint(r.room.DisconnectReason())
+}
+
+// deliberate says whether a participant who left for this reason meant to. LiveKit Agents ends a session at once for
+// these, and otherwise waits for the participant to come back.
+func deliberate(reason livekit.DisconnectReason) bool {
+	switch reason {
+	case livekit.DisconnectReason_CLIENT_INITIATED, livekit.DisconnectReason_ROOM_DELETED, livekit.DisconnectReason_USER_REJECTED:
+		return true
+	default:
+		return false
+	}
+}
+
+// human says whether agents answer to this kind of participant.
+func human(kind lksdk.ParticipantKind) bool {
+	return kind == lksdk.ParticipantStandard || kind == lksdk.ParticipantSIP || kind == lksdk.ParticipantConnector
+}
