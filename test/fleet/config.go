@@ -14,6 +14,9 @@ import (
 // GuardedLabel marks the pods the fleet plays, with the value "true".
 const GuardedLabel = "callguard.dev/guarded"
 
+// UnplayedLabel keeps the fleet, with any value, from playing a guarded pod: a test does so itself.
+const UnplayedLabel = "fleet.callguard.dev/unplayed"
+
 // PodAttribute is the participant attribute that names an agent's pod by its UID.
 const PodAttribute = "callguard.dev/pod"
 

@@ -59,7 +59,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	guarded := informers.NewSharedInformerFactoryWithOptions(f.cfg.Client, 0,
-		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = GuardedLabel + "=true" }))
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = GuardedLabel + "=true,!" + UnplayedLabel }))
 	all := informers.NewSharedInformerFactory(f.cfg.Client, 0)
 	f.mu.Lock()
 	f.nodes = all.Core().V1().Nodes().Lister()

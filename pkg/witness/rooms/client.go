@@ -91,7 +91,7 @@ func (c *client) listRooms(ctx context.Context) ([]string, error) {
 	}
 	answer, err := c.service.ListRooms(ctx, &livekit.ListRoomsRequest{})
 	if err != nil {
-		return nil, fmt.Errorf("cannot list rooms: %w", err)
+		return nil, fmt.Errorf("cannot list rooms: %w", c.explain(err))
 	}
 	names := make([]string, len(answer.GetRooms()))
 	for i, room := range answer.GetRooms() {
@@ -112,7 +112,7 @@ func (c *client) listParticipants(ctx context.Context, room string) ([]*livekit.
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot list the participants of room %q: %w", room, err)
+		return nil, fmt.Errorf("cannot list the participants of room %q: %w", room, c.explain(err))
 	}
 	return answer.GetParticipants(), nil
 }
@@ -123,6 +123,14 @@ func (c *client) authorize(ctx context.Context, grant *auth.VideoGrant) (context
 		return nil, fmt.Errorf("cannot sign a LiveKit token with API key %q: %w", c.creds.APIKey, err)
 	}
 	return twirp.WithHTTPRequestHeaders(ctx, http.Header{"Authorization": {"Bearer " + token}})
+}
+
+// explain adds to a refusal what to do about it.
+func (c *client) explain(err error) error {
+	if !denied(err) {
+		return err
+	}
+	return fmt.Errorf("LiveKit refuses API key %q: %w; check that the secret is that key's and the clocks agree", c.creds.APIKey, err)
 }
 
 // denied says whether LiveKit refused the credentials.

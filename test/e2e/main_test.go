@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package e2e tests callguard as its users meet it: a real control plane, a real
+// LiveKit, the metrics-adapter as a process with the rights of its own service
+// account. Only nodes are simulated, and the agents' processes are played by
+// test/fleet over LiveKit's real worker protocol.
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+
+	"github.com/callguard/callguard/test/lab"
+)
+
+// stage is where all tests of the package play, one after the other, each in
+// namespaces of its own.
+var stage *lab.Lab
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var err error
+	stage, err = lab.Open(ctx, lab.Options{Name: "e2e", Nodes: 4, LiveKits: 3, MaxJobs: 50, Progress: os.Stderr})
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "cannot set the stage: %v\n", err)
+		return 1
+	}
+	code := m.Run()
+	if err := stage.Close(context.WithoutCancel(ctx)); err != nil {
+		fmt.Fprintf(os.Stderr, "cannot clear the stage: %v\n", err)
+		return 1
+	}
+	return code
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package lab sets the stage for end-to-end tests, benchmarks and the demo: a
+// local cluster with LiveKit, the metrics-adapter as a process of its own with
+// the rights of its own service account, a fleet of agents, and callers.
+//
+// Everything on the stage is real but the nodes, which kwok simulates, and the
+// agents' processes, which the fleet plays over LiveKit's worker protocol. The
+// package asserts nothing.
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os/exec"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/callguard/callguard/hack/cluster/local"
+	"github.com/callguard/callguard/test/fleet"
+)
+
+// Options say what the stage looks like.
+type Options struct {
+	Name        string
+	Nodes       int
+	PodsPerNode int
+	LiveKits    int
+	// MaxJobs is how many calls an agent takes.
+	MaxJobs int
+	// AdapterArgs are added to the metrics-adapter's flags.
+	AdapterArgs []string
+	// ControllerManagerArgs are added to kube-controller-manager's flags.
+	ControllerManagerArgs []string
+	// NoFleet leaves out the fleet and the callers: guarded pods have no process.
+	NoFleet  bool
+	Progress io.Writer
+}
+
+// Lab is the stage, set.
+type Lab struct {
+	Cluster  *local.Cluster
+	Config   *rest.Config // an administrator's
+	Client   kubernetes.Interface
+	LiveKits []local.LiveKit
+	Adapter  *Adapter
+	// Fleet and Callers are nil with Options.NoFleet.
+	Fleet   *fleet.Fleet
+	Callers *fleet.Callers
+
+	progress  io.Writer
+	stopFleet func() error
+}
+
+// Open sets the stage. Close clears it, also after an error of Open.
+func Open(ctx context.Context, o Options) (*Lab, error) {
+	ports, err := local.FreePorts(1)
+	if err != nil {
+		return nil, fmt.Errorf("no port for the metrics-adapter's webhooks: %w", err)
+	}
+	webhooks := fmt.Sprintf("127.0.0.1:%d", ports[0])
+	cluster, err := local.Up(ctx, local.Config{
+		Name: o.Name, Nodes: o.Nodes, PodsPerNode: o.PodsPerNode, LiveKits: o.LiveKits,
+		WebhookURLs: []string{"http://" + webhooks + "/webhooks"}, ControllerManagerArgs: o.ControllerManagerArgs, Progress: o.Progress,
+	})
+	if err != nil {
+		return nil, err
+	}
+	l := &Lab{Cluster: cluster, progress: o.Progress}
+	if err := l.set(ctx, o, webhooks); err != nil {
+		return nil, errors.Join(err, l.Close(context.WithoutCancel(ctx)))
+	}
+	return l, nil
+}
+
+func (l *Lab) set(ctx context.Context, o Options, webhooks string) error {
+	var err error
+	if l.Config, err = l.Cluster.AdminConfig(); err != nil {
+		return err
+	}
+	l.Config.QPS, l.Config.Burst = 200, 400
+	if l.Client, err = kubernetes.NewForConfig(l.Config); err != nil {
+		return err
+	}
+	for i := range max(o.LiveKits, 1) {
+		lk, err := l.Cluster.LiveKit(local.LiveKitName(i + 1))
+		if err != nil {
+			return err
+		}
+		l.LiveKits = append(l.LiveKits, lk)
+	}
+	if !o.NoFleet {
+		if err := l.startFleet(ctx, o); err != nil {
+			return err
+		}
+	}
+	l.printf("installing the metrics-adapter")
+	if err := l.install(ctx); err != nil {
+		return err
+	}
+	l.Adapter, err = l.StartAdapter(ctx, append([]string{"--webhook-bind-address=" + webhooks}, o.AdapterArgs...)...)
+	if err != nil {
+		return err
+	}
+	l.Adapter.Webhooks = "http://" + webhooks + "/webhooks"
+	return l.publish(ctx, l.Adapter)
+}
+
+func (l *Lab) startFleet(ctx context.Context, o Options) error {
+	played, err := fleet.New(fleet.Config{
+		Client: l.Client,
+		NodeClient: func(node string) (kubernetes.Interface, error) {
+			config, err := l.Cluster.NodeConfig(node)
+			if err != nil {
+				return nil, err
+			}
+			return kubernetes.NewForConfig(config)
+		},
+		LiveKit: func(*corev1.Pod) (fleet.Project, bool) { return project(l.LiveKits[0]), true },
+		MaxJobs: o.MaxJobs,
+		Log:     slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return err
+	}
+	fctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	go func() { done <- played.Run(fctx) }()
+	l.Fleet = played
+	l.Callers = fleet.NewCallers(played, project(l.LiveKits[0]))
+	l.stopFleet = func() error {
+		l.Callers.Close()
+		cancel()
+		return <-done
+	}
+	return nil
+}
+
+func project(lk local.LiveKit) fleet.Project {
+	return fleet.Project{URL: lk.URL, APIKey: lk.APIKey, APISecret: lk.APISecret}
+}
+
+// Close clears the stage: callers hang up, processes end, the cluster goes.
+func (l *Lab) Close(ctx context.Context) error {
+	var errs []error
+	if l.stopFleet != nil {
+		errs = append(errs, l.stopFleet())
+	}
+	errs = append(errs, l.Detach(), l.Cluster.Down(ctx))
+	return errors.Join(errs...)
+}
+
+// Detach ends the metrics-adapter alone.
+func (l *Lab) Detach() error {
+	if l.Adapter == nil {
+		return nil
+	}
+	return l.Adapter.Stop()
+}
+
+// Kubectl runs kubectl as an administrator and returns what it prints.
+func (l *Lab) Kubectl(ctx context.Context, args ...string) (string, error) {
+	kubectl, err := l.Cluster.Kubectl()
+	if err != nil {
+		return "", err
+	}
+	kubeconfig, err := l.Cluster.AdminKubeconfig()
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.CommandContext(ctx, kubectl, append([]string{"--kubeconfig", kubeconfig}, args...)...).CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return string(out), nil
+}
+
+// Eventually waits until holds returns true, which it asks ten times a second.
+// Its error is that of the last try, or says that it never held.
+func Eventually(ctx context.Context, within time.Duration, what string, holds func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for {
+		ok, err := holds()
+		if ok && err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("did not happen within %s: %s", within, what), err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func (l *Lab) printf(format string, args ...any) {
+	if l.progress != nil {
+		_, _ = fmt.Fprintf(l.progress, format+"\n", args...) // progress is for people
+	}
+}
