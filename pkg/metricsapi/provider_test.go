@@ -141,7 +141,7 @@ func TestByName(t *testing.T) {
 			p := testProvider(tc.witness)
 			got, err := p.GetMetricByName(t.Context(), types.NamespacedName{Namespace: tc.namespace, Name: tc.name}, info(tc.resource, tc.metric), selector(t, tc.selector))
 			if tc.status != 0 {
-				status, ok := err.(apierrors.APIStatus) //nolint:errorlint // the API server looks at the error itself
+				status, ok := err.(apierrors.APIStatus) // the API server looks at the error itself
 				if !ok || int(status.Status().Code) != tc.status || !strings.Contains(err.Error(), tc.message) {
 					t.Fatalf("%s got %v, want status %d with %q", tc.reason, err, tc.status, tc.message)
 				}

@@ -27,13 +27,12 @@ type Call struct {
 	done    chan struct{}
 	stopped sync.WaitGroup
 
-	mu      sync.Mutex
-	state   callState
-	lkRoom  *lksdk.Room
-	dialled time.Time
-	agents  map[string]string // identity → pod UID, of every agent seen
-	killed  map[string]Loss   // identity → what the fleet knows
-	lost    Loss
+	mu     sync.Mutex
+	state  callState
+	lkRoom *lksdk.Room
+	agents map[string]string // identity → pod UID, of every agent seen
+	killed map[string]Loss   // identity → what the fleet knows
+	lost   Loss
 }
 
 // HangUp ends the call. It is safe to call again, and after a drop.
@@ -99,6 +98,7 @@ func (c *Call) observeLocked() observation {
 	o := observation{At: c.now()}
 	members, link := c.roster.members()
 	switch link {
+	case linkAway, linkUnsure: // say nothing of the agent
 	case linkCut:
 		o.Cut = c.roster.cutReason()
 	case linkUp:

@@ -147,6 +147,7 @@ func (cs *Callers) settled(c *Call) {
 		cs.report.Interrupted++
 	}
 	switch c.state.Phase {
+	case dialling, answered, away: // not over
 	case completed:
 		cs.report.Completed++
 	case unanswered:

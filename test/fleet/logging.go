@@ -14,7 +14,7 @@ import (
 
 // silenceSDK replaces the SDK's default logger, a package variable without a lock, once per test binary.
 // Rooms made by the fleet get a logger of their own.
-var silenceSDK = sync.OnceFunc(func() {
+var silenceSDK = sync.OnceFunc(func() { //nolint:gochecknoglobals // the logger it replaces is global too
 	lksdk.SetLogger(protologger.LogRLogger(logr.Discard()))
 })
 

@@ -133,7 +133,7 @@ func (w *worker) session(ctx context.Context) error {
 				return err
 			}
 		case *livekit.ServerMessage_Assignment:
-			w.launch(project, m.Assignment, out)
+			w.launch(project, m.Assignment, out) //nolint:contextcheck // a job ends by itself or by kill, not with its websocket
 		case *livekit.ServerMessage_Termination:
 			w.end(m.Termination.GetJobId())
 		}
@@ -153,7 +153,7 @@ func dialAgent(ctx context.Context, project Project) (*websocket.Conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, answer, err := websocket.DefaultDialer.DialContext(ctx, url, http.Header{"Authorization": {"Bearer " + token}})
+	conn, answer, err := websocket.DefaultDialer.DialContext(ctx, url, http.Header{"Authorization": {"Bearer " + token}}) //nolint:bodyclose // the dialer closes it
 	if err != nil {
 		if answer != nil {
 			return nil, fmt.Errorf("cannot open worker websocket %s: %w (%s); check the project's key and secret", url, err, answer.Status)

@@ -63,7 +63,7 @@ func isRootModule(goMod string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("cannot find the repository: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		if module, found := strings.CutPrefix(strings.TrimSpace(lines.Text()), "module "); found {

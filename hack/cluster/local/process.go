@@ -30,8 +30,8 @@ func startProcess(program string, args []string, log string) (process, error) {
 	if err != nil {
 		return process{}, fmt.Errorf("cannot open the log: %w", err)
 	}
-	defer out.Close()
-	cmd := exec.Command(program, args...)
+	defer func() { _ = out.Close() }()
+	cmd := exec.Command(program, args...) //nolint:noctx // it outlives its starter
 	cmd.Stdout, cmd.Stderr = out, out
 	// Nothing of the starter's environment configures it; etcd and client-go would read some.
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}

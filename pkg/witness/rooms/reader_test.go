@@ -89,7 +89,9 @@ func agentOf(sid, pod string) []*livekit.ParticipantInfo {
 	return []*livekit.ParticipantInfo{{Sid: sid, Identity: "agent-" + sid, Kind: livekit.ParticipantInfo_AGENT, Attributes: map[string]string{call.PodAttribute: pod}}}
 }
 
-var testSettings = Settings{Resync: 300 * time.Millisecond, MaxStaleness: 900 * time.Millisecond, Timeout: 200 * time.Millisecond, Concurrency: 4}
+func testSettings() Settings {
+	return Settings{Resync: 300 * time.Millisecond, MaxStaleness: 900 * time.Millisecond, Timeout: 200 * time.Millisecond, Concurrency: 4}
+}
 
 // runReader runs a Reader of the server until the test ends.
 func runReader(t *testing.T, server http.Handler, change func(*Config)) *Reader {
@@ -100,7 +102,7 @@ func runReader(t *testing.T, server http.Handler, change func(*Config)) *Reader 
 		Project:     call.DefaultProject,
 		Credentials: func(context.Context) (Credentials, error) { return Credentials{ts.URL, "key", "secret"}, nil },
 		Transport:   http.DefaultTransport,
-		Settings:    testSettings,
+		Settings:    testSettings(),
 		Metrics:     NewMetrics(prometheus.NewRegistry()),
 		Log:         slog.New(slog.DiscardHandler),
 	}
@@ -182,7 +184,7 @@ func TestFailuresNeverMakeAZero(t *testing.T) {
 			eventually(t, "the call is read", reads(r, "pod", 1))
 
 			lk.set(func() { tc.breaks(lk) })
-			deadline := time.Now().Add(3 * testSettings.MaxStaleness)
+			deadline := time.Now().Add(3 * testSettings().MaxStaleness)
 			for time.Now().Before(deadline) {
 				if n, known := r.Reading("pod", time.Now()).Calls(); known && n == 0 {
 					t.Fatal("the call reads as zero")

@@ -166,6 +166,7 @@ func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only call.P
 // making LiveKit wait. Where too much is under way it is left out: the peers'
 // own sweeps will see the change.
 func (w *Webhooks) forward(req *http.Request, body []byte) {
+	ctx := context.WithoutCancel(req.Context())
 	path, token := req.URL.Path, req.Header.Get("Authorization")
 	for _, peer := range w.peers {
 		select {
@@ -176,7 +177,7 @@ func (w *Webhooks) forward(req *http.Request, body []byte) {
 		}
 		w.underway.Go(func() {
 			defer func() { <-w.forwards }()
-			ctx, cancel := context.WithTimeout(context.Background(), forwardTimeout)
+			ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
 			defer cancel()
 			if err := w.forwardTo(ctx, peer, path, token, body); err != nil {
 				w.metrics.forwards.WithLabelValues("error").Inc()

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+
+# Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), CI (tests print every result).
+UNIT := ./cmd/... ./pkg/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/...
+INSTANCE := $(if $(NAME),--name $(NAME))
+
+.DEFAULT_GOAL := help
+# The two halves of `make test` share the machine with real control planes: one after the other, whatever -j says.
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "; print "Usage: make <target>"} \
+		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Build
+
+.PHONY: build
+build: ## Build bin/metrics-adapter
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/metrics-adapter ./cmd/metrics-adapter
+
+.PHONY: clean
+clean: ## Remove what build made; programs of the local cluster stay in the user's cache folder
+	rm -rf bin _output
+
+##@ Test
+
+.PHONY: unit
+unit: ## Test every package by itself, with the race detector (needs gcc)
+	CGO_ENABLED=1 go test -race $(if $(CI),-v -count=1) $(UNIT)
+
+.PHONY: e2e
+e2e: ## Test on a real control plane and a real LiveKit (the first run builds them, about 15 minutes)
+	go test -v -count=1 -timeout 45m ./test/e2e/...
+
+.PHONY: test
+test: unit e2e ## Run unit, then e2e
+
+.PHONY: bench
+bench: ## Measure what reading calls costs, at 5,000 pods
+	go run ./test/bench
+
+##@ Verify
+
+.PHONY: lint
+lint: ## Run the linters (the first run builds them, about 2 minutes)
+	hack/verify-lint.sh
+
+.PHONY: generate
+generate: ## Bring formatting and go.mod up to date: every hack/update-*.sh
+	hack/update-all.sh
+
+.PHONY: verify
+verify: ## Run every hack/verify-*.sh, then list what failed
+	hack/verify-all.sh
+
+##@ Local cluster
+
+.PHONY: demo
+demo: ## Watch an HPA follow calls on a local cluster (KEEP=1 leaves it running)
+	go run ./hack/demo $(if $(KEEP),--keep)
+
+.PHONY: cluster-up
+cluster-up: ## Start a cluster with LiveKit on this machine (NAME=instance)
+	go run ./hack/cluster up $(INSTANCE)
+
+.PHONY: cluster-status
+cluster-status: ## Show every component of it (NAME=instance)
+	go run ./hack/cluster status $(INSTANCE)
+
+.PHONY: cluster-down
+cluster-down: ## Stop it; its logs stay (NAME=instance)
+	go run ./hack/cluster down $(INSTANCE)
