@@ -65,14 +65,8 @@ func (l *Ledger) Ask(w call.Witness, pod *call.Pod, now time.Time) call.Reading 
 	}
 }
 
-// Fresh returns nil when what is known of the LiveKit project of a pod can be
-// believed, or the pod does not depend on it.
-func (l *Ledger) Fresh(pod *call.Pod, now time.Time) error {
-	if !pod.Asks(call.Rooms) {
-		return nil
-	}
-	return l.rooms.Fresh(pod.Project, now)
-}
+// Fresh returns nil when what is known of a LiveKit project can be believed.
+func (l *Ledger) Fresh(project call.Project, now time.Time) error { return l.rooms.Fresh(project, now) }
 
 // Merge is the one rule for scaling: the largest known number, with its time; of
 // equal numbers the older time. Unknown is unknown only where both are.

@@ -124,43 +124,58 @@ type subject struct {
 // values measures subjects. A subject that is a pod of another state than
 // selected, or unknown, is left out.
 func (p *Provider) values(subjects []subject, d description, identifier custom_metrics.MetricIdentifier, selector labels.Selector) ([]custom_metrics.MetricValue, error) {
-	now := p.now()
-	tallies := make([]tally, len(subjects))
-	var all tally
-	for i := range subjects {
-		tallies[i] = p.tally(subjects[i].pods, selector, now)
-		all.add(tallies[i])
-	}
-	if err := all.tooLittleKnown(identifier.Name); err != nil {
-		return nil, err
-	}
+	look := p.look(selector)
 	values := make([]custom_metrics.MetricValue, 0, len(subjects))
-	for i, t := range tallies {
+	var all tally
+	for _, s := range subjects {
+		t := look.tally(s.pods)
+		all.add(t)
 		if d.isPod() && t.known == 0 {
 			continue
 		}
 		values = append(values, custom_metrics.MetricValue{
-			DescribedObject: custom_metrics.ObjectReference{
-				Kind: d.kind, APIVersion: d.apiVersion, Namespace: subjects[i].name.Namespace, Name: subjects[i].name.Name,
-			},
-			Metric:    identifier,
-			Timestamp: metav1.NewTime(t.at),
-			Value:     *resource.NewQuantity(t.value(identifier.Name), resource.DecimalSI),
+			DescribedObject: custom_metrics.ObjectReference{Kind: d.kind, APIVersion: d.apiVersion, Namespace: s.name.Namespace, Name: s.name.Name},
+			Metric:          identifier,
+			Timestamp:       metav1.NewTime(t.at),
+			Value:           *resource.NewQuantity(t.value(identifier.Name), resource.DecimalSI),
 		})
+	}
+	if err := all.tooLittleKnown(identifier.Name); err != nil {
+		return nil, err
 	}
 	return values, nil
 }
 
-func (p *Provider) tally(members []*call.Pod, selector labels.Selector, now time.Time) tally {
-	t := tally{at: now}
+// look is one look at the ledger, for one request.
+type look struct {
+	ledger   *ledger.Ledger
+	now      time.Time
+	selector labels.Selector        // of the metric; nil for everything
+	fresh    map[call.Project]error // of the projects asked about so far
+}
+
+func (p *Provider) look(selector labels.Selector) look {
+	if selector != nil && selector.Empty() {
+		selector = nil
+	}
+	return look{ledger: p.ledger, now: p.now(), selector: selector, fresh: map[call.Project]error{}}
+}
+
+func (l look) tally(members []*call.Pod) tally {
+	t := tally{at: l.now}
 	for _, pod := range members {
-		if selector != nil && !selector.Empty() && !selector.Matches(labels.Set{StateLabel: string(pod.State)}) {
+		if l.selector != nil && !l.selector.Matches(labels.Set{StateLabel: string(pod.State)}) {
 			continue
 		}
-		if t.stale == nil && pod.Running {
-			t.stale = p.ledger.Fresh(pod, now)
+		if t.stale == nil && pod.Running && pod.Asks(call.Rooms) {
+			err, known := l.fresh[pod.Project]
+			if !known {
+				err = l.ledger.Fresh(pod.Project, l.now)
+				l.fresh[pod.Project] = err
+			}
+			t.stale = err
 		}
-		t.count(pod, p.ledger.Reading(pod, now))
+		t.count(pod, l.ledger.Reading(pod, l.now))
 	}
 	return t
 }

@@ -61,7 +61,7 @@ func (p *Provider) members(d description, name types.NamespacedName) ([]*call.Po
 		}
 		return nil, p.notGuarded(d, name)
 	}
-	members := p.store.In(name.Namespace, func(pod *call.Pod) bool { return p.belongs(pod, d.kind, name) })
+	members := p.store.Of(d.kind, name)
 	object := p.store.Object(d.kind, name)
 	if len(members) == 0 && (object == nil || !p.hasMetrics(object)) {
 		return nil, p.notGuarded(d, name)
@@ -79,18 +79,12 @@ func (p *Provider) subjects(d description, namespace string, selector labels.Sel
 		}
 		return subjects
 	}
-	groups := map[types.NamespacedName][]*call.Pod{}
-	for _, pod := range p.store.In(namespace, func(*call.Pod) bool { return true }) {
-		for _, name := range p.places(pod, d.kind) {
-			groups[name] = append(groups[name], pod)
+	groups := p.store.By(d.kind, namespace)
+	var subjects []subject
+	for _, o := range p.store.Objects(d.kind, namespace, func(o *pods.Object) bool { return selector.Matches(labels.Set(o.Labels)) }) {
+		if members := groups[o.NamespacedName]; len(members) > 0 || p.hasMetrics(o) {
+			subjects = append(subjects, subject{o.NamespacedName, members})
 		}
-	}
-	objects := p.store.Objects(d.kind, namespace, func(o *pods.Object) bool {
-		return selector.Matches(labels.Set(o.Labels)) && (len(groups[o.NamespacedName]) > 0 || p.hasMetrics(o))
-	})
-	subjects := make([]subject, len(objects))
-	for i, o := range objects {
-		subjects[i] = subject{o.NamespacedName, groups[o.NamespacedName]}
 	}
 	return subjects
 }
@@ -104,28 +98,6 @@ func (p *Provider) hasMetrics(o *pods.Object) bool {
 	default:
 		return o.Guarded && p.store.Enabled(o.Namespace)
 	}
-}
-
-// places names the objects of a kind that a pod counts for.
-func (p *Provider) places(pod *call.Pod, kind string) []types.NamespacedName {
-	switch kind {
-	case pods.Namespace:
-		return []types.NamespacedName{{Name: pod.Namespace}}
-	case pods.Node:
-		return []types.NamespacedName{{Name: pod.Node}}
-	}
-	var names []types.NamespacedName
-	owner, top := p.store.Workload(pod)
-	for _, o := range []call.Owner{owner, top} {
-		if o.Kind == kind {
-			names = append(names, types.NamespacedName{Namespace: pod.Namespace, Name: o.Name})
-		}
-	}
-	return names
-}
-
-func (p *Provider) belongs(pod *call.Pod, kind string, name types.NamespacedName) bool {
-	return slices.Contains(p.places(pod, kind), name)
 }
 
 // notGuarded is the API's 404, with what would make the object one of ours.

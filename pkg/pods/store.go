@@ -9,6 +9,7 @@ package pods
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"sync"
 
@@ -135,26 +136,80 @@ func (s *Store) Pod(name types.NamespacedName) *call.Pod {
 }
 
 // In returns the guarded pods of a namespace, or of all if it is empty, that
-// keep accepts, sorted by name. Namespaces that are not enabled have none.
+// keep accepts, sorted by name. Namespaces that are not enabled have none. keep
+// must not call the Store.
 func (s *Store) In(namespace string, keep func(*call.Pod) bool) []*call.Pod {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	var found []*call.Pod
-	take := func(namespace string) {
+	return s.in(namespace, keep)
+}
+
+// Of returns the guarded pods that count for an object, sorted by name.
+func (s *Store) Of(kind string, name types.NamespacedName) []*call.Pod {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	namespace := name.Namespace
+	if kind == Namespace {
+		namespace = name.Name
+	}
+	return s.in(namespace, func(p *call.Pod) bool {
+		owner, top := s.workload(p)
+		switch kind {
+		case Namespace:
+			return true
+		case Node:
+			return p.Node == name.Name
+		default:
+			return owner.Kind == kind && owner.Name == name.Name || top.Kind == kind && top.Name == name.Name
+		}
+	})
+}
+
+// By returns the guarded pods of a namespace, or of all if it is empty, grouped
+// by the objects of a kind for which they count.
+func (s *Store) By(kind, namespace string) map[types.NamespacedName][]*call.Pod {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	groups := map[types.NamespacedName][]*call.Pod{}
+	for _, p := range s.in(namespace, func(*call.Pod) bool { return true }) {
+		switch kind {
+		case Namespace:
+			name := types.NamespacedName{Name: p.Namespace}
+			groups[name] = append(groups[name], p)
+		case Node:
+			name := types.NamespacedName{Name: p.Node}
+			groups[name] = append(groups[name], p)
+		default:
+			owner, top := s.workload(p)
+			for _, o := range []call.Owner{owner, top} {
+				if o.Kind == kind {
+					name := types.NamespacedName{Namespace: p.Namespace, Name: o.Name}
+					groups[name] = append(groups[name], p)
+				}
+			}
+		}
+	}
+	return groups
+}
+
+func (s *Store) in(namespace string, keep func(*call.Pod) bool) []*call.Pod {
+	namespaces := []string{namespace}
+	if namespace == "" {
+		namespaces = slices.Collect(maps.Keys(s.byName))
+	}
+	most := 0
+	for _, namespace := range namespaces {
+		most += len(s.byName[namespace])
+	}
+	found := make([]*call.Pod, 0, most)
+	for _, namespace := range namespaces {
 		if !s.enabled(namespace) {
-			return
+			continue
 		}
 		for _, p := range s.byName[namespace] {
 			if keep(p) {
 				found = append(found, p)
 			}
-		}
-	}
-	if namespace != "" {
-		take(namespace)
-	} else {
-		for ns := range s.byName {
-			take(ns)
 		}
 	}
 	slices.SortFunc(found, func(a, b *call.Pod) int {
@@ -198,12 +253,10 @@ func (s *Store) Objects(kind, namespace string, keep func(*Object) bool) []*Obje
 	return found
 }
 
-// Workload returns the kind and name of a pod's owner, and of that owner's owner
-// where there is one: a pod of a Deployment belongs to its ReplicaSet and to the
-// Deployment, one that was set aside to the Deployment alone.
-func (s *Store) Workload(p *call.Pod) (owner, top call.Owner) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+// workload returns a pod's owner, and that owner's owner where there is one: a
+// pod of a Deployment belongs to its ReplicaSet and to the Deployment, one that
+// was set aside to the Deployment alone.
+func (s *Store) workload(p *call.Pod) (owner, top call.Owner) {
 	if rs := s.byOwner[p.Owner.UID]; rs != nil {
 		return p.Owner, rs.Owner
 	}

@@ -134,16 +134,30 @@ func TestWorkload(t *testing.T) {
 		t.Error("the template's label makes a workload guarded")
 	}
 	s.SetObject(o)
-	owner, top := s.Workload(&call.Pod{Owner: call.Owner{Kind: ReplicaSet, Name: "web-1", UID: "rs"}})
-	if owner.Name != "web-1" || top.Name != "web" {
-		t.Errorf("a Deployment's pod belongs to %v and %v", owner, top)
+	s.SetObject(&Object{Kind: Namespace, NamespacedName: types.NamespacedName{Name: "voice"}})
+	pod := func(name string, owner call.Owner) {
+		s.SetPod(&call.Pod{NamespacedName: types.NamespacedName{Namespace: "voice", Name: name}, UID: types.UID(name), Node: "node-1", Owner: owner})
 	}
-	owner, top = s.Workload(&call.Pod{Owner: call.Owner{Kind: Deployment, Name: "web", UID: "d"}})
-	if owner.Name != "web" || top.Name != "" {
-		t.Errorf("a pod set aside belongs to %v and %v", owner, top)
+	pod("a", call.Owner{Kind: ReplicaSet, Name: "web-1", UID: "rs"})
+	pod("aside", call.Owner{Kind: Deployment, Name: "web", UID: "d"})
+	pod("bare", call.Owner{})
+	inVoice := func(name string) types.NamespacedName { return types.NamespacedName{Namespace: "voice", Name: name} }
+	check := func(reason, kind string, name types.NamespacedName, want ...string) {
+		t.Helper()
+		for what, found := range map[string][]*call.Pod{"Of": s.Of(kind, name), "By": s.By(kind, name.Namespace)[name]} {
+			var got []string
+			for _, p := range found {
+				got = append(got, p.Name)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s %s -want, +got:\n%s", reason, what, diff)
+			}
+		}
 	}
+	check("A Deployment has the pods of its ReplicaSets and those set aside.", Deployment, inVoice("web"), "a", "aside")
+	check("A ReplicaSet has its own.", ReplicaSet, inVoice("web-1"), "a")
+	check("A node has those that run on it.", Node, types.NamespacedName{Name: "node-1"}, "a", "aside", "bare")
+	check("A namespace has all.", Namespace, types.NamespacedName{Name: "voice"}, "a", "aside", "bare")
 	s.DeleteObject(ReplicaSet, o.NamespacedName, "rs")
-	if _, top = s.Workload(&call.Pod{Owner: call.Owner{Kind: ReplicaSet, Name: "web-1", UID: "rs"}}); top.Name != "" {
-		t.Error("a ReplicaSet that is gone leads nowhere")
-	}
+	check("A ReplicaSet that is gone leads nowhere.", Deployment, inVoice("web"), "aside")
 }

@@ -62,11 +62,10 @@ func TestDiscovery(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/openapi/v2", "/openapi/v3/apis/custom.metrics.k8s.io/v1beta2"} {
-		raw, err := stage.Client.Discovery().RESTClient().Get().AbsPath(path).DoRaw(t.Context())
-		must(t, err)
-		if !bytes.Contains(raw, []byte("custom.metrics.k8s.io")) {
-			t.Errorf("%s knows nothing of custom.metrics.k8s.io", path)
-		}
+		eventually(t, time.Minute, path+" knows custom.metrics.k8s.io", func() (bool, error) {
+			raw, err := stage.Client.Discovery().RESTClient().Get().AbsPath(path).DoRaw(t.Context())
+			return bytes.Contains(raw, []byte("custom.metrics.k8s.io")), err
+		})
 	}
 }
 
@@ -365,4 +364,16 @@ func TestNoLiveKit(t *testing.T) {
 
 	nobody := start("http://127.0.0.1:9")
 	says(nobody, "connection refused")
+}
+
+// TestManifests checks the manifests that the other tests do not run, by asking
+// kube-apiserver whether it would take them.
+func TestManifests(t *testing.T) {
+	out, err := stage.Kubectl(t.Context(), "apply", "--server-side", "--dry-run=server", "-f", "../../manifests/metrics-adapter-deployment.yaml")
+	must(t, err)
+	for _, want := range []string{"deployment.apps/metrics-adapter", "poddisruptionbudget.policy/metrics-adapter", "service/metrics-adapter-peers"} {
+		if !strings.Contains(out, want+" serverside-applied") {
+			t.Errorf("kube-apiserver does not take %s:\n%s", want, out)
+		}
+	}
 }

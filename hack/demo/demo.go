@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/callguard/callguard/test/lab"
+)
+
+const (
+	clearWithin  = time.Minute
+	settleWithin = 3 * time.Minute // an agent that is deleted finishes its calls first
+)
+
+var errNotCleared = errors.New("cannot clear the stage")
+
+// command sets the stage, plays and clears it.
+func command(ctx context.Context, args []string, stdout *os.File, stderr io.Writer) (err error) {
+	o := newOptions()
+	if err := o.parse(args, stderr); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintln(stderr, "setting the stage; the first time, Kubernetes and LiveKit are built, which takes about 15 minutes")
+	// LiveKit offers no call to an agent above 70 % of its load: 14 of 20.
+	stage, err := lab.Open(ctx, lab.Options{Name: "demo", MaxJobs: 20, Progress: stderr})
+	if err != nil {
+		return interruptedOr(ctx, fmt.Errorf("cannot set the stage: %w", err))
+	}
+	defer func() {
+		_, _ = fmt.Fprintln(stderr, "clearing the stage")
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), clearWithin)
+		defer cancel()
+		if closing := stage.Close(last); closing != nil {
+			err = errors.Join(err, fmt.Errorf("%w: %w; try \"go run ./hack/cluster down --name demo\"", errNotCleared, closing))
+		}
+	}()
+	_, _ = fmt.Fprintln(stderr, "starting the first agent and its autoscaler")
+	w, err := newWatch(stage)
+	if err != nil {
+		return err
+	}
+	if err := w.prepare(ctx); err != nil {
+		return err
+	}
+	return show(ctx, o, w, newScreen(stdout))
+}
+
+// show plays the calls, shows what happens and judges it.
+func show(ctx context.Context, o *options, w *watch, s *screen) error {
+	playing, stop := context.WithCancel(ctx)
+	played := make(chan error, 1)
+	go func() { played <- w.stage.Callers.Play(playing, o.plan()) }()
+	a, err := follow(playing, w, s, played)
+	stop()
+	if err != nil {
+		return err
+	}
+	r := w.stage.Callers.Report()
+	s.print(summary(a, r))
+	faults := judge(a, r)
+	if o.keep {
+		if err := keep(ctx, w, s); err != nil {
+			return errors.Join(faults, err)
+		}
+	}
+	return faults
+}
+
+// follow shows a snapshot twice a second until the calls are over and one pod
+// is left, or that takes too long, which the account tells. It returns after
+// the player has.
+func follow(ctx context.Context, w *watch, s *screen, played chan error) (*account, error) {
+	a := &account{}
+	start := time.Now()
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	var deadline <-chan time.Time
+	over := false
+	for {
+		snap, err := w.look(ctx, time.Since(start))
+		if err == nil {
+			a.add(snap)
+			s.show(snap)
+		}
+		if err == nil && over && snap.settled() {
+			return a, nil
+		}
+		select {
+		case err := <-played:
+			if err != nil {
+				return nil, err
+			}
+			over, played, deadline = true, nil, time.After(settleWithin)
+		case <-deadline:
+			return a, err
+		case <-ctx.Done():
+			if played == nil {
+				return nil, ctx.Err()
+			}
+			return nil, errors.Join(ctx.Err(), <-played)
+		case <-tick.C:
+		}
+	}
+}
+
+// keep leaves everything as it is until Ctrl-C, the regular end.
+func keep(ctx context.Context, w *watch, s *screen) error {
+	text, err := w.howTo()
+	if err != nil {
+		return err
+	}
+	s.print(text)
+	if err := w.stage.Callers.Play(ctx, afterwards()); ctx.Err() == nil {
+		return err
+	}
+	return nil
+}

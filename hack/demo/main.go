@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command demo shows callguard scale voice agents on their calls: it starts a
+// Kubernetes cluster with LiveKit on this machine (package test/lab), lets about
+// thirty callers come and go, and shows what the autoscaler does meanwhile.
+//
+// Nodes are simulated and the agents' processes are played by this program, over
+// LiveKit's real worker protocol. It leaves nothing behind.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/pflag"
+)
+
+const interrupted = 130 // what a shell says of a program that Ctrl-C ended
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	signal.Ignore(syscall.SIGPIPE) // whoever stops reading must not leave a cluster behind
+	err := command(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	switch {
+	case err == nil, errors.Is(err, pflag.ErrHelp):
+		return 0
+	case errors.Is(err, context.Canceled) && !errors.Is(err, errNotCleared):
+		_, _ = fmt.Fprintln(os.Stderr, "interrupted")
+		return interrupted
+	default:
+		_, _ = fmt.Fprintln(os.Stderr, "error:", err)
+		return 1
+	}
+}
