@@ -23,6 +23,9 @@ import (
 const (
 	// credentialsLife is how long credentials are used before they are read again.
 	credentialsLife = time.Minute
+	// credentialsRetry is how soon they are read again after they were missing, or
+	// LiveKit refused them.
+	credentialsRetry = time.Second
 	// hintLife is how long the word of a webhook counts, and hintRetry how soon a
 	// room is read again whose list does not bear it out yet.
 	hintLife  = 10 * time.Second
@@ -77,8 +80,9 @@ type Reader struct {
 	sweeping bool
 	lastErr  error
 	hints    map[string]hint // by participant sid
-	client   *client
+	client   *client // nil until there are credentials
 	loadedAt time.Time
+	loadErr  error
 }
 
 // hint is what a webhook said of an agent's participant.
@@ -287,28 +291,41 @@ func (r *Reader) dropHints(now time.Time) {
 	}
 }
 
-// connect returns a client with credentials not older than a minute.
+// connect returns a client with credentials not older than a minute, or the
+// earlier ones where they cannot be read any more: they hold until LiveKit
+// refuses them, so that a silent Kubernetes API does not stop the count.
 func (r *Reader) connect(ctx context.Context, now time.Time) (*client, error) {
 	r.mu.RLock()
-	c, loadedAt, lastErr := r.client, r.loadedAt, r.lastErr
+	c, age, loadErr, refused := r.client, now.Sub(r.loadedAt), r.loadErr, denied(r.lastErr)
 	r.mu.RUnlock()
-	if c != nil && now.Sub(loadedAt) < credentialsLife && !denied(lastErr) {
-		return c, nil
+	life := credentialsLife
+	if loadErr != nil || refused {
+		life = credentialsRetry
+	}
+	if age < life && (c != nil || loadErr != nil) {
+		return orElse(c, loadErr)
 	}
 	creds, err := r.cfg.Credentials(ctx)
 	if err == nil {
 		err = creds.Validate()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("no credentials for LiveKit project %s: %w", r.cfg.Project, err)
+		err = fmt.Errorf("no credentials for LiveKit project %s: %w", r.cfg.Project, err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.loadedAt = now
-	if r.client == nil || r.client.creds != creds {
+	r.loadedAt, r.loadErr = now, err
+	if err == nil && (r.client == nil || r.client.creds != creds) {
 		r.client = newClient(creds, r.cfg.Transport, r.cfg.Timeout)
 	}
-	return r.client, nil
+	return orElse(r.client, err)
+}
+
+func orElse(c *client, err error) (*client, error) {
+	if c != nil {
+		return c, nil
+	}
+	return nil, err
 }
 
 // Secret returns the secret of an API key, or nothing if the project's key is

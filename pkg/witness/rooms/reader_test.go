@@ -278,6 +278,15 @@ func TestCredentials(t *testing.T) {
 	}
 	missing.Store(false)
 	eventually(t, "it is read once the key is there", reads(r, "pod", 0))
+	missing.Store(true)
+	r.mu.Lock()
+	r.loadedAt = time.Now().Add(-2 * credentialsLife)
+	r.mu.Unlock()
+	for until := time.Now().Add(2 * testSettings().MaxStaleness); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+		if err := r.Fresh(time.Now()); err != nil {
+			t.Fatalf("a key that was read once is used until LiveKit refuses it: %v", err)
+		}
+	}
 }
 
 func TestValidateCredentials(t *testing.T) {
