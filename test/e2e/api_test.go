@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -121,7 +122,7 @@ func TestErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			err := stage.Client.Discovery().RESTClient().Get().RequestURI(tc.path + "?" + tc.query).Do(t.Context()).Error()
 			status := apierrors.APIStatus(nil)
-			if s, ok := err.(apierrors.APIStatus); ok { //nolint:errorlint // client-go returns it unwrapped
+			if s, ok := err.(apierrors.APIStatus); ok { // client-go returns it unwrapped
 				status = s
 			}
 			if status == nil || status.Status().Code != tc.status || !strings.Contains(err.Error(), tc.message) {
@@ -349,7 +350,7 @@ func TestNoLiveKit(t *testing.T) {
 				return err == nil && n == 0, err
 			}
 			if !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), want) {
-				return false, fmt.Errorf("%d, %v", n, err)
+				return false, errors.Join(fmt.Errorf("the answer is %d", n), err)
 			}
 			return true, nil
 		})

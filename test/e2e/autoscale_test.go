@@ -75,7 +75,7 @@ func onlyTheAutoscaler(t *testing.T, ns string) {
 	d, err := stage.Client.AppsV1().Deployments(ns).Get(t.Context(), lab.AgentName, metav1.GetOptions{})
 	must(t, err)
 	for _, entry := range d.ManagedFields {
-		if entry.FieldsV1 != nil && strings.Contains(string(entry.FieldsV1.Raw), `"f:replicas"`) && entry.Subresource == "scale" && entry.Manager != "kube-controller-manager" {
+		if entry.FieldsV1 != nil && strings.Contains(entry.FieldsV1.GetRawString(), `"f:replicas"`) && entry.Subresource == "scale" && entry.Manager != "kube-controller-manager" {
 			t.Errorf("%s has set replicas", entry.Manager)
 		}
 	}

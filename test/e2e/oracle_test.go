@@ -188,8 +188,11 @@ func (s *oracleStage) check(client custom_metrics.CustomMetricsClient) error {
 	value, sumErr := client.RootScopedMetrics().GetForObject(corev1.SchemeGroupVersion.WithKind("Namespace").GroupKind(), s.namespace, "active_calls", labels.Everything())
 	if s.c.because != "" {
 		for _, err := range []error{listErr, sumErr} {
+			if err == nil {
+				return fmt.Errorf("got %v and %v, want a 503 with %q", list, value, s.c.because)
+			}
 			if !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), s.c.because) {
-				return fmt.Errorf("got %v (list %v), want a 503 with %q", err, list, s.c.because)
+				return fmt.Errorf("got %w (list %v), want a 503 with %q", err, list, s.c.because)
 			}
 		}
 		return nil
@@ -212,7 +215,7 @@ func (s *oracleStage) check(client custom_metrics.CustomMetricsClient) error {
 	}
 	if s.c.none {
 		if !apierrors.IsNotFound(sumErr) {
-			return fmt.Errorf("the namespace's metric: %v (%v), want a 404", value, sumErr)
+			return errors.Join(fmt.Errorf("the namespace's metric is %v, want a 404", value), sumErr)
 		}
 		return nil
 	}
@@ -399,7 +402,7 @@ func (s *oracleStage) end(ctx context.Context, pod *corev1.Pod, then string) err
 	switch then {
 	case "terminate":
 		long := int64(600)
-		s.undo = append(s.undo, func() { s.deleteNow(context.Background(), pod.Name) })
+		s.undo = append(s.undo, func() { s.deleteNow(context.WithoutCancel(ctx), pod.Name) })
 		return pods.Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &long})
 	case "delete":
 		s.deleteNow(ctx, pod.Name)

@@ -95,7 +95,7 @@ func (l *Lab) StartAdapter(ctx context.Context, args ...string) (*Adapter, error
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the metrics-adapter's log: %w", err)
 	}
-	defer log.Close()
+	defer func() { _ = log.Close() }()                 // the process has its own
 	a.process = exec.Command(program, append([]string{ //nolint:noctx // it outlives ctx; Stop ends it
 		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", a.Port),
 		"--lister-kubeconfig=" + kubeconfig, "--authentication-kubeconfig=" + kubeconfig, "--authorization-kubeconfig=" + kubeconfig,

@@ -80,7 +80,7 @@ type Reader struct {
 	sweeping bool
 	lastErr  error
 	hints    map[string]hint // by participant sid
-	client   *client // nil until there are credentials
+	client   *client         // nil until there are credentials
 	loadedAt time.Time
 	loadErr  error
 }
