@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/informers"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
 )
 
 // Fleet plays the processes of guarded pods.
@@ -132,6 +133,8 @@ func (f *Fleet) observe(ctx context.Context, pod *corev1.Pod) {
 	f.mu.Unlock()
 	switch {
 	case !alive:
+	case pod.DeletionTimestamp != nil && ptr.Deref(pod.DeletionGracePeriodSeconds, 1) == 0 && !p.terminating():
+		p.kill(CauseForced) // without any grace
 	case pod.DeletionTimestamp != nil:
 		p.terminate(pod.DeletionTimestamp.Time)
 	case containerStopped(pod):
