@@ -159,7 +159,9 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, afterOutage bool) (
 		defer r.mu.Unlock()
 		r.sweeping = false
 		r.lastErr = err
-		if err == nil {
+		if err != nil {
+			r.book.outageOver(time.Now()) // not before now: the rooms that webhooks name are read meanwhile
+		} else {
 			r.sweptAt = began
 			r.book.sweptSince(began)
 			r.dropHints(began)

@@ -32,6 +32,7 @@ type fakeLiveKit struct {
 	secret   string
 	rooms    map[string][]*livekit.ParticipantInfo
 	unlisted map[string]bool                  // rooms that ListRooms leaves out
+	noList   bool                             // ListRooms fails
 	break_   func(w http.ResponseWriter) bool // breaks an answer, and says so
 	requests atomic.Int64
 }
@@ -70,6 +71,9 @@ func (f *fakeLiveKit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (f *fakeLiveKit) ListRooms(context.Context, *livekit.ListRoomsRequest) (*livekit.ListRoomsResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.noList {
+		return nil, twirp.Unavailable.Error("no")
+	}
 	answer := &livekit.ListRoomsResponse{}
 	for name := range f.rooms {
 		if !f.unlisted[name] {
@@ -226,6 +230,30 @@ func TestRestartedEmpty(t *testing.T) {
 	})
 	lk.set(func() { lk.rooms["a"] = agentOf("PA_new", "pod") })
 	eventually(t, "the one agent that came back is read, the others are gone", reads(r, "pod", 1))
+}
+
+// TestLostDuringAnOutage loses a single call while sweeps fail and webhooks still
+// have its room read.
+func TestLostDuringAnOutage(t *testing.T) {
+	lk := newFakeLiveKit()
+	lk.rooms["r"] = agentOf("PA_1", "pod")
+	r := runReader(t, lk, func(c *Config) { c.Resync, c.MaxStaleness = time.Second, 10*time.Second })
+	eventually(t, "the call is read", reads(r, "pod", 1))
+	lk.set(func() { lk.noList = true })
+	eventually(t, "a sweep has failed", func() bool {
+		r.mu.RLock()
+		defer r.mu.RUnlock()
+		return r.lastErr != nil
+	})
+	lk.set(func() { delete(lk.rooms, "r") })
+	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+		r.Heed(&livekit.WebhookEvent{Event: "participant_joined", Room: &livekit.Room{Name: "r"}, Participant: &livekit.ParticipantInfo{Sid: "PA_caller"}})
+		if reads(r, "pod", 0)() {
+			t.Fatal("what is lost in an outage reads as zero")
+		}
+	}
+	lk.set(func() { lk.noList = false })
+	eventually(t, "the outage is over, and so is the call", reads(r, "pod", 0))
 }
 
 func TestCallsBeginAndEndWithinAResync(t *testing.T) {
