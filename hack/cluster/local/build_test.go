@@ -13,7 +13,7 @@ import (
 
 func TestCutOffBuildIsNotTakenForAWholeOne(t *testing.T) {
 	if _, err := exec.LookPath("go"); err != nil {
-		t.Skip("no go command")
+		t.Fatal("no go command; install Go")
 	}
 	source := t.TempDir()
 	for name, text := range map[string]string{"go.mod": "module tiny\n\ngo 1.24\n", "main.go": "package main\n\nfunc main() {}\n"} {

@@ -12,7 +12,7 @@ import (
 
 func TestPlanBuild(t *testing.T) {
 	if _, err := exec.LookPath("go"); err != nil {
-		t.Skip("no go command")
+		t.Fatal("no go command; install Go")
 	}
 	plans, err := planTools(t.Context())
 	if err != nil {
