@@ -27,7 +27,7 @@ func run(m *testing.M) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var err error
-	stage, err = lab.Open(ctx, lab.Options{Name: "e2e", Nodes: 4, LiveKits: 3, MaxJobs: 50, Progress: os.Stderr})
+	stage, err = lab.Open(ctx, lab.Options{Name: lab.InstanceName("e2e"), Nodes: 4, LiveKits: 3, MaxJobs: 50, Progress: os.Stderr})
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "cannot set the stage: %v\n", err)
 		return 1

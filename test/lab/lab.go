@@ -11,6 +11,8 @@ package lab
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -42,6 +44,17 @@ type Options struct {
 	// NoFleet leaves out the fleet and the callers: guarded pods have no process.
 	NoFleet  bool
 	Progress io.Writer
+}
+
+// InstanceName names a stage after its use and this checkout, so that two
+// checkouts can play side by side.
+func InstanceName(use string) string {
+	root, err := repository()
+	if err != nil {
+		return use // Open says what is wrong
+	}
+	sum := sha256.Sum256([]byte(root))
+	return use + "-" + hex.EncodeToString(sum[:3])
 }
 
 // Lab is the stage, set.
