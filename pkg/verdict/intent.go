@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package verdict
+
+import (
+	"time"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// Causes are the reasons there may be for a pod to go, each with the time from
+// which it holds; zero where it does not.
+type Causes struct {
+	// Marked is what the pod's own annotations say: the road is one-way.
+	Marked call.Mark
+	// Orphaned: an owner up the chain is gone or going, or a pod that is aside has none left.
+	Orphaned time.Time
+	// Excess: its owner has more pods than it wants, and this one was chosen.
+	Excess call.Mark
+	// Lost: when the pod's toleration of its unreachable node ends.
+	Lost time.Time
+	// Cordoned: its node takes no new pods.
+	Cordoned time.Time
+	// Tainted: its node was tainted for removal by an autoscaler, which may think better of it.
+	Tainted time.Time
+	// Asked: an operator wants it to leave.
+	Asked time.Time
+	// Daemon: the pod belongs to its node, and a drain does not take it.
+	Daemon bool
+}
+
+// Intent chooses among the causes. A pod that has begun its road keeps the cause
+// that its annotations name, unless one that asks for less overtakes it.
+func Intent(c Causes, now time.Time, removalDelay time.Duration) (call.Mark, bool) {
+	lost := !c.Lost.IsZero() && !now.Before(c.Lost)
+	switch {
+	case !c.Orphaned.IsZero():
+		return call.Mark{Intent: call.Orphan, At: c.Orphaned}, true
+	case c.Marked.Intent != "" && lost:
+		return call.Mark{Intent: call.LostNode, At: c.Lost}, true
+	case c.Marked.Intent != "":
+		return c.Marked, true
+	case c.Excess.Intent != "":
+		return c.Excess, true
+	case lost:
+		return call.Mark{Intent: call.LostNode, At: c.Lost}, true
+	case !c.Cordoned.IsZero() && !c.Daemon:
+		return call.Mark{Intent: call.Drain, At: c.Cordoned}, true
+	case !c.Tainted.IsZero() && !c.Daemon && !now.Before(c.Tainted.Add(removalDelay)):
+		return call.Mark{Intent: call.Drain, At: c.Tainted}, true
+	case !c.Asked.IsZero():
+		return call.Mark{Intent: call.Operator, At: c.Asked}, true
+	default:
+		return call.Mark{}, false
+	}
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bounds sets pods aside, within bounds: without them a pod that comes back
+// to the node it was taken from makes a new pod for each one set aside.
+//
+// A scale-down or a rollout has chosen exactly as many as its owner does not want,
+// and needs no other bound.
+package bounds
+
+import (
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// Rule is the rule.
+type Rule struct{}
+
+// Name implements verdict.Rule.
+func (Rule) Name() string { return "bounds" }
+
+// Judge implements verdict.Rule.
+func (Rule) Judge(f verdict.Facts) verdict.Verdict {
+	switch {
+	case f.Pod.State != call.Serving || f.Pod.InPlace != "" || f.Intent.Intent == call.Orphan:
+		return verdict.Verdict{}
+	case !f.Intent.Intent.OfNode():
+		return aside(f)
+	case f.Pod.Created.After(f.Intent.At):
+		return hold("it was created after the " + string(f.Intent.Intent) + " began, so a replacement would come here too")
+	case f.Workload.Coming >= f.Workload.Surge:
+		return hold("replacements of its workload are not ready yet")
+	case f.Workload.Aside >= f.Workload.Desired:
+		return hold("as many pods of its workload are aside as it has replicas")
+	default:
+		return aside(f)
+	}
+}
+
+func aside(f verdict.Facts) verdict.Verdict {
+	why := "a replacement comes first"
+	if f.Chosen != "" {
+		why = f.Chosen
+	}
+	return verdict.Verdict{Outcome: verdict.SetAside, Why: why}
+}
+
+func hold(why string) verdict.Verdict { return verdict.Verdict{Outcome: verdict.Hold, Why: why} }

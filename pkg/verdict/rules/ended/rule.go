@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package ended lets pods go that run no regular container. The kubelet is their
+// witness: they hold no call. They are marked first, so that a container that
+// starts again takes none.
+package ended
+
+import (
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// Rule is the rule.
+type Rule struct{}
+
+// Name implements verdict.Rule.
+func (Rule) Name() string { return "ended" }
+
+// Judge implements verdict.Rule.
+func (Rule) Judge(f verdict.Facts) verdict.Verdict {
+	switch {
+	case f.Pod.Running:
+		return verdict.Verdict{}
+	case f.Pod.State != call.Draining:
+		return verdict.Verdict{Outcome: verdict.Drain, Why: "it runs no container"}
+	default:
+		return verdict.Verdict{Outcome: verdict.Release, Why: "it runs no container"}
+	}
+}

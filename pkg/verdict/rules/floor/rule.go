@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package floor lets a pod stop taking calls only while enough others of its
+// workload can take them.
+package floor
+
+import (
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// Rule is the rule.
+type Rule struct{}
+
+// Name implements verdict.Rule.
+func (Rule) Name() string { return "floor" }
+
+// Judge implements verdict.Rule.
+func (Rule) Judge(f verdict.Facts) verdict.Verdict {
+	switch {
+	case f.Pod.State == call.Draining:
+		return verdict.Verdict{}
+	case f.Intent.Intent == call.LostNode && !f.Pod.Ready:
+		return verdict.Verdict{Outcome: verdict.Drain, Why: "its node is lost"}
+	case f.Workload.Able >= verdict.Floor(f.Intent.Intent, f.Workload, f.Pod.InPlace != ""):
+		return verdict.Verdict{Outcome: verdict.Drain, Why: "enough others can take calls"}
+	case f.Pod.InPlace != "":
+		return verdict.Verdict{Outcome: verdict.Hold, Why: "too few others of its workload can take calls, and it cannot be replaced first: " + f.Pod.InPlace}
+	default:
+		return verdict.Verdict{Outcome: verdict.Hold, Why: "too few others of its workload can take calls; it goes on serving until replacements are ready"}
+	}
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package lostnode releases pods of a node that does not report. The agent there
+// cannot be asked; LiveKit can, which drops an agent that it does not hear of.
+package lostnode
+
+import (
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// Rule is the rule.
+type Rule struct{}
+
+// Name implements verdict.Rule.
+func (Rule) Name() string { return "lostnode" }
+
+// Judge implements verdict.Rule.
+func (Rule) Judge(f verdict.Facts) verdict.Verdict {
+	if f.Pod.State != call.Draining || f.Intent.Intent != call.LostNode || !f.LeaseExpired {
+		return verdict.Verdict{}
+	}
+	for _, r := range f.Readings {
+		n, known := r.Calls()
+		if r.Witness == call.Rooms && known && n == 0 && r.At().After(f.Pod.Drained) && r.At().Sub(r.Since) >= f.Limits.LostQuiet {
+			return verdict.Verdict{Outcome: verdict.Release, Why: "its node is lost and LiveKit has no agent of it"}
+		}
+	}
+	if f.Limits.LostAfter > 0 && f.Now.Sub(f.Intent.At) >= f.Limits.LostAfter {
+		return verdict.Verdict{Outcome: verdict.Release, Why: "its node is lost for longer than the administrator waits", Forced: true}
+	}
+	return verdict.Verdict{}
+}

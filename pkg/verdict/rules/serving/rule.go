@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package serving leaves pods alone that nobody wants to go.
+package serving
+
+import (
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// Rule is the rule.
+type Rule struct{}
+
+// Name implements verdict.Rule.
+func (Rule) Name() string { return "serving" }
+
+// Judge implements verdict.Rule.
+func (Rule) Judge(f verdict.Facts) verdict.Verdict {
+	if f.Intent.Intent != "" {
+		return verdict.Verdict{}
+	}
+	return verdict.Verdict{Outcome: verdict.Serve, Why: "nobody wants the pod to go"}
+}

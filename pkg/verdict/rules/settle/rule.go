@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package settle holds a pod that reads zero until no call can be under way to it.
+package settle
+
+import (
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// Rule is the rule.
+type Rule struct{}
+
+// Name implements verdict.Rule.
+func (Rule) Name() string { return "settle" }
+
+// Judge implements verdict.Rule.
+func (Rule) Judge(f verdict.Facts) verdict.Verdict {
+	if f.Pod.State != call.Draining || len(f.Readings) == 0 {
+		return verdict.Verdict{}
+	}
+	return verdict.Verdict{Outcome: verdict.Hold, Why: "it is idle; waiting whether a call is still on its way"}
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package verdict decides, from facts alone, what happens next to a guarded pod,
+// and which pods go when a workload has too many.
+//
+// It does no I/O, reads no clock and writes no log. Package guard acts on the
+// answer; whoever else asks with the same facts gets the same answer.
+package verdict
+
+// Outcome is what is to happen to a pod next.
+type Outcome string
+
+// The outcomes. Abstain is a rule's way to leave the pod to the next rule.
+const (
+	Abstain  Outcome = ""
+	Serve    Outcome = "Serve"    // nobody wants it to go
+	SetAside Outcome = "SetAside" // it stops being its ReplicaSet's
+	Drain    Outcome = "Drain"    // it takes no new call from now on
+	Release  Outcome = "Release"  // it may be evicted and deleted
+	Hold     Outcome = "Hold"     // it stays as it is
+)
+
+// Verdict is an Outcome, the rule that gave it, and the sentence an operator
+// reads. Why carries no moving number, so an unchanged situation reads the same.
+type Verdict struct {
+	Outcome   Outcome
+	Rule, Why string
+	// Forced says that a Release is not known to be free of calls.
+	Forced bool
+}
+
+// Rule has one opinion about a pod.
+type Rule interface {
+	// Name is one word, as metrics and Events carry it.
+	Name() string
+	// Judge abstains where the rule has no opinion.
+	Judge(Facts) Verdict
+}
+
+// Rules are asked in order.
+type Rules []Rule
+
+// Judge returns the first opinion. When no rule has one, the pod stays.
+func (rs Rules) Judge(f Facts) Verdict {
+	for _, r := range rs {
+		if v := r.Judge(f); v.Outcome != Abstain {
+			v.Rule = r.Name()
+			return v
+		}
+	}
+	return Verdict{Outcome: Hold, Rule: "default", Why: "no rule lets the pod go"}
+}
