@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+
+# Renders charts/callguard into manifests/, for kubectl apply and for the guard, which compares the doors of the cluster
+# with them. The go command builds Helm from hack/tools/helm and keeps it in its build cache. An argument names another
+# folder to write to.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+out=${1:-manifests}
+
+helm=$(go tool -n -modfile=hack/tools/helm/go.mod helm)
+
+# render FILE WHAT FLAGS...: FILE says in its head WHAT it is.
+render() {
+	local file=$1 what=$2
+	shift 2
+	{
+		printf '# SPDX-License-Identifier: Apache-2.0\n\n'
+		printf '# Rendered from charts/callguard by hack/update-manifests.sh. Do not edit.\n'
+		printf '# %s\n' "$what"
+		"$helm" template callguard charts/callguard --namespace callguard-system --no-hooks \
+			--kube-version 1.36.0 --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy "$@" |
+			grep -vE '^(# Source: .*)?$'
+	} >"$out/$file"
+}
+
+render doors.yaml "The doors: they stand, and hold every call, when no process of callguard runs." \
+	--show-only 'templates/doors/*.yaml'
+render drain-guard.yaml "The namespace, the account and the rights of drain-guard. Apply doors.yaml as well." \
+	--set namespace.create=true \
+	--show-only templates/drain-guard/namespace.yaml \
+	--show-only templates/drain-guard/serviceaccount.yaml \
+	--show-only templates/drain-guard/rbac.yaml
+render drain-guard-deployment.yaml "Two replicas of drain-guard. Run \"drain-guard unlock\" in one before you delete them for good." \
+	--show-only templates/drain-guard/deployment.yaml
+render drain-guard-rules.yaml "Alerts, for the Prometheus Operator." \
+	--set prometheusRule.enabled=true \
+	--show-only templates/drain-guard/rules.yaml

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package manifests holds the doors as they are installed, so that the guard can
+// tell whether those of its cluster are the same. It reads no cluster.
+package manifests
+
+import (
+	"bufio"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/scheme"
+)
+
+//go:embed doors.yaml
+var doors string //nolint:gochecknoglobals // an embedded file is reached by a variable only; nothing writes it
+
+// What the doors are rendered with, unless the chart is given other values.
+const (
+	DefaultNamespace       = "callguard-system"
+	DefaultBreakGlassGroup = "callguard:break-glass"
+	DefaultPriority        = 1000000
+)
+
+// Values are the values of the chart that stand in the doors.
+type Values struct {
+	Namespace       string // of the guard
+	BreakGlassGroup string
+	Priority        int32 // of PriorityClass callguard-calls
+}
+
+// DefaultValues are those of the files in this folder.
+func DefaultValues() Values {
+	return Values{Namespace: DefaultNamespace, BreakGlassGroup: DefaultBreakGlassGroup, Priority: DefaultPriority}
+}
+
+// Doors are the objects that hold calls when no process of callguard runs. Every
+// field that the API server would default is given, so that the spec of each
+// equals that of the object in the cluster.
+type Doors struct {
+	Policies         []*admissionregistrationv1.ValidatingAdmissionPolicy
+	Bindings         []*admissionregistrationv1.ValidatingAdmissionPolicyBinding
+	MutatingPolicies []*admissionregistrationv1.MutatingAdmissionPolicy
+	MutatingBindings []*admissionregistrationv1.MutatingAdmissionPolicyBinding
+	PriorityClass    *schedulingv1.PriorityClass
+	// BudgetOwner owns every PodDisruptionBudget that the guard makes.
+	BudgetOwner *rbacv1.ClusterRole
+}
+
+// Parse returns the doors as the chart renders them with these values.
+func Parse(v Values) (*Doors, error) {
+	text := strings.NewReplacer(
+		"system:serviceaccount:"+DefaultNamespace+":drain-guard", "system:serviceaccount:"+v.Namespace+":drain-guard",
+		DefaultBreakGlassGroup, v.BreakGlassGroup,
+		strconv.Itoa(DefaultPriority), strconv.Itoa(int(v.Priority)),
+	).Replace(doors)
+	return parse(text)
+}
+
+func parse(text string) (*Doors, error) {
+	d := &Doors{}
+	documents := yaml.NewYAMLReader(bufio.NewReader(strings.NewReader(text)))
+	for {
+		document, err := documents.Read()
+		if errors.Is(err, io.EOF) {
+			return d, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the doors: %w", err)
+		}
+		object, _, err := scheme.Codecs.UniversalDeserializer().Decode(document, nil, nil)
+		if runtime.IsMissingKind(err) {
+			continue // the head of the file
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the doors: %w", err)
+		}
+		switch o := object.(type) {
+		case *admissionregistrationv1.ValidatingAdmissionPolicy:
+			d.Policies = append(d.Policies, o)
+		case *admissionregistrationv1.ValidatingAdmissionPolicyBinding:
+			d.Bindings = append(d.Bindings, o)
+		case *admissionregistrationv1.MutatingAdmissionPolicy:
+			d.MutatingPolicies = append(d.MutatingPolicies, o)
+		case *admissionregistrationv1.MutatingAdmissionPolicyBinding:
+			d.MutatingBindings = append(d.MutatingBindings, o)
+		case *schedulingv1.PriorityClass:
+			d.PriorityClass = o
+		case *rbacv1.ClusterRole:
+			d.BudgetOwner = o
+		default:
+			return nil, fmt.Errorf("cannot read the doors: there is a %T among them", object)
+		}
+	}
+}
