@@ -44,8 +44,10 @@ const (
 	// GET /worker in production mode.
 	DefaultWorkerPort = 8081
 
+	// AsideSuffix ends the pod-template-hash of a pod that was set aside.
+	AsideSuffix = "-aside"
+
 	templateHashLabel = "pod-template-hash"
-	asideSuffix       = "-aside"
 )
 
 // Witness is a source that can say how many calls a pod holds.
@@ -132,7 +134,7 @@ func StateOf(labels, annotations map[string]string) State {
 		return Released
 	case annotations[DrainingAnnotation] != "":
 		return Draining
-	case strings.HasSuffix(labels[templateHashLabel], asideSuffix):
+	case strings.HasSuffix(labels[templateHashLabel], AsideSuffix):
 		return Aside
 	default:
 		return Serving
@@ -174,6 +176,7 @@ type Reading struct {
 	at     time.Time
 	reason string
 	known  bool
+	newest time.Time
 }
 
 // Known is a reading of n calls that was true at the time given.
@@ -183,6 +186,15 @@ func Known(n int, at time.Time) Reading { return Reading{calls: n, at: at, known
 func Unknown(format string, args ...any) Reading {
 	return Reading{reason: fmt.Sprintf(format, args...)}
 }
+
+// WithNewest is the reading with the time at which the latest of its calls began.
+func (r Reading) WithNewest(began time.Time) Reading {
+	r.newest = began
+	return r
+}
+
+// Newest is when the latest of the calls began; zero where nobody knows.
+func (r Reading) Newest() time.Time { return r.newest }
 
 // Calls returns the number of calls, and false when it is unknown.
 func (r Reading) Calls() (int, bool) { return r.calls, r.known }

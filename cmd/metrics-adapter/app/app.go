@@ -12,14 +12,12 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/client-go/dynamic"
@@ -109,8 +107,8 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	})
 	roomMetrics := rooms.NewMetrics(registry)
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
-		Default:   o.defaultCredentials(),
-		Secret:    secretCredentials(client),
+		Default:   rooms.FileCredentials(o.livekitURL, o.livekitKeyFile, o.livekitSecretFile),
+		Secret:    rooms.SecretCredentials(client),
 		Transport: http.DefaultTransport,
 		Settings:  o.livekit,
 		OnChange:  func(uids []types.UID) { agents.Poke(uids...) },
@@ -252,36 +250,6 @@ func serveWebhooks(ctx context.Context, address string, webhooks *rooms.Webhooks
 	<-stopped
 	webhooks.Wait()
 	return nil
-}
-
-// defaultCredentials reads the default project's key and secret from their
-// files each time, so that they can be changed. It is nil without a URL.
-func (o *Options) defaultCredentials() func(context.Context) (rooms.Credentials, error) {
-	if o.livekitURL == "" {
-		return nil
-	}
-	return func(context.Context) (rooms.Credentials, error) {
-		key, keyErr := os.ReadFile(o.livekitKeyFile)
-		secret, secretErr := os.ReadFile(o.livekitSecretFile)
-		return rooms.Credentials{
-			URL:       o.livekitURL,
-			APIKey:    strings.TrimSpace(string(key)),
-			APISecret: strings.TrimSpace(string(secret)),
-		}, errors.Join(keyErr, secretErr)
-	}
-}
-
-// secretCredentials reads a project from a Secret with the keys url, api-key and
-// api-secret.
-func secretCredentials(client kubernetes.Interface) func(context.Context, types.NamespacedName) (rooms.Credentials, error) {
-	return func(ctx context.Context, name types.NamespacedName) (rooms.Credentials, error) {
-		secret, err := client.CoreV1().Secrets(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
-		if err != nil {
-			return rooms.Credentials{}, fmt.Errorf("cannot read Secret %s: %w; create it with keys url, api-key and api-secret, and let the metrics-adapter get it", name, err)
-		}
-		field := func(key string) string { return strings.TrimSpace(string(secret.Data[key])) }
-		return rooms.Credentials{URL: field("url"), APIKey: field("api-key"), APISecret: field("api-secret")}, nil
-	}
 }
 
 func signalOnce(ch chan<- struct{}) {

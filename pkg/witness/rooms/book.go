@@ -19,8 +19,9 @@ const publishOnBehalf = "lk.publish_on_behalf"
 // agent is one agent participant. Pod is empty where the participant does not
 // name one.
 type agent struct {
-	sid string
-	pod types.UID
+	sid    string
+	pod    types.UID
+	joined time.Time
 }
 
 // agentsOf picks those participants that hold a call: agents, but neither
@@ -34,7 +35,9 @@ func agentsOf(participants []*livekit.ParticipantInfo) []agent {
 			slices.Contains(p.GetKindDetails(), livekit.ParticipantInfo_CLOUD_AGENT) {
 			continue
 		}
-		agents = append(agents, agent{sid: p.GetSid(), pod: types.UID(p.GetAttributes()[call.PodAttribute])})
+		agents = append(agents, agent{
+			sid: p.GetSid(), pod: types.UID(p.GetAttributes()[call.PodAttribute]), joined: time.Unix(p.GetJoinedAt(), 0),
+		})
 	}
 	return agents
 }
@@ -55,6 +58,7 @@ type roomEntry struct {
 type holding struct {
 	rooms   map[string]int // seats by room; a call is a room
 	missing int            // seats that LiveKit no longer lists
+	newest  time.Time      // when the agent joined that did so last, of all it ever had
 	at      time.Time      // when the latest read that changed it began
 }
 
@@ -184,6 +188,9 @@ func (b *book) count(room string, a agent, at time.Time, seats, missing int) {
 		b.pods[a.pod] = h
 	}
 	h.at = at
+	if a.joined.After(h.newest) {
+		h.newest = a.joined
+	}
 	h.missing += missing
 	h.rooms[room] += seats
 	if h.rooms[room] == 0 {
@@ -210,9 +217,9 @@ func (b *book) reading(pod types.UID, sweptAt, now time.Time) call.Reading {
 	case h.missing > 0 && now.Before(b.doubtUntil):
 		return call.Unknown("LiveKit lost rooms of this pod; waiting whether its agents come back")
 	case h.at.After(sweptAt):
-		return call.Known(len(h.rooms), h.at)
+		return call.Known(len(h.rooms), h.at).WithNewest(h.newest)
 	default:
-		return call.Known(len(h.rooms), sweptAt)
+		return call.Known(len(h.rooms), sweptAt).WithNewest(h.newest)
 	}
 }
 

@@ -25,6 +25,8 @@ type ProjectsConfig struct {
 	// Secret gives the credentials that stand in a Secret.
 	Secret    func(context.Context, types.NamespacedName) (Credentials, error)
 	Transport http.RoundTripper
+	// OnlyWanted leaves the default project unread while nobody wants it, too.
+	OnlyWanted bool
 	Settings
 
 	OnChange func([]types.UID)
@@ -49,7 +51,7 @@ func NewProjects(cfg ProjectsConfig) *Projects {
 }
 
 // Want names the projects that pods work for. The default project needs no
-// naming.
+// naming, unless OnlyWanted is set.
 func (p *Projects) Want(projects map[call.Project]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -112,6 +114,11 @@ func (p *Projects) Reading(pod *call.Pod, now time.Time) call.Reading {
 	return r.Reading(pod.UID, now)
 }
 
+// Ask is the reading of a pod's own project, as of its latest sweep.
+func (p *Projects) Ask(_ context.Context, pod *call.Pod) call.Reading {
+	return p.Reading(pod, time.Now())
+}
+
 // Fresh returns nil when what is known of a project can be believed, else why not.
 func (p *Projects) Fresh(project call.Project, now time.Time) error {
 	r, err := p.reader(project)
@@ -167,7 +174,7 @@ func (p *Projects) wantedNow() []call.Project {
 			ps = append(ps, project)
 		}
 	}
-	if p.cfg.Default != nil {
+	if p.cfg.Default != nil && (!p.cfg.OnlyWanted || p.wanted[call.DefaultProject]) {
 		ps = append(ps, call.DefaultProject)
 	}
 	return ps

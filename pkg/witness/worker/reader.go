@@ -157,7 +157,7 @@ func (r *Reader) work(ctx context.Context) {
 
 func (r *Reader) ask(ctx context.Context, pod *call.Pod) {
 	at := time.Now()
-	calls, err := r.get(ctx, "http://"+net.JoinHostPort(pod.IP, strconv.Itoa(pod.WorkerPort))+"/worker")
+	calls, err := r.get(ctx, workerURL(pod))
 	r.cfg.Metrics.asked(err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -167,6 +167,24 @@ func (r *Reader) ask(ctx context.Context, pod *call.Pod) {
 		a.calls, a.at = calls, at
 	}
 	r.answers[pod.UID] = a
+}
+
+// Ask asks a pod now. Whatever goes wrong is unknown.
+func (r *Reader) Ask(ctx context.Context, pod *call.Pod) call.Reading {
+	if !pod.Running || pod.IP == "" {
+		return call.Unknown("the agent has no address yet")
+	}
+	at := time.Now()
+	calls, err := r.get(ctx, workerURL(pod))
+	r.cfg.Metrics.asked(err)
+	if err != nil {
+		return call.Unknown("the agent does not say: %s", err)
+	}
+	return call.Known(calls, at)
+}
+
+func workerURL(pod *call.Pod) string {
+	return "http://" + net.JoinHostPort(pod.IP, strconv.Itoa(pod.WorkerPort)) + "/worker"
 }
 
 func (r *Reader) get(ctx context.Context, url string) (int, error) {

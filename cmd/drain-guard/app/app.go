@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/witness/rooms"
+	"github.com/callguard/callguard/pkg/witness/worker"
+)
+
+const (
+	component = "drain-guard"
+
+	// A guard that was killed is followed by the next after leaseDuration at most. One
+	// that loses the lease notices within renewDeadline.
+	leaseDuration = 10 * time.Second
+	renewDeadline = 6 * time.Second
+	retryPeriod   = 2 * time.Second
+
+	clientQPS, clientBurst = 50, 100
+)
+
+// Main runs the drain-guard, or unlocks, until ctx is done.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	o := NewOptions()
+	fs := o.Flags()
+	unlock := len(args) > 0 && args[0] == "unlock"
+	if unlock {
+		args = args[1:]
+		fs = pflag.NewFlagSet("drain-guard unlock", pflag.ContinueOnError)
+		o.clusterFlags(fs)
+	}
+	fs.SetOutput(stderr)
+	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q; use no command, or unlock", fs.Arg(0))
+	}
+	if err := o.Validate(); err != nil {
+		return fmt.Errorf("settings cannot be used:\n%w", err)
+	}
+	level, err := o.level()
+	if err != nil {
+		return err
+	}
+	handler := slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})
+	klog.SetLogger(logr.FromSlogHandler(handler))
+	registry := prometheus.NewRegistry()
+	client, err := o.client(registry)
+	if err != nil {
+		return err
+	}
+	if unlock {
+		return guard.Unlock(ctx, client, o.doors.Namespace, renewDeadline+retryPeriod, stdout)
+	}
+	return run(ctx, o, client, registry, slog.New(handler))
+}
+
+func (o *Options) client(registry *prometheus.Registry) (kubernetes.Interface, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("no way to the Kubernetes API: %w; run in a pod or set --kubeconfig", err)
+	}
+	config.QPS, config.Burst = clientQPS, clientBurst
+	config.UserAgent = "callguard-" + component
+	config.Wrap(guard.CountWrites(registry))
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a Kubernetes client: %w", err)
+	}
+	return client, nil
+}
+
+func run(ctx context.Context, o *Options, client kubernetes.Interface, registry *prometheus.Registry, log *slog.Logger) error {
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	defer broadcaster.Shutdown()
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	recorder := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "callguard-" + component})
+
+	doors, err := guard.NewDoors(guard.DoorsConfig{
+		Client: client, Values: o.doors, Recorder: recorder, Registry: registry, Log: log,
+		About: &corev1.ObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Namespace: o.doors.Namespace, Name: component},
+	})
+	if err != nil {
+		return err
+	}
+	projects := rooms.NewProjects(rooms.ProjectsConfig{
+		Default: rooms.FileCredentials(o.livekitURL, o.livekitKeyFile, o.livekitSecretFile), Secret: rooms.SecretCredentials(client),
+		Transport: http.DefaultTransport, OnlyWanted: true, Settings: o.livekit, Metrics: rooms.NewMetrics(registry), Log: log,
+	})
+	agents := worker.NewReader(worker.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Metrics: worker.NewMetrics(registry)})
+	o.guard.DeletionCosts = o.deletionCosts == costsAuto
+	g, err := guard.New(guard.Config{
+		Client: client, Doors: doors,
+		Witnesses: map[call.Witness]guard.Witness{call.Rooms: projects, call.Worker: agents},
+		Projects:  projects.Want,
+		Settings:  o.guard,
+		Recorder:  recorder, Registry: registry, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	doors.TryOn(g)
+
+	status := &status{guard: g}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return g.Watch(ctx) })
+	group.Go(func() error { return doors.Run(ctx) })
+	group.Go(func() error { return projects.Run(ctx) })
+	group.Go(func() error { return serve(ctx, o.bindAddress, status, registry, log) })
+	group.Go(func() error { return o.lead(ctx, client, g, status, log) })
+	return group.Wait()
+}
+
+// lead leads while this process holds the lease. When it loses the lease the
+// process ends, and starts anew; unless unlock took it, for then it waits.
+func (o *Options) lead(ctx context.Context, client kubernetes.Interface, g *guard.Guard, status *status, log *slog.Logger) error {
+	if _, err := guard.TakeBack(ctx, client, o.doors.Namespace); err != nil {
+		log.Warn("Cannot see whether callguard is unlocked", "err", err)
+	}
+	if !o.leaderElect {
+		return g.Lead(ctx)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("cannot name this process for the election: %w", err)
+	}
+	lock, err := resourcelock.New(resourcelock.LeasesResourceLock, o.doors.Namespace, guard.LeaseName, client.CoreV1(), client.CoordinationV1(),
+		resourcelock.ResourceLockConfig{Identity: fmt.Sprintf("%s_%d", host, os.Getpid())})
+	if err != nil {
+		return fmt.Errorf("cannot take part in the election: %w", err)
+	}
+	led := make(chan error, 1)
+	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock: lock, LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, ReleaseOnCancel: true, Name: component,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(ctx context.Context) {
+				log.Info("Leading")
+				led <- g.Lead(ctx)
+			},
+			OnStoppedLeading: func() {},
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("cannot take part in the election: %w", err)
+	}
+	elector.Run(ctx)
+	if ctx.Err() != nil {
+		select {
+		case err := <-led:
+			return err
+		default: // it never led
+			return nil
+		}
+	}
+	if err := <-led; err != nil {
+		return err
+	}
+	unlocked, err := guard.Unlocked(ctx, client, o.doors.Namespace)
+	if err != nil || !unlocked {
+		return errors.Join(errors.New("lost the lease "+guard.LeaseName), err)
+	}
+	log.Warn("Unlocked by 'drain-guard unlock': nothing is locked any more; a guard that starts locks again")
+	status.unlock()
+	<-ctx.Done()
+	return nil
+}
+
+func serve(ctx context.Context, address string, status *status, registry *prometheus.Registry, log *slog.Logger) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return fmt.Errorf("cannot serve metrics: %w; choose another --bind-address", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, "ok\n") })
+	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
+		if err := status.ready(); err != nil {
+			http.Error(rw, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = io.WriteString(rw, "ok\n")
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
+	stop := context.AfterFunc(ctx, func() {
+		if err := server.Close(); err != nil {
+			log.Warn("Metrics were cut off", "err", err)
+		}
+	})
+	defer stop()
+	log.Info("Serving metrics and health", "address", listener.Addr().String())
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("cannot serve metrics: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package app puts the drain-guard together: flags become options, options become
+// the rooms of the house, and Main starts them. It decides nothing itself.
+package app
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/callguard/callguard/manifests"
+	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/verdict"
+	"github.com/callguard/callguard/pkg/witness/rooms"
+)
+
+// Options are what the flags say.
+type Options struct {
+	kubeconfig  string
+	doors       manifests.Values
+	leaderElect bool
+	bindAddress string
+	logLevel    string
+
+	livekitURL        string
+	livekitKeyFile    string
+	livekitSecretFile string
+	livekit           rooms.Settings
+	witnessTimeout    time.Duration
+
+	guard         guard.Settings
+	deletionCosts string
+}
+
+// The values of --deletion-cost.
+const (
+	costsAuto = "auto"
+	costsOff  = "off"
+)
+
+// NewOptions returns the defaults.
+func NewOptions() *Options {
+	return &Options{
+		doors:       manifests.DefaultValues(),
+		leaderElect: true,
+		bindAddress: ":8080",
+		logLevel:    "info",
+		livekit: rooms.Settings{
+			Resync: 3 * time.Second, MaxStaleness: 15 * time.Second, Timeout: 3 * time.Second, Concurrency: 16,
+		},
+		witnessTimeout: 2 * time.Second,
+		guard: guard.Settings{
+			Limits: verdict.Limits{
+				Settle:    20 * time.Second,
+				LostQuiet: time.Minute,
+			},
+			ReadEvery:         time.Second,
+			RemovalDelay:      30 * time.Second,
+			ReleasePatience:   2 * time.Second,
+			AgentDrainTimeout: time.Hour,
+		},
+		deletionCosts: costsAuto,
+	}
+}
+
+// Flags returns the flags, bound to the options.
+func (o *Options) Flags() *pflag.FlagSet {
+	fs := pflag.NewFlagSet("drain-guard", pflag.ContinueOnError)
+	o.clusterFlags(fs)
+	fs.StringVar(&o.doors.BreakGlassGroup, "break-glass-group", o.doors.BreakGlassGroup, "Group whose members may delete locked pods, as the chart was given it.")
+	fs.Int32Var(&o.doors.Priority, "priority", o.doors.Priority, "Value of PriorityClass callguard-calls, as the chart was given it.")
+	fs.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "Lead only while holding the lease "+guard.LeaseName+".")
+	fs.StringVar(&o.bindAddress, "bind-address", o.bindAddress, "Address of /metrics, /healthz and /readyz.")
+	fs.StringVar(&o.livekitURL, "livekit-url", o.livekitURL, "URL of the default LiveKit project, such as wss://livekit.example.com. Workloads may name others in an annotation.")
+	fs.StringVar(&o.livekitKeyFile, "livekit-api-key-file", o.livekitKeyFile, "File with the API key of the default project.")
+	fs.StringVar(&o.livekitSecretFile, "livekit-api-secret-file", o.livekitSecretFile, "File with the API secret of the default project.")
+	fs.DurationVar(&o.livekit.Resync, "resync-interval", o.livekit.Resync, "The longest that a change in LiveKit goes unseen while a pod is to go. LiveKit is not read otherwise.")
+	fs.DurationVar(&o.livekit.MaxStaleness, "max-staleness", o.livekit.MaxStaleness, "Age from which what LiveKit said is not believed any more.")
+	fs.DurationVar(&o.livekit.Timeout, "livekit-timeout", o.livekit.Timeout, "Time limit of one request to LiveKit.")
+	fs.IntVar(&o.livekit.Concurrency, "livekit-concurrency", o.livekit.Concurrency, "Requests to one LiveKit project under way at once.")
+	fs.DurationVar(&o.witnessTimeout, "witness-timeout", o.witnessTimeout, "Time limit of one request to a pod.")
+	fs.DurationVar(&o.guard.ReadEvery, "read-interval", o.guard.ReadEvery, "How often a pod that is to go is asked for its calls.")
+	fs.DurationVar(&o.guard.Limits.Settle, "settle", o.guard.Limits.Settle, "How long no call may have begun before a pod that reads zero is believed. Not asked for where the gate is.")
+	fs.DurationVar(&o.guard.Limits.MaxHold, "max-hold", o.guard.Limits.MaxHold, "How long a pod is held once it takes no new call, whatever calls it has; 0 for ever. Bounds the teams' own deadlines.")
+	fs.DurationVar(&o.guard.Limits.LostQuiet, "lost-node-quiet", o.guard.Limits.LostQuiet, "How long LiveKit must have seen no agent of a pod whose node does not report.")
+	fs.DurationVar(&o.guard.Limits.LostAfter, "lost-node-release-after", o.guard.Limits.LostAfter, "Release a pod of a lost node after so long whatever LiveKit says; 0 for never.")
+	fs.DurationVar(&o.guard.RemovalDelay, "removal-taint-delay", o.guard.RemovalDelay, "How long a node must have been tainted for removal by an autoscaler.")
+	fs.DurationVar(&o.guard.ReleasePatience, "release-patience", o.guard.ReleasePatience, "How long a released pod waits for whoever drains its node to evict it, before the guard deletes it.")
+	fs.DurationVar(&o.guard.AgentDrainTimeout, "agent-drain-timeout", o.guard.AgentDrainTimeout, "The drain_timeout of your agents. A shorter termination grace is worth an Event.")
+	fs.StringVar(&o.deletionCosts, "deletion-cost", o.deletionCosts, "auto: pods that leave are marked as the first to be deleted, and without the doors all pods by their calls. off: never.")
+	return fs
+}
+
+// clusterFlags are those of unlock, too.
+func (o *Options) clusterFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "Kubeconfig; in a pod none is needed.")
+	fs.StringVar(&o.doors.Namespace, "namespace", o.doors.Namespace, "Namespace of the guard, and of its lease.")
+	fs.StringVar(&o.logLevel, "log-level", o.logLevel, "debug, info, warn or error.")
+}
+
+// Validate reports every mistake at once, each with a value that would work.
+func (o *Options) Validate() error {
+	var errs []error
+	wrong := func(flag string, value any, use string) {
+		errs = append(errs, fmt.Errorf("--%s is %q; use %s", flag, fmt.Sprint(value), use))
+	}
+	if o.livekitURL != "" {
+		if err := rooms.ValidateURL(o.livekitURL); err != nil {
+			errs = append(errs, fmt.Errorf("--livekit-url: %w", err))
+		}
+		for flag, file := range map[string]string{"livekit-api-key-file": o.livekitKeyFile, "livekit-api-secret-file": o.livekitSecretFile} {
+			if _, err := os.Stat(file); err != nil {
+				wrong(flag, file, "a file that is there, such as /etc/livekit/api-key")
+			}
+		}
+	}
+	positive := map[string]time.Duration{
+		"resync-interval": o.livekit.Resync, "livekit-timeout": o.livekit.Timeout, "witness-timeout": o.witnessTimeout,
+		"read-interval": o.guard.ReadEvery, "agent-drain-timeout": o.guard.AgentDrainTimeout,
+	}
+	for flag, d := range positive {
+		if d <= 0 {
+			wrong(flag, d, "a duration above zero, such as 2s")
+		}
+	}
+	notNegative := map[string]time.Duration{
+		"settle": o.guard.Limits.Settle, "max-hold": o.guard.Limits.MaxHold, "lost-node-quiet": o.guard.Limits.LostQuiet,
+		"lost-node-release-after": o.guard.Limits.LostAfter, "removal-taint-delay": o.guard.RemovalDelay, "release-patience": o.guard.ReleasePatience,
+	}
+	for flag, d := range notNegative {
+		if d < 0 {
+			wrong(flag, d, "zero or more, such as 20s")
+		}
+	}
+	if o.livekit.MaxStaleness < o.livekit.Resync {
+		wrong("max-staleness", o.livekit.MaxStaleness, "--resync-interval or more, such as "+(5*o.livekit.Resync).String())
+	}
+	if o.livekit.Concurrency < 1 {
+		wrong("livekit-concurrency", o.livekit.Concurrency, "1 or more, such as 16")
+	}
+	if o.deletionCosts != costsAuto && o.deletionCosts != costsOff {
+		wrong("deletion-cost", o.deletionCosts, costsAuto+" or "+costsOff)
+	}
+	if _, _, err := net.SplitHostPort(o.bindAddress); err != nil {
+		wrong("bind-address", o.bindAddress, "an address with a port, such as :8080")
+	}
+	if o.doors.Namespace == "" {
+		wrong("namespace", o.doors.Namespace, "the namespace of the guard, such as "+manifests.DefaultNamespace)
+	}
+	if _, err := o.level(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (o *Options) level() (slog.Level, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return level, fmt.Errorf("--log-level is %q; use debug, info, warn or error", o.logLevel)
+	}
+	return level, nil
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+const (
+	// BudgetName is the name of the PodDisruptionBudget of each enabled namespace.
+	BudgetName = "callguard"
+	// BudgetOwner is the inert ClusterRole of the chart that owns all of them, so
+	// that they go with the chart, with or without a process of ours.
+	BudgetOwner = "callguard-budget-owner"
+	// locked is more pods than there can be. As a number, and not a percentage, it
+	// keeps the allowed disruptions at zero whatever owners and statuses say.
+	locked = math.MaxInt32
+)
+
+// budgets keeps the PodDisruptionBudget of each enabled namespace.
+type budgets struct {
+	client  kubernetes.Interface
+	cluster *cluster
+	report  *report
+	queue   workqueue.TypedRateLimitingInterface[string]
+
+	mu sync.Mutex
+	// foreign counts, by namespace, the other budgets that match guarded pods.
+	foreign map[string]int
+}
+
+func newBudgets(client kubernetes.Interface, c *cluster, r *report) *budgets {
+	return &budgets{
+		client: client, cluster: c, report: r, foreign: map[string]int{},
+		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](50*time.Millisecond, 10*time.Second)),
+	}
+}
+
+// look looks after a namespace soon.
+func (b *budgets) look(namespace string) { b.queue.Add(namespace) }
+
+// run keeps the budgets until ctx is done.
+func (b *budgets) run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, b.queue.ShutDown)
+	defer stop()
+	for {
+		namespace, shutdown := b.queue.Get()
+		if shutdown {
+			return nil
+		}
+		err := b.keep(ctx, namespace)
+		switch {
+		case err == nil:
+			b.queue.Forget(namespace)
+		case ctx.Err() == nil:
+			b.report.log.Warn("A namespace has no budget that locks its pods; trying again", "namespace", namespace, "err", err)
+			b.queue.AddRateLimited(namespace)
+		}
+		b.queue.Done(namespace)
+	}
+}
+
+// keep makes the budget of a namespace what it has to be.
+func (b *budgets) keep(ctx context.Context, namespace string) error {
+	if !b.cluster.ready() {
+		return errors.New("the cluster is still being read")
+	}
+	if !b.cluster.enabled(namespace) {
+		return b.remove(ctx, namespace)
+	}
+	b.lookForForeign(namespace)
+	owner, err := b.client.RbacV1().ClusterRoles().Get(ctx, BudgetOwner, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("cannot read ClusterRole %s, which owns the budgets: %w; it is part of the chart", BudgetOwner, err)
+	}
+	want := budget(namespace, intstr.FromInt32(locked))
+	want.OwnerReferences = []metav1.OwnerReference{{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRole", Name: owner.Name, UID: owner.UID}}
+	is, err := b.cluster.budgets.PodDisruptionBudgets(namespace).Get(BudgetName)
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = b.client.PolicyV1().PodDisruptionBudgets(namespace).Create(ctx, want, metav1.CreateOptions{FieldManager: fieldManager})
+		if apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			return nil
+		}
+		return err
+	case err != nil:
+		return err
+	case equality.Semantic.DeepEqual(is.Spec, want.Spec) && equality.Semantic.DeepEqual(is.OwnerReferences, want.OwnerReferences):
+		return nil
+	}
+	next := is.DeepCopy()
+	next.Spec, next.OwnerReferences = want.Spec, want.OwnerReferences
+	_, err = b.client.PolicyV1().PodDisruptionBudgets(namespace).Update(ctx, next, metav1.UpdateOptions{FieldManager: fieldManager})
+	return err
+}
+
+// remove takes the budget of a namespace away that is no longer enabled.
+func (b *budgets) remove(ctx context.Context, namespace string) error {
+	b.mu.Lock()
+	delete(b.foreign, namespace)
+	b.mu.Unlock()
+	is, err := b.cluster.budgets.PodDisruptionBudgets(namespace).Get(BudgetName)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	ns, nsErr := b.cluster.namespaces.Get(namespace)
+	if err != nil || nsErr != nil || ns.DeletionTimestamp != nil || !ours(is) {
+		return err // it goes with its namespace, or is not ours
+	}
+	err = b.client.PolicyV1().PodDisruptionBudgets(namespace).Delete(ctx, BudgetName, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &is.UID}})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+func ours(pdb *policyv1.PodDisruptionBudget) bool {
+	for _, ref := range pdb.OwnerReferences {
+		if ref.Name == BudgetOwner {
+			return true
+		}
+	}
+	return false
+}
+
+// budget is the budget of a namespace with so many pods that must be available.
+func budget(namespace string, minAvailable intstr.IntOrString) *policyv1.PodDisruptionBudget {
+	return &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: BudgetName},
+		Spec: policyv1.PodDisruptionBudgetSpec{
+			MinAvailable: &minAvailable,
+			Selector: &metav1.LabelSelector{
+				MatchLabels:      map[string]string{call.GuardedLabel: "true"},
+				MatchExpressions: []metav1.LabelSelectorRequirement{{Key: call.ReleasedLabel, Operator: metav1.LabelSelectorOpDoesNotExist}},
+			},
+		},
+	}
+}
+
+// lookForForeign looks for other budgets that match guarded pods: to the eviction
+// of a pod with two budgets Kubernetes answers 500, on which kubectl drain gives up.
+func (b *budgets) lookForForeign(namespace string) {
+	list, err := b.cluster.budgets.PodDisruptionBudgets(namespace).List(labels.Everything())
+	if err != nil {
+		return // an informer's list does not fail
+	}
+	pods, err := b.cluster.pods.Pods(namespace).List(labels.Everything())
+	if err != nil {
+		return
+	}
+	n := 0
+	for _, pdb := range list {
+		if pdb.Name == BudgetName {
+			continue
+		}
+		selector, err := metav1.LabelSelectorAsSelector(pdb.Spec.Selector)
+		if err != nil {
+			continue // Kubernetes passes it over, too
+		}
+		for _, pod := range pods {
+			if selector.Matches(labels.Set(pod.Labels)) {
+				b.report.foreignBudget(pdb, pod)
+				n++
+				break
+			}
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.foreign[namespace] = n
+}
+
+// foreignBudgets counts them in the whole cluster.
+func (b *budgets) foreignBudgets() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := 0
+	for v := range maps.Values(b.foreign) {
+		n += v
+	}
+	return n
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"context"
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	appslisters "k8s.io/client-go/listers/apps/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	policylisters "k8s.io/client-go/listers/policy/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// byNode indexes pods by the name of their node.
+const byNode = "node"
+
+// cluster is what informers know of the cluster: guarded pods, and what they
+// belong to.
+type cluster struct {
+	all     informers.SharedInformerFactory
+	guarded informers.SharedInformerFactory
+
+	pods         corelisters.PodLister
+	podIndex     cache.Indexer
+	nodes        corelisters.NodeLister
+	namespaces   corelisters.NamespaceLister
+	deployments  appslisters.DeploymentLister
+	replicaSets  appslisters.ReplicaSetLister
+	statefulSets appslisters.StatefulSetLister
+	daemonSets   appslisters.DaemonSetLister
+	budgets      policylisters.PodDisruptionBudgetLister
+
+	synced []cache.InformerSynced
+}
+
+// changes are told what an informer saw change. The object before is nil when it
+// is new, the object after when it is gone.
+type changes struct {
+	pod, node, namespace, owner, budget func(before, after metav1.Object)
+}
+
+func newCluster(client kubernetes.Interface, on changes) (*cluster, error) {
+	c := &cluster{
+		all: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim)),
+		guarded: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim),
+			informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = call.GuardedLabel + "=true" })),
+	}
+	pods := c.guarded.Core().V1().Pods()
+	if err := pods.Informer().AddIndexers(cache.Indexers{byNode: func(obj any) ([]string, error) {
+		if pod, ok := obj.(*corev1.Pod); ok && pod.Spec.NodeName != "" {
+			return []string{pod.Spec.NodeName}, nil
+		}
+		return nil, nil
+	}}); err != nil {
+		return nil, fmt.Errorf("cannot index pods by node: %w", err)
+	}
+	c.pods, c.podIndex = pods.Lister(), pods.Informer().GetIndexer()
+	c.replicaSets = c.all.Apps().V1().ReplicaSets().Lister()
+	c.nodes = c.all.Core().V1().Nodes().Lister()
+	c.namespaces = c.all.Core().V1().Namespaces().Lister()
+	c.deployments = c.all.Apps().V1().Deployments().Lister()
+	c.statefulSets = c.all.Apps().V1().StatefulSets().Lister()
+	c.daemonSets = c.all.Apps().V1().DaemonSets().Lister()
+	c.budgets = c.all.Policy().V1().PodDisruptionBudgets().Lister()
+	for _, source := range []struct {
+		informer cache.SharedIndexInformer
+		changed  func(before, after metav1.Object)
+	}{
+		{pods.Informer(), on.pod},
+		{c.all.Core().V1().Nodes().Informer(), on.node},
+		{c.all.Core().V1().Namespaces().Informer(), on.namespace},
+		{c.all.Apps().V1().ReplicaSets().Informer(), on.owner},
+		{c.all.Apps().V1().Deployments().Informer(), on.owner},
+		{c.all.Apps().V1().StatefulSets().Informer(), on.owner},
+		{c.all.Apps().V1().DaemonSets().Informer(), on.owner},
+		{c.all.Policy().V1().PodDisruptionBudgets().Informer(), on.budget},
+	} {
+		registration, err := source.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(o any) { source.changed(nil, meta(o)) },
+			UpdateFunc: func(was, is any) { source.changed(meta(was), meta(is)) },
+			DeleteFunc: func(o any) { source.changed(meta(o), nil) },
+		})
+		if err != nil {
+			return nil, fmt.Errorf("cannot watch the cluster: %w", err)
+		}
+		c.synced = append(c.synced, registration.HasSynced)
+	}
+	return c, nil
+}
+
+// run watches until ctx is done.
+func (c *cluster) run(ctx context.Context) {
+	for _, f := range []informers.SharedInformerFactory{c.all, c.guarded} {
+		f.StartWithContext(ctx)
+		defer f.Shutdown()
+	}
+	<-ctx.Done()
+}
+
+// ready says whether everything that was there at the start is known.
+func (c *cluster) ready() bool {
+	for _, synced := range c.synced {
+		if !synced() {
+			return false
+		}
+	}
+	return true
+}
+
+// enabled returns the namespace where its administrator has enabled callguard and
+// it is not being deleted.
+func (c *cluster) enabled(name string) bool {
+	ns, err := c.namespaces.Get(name)
+	return err == nil && ns.Labels[call.EnabledLabel] == "true" && ns.DeletionTimestamp == nil
+}
+
+func meta(obj any) metav1.Object {
+	if unseen, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = unseen.Obj
+	}
+	o, _ := obj.(metav1.Object)
+	return o
+}
+
+// trim drops what the guard does not read of the larger objects.
+func trim(obj any) (any, error) {
+	if o, ok := obj.(metav1.Object); ok {
+		o.SetManagedFields(nil)
+	}
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		trimPod(o)
+	case *corev1.Node:
+		o.Annotations, o.Status = nil, corev1.NodeStatus{}
+	case *appsv1.Deployment:
+		o.Spec.Template.Spec = corev1.PodSpec{}
+	case *appsv1.ReplicaSet:
+		o.Spec.Template.Spec = corev1.PodSpec{}
+	case *appsv1.StatefulSet:
+		o.Spec.Template.Spec, o.Spec.VolumeClaimTemplates = corev1.PodSpec{}, nil
+	case *appsv1.DaemonSet:
+		o.Spec.Template.Spec = corev1.PodSpec{}
+	}
+	return obj, nil
+}
+
+func trimPod(pod *corev1.Pod) {
+	pod.Spec = corev1.PodSpec{
+		NodeName: pod.Spec.NodeName, Tolerations: pod.Spec.Tolerations,
+		TerminationGracePeriodSeconds: pod.Spec.TerminationGracePeriodSeconds,
+	}
+	status := corev1.PodStatus{Phase: pod.Status.Phase, PodIP: pod.Status.PodIP}
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady || c.Type == corev1.DisruptionTarget {
+			status.Conditions = append(status.Conditions, corev1.PodCondition{Type: c.Type, Status: c.Status, Reason: c.Reason})
+		}
+	}
+	for _, c := range pod.Status.ContainerStatuses {
+		status.ContainerStatuses = append(status.ContainerStatuses, corev1.ContainerStatus{State: corev1.ContainerState{Running: c.State.Running}})
+	}
+	pod.Status = status
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// metrics count what the guard does.
+type metrics struct {
+	releases  *prometheus.CounterVec
+	forced    prometheus.Counter
+	refused   *prometheus.CounterVec
+	unguarded prometheus.Counter
+	held      *prometheus.HistogramVec
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		releases: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "callguard", Name: "releases_total",
+			Help: "Pods released, by intent.",
+		}, []string{"intent"}),
+		forced: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "callguard", Name: "forced_releases_total",
+			Help: "Pods released that were not known to be free of calls: a deadline was over.",
+		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "callguard", Name: "refused_deletes_seen_total",
+			Help: "Attempts to delete locked pods that left a trace, by who tried (controller, scheduler, taint, other).",
+		}, []string{"by"}),
+		unguarded: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "callguard", Name: "unguarded_deletions_total",
+			Help: "Locked pods with a running container that were deleted past the doors: by break-glass, or because their node was gone.",
+		}),
+		held: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "callguard", Name: "drain_duration_seconds",
+			Help:    "How long released pods had taken no new call, by intent.",
+			Buckets: []float64{1, 5, 10, 30, 60, 120, 300, 600, 1200, 3600, 7200, 14400},
+		}, []string{"intent"}),
+	}
+	reg.MustRegister(m.releases, m.forced, m.refused, m.unguarded, m.held)
+	for _, intent := range call.Intents() {
+		m.releases.WithLabelValues(string(intent))
+	}
+	for _, who := range []string{"controller", "scheduler", "taint", "other"} {
+		m.refused.WithLabelValues(who)
+	}
+	return m
+}
+
+// podCollector shows the guarded pods and why they are held, as of each scrape.
+type podCollector struct {
+	cluster *cluster
+	report  *report
+	now     func() time.Time
+}
+
+func (*podCollector) pods() *prometheus.Desc {
+	return prometheus.NewDesc("callguard_guarded_pods",
+		"Guarded pods of enabled namespaces, by workload and state (serving, aside, draining, released).",
+		[]string{"namespace", "workload", "state"}, nil)
+}
+
+func (*podCollector) holds() *prometheus.Desc {
+	return prometheus.NewDesc("callguard_holds",
+		"Pods that something wants to go and that are held, by rule.", []string{"rule"}, nil)
+}
+
+func (*podCollector) seconds() *prometheus.Desc {
+	return prometheus.NewDesc("callguard_hold_seconds",
+		"How long the pod that has been held longest by a rule has been held by it.", []string{"rule"}, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (c *podCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- c.pods()
+	ch <- c.holds()
+	ch <- c.seconds()
+}
+
+// Collect implements prometheus.Collector.
+func (c *podCollector) Collect(ch chan<- prometheus.Metric) {
+	type group struct {
+		namespace, workload string
+		state               call.State
+	}
+	groups := map[group]int{}
+	snapshots := map[string]*snapshot{}
+	list, err := c.cluster.pods.List(labels.Everything())
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(c.pods(), err)
+		return
+	}
+	for _, pod := range list {
+		if !c.cluster.enabled(pod.Namespace) {
+			continue
+		}
+		s := snapshots[pod.Namespace]
+		if s == nil {
+			if s, err = c.cluster.cached(pod.Namespace); err != nil {
+				ch <- prometheus.NewInvalidMetric(c.pods(), err)
+				return
+			}
+			snapshots[pod.Namespace] = s
+		}
+		key := s.top(pod)
+		groups[group{pod.Namespace, key.Kind + "/" + key.Name, call.StateOf(pod.Labels, pod.Annotations)}]++
+	}
+	for g, n := range groups {
+		ch <- prometheus.MustNewConstMetric(c.pods(), prometheus.GaugeValue, float64(n), g.namespace, g.workload, string(g.state))
+	}
+	holds, longest := map[string]int{}, map[string]time.Duration{}
+	for _, h := range c.report.holding() {
+		holds[h.rule]++
+		longest[h.rule] = max(longest[h.rule], c.now().Sub(h.since))
+	}
+	for rule, n := range holds {
+		ch <- prometheus.MustNewConstMetric(c.holds(), prometheus.GaugeValue, float64(n), rule)
+		ch <- prometheus.MustNewConstMetric(c.seconds(), prometheus.GaugeValue, longest[rule].Seconds(), rule)
+	}
+}
+
+// CountWrites counts, below a client, what it writes to the Kubernetes API: all of
+// it, Events and the election's lease included.
+func CountWrites(reg prometheus.Registerer) func(http.RoundTripper) http.RoundTripper {
+	writes := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "callguard", Name: "api_writes_total",
+		Help: "Writes to the Kubernetes API, by resource, verb and outcome (ok, conflict, error).",
+	}, []string{"resource", "verb", "outcome"})
+	reg.MustRegister(writes)
+	return func(next http.RoundTripper) http.RoundTripper {
+		return &writeCounter{
+			next: next, writes: writes,
+			paths: request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
+		}
+	}
+}
+
+type writeCounter struct {
+	next   http.RoundTripper
+	writes *prometheus.CounterVec
+	paths  request.RequestInfoFactory
+}
+
+// RoundTrip implements http.RoundTripper.
+func (c *writeCounter) RoundTrip(req *http.Request) (*http.Response, error) {
+	answer, err := c.next.RoundTrip(req)
+	if req.Method == http.MethodGet || req.Method == http.MethodHead {
+		return answer, err
+	}
+	info, pathErr := c.paths.NewRequestInfo(req)
+	if pathErr != nil || !info.IsResourceRequest || info.Resource == "selfsubjectreviews" || req.URL.Query().Has("dryRun") {
+		return answer, err // it changes nothing
+	}
+	outcome := "ok"
+	switch {
+	case err != nil || answer.StatusCode >= http.StatusBadRequest && answer.StatusCode != http.StatusConflict:
+		outcome = "error"
+	case answer.StatusCode == http.StatusConflict:
+		outcome = "conflict"
+	}
+	c.writes.WithLabelValues(info.Resource, info.Verb, outcome).Inc()
+	return answer, err
+}

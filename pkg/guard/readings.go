@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// Witness says how many calls a pod holds, as of now.
+type Witness interface {
+	Ask(ctx context.Context, pod *call.Pod) call.Reading
+}
+
+const (
+	// readers bounds the pods that are asked at once: a witness that hangs keeps
+	// one of them for as long as it may take.
+	readers = 32
+	// wantedFor is how long a pod is read after the last time somebody wanted it.
+	wantedFor = 10 * time.Second
+)
+
+// readings reads the witnesses of those pods that somebody wants to know about,
+// over and over, and of no others.
+type readings struct {
+	witnesses map[call.Witness]Witness
+	every     time.Duration
+	now       func() time.Time
+	// changed is told when a pod's readings say something else than before.
+	changed func(types.UID)
+	// projects is told which LiveKit projects the pods' rooms are of.
+	projects func(map[call.Project]bool)
+
+	queue workqueue.TypedDelayingInterface[types.UID]
+
+	mu      sync.Mutex
+	records map[types.UID]*entry
+}
+
+// entry is what is known of one pod.
+type entry struct {
+	pod   *call.Pod
+	until time.Time // when nobody wants it any more
+	first time.Time // when it was first read
+	began time.Time // when a call was last seen to begin
+	last  map[call.Witness]verdict.Reading
+}
+
+func newReadings(witnesses map[call.Witness]Witness, every time.Duration, now func() time.Time) *readings {
+	return &readings{
+		witnesses: witnesses, every: every, now: now,
+		changed: func(types.UID) {}, projects: func(map[call.Project]bool) {},
+		queue: workqueue.NewTypedDelayingQueue[types.UID](), records: map[types.UID]*entry{},
+	}
+}
+
+// run reads until ctx is done.
+func (r *readings) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		<-ctx.Done()
+		r.queue.ShutDown()
+		return nil
+	})
+	for range readers {
+		g.Go(func() error {
+			for {
+				uid, shutdown := r.queue.Get()
+				if shutdown {
+					return nil
+				}
+				if r.read(ctx, uid) {
+					r.queue.AddAfter(uid, r.every)
+				}
+				r.queue.Done(uid)
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// want has a pod read for a while.
+func (r *readings) want(pod *call.Pod) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec := r.records[pod.UID]
+	if rec == nil {
+		rec = &entry{last: map[call.Witness]verdict.Reading{}}
+		r.records[pod.UID] = rec
+		defer r.queue.Add(pod.UID)
+	}
+	rec.pod, rec.until = pod, r.now().Add(wantedFor)
+	r.tellProjects()
+}
+
+// read asks the witnesses of a pod, and says whether it is to be read again.
+func (r *readings) read(ctx context.Context, uid types.UID) bool {
+	r.mu.Lock()
+	rec := r.records[uid]
+	if rec == nil || r.now().After(rec.until) {
+		delete(r.records, uid)
+		r.tellProjects()
+		r.mu.Unlock()
+		return false
+	}
+	pod := rec.pod
+	r.mu.Unlock()
+
+	answers := r.ask(ctx, pod)
+
+	r.mu.Lock()
+	changed := rec.enter(answers, r.now())
+	r.mu.Unlock()
+	if changed {
+		r.changed(uid)
+	}
+	return true
+}
+
+// ask asks all witnesses of a pod at once.
+func (r *readings) ask(ctx context.Context, pod *call.Pod) map[call.Witness]call.Reading {
+	answers := make([]call.Reading, len(pod.Witnesses))
+	var all sync.WaitGroup
+	for i, name := range pod.Witnesses {
+		if witness := r.witnesses[name]; witness != nil {
+			all.Go(func() { answers[i] = witness.Ask(ctx, pod) })
+		} else {
+			answers[i] = call.Unknown("there is no witness %q", name)
+		}
+	}
+	all.Wait()
+	byName := make(map[call.Witness]call.Reading, len(answers))
+	for i, name := range pod.Witnesses {
+		byName[name] = answers[i]
+	}
+	return byName
+}
+
+// enter enters what the witnesses say, and says whether it is anything new.
+//
+// A call is taken to have begun when a number has grown, and when a number is back
+// above zero after a time of not knowing.
+func (e *entry) enter(answers map[call.Witness]call.Reading, now time.Time) (changed bool) {
+	if e.first.IsZero() {
+		e.first = now
+	}
+	for name, answer := range answers {
+		before, seen := e.last[name]
+		was, wasKnown := before.Calls()
+		is, known := answer.Calls()
+		same := seen && known == wasKnown && is == was
+		if seen && known && is > 0 && (!wasKnown || is > was) {
+			e.began = now
+		}
+		since := answer.At()
+		if same {
+			since = before.Since
+		}
+		e.last[name] = verdict.Reading{Witness: name, Reading: answer, Since: since}
+		changed = changed || !same
+	}
+	return changed
+}
+
+// of returns what is known of a pod, in the order of its witnesses, and since when
+// no call has begun. Of a pod that was not read yet everything is unknown.
+func (r *readings) of(pod *call.Pod) (list []verdict.Reading, quiet time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec := r.records[pod.UID]
+	for _, name := range pod.Witnesses {
+		reading := verdict.Reading{Witness: name}
+		if rec != nil {
+			if last, ok := rec.last[name]; ok {
+				reading = last
+			}
+		}
+		list = append(list, reading)
+	}
+	if rec == nil || rec.first.IsZero() {
+		return list, r.now()
+	}
+	quiet = rec.first
+	if rec.began.After(quiet) {
+		quiet = rec.began
+	}
+	return list, quiet
+}
+
+// fresh asks the witnesses of a pod now, and returns what of says then.
+func (r *readings) fresh(ctx context.Context, pod *call.Pod) ([]verdict.Reading, time.Time) {
+	answers := r.ask(ctx, pod)
+	r.mu.Lock()
+	if rec := r.records[pod.UID]; rec != nil {
+		rec.enter(answers, r.now())
+	}
+	r.mu.Unlock()
+	return r.of(pod)
+}
+
+// merged is the number of calls of a pod, for choosing among pods: the largest
+// that a witness knows, and unknown while one of them is.
+func merged(list []verdict.Reading) call.Reading {
+	var most call.Reading
+	for i, reading := range list {
+		n, known := reading.Calls()
+		if !known {
+			return reading.Reading
+		}
+		if m, _ := most.Calls(); i == 0 || n > m {
+			newest := most.Newest()
+			most = reading.Reading
+			if most.Newest().IsZero() {
+				most = most.WithNewest(newest)
+			}
+		}
+	}
+	return most
+}
+
+// tellProjects says which projects are wanted. The lock is held.
+func (r *readings) tellProjects() {
+	wanted := map[call.Project]bool{}
+	for _, rec := range r.records {
+		if rec.pod.Asks(call.Rooms) {
+			wanted[rec.pod.Project] = true
+		}
+	}
+	r.projects(maps.Clone(wanted))
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+)
+
+// deleteDoor is the name of the policy that refuses deletions.
+const deleteDoor = "callguard-delete"
+
+// watchRefusals counts the deletions that controllers say were refused to them,
+// until ctx is done.
+func watchRefusals(ctx context.Context, client kubernetes.Interface, r *report) error {
+	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.FieldSelector = "reason=FailedDelete" }))
+	informer := factory.Core().V1().Events().Informer()
+	count := func(before, after any) {
+		is, ok := after.(*corev1.Event)
+		if !ok || !strings.Contains(is.Message, deleteDoor) {
+			return
+		}
+		n := max(1, is.Count)
+		if was, ok := before.(*corev1.Event); ok {
+			n -= max(1, was.Count)
+		}
+		r.metrics.refused.WithLabelValues("controller").Add(float64(max(0, n)))
+	}
+	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
+		AddFunc: func(o any, old bool) {
+			if !old { // those of before are not of this process's time
+				count(nil, o)
+			}
+		},
+		UpdateFunc: func(was, is any) { count(was, is) },
+	}); err != nil {
+		return fmt.Errorf("cannot watch Events: %w", err)
+	}
+	factory.StartWithContext(ctx)
+	defer factory.Shutdown()
+	<-ctx.Done()
+	return nil
+}

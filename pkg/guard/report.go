@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// The reasons of Events.
+const (
+	ReasonSetAside      = "SetAside"
+	ReasonDraining      = "Draining"
+	ReasonReleased      = "Released"
+	ReasonForced        = "ForcedRelease"
+	ReasonHeld          = "Held"
+	ReasonNotEnabled    = "NamespaceNotEnabled"
+	ReasonBadAnnotation = "BadAnnotation"
+	ReasonShortGrace    = "ShortGrace"
+	ReasonForeignBudget = "ForeignBudget"
+	ReasonUnguarded     = "DeletedWhileLocked"
+	ReasonDoors         = "DoorsNotInForce"
+	ReasonUnlocked      = "Unlocked"
+)
+
+// report says what happens: in Events, metrics and the log, once each time
+// something changes.
+type report struct {
+	events  record.EventRecorder
+	metrics *metrics
+	log     *slog.Logger
+
+	mu sync.Mutex
+	// held is why pods are held that something wants to go.
+	held map[types.UID]held
+	// said are complaints that were made, by what they are about.
+	said map[string]bool
+}
+
+// held is a verdict that keeps a pod, and since when it does.
+type held struct {
+	key   Key
+	rule  string
+	since time.Time
+}
+
+func newReport(events record.EventRecorder, registry prometheus.Registerer, log *slog.Logger) *report {
+	return &report{events: events, metrics: newMetrics(registry), log: log, held: map[types.UID]held{}, said: map[string]bool{}}
+}
+
+// judged enters the verdicts on a workload's pods, and tells of those that changed.
+func (r *report) judged(w *workload, list []judgement) {
+	current := map[types.UID]bool{}
+	for _, j := range list {
+		current[j.UID] = true
+		if j.verdict.Outcome == verdict.Hold {
+			r.holds(w, j)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for uid, h := range r.held {
+		if h.key == w.key && !current[uid] {
+			delete(r.held, uid)
+		}
+	}
+}
+
+func (r *report) holds(w *workload, j judgement) {
+	r.mu.Lock()
+	before, was := r.held[j.UID]
+	same := was && before.rule == j.verdict.Rule
+	if !same {
+		r.held[j.UID] = held{key: w.key, rule: j.verdict.Rule, since: j.facts.Now}
+	}
+	r.mu.Unlock()
+	if same {
+		return
+	}
+	r.log.Info("Pod is held", "pod", j.NamespacedName.String(), "intent", j.intent.Intent, "rule", j.verdict.Rule, "why", j.verdict.Why)
+	text := fmt.Sprintf("Pod %s stays (%s): %s", j.NamespacedName, j.intent.Intent, j.verdict.Why)
+	r.tell(w, j.member, corev1.EventTypeNormal, ReasonHeld, text)
+}
+
+// stepped tells that a pod has made a step.
+func (r *report) stepped(w *workload, j judgement) {
+	r.mu.Lock()
+	delete(r.held, j.UID)
+	r.mu.Unlock()
+	kind, reason, what := corev1.EventTypeNormal, "", ""
+	switch j.verdict.Outcome {
+	case verdict.SetAside:
+		reason, what = ReasonSetAside, "is set aside"
+	case verdict.Drain:
+		reason, what = ReasonDraining, "takes no new call"
+	case verdict.Release:
+		reason, what = ReasonReleased, "may go"
+		r.metrics.releases.WithLabelValues(string(j.intent.Intent)).Inc()
+		if !j.drained.IsZero() {
+			r.metrics.held.WithLabelValues(string(j.intent.Intent)).Observe(j.facts.Now.Sub(j.drained).Seconds())
+		}
+	default:
+		return
+	}
+	if j.verdict.Forced {
+		kind, reason = corev1.EventTypeWarning, ReasonForced
+		r.metrics.forced.Inc()
+		// The line that an audit looks for.
+		r.log.Warn("Pod is released by force", "pod", j.NamespacedName.String(), "uid", j.UID, "intent", j.intent.Intent,
+			"rule", j.verdict.Rule, "why", j.verdict.Why, "readings", describe(j.facts.Readings))
+	} else {
+		r.log.Info("Pod goes on", "pod", j.NamespacedName.String(), "intent", j.intent.Intent, "step", j.verdict.Outcome, "rule", j.verdict.Rule, "why", j.verdict.Why)
+	}
+	r.tell(w, j.member, kind, reason, fmt.Sprintf("Pod %s %s (%s): %s", j.NamespacedName, what, j.intent.Intent, j.verdict.Why))
+}
+
+func describe(list []verdict.Reading) (out []string) {
+	for _, r := range list {
+		if n, known := r.Calls(); known {
+			out = append(out, fmt.Sprintf("%s: %d calls", r.Witness, n))
+		} else {
+			out = append(out, fmt.Sprintf("%s: unknown (%s)", r.Witness, r.Reason()))
+		}
+	}
+	return out
+}
+
+// tell writes an Event about a pod, its workload, and its node where that is why.
+func (r *report) tell(w *workload, m *member, kind, reason, text string) {
+	r.events.Event(m.object, kind, reason, text)
+	if w.key.UID != m.UID {
+		r.events.Event(reference(w.key), kind, reason, text)
+	}
+	if m.Node != "" && (!m.causes.Cordoned.IsZero() || !m.causes.Tainted.IsZero() || !m.causes.Lost.IsZero()) {
+		// kubectl describe node looks for its Events by name.
+		r.events.Event(&corev1.ObjectReference{Kind: "Node", Name: m.Node, UID: types.UID(m.Node), APIVersion: "v1"}, kind, reason, text)
+	}
+}
+
+func reference(key Key) *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: key.APIVersion, Kind: key.Kind, Namespace: key.Namespace, Name: key.Name, UID: key.UID}
+}
+
+// once says whether something is said for the first time.
+func (r *report) once(what string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.said[what] {
+		return false
+	}
+	r.said[what] = true
+	return true
+}
+
+// complaints tells what is wrong with the settings of a workload and its pods,
+// once for each workload and text.
+func (r *report) complaints(w *workload, drainTimeout time.Duration) {
+	if w.complaint != nil && r.once(string(w.key.UID)+w.complaint.Error()) {
+		r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonBadAnnotation, "%s; until then all replicas must be available", w.complaint)
+	}
+	for _, m := range w.members {
+		for _, err := range m.complaints {
+			if r.once(string(w.key.UID) + err.Error()) {
+				r.log.Warn("An annotation is not understood; its default applies", "workload", w.key.String(), "err", err)
+				r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonBadAnnotation, "%s; until then its default applies", err)
+			}
+		}
+		grace := m.object.Spec.TerminationGracePeriodSeconds
+		if grace == nil || m.leaving || time.Duration(*grace)*time.Second >= drainTimeout {
+			continue
+		}
+		if text := fmt.Sprintf("terminationGracePeriodSeconds is %d, shorter than the %s an agent may take to finish its calls; use %d",
+			*grace, drainTimeout, int(drainTimeout.Seconds())); r.once(string(w.key.UID) + text) {
+			r.events.Event(reference(w.key), corev1.EventTypeWarning, ReasonShortGrace, text)
+		}
+	}
+}
+
+// notEnabled tells that a workload is labelled where its label has no effect.
+func (r *report) notEnabled(key Key) {
+	if r.once("not enabled " + string(key.UID)) {
+		r.events.Eventf(reference(key), corev1.EventTypeWarning, ReasonNotEnabled,
+			"label %s has no effect here: namespace %s is not enabled; an administrator enables it with: kubectl label namespace %s %s=true",
+			call.GuardedLabel, key.Namespace, key.Namespace, call.EnabledLabel)
+	}
+}
+
+// foreignBudget tells that another budget matches a guarded pod.
+func (r *report) foreignBudget(pdb *policyv1.PodDisruptionBudget, pod *corev1.Pod) {
+	if !r.once("budget " + string(pdb.UID)) {
+		return
+	}
+	text := fmt.Sprintf("PodDisruptionBudget %s/%s matches pods that callguard guards, such as %s: Kubernetes answers evictions of pods with two budgets with 500, on which kubectl drain gives up; delete it, and use annotation %s of the workload",
+		pdb.Namespace, pdb.Name, pod.Name, call.MinAvailableAnnotation)
+	r.log.Warn("Another budget matches guarded pods", "budget", pdb.Namespace+"/"+pdb.Name, "pod", pod.Name)
+	r.events.Event(pdb, corev1.EventTypeWarning, ReasonForeignBudget, text)
+	r.events.Event(pod, corev1.EventTypeWarning, ReasonForeignBudget, text)
+}
+
+// deletedUnreleased tells of a pod that is deleted although it was locked: by
+// break-glass, or because its node or namespace goes.
+func (r *report) deletedUnreleased(pod *corev1.Pod) {
+	running := false
+	for _, c := range pod.Status.ContainerStatuses {
+		running = running || c.State.Running != nil
+	}
+	if pod.Labels[call.ReleasedLabel] != "" || !running {
+		return
+	}
+	r.metrics.unguarded.Inc()
+	r.log.Warn("A locked pod was deleted past the doors", "pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID)
+	r.events.Eventf(pod, corev1.EventTypeWarning, ReasonUnguarded,
+		"Pod %s/%s was deleted while it was locked: by the break-glass group, or by Kubernetes because its node is gone", pod.Namespace, pod.Name)
+}
+
+// disruption counts attempts on a pod that it has survived, which Kubernetes notes
+// on the pod.
+func (r *report) disruption(was, is *corev1.Pod) {
+	if is.DeletionTimestamp != nil {
+		return
+	}
+	before, after := disruptionTarget(was), disruptionTarget(is)
+	if after != "" && before == "" {
+		r.metrics.refused.WithLabelValues(by(after)).Inc()
+	}
+}
+
+func disruptionTarget(pod *corev1.Pod) string {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue {
+			return c.Reason
+		}
+	}
+	return ""
+}
+
+func by(reason string) string {
+	switch reason {
+	case "PreemptionByScheduler":
+		return "scheduler"
+	case "DeletionByTaintManager":
+		return "taint"
+	default:
+		return "other"
+	}
+}
+
+// forget drops what is remembered of a pod.
+func (r *report) forget(uid types.UID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.held, uid)
+}
+
+// holding lists why pods are held now.
+func (r *report) holding() []held {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make([]held, 0, len(r.held))
+	for _, h := range r.held {
+		list = append(list, h)
+	}
+	return list
+}

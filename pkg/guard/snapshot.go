@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/pods"
+)
+
+const (
+	daemonSet    = "DaemonSet"
+	appsGroup    = "apps/v1"
+	hashLabel    = appsv1.DefaultDeploymentUniqueLabelKey
+	revisionMark = "deployment.kubernetes.io/revision"
+	// daemonGeneration is the generation of a DaemonSet's template, which its pods
+	// carry as a label.
+	daemonGeneration = appsv1.DeprecatedTemplateGeneration
+	daemonPodLabel   = "pod-template-generation"
+)
+
+// Key names a workload: the top owner of pods that do the same work, or a pod
+// that has none.
+type Key struct {
+	types.NamespacedName
+
+	APIVersion, Kind string
+	UID              types.UID
+}
+
+func (k Key) String() string { return k.Kind + " " + k.NamespacedName.String() }
+
+// owner is what counts of an object that controls pods.
+type owner struct {
+	ref        metav1.OwnerReference
+	controller *metav1.OwnerReference
+	// going says that it is being deleted, and its dependents with it.
+	going       bool
+	replicas    int
+	annotations map[string]string
+
+	byHash   bool // a ReplicaSet that selects pods by their template's hash
+	recreate bool // a Deployment without rolling updates
+	surge    int
+	// revision is what its pods should be of; empty when that is not known.
+	revision string
+	// rolls says that a StatefulSet or DaemonSet replaces pods of other revisions by itself.
+	rolls        bool
+	first, floor int // a StatefulSet's first ordinal, and the lowest that is updated
+}
+
+// snapshot is a namespace at one moment.
+type snapshot struct {
+	owners map[types.UID]*owner
+	pods   []*corev1.Pod
+	// gone says of an owner that is not in owners that it is not there at all.
+	// Without it nothing that is missing counts as gone.
+	gone map[types.UID]bool
+}
+
+// cached is the namespace as the informers know it, which may be behind.
+func (c *cluster) cached(namespace string) (*snapshot, error) {
+	s := &snapshot{owners: map[types.UID]*owner{}}
+	everything := labels.Everything()
+	deployments, err := c.deployments.Deployments(namespace).List(everything)
+	if err != nil {
+		return nil, err
+	}
+	replicaSets, err := c.replicaSets.ReplicaSets(namespace).List(everything)
+	if err != nil {
+		return nil, err
+	}
+	statefulSets, err := c.statefulSets.StatefulSets(namespace).List(everything)
+	if err != nil {
+		return nil, err
+	}
+	daemonSets, err := c.daemonSets.DaemonSets(namespace).List(everything)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range deployments {
+		s.add(ofDeployment(d))
+	}
+	for _, r := range replicaSets {
+		s.add(ofReplicaSet(r))
+	}
+	for _, t := range statefulSets {
+		s.add(ofStatefulSet(t))
+	}
+	for _, d := range daemonSets {
+		s.add(ofDaemonSet(d))
+	}
+	s.pods, err = c.pods.Pods(namespace).List(everything)
+	return s, err
+}
+
+// live is the namespace as it is now. Owners are read before what they own, and
+// one that is missing is asked for by name: what was created meanwhile is not gone.
+func live(ctx context.Context, client kubernetes.Interface, namespace string) (*snapshot, error) {
+	s := &snapshot{owners: map[types.UID]*owner{}, gone: map[types.UID]bool{}}
+	apps := client.AppsV1()
+	deployments, err := apps.Deployments(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the Deployments of namespace %s: %w", namespace, err)
+	}
+	statefulSets, err := apps.StatefulSets(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the StatefulSets of namespace %s: %w", namespace, err)
+	}
+	daemonSets, err := apps.DaemonSets(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the DaemonSets of namespace %s: %w", namespace, err)
+	}
+	replicaSets, err := apps.ReplicaSets(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the ReplicaSets of namespace %s: %w", namespace, err)
+	}
+	list, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: call.GuardedLabel + "=true"})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the pods of namespace %s: %w", namespace, err)
+	}
+	for i := range deployments.Items {
+		s.add(ofDeployment(&deployments.Items[i]))
+	}
+	for i := range statefulSets.Items {
+		s.add(ofStatefulSet(&statefulSets.Items[i]))
+	}
+	for i := range daemonSets.Items {
+		s.add(ofDaemonSet(&daemonSets.Items[i]))
+	}
+	for i := range replicaSets.Items {
+		s.add(ofReplicaSet(&replicaSets.Items[i]))
+	}
+	for i := range list.Items {
+		s.pods = append(s.pods, &list.Items[i])
+	}
+	return s, s.askForMissing(ctx, client, namespace)
+}
+
+// askForMissing looks for each owner that is named and was not listed.
+func (s *snapshot) askForMissing(ctx context.Context, client kubernetes.Interface, namespace string) error {
+	named := func() (refs []metav1.OwnerReference) {
+		for _, pod := range s.pods {
+			if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
+				refs = append(refs, *ref)
+			}
+		}
+		for _, o := range s.owners {
+			if o.controller != nil {
+				refs = append(refs, *o.controller)
+			}
+		}
+		return refs
+	}
+	for range 2 { // a ReplicaSet that is found may name a Deployment that is not
+		for _, ref := range named() {
+			if s.owners[ref.UID] != nil || s.gone[ref.UID] || ref.APIVersion != appsGroup {
+				continue
+			}
+			found, err := ask(ctx, client, namespace, ref)
+			switch {
+			case apierrors.IsNotFound(err) || err == nil && found != nil && found.ref.UID != ref.UID:
+				s.gone[ref.UID] = true
+			case err != nil:
+				return fmt.Errorf("cannot read %s %s/%s: %w", ref.Kind, namespace, ref.Name, err)
+			case found != nil:
+				s.add(found)
+			}
+		}
+	}
+	return nil
+}
+
+// ask reads one owner. Of a kind that the guard does not know it returns nil.
+func ask(ctx context.Context, client kubernetes.Interface, namespace string, ref metav1.OwnerReference) (*owner, error) {
+	apps := client.AppsV1()
+	switch ref.Kind {
+	case pods.Deployment:
+		d, err := apps.Deployments(namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		return ofDeployment(d), nil
+	case pods.ReplicaSet:
+		r, err := apps.ReplicaSets(namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		return ofReplicaSet(r), nil
+	case pods.StatefulSet:
+		t, err := apps.StatefulSets(namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		return ofStatefulSet(t), nil
+	case daemonSet:
+		d, err := apps.DaemonSets(namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		return ofDaemonSet(d), nil
+	default:
+		return nil, nil
+	}
+}
+
+func (s *snapshot) add(o *owner) { s.owners[o.ref.UID] = o }
+
+// top returns the workload of a pod: the end of its chain of controllers.
+func (s *snapshot) top(pod *corev1.Pod) Key {
+	ref := metav1.GetControllerOfNoCopy(pod)
+	if ref == nil {
+		return Key{
+			NamespacedName: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name},
+			APIVersion:     "v1", Kind: "Pod", UID: pod.UID,
+		}
+	}
+	if o := s.owners[ref.UID]; o != nil && o.controller != nil {
+		ref = o.controller
+	}
+	return keyOf(pod.Namespace, *ref)
+}
+
+func keyOf(namespace string, ref metav1.OwnerReference) Key {
+	return Key{
+		NamespacedName: types.NamespacedName{Namespace: namespace, Name: ref.Name},
+		APIVersion:     ref.APIVersion, Kind: ref.Kind, UID: ref.UID,
+	}
+}
+
+func newOwner(obj metav1.Object, kind string, replicas *int32) *owner {
+	o := &owner{
+		ref:         metav1.OwnerReference{APIVersion: appsGroup, Kind: kind, Name: obj.GetName(), UID: obj.GetUID()},
+		controller:  metav1.GetControllerOfNoCopy(obj),
+		annotations: obj.GetAnnotations(),
+		surge:       1,
+		replicas:    1,
+		// With the orphan finalizer its dependents stay.
+		going: obj.GetDeletionTimestamp() != nil && !slices.Contains(obj.GetFinalizers(), metav1.FinalizerOrphanDependents),
+	}
+	if replicas != nil {
+		o.replicas = int(*replicas)
+	}
+	return o
+}
+
+func ofDeployment(d *appsv1.Deployment) *owner {
+	o := newOwner(d, pods.Deployment, d.Spec.Replicas)
+	o.recreate = d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType
+	o.revision = d.Annotations[revisionMark]
+	if rolling := d.Spec.Strategy.RollingUpdate; rolling != nil && rolling.MaxSurge != nil {
+		if n, err := intstr.GetScaledValueFromIntOrPercent(rolling.MaxSurge, o.replicas, true); err == nil {
+			o.surge = max(1, n)
+		}
+	}
+	return o
+}
+
+func ofReplicaSet(r *appsv1.ReplicaSet) *owner {
+	o := newOwner(r, pods.ReplicaSet, r.Spec.Replicas)
+	o.revision = r.Annotations[revisionMark]
+	if r.Spec.Selector != nil {
+		o.byHash = r.Spec.Selector.MatchLabels[hashLabel] != ""
+	}
+	return o
+}
+
+func ofStatefulSet(t *appsv1.StatefulSet) *owner {
+	o := newOwner(t, pods.StatefulSet, t.Spec.Replicas)
+	o.rolls = t.Spec.UpdateStrategy.Type != appsv1.OnDeleteStatefulSetStrategyType
+	if t.Status.ObservedGeneration >= t.Generation {
+		o.revision = t.Status.UpdateRevision
+	}
+	if t.Spec.Ordinals != nil {
+		o.first = int(t.Spec.Ordinals.Start)
+	}
+	if rolling := t.Spec.UpdateStrategy.RollingUpdate; rolling != nil && rolling.Partition != nil {
+		o.floor = int(*rolling.Partition)
+	}
+	return o
+}
+
+func ofDaemonSet(d *appsv1.DaemonSet) *owner {
+	o := newOwner(d, daemonSet, &d.Status.DesiredNumberScheduled)
+	o.rolls = d.Spec.UpdateStrategy.Type != appsv1.OnDeleteDaemonSetStrategyType
+	o.revision = d.Annotations[daemonGeneration]
+	return o
+}
+
+// ordinal is the number at the end of a StatefulSet's pod's name.
+func ordinal(pod *corev1.Pod) (int, bool) {
+	for i := len(pod.Name) - 1; i >= 0; i-- {
+		if pod.Name[i] == '-' {
+			n, err := strconv.Atoi(pod.Name[i+1:])
+			return n, err == nil
+		}
+	}
+	return 0, false
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// fieldManager signs what the guard writes.
+const fieldManager = "callguard-drain-guard"
+
+// The deletion cost of pods on their road, below the zero of all others.
+const (
+	costAnnotation  = corev1.PodDeletionCost
+	costLeaving     = "-1000"
+	costReleased    = "-2000"
+	writtenPods     = "pods"
+	writtenBudgets  = "poddisruptionbudgets"
+	verbCreate      = "create"
+	verbUpdate      = "update"
+	verbPatch       = "patch"
+	verbDelete      = "delete"
+	outcomeConflict = "conflict"
+	outcomeError    = "error"
+	outcomeOK       = "ok"
+)
+
+// steps writes pods: each step is one request that holds only for the pod as it
+// was seen. A pod that has changed meanwhile is left to the next look.
+type steps struct {
+	client kubernetes.Interface
+	costs  bool // deletion costs ride along
+}
+
+// change is what a step changes of a pod's metadata. A null takes something away.
+type change struct {
+	UID             types.UID          `json:"uid"`
+	ResourceVersion string             `json:"resourceVersion"`
+	Labels          map[string]*string `json:"labels,omitempty"`
+	Annotations     map[string]*string `json:"annotations,omitempty"`
+	// OwnerReferences replace the pod's, also by none; nil leaves them.
+	OwnerReferences *[]metav1.OwnerReference `json:"ownerReferences,omitempty"`
+}
+
+// setAside takes a pod from its ReplicaSet and gives it to the ReplicaSet's own
+// controller. Its calls, its Services and its NetworkPolicies stay as they are.
+func (s *steps) setAside(ctx context.Context, pod *corev1.Pod, to metav1.OwnerReference, why call.Mark) (*corev1.Pod, error) {
+	isController := true
+	refs := []metav1.OwnerReference{{APIVersion: to.APIVersion, Kind: to.Kind, Name: to.Name, UID: to.UID, Controller: &isController}}
+	for _, ref := range pod.OwnerReferences {
+		if ref.Controller == nil || !*ref.Controller {
+			refs = append(refs, ref)
+		}
+	}
+	hash := pod.Labels[hashLabel]
+	aside, mark := hash+call.AsideSuffix, why.String()
+	return s.patch(ctx, pod, change{
+		Labels:          map[string]*string{hashLabel: &aside},
+		Annotations:     s.cost(map[string]*string{call.HashAnnotation: &hash, call.AsideAnnotation: &mark}, costLeaving),
+		OwnerReferences: &refs,
+	})
+}
+
+// drain marks a pod as one that takes no new call.
+func (s *steps) drain(ctx context.Context, pod *corev1.Pod, why call.Mark) (*corev1.Pod, error) {
+	mark := why.String()
+	return s.patch(ctx, pod, change{Annotations: s.cost(map[string]*string{call.DrainingAnnotation: &mark}, costLeaving)})
+}
+
+// release lets a pod go.
+func (s *steps) release(ctx context.Context, pod *corev1.Pod, intent call.Intent) (*corev1.Pod, error) {
+	label := string(intent)
+	return s.patch(ctx, pod, change{
+		Labels:      map[string]*string{call.ReleasedLabel: &label},
+		Annotations: s.cost(nil, costReleased),
+	})
+}
+
+// handBack releases a pod to whoever wants it, and gives one that is aside back to
+// its ReplicaSet, which adopts it.
+func (s *steps) handBack(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, error) {
+	unlock := string(call.Unlock)
+	c := change{Labels: map[string]*string{call.ReleasedLabel: &unlock}}
+	if pod.Labels[call.ReleasedLabel] != "" {
+		c.Labels = map[string]*string{}
+	}
+	if hash := pod.Annotations[call.HashAnnotation]; hash != "" && pod.Labels[hashLabel] == hash+call.AsideSuffix {
+		c.Labels[hashLabel] = &hash
+		refs := []metav1.OwnerReference{}
+		for _, ref := range pod.OwnerReferences {
+			if ref.Controller == nil || !*ref.Controller {
+				refs = append(refs, ref)
+			}
+		}
+		c.OwnerReferences = &refs
+	}
+	return s.patch(ctx, pod, c)
+}
+
+// delete deletes a released pod with the grace that is its own.
+func (s *steps) delete(ctx context.Context, pod *corev1.Pod) error {
+	err := s.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &pod.UID},
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+func (s *steps) patch(ctx context.Context, pod *corev1.Pod, c change) (*corev1.Pod, error) {
+	c.UID, c.ResourceVersion = pod.UID, pod.ResourceVersion
+	body, err := json.Marshal(map[string]any{"metadata": c})
+	if err != nil {
+		return nil, fmt.Errorf("cannot write a change of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return s.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, body, metav1.PatchOptions{FieldManager: fieldManager})
+}
+
+func (s *steps) cost(annotations map[string]*string, cost string) map[string]*string {
+	if !s.costs {
+		return annotations
+	}
+	if annotations == nil {
+		annotations = map[string]*string{}
+	}
+	annotations[costAnnotation] = &cost
+	return annotations
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/retry"
+	"k8s.io/utils/ptr"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+const (
+	// LeaseName is the name of the lease by which one guard is elected.
+	LeaseName = "drain-guard"
+	// UnlockHolder holds the lease after an unlock, so that no guard that still runs
+	// locks anything again. One that starts takes it back.
+	UnlockHolder = "unlock"
+	// birthDoor is the policy that lets no pod be born without its budget.
+	birthDoor = "callguard-birth"
+)
+
+// Unlock gives every guarded pod back to Kubernetes: it may be evicted and deleted
+// from then on, whatever calls it holds. Pods that are aside go back to their
+// ReplicaSets. It takes the lease from the guard that leads, and waits that it has
+// noticed, for which it may take up to notice. It can be repeated.
+func Unlock(ctx context.Context, client kubernetes.Interface, namespace string, notice time.Duration, out io.Writer) error {
+	seized, err := seize(ctx, client, namespace)
+	if err != nil {
+		return err
+	}
+	if seized {
+		_, _ = fmt.Fprintf(out, "took the lease; waiting %s for the guard to notice\n", notice)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(notice):
+		}
+	}
+	namespaces, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: call.EnabledLabel + "=true"})
+	if err != nil {
+		return fmt.Errorf("cannot list the enabled namespaces: %w", err)
+	}
+	_, err = client.AdmissionregistrationV1().ValidatingAdmissionPolicies().Get(ctx, birthDoor, metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("cannot ask for policy %s: %w", birthDoor, err)
+	}
+	needed := err == nil // without its budget no pod would be born
+	var errs []error
+	for _, ns := range namespaces.Items {
+		if ns.DeletionTimestamp == nil {
+			errs = append(errs, unlockNamespace(ctx, client, ns.Name, needed, out))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintln(out, "unlocked; a drain-guard that starts locks again")
+	return nil
+}
+
+// seize makes UnlockHolder the holder of the lease, and says whether it was not.
+func seize(ctx context.Context, client kubernetes.Interface, namespace string) (bool, error) {
+	leases := client.CoordinationV1().Leases(namespace)
+	seized := false
+	err := retry.OnError(retry.DefaultBackoff, func(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }, func() error {
+		now := metav1.NowMicro()
+		spec := coordinationv1.LeaseSpec{
+			HolderIdentity: ptr.To(UnlockHolder), LeaseDurationSeconds: ptr.To[int32](math.MaxInt32), AcquireTime: &now, RenewTime: &now,
+		}
+		lease, err := leases.Get(ctx, LeaseName, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			_, err = leases.Create(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: LeaseName, Namespace: namespace}, Spec: spec}, metav1.CreateOptions{})
+			return err
+		}
+		if err != nil {
+			return err
+		}
+		if ptr.Deref(lease.Spec.HolderIdentity, "") == UnlockHolder {
+			return nil
+		}
+		seized = ptr.Deref(lease.Spec.HolderIdentity, "") != ""
+		lease.Spec = spec
+		_, err = leases.Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager})
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("cannot take the lease %s/%s from the guard: %w", namespace, LeaseName, err)
+	}
+	return seized, nil
+}
+
+// TakeBack ends an unlock: the lease is free again. It says whether there was one.
+func TakeBack(ctx context.Context, client kubernetes.Interface, namespace string) (bool, error) {
+	lease, err := client.CoordinationV1().Leases(namespace).Get(ctx, LeaseName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && ptr.Deref(lease.Spec.HolderIdentity, "") != UnlockHolder {
+		return false, nil
+	}
+	if err == nil {
+		lease.Spec = coordinationv1.LeaseSpec{}
+		_, err = client.CoordinationV1().Leases(namespace).Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager})
+	}
+	if err != nil && !apierrors.IsConflict(err) { // another guard has done it
+		return false, fmt.Errorf("cannot take the lease %s/%s back: %w", namespace, LeaseName, err)
+	}
+	return true, nil
+}
+
+// Unlocked says whether an unlock is in force.
+func Unlocked(ctx context.Context, client kubernetes.Interface, namespace string) (bool, error) {
+	lease, err := client.CoordinationV1().Leases(namespace).Get(ctx, LeaseName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil && ptr.Deref(lease.Spec.HolderIdentity, "") == UnlockHolder, err
+}
+
+func unlockNamespace(ctx context.Context, client kubernetes.Interface, namespace string, keepBudget bool, out io.Writer) error {
+	s, err := live(ctx, client, namespace)
+	if err != nil {
+		return err
+	}
+	steps := &steps{client: client}
+	released, back := 0, 0
+	var errs []error
+	for _, pod := range s.pods {
+		m := s.member(pod)
+		if m.leaving || m.State == call.Released && !m.aside {
+			continue
+		}
+		err := retry.OnError(retry.DefaultBackoff, apierrors.IsConflict, func() error {
+			now, err := client.CoreV1().Pods(namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+			if apierrors.IsNotFound(err) || err == nil && now.UID != pod.UID {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			_, err = steps.handBack(ctx, now)
+			return err
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot unlock pod %s/%s: %w", namespace, pod.Name, err))
+			continue
+		}
+		released++
+		if m.aside {
+			back++
+		}
+	}
+	floor, err := openBudget(ctx, client, namespace, s, keepBudget)
+	errs = append(errs, err)
+	budget := "removed"
+	if keepBudget {
+		budget = fmt.Sprintf("down to minAvailable %d, for the birth door still asks for it", floor)
+	}
+	_, _ = fmt.Fprintf(out, "namespace %s: %d pods unlocked, %d of them handed back to their ReplicaSets; budget %s\n", namespace, released, back, budget)
+	return errors.Join(errs...)
+}
+
+// openBudget sets the budget of a namespace to what its workloads need while one
+// pod of each is replaced, and removes it unless it is needed.
+func openBudget(ctx context.Context, client kubernetes.Interface, namespace string, s *snapshot, needed bool) (floor int, err error) {
+	seen := map[Key]bool{}
+	for _, pod := range s.pods {
+		key := s.top(pod)
+		if seen[key] || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+			continue
+		}
+		seen[key] = true
+		w := s.workload(key)
+		floor += verdict.Floor(call.Drain, verdict.Workload{Desired: w.desired, MinAvailable: w.minAvailable}, true)
+	}
+	budgets := client.PolicyV1().PodDisruptionBudgets(namespace)
+	err = retry.OnError(retry.DefaultBackoff, apierrors.IsConflict, func() error {
+		pdb, err := budgets.Get(ctx, BudgetName, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		pdb.Spec.MinAvailable = ptr.To(intstr.FromInt(floor))
+		if pdb, err = budgets.Update(ctx, pdb, metav1.UpdateOptions{FieldManager: fieldManager}); err != nil || needed {
+			return err
+		}
+		return budgets.Delete(ctx, BudgetName, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pdb.UID}})
+	})
+	if err != nil {
+		return floor, fmt.Errorf("cannot open the budget of namespace %s: %w", namespace, err)
+	}
+	return floor, nil
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/pods"
+)
+
+// podChanged looks after the workload of a pod, and notices how a pod ends.
+func (g *Guard) podChanged(before, after metav1.Object) {
+	was, _ := before.(*corev1.Pod)
+	is, _ := after.(*corev1.Pod)
+	if was != nil {
+		g.enqueue(was)
+	}
+	if is == nil {
+		g.forget(was)
+		return
+	}
+	g.enqueue(is)
+	if was == nil {
+		g.budgets.look(is.Namespace)
+		return
+	}
+	if was.DeletionTimestamp == nil && is.DeletionTimestamp != nil && g.cluster.enabled(is.Namespace) {
+		g.report.deletedUnreleased(is)
+	}
+	g.report.disruption(was, is)
+}
+
+// forget drops what is remembered of a pod that is gone.
+func (g *Guard) forget(pod *corev1.Pod) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, what := range []string{"orphan ", "leave ", "release "} {
+		delete(g.seen, what+string(pod.UID))
+	}
+	delete(g.keys, pod.UID)
+	g.report.forget(pod.UID)
+}
+
+func (g *Guard) nodeChanged(before, after metav1.Object) {
+	node := after
+	if node == nil {
+		node = before
+	}
+	was, _ := before.(*corev1.Node)
+	is, _ := after.(*corev1.Node)
+	if was != nil && is != nil && !wantsChanged(was, is) {
+		return
+	}
+	if is != nil {
+		g.forgetNode(is)
+	}
+	objs, err := g.cluster.podIndex.ByIndex(byNode, node.GetName())
+	if err != nil {
+		return // the index is there from the start
+	}
+	for _, obj := range objs {
+		if pod, ok := obj.(*corev1.Pod); ok {
+			g.enqueue(pod)
+		}
+	}
+}
+
+// forgetNode drops the dates of what a node does not say any more, so that it is
+// dated anew when it says so again.
+func (g *Guard) forgetNode(node *corev1.Node) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !node.Spec.Unschedulable {
+		delete(g.seen, "cordon of "+string(node.UID))
+	}
+	for _, key := range removalTaints() {
+		if !hasTaint(node, key) {
+			delete(g.seen, "taint "+key+" of "+string(node.UID))
+		}
+	}
+}
+
+func hasTaint(node *corev1.Node, key string) bool {
+	for _, t := range node.Spec.Taints {
+		if t.Key == key {
+			return true
+		}
+	}
+	return false
+}
+
+func wantsChanged(was, is *corev1.Node) bool {
+	if was.Spec.Unschedulable != is.Spec.Unschedulable || len(was.Spec.Taints) != len(is.Spec.Taints) {
+		return true
+	}
+	for i := range is.Spec.Taints {
+		if !is.Spec.Taints[i].MatchTaint(&was.Spec.Taints[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+func (g *Guard) namespaceChanged(before, after metav1.Object) {
+	ns := after
+	if ns == nil {
+		ns = before
+	}
+	g.budgets.look(ns.GetName())
+	if before != nil && after != nil && before.GetLabels()[call.EnabledLabel] == after.GetLabels()[call.EnabledLabel] {
+		return
+	}
+	list, err := g.cluster.pods.Pods(ns.GetName()).List(labels.Everything())
+	if err != nil {
+		return // an informer's list does not fail
+	}
+	for _, pod := range list {
+		g.enqueue(pod)
+	}
+}
+
+// ownerChanged looks after the workload of an owner of pods, if there is one.
+func (g *Guard) ownerChanged(before, after metav1.Object) {
+	obj := after
+	if obj == nil {
+		obj = before
+	}
+	if before != nil && after != nil && before.GetGeneration() == after.GetGeneration() &&
+		before.GetDeletionTimestamp() == nil && after.GetDeletionTimestamp() == nil && sameStatus(before, after) {
+		return
+	}
+	kind := ""
+	switch obj.(type) {
+	case *appsv1.Deployment:
+		kind = pods.Deployment
+	case *appsv1.ReplicaSet:
+		kind = pods.ReplicaSet
+	case *appsv1.StatefulSet:
+		kind = pods.StatefulSet
+	case *appsv1.DaemonSet:
+		kind = daemonSet
+	}
+	g.queue.Add(keyOf(obj.GetNamespace(), metav1.OwnerReference{APIVersion: appsGroup, Kind: kind, Name: obj.GetName(), UID: obj.GetUID()}))
+	for _, o := range []metav1.Object{before, after} {
+		if o == nil {
+			continue
+		}
+		if ref := metav1.GetControllerOfNoCopy(o); ref != nil {
+			g.queue.Add(keyOf(o.GetNamespace(), *ref))
+		}
+	}
+}
+
+// sameStatus says whether nothing has changed that counts and is no spec.
+func sameStatus(before, after metav1.Object) bool {
+	was, ok := before.(*appsv1.StatefulSet)
+	is, too := after.(*appsv1.StatefulSet)
+	if ok && too {
+		return was.Status.UpdateRevision == is.Status.UpdateRevision
+	}
+	sameAnnotation := func(name string) bool { return before.GetAnnotations()[name] == after.GetAnnotations()[name] }
+	sameOwner := func() bool {
+		a, b := metav1.GetControllerOfNoCopy(before), metav1.GetControllerOfNoCopy(after)
+		return a == nil && b == nil || a != nil && b != nil && a.UID == b.UID
+	}
+	return sameAnnotation(revisionMark) && sameAnnotation(daemonGeneration) && sameAnnotation(call.MinAvailableAnnotation) && sameOwner()
+}
+
+func (g *Guard) budgetChanged(before, after metav1.Object) {
+	for _, o := range []metav1.Object{before, after} {
+		if o != nil {
+			g.budgets.look(o.GetNamespace())
+		}
+	}
+}
+
+// enqueue looks after the workload of a pod soon.
+func (g *Guard) enqueue(pod *corev1.Pod) {
+	s := &snapshot{owners: map[types.UID]*owner{}}
+	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil && ref.Kind == pods.ReplicaSet {
+		if r, err := g.cluster.replicaSets.ReplicaSets(pod.Namespace).Get(ref.Name); err == nil && r.UID == ref.UID {
+			s.add(ofReplicaSet(r))
+		}
+	}
+	g.queue.Add(s.top(pod))
+}
+
+// pokePod looks after the workload of a pod whose readings have changed.
+func (g *Guard) pokePod(uid types.UID) {
+	g.mu.Lock()
+	key, ok := g.keys[uid]
+	g.mu.Unlock()
+	if ok {
+		g.queue.Add(key)
+	}
+}
+
+// notEnabled says of guarded pods in a namespace that is not enabled that their
+// label has no effect.
+func (g *Guard) notEnabled(key Key) {
+	list, err := g.cluster.pods.Pods(key.Namespace).List(labels.Everything())
+	if err != nil || len(list) == 0 {
+		return
+	}
+	ns, err := g.cluster.namespaces.Get(key.Namespace)
+	if err != nil || ns.DeletionTimestamp != nil || ns.Labels[call.EnabledLabel] == "true" {
+		return
+	}
+	g.report.notEnabled(key)
+}

@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/pods"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// workload is the pods that do the same work, and how many are wanted.
+type workload struct {
+	key          Key
+	desired      int
+	minAvailable int
+	surge        int
+	recreate     bool
+	members      []*member
+	// complaint says what is wrong with the workload's own annotation.
+	complaint error
+}
+
+// member is a guarded pod of a workload.
+type member struct {
+	*call.Pod
+
+	object   *corev1.Pod
+	owner    *owner // nil where it has none, or none that is known
+	ready    bool
+	leaving  bool // deleted already
+	aside    bool
+	marked   call.Mark // from its annotations
+	drained  time.Time
+	deadline call.Deadline
+	causes   verdict.Causes
+	chosen   string
+	// complaints say what is wrong with its annotations.
+	complaints []error
+}
+
+// workload gathers the pods of a workload from a snapshot.
+func (s *snapshot) workload(key Key) *workload {
+	w := &workload{key: key, surge: 1}
+	for _, pod := range s.pods {
+		if pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed && s.top(pod) == key {
+			w.members = append(w.members, s.member(pod))
+		}
+	}
+	slices.SortFunc(w.members, func(a, b *member) int { return strings.Compare(a.Name, b.Name) })
+	w.desired = s.desired(w)
+	w.minAvailable = w.desired
+	if o := s.owners[key.UID]; o != nil {
+		w.surge, w.recreate = o.surge, o.recreate
+		w.minAvailable, w.complaint = call.ParseMinAvailable(o.annotations[call.MinAvailableAnnotation], w.desired)
+	}
+	return w
+}
+
+// desired is how many replicas the top owner wants. Of an owner of a kind that
+// the guard does not know, it is what its ReplicaSets want, or the pods it has.
+func (s *snapshot) desired(w *workload) int {
+	if o := s.owners[w.key.UID]; o != nil {
+		return o.replicas
+	}
+	n, found := 0, false
+	for _, o := range s.owners {
+		if o.controller != nil && o.controller.UID == w.key.UID {
+			n, found = n+o.replicas, true
+		}
+	}
+	if found {
+		return n
+	}
+	for _, m := range w.members {
+		if !m.leaving {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *snapshot) member(pod *corev1.Pod) *member {
+	p, complaints := pods.FromPod(pod)
+	m := &member{
+		Pod: p, object: pod, complaints: complaints,
+		leaving: pod.DeletionTimestamp != nil,
+		aside:   strings.HasSuffix(pod.Labels[hashLabel], call.AsideSuffix),
+	}
+	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
+		m.owner = s.owners[ref.UID]
+	}
+	for _, c := range pod.Status.Conditions {
+		m.ready = m.ready || c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	}
+	for _, annotation := range []string{call.AsideAnnotation, call.DrainingAnnotation} {
+		mark, err := call.ParseMark(pod.Annotations[annotation])
+		if err != nil {
+			continue // only the guard writes marks; a pod without one has begun no road
+		}
+		m.marked = mark
+		if annotation == call.DrainingAnnotation {
+			m.drained = mark.At
+		}
+	}
+	if m.marked.Intent == "" && m.State == call.Aside {
+		m.marked = call.Mark{Intent: call.Operator, At: pod.CreationTimestamp.Time} // set aside by hand
+	}
+	var err error
+	m.deadline, err = call.ParseDeadline(pod.Annotations[call.DeadlineAnnotation], pod.Annotations[call.OnDeadlineAnnotation])
+	if err != nil {
+		m.complaints = append(m.complaints, err)
+	}
+	return m
+}
+
+// serves says whether the pod can take calls, as far as Kubernetes knows. One
+// that was unlocked is as good as any.
+func (m *member) serves() bool {
+	return m.ready && m.Running && !m.leaving && (m.State == call.Serving || m.unlocked())
+}
+
+func (m *member) unlocked() bool { return m.Labels[call.ReleasedLabel] == string(call.Unlock) }
+
+// owned says whether the pod counts for an owner's replicas.
+func (m *member) owned(by *owner) bool { return !m.leaving && m.owner == by }
+
+// inPlace says why a pod cannot be set aside; empty when it can.
+func (s *snapshot) inPlace(m *member) string {
+	ref := metav1.GetControllerOfNoCopy(m.object)
+	switch {
+	case ref == nil:
+		return "it has no owner that would replace it"
+	case ref.Kind != pods.ReplicaSet:
+		return "a " + ref.Kind + " replaces a pod only when it is gone"
+	case m.owner == nil:
+		return "its ReplicaSet is not known"
+	case m.owner.controller == nil:
+		return "its ReplicaSet has no controller"
+	case !m.owner.byHash || m.Labels[hashLabel] == "":
+		return "its ReplicaSet does not select pods by label " + hashLabel
+	}
+	if top := s.owners[m.owner.controller.UID]; top != nil && top.recreate {
+		return "the strategy of its Deployment is Recreate"
+	}
+	return ""
+}
+
+// orphaned says whether an owner up the chain is gone or going, or a pod that is
+// aside has none left.
+func (s *snapshot) orphaned(m *member) bool {
+	ref := metav1.GetControllerOfNoCopy(m.object)
+	if ref == nil {
+		return m.aside
+	}
+	for range 2 {
+		o := s.owners[ref.UID]
+		switch {
+		case o == nil:
+			return s.gone[ref.UID]
+		case o.going:
+			return true
+		case o.controller == nil:
+			return false
+		}
+		ref = o.controller
+	}
+	return false
+}
+
+// mayBeOrphaned says the same of a snapshot that cannot tell what is gone: it asks
+// for a closer look.
+func (s *snapshot) mayBeOrphaned(m *member) bool {
+	if s.gone != nil {
+		return s.orphaned(m)
+	}
+	guess := &snapshot{owners: s.owners, gone: map[types.UID]bool{}}
+	missing := func(ref *metav1.OwnerReference) {
+		if ref != nil && s.owners[ref.UID] == nil && ref.APIVersion == appsGroup {
+			guess.gone[ref.UID] = true
+		}
+	}
+	missing(metav1.GetControllerOfNoCopy(m.object))
+	if m.owner != nil {
+		missing(m.owner.controller)
+	}
+	return guess.orphaned(m)
+}
+
+// excess is pods that an owner has and does not want: n of the candidates, for a
+// reason.
+type excess struct {
+	owner      *owner
+	intent     call.Intent
+	n          int
+	candidates []*member
+}
+
+// excesses lists what each owner of the workload has too much of. Pods that are
+// on their road already count as chosen.
+func (s *snapshot) excesses(w *workload) []excess {
+	var owners []*owner
+	for _, m := range w.members {
+		if m.owner != nil && !slices.Contains(owners, m.owner) {
+			owners = append(owners, m.owner)
+		}
+	}
+	var list []excess
+	for _, o := range owners {
+		if o.going {
+			continue
+		}
+		switch o.ref.Kind {
+		case pods.ReplicaSet:
+			list = append(list, s.replicaSetExcess(w, o))
+		case pods.StatefulSet:
+			list = append(list, statefulSetExcess(w, o)...)
+		case daemonSet:
+			list = append(list, daemonSetExcess(w, o))
+		}
+	}
+	return slices.DeleteFunc(list, func(e excess) bool { return e.n <= 0 })
+}
+
+func (s *snapshot) replicaSetExcess(w *workload, o *owner) excess {
+	e := excess{owner: o, intent: call.ScaleDown}
+	if o.controller != nil {
+		if top := s.owners[o.controller.UID]; top != nil && top.revision != o.revision {
+			e.intent = call.Rollout
+		}
+	}
+	active, chosen := 0, 0
+	for _, m := range w.members {
+		switch {
+		case !m.owned(o):
+			continue
+		case m.State == call.Serving:
+			e.candidates = append(e.candidates, m)
+		case !m.unlocked():
+			chosen++ // it is going in place
+		}
+		active++
+	}
+	e.n = min(active-chosen-o.replicas, len(e.candidates))
+	return e
+}
+
+// statefulSetExcess is the pods beyond the replicas, and the one pod of an old
+// revision that its controller would replace next.
+func statefulSetExcess(w *workload, o *owner) []excess {
+	down := excess{owner: o, intent: call.ScaleDown}
+	var old *member
+	oldest := -1
+	for _, m := range w.members {
+		n, ok := ordinal(m.object)
+		if !m.owned(o) || !ok {
+			continue
+		}
+		if n < o.first || n >= o.first+o.replicas {
+			if m.State == call.Serving {
+				down.candidates = append(down.candidates, m)
+			}
+			continue
+		}
+		revision := m.Labels["controller-revision-hash"]
+		if o.rolls && o.revision != "" && revision != o.revision && n >= o.first+o.floor && n > oldest {
+			old, oldest = m, n
+		}
+	}
+	down.n = len(down.candidates)
+	list := []excess{down}
+	if old != nil && old.State == call.Serving {
+		list = append(list, excess{owner: o, intent: call.Rollout, n: 1, candidates: []*member{old}})
+	}
+	return list
+}
+
+// daemonSetExcess is the first pod of an old template. The next one follows it.
+func daemonSetExcess(w *workload, o *owner) excess {
+	e := excess{owner: o, intent: call.Rollout}
+	for _, m := range w.members {
+		if !m.owned(o) || !o.rolls || o.revision == "" || m.Labels[daemonPodLabel] == o.revision {
+			continue
+		}
+		if m.State != call.Serving {
+			return excess{} // one at a time
+		}
+		if len(e.candidates) == 0 {
+			e.candidates, e.n = []*member{m}, 1
+		}
+	}
+	return e
+}
+
+// candidate is a member as verdict.Leavers sees it.
+func candidate(m *member, leaving bool, calls call.Reading) verdict.Candidate {
+	n, known := calls.Calls()
+	return verdict.Candidate{
+		Name: m.Name, Running: m.Running, Ready: m.ready, Leaving: leaving,
+		Calls: n, Known: known, Newest: calls.Newest(),
+	}
+}
+
+// others counts the other pods that can take calls, and those that are aside.
+func (w *workload) others(of *member) (able, aside int) {
+	for _, m := range w.members {
+		switch {
+		case m == of:
+		case m.serves():
+			able++
+		case m.aside:
+			aside++
+		}
+	}
+	return able, aside
+}
+
+// facts are what a verdict on a member rests on, but for its witnesses.
+func (w *workload) facts(s *snapshot, m *member, intent call.Mark, now time.Time, limits verdict.Limits) verdict.Facts {
+	able, aside := w.others(m)
+	return verdict.Facts{
+		Now: now, Intent: intent, Chosen: m.chosen,
+		Pod: verdict.Pod{
+			State: m.State, Created: m.object.CreationTimestamp.Time, Drained: m.drained,
+			Running: m.Running, Ready: m.ready, InPlace: s.inPlace(m),
+		},
+		Workload: verdict.Workload{
+			Desired: w.desired, MinAvailable: w.minAvailable, Surge: w.surge, Recreate: w.recreate,
+			Able: able, Coming: max(0, w.desired-1-able), Aside: aside,
+		},
+		Deadline: m.deadline,
+		Limits:   limits,
+	}
+}
+
+// nodeCauses says when a node began to want a pod gone, by cause; zero where it does
+// not. firstSeen dates what carries no time.
+func nodeCauses(node *corev1.Node, pod *corev1.Pod, firstSeen func(what string) time.Time) (cordoned, tainted, lost time.Time) {
+	earliest := func(a, b time.Time) time.Time {
+		if a.IsZero() || b.Before(a) {
+			return b
+		}
+		return a
+	}
+	for _, taint := range node.Spec.Taints {
+		since := func() time.Time {
+			if taint.TimeAdded != nil {
+				return taint.TimeAdded.Time
+			}
+			return firstSeen("taint " + taint.Key + " of " + string(node.UID))
+		}
+		switch {
+		case taint.Key == corev1.TaintNodeUnschedulable:
+			cordoned = since()
+		case slices.Contains(removalTaints(), taint.Key):
+			tainted = earliest(tainted, since())
+		case taint.Effect != corev1.TaintEffectNoExecute:
+		default:
+			after, tolerated := tolerates(pod, taint)
+			switch {
+			case tolerated && after < 0: // for ever
+			case taint.Key == corev1.TaintNodeNotReady || taint.Key == corev1.TaintNodeUnreachable:
+				lost = earliest(lost, since().Add(after))
+			default:
+				tainted = earliest(tainted, since().Add(after))
+			}
+		}
+	}
+	if node.Spec.Unschedulable && cordoned.IsZero() {
+		cordoned = firstSeen("cordon of " + string(node.UID))
+	}
+	return cordoned, tainted, lost
+}
+
+// removalTaints are those by which autoscalers say that they take a node away.
+func removalTaints() []string {
+	return []string{
+		"ToBeDeletedByClusterAutoscaler", // Cluster Autoscaler
+		"karpenter.sh/disrupted",         // Karpenter 1
+		"karpenter.sh/disruption",        // Karpenter 0.3x
+	}
+}
+
+// tolerates says for how long a pod bears a taint: less than nothing is for ever.
+func tolerates(pod *corev1.Pod, taint corev1.Taint) (after time.Duration, tolerated bool) {
+	shortest := time.Duration(-1)
+	for _, t := range pod.Spec.Tolerations {
+		if !toleration(t, taint) {
+			continue
+		}
+		tolerated = true
+		if t.TolerationSeconds == nil {
+			continue
+		}
+		seconds := max(0, time.Duration(*t.TolerationSeconds)*time.Second)
+		if shortest < 0 || seconds < shortest {
+			shortest = seconds
+		}
+	}
+	if !tolerated {
+		return 0, false
+	}
+	return shortest, true
+}
+
+func toleration(t corev1.Toleration, taint corev1.Taint) bool {
+	switch {
+	case t.Effect != "" && t.Effect != taint.Effect:
+		return false
+	case t.Key == "":
+		return t.Operator == corev1.TolerationOpExists
+	case t.Key != taint.Key:
+		return false
+	case cmp.Or(t.Operator, corev1.TolerationOpEqual) == corev1.TolerationOpEqual:
+		return t.Value == taint.Value
+	default:
+		return t.Operator == corev1.TolerationOpExists
+	}
+}
