@@ -29,7 +29,7 @@ type options struct {
 func newOptions(out io.Writer) *options {
 	return &options{config: local.Config{
 		Name: local.DefaultName, Nodes: local.DefaultNodes, PodsPerNode: local.DefaultPodsPerNode,
-		LiveKits: local.DefaultLiveKits, Progress: out,
+		LiveKits: local.DefaultLiveKits, NodeLeaseSeconds: local.DefaultNodeLease, Progress: out,
 	}}
 }
 

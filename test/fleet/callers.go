@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
 	protologger "github.com/livekit/protocol/logger"
 	lksdk "github.com/livekit/server-sdk-go/v2"
 )
@@ -25,6 +27,8 @@ type DialOptions struct {
 	Identity string
 	// Kind is lksdk.ParticipantStandard or lksdk.ParticipantSIP.
 	Kind lksdk.ParticipantKind
+	// AgentName asks for the agents of this name, which LiveKit sends nobody else. Empty means any without a name.
+	AgentName string
 	// AnswerWithin is how long the caller waits for an agent.
 	AnswerWithin time.Duration
 }
@@ -95,15 +99,17 @@ func (cs *Callers) Dial(ctx context.Context, room string, o DialOptions) (*Call,
 	if err := cs.register(c); err != nil {
 		return nil, err
 	}
-	c.lkRoom = lksdk.NewRoom(c.roster.callback())
-	joinCtx, cancel := context.WithTimeout(ctx, joinTimeout)
-	err := c.lkRoom.JoinWithContext(joinCtx, cs.project.URL, lksdk.ConnectInfo{
-		APIKey: cs.project.APIKey, APISecret: cs.project.APISecret, RoomName: room,
-		ParticipantIdentity: o.Identity, ParticipantKind: o.Kind,
-	}, lksdk.WithLogger(cs.sdkLog))
-	cancel()
+	token, err := cs.token(room, o)
+	if err == nil {
+		c.lkRoom = lksdk.NewRoom(c.roster.callback())
+		joinCtx, cancel := context.WithTimeout(ctx, joinTimeout)
+		err = c.lkRoom.JoinWithContextAndToken(joinCtx, cs.project.URL, token, lksdk.WithLogger(cs.sdkLog))
+		cancel()
+		if err != nil {
+			abandon(c.lkRoom)
+		}
+	}
 	if err != nil {
-		abandon(c.lkRoom)
 		c.look(func(o *observation) { o.GaveUp = true })
 		return nil, fmt.Errorf("caller cannot join room %q at %s: %w; check that LiveKit listens there", room, cs.project.URL, err)
 	}
@@ -114,6 +120,17 @@ func (cs *Callers) Dial(ctx context.Context, room string, o DialOptions) (*Call,
 		return nil, err
 	}
 	return c, nil
+}
+
+// token lets a caller into a room, and asks for its agent.
+func (cs *Callers) token(room string, o DialOptions) (string, error) {
+	t := auth.NewAccessToken(cs.project.APIKey, cs.project.APISecret).
+		SetVideoGrant(&auth.VideoGrant{RoomJoin: true, Room: room}).
+		SetIdentity(o.Identity).SetKind(livekit.ParticipantInfo_Kind(o.Kind))
+	if o.AgentName != "" {
+		t.SetAgents(&livekit.RoomAgentDispatch{AgentName: o.AgentName})
+	}
+	return t.ToJWT()
 }
 
 func (cs *Callers) register(c *Call) error {

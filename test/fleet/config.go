@@ -20,21 +20,35 @@ const UnplayedLabel = "fleet.callguard.dev/unplayed"
 // PodAttribute is the participant attribute that names an agent's pod by its UID.
 const PodAttribute = "callguard.dev/pod"
 
-// Annotations of a pod that say how its process behaves. Each is read when the process starts.
+// DrainingAnnotation is the guard's mark on a pod that is to take no new call. Agents heed it as one with a load
+// function of three lines does: once the mark is in the file that the kubelet keeps, they report that they are full and
+// refuse every offer, and their running jobs go on.
+const DrainingAnnotation = "callguard.dev/draining"
+
+// Annotations of a pod that say how its process behaves. Each is read when the process starts, and WorkerAnnotation
+// "hang" also while it runs.
 const (
 	// DialectAnnotation is "python" (the default) or "node": whose answers the process gives.
 	DialectAnnotation = "fleet.callguard.dev/dialect"
-	// WorkerAnnotation "off" leaves out the HTTP server of the process.
+	// WorkerAnnotation "off" leaves out the HTTP server of the process. "hang" leaves GET /worker without an answer for as
+	// long as it stands.
 	WorkerAnnotation = "fleet.callguard.dev/worker"
 	// UnattributedAnnotation "true" leaves PodAttribute out of the agents of the process.
 	UnattributedAnnotation = "fleet.callguard.dev/unattributed"
 	// AgentNameAnnotation replaces Config.AgentName for one pod.
 	AgentNameAnnotation = "fleet.callguard.dev/agent-name"
+	// MaxJobsAnnotation replaces Config.MaxJobs for one pod.
+	MaxJobsAnnotation = "fleet.callguard.dev/max-jobs"
+	// DeafAnnotation "true" makes the process an unmodified agent, which knows nothing of DrainingAnnotation.
+	DeafAnnotation = "fleet.callguard.dev/deaf"
 )
 
 const (
 	defaultPort    = 8081
 	defaultMaxJobs = 10
+
+	// noticeDelay is how long a kubelet takes to bring an annotation into the file of a running pod.
+	noticeDelay = 300 * time.Millisecond
 
 	// patience is how long an agent or a caller may be away and still be in the same call.
 	patience = 30 * time.Second

@@ -5,7 +5,8 @@
 // the worker protocol, the agents' and callers' connections, the Kubernetes API and the signals pods get from it.
 //
 // A pod's process registers with LiveKit, joins the rooms it is given, answers GET /worker on the pod's IP, drains on
-// SIGTERM (a deletionTimestamp) and is killed when the grace ends or the pod is gone. Callers are real participants,
+// SIGTERM (a deletionTimestamp) and is killed when the grace ends or the pod is gone. It takes no new job once its pod is
+// marked draining. Callers are real participants,
 // and every call that ends without its caller hanging up is reported with its cause.
 //
 // Two things of LiveKit show in every run. It tells participants about others who publish nothing every 3 s only, so a
@@ -131,6 +132,9 @@ func (f *Fleet) observe(ctx context.Context, pod *corev1.Pod) {
 		alive = p != nil
 	}
 	f.mu.Unlock()
+	if alive {
+		p.read(pod)
+	}
 	switch {
 	case !alive:
 	case pod.DeletionTimestamp != nil && ptr.Deref(pod.DeletionGracePeriodSeconds, 1) == 0 && !p.terminating():
@@ -242,8 +246,9 @@ type AgentState struct {
 	// ActiveJobs counts jobs from their launch, before they join a room, until they have left it.
 	ActiveJobs int
 	Rooms      []string
-	Draining   bool
-	Registered bool
+	// Draining says that the process got SIGTERM, Closed that it heeds its pod's DrainingAnnotation.
+	Draining, Closed bool
+	Registered       bool
 }
 
 // Agents lists the running processes by namespace and name.
@@ -262,7 +267,7 @@ func (f *Fleet) Agents() []AgentState {
 		slices.Sort(s.rooms)
 		out = append(out, AgentState{
 			Pod: h.pod, UID: h.uid, Node: h.node, ActiveJobs: s.info.ActiveJobs, Rooms: s.rooms,
-			Draining: s.draining, Registered: s.registered,
+			Draining: s.draining, Closed: s.closed, Registered: s.registered,
 		})
 	}
 	slices.SortFunc(out, func(a, b AgentState) int { return strings.Compare(a.Pod.String(), b.Pod.String()) })

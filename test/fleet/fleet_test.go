@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livekit/protocol/livekit"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -252,6 +253,87 @@ func TestWorkerOff(t *testing.T) {
 	if answer, err := client.Get(url + "/worker"); err == nil {
 		_ = answer.Body.Close()
 		t.Error("GET /worker is answered although the pod has no worker endpoint")
+	}
+}
+
+// annotate sets annotations of the pod; an empty value takes one away.
+func annotate(t *testing.T, client kubernetes.Interface, annotations map[string]string) {
+	t.Helper()
+	pod, err := client.CoreV1().Pods("voice").Get(t.Context(), "agent", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pod.Annotations == nil {
+		pod.Annotations = map[string]string{}
+	}
+	for name, value := range annotations {
+		if pod.Annotations[name] = value; value == "" {
+			delete(pod.Annotations, name)
+		}
+	}
+	if _, err := client.CoreV1().Pods("voice").Update(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const drainMark = "drain 2026-01-02T15:04:05Z"
+
+func TestDrainingMarkIsHeeded(t *testing.T) {
+	f, client, _ := start(t, runningPod(nil))
+	busy(t, f)
+	annotate(t, client, map[string]string{DrainingAnnotation: drainMark})
+	eventually(t, "the worker takes no new job", func() bool { return f.Agents()[0].Closed })
+	if got := f.Agents()[0]; got.ActiveJobs != 1 || got.Draining {
+		t.Errorf("agent of a marked pod = %+v; want its job to go on, and no SIGTERM", got)
+	}
+	if terminated(t, client) != nil {
+		t.Error("the process exited for the mark")
+	}
+}
+
+func TestMarkOutlivesTheProcess(t *testing.T) {
+	f, _, _ := start(t, runningPod(map[string]string{DrainingAnnotation: drainMark}))
+	eventually(t, "a process that starts under the mark takes no job", func() bool { return f.Agents()[0].Closed })
+}
+
+func TestDeafAgentIgnoresTheMark(t *testing.T) {
+	f, client, _ := start(t, runningPod(map[string]string{DeafAnnotation: "true"}))
+	annotate(t, client, map[string]string{DrainingAnnotation: drainMark})
+	ends := time.Now().Add(3 * noticeDelay)
+	eventually(t, "the delay has passed thrice", func() bool { return time.Now().After(ends) })
+	if f.Agents()[0].Closed {
+		t.Error("a deaf agent heeds the mark")
+	}
+}
+
+func TestWorkerHangs(t *testing.T) {
+	_, client, url := start(t, runningPod(nil))
+	asked := http.Client{Timeout: 200 * time.Millisecond}
+	answers := func() bool {
+		answer, err := asked.Get(url + "/worker")
+		if err != nil {
+			return false
+		}
+		return answer.Body.Close() == nil
+	}
+	eventually(t, "GET /worker answers", answers)
+	annotate(t, client, map[string]string{WorkerAnnotation: "hang"})
+	eventually(t, "GET /worker hangs", func() bool { return !answers() })
+	annotate(t, client, map[string]string{WorkerAnnotation: ""})
+	eventually(t, "GET /worker answers again", answers)
+}
+
+func TestMaxJobsOfAPod(t *testing.T) {
+	f, _, _ := start(t, runningPod(map[string]string{MaxJobsAnnotation: "1"}))
+	busy(t, f)
+	f.mu.Lock()
+	w := f.processes["uid-1"].worker
+	f.mu.Unlock()
+	if got := w.status().GetUpdateWorker().GetStatus(); got != livekit.WorkerStatus_WS_FULL {
+		t.Errorf("status with one job of one = %v; want FULL", got)
+	}
+	if _, err := parseMaxJobs("none", 10); err == nil {
+		t.Error(`"none" jobs are no mistake`)
 	}
 }
 

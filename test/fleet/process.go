@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -35,6 +36,8 @@ type process struct {
 	sigterm   func()
 	deadlines chan time.Time // the latest end of the grace
 	killed    chan struct{}
+	hangs     atomic.Bool // GET /worker gets no answer
+	notice    func()      // once: the pod is marked draining
 
 	mu    sync.Mutex
 	cause Cause // of a kill
@@ -48,6 +51,10 @@ type exit struct {
 
 func newProcess(pod *corev1.Pod, cfg Config, lost *losses) (*process, error) {
 	dialect, err := parseDialect(pod.Annotations[DialectAnnotation])
+	if err != nil {
+		return nil, fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	maxJobs, err := parseMaxJobs(pod.Annotations[MaxJobsAnnotation], cfg.MaxJobs)
 	if err != nil {
 		return nil, fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
@@ -68,12 +75,37 @@ func newProcess(pod *corev1.Pod, cfg Config, lost *losses) (*process, error) {
 		attributes = nil
 	}
 	p.worker = (&worker{
-		agentName: name, attributes: attributes, dialect: dialect, maxJobs: cfg.MaxJobs,
+		agentName: name, attributes: attributes, dialect: dialect, maxJobs: maxJobs,
 		project: func() (Project, bool) { return cfg.LiveKit(pod) },
 		log:     log, sdkLog: sdkLogger(log),
 		onLaunch: p.launched, onEnd: p.ended,
 	}).init()
+	p.notice = sync.OnceFunc(func() {
+		if pod.Annotations[DeafAnnotation] != "true" {
+			time.AfterFunc(noticeDelay, p.worker.closeIntake)
+		}
+	})
 	return p, nil
+}
+
+// parseMaxJobs reads the value of MaxJobsAnnotation.
+func parseMaxJobs(value string, otherwise int) (int, error) {
+	if value == "" {
+		return otherwise, nil
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("annotation %s is %q; use 1 or more", MaxJobsAnnotation, value)
+	}
+	return n, nil
+}
+
+// read takes in what the pod says of its process now.
+func (p *process) read(pod *corev1.Pod) {
+	p.hangs.Store(pod.Annotations[WorkerAnnotation] == "hang")
+	if pod.Annotations[DrainingAnnotation] != "" {
+		p.notice()
+	}
 }
 
 // run lives the process's life. Ending ctx stops the fleet: everything goes, and no status is written.
@@ -211,7 +243,11 @@ func (p *process) serve() (stop func(), err error) {
 // handler answers as the process's dialect does.
 func (p *process) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /worker", func(rw http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /worker", func(rw http.ResponseWriter, r *http.Request) {
+		if p.hangs.Load() {
+			<-r.Context().Done()
+			return
+		}
 		rw.Header().Set("Content-Type", "application/json")
 		_, _ = rw.Write(p.dialect.encode(p.worker.state().info))
 	})

@@ -49,6 +49,7 @@ type worker struct {
 	conn     *websocket.Conn // nil while not registered
 	jobs     map[string]*job
 	reserved map[string]*time.Timer // offers accepted and not assigned yet
+	closed   bool                   // takes no new job, and works on
 	draining bool
 	dead     bool
 	drained  chan struct{}
@@ -221,7 +222,7 @@ func (w *worker) loadLocked() float32 {
 }
 
 func (w *worker) fullLocked() bool {
-	return w.draining || len(w.jobs)+len(w.reserved) >= w.maxJobs
+	return w.draining || w.closed || len(w.jobs)+len(w.reserved) >= w.maxJobs
 }
 
 // answer takes an offer unless the worker is full, and keeps room for it until it is assigned.
@@ -308,6 +309,14 @@ func (w *worker) end(id string) {
 	}
 }
 
+// closeIntake takes nothing new from now on. The worker stays.
+func (w *worker) closeIntake() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	w.changedLocked()
+}
+
 // drain takes nothing new from now on. The channel drained closes when the last job has ended.
 func (w *worker) drain() {
 	w.mu.Lock()
@@ -367,6 +376,7 @@ type workerState struct {
 	info                 workerInfo
 	rooms                []string
 	registered, draining bool
+	closed               bool
 }
 
 func (w *worker) state() workerState {
@@ -374,7 +384,7 @@ func (w *worker) state() workerState {
 	defer w.mu.Unlock()
 	s := workerState{
 		info:       workerInfo{AgentName: w.agentName, ActiveJobs: len(w.jobs), Load: w.loadLocked()},
-		registered: w.conn != nil, draining: w.draining,
+		registered: w.conn != nil, draining: w.draining, closed: w.closed,
 	}
 	for _, j := range w.jobs {
 		s.rooms = append(s.rooms, j.room)

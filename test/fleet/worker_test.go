@@ -130,3 +130,20 @@ func TestReservationLapses(t *testing.T) {
 		t.Error("an offer that is never assigned keeps the worker")
 	}
 }
+
+func TestClosedWorkerWorksOn(t *testing.T) {
+	w := idleWorker(10)
+	w.answer(offer("running"))
+	place(w, "running")
+	w.closeIntake()
+	if w.answer(offer("late")).GetAvailability().GetAvailable() {
+		t.Error("a closed worker took an offer")
+	}
+	if status := w.status().GetUpdateWorker(); status.GetStatus() != livekit.WorkerStatus_WS_FULL || status.GetJobCount() != 1 {
+		t.Errorf("status of a closed worker = %v; want FULL with its job", status)
+	}
+	finish(w, "running")
+	if isDrained(w) {
+		t.Error("a closed worker exits; only SIGTERM ends it")
+	}
+}

@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,13 +35,9 @@ func APIServices() []string {
 
 // Adapter is a running metrics-adapter process.
 type Adapter struct {
+	*Process
 	Port     int
-	PID      int
-	Log      string // file
 	Webhooks string // URL
-
-	process *exec.Cmd
-	ended   chan error
 }
 
 // install applies the manifests. The adapter runs outside the cluster, so its
@@ -70,7 +64,7 @@ func (l *Lab) install(ctx context.Context) error {
 // StartAdapter starts a metrics-adapter that serves the first LiveKit as the
 // default project. It is not in the APIServices; Lab.Adapter is.
 func (l *Lab) StartAdapter(ctx context.Context, args ...string) (*Adapter, error) {
-	program, err := l.build(ctx)
+	program, err := l.program(ctx, AdapterName)
 	if err != nil {
 		return nil, err
 	}
@@ -82,47 +76,20 @@ func (l *Lab) StartAdapter(ctx context.Context, args ...string) (*Adapter, error
 	if err != nil {
 		return nil, err
 	}
-	key, secret := filepath.Join(l.Cluster.Dir(), "api-key"), filepath.Join(l.Cluster.Dir(), "api-secret")
-	err = errors.Join(os.WriteFile(key, []byte(l.LiveKits[0].APIKey), 0o600), os.WriteFile(secret, []byte(l.LiveKits[0].APISecret), 0o600))
+	key, secret, err := l.keyFiles()
 	if err != nil {
-		return nil, fmt.Errorf("cannot write LiveKit's key: %w", err)
+		return nil, err
 	}
-	a := &Adapter{
-		Port: ports[0], Log: filepath.Join(l.Cluster.Dir(), "logs", fmt.Sprintf("metrics-adapter-%d.log", ports[0])),
-		ended: make(chan error, 1),
-	}
-	log, err := os.Create(a.Log)
-	if err != nil {
-		return nil, fmt.Errorf("cannot write the metrics-adapter's log: %w", err)
-	}
-	defer func() { _ = log.Close() }()                 // the process has its own
-	a.process = exec.Command(program, append([]string{ //nolint:noctx // it outlives ctx; Stop ends it
+	a := &Adapter{Port: ports[0]}
+	a.Process, err = start(AdapterName, program, l.log(AdapterName, a.Port), append([]string{
 		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", a.Port),
 		"--lister-kubeconfig=" + kubeconfig, "--authentication-kubeconfig=" + kubeconfig, "--authorization-kubeconfig=" + kubeconfig,
 		"--livekit-url=" + l.LiveKits[0].URL, "--livekit-api-key-file=" + key, "--livekit-api-secret-file=" + secret,
 	}, args...)...)
-	a.process.Stdout, a.process.Stderr = log, log
-	a.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := a.process.Start(); err != nil {
-		return nil, fmt.Errorf("cannot start the metrics-adapter: %w", err)
+	if err != nil {
+		return nil, err
 	}
-	a.PID = a.process.Process.Pid
-	go func() { a.ended <- a.process.Wait() }()
 	return a, nil
-}
-
-// Stop ends the process and waits for it.
-func (a *Adapter) Stop() error {
-	if err := a.process.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("cannot stop the metrics-adapter: %w", err)
-	}
-	select {
-	case err := <-a.ended:
-		a.ended <- err
-		return err
-	case <-time.After(20 * time.Second):
-		return errors.Join(errors.New("the metrics-adapter did not stop within 20 s"), a.process.Process.Kill())
-	}
 }
 
 // publish leads the APIServices to an adapter and waits until both are available.
@@ -139,11 +106,8 @@ func (l *Lab) publish(ctx context.Context, a *Adapter) error {
 	}
 	for _, name := range APIServices() {
 		err := Eventually(ctx, 60*time.Second, name+" is available", func() (bool, error) {
-			select {
-			case err := <-a.ended:
-				a.ended <- err
-				return false, fmt.Errorf("the metrics-adapter has ended: %w; see %s", err, a.Log)
-			default:
+			if err := a.Alive(); err != nil {
+				return false, err
 			}
 			service, err := client.ApiregistrationV1().APIServices().Get(ctx, name, metav1.GetOptions{})
 			if err != nil {
@@ -183,21 +147,6 @@ func (l *Lab) Direct(ctx context.Context, a *Adapter) (*rest.Config, error) {
 		CertData: l.Config.CertData, CertFile: l.Config.CertFile, KeyData: l.Config.KeyData, KeyFile: l.Config.KeyFile,
 	}
 	return config, nil
-}
-
-// build compiles the metrics-adapter from this checkout.
-func (l *Lab) build(ctx context.Context) (string, error) {
-	root, err := repository()
-	if err != nil {
-		return "", err
-	}
-	program := filepath.Join(l.Cluster.Dir(), "metrics-adapter")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", program, "./cmd/metrics-adapter")
-	cmd.Dir = root
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("cannot build the metrics-adapter: %w: %s", err, out)
-	}
-	return program, nil
 }
 
 // repository is the root of this checkout.

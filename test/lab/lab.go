@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"os/exec"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,10 +38,18 @@ type Options struct {
 	LiveKits    int
 	// MaxJobs is how many calls an agent takes.
 	MaxJobs int
+	// NoAdapter leaves out the metrics-adapter.
+	NoAdapter bool
 	// AdapterArgs are added to the metrics-adapter's flags.
 	AdapterArgs []string
 	// ControllerManagerArgs are added to kube-controller-manager's flags.
 	ControllerManagerArgs []string
+	// Guard installs the drain-guard and its doors and starts it, with GuardArgs
+	// added to its flags. Lab.GuardWrites tells what guards write.
+	Guard     bool
+	GuardArgs []string
+	// NodeLeaseSeconds is how long a node that is not heard counts as alive.
+	NodeLeaseSeconds int
 	// NoFleet leaves out the fleet and the callers: guarded pods have no process.
 	NoFleet  bool
 	Progress io.Writer
@@ -63,13 +72,20 @@ type Lab struct {
 	Config   *rest.Config // an administrator's
 	Client   kubernetes.Interface
 	LiveKits []local.LiveKit
-	Adapter  *Adapter
+	// Adapter is nil with Options.NoAdapter.
+	Adapter *Adapter
+	// Guard is nil without Options.Guard.
+	Guard *Guard
 	// Fleet and Callers are nil with Options.NoFleet.
 	Fleet   *fleet.Fleet
 	Callers *fleet.Callers
 
 	progress  io.Writer
 	stopFleet func() error
+
+	mu     sync.Mutex
+	built  map[string]bool // programs, by name
+	guards []*Guard        // all that were ever started
 }
 
 // Open sets the stage. Close clears it, also after an error of Open.
@@ -79,14 +95,18 @@ func Open(ctx context.Context, o Options) (*Lab, error) {
 		return nil, fmt.Errorf("no port for the metrics-adapter's webhooks: %w", err)
 	}
 	webhooks := fmt.Sprintf("127.0.0.1:%d", ports[0])
-	cluster, err := local.Up(ctx, local.Config{
-		Name: o.Name, Nodes: o.Nodes, PodsPerNode: o.PodsPerNode, LiveKits: o.LiveKits,
-		WebhookURLs: []string{"http://" + webhooks + "/webhooks"}, ControllerManagerArgs: o.ControllerManagerArgs, Progress: o.Progress,
-	})
+	config := local.Config{
+		Name: o.Name, Nodes: o.Nodes, PodsPerNode: o.PodsPerNode, LiveKits: o.LiveKits, NodeLeaseSeconds: o.NodeLeaseSeconds,
+		ControllerManagerArgs: o.ControllerManagerArgs, AuditUsers: []string{guardUser}, Progress: o.Progress,
+	}
+	if !o.NoAdapter {
+		config.WebhookURLs = []string{"http://" + webhooks + "/webhooks"}
+	}
+	cluster, err := local.Up(ctx, config)
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Cluster: cluster, progress: o.Progress}
+	l := &Lab{Cluster: cluster, progress: o.Progress, built: map[string]bool{}}
 	if err := l.set(ctx, o, webhooks); err != nil {
 		return nil, errors.Join(err, l.Close(context.WithoutCancel(ctx)))
 	}
@@ -114,10 +134,29 @@ func (l *Lab) set(ctx context.Context, o Options, webhooks string) error {
 			return err
 		}
 	}
+	if !o.NoAdapter {
+		if err := l.startAdapter(ctx, o, webhooks); err != nil {
+			return err
+		}
+	}
+	if !o.Guard {
+		return nil
+	}
+	if err := l.InstallGuard(ctx); err != nil {
+		return err
+	}
+	if l.Guard, err = l.StartGuard(ctx, o.GuardArgs...); err != nil {
+		return err
+	}
+	return l.Guard.WaitReady(ctx)
+}
+
+func (l *Lab) startAdapter(ctx context.Context, o Options, webhooks string) error {
 	l.printf("installing the metrics-adapter")
 	if err := l.install(ctx); err != nil {
 		return err
 	}
+	var err error
 	l.Adapter, err = l.StartAdapter(ctx, append([]string{"--webhook-bind-address=" + webhooks}, o.AdapterArgs...)...)
 	if err != nil {
 		return err
@@ -170,21 +209,32 @@ func (l *Lab) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Detach ends the metrics-adapter alone.
+// Detach ends the metrics-adapter and every guard, and nothing else.
 func (l *Lab) Detach() error {
-	if l.Adapter == nil {
-		return nil
+	var errs []error
+	if l.Adapter != nil {
+		errs = append(errs, l.Adapter.Stop())
 	}
-	return l.Adapter.Stop()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, g := range l.guards {
+		errs = append(errs, g.Stop())
+	}
+	return errors.Join(errs...)
 }
 
 // Kubectl runs kubectl as an administrator and returns what it prints.
 func (l *Lab) Kubectl(ctx context.Context, args ...string) (string, error) {
+	return l.KubectlAs(ctx, "admin", []string{adminGroup}, args...)
+}
+
+// KubectlAs runs kubectl as a user in groups and returns what it prints.
+func (l *Lab) KubectlAs(ctx context.Context, user string, groups []string, args ...string) (string, error) {
 	kubectl, err := l.Cluster.Kubectl()
 	if err != nil {
 		return "", err
 	}
-	kubeconfig, err := l.Cluster.AdminKubeconfig()
+	kubeconfig, err := l.Cluster.KubeconfigFor(user, groups...)
 	if err != nil {
 		return "", err
 	}

@@ -29,22 +29,30 @@ func (l *Lab) Namespace(ctx context.Context, name string) error {
 	return nil
 }
 
-// DeleteNamespace deletes a namespace, kills its pods, and waits until it is gone.
+// DeleteNamespace deletes a namespace, kills its pods behind every door, and
+// waits until it is gone.
 func (l *Lab) DeleteNamespace(ctx context.Context, name string) error {
-	if err := l.Client.CoreV1().Namespaces().Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+	breaker, err := l.breakGlass()
+	if err != nil {
+		return err
+	}
+	if err := l.Client.CoreV1().Namespaces().Delete(ctx, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("cannot delete namespace %s: %w", name, err)
 	}
 	atOnce := int64(0)
-	err := l.Client.CoreV1().Pods(name).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &atOnce}, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("cannot kill the pods of namespace %s: %w", name, err)
-	}
 	return Eventually(ctx, time.Minute, "namespace "+name+" is gone", func() (bool, error) {
 		_, err := l.Client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return true, nil
 		}
-		return false, err
+		if err != nil {
+			return false, err
+		}
+		err = breaker.CoreV1().Pods(name).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &atOnce}, metav1.ListOptions{})
+		if err != nil {
+			return false, fmt.Errorf("cannot kill the pods of namespace %s: %w", name, err)
+		}
+		return false, nil
 	})
 }
 

@@ -51,6 +51,7 @@ func (l layout) kubeconfig(name string) string {
 func (l layout) config(name string) string { return filepath.Join(l.dir, "config", name+".yaml") }
 func (l layout) env(name string) string    { return filepath.Join(l.dir, name+".env") }
 func (l layout) logs() string              { return filepath.Join(l.dir, "logs") }
+func (l layout) audit() string             { return filepath.Join(l.logs(), "audit.log") }
 func (l layout) lock() string              { return filepath.Join(l.dir, "state.lock") }
 
 // components lists everything an instance runs, in the order in which it is started.
@@ -87,7 +88,7 @@ func etcd(s state, l layout) component {
 }
 
 func apiServer(s state, l layout) component {
-	return component{
+	c := component{
 		Name: APIServer, Program: filepath.Join(s.Tools[moduleKubernetes], programAPIServer),
 		Health: httpsURL(s.Ports[APIServer]) + "/readyz",
 		Args: []string{
@@ -110,6 +111,10 @@ func apiServer(s state, l layout) component {
 			"--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
 		},
 	}
+	if len(s.Config.AuditUsers) > 0 {
+		c.Args = append(c.Args, "--audit-policy-file="+l.config(auditPolicy), "--audit-log-path="+l.audit(), "--audit-log-mode=blocking")
+	}
+	return c
 }
 
 func controllerManager(s state, l layout) component {
@@ -154,7 +159,7 @@ func node(s state, l layout, name string) component {
 		Args: []string{
 			"--kubeconfig=" + l.kubeconfig(name), "--config=" + l.config(programKwok),
 			"--manage-single-node=" + name,
-			"--node-lease-duration-seconds=" + strconv.Itoa(nodeLeaseSeconds),
+			"--node-lease-duration-seconds=" + strconv.Itoa(s.Config.NodeLeaseSeconds),
 			fmt.Sprintf("--server-address=127.0.0.1:%d", s.Ports[name]),
 		},
 	}

@@ -17,12 +17,14 @@ const (
 	DefaultNodes       = 4
 	DefaultPodsPerNode = 110
 	DefaultLiveKits    = 1
+	DefaultNodeLease   = 40 // seconds, as with a kubelet
 )
 
 const (
 	maxNodes    = 200
 	maxLiveKits = 16
 	maxPods     = 4000
+	maxLease    = 3600
 )
 
 // Config says what an instance consists of. The zero value is a usable one.
@@ -39,6 +41,10 @@ type Config struct {
 	WebhookURLs []string `json:"webhookURLs,omitempty"`
 	// ControllerManagerArgs are flags added last to kube-controller-manager's, so that they win.
 	ControllerManagerArgs []string `json:"controllerManagerArgs,omitempty"`
+	// NodeLeaseSeconds is how long a node counts as alive after its kubelet was heard last; it is heard four times as often.
+	NodeLeaseSeconds int `json:"nodeLeaseSeconds"`
+	// AuditUsers are those whose writes kube-apiserver records, one JSON line each, in the file AuditLog.
+	AuditUsers []string `json:"auditUsers,omitempty"`
 	// Progress receives short lines on what is being built and started. It is no part of what an instance is.
 	Progress io.Writer `json:"-"`
 }
@@ -57,6 +63,9 @@ func (c Config) withDefaults() Config {
 	if c.LiveKits == 0 {
 		c.LiveKits = DefaultLiveKits
 	}
+	if c.NodeLeaseSeconds == 0 {
+		c.NodeLeaseSeconds = DefaultNodeLease
+	}
 	if c.Progress == nil {
 		c.Progress = io.Discard
 	}
@@ -72,7 +81,8 @@ func (c Config) Validate() error {
 	errs = append(errs,
 		validateCount("number of nodes", c.Nodes, maxNodes, DefaultNodes),
 		validateCount("number of pods per node", c.PodsPerNode, maxPods, DefaultPodsPerNode),
-		validateCount("number of LiveKit servers", c.LiveKits, maxLiveKits, DefaultLiveKits))
+		validateCount("number of LiveKit servers", c.LiveKits, maxLiveKits, DefaultLiveKits),
+		validateCount("number of seconds of a node's lease", c.NodeLeaseSeconds, maxLease, DefaultNodeLease))
 	for _, raw := range c.WebhookURLs {
 		if u, err := url.Parse(raw); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 			errs = append(errs, fmt.Errorf("webhook URL is %q; use one such as http://127.0.0.1:8090/webhook", raw))

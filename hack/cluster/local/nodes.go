@@ -17,8 +17,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-const nodeLeaseSeconds = 40
-
 // stages say what a simulated kubelet does with its node and its pods.
 //
 //go:embed stages/*.yaml

@@ -80,7 +80,7 @@ func writeInstance(s state, l layout) error {
 	if err := os.MkdirAll(l.logs(), 0o700); err != nil {
 		return fmt.Errorf("cannot make the folder of the logs: %w", err)
 	}
-	if err := errors.Join(writePKI(l.pki("")), writeStages(l)); err != nil {
+	if err := errors.Join(writePKI(l.pki("")), writeStages(l), writeAuditPolicy(s, l)); err != nil {
 		return err
 	}
 	identities := []struct {

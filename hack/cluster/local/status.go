@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
 )
 
 const (
@@ -147,7 +148,7 @@ func (p *prober) probe(ctx context.Context, c component) error {
 	if err != nil {
 		return fmt.Errorf("cannot read its lease: %w", err)
 	}
-	if r := lease.Spec.RenewTime; r == nil || time.Since(r.Time) > nodeLeaseSeconds*time.Second {
+	if r := lease.Spec.RenewTime; r == nil || time.Since(r.Time) > time.Duration(ptr.Deref(lease.Spec.LeaseDurationSeconds, 0))*time.Second {
 		return errors.New("its lease has expired")
 	}
 	return nil

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package drain
+
+import (
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/fleet"
+	"github.com/callguard/callguard/test/lab"
+)
+
+const (
+	settle       = 20 * time.Second // the guard's default
+	kubectlRetry = 5 * time.Second
+	lastCall     = 10 * time.Second // from the end of a node's last call to the end of its drain
+)
+
+// TestDrain drains two nodes at once, with the guard's own settings: the idle pod
+// of each goes, the busy one stays for as long as its call lasts.
+func TestDrain(t *testing.T) {
+	withGuard(t)
+	s := tell(t, 4)
+	s.deploy(8)
+	s.fill()
+	first, second := s.nodes[0], s.nodes[1]
+	idle, busy := map[string]string{}, map[string]string{}
+	leavers := append(s.pods(on(first)), s.pods(on(second))...)
+	for _, node := range []string{first, second} {
+		pods := s.pods(on(node))
+		if len(pods) < 2 {
+			t.Fatalf("%s has pods %v; want two or more", node, pods)
+		}
+		idle[node], busy[node] = pods[0], pods[1]
+		s.hangUpOn(pods[0])
+		s.hangUpOn(pods[2:]...)
+	}
+
+	drains := map[string]*command{first: s.drain(first), second: s.drain(second)}
+	s.eventually(inTime, "replacements run and nobody on the two nodes takes new calls", func() (bool, error) {
+		return s.watch.able() == 8 && len(s.pods(leaving)) == len(leavers), nil
+	})
+	s.gone(settle+kubectlRetry+soon, idle[first], idle[second])
+	s.bounds(16, 8)
+	s.there(busy[first], busy[second])
+	for _, reason := range []string{"SetAside", "Draining", "Released"} {
+		s.event(reason)
+	}
+
+	for node, drain := range drains {
+		s.waits(drain)
+		s.hangUpOn(busy[node])
+		last := time.Now()
+		s.ends(drain, inTime)
+		took := drain.ended.Sub(last)
+		t.Logf("the drain of %s ended %.1f s after its last call", node, took.Seconds())
+		if took > lastCall {
+			t.Errorf("the drain of %s ended %s after its last call; want at most %s", node, took, lastCall)
+		}
+	}
+	s.noneDropped()
+	s.bounds(16, 8)
+}
+
+// TestDrainCancelled uncordons a node in the middle of its drain. What has begun
+// goes on: the replacement stays, the old pod finishes and goes.
+func TestDrainCancelled(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 2)
+	s.deploy(4)
+	s.fill()
+	leavers := s.pods(on(s.nodes[0]))
+	drain := s.drain(s.nodes[0], "--timeout=20s")
+	s.eventually(inTime, "the pods of the node take no new call", func() (bool, error) { return len(s.pods(leaving)) == len(leavers), nil })
+	s.does("uncordon", s.nodes[0])
+	s.eventually(soon, "kubectl drain has given up", func() (bool, error) { return drain.over(), nil })
+	s.there(leavers...)
+	s.dial(len(leavers)) // the replacements take them
+	s.hangUpOn(leavers...)
+	s.gone(inTime, leavers...)
+	s.bounds(8, 4)
+	s.noneDropped()
+}
+
+// TestDrainOfTheOnlyReplica has nobody else to take calls: the replacement comes first.
+func TestDrainOfTheOnlyReplica(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 2)
+	s.deploy(1)
+	s.fill()
+	only := s.pods(all)
+	node := s.nodes[0]
+	if len(s.pods(on(node))) == 0 {
+		node = s.nodes[1]
+	}
+	drain := s.drain(node)
+	s.eventually(inTime, "the only pod takes no new call", func() (bool, error) { return len(s.pods(leaving)) == 1, nil })
+	s.dial(1)
+	s.waits(drain)
+	s.hangUpOn(only...)
+	s.ends(drain, inTime)
+	s.bounds(2, 1)
+	s.noneDropped()
+}
+
+// TestDrainOfAStatefulSet replaces each pod in place, after its call.
+func TestDrainOfAStatefulSet(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 2)
+	s.stateful(2)
+	s.fill()
+	node := s.nodes[0]
+	leavers := s.pods(on(node))
+	if len(leavers) != 1 {
+		t.Fatalf("%s has pods %v; want one", node, leavers)
+	}
+	drain := s.drain(node)
+	s.eventually(inTime, "its pod takes no new call", func() (bool, error) { return len(s.pods(leaving)) == 1, nil })
+	s.waits(drain)
+	s.hangUpOn(leavers...)
+	s.ends(drain, inTime)
+	s.eventually(inTime, "the pod is back elsewhere", func() (bool, error) { return s.watch.able() == 2 && len(s.pods(on(node))) == 0, nil })
+	s.bounds(2, 1)
+	s.noneDropped()
+}
+
+// TestDrainOfDeafAgents drains agents that know nothing of the draining mark while
+// calls come and go. What slips in ends within the grace.
+func TestDrainOfDeafAgents(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 2)
+	s.deploy(4, func(d *appsv1.Deployment) {
+		d.Spec.Template.Annotations[fleet.DeafAnnotation] = "true"
+		d.Spec.Template.Annotations[fleet.MaxJobsAnnotation] = "5"
+	})
+	plan := make(chan error, 1)
+	go func() {
+		plan <- s.callers.Play(t.Context(), fleet.Plan{
+			Rooms: s.ns, Rate: 0.5, For: 30 * time.Second, Length: 5 * time.Second, Dial: fleet.DialOptions{AgentName: s.ns},
+		})
+	}()
+	leavers := s.pods(on(s.nodes[0]))
+	s.ends(s.drain(s.nodes[0]), 2*time.Minute)
+	s.gone(soon, leavers...)
+	s.must(<-plan)
+	s.bounds(8, 4)
+	s.noneDropped()
+}
+
+// TestCordonThatIsTolerated has replacements come to the very node that is
+// cordoned. They stay: none of them is replaced again.
+func TestCordonThatIsTolerated(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 1)
+	s.deploy(4, func(d *appsv1.Deployment) {
+		d.Spec.Template.Spec.Tolerations = []corev1.Toleration{{Key: corev1.TaintNodeUnschedulable, Operator: corev1.TolerationOpExists}}
+	})
+	s.fill()
+	old := s.pods(all)
+	s.does("cordon", s.nodes[0])
+	s.eventually(inTime, "the old pods take no new call", func() (bool, error) { return len(s.pods(leaving)) == 4 && s.watch.able() == 4, nil })
+	s.always(10*time.Second, "there are eight pods", func() (bool, error) { return len(s.pods(all)) == 8, nil })
+	s.hangUpOn(old...)
+	s.gone(inTime, old...)
+	s.always(5*time.Second, "there are four pods", func() (bool, error) { return len(s.pods(all)) == 4, nil })
+	s.bounds(8, 4)
+	s.noneDropped()
+}
+
+// TestDrainWithoutRoom has a quota that admits no replacement. The pod goes on
+// serving until there is room.
+func TestDrainWithoutRoom(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 2)
+	s.deploy(2)
+	quota := &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "full"},
+		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("2")}},
+	}
+	_, err := stage.Client.CoreV1().ResourceQuotas(s.ns).Create(t.Context(), quota, metav1.CreateOptions{})
+	s.must(err)
+	s.eventually(soon, "the quota is full", func() (bool, error) {
+		q, err := stage.Client.CoreV1().ResourceQuotas(s.ns).Get(t.Context(), "full", metav1.GetOptions{})
+		return err == nil && q.Status.Used.Pods().Value() == 2, err
+	})
+	node := s.nodes[0]
+	leavers := s.pods(on(node))
+	drain := s.drain(node)
+	s.eventually(inTime, "a pod is aside", func() (bool, error) { return len(s.pods(in(call.Aside))) > 0, nil })
+	s.event("Held")
+	s.always(8*time.Second, "both pods take calls", func() (bool, error) { return s.watch.able() == 2, nil })
+	s.fill()
+	s.waits(drain)
+	_, err = stage.Client.CoreV1().ResourceQuotas(s.ns).Patch(t.Context(), "full", types.MergePatchType, []byte(`{"spec":{"hard":{"pods":"10"}}}`), metav1.PatchOptions{})
+	s.must(err)
+	// The ReplicaSet tries again after a while that it doubles each time.
+	s.eventually(2*inTime, "the pod of the node takes no new call", func() (bool, error) { return len(s.pods(leaving)) == len(leavers), nil })
+	s.hangUpOn(leavers...)
+	s.ends(drain, inTime)
+	s.bounds(4, 2)
+	s.noneDropped()
+}
+
+// TestSecondBudget has another PodDisruptionBudget on guarded pods, for which
+// evictions fail with 500. It is named, and nothing is lost.
+func TestSecondBudget(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 1)
+	s.deploy(1)
+	s.fill()
+	_, err := stage.Client.PolicyV1().PodDisruptionBudgets(s.ns).Create(t.Context(), &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "second"},
+		Spec:       policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": lab.AgentName}}},
+	}, metav1.CreateOptions{})
+	s.must(err)
+	s.eventually(inTime, "the guard counts the other budget", func() (bool, error) {
+		m, err := stage.Guard.Metrics(t.Context())
+		return err == nil && m.Sum("callguard_foreign_budgets") > 0, err
+	})
+	s.noneDropped()
+}

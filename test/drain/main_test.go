@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package drain tests that nothing in Kubernetes ends a call: a real control
+// plane behind the doors, the drain-guard as a process with the rights of its own
+// service account, kubectl as operators use it, and real calls over a real
+// LiveKit. Only nodes are simulated, and the agents' processes are played by
+// test/fleet over LiveKit's real worker protocol.
+//
+// Every test is a story with a namespace, nodes and callers of its own. Those that
+// need the guard, LiveKit or kube-apiserver for themselves come first, one after
+// the other; then all others run side by side, since they mostly wait.
+package drain
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+
+	"github.com/callguard/callguard/test/lab"
+)
+
+// nodeCount bounds how many stories run side by side.
+const nodeCount = 24
+
+// What all stories share.
+var (
+	stage *lab.Lab
+	nodes = newPool(nodeCount)
+)
+
+// guardArgs are the guard's flags unless a story is about them. A short settle
+// window is enough for agents that heed the draining mark.
+func guardArgs() []string { return []string{"--settle=3s", "--lost-node-quiet=5s"} }
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	flag.Parse()
+	if err := flag.Set("test.parallel", "10"); err != nil { // stories wait, whatever the number of processors
+		fmt.Fprintf(os.Stderr, "cannot tell stories side by side: %v\n", err)
+		return 1
+	}
+	var err error
+	stage, err = lab.Open(ctx, lab.Options{
+		Name: lab.InstanceName("drain"), Nodes: nodeCount, MaxJobs: 50, Progress: os.Stderr,
+		Guard: true, GuardArgs: guardArgs(),
+		// A node that is not heard for 20 s is lost, instead of 50 s.
+		NodeLeaseSeconds: 8, ControllerManagerArgs: []string{"--node-monitor-grace-period=20s", "--node-monitor-period=1s"},
+	})
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "cannot set the stage: %v\n", err)
+		return 1
+	}
+	code := m.Run()
+	if err := stage.Close(context.WithoutCancel(ctx)); err != nil {
+		fmt.Fprintf(os.Stderr, "cannot clear the stage: %v\n", err)
+		return 1
+	}
+	return code
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package drain
+
+import (
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/lab"
+)
+
+const s1 = time.Second
+
+// TestScaleToZero ends no call: the Deployment has none left, its pods finish.
+func TestScaleToZero(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 1)
+	s.deploy(3)
+	s.fill()
+	pods := s.pods(all)
+	s.does("scale", "deployment/"+lab.AgentName, "--replicas=0")
+	s.eventually(inTime, "nobody takes new calls", func() (bool, error) { return len(s.pods(leaving)) == 3, nil })
+	s.eventually(soon, "the Deployment has no replicas", func() (bool, error) {
+		d, err := stage.Client.AppsV1().Deployments(s.ns).Get(t.Context(), lab.AgentName, metav1.GetOptions{})
+		return err == nil && d.Status.Replicas == 0, err
+	})
+	s.there(pods...)
+	for _, pod := range pods {
+		s.hangUpOn(pod)
+		s.gone(inTime, pod)
+	}
+	s.bounds(3, 0)
+	s.noneDropped()
+}
+
+// TestScaleDownTakesTheIdle keeps the busy of four pods where there are idle ones.
+func TestScaleDownTakesTheIdle(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 2)
+	s.deploy(4)
+	s.fill()
+	idle := s.pods(all)[:2]
+	s.hangUpOn(idle...)
+	s.does("scale", "deployment/"+lab.AgentName, "--replicas=2")
+	s.gone(inTime, idle...)
+	if n := len(s.pods(in(call.Serving))); n != 2 {
+		t.Errorf("%d pods serve; want the two that talk: %s", n, s.watch.describe())
+	}
+	s.bounds(4, 2)
+	s.noneDropped()
+}
+
+// TestThinSpread has the autoscaler shrink ten pods with a call each to two. The
+// other eight finish beside them.
+func TestThinSpread(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 2)
+	s.deploy(10)
+	s.fill()
+	hpa := lab.Autoscaler(s.ns, 10, lab.ObjectForm(), 0)
+	two := int32(2)
+	hpa.Spec.MinReplicas = &two
+	_, err := stage.Client.AutoscalingV2().HorizontalPodAutoscalers(s.ns).Create(t.Context(), hpa, metav1.CreateOptions{})
+	s.must(err)
+	s.eventually(2*inTime, "two pods serve and eight finish", func() (bool, error) {
+		return len(s.pods(in(call.Serving))) == 2 && len(s.pods(leaving)) == 8, nil
+	})
+	d, err := stage.Client.AppsV1().Deployments(s.ns).Get(t.Context(), lab.AgentName, metav1.GetOptions{})
+	s.must(err)
+	if *d.Spec.Replicas != 2 {
+		t.Errorf("the autoscaler wants %d replicas; want 2", *d.Spec.Replicas)
+	}
+	s.always(10*s1, "ten callers talk", func() (bool, error) { return s.talking() && len(s.pods(all)) == 10, nil })
+	leavers := s.pods(leaving)
+	s.hangUpOn(leavers...)
+	s.gone(inTime, leavers...)
+	s.bounds(10, 2)
+	s.noneDropped()
+}
+
+// TestMinAvailable lets a drain of a workload with a floor of its own go on before
+// replacements are ready: there is no room for any.
+func TestMinAvailable(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 2)
+	s.deploy(4, func(d *appsv1.Deployment) {
+		d.Annotations = map[string]string{call.MinAvailableAnnotation: "50%"}
+		// Two to a node, so that the other node has room for none.
+		d.Spec.Template.Spec.Affinity = nil
+		d.Spec.Template.Spec.TopologySpreadConstraints = nil
+		d.Spec.Template.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: *cpus(30)}
+	})
+	s.fill()
+	leavers := s.pods(on(s.nodes[0]))
+	drain := s.drain(s.nodes[0])
+	s.eventually(inTime, "the pods of the node take no new call", func() (bool, error) { return len(s.pods(leaving)) == len(leavers), nil })
+	s.hangUpOn(leavers...)
+	s.ends(drain, inTime)
+	s.bounds(8, 2)
+	s.noneDropped()
+}

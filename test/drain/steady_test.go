@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package drain
+
+import (
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/fleet"
+	"github.com/callguard/callguard/test/lab"
+)
+
+const (
+	crowd       = 480 // guarded pods without a process
+	players     = 20  // and those with one, which take the calls
+	steadyFor   = time.Minute
+	dialers     = 8
+	callsPerSec = 8.0 // offered; every call is two participants with real connections
+	mostWrites  = 5   // that a leaving pod costs
+)
+
+// TestSteady has five hundred guarded pods and calls that begin and end. Nobody
+// wants a pod to go, so the guard writes nothing; then four go.
+func TestSteady(t *testing.T) {
+	s := tell(t, 10)
+	silent := lab.Agent(s.ns, crowd)
+	silent.Name = "crowd"
+	silent.Spec.Template = s.template()
+	silent.Spec.Selector.MatchLabels = map[string]string{"app": silent.Name}
+	silent.Spec.Template.Labels = map[string]string{"app": silent.Name, call.GuardedLabel: "true", fleet.UnplayedLabel: "true"}
+	silent.Spec.Template.Annotations[call.WitnessesAnnotation] = "rooms"
+	silent.Spec.Template.Spec.TopologySpreadConstraints = nil
+	playing := lab.Agent(s.ns, players)
+	playing.Spec.Template = s.template()
+	playing.Spec.Template.Annotations[fleet.MaxJobsAnnotation] = "50"
+	_, err := stage.Client.AppsV1().Deployments(s.ns).Create(t.Context(), silent, metav1.CreateOptions{})
+	s.must(err)
+	_, err = stage.Client.AppsV1().Deployments(s.ns).Create(t.Context(), playing, metav1.CreateOptions{})
+	s.must(err)
+	s.eventually(3*time.Minute, "500 pods can take calls", func() (bool, error) {
+		return s.watch.able() == crowd+players && s.registered() == players, nil
+	})
+
+	before, err := stage.Guard.Metrics(t.Context())
+	s.must(err)
+	began := time.Now()
+	var plans sync.WaitGroup
+	for range dialers { // each dials eight at a time
+		plans.Go(func() {
+			err := s.callers.Play(t.Context(), fleet.Plan{
+				Rooms: s.ns, Rate: callsPerSec / dialers, For: steadyFor, Length: 2 * time.Second, Dial: fleet.DialOptions{AgentName: s.ns},
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	plans.Wait()
+	took := time.Since(began)
+	r := s.callers.Report()
+	t.Logf("%.1f calls a second began and ended in %.0f s (%d answered, %d not)", float64(r.Completed)/took.Seconds(), took.Seconds(), r.Answered, r.Unanswered)
+	for resource, n := range s.writes(began) {
+		t.Errorf("the guard wrote %s %d times while nobody wanted a pod to go", resource, n)
+	}
+	after, err := stage.Guard.Metrics(t.Context())
+	s.must(err)
+	if counted := writesCounted(after) - writesCounted(before); counted != 0 {
+		t.Errorf("the guard counts %v writes while nobody wanted a pod to go", counted)
+	}
+
+	began = time.Now()
+	const leavers = 4
+	s.does("scale", "deployment/"+lab.AgentName, "--replicas=16")
+	s.eventually(inTime, "four pods are gone", func() (bool, error) { return len(s.pods(all)) == crowd+players-leavers, nil })
+	writes := s.writes(began)
+	t.Logf("%d pods went; the guard wrote %v", leavers, writes)
+	total := 0
+	for resource, n := range writes {
+		if resource != "events" {
+			total += n
+		}
+	}
+	if total > leavers*mostWrites {
+		t.Errorf("a leaving pod cost %.1f writes; want at most %d", float64(total)/leavers, mostWrites)
+	}
+	s.noneDropped()
+}
+
+// writes counts what the guard has written since, by resource, but for its lease,
+// as kube-apiserver recorded it.
+func (s *story) writes(since time.Time) map[string]int {
+	s.t.Helper()
+	list, err := stage.GuardWrites(since)
+	s.must(err)
+	list = slices.DeleteFunc(list, func(w lab.Write) bool { return w.Resource == "leases" })
+	counts := map[string]int{}
+	for _, w := range list {
+		counts[w.Resource]++
+	}
+	return counts
+}
+
+// writesCounted is what the guard says of that.
+func writesCounted(m lab.Metrics) float64 {
+	const name = "callguard_api_writes_total"
+	return m.Sum(name) - m.Sum(name, "resource", "leases")
+}

@@ -1,0 +1,475 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package drain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/callguard/callguard/hack/cluster/local"
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/fleet"
+	"github.com/callguard/callguard/test/lab"
+)
+
+const (
+	// storyLabel leads a story's pods to its own nodes.
+	storyLabel = "story.callguard.dev/name"
+	budgetName = "callguard"
+
+	soon   = 30 * time.Second // what only waits for controllers
+	inTime = 90 * time.Second // what waits for the guard as well
+)
+
+// pool lends nodes to stories.
+type pool struct {
+	mu   sync.Mutex
+	more *sync.Cond
+	free []string
+}
+
+func newPool(n int) *pool {
+	p := &pool{}
+	p.more = sync.NewCond(&p.mu)
+	for i := range n {
+		p.free = append(p.free, local.NodeName(i+1))
+	}
+	return p
+}
+
+// take waits for n nodes.
+func (p *pool) take(n int) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.free) < n {
+		p.more.Wait()
+	}
+	taken := slices.Clone(p.free[:n])
+	p.free = p.free[n:]
+	return taken
+}
+
+func (p *pool) give(back []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free = append(p.free, back...)
+	p.more.Broadcast()
+}
+
+// story is a test with a namespace, nodes and callers of its own.
+type story struct {
+	t       *testing.T
+	ns      string
+	nodes   []string
+	callers *fleet.Callers
+	watch   *watch
+
+	calls []*fleet.Call
+}
+
+// tell begins a story in an enabled namespace.
+func tell(t *testing.T, nodes int) *story {
+	t.Helper()
+	return begin(t, nodes, true)
+}
+
+// tellPlain begins a story without callguard: its namespace is not enabled, and
+// the PodDisruptionBudget is the one that people use today.
+func tellPlain(t *testing.T, nodes int) *story {
+	t.Helper()
+	s := begin(t, nodes, false)
+	one := intstr.FromInt32(1)
+	_, err := stage.Client.PolicyV1().PodDisruptionBudgets(s.ns).Create(t.Context(), &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "plain"},
+		Spec: policyv1.PodDisruptionBudgetSpec{
+			MinAvailable: &one, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": lab.AgentName}},
+		},
+	}, metav1.CreateOptions{})
+	s.must(err)
+	return s
+}
+
+func begin(t *testing.T, n int, guarded bool) *story {
+	t.Helper()
+	s := &story{t: t, ns: strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))}
+	if len(s.ns) > 50 {
+		s.ns = s.ns[:50]
+	}
+	s.nodes = nodes.take(n)
+	t.Cleanup(func() { nodes.give(s.nodes) })
+	for _, node := range s.nodes {
+		s.patchNode(t.Context(), node, fmt.Sprintf(`{"metadata":{"labels":{%q:%q}}}`, storyLabel, s.ns))
+	}
+	t.Cleanup(func() { s.clear() })
+	if guarded {
+		s.must(stage.Namespace(t.Context(), s.ns))
+		s.eventually(soon, "the guard has locked the namespace", func() (bool, error) {
+			_, err := stage.Client.PolicyV1().PodDisruptionBudgets(s.ns).Get(t.Context(), budgetName, metav1.GetOptions{})
+			return err == nil, err
+		})
+	} else {
+		_, err := stage.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.ns}}, metav1.CreateOptions{})
+		s.must(err)
+	}
+	lk := stage.LiveKits[0]
+	s.callers = fleet.NewCallers(stage.Fleet, fleet.Project{URL: lk.URL, APIKey: lk.APIKey, APISecret: lk.APISecret})
+	t.Cleanup(s.callers.Close)
+	s.watch = newWatch(t, s.ns, guarded)
+	return s
+}
+
+// clear ends a story and gives its nodes back as they were.
+func (s *story) clear() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if err := stage.DeleteNamespace(ctx, s.ns); err != nil {
+		s.t.Error(err)
+	}
+	for _, node := range s.nodes {
+		s.patchNode(ctx, node, fmt.Sprintf(`{"metadata":{"labels":{%q:null}},"spec":{"unschedulable":null,"taints":null}}`, storyLabel))
+	}
+}
+
+func (s *story) patchNode(ctx context.Context, node, patch string) {
+	s.t.Helper()
+	_, err := stage.Client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	if err != nil {
+		s.t.Errorf("cannot change %s: %v", node, err)
+	}
+}
+
+func (s *story) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// eventually fails the story if the condition does not hold within the time.
+func (s *story) eventually(within time.Duration, what string, holds func() (bool, error)) {
+	s.t.Helper()
+	s.must(lab.Eventually(s.t.Context(), within, what, holds))
+}
+
+// always fails the story if the condition stops to hold within the time.
+func (s *story) always(during time.Duration, what string, holds func() (bool, error)) {
+	s.t.Helper()
+	end := time.Now().Add(during)
+	s.eventually(during+soon, what+", for "+during.String(), func() (bool, error) {
+		ok, err := holds()
+		if err != nil {
+			return false, err
+		}
+		if !ok {
+			s.t.Fatalf("no longer so: %s", what)
+		}
+		return time.Now().After(end), nil
+	})
+}
+
+// template is that of a guarded agent who takes one call, on the story's nodes.
+func (s *story) template() corev1.PodTemplateSpec {
+	p := lab.Template()
+	p.Annotations = map[string]string{fleet.AgentNameAnnotation: s.ns, fleet.MaxJobsAnnotation: "1"}
+	p.Spec.NodeSelector = map[string]string{storyLabel: s.ns}
+	p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+		MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway,
+		LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": lab.AgentName}},
+	}}
+	return p
+}
+
+// deploy makes the Deployment of agents and waits until all can take calls.
+func (s *story) deploy(replicas int32, with ...func(*appsv1.Deployment)) {
+	s.t.Helper()
+	d := lab.Agent(s.ns, replicas)
+	d.Spec.Template = s.template()
+	for _, change := range with {
+		change(d)
+	}
+	_, err := stage.Client.AppsV1().Deployments(s.ns).Create(s.t.Context(), d, metav1.CreateOptions{})
+	s.must(err)
+	s.steady(int(replicas))
+}
+
+// stateful makes a StatefulSet of agents and waits until all can take calls.
+func (s *story) stateful(replicas int32) {
+	s.t.Helper()
+	_, err := stage.Client.AppsV1().StatefulSets(s.ns).Create(s.t.Context(), &appsv1.StatefulSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: lab.AgentName},
+		Spec: appsv1.StatefulSetSpec{
+			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": lab.AgentName}},
+			PodManagementPolicy: appsv1.ParallelPodManagement, Template: s.template(),
+		},
+	}, metav1.CreateOptions{})
+	s.must(err)
+	s.steady(int(replicas))
+}
+
+// steady waits until n pods can take calls, and has the watch begin there.
+func (s *story) steady(n int) {
+	s.t.Helper()
+	s.eventually(inTime, fmt.Sprintf("%d agents can take calls", n), func() (bool, error) {
+		return s.watch.able() == n && s.registered() == n, nil
+	})
+	s.watch.reset()
+}
+
+// agents are the running processes of the story.
+func (s *story) agents() []fleet.AgentState {
+	var mine []fleet.AgentState
+	for _, a := range stage.Fleet.Agents() {
+		if a.Pod.Namespace == s.ns {
+			mine = append(mine, a)
+		}
+	}
+	return mine
+}
+
+func (s *story) registered() int {
+	n := 0
+	for _, a := range s.agents() {
+		if a.Registered && !a.Closed && !a.Draining {
+			n++
+		}
+	}
+	return n
+}
+
+// dial makes n calls and waits until all are answered.
+func (s *story) dial(n int) []*fleet.Call {
+	s.t.Helper()
+	calls, errs := make([]*fleet.Call, n), make([]error, n)
+	var all sync.WaitGroup
+	for i := range n {
+		room := fmt.Sprintf("%s-%d", s.ns, len(s.calls)+i)
+		all.Go(func() {
+			calls[i], errs[i] = s.callers.Dial(s.t.Context(), room, fleet.DialOptions{AgentName: s.ns})
+		})
+	}
+	all.Wait()
+	s.must(errors.Join(errs...))
+	s.calls = append(s.calls, calls...)
+	return calls
+}
+
+// fill makes a call to each agent that can take one.
+func (s *story) fill() {
+	s.t.Helper()
+	s.dial(s.registered())
+	s.eventually(soon, "every agent has a call", func() (bool, error) {
+		return !slices.ContainsFunc(s.agents(), func(a fleet.AgentState) bool { return a.ActiveJobs == 0 }), nil
+	})
+}
+
+// hangUpOn ends the calls of these pods, and waits until their agents have left.
+func (s *story) hangUpOn(pods ...string) {
+	s.t.Helper()
+	rooms := map[string]bool{}
+	for _, a := range s.agents() {
+		if slices.Contains(pods, a.Pod.Name) {
+			for _, room := range a.Rooms {
+				rooms[room] = true
+			}
+		}
+	}
+	s.hangUp(slices.DeleteFunc(slices.Clone(s.calls), func(c *fleet.Call) bool { return !rooms[c.Room] })...)
+	s.eventually(soon, "the agents have left their rooms", func() (bool, error) {
+		for _, a := range s.agents() {
+			if slices.Contains(pods, a.Pod.Name) && a.ActiveJobs > 0 {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+}
+
+// hangUp ends these calls.
+func (s *story) hangUp(calls ...*fleet.Call) {
+	var all sync.WaitGroup
+	for _, c := range calls {
+		all.Go(c.HangUp)
+	}
+	all.Wait()
+}
+
+// hangUpAll ends every call.
+func (s *story) hangUpAll() { s.hangUp(s.calls...) }
+
+// noneDropped fails the story if a call ended before its caller hung up.
+func (s *story) noneDropped() {
+	s.t.Helper()
+	for _, l := range s.callers.Report().Dropped {
+		s.t.Errorf("call in room %s was dropped: %s %s (pod %s on %s)", l.Room, l.Cause, l.Detail, l.Pod.Name, l.Node)
+	}
+}
+
+// talking says whether all calls go on.
+func (s *story) talking() bool {
+	r := s.callers.Report()
+	return len(r.Dropped) == 0 && r.Up == len(s.calls)-r.Completed
+}
+
+// pods are the names of the pods that are there and of which keep is true.
+func (s *story) pods(keep func(*corev1.Pod) bool) []string { return s.watch.names(keep) }
+
+func all(*corev1.Pod) bool { return true }
+func on(node string) func(*corev1.Pod) bool {
+	return func(p *corev1.Pod) bool { return p.Spec.NodeName == node }
+}
+func in(st call.State) func(*corev1.Pod) bool {
+	return func(p *corev1.Pod) bool { return stateOf(p) == st }
+}
+func image(name string) func(*corev1.Pod) bool {
+	return func(p *corev1.Pod) bool { return p.Spec.Containers[0].Image == name }
+}
+
+func stateOf(p *corev1.Pod) call.State { return call.StateOf(p.Labels, p.Annotations) }
+
+// leaving says whether a pod takes no new call for good.
+func leaving(p *corev1.Pod) bool {
+	return p.DeletionTimestamp != nil || stateOf(p) == call.Draining || stateOf(p) == call.Released
+}
+
+// gone waits until none of the pods is there.
+func (s *story) gone(within time.Duration, pods ...string) {
+	s.t.Helper()
+	s.eventually(within, fmt.Sprintf("pods %v are gone", pods), func() (bool, error) {
+		left := s.pods(func(p *corev1.Pod) bool { return slices.Contains(pods, p.Name) })
+		if len(left) > 0 {
+			return false, fmt.Errorf("%v are still there: %s", left, s.watch.describe())
+		}
+		return true, nil
+	})
+}
+
+// there fails the story if one of the pods is not there, or is on its way out of
+// the cluster.
+func (s *story) there(pods ...string) {
+	s.t.Helper()
+	left := s.pods(func(p *corev1.Pod) bool { return slices.Contains(pods, p.Name) && p.DeletionTimestamp == nil })
+	if len(left) != len(pods) {
+		s.t.Errorf("of %v only %v are left: %s", pods, left, s.watch.describe())
+	}
+}
+
+// bounds fails the story if there were ever more pods, or ever fewer that could
+// take calls.
+func (s *story) bounds(most, floor int) {
+	s.t.Helper()
+	pods, able := s.watch.extremes()
+	if pods > most {
+		s.t.Errorf("there were up to %d pods; want at most %d", pods, most)
+	}
+	if able < floor {
+		s.t.Errorf("at times only %d pods could take calls; want at least %d", able, floor)
+	}
+}
+
+// event waits for an Event with a reason.
+func (s *story) event(reason string) {
+	s.t.Helper()
+	s.eventually(soon, "there is an Event "+reason, func() (bool, error) {
+		list, err := stage.Client.CoreV1().Events(s.ns).List(s.t.Context(), metav1.ListOptions{})
+		if err != nil {
+			return false, err
+		}
+		var reasons []string
+		for _, e := range list.Items {
+			if e.Reason == reason {
+				return true, nil
+			}
+			if !slices.Contains(reasons, e.Reason) {
+				reasons = append(reasons, e.Reason)
+			}
+		}
+		return false, fmt.Errorf("only %v", reasons)
+	})
+}
+
+// kubectl runs kubectl as an administrator in the story's namespace.
+func (s *story) kubectl(args ...string) (string, error) {
+	return stage.Kubectl(s.t.Context(), append([]string{"--namespace", s.ns}, args...)...)
+}
+
+// does runs kubectl, which must succeed.
+func (s *story) does(args ...string) {
+	s.t.Helper()
+	_, err := s.kubectl(args...)
+	s.must(err)
+}
+
+// command is a kubectl that runs.
+type command struct {
+	what  string
+	done  chan struct{}
+	out   string
+	err   error
+	ended time.Time
+}
+
+// start runs kubectl beside the story.
+func (s *story) start(args ...string) *command {
+	c := &command{what: "kubectl " + strings.Join(args, " "), done: make(chan struct{})}
+	go func() {
+		c.out, c.err = s.kubectl(args...)
+		c.ended = time.Now()
+		close(c.done)
+	}()
+	s.t.Cleanup(func() { <-c.done }) // the story's context ends it
+	return c
+}
+
+// drain runs kubectl drain beside the story.
+func (s *story) drain(node string, args ...string) *command {
+	return s.start(append([]string{"drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=5m"}, args...)...)
+}
+
+// over says whether the command has ended.
+func (c *command) over() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// ends waits until the command has ended well.
+func (s *story) ends(c *command, within time.Duration) {
+	s.t.Helper()
+	s.eventually(within, c.what+" ends", func() (bool, error) {
+		if !c.over() {
+			return false, errors.New(s.watch.describe())
+		}
+		return true, nil
+	})
+	s.must(c.err)
+}
+
+// waits fails the story if the command has ended.
+func (s *story) waits(c *command) {
+	s.t.Helper()
+	if c.over() {
+		s.t.Errorf("%s has ended: %v %s", c.what, c.err, c.out)
+	}
+}
+
+// rollOut gives the agents another image.
+func (s *story) rollOut(kind, image string) {
+	s.t.Helper()
+	s.does("set", "image", kind+"/"+lab.AgentName, "agent="+image)
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package drain
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/lab"
+)
+
+// budgetOwner is the inert object that the namespaces' budgets belong to.
+const budgetOwner = "callguard-budget-owner"
+
+// unlockedBudget waits until the namespace has no budget of the guard's.
+func (s *story) unlockedBudget() {
+	s.t.Helper()
+	s.eventually(inTime, "the budget is gone", func() (bool, error) {
+		_, err := stage.Client.PolicyV1().PodDisruptionBudgets(s.ns).Get(s.t.Context(), budgetName, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return true, nil
+		}
+		return false, err
+	})
+}
+
+// TestUnlock has callguard let go of everything in the middle of a drain: every
+// pod may go, those aside belong to their ReplicaSet again, and nobody is deleted
+// by callguard. The next guard locks what comes.
+func TestUnlock(t *testing.T) {
+	withGuard(t, guardArgs()...)
+	s := tell(t, 2)
+	s.deploy(4)
+	s.fill()
+	leavers := s.pods(on(s.nodes[0]))
+	s.does("cordon", s.nodes[0])
+	s.eventually(inTime, "the pods of the node take no new call", func() (bool, error) { return len(s.pods(leaving)) == len(leavers), nil })
+	s.must(stage.Guard.Stop())
+	s.watch.unlocked()
+
+	for range 2 { // it can be repeated
+		out, err := stage.Unlock(t.Context())
+		s.must(err)
+		t.Logf("unlock says: %s", strings.TrimSpace(out))
+	}
+	s.unlockedBudget()
+	for _, pod := range s.pods(func(p *corev1.Pod) bool { return p.Labels[call.ReleasedLabel] != string(call.Unlock) }) {
+		t.Errorf("pod %s is not unlocked: %s", pod, s.watch.describe())
+	}
+	s.eventually(soon, "no pod is aside", func() (bool, error) {
+		return len(s.pods(func(p *corev1.Pod) bool {
+			owner := metav1.GetControllerOf(p)
+			return strings.HasSuffix(p.Labels["pod-template-hash"], "-aside") || owner == nil || owner.Kind != "ReplicaSet"
+		})) == 0, nil
+	})
+	if !s.talking() {
+		t.Errorf("calls ended with the unlock: %+v", s.callers.Report())
+	}
+
+	startGuard(t, guardArgs()...)
+	s.eventually(soon, "the namespace is locked again", func() (bool, error) {
+		_, err := stage.Client.PolicyV1().PodDisruptionBudgets(s.ns).Get(t.Context(), budgetName, metav1.GetOptions{})
+		return err == nil, err
+	})
+	before := s.pods(all)
+	s.does("scale", "deployment/"+lab.AgentName, "--replicas=8")
+	var locked []string
+	s.eventually(soon, "a new pod serves", func() (bool, error) {
+		locked = s.pods(func(p *corev1.Pod) bool { return ready(p) && stateOf(p) == call.Serving })
+		return len(locked) > 0, nil
+	})
+	if out, err := s.kubectl("delete", "pod", locked[0], "--wait=false"); err == nil {
+		t.Errorf("new pod %s could be deleted: %s (before there were %v)", locked[0], out, before)
+	}
+	s.hangUpAll()
+	s.noneDropped()
+}
+
+// TestUninstallWithoutGuard removes the chart's objects while no process of ours
+// runs. The budgets go with their owner, and Kubernetes is as it was.
+func TestUninstallWithoutGuard(t *testing.T) {
+	withGuard(t, guardArgs()...)
+	s := tell(t, 2)
+	s.deploy(2)
+	s.must(stage.Guard.Kill())
+	s.watch.unlocked()
+	t.Cleanup(func() { // before the guard starts again
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := stage.InstallGuard(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	s.does("delete", "clusterrole", budgetOwner)
+	s.unlockedBudget()
+	doors, err := lab.Manifest("doors.yaml")
+	s.must(err)
+	s.does("delete", "--ignore-not-found", "-f", doors)
+	s.ends(s.drain(s.nodes[0]), inTime)
+	s.does("delete", "pods", "--all")
+	s.does("delete", "deployment", lab.AgentName)
+	s.eventually(inTime, "no pod is left", func() (bool, error) { return len(s.pods(all)) == 0, nil })
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/callguard/callguard/hack/cluster/local"
+)
+
+// Where the guard's manifests put it, and the group that may open its doors.
+const (
+	GuardNamespace  = "callguard-system"
+	GuardName       = "drain-guard"
+	BreakGlassGroup = "callguard:break-glass"
+
+	adminGroup = "system:masters"
+	guardUser  = "system:serviceaccount:" + GuardNamespace + ":" + GuardName
+)
+
+const readyWithin = time.Minute
+
+// Guard is a running drain-guard process.
+type Guard struct {
+	*Process
+	Port int
+
+	url string
+}
+
+// Manifest is the path of a file in manifests.
+func Manifest(name string) (string, error) {
+	root, err := repository()
+	return filepath.Join(root, "manifests", name), err
+}
+
+// InstallGuard applies the guard's rights and closes the doors. It starts no guard.
+func (l *Lab) InstallGuard(ctx context.Context) error {
+	l.printf("installing the drain-guard and its doors")
+	for _, name := range []string{"drain-guard.yaml", "doors.yaml"} {
+		path, err := Manifest(name)
+		if err != nil {
+			return err
+		}
+		if _, err := l.Kubectl(ctx, "apply", "--server-side", "-f", path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// StartGuard starts a drain-guard for the first LiveKit, with the rights of its
+// service account. There may be several. It may not be ready yet.
+func (l *Lab) StartGuard(ctx context.Context, args ...string) (*Guard, error) {
+	program, common, err := l.guardCommand(ctx)
+	if err != nil {
+		return nil, err
+	}
+	key, secret, err := l.keyFiles()
+	if err != nil {
+		return nil, err
+	}
+	ports, err := local.FreePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	g := &Guard{Port: ports[0], url: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
+	common = append(common,
+		fmt.Sprintf("--bind-address=127.0.0.1:%d", g.Port),
+		"--livekit-url="+l.LiveKits[0].URL, "--livekit-api-key-file="+key, "--livekit-api-secret-file="+secret)
+	g.Process, err = start(GuardName, program, l.log(GuardName, g.Port), append(common, args...)...)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.guards = append(l.guards, g)
+	return g, nil
+}
+
+// Unlock runs `drain-guard unlock` and returns what it says.
+func (l *Lab) Unlock(ctx context.Context) (string, error) {
+	program, common, err := l.guardCommand(ctx)
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.CommandContext(ctx, program, append([]string{"unlock"}, common...)...).CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("drain-guard unlock: %w: %s", err, out)
+	}
+	return string(out), nil
+}
+
+func (l *Lab) guardCommand(ctx context.Context) (program string, args []string, err error) {
+	if program, err = l.program(ctx, GuardName); err != nil {
+		return "", nil, err
+	}
+	kubeconfig, err := l.Cluster.ServiceAccountKubeconfig(ctx, GuardNamespace, GuardName)
+	if err != nil {
+		return "", nil, err
+	}
+	return program, []string{"--kubeconfig=" + kubeconfig, "--namespace=" + GuardNamespace}, nil
+}
+
+// WaitReady waits until the guard says that it is ready: its informers are synced
+// and the doors are in force.
+func (g *Guard) WaitReady(ctx context.Context) error {
+	err := Eventually(ctx, readyWithin, "the drain-guard is ready", func() (bool, error) {
+		if err := g.Alive(); err != nil {
+			return false, err
+		}
+		_, err := g.get(ctx, "/readyz")
+		return err == nil, err
+	})
+	if err != nil {
+		return fmt.Errorf("%w; see %s", err, g.Log)
+	}
+	return nil
+}
+
+// Metrics reads the guard's own metrics.
+func (g *Guard) Metrics(ctx context.Context) (Metrics, error) {
+	text, err := g.get(ctx, "/metrics")
+	if err != nil {
+		return nil, err
+	}
+	return parseMetrics(text)
+}
+
+func (g *Guard) get(ctx context.Context, path string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.url+path, nil)
+	if err != nil {
+		return "", err
+	}
+	answer, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return "", err
+	}
+	if answer.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("%s answers %s: %s", path, answer.Status, body)
+	}
+	return string(body), nil
+}
+
+// breakGlass is the client of one who may open every door.
+func (l *Lab) breakGlass() (kubernetes.Interface, error) {
+	config, err := l.Cluster.RESTConfig("breaker", adminGroup, BreakGlassGroup)
+	if err != nil {
+		return nil, err
+	}
+	return kubernetes.NewForConfig(config)
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+const stopPatience = 20 * time.Second
+
+// Process is a program of callguard that runs beside the cluster. It does not
+// outlive the one that started it.
+type Process struct {
+	PID int
+	Log string // file
+
+	name  string
+	cmd   *exec.Cmd
+	ended chan struct{}
+	err   error // of its end, once ended is closed
+}
+
+// start runs a program with its output in a file.
+func start(name, program, log string, args ...string) (*Process, error) {
+	out, err := os.Create(log)
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the log of the %s: %w", name, err)
+	}
+	defer func() { _ = out.Close() }()                                                                   // the process has its own
+	p := &Process{Log: log, name: name, cmd: exec.Command(program, args...), ended: make(chan struct{})} //nolint:noctx // Stop and Kill end it
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() {
+		// Linux means the thread when it says that the parent died.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			p.err = p.cmd.Wait()
+			close(p.ended)
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("cannot start the %s: %w", name, err)
+	}
+	p.PID = p.cmd.Process.Pid
+	return p, nil
+}
+
+// Alive says why the process has ended, or nothing while it runs.
+func (p *Process) Alive() error {
+	select {
+	case <-p.ended:
+		return fmt.Errorf("the %s has ended: %w; see %s", p.name, errors.Join(p.err, os.ErrProcessDone), p.Log)
+	default:
+		return nil
+	}
+}
+
+// Stop asks the process to end and waits for it. One that has ended is fine.
+func (p *Process) Stop() error {
+	if p.Alive() != nil {
+		return nil
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("cannot stop the %s: %w", p.name, err)
+	}
+	select {
+	case <-p.ended:
+		return p.err
+	case <-time.After(stopPatience):
+		return errors.Join(fmt.Errorf("the %s did not stop within %s", p.name, stopPatience), p.Kill())
+	}
+}
+
+// Kill ends the process with SIGKILL and waits for it.
+func (p *Process) Kill() error {
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("cannot kill the %s: %w", p.name, err)
+	}
+	<-p.ended
+	return nil
+}
+
+// program builds a command of this checkout, once for a stage, and returns its path.
+func (l *Lab) program(ctx context.Context, name string) (string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	path := filepath.Join(l.Cluster.Dir(), name)
+	if l.built[name] {
+		return path, nil
+	}
+	root, err := repository()
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "./cmd/"+name)
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("cannot build the %s: %w: %s", name, err, out)
+	}
+	l.built[name] = true
+	return path, nil
+}
+
+// keyFiles writes the key of the default project, as a mounted Secret would.
+func (l *Lab) keyFiles() (key, secret string, err error) {
+	key, secret = filepath.Join(l.Cluster.Dir(), "api-key"), filepath.Join(l.Cluster.Dir(), "api-secret")
+	err = errors.Join(os.WriteFile(key, []byte(l.LiveKits[0].APIKey), 0o600), os.WriteFile(secret, []byte(l.LiveKits[0].APISecret), 0o600))
+	if err != nil {
+		return "", "", fmt.Errorf("cannot write LiveKit's key: %w", err)
+	}
+	return key, secret, nil
+}
+
+func (l *Lab) log(name string, port int) string {
+	return filepath.Join(l.Cluster.Dir(), "logs", fmt.Sprintf("%s-%d.log", name, port))
+}
