@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -247,8 +248,10 @@ func (d *Doors) try(ctx context.Context) error {
 		DryRun: []string{metav1.DryRunAll}, Preconditions: &metav1.Preconditions{UID: &pod.UID},
 	})
 	switch {
-	case apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || apierrors.IsConflict(err):
+	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), deleteDoor):
 		return nil
+	case apierrors.IsNotFound(err) || apierrors.IsConflict(err):
+		return nil // it went meanwhile; the next look tries another
 	case err == nil:
 		return fmt.Errorf("the API server would delete pod %s/%s, which is locked", pod.Namespace, pod.Name)
 	default:

@@ -53,7 +53,12 @@ type held struct {
 	key   Key
 	rule  string
 	since time.Time
+	told  bool
 }
+
+// tellAfter is how long a pod is held by one rule before that is worth an Event:
+// most holds on the road are over sooner.
+const tellAfter = 5 * time.Second
 
 func newReport(events record.EventRecorder, registry prometheus.Registerer, log *slog.Logger) *report {
 	return &report{events: events, metrics: newMetrics(registry), log: log, held: map[types.UID]held{}, said: map[string]bool{}}
@@ -79,18 +84,19 @@ func (r *report) judged(w *workload, list []judgement) {
 
 func (r *report) holds(w *workload, j judgement) {
 	r.mu.Lock()
-	before, was := r.held[j.UID]
-	same := was && before.rule == j.verdict.Rule
-	if !same {
-		r.held[j.UID] = held{key: w.key, rule: j.verdict.Rule, since: j.facts.Now}
+	h, was := r.held[j.UID]
+	if !was || h.rule != j.verdict.Rule {
+		h = held{key: w.key, rule: j.verdict.Rule, since: j.facts.Now}
 	}
+	tell := !h.told && j.facts.Now.Sub(h.since) >= tellAfter
+	h.told = h.told || tell
+	r.held[j.UID] = h
 	r.mu.Unlock()
-	if same {
+	if !tell {
 		return
 	}
 	r.log.Info("Pod is held", "pod", j.NamespacedName.String(), "intent", j.intent.Intent, "rule", j.verdict.Rule, "why", j.verdict.Why)
-	text := fmt.Sprintf("Pod %s stays (%s): %s", j.NamespacedName, j.intent.Intent, j.verdict.Why)
-	r.tell(w, j.member, corev1.EventTypeNormal, ReasonHeld, text)
+	r.tell(w, j.member, corev1.EventTypeNormal, ReasonHeld, fmt.Sprintf("Pod %s stays (%s): %s", j.NamespacedName, j.intent.Intent, j.verdict.Why))
 }
 
 // stepped tells that a pod has made a step.
@@ -170,6 +176,10 @@ func (r *report) complaints(w *workload, drainTimeout time.Duration) {
 		r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonBadAnnotation, "%s; until then all replicas must be available", w.complaint)
 	}
 	for _, m := range w.members {
+		if m.unlocked() && r.once("unlocked "+string(w.key.UID)) {
+			r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonUnlocked,
+				"pods of before the unlock, such as %s, stay unlocked; to have all locked again, replace them: kubectl rollout restart", m.Name)
+		}
 		for _, err := range m.complaints {
 			if r.once(string(w.key.UID) + err.Error()) {
 				r.log.Warn("An annotation is not understood; its default applies", "workload", w.key.String(), "err", err)

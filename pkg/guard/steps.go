@@ -91,9 +91,6 @@ func (s *steps) release(ctx context.Context, pod *corev1.Pod, intent call.Intent
 func (s *steps) handBack(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, error) {
 	unlock := string(call.Unlock)
 	c := change{Labels: map[string]*string{call.ReleasedLabel: &unlock}}
-	if pod.Labels[call.ReleasedLabel] != "" {
-		c.Labels = map[string]*string{}
-	}
 	if hash := pod.Annotations[call.HashAnnotation]; hash != "" && pod.Labels[hashLabel] == hash+call.AsideSuffix {
 		c.Labels[hashLabel] = &hash
 		refs := []metav1.OwnerReference{}

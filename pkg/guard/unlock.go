@@ -138,7 +138,7 @@ func unlockNamespace(ctx context.Context, client kubernetes.Interface, namespace
 	var errs []error
 	for _, pod := range s.pods {
 		m := s.member(pod)
-		if m.leaving || m.State == call.Released && !m.aside {
+		if m.leaving || m.State == call.Released {
 			continue
 		}
 		err := retry.OnError(retry.DefaultBackoff, apierrors.IsConflict, func() error {

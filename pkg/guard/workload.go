@@ -125,7 +125,7 @@ func (s *snapshot) member(pod *corev1.Pod) *member {
 // serves says whether the pod can take calls, as far as Kubernetes knows. One
 // that was unlocked is as good as any.
 func (m *member) serves() bool {
-	return m.ready && m.Running && !m.leaving && (m.State == call.Serving || m.unlocked())
+	return m.ready && m.Running && !m.leaving && m.drained.IsZero() && (m.State == call.Serving || m.unlocked())
 }
 
 func (m *member) unlocked() bool { return m.Labels[call.ReleasedLabel] == string(call.Unlock) }
