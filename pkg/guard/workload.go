@@ -133,10 +133,12 @@ func (m *member) unlocked() bool { return m.Labels[call.ReleasedLabel] == string
 // owned says whether the pod counts for an owner's replicas.
 func (m *member) owned(by *owner) bool { return !m.leaving && m.owner == by }
 
-// inPlace says why a pod cannot be set aside; empty when it can.
+// inPlace says why a pod cannot be set aside; empty when it can, or is.
 func (s *snapshot) inPlace(m *member) string {
 	ref := metav1.GetControllerOfNoCopy(m.object)
 	switch {
+	case m.aside:
+		return ""
 	case ref == nil:
 		return "it has no owner that would replace it"
 	case ref.Kind != pods.ReplicaSet:
