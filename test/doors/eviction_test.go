@@ -36,6 +36,8 @@ func TestEviction(t *testing.T) {
 		"draining":    {"Its calls go on.", tooMany},
 		"released":    {"Its calls are over.", allowed},
 		"terminating": {"It goes already.", allowed},
+		"leaving":     {"It goes already.", allowed},
+		"terminated":  {"The budget looks at phases only, and this one is still Running; deleting it is free.", tooMany},
 	}
 	for name, tc := range cases {
 		for _, id := range everybody() {
