@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), CI (tests print every result).
-UNIT := ./cmd/... ./pkg/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/...
+UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/...
 INSTANCE := $(if $(NAME),--name $(NAME))
 
 .DEFAULT_GOAL := help
@@ -32,7 +32,7 @@ unit: ## Test every package by itself, with the race detector (needs gcc)
 
 .PHONY: e2e
 e2e: ## Test on a real control plane and a real LiveKit (the first run builds them, about 15 minutes)
-	go test -v -count=1 -timeout 45m ./test/e2e/...
+	go test -v -count=1 -p 1 -timeout 45m ./test/doors/... ./test/e2e/...
 
 .PHONY: test
 test: unit e2e ## Run unit, then e2e

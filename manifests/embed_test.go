@@ -5,6 +5,7 @@ package manifests
 import (
 	"os/exec"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -24,16 +25,9 @@ func TestValues(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), "go", "tool", "-modfile=hack/tools/helm/go.mod",
-				"helm", "template", "callguard", "charts/callguard", "--namespace", tc.values.Namespace,
-				"--api-versions", "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy", "--show-only", "templates/doors/*.yaml",
-				"--set", "breakGlassGroup="+tc.values.BreakGlassGroup, "--set", "priorityClass.value="+strconv.Itoa(int(tc.values.Priority)))
-			cmd.Dir = ".."
-			out, err := cmd.Output()
-			if err != nil {
-				t.Fatalf("helm template: %v", err)
-			}
-			want, err := parse(string(out))
+			want, err := parse(render(t, "--namespace", tc.values.Namespace,
+				"--api-versions", "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy",
+				"--set", "breakGlassGroup="+tc.values.BreakGlassGroup, "--set", "priorityClass.value="+strconv.Itoa(int(tc.values.Priority))))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -50,4 +44,34 @@ func TestValues(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOlderKubernetes renders the grace door in the version that the cluster has, and leaves it out where it has none.
+func TestOlderKubernetes(t *testing.T) {
+	cases := map[string]struct{ has, want string }{
+		"1.36": {has: "v1", want: "apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingAdmissionPolicy\n"},
+		"1.34": {has: "v1beta1", want: "apiVersion: admissionregistration.k8s.io/v1beta1\nkind: MutatingAdmissionPolicy\n"},
+		"1.30": {has: "v1alpha0"},
+	}
+	for name, tc := range cases {
+		got := render(t, "--api-versions", "admissionregistration.k8s.io/"+tc.has+"/MutatingAdmissionPolicy")
+		if tc.want == "" && strings.Contains(got, "MutatingAdmissionPolicy") || !strings.Contains(got, tc.want) {
+			t.Errorf("with the APIs of %s, want %q, got:\n%s", name, tc.want, got)
+		}
+	}
+}
+
+// render renders the doors of the chart.
+func render(t *testing.T, flags ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"tool", "-modfile=hack/tools/helm/go.mod",
+		"helm", "template", "callguard", "charts/callguard", "--show-only", "templates/doors/*.yaml"}, flags...)...)
+	cmd.Dir = ".."
+	var complaints strings.Builder
+	cmd.Stderr = &complaints
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("helm template: %v\n%s", err, complaints.String())
+	}
+	return string(out)
 }

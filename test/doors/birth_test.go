@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package doors
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+func TestBirthNeedsTheBudget(t *testing.T) {
+	ctx := t.Context()
+	ns := namespace(t, "birth-budget", map[string]string{call.EnabledLabel: "true"})
+	born := func(id identity, pod *corev1.Pod) error {
+		_, err := stage.as(id).CoreV1().Pods(ns).Create(ctx, pod, metav1.CreateOptions{DryRun: dry()})
+		return err
+	}
+	for _, id := range everybody() {
+		if id.name != kubelet().name { // it creates mirror pods only
+			expect(t, id.name+" creates a guarded pod where no budget stands", "callguard-birth: failed to configure binding: no params found", born(id, agentPod("newborn")))
+		}
+	}
+	plain := agentPod("newborn")
+	delete(plain.Labels, call.GuardedLabel)
+	expect(t, "A pod that is not guarded needs no budget.", allowed, born(admin(), plain))
+
+	// A budget of another namespace, or of another name, is none.
+	other := budget()
+	other.Name = "other"
+	_, err := stage.as(guard()).PolicyV1().PodDisruptionBudgets(ns).Create(ctx, other, metav1.CreateOptions{})
+	must(t, err)
+	expect(t, "A budget of another name is none.", "callguard-birth: failed to configure binding", born(admin(), agentPod("newborn")))
+
+	_, err = stage.as(guard()).PolicyV1().PodDisruptionBudgets(ns).Create(ctx, budget(), metav1.CreateOptions{})
+	must(t, err)
+	awaitBirth(t, ns)
+	for _, id := range everybody() {
+		if id.name != kubelet().name {
+			expect(t, id.name+" creates a guarded pod where the budget stands", allowed, born(id, agentPod("newborn")))
+		}
+	}
+
+	must(t, stage.as(guard()).PolicyV1().PodDisruptionBudgets(ns).Delete(ctx, "callguard", metav1.DeleteOptions{}))
+	must(t, eventually(ctx, "births are refused again without the budget", func() (bool, error) {
+		return born(admin(), agentPod("newborn")) != nil, nil
+	}))
+}
+
+func TestBirth(t *testing.T) {
+	ns := enabled(t, "birth")
+	const (
+		noLabel = "callguard-birth: a pod cannot be born with label callguard.dev/released"
+		noNote  = "callguard-birth: a pod cannot be born with annotation callguard.dev/draining, callguard.dev/aside or callguard.dev/hash"
+	)
+	cases := map[string]struct {
+		reason string
+		change func(*corev1.Pod)
+		want   string
+		warns  []string
+	}{
+		"Plain":    {reason: "This is how a guarded pod should be.", change: func(*corev1.Pod) {}, want: allowed},
+		"Released": {reason: "Nobody is born free to go.", change: func(p *corev1.Pod) { p.Labels[call.ReleasedLabel] = "drain" }, want: noLabel},
+		"EmptyReleased": {reason: "Nor with an empty label: the budget asks only whether it exists.",
+			change: func(p *corev1.Pod) { p.Labels[call.ReleasedLabel] = "" }, want: noLabel},
+		"Draining": {reason: "Nobody is born draining.", change: note(call.DrainingAnnotation), want: noNote},
+		"Aside":    {reason: "Nobody is born set aside.", change: note(call.AsideAnnotation), want: noNote},
+		"Hash":     {reason: "Nobody had a hash before birth.", change: note(call.HashAnnotation), want: noNote},
+		"Others":   {reason: "What a pod template sets is the template's.", change: note(call.WitnessesAnnotation), want: allowed},
+		"NoName": {reason: "The API server makes the name up before.",
+			change: func(p *corev1.Pod) { p.GenerateName, p.Name, p.Labels[call.ReleasedLabel] = "agent-", "", "x" }, want: noLabel},
+		"TwoContainers": {reason: "A sibling that does not start leaves the pod Pending.", want: allowed,
+			change: func(p *corev1.Pod) {
+				p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "log", Image: "log:1"})
+			},
+			warns: []string{"a guarded pod has more than one regular container: while one of them has not started, the pod is evicted whatever calls the others hold; make helpers native sidecars (initContainers with restartPolicy Always)"}},
+		"NativeSidecar": {reason: "A native sidecar is no regular container.", want: allowed,
+			change: func(p *corev1.Pod) {
+				always := corev1.ContainerRestartPolicyAlways
+				p.Spec.InitContainers = []corev1.Container{{Name: "gate", Image: "gate:1", RestartPolicy: &always}}
+			}},
+		"NoPriority": {reason: "A pod of priority 0 is tried first when the scheduler preempts.", want: allowed,
+			change: func(p *corev1.Pod) { p.Spec.PriorityClassName = "" },
+			warns:  []string{"a guarded pod has a lower priority than PriorityClass callguard-calls: the scheduler may try to preempt it, again and again; set priorityClassName: callguard-calls"}},
+		"Deadline": {reason: "A deadline at birth is the template's, and a mistake.", want: allowed,
+			change: func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = new(int64(60)) },
+			warns:  []string{"a guarded pod has activeDeadlineSeconds: the kubelet ends it then, with its calls; leave it out"}},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			heard := &warnings{}
+			config := rest.CopyConfig(stage.config)
+			config.WarningHandler = heard
+			client, err := kubernetes.NewForConfig(config)
+			must(t, err)
+			pod := agentPod("newborn")
+			tc.change(pod)
+			_, err = client.CoreV1().Pods(ns).Create(t.Context(), pod, metav1.CreateOptions{DryRun: dry()})
+			expect(t, tc.reason, tc.want, err)
+			var want []string
+			for _, w := range tc.warns {
+				want = append(want, "Validation failed for ValidatingAdmissionPolicy 'callguard-birth-advice' with binding 'callguard-birth-advice': "+w)
+			}
+			if diff := cmp.Diff(want, heard.said); diff != "" {
+				t.Errorf("%s Warnings: -want, +got:\n%s", tc.reason, diff)
+			}
+		})
+	}
+}
+
+func note(key string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Annotations = map[string]string{key: "rooms"} }
+}
+
+// warnings keeps what the API server warns of.
+type warnings struct {
+	mu   sync.Mutex
+	said []string
+}
+
+func (w *warnings) HandleWarningHeader(_ int, _ string, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.said = append(w.said, text)
+}
+
+func TestBinding(t *testing.T) {
+	ns := enabled(t, "binding")
+	pod := agentPod("unplaced")
+	pod.Spec.SchedulerName = "nobody"
+	create(t, ns, pod)
+	const want = "callguard-tamper-binding: a binding cannot give a pod labels or annotations of callguard.dev"
+	for name, tc := range map[string]struct {
+		reason string
+		meta   metav1.ObjectMeta
+		want   string
+	}{
+		"Plain":    {"This is how a scheduler binds.", metav1.ObjectMeta{}, allowed},
+		"Others":   {"A scheduler may note something of its own.", metav1.ObjectMeta{Annotations: map[string]string{"example.org/zone": "a"}}, allowed},
+		"Released": {"A binding's labels become the pod's.", metav1.ObjectMeta{Labels: map[string]string{call.ReleasedLabel: "drain"}}, want},
+		"Draining": {"So do its annotations.", metav1.ObjectMeta{Annotations: map[string]string{call.DrainingAnnotation: "x"}}, want},
+	} {
+		tc.meta.Name = pod.Name
+		for _, id := range []identity{admin(), {"scheduler", "system:kube-scheduler", nil}} {
+			err := stage.as(id).CoreV1().Pods(ns).Bind(t.Context(), &corev1.Binding{ObjectMeta: tc.meta, Target: corev1.ObjectReference{Kind: "Node", Name: "node-1"}}, metav1.CreateOptions{DryRun: dry()})
+			expect(t, name+": "+tc.reason+" "+id.name, tc.want, err)
+		}
+	}
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package doors
+
+import (
+	"fmt"
+	"testing"
+
+	policyv1 "k8s.io/api/policy/v1"
+	policyv1beta1 "k8s.io/api/policy/v1beta1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+const tooMany = "429 Cannot evict pod as it would violate the pod's disruption budget."
+
+// evict evicts a pod in somebody's name.
+func evict(t *testing.T, id identity, namespace, name string, options metav1.DeleteOptions) error {
+	t.Helper()
+	return stage.as(id).PolicyV1().Evictions(namespace).Evict(t.Context(), &policyv1.Eviction{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, DeleteOptions: &options,
+	})
+}
+
+func TestEviction(t *testing.T) {
+	ns := enabled(t, "eviction")
+	populate(t, ns)
+	cases := map[string]struct{ reason, want string }{
+		"pending":     {"A Pending pod passes every budget.", allowed},
+		"serving":     {"It may hold calls.", tooMany},
+		"unready":     {"A pod that is not ready may hold calls all the same.", tooMany},
+		"crashing":    {"The budget does not look at containers; callguard releases it.", tooMany},
+		"aside":       {"Its calls go on.", tooMany},
+		"draining":    {"Its calls go on.", tooMany},
+		"released":    {"Its calls are over.", allowed},
+		"terminating": {"It goes already.", allowed},
+		"leaving":     {"It goes already.", allowed},
+		"terminated":  {"The budget looks at phases only, and this one is still Running; deleting it is free.", tooMany},
+	}
+	for name, tc := range cases {
+		for _, id := range everybody() {
+			if id.name == kubelet().name {
+				continue // it evicts the pods of its own node only, and never by this request
+			}
+			// The API server answers 429 to dry runs as well, and before the budget was looked at by its controller.
+			err := evict(t, id, ns, name, metav1.DeleteOptions{DryRun: dry()})
+			expect(t, fmt.Sprintf("%s %s evicts pod %s", tc.reason, id.name, name), tc.want, err)
+		}
+	}
+}
+
+func TestEvictionKeepsTheGrace(t *testing.T) {
+	ns := enabled(t, "grace")
+	serving(t, ns, "first", "older", "again")
+	for _, name := range []string{"first", "older", "again"} {
+		guardPatches(t, ns, name, `{"metadata":{"labels":{"callguard.dev/released":"drain"}}}`)
+	}
+	short := int64(3)
+	must(t, evict(t, admin(), ns, "first", metav1.DeleteOptions{GracePeriodSeconds: &short}))
+	must(t, stage.admin.PolicyV1beta1().Evictions(ns).Evict(t.Context(), &policyv1beta1.Eviction{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "older"}, DeleteOptions: &metav1.DeleteOptions{GracePeriodSeconds: &short},
+	}))
+	must(t, evict(t, admin(), ns, "again", metav1.DeleteOptions{}))
+	must(t, evict(t, admin(), ns, "again", metav1.DeleteOptions{GracePeriodSeconds: &short}))
+	for name, reason := range map[string]string{
+		"first": "An eviction leaves a pod its own grace.",
+		"older": "So does one of the older version.",
+		"again": "A second one does not shorten it.",
+	} {
+		pod := get(t, ns, name)
+		if pod.DeletionTimestamp == nil || pod.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds != 600 {
+			t.Errorf("%s Pod %s goes at %v with grace %v, want 600", reason, name, pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds)
+		}
+	}
+}
+
+func TestSecondBudget(t *testing.T) {
+	ns := enabled(t, "second-budget")
+	serving(t, ns, "serving")
+	one := intstr.FromInt32(1)
+	_, err := stage.as(editor()).PolicyV1().PodDisruptionBudgets(ns).Create(t.Context(), &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Name: "their-own"},
+		Spec:       policyv1.PodDisruptionBudgetSpec{MaxUnavailable: &one, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{call.GuardedLabel: "true"}}},
+	}, metav1.CreateOptions{})
+	must(t, err)
+	expect(t, "Two budgets for a pod are an error of the server, which kubectl drain does not try again.",
+		"500 This pod has more than one PodDisruptionBudget", evict(t, admin(), ns, "serving", metav1.DeleteOptions{DryRun: dry()}))
+}
