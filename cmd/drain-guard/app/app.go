@@ -116,7 +116,7 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 		return err
 	}
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
-		Default: rooms.FileCredentials(o.livekitURL, o.livekitKeyFile, o.livekitSecretFile), Secret: rooms.SecretCredentials(client),
+		Default: rooms.FileCredentials(rooms.Files{URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}), Secret: rooms.SecretCredentials(client),
 		Transport: http.DefaultTransport, OnlyWanted: true, Settings: o.livekit, Metrics: rooms.NewMetrics(registry), Log: log,
 	})
 	agents := worker.NewReader(worker.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Metrics: worker.NewMetrics(registry)})

@@ -5,6 +5,7 @@
 package app
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,6 +30,7 @@ type Options struct {
 	logLevel    string
 
 	livekitURL        string
+	livekitURLFile    string
 	livekitKeyFile    string
 	livekitSecretFile string
 	livekit           rooms.Settings
@@ -46,8 +48,10 @@ const (
 
 // NewOptions returns the defaults.
 func NewOptions() *Options {
+	doors := manifests.DefaultValues()
+	doors.Namespace = cmp.Or(os.Getenv("POD_NAMESPACE"), doors.Namespace)
 	return &Options{
-		doors:       manifests.DefaultValues(),
+		doors:       doors,
 		leaderElect: true,
 		bindAddress: ":8080",
 		logLevel:    "info",
@@ -78,6 +82,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "Lead only while holding the lease "+guard.LeaseName+".")
 	fs.StringVar(&o.bindAddress, "bind-address", o.bindAddress, "Address of /metrics, /healthz and /readyz.")
 	fs.StringVar(&o.livekitURL, "livekit-url", o.livekitURL, "URL of the default LiveKit project, such as wss://livekit.example.com. Workloads may name others in an annotation.")
+	fs.StringVar(&o.livekitURLFile, "livekit-url-file", o.livekitURLFile, "File with that URL instead. It may come later, with the key: until then pods of the default project are held.")
 	fs.StringVar(&o.livekitKeyFile, "livekit-api-key-file", o.livekitKeyFile, "File with the API key of the default project.")
 	fs.StringVar(&o.livekitSecretFile, "livekit-api-secret-file", o.livekitSecretFile, "File with the API secret of the default project.")
 	fs.DurationVar(&o.livekit.Resync, "resync-interval", o.livekit.Resync, "The longest that a change in LiveKit goes unseen while a pod is to go. LiveKit is not read otherwise.")
@@ -100,7 +105,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 // clusterFlags are those of unlock, too.
 func (o *Options) clusterFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "Kubeconfig; in a pod none is needed.")
-	fs.StringVar(&o.doors.Namespace, "namespace", o.doors.Namespace, "Namespace of the guard, and of its lease.")
+	fs.StringVar(&o.doors.Namespace, "namespace", o.doors.Namespace, "Namespace of the guard and of its lease; by default what POD_NAMESPACE says.")
 	fs.StringVar(&o.logLevel, "log-level", o.logLevel, "debug, info, warn or error.")
 }
 
@@ -109,6 +114,9 @@ func (o *Options) Validate() error {
 	var errs []error
 	wrong := func(flag string, value any, use string) {
 		errs = append(errs, fmt.Errorf("--%s is %q; use %s", flag, fmt.Sprint(value), use))
+	}
+	if o.livekitURL != "" && o.livekitURLFile != "" {
+		wrong("livekit-url-file", o.livekitURLFile, "either this or --livekit-url")
 	}
 	if o.livekitURL != "" {
 		if err := rooms.ValidateURL(o.livekitURL); err != nil {

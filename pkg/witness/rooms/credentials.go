@@ -14,20 +14,31 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// FileCredentials reads a project's key and secret from their files each time, so
-// that they can be changed. It is nil without a URL: there is no such project.
-func FileCredentials(url, keyFile, secretFile string) func(context.Context) (Credentials, error) {
-	if url == "" {
+// Files say where the credentials of a project stand.
+type Files struct {
+	// URL is the URL itself, or URLFile names the file that has it.
+	URL, URLFile        string
+	KeyFile, SecretFile string
+}
+
+// FileCredentials reads a project's credentials from their files each time, so that
+// they can change. It is nil without a URL: there is no such project.
+func FileCredentials(f Files) func(context.Context) (Credentials, error) {
+	if f.URL == "" && f.URLFile == "" {
 		return nil
 	}
 	return func(context.Context) (Credentials, error) {
-		key, keyErr := os.ReadFile(keyFile)
-		secret, secretErr := os.ReadFile(secretFile)
-		return Credentials{
-			URL:       url,
-			APIKey:    strings.TrimSpace(string(key)),
-			APISecret: strings.TrimSpace(string(secret)),
-		}, errors.Join(keyErr, secretErr)
+		var errs []error
+		read := func(name string) string {
+			text, err := os.ReadFile(name)
+			errs = append(errs, err)
+			return strings.TrimSpace(string(text))
+		}
+		c := Credentials{URL: f.URL, APIKey: read(f.KeyFile), APISecret: read(f.SecretFile)}
+		if f.URLFile != "" {
+			c.URL = read(f.URLFile)
+		}
+		return c, errors.Join(errs...)
 	}
 }
 
