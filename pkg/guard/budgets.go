@@ -4,7 +4,6 @@ package guard
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -40,49 +39,66 @@ type budgets struct {
 	client  kubernetes.Interface
 	cluster *cluster
 	report  *report
-	queue   workqueue.TypedRateLimitingInterface[string]
 
 	mu sync.Mutex
+	// queue holds the namespaces to look at; nil while run does not run.
+	queue workqueue.TypedRateLimitingInterface[string]
 	// foreign counts, by namespace, the other budgets that match guarded pods.
 	foreign map[string]int
 }
 
 func newBudgets(client kubernetes.Interface, c *cluster, r *report) *budgets {
-	return &budgets{
-		client: client, cluster: c, report: r, foreign: map[string]int{},
-		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](50*time.Millisecond, 10*time.Second)),
+	return &budgets{client: client, cluster: c, report: r, foreign: map[string]int{}}
+}
+
+// look looks after a namespace soon, if run runs.
+func (b *budgets) look(namespace string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.queue != nil {
+		b.queue.Add(namespace)
 	}
 }
 
-// look looks after a namespace soon.
-func (b *budgets) look(namespace string) { b.queue.Add(namespace) }
+func (b *budgets) setQueue(q workqueue.TypedRateLimitingInterface[string]) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.queue = q
+}
 
 // run keeps the budgets until ctx is done.
 func (b *budgets) run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, b.queue.ShutDown)
+	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](50*time.Millisecond, 10*time.Second))
+	b.setQueue(queue)
+	defer b.setQueue(nil)
+	stop := context.AfterFunc(ctx, queue.ShutDown)
 	defer stop()
+	namespaces, err := b.cluster.namespaces.List(labels.Everything())
+	if err != nil {
+		return fmt.Errorf("cannot list the namespaces that are known: %w", err)
+	}
+	for _, ns := range namespaces {
+		queue.Add(ns.Name)
+	}
 	for {
-		namespace, shutdown := b.queue.Get()
+		namespace, shutdown := queue.Get()
 		if shutdown {
 			return nil
 		}
 		err := b.keep(ctx, namespace)
 		switch {
 		case err == nil:
-			b.queue.Forget(namespace)
+			queue.Forget(namespace)
 		case ctx.Err() == nil:
 			b.report.log.Warn("A namespace has no budget that locks its pods; trying again", "namespace", namespace, "err", err)
-			b.queue.AddRateLimited(namespace)
+			queue.AddRateLimited(namespace)
 		}
-		b.queue.Done(namespace)
+		queue.Done(namespace)
 	}
 }
 
 // keep makes the budget of a namespace what it has to be.
 func (b *budgets) keep(ctx context.Context, namespace string) error {
-	if !b.cluster.ready() {
-		return errors.New("the cluster is still being read")
-	}
 	if !b.cluster.enabled(namespace) {
 		return b.remove(ctx, namespace)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -85,32 +86,8 @@ func NewDoors(cfg DoorsConfig) (*Doors, error) {
 	admission := d.factory.Admissionregistration().V1()
 	d.policies = admission.ValidatingAdmissionPolicies().Lister()
 	d.bindings = admission.ValidatingAdmissionPolicyBindings().Lister()
-	sources := []cache.SharedIndexInformer{admission.ValidatingAdmissionPolicies().Informer(), admission.ValidatingAdmissionPolicyBindings().Informer()}
-	mutating, err := servesMutating(cfg.Client)
-	if err != nil {
+	if err := d.watch(admission.ValidatingAdmissionPolicies().Informer(), admission.ValidatingAdmissionPolicyBindings().Informer()); err != nil {
 		return nil, err
-	}
-	if mutating {
-		d.mutatingPolicies = admission.MutatingAdmissionPolicies().Lister()
-		d.mutatingBindings = admission.MutatingAdmissionPolicyBindings().Lister()
-		sources = append(sources, admission.MutatingAdmissionPolicies().Informer(), admission.MutatingAdmissionPolicyBindings().Informer())
-	} else {
-		cfg.Log.Warn("This cluster has no MutatingAdmissionPolicy (on from Kubernetes 1.36): an eviction may shorten the grace of a released pod")
-	}
-	look := func(any) {
-		select {
-		case d.changed <- struct{}{}:
-		default: // it will look anyway
-		}
-	}
-	for _, informer := range sources {
-		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc: look, UpdateFunc: func(_, is any) { look(is) }, DeleteFunc: look,
-		})
-		if err != nil {
-			return nil, fmt.Errorf("cannot watch admission policies: %w", err)
-		}
-		d.synced = append(d.synced, registration.HasSynced)
 	}
 	cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: "callguard", Name: "doors_in_force",
@@ -124,17 +101,44 @@ func NewDoors(cfg DoorsConfig) (*Doors, error) {
 	return d, nil
 }
 
-func servesMutating(client kubernetes.Interface) (bool, error) {
-	list, err := client.Discovery().ServerResourcesForGroupVersion("admissionregistration.k8s.io/v1")
-	if err != nil {
-		return false, fmt.Errorf("cannot ask which admission policies the cluster has: %w", err)
-	}
-	for _, r := range list.APIResources {
-		if r.Name == "mutatingadmissionpolicies" {
-			return true, nil
+func (d *Doors) watch(sources ...cache.SharedIndexInformer) error {
+	look := func(any) {
+		select {
+		case d.changed <- struct{}{}:
+		default: // it will look anyway
 		}
 	}
-	return false, nil
+	for _, informer := range sources {
+		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc: look, UpdateFunc: func(_, is any) { look(is) }, DeleteFunc: look,
+		})
+		if err != nil {
+			return fmt.Errorf("cannot watch admission policies: %w", err)
+		}
+		d.synced = append(d.synced, registration.HasSynced)
+	}
+	return nil
+}
+
+// askForMutating finds out whether the cluster has mutating policies, and watches
+// them where it does.
+func (d *Doors) askForMutating(ctx context.Context) error {
+	list, err := d.client.Discovery().ServerResourcesForGroupVersion("admissionregistration.k8s.io/v1")
+	if err != nil {
+		return fmt.Errorf("cannot ask which admission policies the cluster has: %w", err)
+	}
+	if !slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == "mutatingadmissionpolicies" }) {
+		d.log.Warn("This cluster has no MutatingAdmissionPolicy (on from Kubernetes 1.36): an eviction may shorten the grace of a released pod")
+		return nil
+	}
+	admission := d.factory.Admissionregistration().V1()
+	d.mutatingPolicies = admission.MutatingAdmissionPolicies().Lister()
+	d.mutatingBindings = admission.MutatingAdmissionPolicyBindings().Lister()
+	if err := d.watch(admission.MutatingAdmissionPolicies().Informer(), admission.MutatingAdmissionPolicyBindings().Informer()); err != nil {
+		return err
+	}
+	d.factory.StartWithContext(ctx)
+	return nil
 }
 
 // TryOn has a door tried on the pods of a guard.
@@ -153,8 +157,16 @@ func (d *Doors) InForce() error {
 func (d *Doors) Run(ctx context.Context) error {
 	d.factory.StartWithContext(ctx)
 	defer d.factory.Shutdown()
+	asked := false
 	for {
-		err := d.look(ctx)
+		var err error
+		if !asked {
+			err = d.askForMutating(ctx)
+			asked = err == nil
+		}
+		if asked {
+			err = d.look(ctx)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}

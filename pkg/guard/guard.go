@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
@@ -86,10 +87,11 @@ type Guard struct {
 	steps    *steps
 	budgets  *budgets
 	report   *report
-	queue    workqueue.TypedRateLimitingInterface[Key]
 	now      func() time.Time
 
 	mu sync.Mutex
+	// queue holds the workloads to look at; nil while this guard does not lead.
+	queue workqueue.TypedRateLimitingInterface[Key]
 	// seen dates what carries no time of its own, by what it is.
 	seen map[string]time.Time
 	// keys says of which workload a pod is that is being read.
@@ -102,8 +104,7 @@ type Guard struct {
 func New(cfg Config) (*Guard, error) {
 	g := &Guard{
 		cfg: cfg, rules: rules.All(), now: time.Now,
-		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[Key](50*time.Millisecond, 10*time.Second)),
-		seen:  map[string]time.Time{}, keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
+		seen: map[string]time.Time{}, keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
 	}
 	g.report = newReport(cfg.Recorder, cfg.Registry, cfg.Log)
 	g.steps = &steps{client: cfg.Client, costs: cfg.DeletionCosts}
@@ -144,14 +145,17 @@ func (g *Guard) Ready() error {
 	return g.cfg.Doors.InForce()
 }
 
-// Lead keeps the budgets and leads pods until ctx is done. One Guard of a cluster
-// leads at a time; should two believe that they do, they do nothing wrong, only
-// twice.
+// Lead keeps the budgets and leads pods until ctx is done. It can be called again
+// then. One Guard of a cluster leads at a time; should two believe that they do,
+// they do nothing wrong, only twice.
 func (g *Guard) Lead(ctx context.Context) error {
+	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[Key](50*time.Millisecond, 10*time.Second))
+	g.setQueue(queue)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		<-ctx.Done()
-		g.queue.ShutDown()
+		g.setQueue(nil)
+		queue.ShutDown()
 		return nil
 	})
 	group.Go(func() error { return g.readings.run(ctx) })
@@ -163,31 +167,58 @@ func (g *Guard) Lead(ctx context.Context) error {
 	for range workers {
 		group.Go(func() error {
 			for {
-				key, shutdown := g.queue.Get()
+				key, shutdown := queue.Get()
 				if shutdown {
 					return nil
 				}
-				g.work(ctx, key)
-				g.queue.Done(key)
+				g.work(ctx, queue, key)
+				queue.Done(key)
 			}
 		})
 	}
+	g.lookAtAll()
 	return group.Wait()
 }
 
-func (g *Guard) work(ctx context.Context, key Key) {
+func (g *Guard) setQueue(q workqueue.TypedRateLimitingInterface[Key]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.queue = q
+}
+
+// look looks after a workload soon, if this guard leads.
+func (g *Guard) look(key Key) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.queue != nil {
+		g.queue.Add(key)
+	}
+}
+
+// lookAtAll looks after every workload that is there.
+func (g *Guard) lookAtAll() {
+	list, err := g.cluster.pods.List(labels.Everything())
+	if err != nil {
+		return // an informer's list does not fail
+	}
+	for _, pod := range list {
+		g.enqueue(pod)
+	}
+}
+
+func (g *Guard) work(ctx context.Context, queue workqueue.TypedRateLimitingInterface[Key], key Key) {
 	after, err := g.reconcile(ctx, key)
 	switch {
 	case ctx.Err() != nil:
 	case apierrors.IsConflict(err) || apierrors.IsNotFound(err):
-		g.queue.AddRateLimited(key) // the world moved on
+		queue.AddRateLimited(key) // the world moved on
 	case err != nil:
 		g.cfg.Log.Warn("A workload cannot be looked after; trying again", "workload", key.String(), "err", err)
-		g.queue.AddRateLimited(key)
+		queue.AddRateLimited(key)
 	default:
-		g.queue.Forget(key)
+		queue.Forget(key)
 		if after > 0 {
-			g.queue.AddAfter(key, after)
+			queue.AddAfter(key, after)
 		}
 	}
 }
@@ -440,7 +471,7 @@ func (g *Guard) release(ctx context.Context, w *workload, j judgement) error {
 		return fmt.Errorf("cannot release pod %s/%s: %w", j.Namespace, j.Name, err)
 	}
 	g.report.stepped(w, j)
-	g.queue.Add(w.key)
+	g.look(w.key)
 	return nil
 }
 

@@ -40,9 +40,8 @@ type readings struct {
 	// projects is told which LiveKit projects the pods' rooms are of.
 	projects func(map[call.Project]bool)
 
-	queue workqueue.TypedDelayingInterface[types.UID]
-
 	mu      sync.Mutex
+	queue   workqueue.TypedDelayingInterface[types.UID] // nil while run does not run
 	records map[types.UID]*entry
 }
 
@@ -59,44 +58,57 @@ func newReadings(witnesses map[call.Witness]Witness, every time.Duration, now fu
 	return &readings{
 		witnesses: witnesses, every: every, now: now,
 		changed: func(types.UID) {}, projects: func(map[call.Project]bool) {},
-		queue: workqueue.NewTypedDelayingQueue[types.UID](), records: map[types.UID]*entry{},
+		records: map[types.UID]*entry{},
 	}
 }
 
-// run reads until ctx is done.
+// run reads until ctx is done. What it has read is forgotten then.
 func (r *readings) run(ctx context.Context) error {
+	queue := workqueue.NewTypedDelayingQueue[types.UID]()
+	r.reset(queue)
+	defer r.reset(nil)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		<-ctx.Done()
-		r.queue.ShutDown()
+		queue.ShutDown()
 		return nil
 	})
 	for range readers {
 		g.Go(func() error {
 			for {
-				uid, shutdown := r.queue.Get()
+				uid, shutdown := queue.Get()
 				if shutdown {
 					return nil
 				}
 				if r.read(ctx, uid) {
-					r.queue.AddAfter(uid, r.every)
+					queue.AddAfter(uid, r.every)
 				}
-				r.queue.Done(uid)
+				queue.Done(uid)
 			}
 		})
 	}
 	return g.Wait()
 }
 
-// want has a pod read for a while.
+func (r *readings) reset(queue workqueue.TypedDelayingInterface[types.UID]) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.queue, r.records = queue, map[types.UID]*entry{}
+	r.tellProjects()
+}
+
+// want has a pod read for a while, if run runs.
 func (r *readings) want(pod *call.Pod) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.queue == nil {
+		return
+	}
 	rec := r.records[pod.UID]
 	if rec == nil {
 		rec = &entry{last: map[call.Witness]verdict.Reading{}}
 		r.records[pod.UID] = rec
-		defer r.queue.Add(pod.UID)
+		r.queue.Add(pod.UID)
 	}
 	rec.pod, rec.until = pod, r.now().Add(wantedFor)
 	r.tellProjects()

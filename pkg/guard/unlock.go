@@ -103,20 +103,20 @@ func seize(ctx context.Context, client kubernetes.Interface, namespace string) (
 	return seized, nil
 }
 
-// TakeBack ends an unlock: the lease is free again. It says whether there was one.
-func TakeBack(ctx context.Context, client kubernetes.Interface, namespace string) (bool, error) {
+// TakeBack ends an unlock, if there was one: the lease is free again.
+func TakeBack(ctx context.Context, client kubernetes.Interface, namespace string) error {
 	lease, err := client.CoordinationV1().Leases(namespace).Get(ctx, LeaseName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || err == nil && ptr.Deref(lease.Spec.HolderIdentity, "") != UnlockHolder {
-		return false, nil
+		return nil
 	}
 	if err == nil {
 		lease.Spec = coordinationv1.LeaseSpec{}
 		_, err = client.CoordinationV1().Leases(namespace).Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager})
 	}
 	if err != nil && !apierrors.IsConflict(err) { // another guard has done it
-		return false, fmt.Errorf("cannot take the lease %s/%s back: %w", namespace, LeaseName, err)
+		return fmt.Errorf("cannot take the lease %s/%s back: %w", namespace, LeaseName, err)
 	}
-	return true, nil
+	return nil
 }
 
 // Unlocked says whether an unlock is in force.

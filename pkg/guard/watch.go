@@ -145,13 +145,13 @@ func (g *Guard) ownerChanged(before, after metav1.Object) {
 	case *appsv1.DaemonSet:
 		kind = daemonSet
 	}
-	g.queue.Add(keyOf(obj.GetNamespace(), metav1.OwnerReference{APIVersion: appsGroup, Kind: kind, Name: obj.GetName(), UID: obj.GetUID()}))
+	g.look(keyOf(obj.GetNamespace(), metav1.OwnerReference{APIVersion: appsGroup, Kind: kind, Name: obj.GetName(), UID: obj.GetUID()}))
 	for _, o := range []metav1.Object{before, after} {
 		if o == nil {
 			continue
 		}
 		if ref := metav1.GetControllerOfNoCopy(o); ref != nil {
-			g.queue.Add(keyOf(o.GetNamespace(), *ref))
+			g.look(keyOf(o.GetNamespace(), *ref))
 		}
 	}
 }
@@ -187,7 +187,7 @@ func (g *Guard) enqueue(pod *corev1.Pod) {
 			s.add(ofReplicaSet(r))
 		}
 	}
-	g.queue.Add(s.top(pod))
+	g.look(s.top(pod))
 }
 
 // pokePod looks after the workload of a pod whose readings have changed.
@@ -196,7 +196,7 @@ func (g *Guard) pokePod(uid types.UID) {
 	key, ok := g.keys[uid]
 	g.mu.Unlock()
 	if ok {
-		g.queue.Add(key)
+		g.look(key)
 	}
 }
 

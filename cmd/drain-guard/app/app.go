@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -20,6 +21,8 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -143,29 +146,53 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	return group.Wait()
 }
 
-// lead leads while this process holds the lease. When it loses the lease the
-// process ends, and starts anew; unless unlock took it, for then it waits.
+// lead leads while this process holds the lease, and stands by while another does.
+// After an unlock it waits: only a guard that starts locks again.
 func (o *Options) lead(ctx context.Context, client kubernetes.Interface, g *guard.Guard, status *status, log *slog.Logger) error {
-	if _, err := guard.TakeBack(ctx, client, o.doors.Namespace); err != nil {
-		log.Warn("Cannot see whether callguard is unlocked", "err", err)
-	}
-	if !o.leaderElect {
-		return g.Lead(ctx)
+	err := untilDone(ctx, log, "Cannot see whether callguard is unlocked; trying again", func() error {
+		return guard.TakeBack(ctx, client, o.doors.Namespace)
+	})
+	if err != nil || !o.leaderElect {
+		return errors.Join(err, g.Lead(ctx))
 	}
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("cannot name this process for the election: %w", err)
 	}
 	lock, err := resourcelock.New(resourcelock.LeasesResourceLock, o.doors.Namespace, guard.LeaseName, client.CoreV1(), client.CoordinationV1(),
-		resourcelock.ResourceLockConfig{Identity: fmt.Sprintf("%s_%d", host, os.Getpid())})
+		resourcelock.ResourceLockConfig{Identity: fmt.Sprintf("%s_%s", host, uuid.NewUUID())})
 	if err != nil {
 		return fmt.Errorf("cannot take part in the election: %w", err)
 	}
+	for ctx.Err() == nil {
+		if err := elect(ctx, lock, g, log); err != nil || ctx.Err() != nil {
+			return err
+		}
+		log.Warn("Lost the lease", "lease", guard.LeaseName)
+		unlocked := false
+		err := untilDone(ctx, log, "Cannot see whether callguard is unlocked; trying again", func() (err error) {
+			unlocked, err = guard.Unlocked(ctx, client, o.doors.Namespace)
+			return err
+		})
+		if err != nil || !unlocked {
+			continue
+		}
+		log.Warn("Unlocked by 'drain-guard unlock': nothing is locked any more; a guard that starts locks again")
+		status.unlock()
+		<-ctx.Done()
+	}
+	return nil
+}
+
+// elect stands by for the lease, and leads until it is lost or ctx is done.
+func elect(ctx context.Context, lock resourcelock.Interface, g *guard.Guard, log *slog.Logger) error {
 	led := make(chan error, 1)
+	var leads atomic.Bool
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: lock, LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, ReleaseOnCancel: true, Name: component,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(ctx context.Context) {
+				leads.Store(true)
 				log.Info("Leading")
 				led <- g.Lead(ctx)
 			},
@@ -176,25 +203,21 @@ func (o *Options) lead(ctx context.Context, client kubernetes.Interface, g *guar
 		return fmt.Errorf("cannot take part in the election: %w", err)
 	}
 	elector.Run(ctx)
-	if ctx.Err() != nil {
-		select {
-		case err := <-led:
-			return err
-		default: // it never led
-			return nil
+	if !leads.Load() {
+		return nil
+	}
+	return <-led
+}
+
+// untilDone tries until it succeeds, or ctx is done.
+func untilDone(ctx context.Context, log *slog.Logger, complaint string, try func() error) error {
+	return wait.PollUntilContextCancel(ctx, retryPeriod, true, func(context.Context) (bool, error) {
+		err := try()
+		if err != nil {
+			log.Warn(complaint, "err", err)
 		}
-	}
-	if err := <-led; err != nil {
-		return err
-	}
-	unlocked, err := guard.Unlocked(ctx, client, o.doors.Namespace)
-	if err != nil || !unlocked {
-		return errors.Join(errors.New("lost the lease "+guard.LeaseName), err)
-	}
-	log.Warn("Unlocked by 'drain-guard unlock': nothing is locked any more; a guard that starts locks again")
-	status.unlock()
-	<-ctx.Done()
-	return nil
+		return err == nil, nil
+	})
 }
 
 func serve(ctx context.Context, address string, status *status, registry *prometheus.Registry, log *slog.Logger) error {
