@@ -137,6 +137,8 @@ func (m *member) owned(by *owner) bool { return !m.leaving && m.owner == by }
 func (s *snapshot) inPlace(m *member) string {
 	ref := metav1.GetControllerOfNoCopy(m.object)
 	switch {
+	case m.aside:
+		return "" // it has been; its replacement comes first
 	case ref == nil:
 		return "it has no owner that would replace it"
 	case ref.Kind != pods.ReplicaSet:
