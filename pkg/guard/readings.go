@@ -220,23 +220,24 @@ func (r *readings) fresh(ctx context.Context, pod *call.Pod) ([]verdict.Reading,
 }
 
 // merged is the number of calls of a pod, for choosing among pods: the largest
-// that a witness knows, and unknown while one of them is.
+// that a witness knows, and unknown while one of them is. The latest call is the
+// latest that any of them dates.
 func merged(list []verdict.Reading) call.Reading {
 	var most call.Reading
+	var newest time.Time
 	for i, reading := range list {
 		n, known := reading.Calls()
 		if !known {
 			return reading.Reading
 		}
 		if m, _ := most.Calls(); i == 0 || n > m {
-			newest := most.Newest()
 			most = reading.Reading
-			if most.Newest().IsZero() {
-				most = most.WithNewest(newest)
-			}
+		}
+		if reading.Newest().After(newest) {
+			newest = reading.Newest()
 		}
 	}
-	return most
+	return most.WithNewest(newest)
 }
 
 // tellProjects says which projects are wanted. The lock is held.

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// sameReading compares readings, which keep what they are to themselves.
+func sameReading() cmp.Option { return cmp.AllowUnexported(call.Reading{}) }
+
+func TestEnter(t *testing.T) {
+	at := func(s int) time.Time { return noon().Add(time.Duration(s) * time.Second) }
+	const unknown = -1
+	type answers map[call.Witness]int
+	// Each step is what the witnesses say at a second of its own, from zero on.
+	cases := map[string]struct {
+		reason  string
+		steps   []answers
+		changed []bool
+		began   time.Time // zero: no call was seen to begin
+		since   map[call.Witness]time.Time
+	}{
+		"Idle": {reason: "The same zero is the same since its first time.", steps: []answers{{call.Rooms: 0}, {call.Rooms: 0}, {call.Rooms: 0}}, changed: []bool{true, false, false},
+			since: map[call.Witness]time.Time{call.Rooms: at(0)}},
+		"BusyAtFirst": {reason: "When the calls of a first reading began is not known.", steps: []answers{{call.Rooms: 2}, {call.Rooms: 2}}, changed: []bool{true, false},
+			since: map[call.Witness]time.Time{call.Rooms: at(0)}},
+		"Rise":  {reason: "A call has begun.", steps: []answers{{call.Rooms: 0}, {call.Rooms: 1}, {call.Rooms: 1}}, changed: []bool{true, true, false}, began: at(1), since: map[call.Witness]time.Time{call.Rooms: at(1)}},
+		"Rises": {reason: "The latest counts.", steps: []answers{{call.Rooms: 0}, {call.Rooms: 1}, {call.Rooms: 3}}, changed: []bool{true, true, true}, began: at(2), since: map[call.Witness]time.Time{call.Rooms: at(2)}},
+		"Fall":  {reason: "A call is over; none has begun.", steps: []answers{{call.Rooms: 2}, {call.Rooms: 1}, {call.Rooms: 0}}, changed: []bool{true, true, true}, since: map[call.Witness]time.Time{call.Rooms: at(2)}},
+		"GapThenCalls": {reason: "Whether these are the calls of before nobody knows.", steps: []answers{{call.Rooms: 2}, {call.Rooms: unknown}, {call.Rooms: 1}}, changed: []bool{true, true, true}, began: at(2),
+			since: map[call.Witness]time.Time{call.Rooms: at(2)}},
+		"GapThenZero": {reason: "Whatever began is over.", steps: []answers{{call.Rooms: 0}, {call.Rooms: unknown}, {call.Rooms: 0}}, changed: []bool{true, true, true},
+			since: map[call.Witness]time.Time{call.Rooms: at(2)}},
+		"UnknownAtFirst": {reason: "The same.", steps: []answers{{call.Rooms: unknown}, {call.Rooms: unknown}, {call.Rooms: 1}}, changed: []bool{true, false, true}, began: at(2),
+			since: map[call.Witness]time.Time{call.Rooms: at(2)}},
+		"GapOfAnother": {reason: "Each witness has its own row.", steps: []answers{{call.Rooms: 0, call.Worker: 0}, {call.Rooms: 0, call.Worker: unknown}, {call.Rooms: 0, call.Worker: 0}},
+			changed: []bool{true, true, true}, since: map[call.Witness]time.Time{call.Rooms: at(0), call.Worker: at(2)}},
+		"RiseOfAnother": {reason: "A job that has not joined its room yet has begun.", steps: []answers{{call.Rooms: 0, call.Worker: 0}, {call.Rooms: 0, call.Worker: 1}, {call.Rooms: 1, call.Worker: 1}},
+			changed: []bool{true, true, true}, began: at(2), since: map[call.Witness]time.Time{call.Rooms: at(2), call.Worker: at(1)}},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			e := &entry{last: map[call.Witness]verdict.Reading{}}
+			for i, step := range tc.steps {
+				said := map[call.Witness]call.Reading{}
+				for w, n := range step {
+					said[w] = call.Known(n, at(i))
+					if n == unknown {
+						said[w] = call.Unknown("no route")
+					}
+				}
+				if changed := e.enter(said, at(i)); changed != tc.changed[i] {
+					t.Errorf("%s\nstep %d: changed %t", tc.reason, i, changed)
+				}
+			}
+			if !e.first.Equal(at(0)) || !e.began.Equal(tc.began) {
+				t.Errorf("%s\nfirst read %s, begun %s; want %s, %s", tc.reason, e.first, e.began, at(0), tc.began)
+			}
+			for w, want := range tc.since {
+				if last := e.last[w]; !last.Since.Equal(want) || last.Witness != w {
+					t.Errorf("%s\n%s says so since %s; want %s", tc.reason, last.Witness, last.Since, want)
+				}
+			}
+		})
+	}
+}
+
+func TestMerged(t *testing.T) {
+	early, late := noon(), noon().Add(time.Second)
+	began := noon().Add(-time.Hour)
+	rooms := func(r call.Reading) verdict.Reading { return verdict.Reading{Witness: call.Rooms, Reading: r} }
+	worker := func(r call.Reading) verdict.Reading { return verdict.Reading{Witness: call.Worker, Reading: r} }
+	cases := map[string]struct {
+		reason string
+		list   []verdict.Reading
+		want   call.Reading
+	}{
+		"None":         {reason: "Nobody has answered.", want: call.Reading{}},
+		"One":          {reason: "Its word.", list: []verdict.Reading{rooms(call.Known(2, early))}, want: call.Known(2, early)},
+		"Largest":      {reason: "A job that has not joined its room yet counts.", list: []verdict.Reading{rooms(call.Known(1, early)), worker(call.Known(2, late))}, want: call.Known(2, late)},
+		"LargestFirst": {reason: "In either order.", list: []verdict.Reading{worker(call.Known(2, late)), rooms(call.Known(1, early))}, want: call.Known(2, late)},
+		"Unknown":      {reason: "For choosing who goes, half known is unknown.", list: []verdict.Reading{rooms(call.Known(2, early)), worker(call.Unknown("no route"))}, want: call.Unknown("no route")},
+		"FirstUnknown": {reason: "In either order.", list: []verdict.Reading{worker(call.Unknown("no route")), rooms(call.Known(2, early))}, want: call.Unknown("no route")},
+		"Newest":       {reason: "Only LiveKit dates calls; the larger number takes its date.", list: []verdict.Reading{rooms(call.Known(1, early).WithNewest(began)), worker(call.Known(2, late))}, want: call.Known(2, late).WithNewest(began)},
+		"NewestLast":   {reason: "In either order.", list: []verdict.Reading{worker(call.Known(2, late)), rooms(call.Known(1, early).WithNewest(began))}, want: call.Known(2, late).WithNewest(began)},
+		"NewestEqual":  {reason: "Also of equal numbers.", list: []verdict.Reading{worker(call.Known(1, late)), rooms(call.Known(1, early).WithNewest(began))}, want: call.Known(1, late).WithNewest(began)},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(tc.want, merged(tc.list), sameReading()); diff != "" {
+				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
+			}
+		})
+	}
+}
+
+// says is a witness that always says the same, and counts how often it is asked.
+type says struct {
+	reading call.Reading
+	asked   atomic.Int32
+}
+
+func (s *says) Ask(context.Context, *call.Pod) call.Reading {
+	s.asked.Add(1)
+	return s.reading
+}
+
+func TestReadings(t *testing.T) {
+	now := noon()
+	rooms, worker := &says{reading: call.Known(0, noon())}, &says{reading: call.Known(1, noon())}
+	r := newReadings(map[call.Witness]Witness{call.Rooms: rooms, call.Worker: worker}, time.Second, func() time.Time { return now })
+	var changed []types.UID
+	r.changed = func(uid types.UID) { changed = append(changed, uid) }
+	var projects []map[call.Project]bool
+	r.projects = func(p map[call.Project]bool) { projects = append(projects, p) }
+	pod := &call.Pod{UID: "a", Witnesses: call.DefaultWitnesses(), Project: call.DefaultProject}
+
+	list, quiet := r.of(pod)
+	if len(list) != 2 || list[0].Known() || list[1].Known() || !quiet.Equal(now) {
+		t.Errorf("before anybody wants to know: %v, quiet since %s; everything must be unknown, and not quiet before now", list, quiet)
+	}
+	if r.read(t.Context(), "a") || rooms.asked.Load() != 0 {
+		t.Error("a pod is read that nobody wants to know about")
+	}
+
+	r.want(pod)
+	if diff := cmp.Diff(map[call.Project]bool{call.DefaultProject: true}, projects[len(projects)-1]); diff != "" {
+		t.Errorf("projects: -want, +got:\n%s", diff)
+	}
+	now = now.Add(time.Second)
+	if !r.read(t.Context(), "a") || !r.read(t.Context(), "a") {
+		t.Error("a wanted pod is not read again")
+	}
+	if diff := cmp.Diff([]types.UID{"a"}, changed); diff != "" {
+		t.Errorf("two equal readings are one change: -want, +got:\n%s", diff)
+	}
+	list, quiet = r.of(pod)
+	want := []verdict.Reading{
+		{Witness: call.Rooms, Reading: rooms.reading, Since: noon()}, {Witness: call.Worker, Reading: worker.reading, Since: noon()},
+	}
+	if diff := cmp.Diff(want, list, sameReading()); diff != "" {
+		t.Errorf("-want, +got:\n%s", diff)
+	}
+	if !quiet.Equal(now) {
+		t.Errorf("quiet since %s; nobody looked before %s", quiet, now)
+	}
+
+	now = now.Add(time.Second)
+	worker.reading = call.Known(2, now)
+	if _, quiet = r.fresh(t.Context(), pod); !quiet.Equal(now) {
+		t.Errorf("quiet since %s; a call was seen to begin at %s", quiet, now)
+	}
+
+	now = now.Add(wantedFor)
+	if !r.read(t.Context(), "a") && now.Sub(noon()) <= wantedFor {
+		t.Error("given up too soon")
+	}
+	now = now.Add(time.Second)
+	if r.read(t.Context(), "a") {
+		t.Error("a pod is read that nobody has wanted to know about for long")
+	}
+	if len(projects[len(projects)-1]) != 0 {
+		t.Errorf("projects nobody works for are wanted: %v", projects[len(projects)-1])
+	}
+}
+
+func TestReadingsWithoutWitness(t *testing.T) {
+	r := newReadings(map[call.Witness]Witness{call.Rooms: &says{reading: call.Known(0, noon())}}, time.Second, noon)
+	pod := &call.Pod{UID: "a", Witnesses: call.DefaultWitnesses()}
+	r.want(pod)
+	list, _ := r.fresh(t.Context(), pod)
+	if list[1].Known() || list[1].Reason() != `there is no witness "worker"` {
+		t.Errorf("a witness that is not there says %+v", list[1])
+	}
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package verdict
+
+import (
+	"testing"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// TestFloor goes through the floors cell by cell. A row is an intent; its columns
+// are floors of workloads of 0, 1 and 4 replicas without a minimum of their own,
+// and of 4 with a minimum of 0, 2 and 9.
+func TestFloor(t *testing.T) {
+	workloads := []Workload{
+		{Desired: 0, MinAvailable: 0},
+		{Desired: 1, MinAvailable: 1},
+		{Desired: 4, MinAvailable: 4},
+		{Desired: 4, MinAvailable: 0},
+		{Desired: 4, MinAvailable: 2},
+		{Desired: 4, MinAvailable: 9},
+	}
+	const movable, inPlace = false, true
+	cases := []struct {
+		reason  string
+		intent  call.Intent
+		inPlace bool
+		want    [6]int
+	}{
+		{"All that are desired, or the minimum that was given: its replacement comes first.", call.Drain, movable, [6]int{0, 1, 4, 0, 2, 4}},
+		{"One fewer: it is missing while it is replaced.", call.Drain, inPlace, [6]int{0, 0, 3, 0, 2, 3}},
+		{"A lost node is a drain by itself.", call.LostNode, movable, [6]int{0, 1, 4, 0, 2, 4}},
+		{"A lost node is a drain by itself.", call.LostNode, inPlace, [6]int{0, 0, 3, 0, 2, 3}},
+		{"An operator's wish is a drain of one pod.", call.Operator, movable, [6]int{0, 1, 4, 0, 2, 4}},
+		{"An operator's wish is a drain of one pod.", call.Operator, inPlace, [6]int{0, 0, 3, 0, 2, 3}},
+		{"The others are all that are wanted; a minimum beyond them could never be met.", call.ScaleDown, movable, [6]int{0, 1, 4, 0, 2, 4}},
+		{"Nothing replaces a pod too many, so nobody is missing meanwhile.", call.ScaleDown, inPlace, [6]int{0, 1, 4, 0, 2, 4}},
+		{"The new revision takes the calls before the old one stops.", call.Rollout, movable, [6]int{0, 1, 4, 0, 2, 4}},
+		{"A StatefulSet's pod has to go before its successor comes.", call.Rollout, inPlace, [6]int{0, 0, 3, 0, 2, 3}},
+		{"Nobody wants any pod of it.", call.Orphan, movable, [6]int{}},
+		{"Nobody wants any pod of it.", call.Orphan, inPlace, [6]int{}},
+	}
+	for _, tc := range cases {
+		for i, w := range workloads {
+			if got := Floor(tc.intent, w, tc.inPlace); got != tc.want[i] {
+				t.Errorf("Floor(%s, desired %d, minimum %d, in place %t) = %d, want %d: %s",
+					tc.intent, w.Desired, w.MinAvailable, tc.inPlace, got, tc.want[i], tc.reason)
+			}
+		}
+	}
+}
+
+func TestFloorOfRecreate(t *testing.T) {
+	w := Workload{Desired: 4, MinAvailable: 4, Recreate: true}
+	cases := map[call.Intent]struct {
+		reason string
+		want   int
+	}{
+		call.Rollout:   {"Recreate wants all old pods gone before any new one.", 0},
+		call.ScaleDown: {"A smaller Deployment is no rollout.", 4},
+		call.Drain:     {"A drain takes one at a time.", 3},
+		call.LostNode:  {"A lost node is a drain by itself.", 3},
+		call.Operator:  {"An operator's wish is a drain of one pod.", 3},
+		call.Orphan:    {"Nobody wants any pod of it.", 0},
+	}
+	for intent, tc := range cases {
+		if got := Floor(intent, w, true); got != tc.want {
+			t.Errorf("Floor(%s) = %d, want %d: %s", intent, got, tc.want, tc.reason)
+		}
+	}
+}
+
+// TestFloorCanBeMet says what every cell has in common: a workload that has all it
+// wants beside the pod, or all but the pod where it cannot be replaced first, is
+// never stuck.
+func TestFloorCanBeMet(t *testing.T) {
+	for _, intent := range call.Intents() {
+		for desired := range 5 {
+			for minimum := range 7 {
+				for _, inPlace := range []bool{false, true} {
+					for _, recreate := range []bool{false, true} {
+						w := Workload{Desired: desired, MinAvailable: minimum, Recreate: recreate}
+						most := min(desired, minimum)
+						if inPlace && intent != call.ScaleDown {
+							most = min(most, max(0, desired-1))
+						}
+						if got := Floor(intent, w, inPlace); got < 0 || got > most {
+							t.Errorf("Floor(%s, %+v, in place %t) = %d, want 0 to %d", intent, w, inPlace, got, most)
+						}
+					}
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package verdict
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+func TestIntent(t *testing.T) {
+	const delay = 30 * time.Second
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	ago := func(seconds int) time.Time { return now.Add(-time.Duration(seconds) * time.Second) }
+	mark := func(intent call.Intent, seconds int) call.Mark { return call.Mark{Intent: intent, At: ago(seconds)} }
+	none := call.Mark{}
+	cases := map[string]struct {
+		reason string
+		causes Causes
+		want   call.Mark
+	}{
+		"Nothing": {reason: "A pod that nobody wants to go has no intent.", want: none},
+
+		"Orphaned": {reason: "Its owner is gone.", causes: Causes{Orphaned: ago(5)}, want: mark(call.Orphan, 5)},
+		"Excess":   {reason: "It was chosen.", causes: Causes{Excess: mark(call.Rollout, 5)}, want: mark(call.Rollout, 5)},
+		"Cordoned": {reason: "A cordon counts at once.", causes: Causes{Cordoned: now}, want: mark(call.Drain, 0)},
+		"Asked":    {reason: "An operator's wish counts at once.", causes: Causes{Asked: now}, want: mark(call.Operator, 0)},
+
+		"LostTooSoon":       {reason: "The pod still tolerates its node.", causes: Causes{Lost: now.Add(time.Nanosecond)}, want: none},
+		"LostNow":           {reason: "The toleration ends at its last moment.", causes: Causes{Lost: now}, want: mark(call.LostNode, 0)},
+		"LostSince":         {reason: "The node is lost since the toleration ended.", causes: Causes{Lost: ago(5)}, want: mark(call.LostNode, 5)},
+		"TaintTooSoon":      {reason: "An autoscaler may think better of it.", causes: Causes{Tainted: ago(30).Add(time.Nanosecond)}, want: none},
+		"TaintNow":          {reason: "After the delay it means it, since it began.", causes: Causes{Tainted: ago(30)}, want: mark(call.Drain, 30)},
+		"TaintedAndCordon":  {reason: "A cordon waits for no delay.", causes: Causes{Tainted: ago(1), Cordoned: now}, want: mark(call.Drain, 0)},
+		"TaintedAndAsked":   {reason: "While a taint does not count, a wish does.", causes: Causes{Tainted: ago(1), Asked: ago(3)}, want: mark(call.Operator, 3)},
+		"LostLaterAndAsked": {reason: "While a lost node does not count, a wish does.", causes: Causes{Lost: now.Add(time.Second), Asked: ago(3)}, want: mark(call.Operator, 3)},
+
+		"DaemonCordoned": {reason: "A drain leaves DaemonSets alone.", causes: Causes{Daemon: true, Cordoned: ago(9)}, want: none},
+		"DaemonTainted":  {reason: "A drain leaves DaemonSets alone.", causes: Causes{Daemon: true, Tainted: ago(99)}, want: none},
+		"DaemonAsked":    {reason: "An operator means this pod.", causes: Causes{Daemon: true, Cordoned: ago(9), Asked: ago(2)}, want: mark(call.Operator, 2)},
+		"DaemonLost":     {reason: "A pod of a lost node is lost.", causes: Causes{Daemon: true, Cordoned: ago(9), Lost: ago(2)}, want: mark(call.LostNode, 2)},
+		"DaemonRollout":  {reason: "A DaemonSet rolls out as others do.", causes: Causes{Daemon: true, Cordoned: ago(9), Excess: mark(call.Rollout, 2)}, want: mark(call.Rollout, 2)},
+		"DaemonOrphaned": {reason: "A deleted DaemonSet wants its pods gone.", causes: Causes{Daemon: true, Orphaned: ago(2)}, want: mark(call.Orphan, 2)},
+
+		"OrphanOvertakesAll": {
+			reason: "Nothing is wanted of an orphan's workload, so nothing holds it but its calls.",
+			causes: Causes{
+				Orphaned: ago(1), Marked: mark(call.Drain, 50), Excess: mark(call.ScaleDown, 40), Lost: ago(30),
+				Cordoned: ago(20), Tainted: ago(60), Asked: ago(10),
+			},
+			want: mark(call.Orphan, 1),
+		},
+		"LostOvertakesMark": {
+			reason: "A pod whose node is lost cannot be asked any more.",
+			causes: Causes{Marked: mark(call.Rollout, 50), Lost: ago(30)}, want: mark(call.LostNode, 30),
+		},
+		"MarkBeforeLost": {
+			reason: "Until the toleration ends its node may come back.",
+			causes: Causes{Marked: mark(call.Rollout, 50), Lost: now.Add(time.Second)}, want: mark(call.Rollout, 50),
+		},
+		"MarkIsOneWay": {
+			reason: "A drain that is cancelled changes nothing for who has begun to leave.",
+			causes: Causes{Marked: mark(call.Drain, 50)}, want: mark(call.Drain, 50),
+		},
+		"MarkBeforeExcess": {
+			reason: "Who has begun to leave keeps its cause and its date.",
+			causes: Causes{Marked: mark(call.Drain, 50), Excess: mark(call.ScaleDown, 5), Cordoned: ago(60), Asked: ago(70)},
+			want:   mark(call.Drain, 50),
+		},
+		"MarkOfDaemon": {
+			reason: "A DaemonSet's pod that was asked to go is still to go when its node is cordoned.",
+			causes: Causes{Daemon: true, Marked: mark(call.Operator, 50), Cordoned: ago(5)}, want: mark(call.Operator, 50),
+		},
+		"ExcessBeforeNode": {
+			reason: "A pod that nobody wants needs no replacement.",
+			causes: Causes{Excess: mark(call.ScaleDown, 5), Lost: ago(30), Cordoned: ago(20), Tainted: ago(60), Asked: ago(10)},
+			want:   mark(call.ScaleDown, 5),
+		},
+		"LostBeforeCordon": {
+			reason: "A lost node's pods wait for a lease, not for their agents.",
+			causes: Causes{Lost: ago(5), Cordoned: ago(20), Tainted: ago(60), Asked: ago(10)}, want: mark(call.LostNode, 5),
+		},
+		"CordonBeforeTaint": {
+			reason: "Both are a drain; the cordon dates it.",
+			causes: Causes{Cordoned: ago(20), Tainted: ago(60), Asked: ago(10)}, want: mark(call.Drain, 20),
+		},
+		"TaintBeforeAsked": {
+			reason: "The node goes, whatever was asked.",
+			causes: Causes{Tainted: ago(60), Asked: ago(10)}, want: mark(call.Drain, 60),
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			got, wanted := Intent(tc.causes, now, delay)
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
+			}
+			if wanted != (tc.want != none) {
+				t.Errorf("%s\nwanted to go: %t", tc.reason, wanted)
+			}
+		})
+	}
+}
+
+func TestIntentWithoutDelay(t *testing.T) {
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	if got, wanted := Intent(Causes{Tainted: now}, now, 0); !wanted || got.Intent != call.Drain {
+		t.Errorf("Intent = %v, %t; an administrator may have a taint count at once", got, wanted)
+	}
+}

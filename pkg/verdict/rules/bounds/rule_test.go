@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bounds
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+func TestRule(t *testing.T) {
+	began := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	aside := verdict.Verdict{Outcome: verdict.SetAside, Why: "a replacement comes first"}
+	notReady := verdict.Verdict{Outcome: verdict.Hold, Why: "replacements of its workload are not ready yet"}
+	enough := verdict.Verdict{Outcome: verdict.Hold, Why: "as many pods of its workload are aside as it has replicas"}
+	since := func(intent call.Intent) verdict.Verdict {
+		return verdict.Verdict{Outcome: verdict.Hold, Why: "it was created after the " + string(intent) + " began, so a replacement would come here too"}
+	}
+	// A pod of four, an hour old, of a workload where nothing is under way.
+	facts := func(intent call.Intent, change func(*verdict.Facts)) verdict.Facts {
+		f := verdict.Facts{
+			Now: began.Add(time.Minute), Intent: call.Mark{Intent: intent, At: began},
+			Pod:      verdict.Pod{State: call.Serving, Created: began.Add(-time.Hour), Running: true, Ready: true},
+			Workload: verdict.Workload{Desired: 4, MinAvailable: 4, Surge: 2, Able: 3},
+		}
+		if change != nil {
+			change(&f)
+		}
+		return f
+	}
+	coming := func(n int) func(*verdict.Facts) {
+		return func(f *verdict.Facts) { f.Workload.Coming, f.Workload.Able = n, 3-n }
+	}
+	asideOf := func(n, desired int) func(*verdict.Facts) {
+		return func(f *verdict.Facts) { f.Workload.Aside, f.Workload.Desired = n, desired }
+	}
+	created := func(after time.Duration) func(*verdict.Facts) {
+		return func(f *verdict.Facts) { f.Pod.Created = began.Add(after) }
+	}
+	everything := func(f *verdict.Facts) {
+		f.Pod.Created = began.Add(time.Second)
+		f.Workload.Coming, f.Workload.Aside, f.Workload.Desired = 9, 9, 4
+	}
+	state := func(s call.State) func(*verdict.Facts) { return func(f *verdict.Facts) { f.Pod.State = s } }
+	inPlace := func(f *verdict.Facts) { f.Pod.InPlace = "its ReplicaSet has no controller" }
+	type testCase struct {
+		reason string
+		facts  verdict.Facts
+		want   verdict.Verdict
+	}
+	cases := map[string]testCase{
+		"Chosen": {
+			reason: "The reason for this pod is the reason to tell.",
+			facts:  facts(call.ScaleDown, func(f *verdict.Facts) { f.Chosen = "it is idle" }),
+			want:   verdict.Verdict{Outcome: verdict.SetAside, Why: "it is idle"},
+		},
+		"Orphan":        {reason: "Nobody would replace it, and nobody owns it.", facts: facts(call.Orphan, nil)},
+		"OrphanInPlace": {reason: "Nobody would replace it, and nobody owns it.", facts: facts(call.Orphan, inPlace)},
+	}
+	for _, intent := range []call.Intent{call.Drain, call.LostNode, call.Operator} {
+		for name, tc := range map[string]testCase{
+			"Free":          {reason: "Nothing is under way: its replacement may come.", facts: facts(intent, nil), want: aside},
+			"CreatedAtOnce": {reason: "The same second is not after.", facts: facts(intent, created(0)), want: aside},
+			"CreatedAfter":  {reason: "What comes back to the node would make a new pod for ever.", facts: facts(intent, created(time.Second)), want: since(intent)},
+			"OneComing":     {reason: "A surge of two has room for another.", facts: facts(intent, coming(1)), want: aside},
+			"TwoComing":     {reason: "The surge is used up.", facts: facts(intent, coming(2)), want: notReady},
+			"ThreeComing":   {reason: "More than the surge is no reason to add.", facts: facts(intent, coming(3)), want: notReady},
+			"ThreeAside":    {reason: "Every replica may be aside once.", facts: facts(intent, asideOf(3, 4)), want: aside},
+			"FourAside":     {reason: "Twice the replicas is the most there may be.", facts: facts(intent, asideOf(4, 4)), want: enough},
+			"FiveAside":     {reason: "A workload that shrank has more aside than it has replicas.", facts: facts(intent, asideOf(5, 4)), want: enough},
+			"NoneDesired":   {reason: "A workload of none has no replacement.", facts: facts(intent, asideOf(0, 0)), want: enough},
+			"InPlace":       {reason: "It goes the rest of the road where it is.", facts: facts(intent, inPlace)},
+			"AsideAlready":  {reason: "The step is taken.", facts: facts(intent, state(call.Aside))},
+			"Draining":      {reason: "The step is past.", facts: facts(intent, state(call.Draining))},
+		} {
+			cases[string(intent)+name] = tc
+		}
+	}
+	for _, intent := range []call.Intent{call.ScaleDown, call.Rollout} {
+		for name, tc := range map[string]testCase{
+			"Free":         {reason: "It is one too many.", facts: facts(intent, nil), want: aside},
+			"Unbound":      {reason: "Exactly those too many are chosen; nothing replaces them.", facts: facts(intent, everything), want: aside},
+			"NoneDesired":  {reason: "A Deployment scaled to none is satisfied at once.", facts: facts(intent, asideOf(3, 0)), want: aside},
+			"InPlace":      {reason: "It goes the rest of the road where it is.", facts: facts(intent, inPlace)},
+			"AsideAlready": {reason: "The step is taken.", facts: facts(intent, state(call.Aside))},
+			"Draining":     {reason: "The step is past.", facts: facts(intent, state(call.Draining))},
+		} {
+			cases[string(intent)+name] = tc
+		}
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(tc.want, Rule{}.Judge(tc.facts)); diff != "" {
+				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
+			}
+		})
+	}
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ended
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+func TestRule(t *testing.T) {
+	began := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	drain := verdict.Verdict{Outcome: verdict.Drain, Why: "it runs no container"}
+	release := verdict.Verdict{Outcome: verdict.Release, Why: "it runs no container"}
+	facts := func(intent call.Intent, pod verdict.Pod, calls ...int) verdict.Facts {
+		f := verdict.Facts{Now: began.Add(time.Minute), Intent: call.Mark{Intent: intent, At: began}, Pod: pod}
+		for _, n := range calls {
+			f.Readings = append(f.Readings, verdict.Reading{Witness: call.Rooms, Reading: call.Known(n, f.Now)})
+		}
+		return f
+	}
+	cases := map[string]struct {
+		reason string
+		facts  verdict.Facts
+		want   verdict.Verdict
+	}{
+		"Runs":            {reason: "What runs may hold calls.", facts: facts(call.Drain, verdict.Pod{State: call.Serving, Running: true})},
+		"RunsDraining":    {reason: "What runs may hold calls.", facts: facts(call.Drain, verdict.Pod{State: call.Draining, Running: true})},
+		"Serving":         {reason: "It is marked first: a container that starts again takes no call.", facts: facts(call.Drain, verdict.Pod{State: call.Serving}), want: drain},
+		"Aside":           {reason: "It is marked first wherever it stands.", facts: facts(call.Rollout, verdict.Pod{State: call.Aside}), want: drain},
+		"Draining":        {reason: "It is marked, and runs nothing.", facts: facts(call.Drain, verdict.Pod{State: call.Draining, Drained: began}), want: release},
+		"InPlace":         {reason: "Nothing has to replace what does nothing.", facts: facts(call.Drain, verdict.Pod{State: call.Serving, InPlace: "it has no owner"}), want: drain},
+		"BelievesKubelet": {reason: "The kubelet is a pod's own witness: a room that LiveKit has not closed yet is no call.", facts: facts(call.Drain, verdict.Pod{State: call.Draining}, 3), want: release},
+
+		"CreatedBefore":    {reason: "It was there when the drain began.", facts: facts(call.Drain, verdict.Pod{State: call.Serving, Created: began.Add(-time.Second)}), want: drain},
+		"CreatedAtOnce":    {reason: "The same second is not after.", facts: facts(call.Drain, verdict.Pod{State: call.Serving, Created: began}), want: drain},
+		"CreatedAfter":     {reason: "It tolerates the cordon and has come since; it may be about to run.", facts: facts(call.Drain, verdict.Pod{State: call.Serving, Created: began.Add(time.Second)})},
+		"LostSince":        {reason: "The same of a lost node.", facts: facts(call.LostNode, verdict.Pod{State: call.Serving, Created: began.Add(time.Second)})},
+		"ScaleDownSince":   {reason: "A pod too many is too many whenever it came.", facts: facts(call.ScaleDown, verdict.Pod{State: call.Serving, Created: began.Add(time.Second)}), want: drain},
+		"OrphanSince":      {reason: "Nobody wants it, whenever it came.", facts: facts(call.Orphan, verdict.Pod{State: call.Draining, Created: began.Add(time.Second)}), want: release},
+		"DrainingButSince": {reason: "Only a pod that was there is let go as ended.", facts: facts(call.Drain, verdict.Pod{State: call.Draining, Created: began.Add(time.Second)})},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(tc.want, Rule{}.Judge(tc.facts)); diff != "" {
+				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
+			}
+		})
+	}
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"math/rand"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// TestStory follows a pod of four from the cordon of its node until it may go, and
+// then other ways that its road might have taken. The last column is what an
+// operator reads.
+func TestStory(t *testing.T) {
+	cordon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	at := func(seconds int) time.Time { return cordon.Add(time.Duration(seconds) * time.Second) }
+	drained := at(10)
+	serving := func() verdict.Facts {
+		return verdict.Facts{
+			Now:      at(0),
+			Pod:      verdict.Pod{State: call.Serving, Created: cordon.Add(-time.Hour), Running: true, Ready: true},
+			Workload: verdict.Workload{Desired: 4, MinAvailable: 4, Surge: 1, Able: 3},
+			Limits:   verdict.Limits{Settle: 20 * time.Second, LostQuiet: time.Minute},
+		}
+	}
+	wanted := func(intent call.Intent) verdict.Facts {
+		f := serving()
+		f.Intent = call.Mark{Intent: intent, At: cordon}
+		return f
+	}
+	aside := func(able int) verdict.Facts {
+		f := wanted(call.Drain)
+		f.Pod.State, f.Workload.Able = call.Aside, able
+		return f
+	}
+	draining := func(intent call.Intent, seconds int, readings ...call.Reading) verdict.Facts {
+		f := wanted(intent)
+		f.Now, f.Pod.State, f.Pod.Drained, f.QuietSince, f.Workload.Able = at(seconds), call.Draining, drained, drained, 4
+		for i, r := range readings {
+			f.Readings = append(f.Readings, verdict.Reading{Witness: call.DefaultWitnesses()[i], Reading: r, Since: r.At()})
+		}
+		return f
+	}
+	with := func(f verdict.Facts, change func(*verdict.Facts)) verdict.Facts {
+		change(&f)
+		return f
+	}
+	known := func(n, seconds int) call.Reading { return call.Known(n, at(seconds)) }
+	steps := []struct {
+		reason  string
+		facts   verdict.Facts
+		outcome verdict.Outcome
+		forced  bool
+		says    string // "rule: sentence"
+	}{
+		{"Before anything happens.", serving(), verdict.Serve, false, "serving: nobody wants the pod to go"},
+		{"Its node is cordoned.", wanted(call.Drain), verdict.SetAside, false, "bounds: a replacement comes first"},
+		{"Its neighbour was first.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Workload.Coming, f.Workload.Able = 1, 2 }), verdict.Hold, false,
+			"bounds: replacements of its workload are not ready yet"},
+		{"The replacement has not started.", aside(3), verdict.Hold, false,
+			"floor: too few others of its workload can take calls; it goes on serving until replacements are ready"},
+		{"The replacement is ready.", aside(4), verdict.Drain, false, "floor: enough others can take calls"},
+		{"Marked just now, and nobody was asked since.", draining(call.Drain, 10, call.Reading{}, call.Reading{}), verdict.Hold, false,
+			"unknown: its witness rooms cannot tell whether it holds calls: nobody has answered yet"},
+		{"A call goes on.", draining(call.Drain, 60, known(1, 59), known(1, 60)), verdict.Hold, false, "calls: it holds calls"},
+		{"The agent does not answer meanwhile.", draining(call.Drain, 61, known(1, 60), call.Unknown("no route")), verdict.Hold, false, "calls: it holds calls"},
+		{"The call is over, says LiveKit.", draining(call.Drain, 90, known(0, 89), call.Unknown("no route")), verdict.Hold, false,
+			"unknown: its witness worker cannot tell whether it holds calls: no route"},
+		{"The call is over, say both.", draining(call.Drain, 91, known(0, 90), known(0, 91)), verdict.Release, false, "idle: its calls are over"},
+
+		{"A call slipped in after the mark.", with(draining(call.Drain, 40, known(0, 40), known(0, 40)), func(f *verdict.Facts) { f.QuietSince = at(30) }), verdict.Hold, false,
+			"settle: it is idle; waiting whether a call is still on its way"},
+		{"It was idle when it was marked.", draining(call.Drain, 30, known(0, 30), known(0, 30)), verdict.Hold, false,
+			"settle: it is idle; waiting whether a call is still on its way"},
+		{"And no call was on its way.", draining(call.Drain, 31, known(0, 31), known(0, 31)), verdict.Release, false, "idle: its calls are over"},
+		{"The gate makes it sure at once.", with(draining(call.Drain, 11, known(0, 11), known(0, 11)), func(f *verdict.Facts) { f.Sealed = true }), verdict.Release, false,
+			"idle: its calls are over"},
+		{"A pod without witnesses is not known to be idle.", draining(call.Drain, 9999), verdict.Hold, false, "default: no rule lets the pod go"},
+
+		{"The team's own deadline.", with(draining(call.Drain, 3610, known(2, 3609), known(2, 3609)), func(f *verdict.Facts) { f.Deadline = call.Deadline{After: time.Hour, Release: true} }),
+			verdict.Release, true, "deadline: its own drain deadline is over"},
+		{"The administrator's ceiling.", with(draining(call.Drain, 3610, call.Unknown("LiveKit is down"), known(0, 3609)), func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour }),
+			verdict.Release, true, "deadline: it was held for as long as the administrator allows"},
+		{"Its calls are over as the ceiling is reached.", with(draining(call.Drain, 3610, known(0, 3609), known(0, 3609)), func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour }),
+			verdict.Release, false, "idle: its calls are over"},
+
+		{"Its container has ended.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.Running = false }), verdict.Drain, false, "ended: it runs no container"},
+		{"And it is marked.", with(draining(call.Drain, 11), func(f *verdict.Facts) { f.Pod.Running = false }), verdict.Release, false, "ended: it runs no container"},
+
+		{"A scale-down chose it.", with(wanted(call.ScaleDown), func(f *verdict.Facts) { f.Chosen = "it is idle" }), verdict.SetAside, false, "bounds: it is idle"},
+		{"A StatefulSet's pod drains where it is.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.InPlace = "no replacement" }), verdict.Drain, false,
+			"floor: enough others can take calls"},
+		{"But one at a time.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.InPlace, f.Workload.Able = "no replacement", 2 }), verdict.Hold, false,
+			"floor: too few others of its workload can take calls, and it cannot be replaced first: no replacement"},
+		{"Its Deployment was deleted.", with(wanted(call.Orphan), func(f *verdict.Facts) { f.Workload.Able = 0 }), verdict.Drain, false, "floor: enough others can take calls"},
+		{"It came after the cordon.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.Created = at(1) }), verdict.Hold, false,
+			"bounds: it was created after the drain began, so a replacement would come here too"},
+
+		{"Its node is lost.", with(wanted(call.LostNode), func(f *verdict.Facts) { f.Pod.Ready = false }), verdict.SetAside, false, "bounds: a replacement comes first"},
+		{"It takes no call as it is.", with(aside(3), func(f *verdict.Facts) { f.Pod.Ready, f.Intent.Intent = false, call.LostNode }), verdict.Drain, false, "floor: its node is lost"},
+		{"LiveKit still sees its agent.", with(draining(call.LostNode, 99, known(1, 99), call.Unknown("no route")), func(f *verdict.Facts) { f.LeaseExpired = true }), verdict.Hold, false,
+			"calls: it holds calls"},
+		{"LiveKit has dropped its agent.",
+			with(draining(call.LostNode, 999, known(0, 999), call.Unknown("no route")), func(f *verdict.Facts) { f.LeaseExpired, f.Readings[0].Since = true, at(900) }),
+			verdict.Release, false, "lostnode: its node is lost and LiveKit has no agent of it"},
+	}
+	for _, tc := range steps {
+		got := All().Judge(tc.facts)
+		want := verdict.Verdict{Outcome: tc.outcome, Forced: tc.forced}
+		want.Rule, want.Why, _ = strings.Cut(tc.says, ": ")
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
+		}
+	}
+}
+
+// TestPromises says of many thousand situations, likely and unlikely ones, what
+// must be true of every verdict.
+func TestPromises(t *testing.T) {
+	const situations = 300_000
+	random := rand.New(rand.NewSource(20260101))
+	outcomes := map[verdict.Outcome]int{}
+	rules := map[string]int{}
+	for range situations {
+		f := situation(random)
+		v := All().Judge(f)
+		if broken := promise(f, v); broken != "" {
+			t.Fatalf("%s\nverdict: %+v\nfacts: %+v", broken, v, f)
+		}
+		if again := All().Judge(f); again != v {
+			t.Fatalf("asked twice: %+v, then %+v", v, again)
+		}
+		outcomes[v.Outcome]++
+		rules[v.Rule]++
+	}
+	for _, o := range []verdict.Outcome{verdict.Serve, verdict.SetAside, verdict.Drain, verdict.Release, verdict.Hold} {
+		if outcomes[o] < situations/1000 {
+			t.Errorf("only %d of the situations led to %s: they prove little about it", outcomes[o], o)
+		}
+	}
+	for _, r := range All() {
+		if rules[r.Name()] == 0 {
+			t.Errorf("rule %s never spoke in %d situations", r.Name(), situations)
+		}
+	}
+}
+
+// promise names what a verdict breaks; empty where it breaks nothing.
+func promise(f verdict.Facts, v verdict.Verdict) string {
+	p := f.Pod
+	why := v.Why
+	for _, r := range f.Readings {
+		why = strings.ReplaceAll(why, r.Reason(), "")
+	}
+	switch {
+	case v.Outcome == verdict.Abstain:
+		return "there is always an answer"
+	case v.Rule == "" || v.Why == "":
+		return "every answer says who gave it and why"
+	case strings.ContainsAny(why, "0123456789"):
+		return "a sentence with a number changes while nothing does"
+	case (f.Intent.Intent == "") != (v.Outcome == verdict.Serve):
+		return "a pod is left alone exactly while nobody wants it to go"
+	case v.Forced && v.Outcome != verdict.Release:
+		return "only a release is forced"
+	case v.Outcome == verdict.SetAside && p.State != call.Serving:
+		return "only a serving pod is set aside"
+	case v.Outcome == verdict.SetAside && (p.InPlace != "" || f.Intent.Intent == call.Orphan):
+		return "what has no replacement is not set aside"
+	case v.Outcome == verdict.SetAside && f.Intent.Intent.OfNode() &&
+		(p.Created.After(f.Intent.At) || f.Workload.Coming >= f.Workload.Surge || f.Workload.Aside >= f.Workload.Desired):
+		return "for a node's sake pods are set aside within bounds only"
+	case v.Outcome == verdict.Drain && p.State == call.Draining:
+		return "no step is taken twice"
+	case v.Outcome == verdict.Drain && f.Workload.Able < verdict.Floor(f.Intent.Intent, f.Workload, p.InPlace != "") &&
+		p.Running && (f.Intent.Intent != call.LostNode || p.Ready):
+		return "no pod that takes calls stops while too few others can take them"
+	case v.Outcome == verdict.Release && p.State != call.Draining:
+		return "only a pod that takes no new call is released"
+	case v.Outcome == verdict.Release && !v.Forced && p.Running && !allZero(f) && !lost(f):
+		return "a pod that may hold a call is released by force only"
+	case v.Forced && f.Limits.MaxHold == 0 && f.Limits.LostAfter == 0 && (!f.Deadline.Release || f.Deadline.After == 0):
+		return "nothing is forced unless somebody has asked for it"
+	default:
+		return ""
+	}
+}
+
+// allZero says whether every witness says zero, on a reading after the mark and,
+// unless the gate has sealed the pod, after no call could be on its way.
+func allZero(f verdict.Facts) bool {
+	for _, r := range f.Readings {
+		n, known := r.Calls()
+		if !known || n != 0 || !r.At().After(f.Pod.Drained) || !f.Sealed && r.At().Sub(f.QuietSince) <= f.Limits.Settle {
+			return false
+		}
+	}
+	return len(f.Readings) > 0
+}
+
+// lost says whether the node does not report, and LiveKit has seen no agent of the
+// pod for long enough.
+func lost(f verdict.Facts) bool {
+	for _, r := range f.Readings {
+		if n, known := r.Calls(); r.Witness == call.Rooms && known && n == 0 && r.At().After(f.Pod.Drained) && r.At().Sub(r.Since) >= f.Limits.LostQuiet {
+			return f.Intent.Intent == call.LostNode && f.LeaseExpired
+		}
+	}
+	return false
+}
+
+// situation is one of those that may be, and of many that should not.
+func situation(random *rand.Rand) verdict.Facts {
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	maybe := func(oneIn int) bool { return random.Intn(oneIn) == 0 }
+	ago := func(seconds int) time.Time { return now.Add(-time.Duration(random.Intn(seconds*4)) * time.Second / 4) }
+	limit := func() time.Duration {
+		if maybe(2) {
+			return 0
+		}
+		return time.Duration(1+random.Intn(200)) * time.Second
+	}
+	f := verdict.Facts{
+		Now: now,
+		Pod: verdict.Pod{
+			State: call.States()[random.Intn(3)], Created: ago(200), Running: !maybe(5), Ready: !maybe(3),
+		},
+		Workload: verdict.Workload{
+			Desired: random.Intn(5), MinAvailable: random.Intn(6), Surge: 1 + random.Intn(3), Able: random.Intn(6),
+			Coming: random.Intn(4), Aside: random.Intn(5), Recreate: maybe(5),
+		},
+		Sealed: maybe(4), LeaseExpired: maybe(2),
+		Deadline: call.Deadline{After: limit(), Release: maybe(2)},
+		Limits:   verdict.Limits{Settle: time.Duration(random.Intn(30)) * time.Second, MaxHold: limit(), LostQuiet: limit(), LostAfter: limit()},
+	}
+	if !maybe(8) {
+		intents := call.Intents()
+		f.Intent = call.Mark{Intent: intents[random.Intn(len(intents))], At: ago(200)}
+	}
+	if maybe(3) {
+		f.Pod.InPlace = "it has no owner that would replace it"
+	}
+	if maybe(3) {
+		f.Chosen = "its ReplicaSet has more pods than it wants, and it is idle"
+	}
+	if f.Pod.State == call.Draining && !maybe(20) {
+		f.Pod.Drained = ago(200)
+	}
+	f.QuietSince = f.Pod.Drained
+	if maybe(4) {
+		if began := ago(200); began.After(f.QuietSince) {
+			f.QuietSince = began
+		}
+	}
+	for _, w := range call.DefaultWitnesses() {
+		switch random.Intn(6) {
+		case 0: // it is not asked
+		case 1:
+			f.Readings = append(f.Readings, verdict.Reading{Witness: w, Reading: call.Unknown("port 8081 of 10.0.0.7 is closed")})
+		case 2:
+			f.Readings = append(f.Readings, verdict.Reading{Witness: w, Reading: call.Known(1+random.Intn(5), ago(200)), Since: ago(400)})
+		default:
+			at := ago(200)
+			f.Readings = append(f.Readings, verdict.Reading{Witness: w, Reading: call.Known(0, at), Since: at.Add(-time.Duration(random.Intn(200)) * time.Second)})
+		}
+	}
+	return f
+}
