@@ -124,8 +124,7 @@ func begin(t *testing.T, n int, guarded bool) *story {
 		_, err := stage.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.ns}}, metav1.CreateOptions{})
 		s.must(err)
 	}
-	lk := stage.LiveKits[0]
-	s.callers = fleet.NewCallers(stage.Fleet, fleet.Project{URL: lk.URL, APIKey: lk.APIKey, APISecret: lk.APISecret})
+	s.callers = stage.NewCallers()
 	t.Cleanup(s.callers.Close)
 	s.watch = newWatch(t, s.ns, guarded)
 	return s
