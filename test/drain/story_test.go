@@ -369,12 +369,13 @@ func (s *story) there(pods ...string) {
 // take calls.
 func (s *story) bounds(most, floor int) {
 	s.t.Helper()
-	pods, able := s.watch.extremes()
-	if pods > most {
-		s.t.Errorf("there were up to %d pods; want at most %d", pods, most)
+	s.watch.mu.Lock()
+	defer s.watch.mu.Unlock()
+	if s.watch.maxPods > most {
+		s.t.Errorf("there were up to %d pods; want at most %d: %s", s.watch.maxPods, most, s.watch.most)
 	}
-	if able < floor {
-		s.t.Errorf("at times only %d pods could take calls; want at least %d", able, floor)
+	if s.watch.minAble < floor {
+		s.t.Errorf("at times only %d pods could take calls; want at least %d: %s", s.watch.minAble, floor, s.watch.fewest)
 	}
 }
 
