@@ -19,18 +19,6 @@ import (
 // budgetOwner is the inert object that the namespaces' budgets belong to.
 const budgetOwner = "callguard-budget-owner"
 
-// unlockedBudget waits until the namespace has no budget of the guard's.
-func (s *story) unlockedBudget() {
-	s.t.Helper()
-	s.eventually(inTime, "the budget is gone", func() (bool, error) {
-		_, err := stage.Client.PolicyV1().PodDisruptionBudgets(s.ns).Get(s.t.Context(), budgetName, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return true, nil
-		}
-		return false, err
-	})
-}
-
 // TestUnlock has callguard let go of everything in the middle of a drain: every
 // pod may go, those aside belong to their ReplicaSet again, and nobody is deleted
 // by callguard. The next guard locks what comes.
@@ -50,7 +38,14 @@ func TestUnlock(t *testing.T) {
 		s.must(err)
 		t.Logf("unlock says: %s", strings.TrimSpace(out))
 	}
-	s.unlockedBudget()
+	s.eventually(soon, "the budget lets pods go", func() (bool, error) {
+		// While the doors stand, births need a budget.
+		budget, err := stage.Client.PolicyV1().PodDisruptionBudgets(s.ns).Get(t.Context(), budgetName, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return true, nil
+		}
+		return err == nil && budget.Spec.MinAvailable.IntValue() <= 4, err
+	})
 	for _, pod := range s.pods(func(p *corev1.Pod) bool { return p.Labels[call.ReleasedLabel] != string(call.Unlock) }) {
 		t.Errorf("pod %s is not unlocked: %s", pod, s.watch.describe())
 	}
@@ -99,7 +94,13 @@ func TestUninstallWithoutGuard(t *testing.T) {
 		}
 	})
 	s.does("delete", "clusterrole", budgetOwner)
-	s.unlockedBudget()
+	s.eventually(inTime, "the budget is gone", func() (bool, error) {
+		_, err := stage.Client.PolicyV1().PodDisruptionBudgets(s.ns).Get(t.Context(), budgetName, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return true, nil
+		}
+		return false, err
+	})
 	doors, err := lab.Manifest("doors.yaml")
 	s.must(err)
 	s.does("delete", "--ignore-not-found", "-f", doors)
