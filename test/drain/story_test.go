@@ -222,7 +222,10 @@ func (s *story) stateful(replicas int32) {
 func (s *story) steady(n int) {
 	s.t.Helper()
 	s.eventually(inTime, fmt.Sprintf("%d agents can take calls", n), func() (bool, error) {
-		return s.watch.able() == n && s.registered() == n, nil
+		if s.watch.able() == n && s.registered() == n {
+			return true, nil
+		}
+		return false, fmt.Errorf("%d are registered: %s", s.registered(), s.watch.describe())
 	})
 	s.watch.reset()
 }
