@@ -32,7 +32,7 @@ unit: ## Test every package by itself, with the race detector (needs gcc)
 
 .PHONY: e2e
 e2e: ## Test on a real control plane and a real LiveKit (the first run builds them, about 15 minutes)
-	go test -v -count=1 -p 1 -timeout 45m ./test/doors/... ./test/e2e/...
+	go test -v -count=1 -p 1 -timeout 45m ./test/doors/... ./test/e2e/... ./test/drain/...
 
 .PHONY: test
 test: unit e2e ## Run unit, then e2e
@@ -58,7 +58,7 @@ verify: ## Run every hack/verify-*.sh, then list what failed
 ##@ Local cluster
 
 .PHONY: demo
-demo: ## Watch an HPA follow calls on a local cluster (KEEP=1 leaves it running)
+demo: ## Watch an HPA follow calls, then a drain in mid-call, on a local cluster (KEEP=1 leaves it running)
 	go run ./hack/demo $(if $(KEEP),--keep)
 
 .PHONY: cluster-up

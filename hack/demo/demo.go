@@ -48,10 +48,19 @@ func command(ctx context.Context, args []string, stdout *os.File, stderr io.Writ
 	if err := w.prepare(ctx); err != nil {
 		return err
 	}
-	return show(ctx, o, w, newScreen(stdout))
+	s := newScreen(stdout)
+	faults := show(ctx, o, w, s)
+	if ctx.Err() != nil {
+		return faults
+	}
+	faults = errors.Join(faults, secondAct(ctx, stage, s, stderr))
+	if o.keep && ctx.Err() == nil {
+		faults = errors.Join(faults, keep(ctx, w, s))
+	}
+	return faults
 }
 
-// show plays the calls, shows what happens and judges it.
+// show plays the calls of the first act, shows what happens and judges it.
 func show(ctx context.Context, o *options, w *watch, s *screen) error {
 	playing, stop := context.WithCancel(ctx)
 	played := make(chan error, 1)
@@ -63,13 +72,7 @@ func show(ctx context.Context, o *options, w *watch, s *screen) error {
 	}
 	r := w.stage.Callers.Report()
 	s.print(summary(a, r))
-	faults := judge(a, r)
-	if o.keep {
-		if err := keep(ctx, w, s); err != nil {
-			return errors.Join(faults, err)
-		}
-	}
-	return faults
+	return judge(a, r)
 }
 
 // follow shows a snapshot twice a second until the calls are over and one pod

@@ -2,7 +2,9 @@
 
 // Command demo shows callguard scale voice agents on their calls: it starts a
 // Kubernetes cluster with LiveKit on this machine (package test/lab), lets about
-// thirty callers come and go, and shows what the autoscaler does meanwhile.
+// thirty callers come and go, and shows what the autoscaler does meanwhile. Then it
+// drains two nodes in mid-call, one with the guard and one with the
+// PodDisruptionBudget that people use today, side by side.
 //
 // Nodes are simulated and the agents' processes are played by this program, over
 // LiveKit's real worker protocol. It leaves nothing behind.

@@ -38,9 +38,13 @@ func newScreen(out *os.File) *screen {
 
 // show shows a snapshot. A terminal that cannot be written to is no reason to stop.
 func (s *screen) show(snap snapshot) {
+	s.draw(snap.At, line(snap), func(width, height int) string { return table(snap, width, height) })
+}
+
+// draw shows a table on a terminal, and the line elsewhere.
+func (s *screen) draw(at time.Duration, now string, table func(width, height int) string) {
 	if s.size != nil {
-		width, height := s.size()
-		text := table(snap, width, height)
+		text := table(s.size())
 		up := ""
 		if s.drawn > 0 {
 			up = fmt.Sprintf("\x1b[%dA\x1b[J", s.drawn) // up, and clear from there
@@ -49,16 +53,15 @@ func (s *screen) show(snap snapshot) {
 		s.drawn = strings.Count(text, "\n")
 		return
 	}
-	now := line(snap)
-	if now == s.lastLine || (s.lastLine != "" && snap.At-s.lastAt < time.Second) {
+	if now == s.lastLine || (s.lastLine != "" && at-s.lastAt < time.Second) {
 		return
 	}
-	_, _ = fmt.Fprintf(s.out, "%s  %s\n", clock(snap.At), now)
-	s.lastLine, s.lastAt = now, snap.At
+	_, _ = fmt.Fprintf(s.out, "%s  %s\n", clock(at), now)
+	s.lastLine, s.lastAt = now, at
 }
 
 // print writes below what was shown.
 func (s *screen) print(text string) {
 	_, _ = fmt.Fprint(s.out, "\n"+text)
-	s.drawn = 0
+	s.drawn, s.lastLine = 0, ""
 }

@@ -124,8 +124,7 @@ func begin(t *testing.T, n int, guarded bool) *story {
 		_, err := stage.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.ns}}, metav1.CreateOptions{})
 		s.must(err)
 	}
-	lk := stage.LiveKits[0]
-	s.callers = fleet.NewCallers(stage.Fleet, fleet.Project{URL: lk.URL, APIKey: lk.APIKey, APISecret: lk.APISecret})
+	s.callers = stage.NewCallers()
 	t.Cleanup(s.callers.Close)
 	s.watch = newWatch(t, s.ns, guarded)
 	return s
@@ -223,7 +222,10 @@ func (s *story) stateful(replicas int32) {
 func (s *story) steady(n int) {
 	s.t.Helper()
 	s.eventually(inTime, fmt.Sprintf("%d agents can take calls", n), func() (bool, error) {
-		return s.watch.able() == n && s.registered() == n, nil
+		if s.watch.able() == n && s.registered() == n {
+			return true, nil
+		}
+		return false, fmt.Errorf("%d are registered: %s", s.registered(), s.watch.describe())
 	})
 	s.watch.reset()
 }
@@ -370,12 +372,13 @@ func (s *story) there(pods ...string) {
 // take calls.
 func (s *story) bounds(most, floor int) {
 	s.t.Helper()
-	pods, able := s.watch.extremes()
-	if pods > most {
-		s.t.Errorf("there were up to %d pods; want at most %d", pods, most)
+	s.watch.mu.Lock()
+	defer s.watch.mu.Unlock()
+	if s.watch.maxPods > most {
+		s.t.Errorf("there were up to %d pods; want at most %d: %s", s.watch.maxPods, most, s.watch.most)
 	}
-	if able < floor {
-		s.t.Errorf("at times only %d pods could take calls; want at least %d", able, floor)
+	if s.watch.minAble < floor {
+		s.t.Errorf("at times only %d pods could take calls; want at least %d: %s", s.watch.minAble, floor, s.watch.fewest)
 	}
 }
 

@@ -31,6 +31,8 @@ type watch struct {
 	faults   []string
 	maxPods  int
 	minAble  int
+	most     string // how the pods were then
+	fewest   string
 	released map[types.UID]bool
 	seen     func(*corev1.Pod)
 }
@@ -126,7 +128,12 @@ func (w *watch) countLocked() {
 			able++
 		}
 	}
-	w.maxPods, w.minAble = max(w.maxPods, there), min(w.minAble, able)
+	if there > w.maxPods {
+		w.maxPods, w.most = there, w.describe()
+	}
+	if able < w.minAble {
+		w.minAble, w.fewest = able, w.describe()
+	}
 }
 
 // reset forgets how many pods there were.
@@ -135,13 +142,6 @@ func (w *watch) reset() {
 	defer w.mu.Unlock()
 	w.maxPods, w.minAble = 0, w.able()
 	w.countLocked()
-}
-
-// extremes are the most pods there were, and the fewest that could take calls.
-func (w *watch) extremes() (pods, able int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.maxPods, w.minAble
 }
 
 // unlocked says that the story is about open doors.

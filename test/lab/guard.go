@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -26,14 +27,24 @@ const (
 	guardUser  = "system:serviceaccount:" + GuardNamespace + ":" + GuardName
 )
 
-const readyWithin = time.Minute
+const (
+	readyWithin = time.Minute
+	startAgain  = time.Second
+)
 
-// Guard is a running drain-guard process.
+// Guard is a drain-guard. As under a kubelet, its process is started again when it
+// ends by itself, which one that loses its lease does; not after Stop or Kill.
 type Guard struct {
-	*Process
 	Port int
+	Log  string // file
 
-	url string
+	program string
+	args    []string
+	url     string
+
+	mu      sync.Mutex
+	process *Process
+	ended   bool // on purpose
 }
 
 // Manifest is the path of a file in manifests.
@@ -72,18 +83,52 @@ func (l *Lab) StartGuard(ctx context.Context, args ...string) (*Guard, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Guard{Port: ports[0], url: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
+	g := &Guard{Port: ports[0], Log: l.log(GuardName, ports[0]), program: program, url: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
 	common = append(common,
 		fmt.Sprintf("--bind-address=127.0.0.1:%d", g.Port),
 		"--livekit-url="+l.LiveKits[0].URL, "--livekit-api-key-file="+key, "--livekit-api-secret-file="+secret)
-	g.Process, err = start(GuardName, program, l.log(GuardName, g.Port), append(common, args...)...)
-	if err != nil {
+	g.args = append(common, args...)
+	if g.process, err = start(GuardName, program, g.Log, g.args...); err != nil {
 		return nil, err
 	}
+	go g.keep(g.process)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.guards = append(l.guards, g)
 	return g, nil
+}
+
+// keep starts the process again whenever it ends by itself.
+func (g *Guard) keep(p *Process) {
+	for {
+		<-p.ended
+		<-time.After(startAgain)
+		g.mu.Lock()
+		if g.ended {
+			g.mu.Unlock()
+			return
+		}
+		next, err := start(GuardName, g.program, g.Log, g.args...)
+		if err != nil { // the log says that it ended; nobody is ready
+			g.mu.Unlock()
+			return
+		}
+		g.process, p = next, next
+		g.mu.Unlock()
+	}
+}
+
+// Stop asks the guard to end and waits for it. One that has ended is fine.
+func (g *Guard) Stop() error { return g.end((*Process).Stop) }
+
+// Kill ends the guard with SIGKILL and waits for it.
+func (g *Guard) Kill() error { return g.end((*Process).Kill) }
+
+func (g *Guard) end(how func(*Process) error) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ended = true
+	return how(g.process)
 }
 
 // Unlock runs `drain-guard unlock` and returns what it says.
@@ -114,9 +159,6 @@ func (l *Lab) guardCommand(ctx context.Context) (program string, args []string, 
 // and the doors are in force.
 func (g *Guard) WaitReady(ctx context.Context) error {
 	err := Eventually(ctx, readyWithin, "the drain-guard is ready", func() (bool, error) {
-		if err := g.Alive(); err != nil {
-			return false, err
-		}
 		_, err := g.get(ctx, "/readyz")
 		return err == nil, err
 	})

@@ -186,7 +186,7 @@ func (l *Lab) startFleet(ctx context.Context, o Options) error {
 	done := make(chan error, 1)
 	go func() { done <- played.Run(fctx) }()
 	l.Fleet = played
-	l.Callers = fleet.NewCallers(played, project(l.LiveKits[0]))
+	l.Callers = l.NewCallers()
 	l.stopFleet = func() error {
 		l.Callers.Close()
 		cancel()
@@ -194,6 +194,9 @@ func (l *Lab) startFleet(ctx context.Context, o Options) error {
 	}
 	return nil
 }
+
+// NewCallers makes callers of their own account. Close them before the stage.
+func (l *Lab) NewCallers() *fleet.Callers { return fleet.NewCallers(l.Fleet, project(l.LiveKits[0])) }
 
 func project(lk local.LiveKit) fleet.Project {
 	return fleet.Project{URL: lk.URL, APIKey: lk.APIKey, APISecret: lk.APISecret}

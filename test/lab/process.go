@@ -30,7 +30,7 @@ type Process struct {
 
 // start runs a program with its output in a file.
 func start(name, program, log string, args ...string) (*Process, error) {
-	out, err := os.Create(log)
+	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the log of the %s: %w", name, err)
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // stateFormat changes whenever an older state no longer describes what this code would start.
-const stateFormat = 3
+const stateFormat = 4
 
 // state is all that is known of an instance, one file in its folder.
 type state struct {
