@@ -177,6 +177,7 @@ type Reading struct {
 	reason string
 	known  bool
 	newest time.Time
+	sealed bool
 }
 
 // Known is a reading of n calls that was true at the time given.
@@ -195,6 +196,15 @@ func (r Reading) WithNewest(began time.Time) Reading {
 
 // Newest is when the latest of the calls began; zero where nobody knows.
 func (r Reading) Newest() time.Time { return r.newest }
+
+// WithSeal is the reading of a witness that knows that no further call can begin.
+func (r Reading) WithSeal() Reading {
+	r.sealed = true
+	return r
+}
+
+// Sealed says whether the reading is known, and no further call can begin.
+func (r Reading) Sealed() bool { return r.known && r.sealed }
 
 // Calls returns the number of calls, and false when it is unknown.
 func (r Reading) Calls() (int, bool) { return r.calls, r.known }

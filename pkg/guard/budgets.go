@@ -204,13 +204,9 @@ func (b *budgets) lookForForeign(namespace string) {
 	b.foreign[namespace] = n
 }
 
-// foreignBudgets counts them in the whole cluster.
-func (b *budgets) foreignBudgets() int {
+// foreignBudgets counts them by namespace.
+func (b *budgets) foreignBudgets() map[string]int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := 0
-	for v := range maps.Values(b.foreign) {
-		n += v
-	}
-	return n
+	return maps.Clone(b.foreign)
 }

@@ -121,11 +121,7 @@ func New(cfg Config) (*Guard, error) {
 		return nil, err
 	}
 	g.budgets = newBudgets(cfg.Client, g.cluster, g.report)
-	cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: "callguard", Name: "foreign_budgets",
-		Help: "PodDisruptionBudgets beside callguard's that match guarded pods: evictions of those pods fail.",
-	}, func() float64 { return float64(g.budgets.foreignBudgets()) }))
-	cfg.Registry.MustRegister(&podCollector{cluster: g.cluster, report: g.report, now: func() time.Time { return g.now() }})
+	cfg.Registry.MustRegister(&podCollector{cluster: g.cluster, budgets: g.budgets, report: g.report, now: func() time.Time { return g.now() }})
 	return g, nil
 }
 
@@ -323,6 +319,7 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) (plan, error
 		g.watch(w.key, m)
 		f := w.facts(s, m, intent, now, g.cfg.Limits)
 		f.Readings, f.QuietSince = g.readings.of(m.Pod)
+		f.Sealed = sealed(f.Readings)
 		if m.drained.After(f.QuietSince) {
 			f.QuietSince = m.drained
 		}
@@ -458,6 +455,7 @@ func (g *Guard) release(ctx context.Context, w *workload, j judgement) error {
 		if fresh.Running && j.intent.Intent != call.LostNode {
 			var quiet time.Time
 			f.Readings, quiet = g.readings.fresh(ctx, j.Pod)
+			f.Sealed = sealed(f.Readings)
 			if quiet.After(f.QuietSince) {
 				f.QuietSince = quiet
 			}

@@ -60,6 +60,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 // podCollector shows the guarded pods and why they are held, as of each scrape.
 type podCollector struct {
 	cluster *cluster
+	budgets *budgets
 	report  *report
 	now     func() time.Time
 }
@@ -77,7 +78,12 @@ func (*podCollector) holds() *prometheus.Desc {
 
 func (*podCollector) seconds() *prometheus.Desc {
 	return prometheus.NewDesc("callguard_hold_seconds",
-		"How long the pod that has been held longest by a rule has been held by it.", []string{"rule"}, nil)
+		"How long a pod that something wants to go has been held by the rule that holds it.", []string{"namespace", "pod", "rule"}, nil)
+}
+
+func (*podCollector) foreign() *prometheus.Desc {
+	return prometheus.NewDesc("callguard_foreign_budgets",
+		"PodDisruptionBudgets beside callguard's that match guarded pods: evictions of those pods fail.", []string{"namespace"}, nil)
 }
 
 // Describe implements prometheus.Collector.
@@ -85,6 +91,7 @@ func (c *podCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.pods()
 	ch <- c.holds()
 	ch <- c.seconds()
+	ch <- c.foreign()
 }
 
 // Collect implements prometheus.Collector.
@@ -118,14 +125,16 @@ func (c *podCollector) Collect(ch chan<- prometheus.Metric) {
 	for g, n := range groups {
 		ch <- prometheus.MustNewConstMetric(c.pods(), prometheus.GaugeValue, float64(n), g.namespace, g.workload, string(g.state))
 	}
-	holds, longest := map[string]int{}, map[string]time.Duration{}
+	holds := map[string]int{}
 	for _, h := range c.report.holding() {
 		holds[h.rule]++
-		longest[h.rule] = max(longest[h.rule], c.now().Sub(h.since))
+		ch <- prometheus.MustNewConstMetric(c.seconds(), prometheus.GaugeValue, c.now().Sub(h.since).Seconds(), h.pod.Namespace, h.pod.Name, h.rule)
 	}
 	for rule, n := range holds {
 		ch <- prometheus.MustNewConstMetric(c.holds(), prometheus.GaugeValue, float64(n), rule)
-		ch <- prometheus.MustNewConstMetric(c.seconds(), prometheus.GaugeValue, longest[rule].Seconds(), rule)
+	}
+	for namespace, n := range c.budgets.foreignBudgets() {
+		ch <- prometheus.MustNewConstMetric(c.foreign(), prometheus.GaugeValue, float64(n), namespace)
 	}
 }
 

@@ -5,6 +5,7 @@ package guard
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -238,6 +239,11 @@ func merged(list []verdict.Reading) call.Reading {
 		}
 	}
 	return most.WithNewest(newest)
+}
+
+// sealed says whether a witness knows that no call can begin any more.
+func sealed(list []verdict.Reading) bool {
+	return slices.ContainsFunc(list, func(r verdict.Reading) bool { return r.Sealed() })
 }
 
 // tellProjects says which projects are wanted. The lock is held.

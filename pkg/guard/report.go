@@ -51,6 +51,7 @@ type report struct {
 // held is a verdict that keeps a pod, and since when it does.
 type held struct {
 	key   Key
+	pod   types.NamespacedName
 	rule  string
 	since time.Time
 	told  bool
@@ -86,7 +87,7 @@ func (r *report) holds(w *workload, j judgement) {
 	r.mu.Lock()
 	h, was := r.held[j.UID]
 	if !was || h.rule != j.verdict.Rule {
-		h = held{key: w.key, rule: j.verdict.Rule, since: j.facts.Now}
+		h = held{key: w.key, pod: j.NamespacedName, rule: j.verdict.Rule, since: j.facts.Now}
 	}
 	tell := !h.told && j.facts.Now.Sub(h.since) >= tellAfter
 	h.told = h.told || tell
