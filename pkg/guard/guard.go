@@ -425,7 +425,10 @@ func (g *Guard) act(ctx context.Context, s *snapshot, w *workload, j judgement) 
 		if s.gone == nil {
 			return nil
 		}
-		_, err = g.steps.drain(ctx, j.object, call.Mark{Intent: j.intent.Intent, At: g.now()})
+		// A mark holds whole seconds. It must not lie before the step: what was read
+		// between the two would count as read after it.
+		at := g.now().Add(time.Second - 1).Truncate(time.Second)
+		_, err = g.steps.drain(ctx, j.object, call.Mark{Intent: j.intent.Intent, At: at})
 	case verdict.Release:
 		return g.release(ctx, w, j)
 	default:

@@ -3,13 +3,16 @@
 package guard
 
 import (
+	"io"
 	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/callguard/callguard/pkg/call"
 )
@@ -167,7 +170,7 @@ func (c *writeCounter) RoundTrip(req *http.Request) (*http.Response, error) {
 		return answer, err
 	}
 	info, pathErr := c.paths.NewRequestInfo(req)
-	if pathErr != nil || !info.IsResourceRequest || info.Resource == "selfsubjectreviews" || req.URL.Query().Has("dryRun") {
+	if pathErr != nil || !info.IsResourceRequest || info.Resource == "selfsubjectreviews" || dryRun(req) {
 		return answer, err // it changes nothing
 	}
 	outcome := "ok"
@@ -179,4 +182,27 @@ func (c *writeCounter) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	c.writes.WithLabelValues(info.Resource, info.Verb, outcome).Inc()
 	return answer, err
+}
+
+// dryRun says whether a request changes nothing. A deletion says so in its body,
+// all others in their query.
+func dryRun(req *http.Request) bool {
+	if req.URL.Query().Has("dryRun") {
+		return true
+	}
+	if req.Method != http.MethodDelete || req.GetBody == nil {
+		return false
+	}
+	body, err := req.GetBody()
+	if err != nil {
+		return false
+	}
+	defer body.Close()
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return false
+	}
+	object, _, err := scheme.Codecs.UniversalDeserializer().Decode(text, nil, nil)
+	options, ok := object.(*metav1.DeleteOptions)
+	return err == nil && ok && len(options.DryRun) > 0
 }

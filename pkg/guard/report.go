@@ -115,7 +115,7 @@ func (r *report) stepped(w *workload, j judgement) {
 		reason, what = ReasonReleased, "may go"
 		r.metrics.releases.WithLabelValues(string(j.intent.Intent)).Inc()
 		if !j.drained.IsZero() {
-			r.metrics.held.WithLabelValues(string(j.intent.Intent)).Observe(j.facts.Now.Sub(j.drained).Seconds())
+			r.metrics.held.WithLabelValues(string(j.intent.Intent)).Observe(max(0, j.facts.Now.Sub(j.drained)).Seconds()) // a mark is up to a second ahead
 		}
 	default:
 		return

@@ -3,6 +3,10 @@
 package guard
 
 import (
+	"maps"
+	"strings"
+	"time"
+
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -56,9 +60,7 @@ func (g *Guard) nodeChanged(before, after metav1.Object) {
 	if was != nil && is != nil && !wantsChanged(was, is) {
 		return
 	}
-	if is != nil {
-		g.forgetNode(is)
-	}
+	g.forgetNode(node.GetUID(), is)
 	objs, err := g.cluster.podIndex.ByIndex(byNode, node.GetName())
 	if err != nil {
 		return // the index is there from the start
@@ -71,18 +73,20 @@ func (g *Guard) nodeChanged(before, after metav1.Object) {
 }
 
 // forgetNode drops the dates of what a node does not say any more, so that it is
-// dated anew when it says so again.
-func (g *Guard) forgetNode(node *corev1.Node) {
+// dated anew when it says so again. The node is nil when it is gone.
+func (g *Guard) forgetNode(uid types.UID, node *corev1.Node) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !node.Spec.Unschedulable {
-		delete(g.seen, "cordon of "+string(node.UID))
-	}
-	for _, key := range removalTaints() {
-		if !hasTaint(node, key) {
-			delete(g.seen, "taint "+key+" of "+string(node.UID))
+	maps.DeleteFunc(g.seen, func(what string, _ time.Time) bool {
+		what, ofNode := strings.CutSuffix(what, " of "+string(uid))
+		if !ofNode || node == nil {
+			return ofNode
 		}
-	}
+		if key, taint := strings.CutPrefix(what, "taint "); taint {
+			return !hasTaint(node, key)
+		}
+		return !node.Spec.Unschedulable
+	})
 }
 
 func hasTaint(node *corev1.Node, key string) bool {

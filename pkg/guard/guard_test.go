@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"encoding/json"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/pods"
+)
+
+func newNode(cordoned bool, taints ...corev1.Taint) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", UID: "node-1"}, Spec: corev1.NodeSpec{Unschedulable: cordoned, Taints: taints}}
+}
+
+// TestDates has what carries no time of its own dated anew each time it comes. With
+// the old date a pod that has come since would be held as one that came after.
+func TestDates(t *testing.T) {
+	gone := corev1.Taint{Key: "example.com/gone", Effect: corev1.TaintEffectNoExecute}
+	cases := map[string]struct {
+		reason string
+		node   *corev1.Node
+		date   func(cordoned, tainted, lost time.Time) time.Time
+	}{
+		"Cordon":     {reason: "kubectl cordon.", node: newNode(true), date: func(cordoned, _, _ time.Time) time.Time { return cordoned }},
+		"ByTaint":    {reason: "Somebody sets the cordon's taint by hand.", node: newNode(false, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}), date: func(cordoned, _, _ time.Time) time.Time { return cordoned }},
+		"Autoscaler": {reason: "Cluster Autoscaler thinks better of it.", node: newNode(false, corev1.Taint{Key: "ToBeDeletedByClusterAutoscaler", Effect: corev1.TaintEffectNoSchedule}), date: func(_, tainted, _ time.Time) time.Time { return tainted }},
+		"Custom":     {reason: "kubectl taint dates nothing.", node: newNode(false, gone), date: func(_, tainted, _ time.Time) time.Time { return tainted }},
+		"Lost":       {reason: "Whoever taints it.", node: newNode(false, corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute}), date: func(_, _, lost time.Time) time.Time { return lost }},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			g, _ := newGuard(t)
+			now := noon()
+			g.now = func() time.Time { return now }
+			date := func() time.Time { return tc.date(nodeCauses(tc.node, newPod("a"), g.firstSeen)) }
+			if got := date(); !got.Equal(noon()) {
+				t.Errorf("%s\nfirst seen %s", tc.reason, got)
+			}
+			now = now.Add(time.Minute)
+			g.nodeChanged(tc.node, tc.node)
+			if got := date(); !got.Equal(noon()) {
+				t.Errorf("%s\na minute later it was first seen %s", tc.reason, got)
+			}
+			g.nodeChanged(tc.node, newNode(false))
+			now = now.Add(time.Minute)
+			if got := date(); !got.Equal(now) {
+				t.Errorf("%s\nit was away, and came back at %s; it is dated %s", tc.reason, now, got)
+			}
+			g.nodeChanged(tc.node, nil)
+			if len(g.seen) != 0 {
+				t.Errorf("%s\na node is gone and this is not: %v", tc.reason, g.seen)
+			}
+		})
+	}
+}
+
+func TestForget(t *testing.T) {
+	g, _ := newGuard(t)
+	pod := webPod("a")
+	s := newSnapshot()
+	key := workloadKey(pods.ReplicaSet, "web-1")
+	g.watch(key, s.member(pod))
+	for _, what := range []string{"orphan a", "leave a", "release a"} {
+		g.firstSeen(what)
+	}
+	g.podChanged(pod, nil)
+	if len(g.seen)+len(g.keys) != 0 {
+		t.Errorf("a pod is gone and this is not: %v, %v", g.seen, g.keys)
+	}
+}
+
+func TestDeletesOnce(t *testing.T) {
+	g, _ := newGuard(t)
+	now := noon()
+	g.now = func() time.Time { return now }
+	if !g.deletes("a") || g.deletes("a") || !g.deletes("b") {
+		t.Error("each pod is deleted once")
+	}
+	g.forgetDelete("a")
+	if !g.deletes("a") {
+		t.Error("what failed is tried again")
+	}
+	now = now.Add(deletedFor + time.Second)
+	if !g.deletes("b") {
+		t.Error("a pod that is still there after so long is deleted again")
+	}
+}
+
+func TestLeaseExpired(t *testing.T) {
+	lease := func(renewed *metav1.MicroTime, duration *int32) *coordinationv1.Lease {
+		return &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: "node-1"},
+			Spec:       coordinationv1.LeaseSpec{RenewTime: renewed, LeaseDurationSeconds: duration},
+		}
+	}
+	ago := func(d time.Duration) *metav1.MicroTime { return &metav1.MicroTime{Time: noon().Add(-d)} }
+	forty := int32(40)
+	cases := map[string]struct {
+		reason string
+		lease  *coordinationv1.Lease
+		want   bool
+	}{
+		"None":     {reason: "A node that is gone has none.", want: true},
+		"Renewed":  {reason: "The node reports.", lease: lease(ago(time.Second), &forty)},
+		"LastTime": {reason: "The lease holds to its last moment.", lease: lease(ago(40*time.Second), &forty)},
+		"Expired":  {reason: "The node does not report.", lease: lease(ago(40*time.Second+time.Microsecond), &forty), want: true},
+		"NoTime":   {reason: "What is not known is not taken for lost.", lease: lease(nil, &forty)},
+		"NoLength": {reason: "What is not known is not taken for lost.", lease: lease(ago(time.Hour), nil)},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			var objects []runtime.Object
+			if tc.lease != nil {
+				objects = append(objects, tc.lease)
+			}
+			g, _ := newGuard(t, objects...)
+			if got, err := g.leaseExpired(t.Context(), "node-1", noon()); err != nil || got != tc.want {
+				t.Errorf("%s\ngot %t, %v", tc.reason, got, err)
+			}
+		})
+	}
+}
+
+// patched returns the annotations and labels that a Guard writes, by pod.
+func patched(t *testing.T, actions []clienttesting.Action) map[string][]string {
+	t.Helper()
+	written := map[string][]string{}
+	for _, action := range actions {
+		patch, ok := action.(clienttesting.PatchAction)
+		if !ok {
+			continue
+		}
+		var body struct {
+			Metadata struct{ Labels, Annotations map[string]string }
+		}
+		if err := json.Unmarshal(patch.GetPatch(), &body); err != nil {
+			t.Fatal(err)
+		}
+		var keys []string
+		for _, values := range []map[string]string{body.Metadata.Labels, body.Metadata.Annotations} {
+			for key, value := range values {
+				keys = append(keys, key+"="+value)
+			}
+		}
+		slices.Sort(keys)
+		written[patch.GetName()] = append(written[patch.GetName()], keys...)
+	}
+	return written
+}
+
+func TestReconcile(t *testing.T) {
+	cordoned := newNode(true)
+	elsewhere := func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }
+	asideAt := func(name string) []string {
+		return []string{"callguard.dev/aside=" + name, "callguard.dev/hash=1", "pod-template-hash=1-aside"}
+	}
+	cases := map[string]struct {
+		reason  string
+		objects []runtime.Object
+		want    map[string][]string
+	}{
+		"Steady": {reason: "A steady cluster costs no write.", objects: []runtime.Object{newNode(false), newDeployment("web", 2), newReplicaSet("1", 2), webPod("a"), webPod("b")}, want: map[string][]string{}},
+		"OneByOne": {
+			reason:  "A surge of one is one replacement on its way at a time.",
+			objects: []runtime.Object{cordoned, newDeployment("web", 2), newReplicaSet("1", 2), webPod("a"), webPod("b")},
+			want:    map[string][]string{"a": asideAt("drain 2026-01-01T12:00:00Z")},
+		},
+		"ReplacementNotReady": {
+			reason:  "The only pod of a workload takes calls until its replacement does.",
+			objects: []runtime.Object{cordoned, newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a"), webPod("b", elsewhere, unready)},
+			want:    map[string][]string{},
+		},
+		"ReplacementReady": {
+			reason:  "Then it stops.",
+			objects: []runtime.Object{cordoned, newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a"), webPod("b", elsewhere)},
+			want:    map[string][]string{"a": {"callguard.dev/draining=drain 2026-01-01T12:00:00Z"}},
+		},
+		"ScaledDown": {
+			reason:  "All go, and nobody has to be asked which; what runs nothing is not set aside.",
+			objects: []runtime.Object{newNode(false), newDeployment("web", 0), newReplicaSet("1", 0), webPod("a"), webPod("b", ended)},
+			want:    map[string][]string{"a": asideAt("scale-down 2026-01-01T12:00:00Z"), "b": {"callguard.dev/draining=scale-down 2026-01-01T12:00:00Z"}},
+		},
+		"Choosing": {
+			reason:  "Which of them goes is not chosen before the witnesses had time to answer.",
+			objects: []runtime.Object{newNode(false), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a"), webPod("b")},
+			want:    map[string][]string{},
+		},
+		"NotEnabled": {
+			reason: "Elsewhere the label has no effect.",
+			objects: []runtime.Object{
+				cordoned, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: voice}}, newDeployment("web", 1), newReplicaSet("1", 1), webPod("a"),
+			},
+			want: map[string][]string{},
+		},
+		"DeploymentGone": {
+			reason:  "Its pods are orphans, and stop where they are.",
+			objects: []runtime.Object{newNode(false), asidePod("a")},
+			want:    map[string][]string{"a": {"callguard.dev/draining=orphan 2026-01-01T12:00:00Z"}},
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			objects := tc.objects
+			if name != "NotEnabled" {
+				objects = append(objects, enabledNamespace())
+			}
+			g, client := newGuard(t, objects...)
+			if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, patched(t, client.Actions())); diff != "" {
+				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
+			}
+		})
+	}
+}
+
+// TestMarkIsNotBefore reads a mark back, which holds whole seconds: it must not lie
+// before the moment of the step, or a reading from before it would count as after.
+func TestMarkIsNotBefore(t *testing.T) {
+	g, client := newGuard(t, enabledNamespace(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a"),
+		webPod("b", func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }))
+	now := noon().Add(300 * time.Millisecond)
+	g.now = func() time.Time { return now }
+	if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
+		t.Fatal(err)
+	}
+	pod, err := client.CoreV1().Pods(voice).Get(t.Context(), "a", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mark, err := call.ParseMark(pod.Annotations[call.DrainingAnnotation])
+	if err != nil || mark.At.Before(now) || mark.At.Sub(now) >= time.Second {
+		t.Errorf("a step at %s is marked %s (%v)", now, mark, err)
+	}
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/pods"
+)
+
+// TestSteps has the body of each step to the letter: a pod that is not the one that
+// was seen, or has changed since, must refuse it.
+func TestSteps(t *testing.T) {
+	web := controllerRef(appsGroup, pods.Deployment, "web")
+	blocking := true
+	web.BlockOwnerDeletion = &blocking
+	beside := func(o metav1.Object) {
+		o.SetOwnerReferences(append(o.GetOwnerReferences(), metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "friend", UID: "friend"}))
+	}
+	mark := call.Mark{Intent: call.Drain, At: noon()}
+	cases := map[string]struct {
+		reason string
+		costs  bool
+		pod    *corev1.Pod
+		step   func(context.Context, *steps, *corev1.Pod) (*corev1.Pod, error)
+		want   string
+	}{
+		"SetAside": {
+			reason: "The hash is kept, the Deployment takes the pod, and does not have to wait for it when it is deleted.",
+			pod:    webPod("a"),
+			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
+				return s.setAside(ctx, pod, web, mark)
+			},
+			want: `{"metadata": {"uid": "a", "resourceVersion": "7",
+				"labels": {"pod-template-hash": "1-aside"},
+				"annotations": {"callguard.dev/hash": "1", "callguard.dev/aside": "drain 2026-01-01T12:00:00Z"},
+				"ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "web", "controller": true}]}}`,
+		},
+		"SetAsideKeepsFriends": {
+			reason: "Owners that control nothing stay; the deletion cost rides along.",
+			costs:  true, pod: webPod("a", beside),
+			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
+				return s.setAside(ctx, pod, web, mark)
+			},
+			want: `{"metadata": {"uid": "a", "resourceVersion": "7",
+				"labels": {"pod-template-hash": "1-aside"},
+				"annotations": {"callguard.dev/hash": "1", "callguard.dev/aside": "drain 2026-01-01T12:00:00Z", "controller.kubernetes.io/pod-deletion-cost": "-1000"},
+				"ownerReferences": [
+					{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "web", "controller": true},
+					{"apiVersion": "v1", "kind": "ConfigMap", "name": "friend", "uid": "friend"}]}}`,
+		},
+		"Drain": {
+			reason: "One annotation, which the kubelet carries into the pod.",
+			pod:    webPod("a"),
+			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
+				return s.drain(ctx, pod, mark)
+			},
+			want: `{"metadata": {"uid": "a", "resourceVersion": "7", "annotations": {"callguard.dev/draining": "drain 2026-01-01T12:00:00Z"}}}`,
+		},
+		"DrainCosts": {
+			reason: "Whoever chooses by cost takes it first.",
+			costs:  true, pod: webPod("a"),
+			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
+				return s.drain(ctx, pod, mark)
+			},
+			want: `{"metadata": {"uid": "a", "resourceVersion": "7",
+				"annotations": {"callguard.dev/draining": "drain 2026-01-01T12:00:00Z", "controller.kubernetes.io/pod-deletion-cost": "-1000"}}}`,
+		},
+		"Release": {
+			reason: "One label, which every door reads.",
+			pod:    webPod("a"),
+			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
+				return s.release(ctx, pod, call.Rollout)
+			},
+			want: `{"metadata": {"uid": "a", "resourceVersion": "7", "labels": {"callguard.dev/released": "rollout"}}}`,
+		},
+		"ReleaseCosts": {
+			reason: "A released pod goes before one that only leaves.",
+			costs:  true, pod: webPod("a"),
+			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
+				return s.release(ctx, pod, call.Rollout)
+			},
+			want: `{"metadata": {"uid": "a", "resourceVersion": "7", "labels": {"callguard.dev/released": "rollout"},
+				"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-2000"}}}`,
+		},
+		"HandBack": {
+			reason: "A pod that is its ReplicaSet's only needs to be let go.",
+			pod:    webPod("a"),
+			step:   func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) { return s.handBack(ctx, pod) },
+			want:   `{"metadata": {"uid": "a", "resourceVersion": "7", "labels": {"callguard.dev/released": "unlock"}}}`,
+		},
+		"HandBackAside": {
+			reason: "With its old hash and no controller its ReplicaSet adopts it.",
+			pod:    asidePod("a", beside),
+			step:   func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) { return s.handBack(ctx, pod) },
+			want: `{"metadata": {"uid": "a", "resourceVersion": "7", "labels": {"callguard.dev/released": "unlock", "pod-template-hash": "1"},
+				"ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "friend", "uid": "friend"}]}}`,
+		},
+		"HandBackAsideAlone": {
+			reason: "No owner is an empty list, not a missing one.",
+			pod:    asidePod("a"),
+			step:   func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) { return s.handBack(ctx, pod) },
+			want:   `{"metadata": {"uid": "a", "resourceVersion": "7", "labels": {"callguard.dev/released": "unlock", "pod-template-hash": "1"}, "ownerReferences": []}}`,
+		},
+		"HandBackReleased": {
+			reason: "What a pod was released for is never changed.",
+			pod:    asidePod("a", label(call.ReleasedLabel, "drain")),
+			step:   func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) { return s.handBack(ctx, pod) },
+			want:   `{"metadata": {"uid": "a", "resourceVersion": "7", "labels": {"pod-template-hash": "1"}, "ownerReferences": []}}`,
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			client := fake.NewClientset()
+			var got string
+			var kind types.PatchType
+			client.PrependReactor("patch", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+				patch := action.(clienttesting.PatchAction)
+				got, kind = string(patch.GetPatch()), patch.GetPatchType()
+				return true, tc.pod, nil
+			})
+			if _, err := tc.step(t.Context(), &steps{client: client, costs: tc.costs}, tc.pod); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(inJSON(t, tc.want), inJSON(t, got)); diff != "" || kind != types.MergePatchType {
+				t.Errorf("%s\n%s, -want, +got:\n%s", tc.reason, kind, diff)
+			}
+		})
+	}
+}
+
+func inJSON(t *testing.T, text string) (value any) {
+	t.Helper()
+	if err := json.NewDecoder(strings.NewReader(text)).Decode(&value); err != nil {
+		t.Fatalf("%s: %s", text, err)
+	}
+	return value
+}
+
+func TestDelete(t *testing.T) {
+	resource := schema.GroupResource{Resource: "pods"}
+	cases := map[string]struct {
+		reason  string
+		answer  error
+		refused func(error) bool
+	}{
+		"Deleted": {reason: "The pod goes.", refused: func(err error) bool { return err == nil }},
+		"Gone":    {reason: "Somebody was quicker.", answer: apierrors.NewNotFound(resource, "a"), refused: func(err error) bool { return err == nil }},
+		"Other":   {reason: "It is another pod of that name.", answer: apierrors.NewConflict(resource, "a", nil), refused: apierrors.IsConflict},
+		"Refused": {reason: "A door is shut.", answer: apierrors.NewForbidden(resource, "a", nil), refused: apierrors.IsForbidden},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			client := fake.NewClientset()
+			var options metav1.DeleteOptions
+			client.PrependReactor("delete", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+				options = action.(clienttesting.DeleteAction).GetDeleteOptions()
+				return true, nil, tc.answer
+			})
+			if err := (&steps{client: client}).delete(t.Context(), webPod("a")); !tc.refused(err) {
+				t.Errorf("%s\ngot %v", tc.reason, err)
+			}
+			uid := types.UID("a")
+			if diff := cmp.Diff(metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}}, options); diff != "" {
+				t.Errorf("this pod and no other, with its own grace: -want, +got:\n%s", diff)
+			}
+		})
+	}
+}
