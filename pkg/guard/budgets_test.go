@@ -124,7 +124,7 @@ func TestForeignBudgets(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := g.budgets.foreignBudgets(); n != 2 {
+	if n := g.budgets.foreignBudgets()[voice]; n != 2 {
 		t.Errorf("%d budgets beside ours; web and all match guarded pods", n)
 	}
 	if n := len(events); n != 4 {
@@ -145,7 +145,7 @@ func TestForeignBudgets(t *testing.T) {
 	if err := g.budgets.keep(t.Context(), voice); err != nil {
 		t.Fatal(err)
 	}
-	if n := g.budgets.foreignBudgets(); n != 0 {
+	if n := g.budgets.foreignBudgets()[voice]; n != 0 {
 		t.Errorf("%d budgets beside ours where there is none of ours", n)
 	}
 }

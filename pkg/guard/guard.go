@@ -320,8 +320,10 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) (plan, error
 		f := w.facts(s, m, intent, now, g.cfg.Limits)
 		f.Readings, f.QuietSince = g.readings.of(m.Pod)
 		f.Sealed = sealed(f.Readings)
-		if m.drained.After(f.QuietSince) {
-			f.QuietSince = m.drained
+		if marked := g.dated("draining "+string(m.UID), m.State == call.Draining); marked.After(f.QuietSince) {
+			// Not the time in the mark: it was taken before the mark was written, and
+			// that may have taken any time.
+			f.QuietSince = marked
 		}
 		if intent.Intent == call.LostNode {
 			expired, err := g.leaseExpired(ctx, m.Node, now)

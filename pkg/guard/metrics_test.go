@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -119,11 +120,15 @@ func TestPodCollector(t *testing.T) {
 		elsewhere,
 	)
 	web := workloadKey(pods.Deployment, "web")
-	g.report.held["a"] = held{key: web, rule: "calls", since: noon().Add(-time.Minute)}
-	g.report.held["b"] = held{key: web, rule: "calls", since: noon().Add(-time.Hour)}
-	g.report.held["c"] = held{key: web, rule: "floor", since: noon()}
-	collector := &podCollector{cluster: g.cluster, report: g.report, now: noon}
+	g.report.held["a"] = held{key: web, pod: voicePod("a"), rule: "calls", since: noon().Add(-time.Minute)}
+	g.report.held["b"] = held{key: web, pod: voicePod("b"), rule: "calls", since: noon().Add(-time.Hour)}
+	g.report.held["c"] = held{key: web, pod: voicePod("c"), rule: "floor", since: noon()}
+	g.budgets.foreign[voice] = 1
+	collector := &podCollector{cluster: g.cluster, budgets: g.budgets, report: g.report, now: noon}
 	const want = `
+# HELP callguard_foreign_budgets PodDisruptionBudgets beside callguard's that match guarded pods: evictions of those pods fail.
+# TYPE callguard_foreign_budgets gauge
+callguard_foreign_budgets{namespace="voice"} 1
 # HELP callguard_guarded_pods Guarded pods of enabled namespaces, by workload and state (serving, aside, draining, released).
 # TYPE callguard_guarded_pods gauge
 callguard_guarded_pods{namespace="voice",state="aside",workload="Deployment/web"} 1
@@ -131,10 +136,11 @@ callguard_guarded_pods{namespace="voice",state="draining",workload="Deployment/w
 callguard_guarded_pods{namespace="voice",state="released",workload="StatefulSet/db"} 1
 callguard_guarded_pods{namespace="voice",state="serving",workload="Deployment/web"} 2
 callguard_guarded_pods{namespace="voice",state="serving",workload="Pod/bare"} 1
-# HELP callguard_hold_seconds How long the pod that has been held longest by a rule has been held by it.
+# HELP callguard_hold_seconds How long a pod that something wants to go has been held by the rule that holds it.
 # TYPE callguard_hold_seconds gauge
-callguard_hold_seconds{rule="calls"} 3600
-callguard_hold_seconds{rule="floor"} 0
+callguard_hold_seconds{namespace="voice",pod="a",rule="calls"} 60
+callguard_hold_seconds{namespace="voice",pod="b",rule="calls"} 3600
+callguard_hold_seconds{namespace="voice",pod="c",rule="floor"} 0
 # HELP callguard_holds Pods that something wants to go and that are held, by rule.
 # TYPE callguard_holds gauge
 callguard_holds{rule="calls"} 2
@@ -145,7 +151,11 @@ callguard_holds{rule="floor"} 1
 	}
 	g.report.forget("c")
 	if err := testutil.CollectAndCompare(collector, strings.NewReader(strings.ReplaceAll(strings.ReplaceAll(want,
-		"callguard_hold_seconds{rule=\"floor\"} 0\n", ""), "callguard_holds{rule=\"floor\"} 1\n", ""))); err != nil {
+		"callguard_hold_seconds{namespace=\"voice\",pod=\"c\",rule=\"floor\"} 0\n", ""), "callguard_holds{rule=\"floor\"} 1\n", ""))); err != nil {
 		t.Errorf("a series goes with the last pod that is held: %s", err)
 	}
+}
+
+func voicePod(name string) types.NamespacedName {
+	return types.NamespacedName{Namespace: voice, Name: name}
 }

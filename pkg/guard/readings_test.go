@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/verdict"
@@ -119,6 +120,7 @@ func TestReadings(t *testing.T) {
 	now := noon()
 	rooms, worker := &says{reading: call.Known(0, noon())}, &says{reading: call.Known(1, noon())}
 	r := newReadings(map[call.Witness]Witness{call.Rooms: rooms, call.Worker: worker}, time.Second, func() time.Time { return now })
+	r.reset(workqueue.NewTypedDelayingQueue[types.UID]())
 	var changed []types.UID
 	r.changed = func(uid types.UID) { changed = append(changed, uid) }
 	var projects []map[call.Project]bool
@@ -176,6 +178,7 @@ func TestReadings(t *testing.T) {
 
 func TestReadingsWithoutWitness(t *testing.T) {
 	r := newReadings(map[call.Witness]Witness{call.Rooms: &says{reading: call.Known(0, noon())}}, time.Second, noon)
+	r.reset(workqueue.NewTypedDelayingQueue[types.UID]())
 	pod := &call.Pod{UID: "a", Witnesses: call.DefaultWitnesses()}
 	r.want(pod)
 	list, _ := r.fresh(t.Context(), pod)

@@ -90,7 +90,10 @@ func (s *steps) release(ctx context.Context, pod *corev1.Pod, intent call.Intent
 // its ReplicaSet, which adopts it.
 func (s *steps) handBack(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, error) {
 	unlock := string(call.Unlock)
-	c := change{Labels: map[string]*string{call.ReleasedLabel: &unlock}}
+	c := change{Labels: map[string]*string{}}
+	if pod.Labels[call.ReleasedLabel] == "" {
+		c.Labels[call.ReleasedLabel] = &unlock
+	}
 	if hash := pod.Annotations[call.HashAnnotation]; hash != "" && pod.Labels[hashLabel] == hash+call.AsideSuffix {
 		c.Labels[hashLabel] = &hash
 		refs := []metav1.OwnerReference{}

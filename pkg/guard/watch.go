@@ -43,7 +43,7 @@ func (g *Guard) podChanged(before, after metav1.Object) {
 func (g *Guard) forget(pod *corev1.Pod) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, what := range []string{"orphan ", "leave ", "release "} {
+	for _, what := range []string{"orphan ", "leave ", "draining ", "release "} {
 		delete(g.seen, what+string(pod.UID))
 	}
 	delete(g.keys, pod.UID)

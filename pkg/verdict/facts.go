@@ -20,7 +20,8 @@ type Facts struct {
 	// Readings has one entry for each of the pod's witnesses.
 	Readings []Reading
 	// QuietSince is the latest time at which a call may have begun, as far as is
-	// known: the draining mark, the first reading after it, or a call seen to begin.
+	// known: when the draining mark was first seen, when the pod was first read, or
+	// when a call was seen to begin.
 	QuietSince time.Time
 	// Sealed says that no call can begin any more: the gate has the order.
 	Sealed bool
