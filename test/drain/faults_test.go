@@ -83,10 +83,10 @@ func TestGuardKilledAtEveryStep(t *testing.T) {
 			case <-time.After(inTime):
 				t.Fatalf("no pod was ever %s: %s", step, s.watch.describe())
 			}
-			s.always(5*s1, "the busy talk", func() (bool, error) { return s.talking(), nil })
+			s.always(2*s1, "the busy talk", func() (bool, error) { return s.talking(), nil })
 			s.there(leavers[1:]...)
 			startGuard(t, alone()...)
-			s.always(5*s1, "the busy talk", func() (bool, error) { return s.talking(), nil })
+			s.always(2*s1, "the busy talk", func() (bool, error) { return s.talking(), nil })
 			s.hangUpOn(leavers...)
 			s.ends(drain, inTime)
 			s.eventually(inTime, "four pods are left", func() (bool, error) { return len(s.pods(all)) == 4 && s.watch.able() == 4, nil })
