@@ -26,6 +26,8 @@ render() {
 
 render doors.yaml "The doors: they stand, and hold every call, when no process of callguard runs." \
 	--show-only 'templates/doors/*.yaml'
+render lookout.yaml "Keeps the birth door working when it is installed again. Leave it in place when you delete doors.yaml." \
+	--show-only templates/lookout.yaml
 render drain-guard.yaml "The namespace, the account and the rights of drain-guard. Apply doors.yaml as well." \
 	--set namespace.create=true \
 	--show-only templates/drain-guard/namespace.yaml \

@@ -53,6 +53,44 @@ func TestBirthNeedsTheBudget(t *testing.T) {
 	}))
 }
 
+// TestBirthAfterAReinstall takes the birth door away and brings it back, as an
+// uninstall and a later install do. What stays meanwhile is the lookout: without
+// it Kubernetes stops looking for budgets, and does not begin again
+// (kubernetes/kubernetes#130887), so that no guarded pod would ever be born.
+func TestBirthAfterAReinstall(t *testing.T) {
+	ctx := t.Context()
+	const policyName, bindingName = "callguard-birth", "callguard-birth-needs-pdb-callguard"
+	ns := enabled(t, "birth-reinstall")
+	policies := stage.as(admin()).AdmissionregistrationV1().ValidatingAdmissionPolicies()
+	bindings := stage.as(admin()).AdmissionregistrationV1().ValidatingAdmissionPolicyBindings()
+	policy, err := policies.Get(ctx, policyName, metav1.GetOptions{})
+	must(t, err)
+	binding, err := bindings.Get(ctx, bindingName, metav1.GetOptions{})
+	must(t, err)
+	born := func() error {
+		_, err := stage.as(admin()).CoreV1().Pods(ns).Create(ctx, agentPod("newborn"), metav1.CreateOptions{DryRun: dry()})
+		return err
+	}
+	budgets := stage.as(guard()).PolicyV1().PodDisruptionBudgets(ns)
+	must(t, budgets.Delete(ctx, "callguard", metav1.DeleteOptions{}))
+	must(t, eventually(ctx, "births are refused without the budget", func() (bool, error) { return born() != nil, nil }))
+
+	must(t, bindings.Delete(ctx, bindingName, metav1.DeleteOptions{}))
+	must(t, policies.Delete(ctx, policyName, metav1.DeleteOptions{}))
+	must(t, eventually(ctx, "births need no budget once the door is gone", func() (bool, error) { err := born(); return err == nil, err }))
+
+	policy.ObjectMeta = metav1.ObjectMeta{Name: policyName, Labels: policy.Labels}
+	_, err = policies.Create(ctx, policy, metav1.CreateOptions{})
+	must(t, err)
+	binding.ObjectMeta = metav1.ObjectMeta{Name: bindingName, Labels: binding.Labels}
+	_, err = bindings.Create(ctx, binding, metav1.CreateOptions{})
+	must(t, err)
+	must(t, eventually(ctx, "births are refused again", func() (bool, error) { return born() != nil, nil }))
+	_, err = budgets.Create(ctx, budget(), metav1.CreateOptions{})
+	must(t, err)
+	awaitBirth(t, ns)
+}
+
 func TestBirth(t *testing.T) {
 	ns := enabled(t, "birth")
 	const (

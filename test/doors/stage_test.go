@@ -201,7 +201,7 @@ func (c *cluster) apply(ctx context.Context) error {
 	}
 	manifests := filepath.Join("..", "..", "manifests")
 	out, err := exec.CommandContext(ctx, kubectl, "--kubeconfig", kubeconfig, "apply",
-		"-f", filepath.Join(manifests, "doors.yaml"), "-f", filepath.Join(manifests, "drain-guard.yaml"),
+		"-f", filepath.Join(manifests, "lookout.yaml"), "-f", filepath.Join(manifests, "doors.yaml"), "-f", filepath.Join(manifests, "drain-guard.yaml"),
 		"-f", filepath.Join(manifests, "drain-guard-deployment.yaml")).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("cannot install the doors: %w: %s", err, out)

@@ -56,7 +56,7 @@ func Manifest(name string) (string, error) {
 // InstallGuard applies the guard's rights and closes the doors. It starts no guard.
 func (l *Lab) InstallGuard(ctx context.Context) error {
 	l.printf("installing the drain-guard and its doors")
-	for _, name := range []string{"drain-guard.yaml", "doors.yaml"} {
+	for _, name := range []string{"drain-guard.yaml", "lookout.yaml", "doors.yaml"} {
 		path, err := Manifest(name)
 		if err != nil {
 			return err
