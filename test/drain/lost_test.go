@@ -4,6 +4,7 @@ package drain
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -44,6 +45,15 @@ func (s *story) plugIn(ctx context.Context, node string) {
 	}
 }
 
+// replaced says whether n pods can take calls that are not on the node.
+func (s *story) replaced(node string, n int) (bool, error) {
+	able := s.pods(func(p *corev1.Pod) bool { return ready(p) && !leaving(p) && !on(node)(p) })
+	if len(able) < n {
+		return false, errors.New(s.watch.describe())
+	}
+	return true, nil
+}
+
 // droppedOnlyBy fails the story if a call was dropped for another cause.
 func (s *story) droppedOnlyBy(cause fleet.Cause) {
 	s.t.Helper()
@@ -68,7 +78,7 @@ func TestNodeDies(t *testing.T) {
 		t.Errorf("%d processes were killed; want those of %v", n, dead)
 	}
 	s.eventually(nodeGrace+toleration*time.Second+soon, "replacements run", func() (bool, error) {
-		return s.watch.able() == 4, nil
+		return s.replaced(node, 4)
 	})
 	s.eventually(inTime, "the dead pods are released and deleted", func() (bool, error) {
 		left := s.pods(func(p *corev1.Pod) bool {
@@ -94,7 +104,7 @@ func TestNodeComesBack(t *testing.T) {
 	away := s.pods(on(node))
 	s.unplug(node)
 	s.eventually(nodeGrace+toleration*time.Second+soon, "replacements run", func() (bool, error) {
-		return s.watch.able() == 4 && len(s.pods(all)) == 4+len(away), nil
+		return s.replaced(node, 4)
 	})
 	s.always(10*s1, "all callers talk", func() (bool, error) { return s.talking(), nil })
 	s.plugIn(t.Context(), node)

@@ -30,6 +30,8 @@ const nodeCount = 24
 var (
 	stage *lab.Lab
 	nodes = newPool(nodeCount)
+	// dialling bounds how many callers of all stories join their rooms at once.
+	dialling = make(chan struct{}, 6)
 )
 
 // guardArgs are the guard's flags unless a story is about them. A short settle
@@ -42,7 +44,7 @@ func run(m *testing.M) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	flag.Parse()
-	if err := flag.Set("test.parallel", "10"); err != nil { // stories wait, whatever the number of processors
+	if err := flag.Set("test.parallel", "8"); err != nil { // stories wait, whatever the number of processors
 		fmt.Fprintf(os.Stderr, "cannot tell stories side by side: %v\n", err)
 		return 1
 	}

@@ -9,6 +9,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/test/lab"
@@ -90,9 +91,9 @@ func TestMinAvailable(t *testing.T) {
 	s := tell(t, 2)
 	s.deploy(4, func(d *appsv1.Deployment) {
 		d.Annotations = map[string]string{call.MinAvailableAnnotation: "50%"}
+		half := intstr.FromString("50%") // how many replacements may be on their way
+		d.Spec.Strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{MaxSurge: &half}
 		// Two to a node, so that the other node has room for none.
-		d.Spec.Template.Spec.Affinity = nil
-		d.Spec.Template.Spec.TopologySpreadConstraints = nil
 		d.Spec.Template.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: *cpus(30)}
 	})
 	s.fill()

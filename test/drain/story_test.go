@@ -259,6 +259,8 @@ func (s *story) dial(n int) []*fleet.Call {
 	for i := range n {
 		room := fmt.Sprintf("%s-%d", s.ns, len(s.calls)+i)
 		all.Go(func() {
+			dialling <- struct{}{}
+			defer func() { <-dialling }()
 			calls[i], errs[i] = s.callers.Dial(s.t.Context(), room, fleet.DialOptions{AgentName: s.ns})
 		})
 	}
