@@ -21,18 +21,9 @@ const fieldManager = "callguard-drain-guard"
 
 // The deletion cost of pods on their road, below the zero of all others.
 const (
-	costAnnotation  = corev1.PodDeletionCost
-	costLeaving     = "-1000"
-	costReleased    = "-2000"
-	writtenPods     = "pods"
-	writtenBudgets  = "poddisruptionbudgets"
-	verbCreate      = "create"
-	verbUpdate      = "update"
-	verbPatch       = "patch"
-	verbDelete      = "delete"
-	outcomeConflict = "conflict"
-	outcomeError    = "error"
-	outcomeOK       = "ok"
+	costAnnotation = corev1.PodDeletionCost
+	costLeaving    = "-1000"
+	costReleased   = "-2000"
 )
 
 // steps writes pods: each step is one request that holds only for the pod as it
