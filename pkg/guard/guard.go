@@ -302,6 +302,9 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) (plan, error
 		p.again = choosing
 	}
 	for _, m := range w.members {
+		_, m.wanted = verdict.Intent(m.causes, now, g.cfg.RemovalDelay)
+	}
+	for _, m := range w.members {
 		switch {
 		case m.leaving || m.unlocked():
 			continue

@@ -42,6 +42,7 @@ type member struct {
 	drained  time.Time
 	deadline call.Deadline
 	causes   verdict.Causes
+	wanted   bool // something wants it to go
 	chosen   string
 	// complaints say what is wrong with its annotations.
 	complaints []error
@@ -311,8 +312,9 @@ func candidate(m *member, leaving bool, calls call.Reading) verdict.Candidate {
 	}
 }
 
-// others counts the other pods that can take calls, and those that are aside.
-func (w *workload) others(of *member) (able, aside int) {
+// others counts the other pods that can take calls, those that cannot and wait to
+// be replaced themselves, and those that are aside.
+func (w *workload) others(of *member) (able, stuck, aside int) {
 	for _, m := range w.members {
 		switch {
 		case m == of:
@@ -320,14 +322,16 @@ func (w *workload) others(of *member) (able, aside int) {
 			able++
 		case m.aside:
 			aside++
+		case m.wanted && !m.leaving && m.State == call.Serving:
+			stuck++
 		}
 	}
-	return able, aside
+	return able, stuck, aside
 }
 
 // facts are what a verdict on a member rests on, but for its witnesses.
 func (w *workload) facts(s *snapshot, m *member, intent call.Mark, now time.Time, limits verdict.Limits) verdict.Facts {
-	able, aside := w.others(m)
+	able, stuck, aside := w.others(m)
 	return verdict.Facts{
 		Now: now, Intent: intent, Chosen: m.chosen,
 		Pod: verdict.Pod{
@@ -336,7 +340,7 @@ func (w *workload) facts(s *snapshot, m *member, intent call.Mark, now time.Time
 		},
 		Workload: verdict.Workload{
 			Desired: w.desired, MinAvailable: w.minAvailable, Surge: w.surge, Recreate: w.recreate,
-			Able: able, Coming: max(0, w.desired-1-able), Aside: aside,
+			Able: able, Coming: max(0, w.desired-1-able-stuck), Aside: aside,
 		},
 		Deadline: m.deadline,
 		Limits:   limits,

@@ -449,6 +449,25 @@ func TestFactsOfOthers(t *testing.T) {
 	}
 }
 
+// TestFactsOfAStuckPod has two pods of a dead node: neither is a replacement on its
+// way, for which the other would have to wait.
+func TestFactsOfAStuckPod(t *testing.T) {
+	s := newSnapshot(newDeployment("web", 4), newReplicaSet("1", 4), webPod("a"), webPod("b"), webPod("dead-1", unready), webPod("dead-2", unready))
+	w := s.workload(workloadKey(pods.Deployment, "web"))
+	for _, m := range w.members {
+		m.wanted = !m.ready
+	}
+	for _, m := range w.members[2:] {
+		if got := w.facts(s, m, call.Mark{Intent: call.LostNode}, noon(), verdict.Limits{}).Workload; got.Coming != 0 {
+			t.Errorf("%s waits for %d replacements; none is on its way", m.Name, got.Coming)
+		}
+	}
+	w.members[2].State, w.members[2].aside = call.Aside, true
+	if got := w.facts(s, w.members[3], call.Mark{Intent: call.LostNode}, noon(), verdict.Limits{}).Workload; got.Coming != 1 {
+		t.Errorf("%d replacements are on their way; want that of the pod set aside", got.Coming)
+	}
+}
+
 func TestMember(t *testing.T) {
 	type road struct {
 		State   call.State
