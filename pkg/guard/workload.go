@@ -236,7 +236,8 @@ func (s *snapshot) excesses(w *workload) []excess {
 func (s *snapshot) replicaSetExcess(w *workload, o *owner) excess {
 	e := excess{owner: o, intent: call.ScaleDown}
 	if o.controller != nil {
-		if top := s.owners[o.controller.UID]; top != nil && top.revision != o.revision {
+		// With strategy Recreate there is no new revision before the old pods are gone.
+		if top := s.owners[o.controller.UID]; top != nil && (top.revision != o.revision || o.replicas < top.replicas) {
 			e.intent = call.Rollout
 		}
 	}
