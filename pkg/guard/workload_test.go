@@ -20,8 +20,6 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-func seconds(n int64) *int64 { return &n }
-
 func TestTolerates(t *testing.T) {
 	taint := corev1.Taint{Key: "example.com/gone", Value: "yes", Effect: corev1.TaintEffectNoExecute}
 	exists := func(s *int64) corev1.Toleration {
@@ -44,11 +42,11 @@ func TestTolerates(t *testing.T) {
 		"SameEffect":   {reason: "The effect matches.", tolerations: []corev1.Toleration{{Key: taint.Key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute}}, after: forever, tolerated: true},
 		"Everything":   {reason: "Without a key every taint is tolerated.", tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}}, after: forever, tolerated: true},
 		"NoKeyNoOp":    {reason: "An empty toleration matches nothing.", tolerations: []corev1.Toleration{{}}},
-		"Seconds":      {reason: "For so long.", tolerations: []corev1.Toleration{exists(seconds(300))}, after: 5 * time.Minute, tolerated: true},
-		"Zero":         {reason: "Not at all, but said.", tolerations: []corev1.Toleration{exists(seconds(0))}, after: 0, tolerated: true},
-		"Negative":     {reason: "Less than nothing is nothing, not for ever.", tolerations: []corev1.Toleration{exists(seconds(-5))}, after: 0, tolerated: true},
-		"Shortest":     {reason: "The shortest counts, as in Kubernetes.", tolerations: []corev1.Toleration{exists(seconds(300)), exists(seconds(10)), exists(seconds(60))}, after: 10 * time.Second, tolerated: true},
-		"ForeverAnd10": {reason: "One with an end ends, as in Kubernetes.", tolerations: []corev1.Toleration{exists(nil), exists(seconds(10))}, after: 10 * time.Second, tolerated: true},
+		"Seconds":      {reason: "For so long.", tolerations: []corev1.Toleration{exists(new(int64(300)))}, after: 5 * time.Minute, tolerated: true},
+		"Zero":         {reason: "Not at all, but said.", tolerations: []corev1.Toleration{exists(new(int64(0)))}, after: 0, tolerated: true},
+		"Negative":     {reason: "Less than nothing is nothing, not for ever.", tolerations: []corev1.Toleration{exists(new(int64(-5)))}, after: 0, tolerated: true},
+		"Shortest":     {reason: "The shortest counts, as in Kubernetes.", tolerations: []corev1.Toleration{exists(new(int64(300))), exists(new(int64(10))), exists(new(int64(60)))}, after: 10 * time.Second, tolerated: true},
+		"ForeverAnd10": {reason: "One with an end ends, as in Kubernetes.", tolerations: []corev1.Toleration{exists(nil), exists(new(int64(10)))}, after: 10 * time.Second, tolerated: true},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -90,12 +88,12 @@ func TestNodeCauses(t *testing.T) {
 		"CustomForever": {reason: "The pod bears it.", taints: []corev1.Taint{{Key: "example.com/gone", Effect: noExecute}},
 			tolerations: []corev1.Toleration{{Key: "example.com/gone", Operator: corev1.TolerationOpExists}}},
 		"CustomSeconds": {reason: "The pod bears it for a while.", taints: []corev1.Taint{{Key: "example.com/gone", Effect: noExecute, TimeAdded: ago(time.Minute)}},
-			tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists, TolerationSeconds: seconds(90)}},
+			tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists, TolerationSeconds: new(int64(90))}},
 			want:        causes{Tainted: noon().Add(30 * time.Second)}},
 		"RemovalTolerated": {reason: "The node goes, whatever the pod bears.", taints: []corev1.Taint{{Key: "karpenter.sh/disrupted", Effect: noSchedule}},
 			tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}}, want: causes{Tainted: seen}},
 		"Unreachable": {reason: "The default toleration: five minutes.", taints: []corev1.Taint{{Key: corev1.TaintNodeUnreachable, Effect: noExecute, TimeAdded: ago(time.Minute)}},
-			tolerations: []corev1.Toleration{{Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists, Effect: noExecute, TolerationSeconds: seconds(300)}},
+			tolerations: []corev1.Toleration{{Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists, Effect: noExecute, TolerationSeconds: new(int64(300))}},
 			want:        causes{Lost: noon().Add(4 * time.Minute)}},
 		"NotReady":        {reason: "Not tolerated at all.", taints: []corev1.Taint{{Key: corev1.TaintNodeNotReady, Effect: noExecute, TimeAdded: ago(time.Minute)}}, want: causes{Lost: ago(time.Minute).Time}},
 		"NotReadyForever": {reason: "A DaemonSet's pod bears it for ever.", taints: []corev1.Taint{{Key: corev1.TaintNodeNotReady, Effect: noExecute}}, tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}}},

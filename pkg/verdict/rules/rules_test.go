@@ -123,7 +123,7 @@ func TestStory(t *testing.T) {
 // TestPromises says of many thousand situations, likely and unlikely ones, what
 // must be true of every verdict.
 func TestPromises(t *testing.T) {
-	const situations = 300_000
+	const situations = 200_000
 	random := rand.New(rand.NewSource(20260101))
 	outcomes := map[verdict.Outcome]int{}
 	rules := map[string]int{}
