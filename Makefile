@@ -17,8 +17,8 @@ help: ## Show this help
 ##@ Build
 
 .PHONY: build
-build: ## Build bin/metrics-adapter
-	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/metrics-adapter ./cmd/metrics-adapter
+build: ## Build the programs into bin
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/ ./cmd/...
 
 .PHONY: clean
 clean: ## Remove what build made; programs of the local cluster stay in the user's cache folder
