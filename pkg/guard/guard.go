@@ -382,11 +382,11 @@ func (g *Guard) choose(s *snapshot, w *workload, now time.Time) (waiting bool) {
 	excesses := s.excesses(w)
 	for _, m := range w.members {
 		if m.owner != nil && !slices.ContainsFunc(excesses, func(e excess) bool { return e.owner == m.owner }) {
-			g.dated(excessOf(m.owner), false)
+			g.dated(excessOf(m.owner.ref.UID), false)
 		}
 	}
 	for _, e := range excesses {
-		since := g.dated(excessOf(e.owner), true)
+		since := g.dated(excessOf(e.owner.ref.UID), true)
 		if e.n < len(e.candidates) {
 			known := true
 			for _, m := range e.candidates {
@@ -546,7 +546,7 @@ func (g *Guard) watch(key Key, m *member) {
 	g.readings.want(m.Pod)
 }
 
-func excessOf(o *owner) string { return "excess of " + string(o.ref.UID) }
+func excessOf(owner types.UID) string { return "excess of " + string(owner) }
 
 // firstSeen is when something without a time of its own was first seen.
 func (g *Guard) firstSeen(what string) time.Time { return g.dated(what, true) }

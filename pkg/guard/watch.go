@@ -133,6 +133,7 @@ func (g *Guard) ownerChanged(before, after metav1.Object) {
 	obj := after
 	if obj == nil {
 		obj = before
+		g.dated(excessOf(obj.GetUID()), false)
 	}
 	if before != nil && after != nil && before.GetGeneration() == after.GetGeneration() &&
 		before.GetDeletionTimestamp() == nil && after.GetDeletionTimestamp() == nil && sameStatus(before, after) {
