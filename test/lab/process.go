@@ -69,8 +69,10 @@ func (p *Process) Alive() error {
 
 // Stop asks the process to end and waits for it. One that has ended is fine.
 func (p *Process) Stop() error {
-	if p.Alive() != nil {
+	select {
+	case <-p.ended:
 		return nil
+	default:
 	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("cannot stop the %s: %w", p.name, err)
