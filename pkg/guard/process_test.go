@@ -143,7 +143,7 @@ func (w *world) informed(s store) *cluster {
 	}
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: modelNamespace, Labels: map[string]string{call.EnabledLabel: "true"}}}
 	old := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: oldNode, UID: "node-1"}, Spec: corev1.NodeSpec{Unschedulable: s.cordoned}}
-	fresh := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: newNode, UID: "node-2"}}
+	fresh := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: freshNode, UID: "node-2"}}
 	c := &cluster{
 		pods: corelisters.NewPodLister(pods), podIndex: pods,
 		nodes: corelisters.NewNodeLister(index(old, fresh)), namespaces: corelisters.NewNamespaceLister(index(namespace)),
@@ -591,10 +591,6 @@ type modelDaemonSets struct{ appsclient.DaemonSetInterface }
 func (modelDaemonSets) List(context.Context, metav1.ListOptions) (*appsv1.DaemonSetList, error) {
 	return &appsv1.DaemonSetList{}, nil
 }
-
-type open struct{}
-
-func (open) InForce() error { return nil }
 
 type noEvents struct{ record.EventRecorder }
 

@@ -38,7 +38,7 @@ const (
 	// modelTick passes the settle window in two.
 	modelTick = 1100 * time.Millisecond
 	oldNode   = "n1"
-	newNode   = "n2"
+	freshNode = "n2"
 )
 
 // store is what etcd holds. What it points to is never changed, only replaced: a
@@ -521,7 +521,7 @@ func (w *world) replenish(dry bool) bool {
 			return false
 		}
 		if !dry {
-			w.create(name, newNode, ownerOf(w.store.statefulSet, "StatefulSet"), map[string]string{}, true)
+			w.create(name, freshNode, ownerOf(w.store.statefulSet, "StatefulSet"), map[string]string{}, true)
 		}
 		return true
 	case w.store.replicaSet != nil:
@@ -535,7 +535,7 @@ func (w *world) replenish(dry bool) bool {
 		switch n := len(active) - int(*rs.Spec.Replicas); {
 		case n < 0:
 			if !dry {
-				w.create(fmt.Sprint("web-", w.made+1), newNode, ownerOf(rs, "ReplicaSet"), map[string]string{hashLabel: "h"}, false)
+				w.create(fmt.Sprint("web-", w.made+1), freshNode, ownerOf(rs, "ReplicaSet"), map[string]string{hashLabel: "h"}, false)
 			}
 			return true
 		case n > 0:
