@@ -157,7 +157,7 @@ func (r *Reader) work(ctx context.Context) {
 
 func (r *Reader) ask(ctx context.Context, pod *call.Pod) {
 	at := time.Now()
-	calls, err := r.get(ctx, "http://"+net.JoinHostPort(pod.IP, strconv.Itoa(pod.WorkerPort))+"/worker")
+	calls, err := Get(ctx, r.client, "http://"+net.JoinHostPort(pod.IP, strconv.Itoa(pod.WorkerPort))+"/worker")
 	r.cfg.Metrics.asked(err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -169,12 +169,13 @@ func (r *Reader) ask(ctx context.Context, pod *call.Pod) {
 	r.answers[pod.UID] = a
 }
 
-func (r *Reader) get(ctx context.Context, url string) (int, error) {
+// Get asks one agent for the number of its active jobs.
+func Get(ctx context.Context, client *http.Client, url string) (int, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, fmt.Errorf("cannot ask %s: %w", url, err)
 	}
-	resp, err := r.client.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return 0, err
 	}
