@@ -114,7 +114,10 @@ func TestReader(t *testing.T) {
 	within(t, "the gate is asked", func() bool { n, known := r.Reading(pod, time.Now()).Calls(); return known && n == 2 })
 
 	status.Store(http.StatusBadGateway)
-	within(t, "Ask fails", func() bool { reading, answer := r.Ask(ctx, pod); return !reading.Known() && cmp.Equal(answer, Answer{}) })
+	within(t, "Ask fails", func() bool {
+		reading, answer := r.Ask(ctx, pod)
+		return !reading.Known() && cmp.Equal(answer, Answer{})
+	})
 	if n, known := r.Reading(pod, time.Now()).Calls(); !known || n != 2 {
 		t.Errorf("an earlier reading must be believed for a while; got %d, %t", n, known)
 	}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	lksdk "github.com/livekit/server-sdk-go/v2"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// calls of this test: an agent's job process takes a second of CPU to start.
+const (
+	allCalls = 50
+	inFlight = 6
+)
+
+// TestFiftyCalls plays an unmodified agent behind the gate: 50 calls, the gate's
+// number equal to the server's room list at every step, an order to drain in the
+// middle of it, and the end.
+func TestFiftyCalls(t *testing.T) {
+	s := startLiveKit(t)
+	port := freePorts(t, 1)[0]
+	g := startGate(t, s, port, "--journal="+t.TempDir())
+	startAgent(t, s, g.agentURL, port, "agent.mjs")
+
+	var up []*lksdk.Room
+	begin := time.Now()
+	for i := range allCalls {
+		if len(up) == inFlight {
+			up[0].Disconnect()
+			up = up[1:]
+		}
+		up = append(up, s.dial(t, fmt.Sprintf("fifty-%02d", i)))
+		equal(t, s, g, len(up))
+	}
+	t.Logf("%d calls, at most %d at once, took %s; the gate and the server agreed at every step", allCalls, inFlight, time.Since(begin).Round(time.Millisecond))
+	for _, p := range s.agents(t) {
+		if p.GetAttributes()[call.PodAttribute] != g.uid {
+			t.Errorf("agent %s carries pod %q; want %q", p.GetIdentity(), p.GetAttributes()[call.PodAttribute], g.uid)
+		}
+	}
+
+	// New calls go on coming while the order is given.
+	stop := make(chan struct{})
+	late := make(chan []*lksdk.Room)
+	go func() {
+		var rooms []*lksdk.Room
+		defer func() { late <- rooms }()
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(50 * time.Millisecond):
+				room, err := lksdk.ConnectToRoom(s.url, lksdk.ConnectInfo{
+					APIKey: s.key, APISecret: s.secret, RoomName: fmt.Sprintf("late-%03d", i), ParticipantIdentity: "caller",
+				}, lksdk.NewRoomCallback())
+				if err == nil {
+					rooms = append(rooms, room)
+				}
+			}
+		}
+	}()
+	time.Sleep(300 * time.Millisecond) // some of them come before the order
+	ack := g.order()
+	atOrder := g.calls()
+	t.Logf("order written → acknowledged: %s; %d calls then", ack.Round(100*time.Microsecond), atOrder.Calls)
+	if ack > time.Second {
+		t.Errorf("the order took %s; want under 1 s", ack)
+	}
+	time.Sleep(2 * time.Second) // 40 more calls come
+	close(stop)
+	rooms := <-late
+	t.Logf("%d calls came while the order was given", len(rooms))
+	t.Cleanup(func() {
+		for _, r := range rooms {
+			r.Disconnect()
+		}
+	})
+	if now := g.calls(); now.Running > atOrder.Running+atOrder.Accepted || now.Accepted > atOrder.Accepted {
+		t.Errorf("a job was taken after the order was acknowledged: %+v, then %+v", atOrder, now)
+	}
+	taken := map[string]bool{}
+	for _, j := range atOrder.Jobs {
+		taken[j.ID] = true
+	}
+	for _, j := range g.calls().Jobs {
+		if !taken[j.ID] {
+			t.Errorf("job %s of room %s was taken after the order was acknowledged", j.ID, j.Room)
+		}
+	}
+	equal(t, s, g, g.calls().Running)
+
+	// The calls end one by one; the pod is drained with the last.
+	for _, r := range rooms {
+		r.Disconnect()
+	}
+	for _, c := range up[:len(up)-1] {
+		c.Disconnect()
+	}
+	eventually(t, 40*time.Second, "one call is left", func() error {
+		if a := g.calls(); a.Calls != 1 || a.Drained {
+			return fmt.Errorf("%+v", a)
+		}
+		return nil
+	})
+	up[len(up)-1].Disconnect()
+	var gone, drained time.Time
+	eventually(t, 30*time.Second, "the pod is drained", func() error {
+		if gone.IsZero() && len(s.agents(t)) == 0 {
+			gone = time.Now()
+		}
+		a := g.calls()
+		if !a.Drained {
+			return fmt.Errorf("%+v", a)
+		}
+		drained = time.Now()
+		return nil
+	})
+	if len(s.agents(t)) != 0 {
+		t.Error("the pod was reported drained while an agent was in a room")
+	}
+	if gone.IsZero() {
+		gone = drained
+	}
+	t.Logf("the last agent left its room → drained: %s", drained.Sub(gone).Round(time.Millisecond))
+	if d := drained.Sub(gone); d > time.Second {
+		t.Errorf("drained was reported %s after the last call's end; want within 1 s", d)
+	}
+	s.dial(t, "too-late")
+	for begin := time.Now(); time.Since(begin) < time.Second; time.Sleep(50 * time.Millisecond) {
+		if a := g.calls(); a.Calls != 0 || !a.Drained {
+			t.Fatalf("a call came to a drained pod: %+v", a)
+		}
+	}
+}
+
+// equal waits until the gate and the server's room list say the same number.
+func equal(t *testing.T, s *server, g *sidecar, want int) {
+	t.Helper()
+	eventually(t, 30*time.Second, fmt.Sprintf("the gate and the server have %d calls", want), func() error {
+		rooms, a := len(s.agents(t)), g.calls()
+		if rooms != want || a.Calls != want || a.Accepted != 0 {
+			return fmt.Errorf("the server has %d agents in rooms, the gate says %+v", rooms, a)
+		}
+		return nil
+	})
+}
