@@ -86,8 +86,8 @@ type book struct {
 	// first, or read what the one before it knew.
 	whole bool
 
-	keep    func([]record) // called when what runs changes
-	changed chan struct{}  // a job may have ended
+	journal *journal
+	changed chan struct{} // a job may have ended
 	counts  *Metrics
 }
 
@@ -95,18 +95,8 @@ func newBook(pod types.UID, began time.Time, counts *Metrics) *book {
 	return &book{
 		pod: pod, began: began, counts: counts,
 		jobs: map[string]*job{}, sessions: map[uint64]bool{},
-		keep: func([]record) {}, changed: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1),
 	}
-}
-
-// record is what survives of a running job.
-type record struct {
-	ID      string    `json:"id"`
-	Room    string    `json:"room"`
-	Agent   string    `json:"agent"`
-	Phase   phase     `json:"phase"`
-	Since   time.Time `json:"since"`
-	Started time.Time `json:"started"`
 }
 
 // restore takes over what an earlier gate knew. whole says that there was no
@@ -116,7 +106,7 @@ func (b *book) restore(records []record, most int, whole bool) {
 	defer b.mu.Unlock()
 	b.whole, b.most = whole, max(b.most, most)
 	for _, r := range records {
-		b.jobs[r.ID] = &job{id: r.ID, room: r.Room, agent: r.Agent, phase: r.Phase, since: r.Since, started: r.Started}
+		b.jobs[r.ID] = &job{id: r.ID, room: r.Room, agent: r.Agent, phase: running, since: r.Started, started: r.Started}
 	}
 }
 
@@ -145,7 +135,7 @@ func (b *book) register(session uint64) {
 	b.sessions[session] = true
 	if len(b.sessions) > b.most {
 		b.most = len(b.sessions)
-		b.keepLocked()
+		b.journal.workers(b.most)
 	}
 }
 
@@ -225,7 +215,7 @@ func (b *book) assign(session uint64, id, room, agent string, now time.Time) {
 	j.session, j.room, j.agent = session, cmp.Or(room, j.room), cmp.Or(agent, j.agent)
 	j.phase, j.since, j.started = running, now, now
 	b.counts.jobs.Inc()
-	b.keepLocked()
+	b.keepLocked(j)
 }
 
 // adopt takes over jobs that a worker says it runs.
@@ -235,9 +225,10 @@ func (b *book) adopt(session uint64, ids []string, now time.Time) {
 	for _, id := range ids {
 		if j := b.jobs[id]; j == nil || j.phase == offered || j.phase == accepted {
 			b.jobs[id] = &job{id: id, session: session, phase: running, since: now, started: now, seen: true}
+			b.unlisted = max(0, b.unlisted-1)
+			b.keepLocked(b.jobs[id])
 		}
 	}
-	b.keepLocked()
 }
 
 // leave notes that LiveKit tells the worker to end a job: its agent has left the
@@ -247,7 +238,6 @@ func (b *book) leave(id string, now time.Time) {
 	defer b.mu.Unlock()
 	if j := b.jobs[id]; j != nil && j.phase == running {
 		j.phase, j.since = ending, now
-		b.keepLocked()
 	}
 	b.wake()
 }
@@ -259,7 +249,6 @@ func (b *book) end(id string, now time.Time) {
 	if j := b.jobs[id]; j != nil {
 		b.owed++
 		b.endLocked(j, endByWorker, now)
-		b.keepLocked()
 	}
 	b.wake()
 }
@@ -276,6 +265,7 @@ func (b *book) launched(id string) {
 func (b *book) endLocked(j *job, by string, now time.Time) {
 	delete(b.jobs, j.id)
 	if j.phase == running || j.phase == ending {
+		b.journal.drop(j.id)
 		b.counts.ends.WithLabelValues(by).Inc()
 		b.counts.duration.Observe(now.Sub(j.started).Seconds())
 	}
@@ -291,12 +281,6 @@ func (b *book) endLocked(j *job, by string, now time.Time) {
 func (b *book) tell(calls, covered int, err error, canLook bool, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	before := b.runningLocked()
-	defer func() {
-		if b.runningLocked() != before {
-			b.keepLocked()
-		}
-	}()
 	usable := err == nil && covered >= b.most
 	if usable && !b.own.at.IsZero() {
 		b.stepLocked(calls-b.own.calls, now)
@@ -462,6 +446,7 @@ func (b *book) found(id string, there bool, now time.Time) {
 		j.absent, j.seen = time.Time{}, true
 		if j.phase == ending {
 			j.phase, j.since = running, now
+			j.session = 0 // LiveKit will not tell its end again
 		}
 	case j.absent.IsZero():
 		j.absent = now
@@ -469,7 +454,6 @@ func (b *book) found(id string, there bool, now time.Time) {
 		j.phase, j.since = ending, now
 	}
 	if j.phase != was {
-		b.keepLocked()
 		b.wake()
 	}
 }
@@ -502,16 +486,8 @@ func (b *book) inLocked(phases ...phase) []*job {
 	return out
 }
 
-func (b *book) runningLocked() int { return len(b.inLocked(running, ending)) }
-
-func (b *book) keepLocked() { b.keep(b.recordsLocked()) }
-
-func (b *book) recordsLocked() []record {
-	records := []record{}
-	for _, j := range b.inLocked(running, ending) {
-		records = append(records, record{ID: j.id, Room: j.room, Agent: j.agent, Phase: j.phase, Since: j.since, Started: j.started})
-	}
-	return records
+func (b *book) keepLocked(j *job) {
+	b.journal.add(record{ID: j.id, Room: j.room, Agent: j.agent, Started: j.started})
 }
 
 func (b *book) wake() {

@@ -14,6 +14,7 @@
 //
 //	book     the jobs, and whether new ones are let in; pure, but for its lock
 //	frames   how a frame is read and changed
+//	filter   what is passed on of a frame, and what the book is told; pure
 //	session  one worker's two websockets
 //	gate     the address that the agent talks to
 //	order    the pod's annotation, in a file

@@ -69,6 +69,7 @@ type Gate struct {
 	counts   *Metrics
 
 	sessions sync.Map // of *session by id
+	closing  chan struct{}
 	running  sync.WaitGroup
 	next     atomic.Uint64
 	reach    reach
@@ -106,6 +107,7 @@ func New(cfg Config) (*Gate, error) {
 		// LiveKit does not look at the origin either: its tokens are what counts.
 		upgrader: websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }},
 		counts:   NewMetrics(cfg.Registry),
+		closing:  make(chan struct{}),
 		reach:    reach{log: cfg.Log, upstream: upstream.String()},
 	}
 	g.book = newBook(cfg.Pod, time.Now(), g.counts)
@@ -122,7 +124,7 @@ func New(cfg Config) (*Gate, error) {
 			}
 		},
 	}
-	if g.journal, err = openJournal(cfg.Journal); err != nil {
+	if g.journal, err = openJournal(cfg.Journal, cfg.Log); err != nil {
 		return nil, err
 	}
 	if err := g.recall(); err != nil {
@@ -171,30 +173,27 @@ func trusted(ca []byte) (*tls.Config, error) {
 
 // recall takes over what an earlier gate of the pod knew.
 func (g *Gate) recall() error {
-	kept, first, err := g.journal.read()
+	jobs, workers, err := g.journal.read()
 	if err != nil {
-		g.cfg.Log.Warn("The journal cannot be read; the agent is asked how many jobs it has", "err", err)
+		return err
 	}
-	g.book.keep = func(records []record) {
-		if err := g.journal.write(kept.next(records, g.book.most)); err != nil {
-			g.cfg.Log.Error("The journal cannot be written; a restart would not know the jobs", "err", err)
-		}
+	g.book.journal = g.journal
+	g.book.restore(jobs, workers, g.journal != nil)
+	if len(jobs) > 0 {
+		g.cfg.Log.Info("An earlier gate's jobs are taken over", "jobs", len(jobs))
 	}
-	g.book.restore(kept.Jobs, kept.Workers, g.journal != nil && err == nil)
-	if g.journal == nil || err != nil {
-		return nil
-	}
-	if !first {
-		g.cfg.Log.Info("An earlier gate's jobs are taken over", "jobs", len(kept.Jobs))
-	}
-	// Written at once, so that a folder that cannot be written is no surprise later.
-	return g.journal.write(kept)
+	return nil
 }
 
 // Run serves the agent on one listener and the status on another until ctx is
 // done. It closes both.
 func (g *Gate) Run(ctx context.Context, agent, status net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		<-ctx.Done()
+		close(g.closing)
+		return nil
+	})
 	group.Go(func() error { return serve(ctx, agent, g.Handler()) })
 	group.Go(func() error { return serve(ctx, status, g.Status()) })
 	group.Go(func() error { return g.followOrder(ctx) })
@@ -276,15 +275,15 @@ func (g *Gate) serveWorker(w http.ResponseWriter, r *http.Request) {
 	id := g.next.Add(1)
 	log := g.cfg.Log.With("session", id)
 	s := &session{
-		id: id, agent: &wire{conn: agent}, server: &wire{conn: server}, book: g.book, url: g.media, log: log,
-		onReady: g.ends.soon,
+		filter: filter{id: id, book: g.book, url: g.media, log: log},
+		agent:  &wire{conn: agent}, server: &wire{conn: server}, onReady: g.ends.soon,
 	}
 	g.sessions.Store(id, s)
 	defer g.sessions.Delete(id)
-	err = s.run(r.Context())
+	err = s.run(g.closing)
 	var ended *errEnded
 	switch {
-	case r.Context().Err() != nil:
+	case errors.Is(err, errClosing):
 	case errors.Is(err, websocket.ErrReadLimit):
 		log.Warn("A worker's websocket was closed: a frame is larger than the gate takes", "most", maxFrame, "err", err)
 	case s.known.Load():

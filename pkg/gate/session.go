@@ -5,13 +5,10 @@ package gate
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
-	"github.com/livekit/protocol/livekit"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -65,36 +62,37 @@ func (w *wire) read() (frame, error) {
 // session is one worker's websocket and the one to LiveKit that belongs to it.
 // They end together.
 type session struct {
-	id      uint64
+	filter
+
 	agent   *wire
 	server  *wire
-	book    *book
-	url     string // LiveKit's, for assignments
-	log     *slog.Logger
-	kind    atomic.Int32 // how the worker writes
-	known   atomic.Bool  // the worker has registered
 	onReady func()
 }
 
-// run passes frames on until one side ends or ctx is done, and returns why.
-func (s *session) run(ctx context.Context) error {
-	s.kind.Store(websocket.BinaryMessage)
+// errClosing says that the gate ends, and the session with it.
+var errClosing = errors.New("the gate is closing") //nolint:gochecknoglobals // an error to compare with
+
+// run passes frames on until one side ends or the gate closes, and returns why.
+// The request's context is no use here: it is that of a connection which the
+// websocket took over.
+func (s *session) run(closing <-chan struct{}) error {
 	defer s.book.lose(s.id)
 	s.agent.listen()
 	s.server.listen()
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.pump(s.agent, s.server, s.fromAgent) })
-	g.Go(func() error { return s.pump(s.server, s.agent, s.fromServer) })
+	g, ctx := errgroup.WithContext(context.Background())
+	g.Go(func() error { return s.pump(s.agent, s.server, s.passUp) })
+	g.Go(func() error { return s.pump(s.server, s.agent, s.passDown) })
 	g.Go(func() error {
 		tick := time.NewTicker(pingEvery)
 		defer tick.Stop()
+		// The only way to interrupt a read.
+		defer func() { _, _ = s.agent.conn.Close(), s.server.conn.Close() }()
 		for {
 			select {
 			case <-ctx.Done():
-				// The only way to interrupt a read.
-				_ = s.agent.conn.Close()
-				_ = s.server.conn.Close()
-				return context.Cause(ctx)
+				return ctx.Err()
+			case <-closing:
+				return errClosing
 			case now := <-tick.C:
 				// A ping that fails shows in the read.
 				_ = s.agent.conn.WriteControl(websocket.PingMessage, nil, now.Add(writeTimeout))
@@ -146,135 +144,45 @@ func farewell(err error) []byte {
 	}
 }
 
-// fromAgent passes a frame of the worker on to LiveKit.
-func (s *session) fromAgent(f frame) error {
-	s.kind.Store(int32(f.kind))
-	m, err := f.worker()
-	if err != nil {
-		return s.unread("agent", f, s.server, err)
-	}
-	now := time.Now()
-	switch m := m.Message.(type) {
-	case *livekit.WorkerMessage_Register:
-		if err := s.server.write(f); err != nil {
-			return err
-		}
-		s.known.Store(true)
-		s.book.register(s.id)
-		s.log.Info("A worker registers", "agent", m.Register.GetAgentName(), "sdk", m.Register.GetVersion())
-		s.onReady()
-		if s.book.isDraining() {
-			return s.sayFull()
-		}
-		return nil
-	case *livekit.WorkerMessage_Availability:
-		f = s.answered(m.Availability, f, now)
-	case *livekit.WorkerMessage_UpdateWorker:
-		return s.updated(f)
-	case *livekit.WorkerMessage_UpdateJob:
-		switch m.UpdateJob.GetStatus() {
-		case livekit.JobStatus_JS_SUCCESS, livekit.JobStatus_JS_FAILED:
-			s.book.end(m.UpdateJob.GetJobId(), now)
-		case livekit.JobStatus_JS_RUNNING:
-			s.book.launched(m.UpdateJob.GetJobId())
-		case livekit.JobStatus_JS_PENDING:
-		}
-	case *livekit.WorkerMessage_MigrateJob:
-		s.book.adopt(s.id, m.MigrateJob.GetJobIds(), now)
-	}
-	return s.server.write(f)
-}
-
-// answered stamps a yes, or makes a no of it.
-func (s *session) answered(a *livekit.AvailabilityResponse, f frame, now time.Time) frame {
-	id := a.GetJobId()
-	var changed frame
-	var err error
-	switch {
-	case !a.GetAvailable():
-		s.book.decline(id)
-		return f
-	case s.book.accept(s.id, id, a.GetParticipantIdentity(), now):
-		s.log.Debug("An offer is accepted", "job", id)
-		changed, err = f.stamp(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Availability{Availability: a}}, string(s.book.pod))
-	default:
-		s.log.Info("The worker accepts an offer that came before the order to drain; LiveKit is told no", "job", id)
-		changed, err = refusal(f.kind, id)
-	}
-	if err != nil { // what was read can be written
-		s.log.Warn("An answer is passed on unchanged", "job", id, "err", err)
-		return f
-	}
-	return changed
-}
-
-// updated passes the worker's load on. While the pod drains, LiveKit hears that
-// the worker is full; the order is looked at under the same lock under which
-// sayFull writes, so that no older "available" follows it.
-func (s *session) updated(f frame) error {
+// passUp passes a frame of the worker on to LiveKit. It is judged under the lock
+// under which it is written, and sayFull writes: no older "available" follows a "full".
+func (s *session) passUp(f frame) error {
+	registered := s.known.Load()
 	s.server.mu.Lock()
-	defer s.server.mu.Unlock()
-	if s.book.isDraining() {
-		m, err := f.worker()
-		if err == nil {
-			f, err = f.full(m)
-		}
-		if err != nil {
-			return err
+	passed, after, err := s.fromAgent(f, time.Now())
+	if err != nil {
+		s.log.Debug("A frame of the agent is passed on unread", "bytes", len(f.body), "err", err)
+	}
+	err = nil
+	for _, f := range []*frame{passed, after} {
+		if f != nil && err == nil {
+			err = s.server.writeLocked(*f)
 		}
 	}
-	return s.server.writeLocked(f)
+	s.server.mu.Unlock()
+	if !registered && s.known.Load() {
+		s.onReady()
+	}
+	return err
+}
+
+// passDown passes a frame of LiveKit on to the worker, or answers it.
+func (s *session) passDown(f frame) error {
+	passed, answer, err := s.fromServer(f, time.Now())
+	if err != nil {
+		s.log.Debug("A frame of LiveKit is passed on unread", "bytes", len(f.body), "err", err)
+	}
+	if answer != nil {
+		return s.server.write(*answer)
+	}
+	return s.agent.write(*passed)
 }
 
 // sayFull tells LiveKit that the worker takes no job.
 func (s *session) sayFull() error {
-	f, err := fullWorker(int(s.kind.Load()))
+	f, err := fullWorker(s.writes())
 	if err != nil {
 		return err
 	}
 	return s.server.write(f)
-}
-
-// fromServer passes a frame of LiveKit on to the worker.
-func (s *session) fromServer(f frame) error {
-	m, err := f.server()
-	if err != nil {
-		return s.unread("server", f, s.agent, err)
-	}
-	now := time.Now()
-	switch msg := m.Message.(type) {
-	case *livekit.ServerMessage_Availability:
-		offer := msg.Availability.GetJob()
-		if offer != nil && !s.book.offer(s.id, offer.GetId(), offer.GetRoom().GetName(), now) {
-			s.log.Info("An offer is refused: the pod is draining", "job", offer.GetId())
-			no, err := refusal(f.kind, offer.GetId())
-			if err != nil {
-				return err
-			}
-			return s.server.write(no)
-		}
-	case *livekit.ServerMessage_Assignment:
-		given := msg.Assignment.GetJob()
-		if given != nil {
-			s.book.assign(s.id, given.GetId(), given.GetRoom().GetName(), given.GetState().GetParticipantIdentity(), now)
-			s.log.Debug("A job is assigned", "job", given.GetId())
-		}
-		if msg.Assignment.GetUrl() == "" {
-			if changed, err := f.address(m, s.url); err != nil {
-				s.log.Warn("An assignment is passed on unchanged", "job", given.GetId(), "err", err)
-			} else {
-				f = changed
-			}
-		}
-	case *livekit.ServerMessage_Termination:
-		s.book.leave(msg.Termination.GetJobId(), now)
-	}
-	return s.agent.write(f)
-}
-
-// unread passes on what is not understood.
-func (s *session) unread(side string, f frame, to *wire, cause error) error {
-	s.book.counts.unread.Inc()
-	s.log.Debug("A frame is passed on unread", "from", side, "bytes", len(f.body), "err", cause)
-	return to.write(f)
 }

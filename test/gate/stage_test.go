@@ -114,7 +114,7 @@ func newServer(t *testing.T, ports []int) *server {
 			"tcp_port": ports[1], "udp_port": ports[1], "node_ip": "127.0.0.1", "use_external_ip": false, "enable_loopback_candidate": true,
 		},
 		"keys":    map[string]string{s.key: s.secret},
-		"room":    map[string]any{"auto_create": true, "empty_timeout": 300, "departure_timeout": 20},
+		"room":    map[string]any{"auto_create": true, "empty_timeout": 300, "departure_timeout": 2},
 		"agents":  map[string]any{"target_load": 1},
 		"logging": map[string]any{"level": "warn"},
 	})
@@ -171,6 +171,25 @@ func (s *server) dial(t *testing.T, room string) *lksdk.Room {
 	}
 	t.Cleanup(caller.Disconnect)
 	return caller
+}
+
+// answered waits until the agent of a room takes part in it.
+func (s *server) answered(t *testing.T, room string) error {
+	t.Helper()
+	var err error
+	for begin := time.Now(); time.Since(begin) < 20*time.Second; time.Sleep(20 * time.Millisecond) {
+		list, lerr := s.rooms.ListParticipants(t.Context(), &livekit.ListParticipantsRequest{Room: room})
+		if lerr != nil {
+			return lerr
+		}
+		for _, p := range list.GetParticipants() {
+			if p.GetKind() == livekit.ParticipantInfo_AGENT && p.GetState() == livekit.ParticipantInfo_ACTIVE {
+				return nil
+			}
+		}
+		err = fmt.Errorf("no agent answers in room %s: %v", room, list.GetParticipants())
+	}
+	return err
 }
 
 // sidecar is a call-gate process with the files of its pod.
