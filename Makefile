@@ -17,8 +17,8 @@ help: ## Show this help
 ##@ Build
 
 .PHONY: build
-build: ## Build bin/metrics-adapter
-	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/metrics-adapter ./cmd/metrics-adapter
+build: ## Build bin/metrics-adapter and bin/call-gate
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/ ./cmd/metrics-adapter ./cmd/call-gate
 
 .PHONY: clean
 clean: ## Remove what build made; programs of the local cluster stay in the user's cache folder
@@ -31,8 +31,9 @@ unit: ## Test every package by itself, with the race detector (needs gcc)
 	CGO_ENABLED=1 go test -race $(if $(CI),-v -count=1) $(UNIT)
 
 .PHONY: e2e
-e2e: ## Test on a real control plane and a real LiveKit (the first run builds them, about 15 minutes)
+e2e: ## Test on a real control plane, a real LiveKit and real agents (the first run builds them, about 15 minutes)
 	go test -v -count=1 -timeout 45m ./test/e2e/...
+	go test -v -count=1 -timeout 20m ./test/gate/...
 
 .PHONY: test
 test: unit e2e ## Run unit, then e2e

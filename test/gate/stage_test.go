@@ -28,6 +28,9 @@ import (
 	witness "github.com/callguard/callguard/pkg/witness/gate"
 )
 
+// pace is how often a test asks whether what it waits for has happened.
+const pace = 50 * time.Millisecond
+
 // program is a process of the stage, with its output in a file.
 type program struct {
 	name string
@@ -114,7 +117,7 @@ func newServer(t *testing.T, ports []int) *server {
 			"tcp_port": ports[1], "udp_port": ports[1], "node_ip": "127.0.0.1", "use_external_ip": false, "enable_loopback_candidate": true,
 		},
 		"keys":    map[string]string{s.key: s.secret},
-		"room":    map[string]any{"auto_create": true, "empty_timeout": 300, "departure_timeout": 2},
+		"room":    map[string]any{"auto_create": true, "empty_timeout": 10, "departure_timeout": 2},
 		"agents":  map[string]any{"target_load": 1},
 		"logging": map[string]any{"level": "warn"},
 	})
@@ -177,7 +180,7 @@ func (s *server) dial(t *testing.T, room string) *lksdk.Room {
 func (s *server) answered(t *testing.T, room string) error {
 	t.Helper()
 	var err error
-	for begin := time.Now(); time.Since(begin) < 20*time.Second; time.Sleep(20 * time.Millisecond) {
+	for begin := time.Now(); time.Since(begin) < 20*time.Second; time.Sleep(pace) {
 		list, lerr := s.rooms.ListParticipants(t.Context(), &livekit.ListParticipantsRequest{Room: room})
 		if lerr != nil {
 			return lerr
@@ -377,7 +380,7 @@ func install(ctx context.Context, sum string, progress io.Writer) (string, error
 func eventually(t *testing.T, within time.Duration, what string, holds func() error) {
 	t.Helper()
 	var err error
-	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(pace) {
 		if err = holds(); err == nil {
 			return
 		}

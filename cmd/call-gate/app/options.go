@@ -75,9 +75,11 @@ func (o *Options) Validate() error {
 	if o.podUID == "" {
 		wrong("pod-uid", "", "$POD_UID with fieldRef metadata.uid")
 	}
-	for flag, address := range map[string]string{"bind-address": o.listen, "status-address": o.status} {
-		if _, _, err := net.SplitHostPort(address); err != nil {
-			wrong(flag, address, "host:port such as "+map[string]string{"bind-address": "127.0.0.1:7880", "status-address": ":8089"}[flag])
+	for _, a := range []struct{ flag, address, use string }{
+		{"bind-address", o.listen, "host:port such as 127.0.0.1:7880"}, {"status-address", o.status, "host:port such as :8089"},
+	} {
+		if _, _, err := net.SplitHostPort(a.address); err != nil {
+			wrong(a.flag, a.address, a.use)
 		}
 	}
 	for _, port := range o.workerPorts {
