@@ -180,7 +180,7 @@ func (s *server) dial(t *testing.T, room string) *lksdk.Room {
 func (s *server) answered(t *testing.T, room string) error {
 	t.Helper()
 	var err error
-	for begin := time.Now(); time.Since(begin) < 20*time.Second; time.Sleep(pace) {
+	for begin := time.Now(); time.Since(begin) < time.Minute; time.Sleep(pace) {
 		list, lerr := s.rooms.ListParticipants(t.Context(), &livekit.ListParticipantsRequest{Room: room})
 		if lerr != nil {
 			return lerr
