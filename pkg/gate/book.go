@@ -337,7 +337,7 @@ func (b *book) tell(calls, covered int, err error, canLook bool, now time.Time) 
 		left := b.inLocked(running)
 		slices.SortStableFunc(left, func(x, y *job) int { return cmp.Compare(truth(x.seen), truth(y.seen)) })
 		for _, j := range left {
-			if over > 0 && !(canLook && j.room != "" && j.agent != "") {
+			if asks := canLook && j.room != "" && j.agent != ""; over > 0 && !asks {
 				b.endLocked(j, endByNumber, now)
 				over--
 			}

@@ -16,7 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-var errSilent = errors.New("connection refused") //nolint:gochecknoglobals // an error to compare with
+var errSilent = errors.New("connection refused")
 
 // TestBook plays what goes by and what the agents say, and looks at the counts.
 // A step's name begins with the second at which it happens.

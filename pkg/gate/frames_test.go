@@ -176,7 +176,7 @@ func python(t testing.TB) []recorded {
 	return []recorded{
 		agent(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Register{Register: &livekit.RegisterWorkerRequest{
 			Type: livekit.JobType_JT_ROOM, AgentName: "inbound", Version: "1.7.0", PingInterval: 30,
-			AllowedPermissions: &livekit.ParticipantPermission{CanPublish: true, CanSubscribe: true, CanPublishData: true, CanUpdateMetadata: true, Agent: true},
+			AllowedPermissions: &livekit.ParticipantPermission{CanPublish: true, CanSubscribe: true, CanPublishData: true, CanUpdateMetadata: true},
 		}}}),
 		server(&livekit.ServerMessage{Message: &livekit.ServerMessage_Register{Register: &livekit.RegisterWorkerResponse{WorkerId: "AW_1"}}}),
 		agent(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_MigrateJob{MigrateJob: &livekit.MigrateJobRequest{JobIds: []string{"AJ_0"}}}}),

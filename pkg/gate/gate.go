@@ -280,7 +280,7 @@ func (g *Gate) serveWorker(w http.ResponseWriter, r *http.Request) {
 	}
 	g.sessions.Store(id, s)
 	defer g.sessions.Delete(id)
-	err = s.run(g.closing)
+	err = s.run(g.closing) //nolint:contextcheck // the request's context ends with the connection that the websocket took over
 	var ended *errEnded
 	switch {
 	case errors.Is(err, errClosing):

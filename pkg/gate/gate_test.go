@@ -316,9 +316,8 @@ func TestPassThrough(t *testing.T) {
 		t.Fatal(err)
 	}
 	answer.Body.Close()
-	defer conn.Close()
 	server := <-u.conns
-	defer server.Close()
+	t.Cleanup(func() { _ = conn.Close(); _ = server.Close() })
 	send(t, conn, text("hello"))
 	if f := next(t, server); string(f.body) != "hello" {
 		t.Errorf("got %q", f.body)
@@ -342,14 +341,14 @@ func TestTrouble(t *testing.T) {
 		t.Fatal(err)
 	}
 	nobody := "ws://" + closed.Addr().String()
-	closed.Close()
-	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "It works!") }))
+	_ = closed.Close()
+	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "It works!") }))
 	defer plain.Close()
 	garbage, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer garbage.Close()
+	defer func() { _ = garbage.Close() }()
 	go func() {
 		for {
 			c, err := garbage.Accept()
@@ -411,8 +410,13 @@ func TestTLS(t *testing.T) {
 	if err != nil || m.GetAssignment().GetUrl() != "wss"+strings.TrimPrefix(secure.URL, "https") {
 		t.Errorf("the assignment leads to %q, %v", m.GetAssignment().GetUrl(), err)
 	}
-	if _, resp, err := websocket.DefaultDialer.Dial(open(t, secure.URL, nil).agentURL+"/agent", nil); err == nil || resp.StatusCode != http.StatusBadGateway {
-		t.Errorf("an unknown authority must not be trusted: %v", err)
+	_, resp, err := websocket.DefaultDialer.Dial(open(t, secure.URL, nil).agentURL+"/agent", nil)
+	if err == nil || resp == nil {
+		t.Fatalf("an unknown authority must not be trusted: %v", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusBadGateway {
+		t.Errorf("got %s", resp.Status)
 	}
 }
 

@@ -70,7 +70,7 @@ type session struct {
 }
 
 // errClosing says that the gate ends, and the session with it.
-var errClosing = errors.New("the gate is closing") //nolint:gochecknoglobals // an error to compare with
+var errClosing = errors.New("the gate is closing")
 
 // run passes frames on until one side ends or the gate closes, and returns why.
 // The request's context is no use here: it is that of a connection which the

@@ -111,7 +111,7 @@ func TestFigures(t *testing.T) {
 	const jobs, rounds = 100, 1000
 	s := startLiveKit(t)
 	agentPage := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintf(w, `{"active_jobs":%d,"sdk_version":"1.9.0"}`, jobs)
+		_, _ = fmt.Fprintf(w, `{"active_jobs":%d,"sdk_version":"1.9.0"}`, jobs)
 	}))
 	defer agentPage.Close()
 	port, err := strconv.Atoi(agentPage.URL[strings.LastIndex(agentPage.URL, ":")+1:])
@@ -218,14 +218,14 @@ func TestTranscript(t *testing.T) {
 			return
 		}
 		resp.Body.Close()
-		defer to.Close()
+		defer func() { _ = to.Close() }()
 		from, err := upgrader.Upgrade(w, r, nil)
 		if err != nil {
 			return
 		}
-		defer from.Close()
+		defer func() { _ = from.Close() }()
 		pump := func(side string, from, to *websocket.Conn) {
-			defer to.Close()
+			defer func() { _ = to.Close() }()
 			for {
 				kind, body, err := from.ReadMessage()
 				if err != nil {

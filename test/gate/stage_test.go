@@ -199,14 +199,13 @@ func (s *server) answered(t *testing.T, room string) error {
 type sidecar struct {
 	*program
 
-	t            *testing.T
-	env, args    []string
-	agentURL     string
-	status       string
-	uid          string
-	volume       string // the downwardAPI volume
-	files        int
-	upstreamArgs []string
+	t         *testing.T
+	env, args []string
+	agentURL  string
+	status    string
+	uid       string
+	volume    string // the downwardAPI volume
+	files     int
 }
 
 // startGate starts a call-gate as a pod has it.
@@ -313,10 +312,27 @@ func startAgent(t *testing.T, s *server, url string, port int, entry string, env
 	return a
 }
 
+// jobs is what the agent says is the number of its jobs.
+func (a *agent) jobs(t *testing.T) int {
+	t.Helper()
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/worker", a.port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		ActiveJobs int `json:"active_jobs"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		t.Fatal(err)
+	}
+	return answer.ActiveJobs
+}
+
 func launchAgent(t *testing.T, s *server, url string, port int, entry string, env ...string) *agent {
 	t.Helper()
 	// An entry file finds its modules in the folders above it.
-	dir, err := os.MkdirTemp(stage.modules, "run-")
+	dir, err := os.MkdirTemp(stage.modules, "run-") //nolint:usetesting // a folder of the test is not below the modules
 	if err != nil {
 		t.Fatal(err)
 	}

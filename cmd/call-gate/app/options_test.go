@@ -5,6 +5,7 @@ package app
 import (
 	"context"
 	"io"
+	"maps"
 	"strings"
 	"testing"
 
@@ -14,10 +15,7 @@ import (
 func TestOptions(t *testing.T) {
 	pod := map[string]string{"LIVEKIT_URL": "wss://livekit.example.com", "POD_UID": "uid", "LIVEKIT_API_KEY": "k", "LIVEKIT_API_SECRET": "s"}
 	with := func(name, value string) map[string]string {
-		env := map[string]string{}
-		for k, v := range pod {
-			env[k] = v
-		}
+		env := maps.Clone(pod)
 		env[name] = value
 		return env
 	}

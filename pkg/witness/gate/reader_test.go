@@ -74,7 +74,7 @@ func TestReader(t *testing.T) {
 			return
 		}
 		w.WriteHeader(int(status.Load()))
-		fmt.Fprint(w, body.Load())
+		_, _ = fmt.Fprint(w, body.Load())
 	}))
 	defer server.Close()
 	host, portText, err := net.SplitHostPort(server.Listener.Addr().String())
