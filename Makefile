@@ -34,6 +34,10 @@ unit: ## Test every package by itself, with the race detector (needs gcc)
 e2e: ## Test on a real control plane and a real LiveKit (the first run builds them, about 15 minutes)
 	go test -v -count=1 -p 1 -timeout 45m ./test/doors/... ./test/e2e/... ./test/drain/...
 
+.PHONY: e2e-gate
+e2e-gate: ## Test the call-gate with real agents for Node behind a real LiveKit (needs npm; minutes)
+	go test -v -count=1 -p 1 -timeout 20m ./test/gate/...
+
 .PHONY: test
 test: unit e2e ## Run unit, then e2e
 

@@ -37,12 +37,17 @@ const (
 	// WorkerPortAnnotation names the port of the agent's own HTTP server where
 	// it is not DefaultWorkerPort.
 	WorkerPortAnnotation = "callguard.dev/worker-port"
+	// GatePortAnnotation says that the pod has a call-gate, and on which port it
+	// answers GET /calls.
+	GatePortAnnotation = "callguard.dev/gate-port"
 	// PodAttribute is the attribute of an agent participant that names its pod by UID.
 	PodAttribute = "callguard.dev/pod"
 
 	// DefaultWorkerPort is where LiveKit Agents for Python and Node serve
 	// GET /worker in production mode.
 	DefaultWorkerPort = 8081
+	// DefaultGatePort is where call-gate serves GET /calls.
+	DefaultGatePort = 8089
 
 	// AsideSuffix ends the pod-template-hash of a pod that was set aside.
 	AsideSuffix = "-aside"
@@ -57,24 +62,33 @@ type Witness string
 const (
 	Rooms  Witness = "rooms"  // LiveKit's room state
 	Worker Witness = "worker" // the agent's own GET /worker
+	Gate   Witness = "gate"   // the call-gate beside the agent
 )
 
-// DefaultWitnesses are asked about a pod that names none.
+// Witnesses lists the witnesses.
+func Witnesses() []Witness { return []Witness{Rooms, Worker, Gate} }
+
+// DefaultWitnesses are asked about a pod that names none and has no call-gate.
 func DefaultWitnesses() []Witness { return []Witness{Rooms, Worker} }
 
-// ParseWitnesses reads the value of WitnessesAnnotation. An empty value means
-// the default. The error names what is wrong and a value that would work; the
-// default is returned beside it.
-func ParseWitnesses(value string) ([]Witness, error) {
+// ParseWitnesses reads the value of WitnessesAnnotation beside that of
+// GatePortAnnotation. An empty value means the default, which is "rooms,gate" for
+// a pod that gives a gate port. The error names what is wrong and a value that
+// would work; the default is returned beside it.
+func ParseWitnesses(value, gatePort string) ([]Witness, error) {
+	fallback := DefaultWitnesses()
+	if gatePort != "" {
+		fallback = []Witness{Rooms, Gate}
+	}
 	if strings.TrimSpace(value) == "" {
-		return DefaultWitnesses(), nil
+		return fallback, nil
 	}
 	var ws []Witness
 	for part := range strings.SplitSeq(value, ",") {
 		w := Witness(strings.TrimSpace(part))
-		if w != Rooms && w != Worker {
-			return DefaultWitnesses(), fmt.Errorf("annotation %s is %q: there is no witness %q; use %q, %q or %q",
-				WitnessesAnnotation, value, w, "rooms,worker", "rooms", "worker")
+		if !slices.Contains(Witnesses(), w) {
+			return fallback, fmt.Errorf("annotation %s is %q: there is no witness %q; use %q, or others of %q, %q and %q",
+				WitnessesAnnotation, value, w, join(fallback), Rooms, Worker, Gate)
 		}
 		if !slices.Contains(ws, w) {
 			ws = append(ws, w)
@@ -83,16 +97,33 @@ func ParseWitnesses(value string) ([]Witness, error) {
 	return ws, nil
 }
 
+func join(ws []Witness) string {
+	var names []string
+	for _, w := range ws {
+		names = append(names, string(w))
+	}
+	return strings.Join(names, ",")
+}
+
 // ParseWorkerPort reads the value of WorkerPortAnnotation. An empty value means
 // the default, which is also returned beside an error.
 func ParseWorkerPort(value string) (int, error) {
+	return parsePort(WorkerPortAnnotation, value, DefaultWorkerPort)
+}
+
+// ParseGatePort reads the value of GatePortAnnotation. An empty value means the
+// default, which is also returned beside an error.
+func ParseGatePort(value string) (int, error) {
+	return parsePort(GatePortAnnotation, value, DefaultGatePort)
+}
+
+func parsePort(annotation, value string, fallback int) (int, error) {
 	if value == "" {
-		return DefaultWorkerPort, nil
+		return fallback, nil
 	}
 	port, err := strconv.Atoi(value)
 	if err != nil || port < 1 || port > 65535 {
-		return DefaultWorkerPort, fmt.Errorf("annotation %s is %q; use a port from 1 to 65535, such as %d",
-			WorkerPortAnnotation, value, DefaultWorkerPort)
+		return fallback, fmt.Errorf("annotation %s is %q; use a port from 1 to 65535, such as %d", annotation, value, fallback)
 	}
 	return port, nil
 }
@@ -164,6 +195,7 @@ type Pod struct {
 	Witnesses  []Witness
 	Project    Project
 	WorkerPort int
+	GatePort   int
 }
 
 // Asks says whether w is among the pod's witnesses.

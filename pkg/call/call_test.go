@@ -10,23 +10,29 @@ import (
 
 func TestParseWitnesses(t *testing.T) {
 	cases := map[string]struct {
-		reason  string
-		value   string
-		want    []Witness
-		wantErr string
+		reason   string
+		value    string
+		gatePort string
+		want     []Witness
+		wantErr  string
 	}{
-		"Empty":     {reason: "No annotation means the default.", value: "", want: []Witness{Rooms, Worker}},
-		"One":       {reason: "A team without a reachable worker names rooms alone.", value: "rooms", want: []Witness{Rooms}},
-		"Spaces":    {reason: "People put spaces behind commas.", value: " worker , rooms", want: []Witness{Worker, Rooms}},
-		"Duplicate": {reason: "Named twice is asked once.", value: "rooms,rooms", want: []Witness{Rooms}},
+		"Empty":      {reason: "No annotation means the default.", value: "", want: []Witness{Rooms, Worker}},
+		"One":        {reason: "A team without a reachable worker names rooms alone.", value: "rooms", want: []Witness{Rooms}},
+		"Spaces":     {reason: "People put spaces behind commas.", value: " worker , rooms", want: []Witness{Worker, Rooms}},
+		"Duplicate":  {reason: "Named twice is asked once.", value: "rooms,rooms", want: []Witness{Rooms}},
+		"Gate":       {reason: "A pod that gives a gate port has a gate.", gatePort: "8089", want: []Witness{Rooms, Gate}},
+		"GateAlone":  {reason: "Where LiveKit's API is far the gate is enough, on its default port.", value: "gate", want: []Witness{Gate}},
+		"GateUnused": {reason: "What is named counts, whatever else the pod has.", value: "worker", gatePort: "8089", want: []Witness{Worker}},
+		"GateTypo": {reason: "The default of a pod with a gate has the gate.", value: "gat", gatePort: "1", want: []Witness{Rooms, Gate},
+			wantErr: `annotation callguard.dev/witnesses is "gat": there is no witness "gat"; use "rooms,gate", or others of "rooms", "worker" and "gate"`},
 		"Typo": {reason: "A typo falls back to the default and says what would work.", value: "room", want: []Witness{Rooms, Worker},
-			wantErr: `annotation callguard.dev/witnesses is "room": there is no witness "room"; use "rooms,worker", "rooms" or "worker"`},
+			wantErr: `annotation callguard.dev/witnesses is "room": there is no witness "room"; use "rooms,worker", or others of "rooms", "worker" and "gate"`},
 		"TrailingComma": {reason: "An empty name is no witness.", value: "rooms,", want: []Witness{Rooms, Worker},
-			wantErr: `annotation callguard.dev/witnesses is "rooms,": there is no witness ""; use "rooms,worker", "rooms" or "worker"`},
+			wantErr: `annotation callguard.dev/witnesses is "rooms,": there is no witness ""; use "rooms,worker", or others of "rooms", "worker" and "gate"`},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			got, err := ParseWitnesses(tc.value)
+			got, err := ParseWitnesses(tc.value, tc.gatePort)
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
 			}

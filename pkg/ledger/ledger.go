@@ -30,10 +30,13 @@ type Rooms interface {
 type Ledger struct {
 	rooms  Rooms
 	worker Witness
+	gate   Witness
 }
 
 // New returns a Ledger of these witnesses.
-func New(rooms Rooms, worker Witness) *Ledger { return &Ledger{rooms: rooms, worker: worker} }
+func New(rooms Rooms, worker, gate Witness) *Ledger {
+	return &Ledger{rooms: rooms, worker: worker, gate: gate}
+}
 
 // Reading is the number of calls that a pod holds, for scaling. A pod without a
 // running container holds none: the kubelet says so.
@@ -60,6 +63,8 @@ func (l *Ledger) Ask(w call.Witness, pod *call.Pod, now time.Time) call.Reading 
 		return l.rooms.Reading(pod, now)
 	case call.Worker:
 		return l.worker.Reading(pod, now)
+	case call.Gate:
+		return l.gate.Reading(pod, now)
 	default:
 		return call.Unknown("there is no witness %q", w)
 	}

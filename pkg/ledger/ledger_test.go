@@ -47,13 +47,14 @@ func (s says) Fresh(call.Project, time.Time) error           { return nil }
 
 func TestReadingAsksThePodsOwnWitnesses(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
-	l := New(says{"p": call.Known(1, now)}, says{"p": call.Known(5, now)})
+	l := New(says{"p": call.Known(1, now)}, says{"p": call.Known(5, now)}, says{"p": call.Known(7, now)})
 	cases := map[string]struct {
 		pod  call.Pod
 		want int
 	}{
 		"Both":       {call.Pod{Running: true, Witnesses: call.DefaultWitnesses()}, 5},
 		"RoomsAlone": {call.Pod{Running: true, Witnesses: []call.Witness{call.Rooms}}, 1},
+		"Gate":       {call.Pod{Running: true, Witnesses: []call.Witness{call.Rooms, call.Gate}}, 7},
 		"NotRunning": {call.Pod{Witnesses: call.DefaultWitnesses()}, 0},
 	}
 	for name, tc := range cases {

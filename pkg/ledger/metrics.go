@@ -47,7 +47,10 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		known, unknown int
 		oldest         time.Duration
 	}
-	witnesses := map[call.Witness]*count{call.Rooms: {}, call.Worker: {}}
+	witnesses := map[call.Witness]*count{}
+	for _, w := range call.Witnesses() {
+		witnesses[w] = &count{}
+	}
 	for _, pod := range c.pods() {
 		calls, known := c.ledger.Reading(pod, now).Calls()
 		switch {

@@ -71,7 +71,7 @@ func testProvider(w witness) *Provider {
 	pod("voice", "d", "node-2", call.Owner{Kind: pods.Deployment, Name: "web"}, call.Aside)
 	pod("voice", "db-0", "node-2", call.Owner{Kind: pods.StatefulSet, Name: "db"}, call.Serving)
 	pod("other", "e", "node-1", call.Owner{}, call.Serving)
-	return New(store, ledger.New(w, w), noon)
+	return New(store, ledger.New(w, w, w), noon)
 }
 
 func allKnown() witness {
@@ -254,7 +254,7 @@ func BenchmarkList5000Pods(b *testing.B) {
 			Labels: map[string]string{"app": "web"}, State: call.Serving, Running: true, Witnesses: call.DefaultWitnesses(),
 		})
 	}
-	p := New(store, ledger.New(w, w), noon)
+	p := New(store, ledger.New(w, w, w), noon)
 	app, err := labels.Parse("app=web")
 	if err != nil {
 		b.Fatal(err)

@@ -143,11 +143,15 @@ func (w *Watcher) deleteObject(obj any) {
 // its default; the errors say which value would work.
 func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 	var errs []error
-	witnesses, err := call.ParseWitnesses(pod.Annotations[call.WitnessesAnnotation])
+	witnesses, err := call.ParseWitnesses(pod.Annotations[call.WitnessesAnnotation], pod.Annotations[call.GatePortAnnotation])
 	if err != nil {
 		errs = append(errs, err)
 	}
 	port, err := call.ParseWorkerPort(pod.Annotations[call.WorkerPortAnnotation])
+	if err != nil {
+		errs = append(errs, err)
+	}
+	gatePort, err := call.ParseGatePort(pod.Annotations[call.GatePortAnnotation])
 	if err != nil {
 		errs = append(errs, err)
 	}
@@ -171,6 +175,7 @@ func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 		Witnesses:      witnesses,
 		Project:        project,
 		WorkerPort:     port,
+		GatePort:       gatePort,
 	}, errs
 }
 
@@ -217,7 +222,7 @@ func trim(obj any) (any, error) {
 	}
 	switch o := obj.(type) {
 	case *corev1.Pod:
-		o.Annotations = only(o.Annotations, call.WitnessesAnnotation, call.WorkerPortAnnotation, call.SecretAnnotation, call.DrainingAnnotation)
+		o.Annotations = only(o.Annotations, call.WitnessesAnnotation, call.WorkerPortAnnotation, call.GatePortAnnotation, call.SecretAnnotation, call.DrainingAnnotation)
 		o.Spec = corev1.PodSpec{NodeName: o.Spec.NodeName}
 		status := corev1.PodStatus{Phase: o.Status.Phase, PodIP: o.Status.PodIP}
 		for _, c := range o.Status.ContainerStatuses {

@@ -34,6 +34,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/witness/gate"
 	"github.com/callguard/callguard/pkg/witness/rooms"
 	"github.com/callguard/callguard/pkg/witness/worker"
 )
@@ -123,10 +124,11 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 		Transport: http.DefaultTransport, OnlyWanted: true, Settings: o.livekit, Metrics: rooms.NewMetrics(registry), Log: log,
 	})
 	agents := worker.NewReader(worker.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Metrics: worker.NewMetrics(registry)})
+	gates := gate.NewReader(gate.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Metrics: gate.NewMetrics(registry)})
 	o.guard.DeletionCosts = o.deletionCosts == costsAuto
 	g, err := guard.New(guard.Config{
 		Client: client, Doors: doors,
-		Witnesses: map[call.Witness]guard.Witness{call.Rooms: projects, call.Worker: agents},
+		Witnesses: map[call.Witness]guard.Witness{call.Rooms: projects, call.Worker: agents, call.Gate: gateWitness{gates}},
 		Projects:  projects.Want,
 		Settings:  o.guard,
 		Recorder:  recorder, Registry: registry, Log: log,
@@ -144,6 +146,18 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	group.Go(func() error { return serve(ctx, o.bindAddress, status, registry, log) })
 	group.Go(func() error { return o.lead(ctx, client, g, status, log) })
 	return group.Wait()
+}
+
+// gateWitness asks a pod's gate, which knows when no call can begin any more.
+type gateWitness struct{ gates *gate.Reader }
+
+// Ask implements guard.Witness.
+func (g gateWitness) Ask(ctx context.Context, pod *call.Pod) call.Reading {
+	reading, answer := g.gates.Ask(ctx, pod)
+	if answer.Drained {
+		return reading.WithSeal()
+	}
+	return reading
 }
 
 // lead leads while this process holds the lease, and stands by while another does.

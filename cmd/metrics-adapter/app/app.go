@@ -34,6 +34,7 @@ import (
 	"github.com/callguard/callguard/pkg/metricsapi"
 	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/servingcert"
+	"github.com/callguard/callguard/pkg/witness/gate"
 	"github.com/callguard/callguard/pkg/witness/rooms"
 	"github.com/callguard/callguard/pkg/witness/worker"
 )
@@ -105,17 +106,23 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 		Timeout: o.workerTimeout, Concurrency: o.workerConcurrency,
 		Metrics: worker.NewMetrics(registry),
 	})
+	gates := gate.NewReader(gate.Config{
+		Pod:      store.ByUID,
+		Interval: o.workerInterval, MaxStaleness: o.livekit.MaxStaleness,
+		Timeout: o.workerTimeout, Concurrency: o.workerConcurrency,
+		Metrics: gate.NewMetrics(registry),
+	})
 	roomMetrics := rooms.NewMetrics(registry)
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
 		Default:   rooms.FileCredentials(rooms.Files{URL: o.livekitURL, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}),
 		Secret:    rooms.SecretCredentials(client),
 		Transport: http.DefaultTransport,
 		Settings:  o.livekit,
-		OnChange:  func(uids []types.UID) { agents.Poke(uids...) },
+		OnChange:  func(uids []types.UID) { agents.Poke(uids...); gates.Poke(uids...) },
 		Metrics:   roomMetrics,
 		Log:       log,
 	})
-	book := ledger.New(projects, agents)
+	book := ledger.New(projects, agents, gates)
 	every := func() []*call.Pod { return store.In("", func(*call.Pod) bool { return true }) }
 	registry.MustRegister(ledger.NewCollector(book, every, time.Now))
 	o.base.WithCustomMetrics(metricsapi.New(store, book, time.Now))
@@ -129,8 +136,9 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	g.Go(func() error { return watcher.Run(ctx) })
 	g.Go(func() error { return projects.Run(ctx) })
 	g.Go(func() error { return agents.Run(ctx) })
+	g.Go(func() error { return gates.Run(ctx) })
 	g.Go(func() error {
-		tellWitnesses(ctx, changed, store, projects, agents)
+		tellWitnesses(ctx, changed, store, projects, agents, gates)
 		return nil
 	})
 	if o.webhookAddress != "" {
@@ -200,7 +208,7 @@ func apiServiceName(version string) string { return version + ".custom.metrics.k
 
 // tellWitnesses tells the witnesses which projects and pods there are, after
 // each change.
-func tellWitnesses(ctx context.Context, changed <-chan struct{}, store *pods.Store, projects *rooms.Projects, agents *worker.Reader) {
+func tellWitnesses(ctx context.Context, changed <-chan struct{}, store *pods.Store, projects *rooms.Projects, agents *worker.Reader, gates *gate.Reader) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -210,6 +218,9 @@ func tellWitnesses(ctx context.Context, changed <-chan struct{}, store *pods.Sto
 		projects.Want(store.Projects())
 		for _, pod := range store.In("", func(pod *call.Pod) bool { return pod.Asks(call.Worker) }) {
 			agents.Watch(pod.UID)
+		}
+		for _, pod := range store.In("", func(pod *call.Pod) bool { return pod.Asks(call.Gate) }) {
+			gates.Watch(pod.UID)
 		}
 		select {
 		case <-ctx.Done():

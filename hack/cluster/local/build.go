@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -25,22 +26,27 @@ func ensureTools(ctx context.Context, out *progress) (map[string]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	cache, err := cacheDir()
-	if err != nil {
-		return nil, err
-	}
-	bin := filepath.Join(cache, "bin")
-	if err := os.MkdirAll(bin, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot make the folder of the programs: %w; make %s writable", err, cache)
-	}
 	dirs := map[string]string{}
 	for _, p := range plans {
-		dirs[p.name] = filepath.Join(bin, p.name+"-"+p.sum)
-		if err := p.ensure(ctx, dirs[p.name], out); err != nil {
+		if dirs[p.name], err = p.ensureCached(ctx, out); err != nil {
 			return nil, err
 		}
 	}
 	return dirs, nil
+}
+
+// ensureCached builds a module into the user's cache folder, where others find it, and returns its folder there.
+func (p buildPlan) ensureCached(ctx context.Context, out *progress) (string, error) {
+	cache, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(cache, "bin")
+	if err := os.MkdirAll(bin, 0o700); err != nil {
+		return "", fmt.Errorf("cannot make the folder of the programs: %w; make %s writable", err, cache)
+	}
+	dir := filepath.Join(bin, p.name+"-"+p.sum)
+	return dir, p.ensure(ctx, dir, out)
 }
 
 func planTools(ctx context.Context) ([]buildPlan, error) {
@@ -168,4 +174,25 @@ func exists(path string) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// Program returns the path of one program that instances run, such as "livekit-server", for those who need it alone.
+// It is built first where it is not there yet.
+func Program(ctx context.Context, name string, out io.Writer) (string, error) {
+	repository, err := repositoryRoot()
+	if err != nil {
+		return "", err
+	}
+	for _, m := range toolModules() {
+		p, err := planBuild(ctx, repository, m)
+		if err != nil {
+			return "", err
+		}
+		if !slices.Contains(p.programs(), name) {
+			continue
+		}
+		dir, err := p.ensureCached(ctx, &progress{w: out})
+		return filepath.Join(dir, name), err
+	}
+	return "", fmt.Errorf("there is no program %q under hack/tools", name)
 }

@@ -157,7 +157,7 @@ func (r *Reader) work(ctx context.Context) {
 
 func (r *Reader) ask(ctx context.Context, pod *call.Pod) {
 	at := time.Now()
-	calls, err := r.get(ctx, workerURL(pod))
+	calls, err := Get(ctx, r.client, workerURL(pod))
 	r.cfg.Metrics.asked(err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -175,7 +175,7 @@ func (r *Reader) Ask(ctx context.Context, pod *call.Pod) call.Reading {
 		return call.Unknown("the agent has no address yet")
 	}
 	at := time.Now()
-	calls, err := r.get(ctx, workerURL(pod))
+	calls, err := Get(ctx, r.client, workerURL(pod))
 	r.cfg.Metrics.asked(err)
 	if err != nil {
 		return call.Unknown("the agent does not say: %s", err)
@@ -187,12 +187,13 @@ func workerURL(pod *call.Pod) string {
 	return "http://" + net.JoinHostPort(pod.IP, strconv.Itoa(pod.WorkerPort)) + "/worker"
 }
 
-func (r *Reader) get(ctx context.Context, url string) (int, error) {
+// Get asks one agent for the number of its active jobs.
+func Get(ctx context.Context, client *http.Client, url string) (int, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, fmt.Errorf("cannot ask %s: %w", url, err)
 	}
-	resp, err := r.client.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return 0, err
 	}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package app puts the call-gate together: flags and environment become options,
+// options become a gate. It decides nothing itself.
+package app
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// Options are what the flags say. LiveKit's settings come from the environment
+// variables that LiveKit's SDKs read, so that the gate can take them from the
+// Secret that the agent took them from.
+type Options struct {
+	livekitURL, apiKey, apiSecret string
+	podUID                        string
+
+	listen, status string
+	workerPorts    []int
+	orderFile      string
+	journal        string
+	caFile         string
+	logLevel       string
+}
+
+// NewOptions returns the defaults.
+func NewOptions(env func(string) string) *Options {
+	return &Options{
+		livekitURL: env("LIVEKIT_URL"), apiKey: env("LIVEKIT_API_KEY"), apiSecret: env("LIVEKIT_API_SECRET"),
+		podUID:      env("POD_UID"),
+		listen:      "127.0.0.1:7880",
+		status:      ":" + strconv.Itoa(call.DefaultGatePort),
+		workerPorts: []int{call.DefaultWorkerPort},
+		logLevel:    "info",
+	}
+}
+
+// Flags returns the flags, bound to the options.
+func (o *Options) Flags() *pflag.FlagSet {
+	fs := pflag.NewFlagSet("call-gate", pflag.ContinueOnError)
+	fs.StringVar(&o.livekitURL, "livekit-url", o.livekitURL, "The real LiveKit, such as wss://livekit.example.com. Default: $LIVEKIT_URL.")
+	fs.StringVar(&o.podUID, "pod-uid", o.podUID, "UID of the pod. Default: $POD_UID, from the downward API.")
+	fs.StringVar(&o.listen, "bind-address", o.listen, "Where the agent's LIVEKIT_URL leads to.")
+	fs.StringVar(&o.status, "status-address", o.status, "Where GET /calls, /metrics and /healthz are answered; its port stands in the pod's annotation "+call.GatePortAnnotation+".")
+	fs.IntSliceVar(&o.workerPorts, "worker-ports", o.workerPorts, "Ports at which the agents of the pod answer GET /worker, one for each worker process.")
+	fs.StringVar(&o.orderFile, "order-file", o.orderFile, "File of a downwardAPI volume with metadata.annotations, or with the one annotation "+call.DrainingAnnotation+". Without it nobody can order the pod to drain.")
+	fs.StringVar(&o.journal, "journal", o.journal, "Folder of an emptyDir, in which a gate that is started again finds the jobs. Without it the agent is asked how many it has.")
+	fs.StringVar(&o.caFile, "ca-file", o.caFile, "Certificates to trust for LiveKit besides the system's, in PEM.")
+	fs.StringVar(&o.logLevel, "log-level", o.logLevel, "debug, info, warn or error.")
+	return fs
+}
+
+// Validate reports every mistake at once, each with a value that would work.
+func (o *Options) Validate() error {
+	var errs []error
+	wrong := func(flag string, value any, use string) {
+		errs = append(errs, fmt.Errorf("--%s is %q; use %s", flag, fmt.Sprint(value), use))
+	}
+	if u, err := url.Parse(o.livekitURL); err != nil || u.Host == "" {
+		wrong("livekit-url", o.livekitURL, "the URL of the real LiveKit, such as wss://livekit.example.com")
+	} else if u.Host == o.listen {
+		wrong("livekit-url", o.livekitURL, "the real LiveKit: this is the gate itself, where only the agent's LIVEKIT_URL leads")
+	}
+	if o.podUID == "" {
+		wrong("pod-uid", "", "$POD_UID with fieldRef metadata.uid")
+	}
+	for _, a := range []struct{ flag, address, use string }{
+		{"bind-address", o.listen, "host:port such as 127.0.0.1:7880"}, {"status-address", o.status, "host:port such as :8089"},
+	} {
+		if _, _, err := net.SplitHostPort(a.address); err != nil {
+			wrong(a.flag, a.address, a.use)
+		}
+	}
+	for _, port := range o.workerPorts {
+		if port < 1 || port > 65535 {
+			wrong("worker-ports", port, "ports from 1 to 65535, such as 8081")
+		}
+	}
+	if (o.apiKey == "") != (o.apiSecret == "") {
+		errs = append(errs, errors.New("of LIVEKIT_API_KEY and LIVEKIT_API_SECRET one is set; set both, so that the gate can look into rooms, or none"))
+	}
+	if o.caFile != "" {
+		if _, err := os.Stat(o.caFile); err != nil {
+			errs = append(errs, fmt.Errorf("--ca-file: %w; name a file that can be read", err))
+		}
+	}
+	if _, err := o.level(); err != nil {
+		wrong("log-level", o.logLevel, "debug, info, warn or error")
+	}
+	return errors.Join(errs...)
+}
+
+func (o *Options) level() (slog.Level, error) {
+	var level slog.Level
+	err := level.UnmarshalText([]byte(o.logLevel))
+	return level, err
+}
+
+func (o *Options) pod() types.UID { return types.UID(o.podUID) }
+
+func (o *Options) workerURLs() []string {
+	var urls []string
+	for _, port := range o.workerPorts {
+		urls = append(urls, "http://"+net.JoinHostPort("127.0.0.1", strconv.Itoa(port))+"/worker")
+	}
+	return urls
+}

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+var errSilent = errors.New("connection refused")
+
+// TestBook plays what goes by and what the agents say, and looks at the counts.
+// A step's name begins with the second at which it happens.
+func TestBook(t *testing.T) {
+	type step struct {
+		at   float64
+		do   func(b *book, now time.Time)
+		want string // accepted/running/ending/unlisted, and d for drained, ? for unknown
+	}
+	take := func(id string) func(*book, time.Time) {
+		return func(b *book, now time.Time) {
+			b.offer(1, id, "room-"+id, now)
+			b.accept(1, id, "agent-"+id, now)
+			b.assign(1, id, "room-"+id, "agent-"+id, now)
+		}
+	}
+	number := func(n int) func(*book, time.Time) {
+		return func(b *book, now time.Time) { b.tell(n, 1, nil, false, now) }
+	}
+	withKey := func(n int) func(*book, time.Time) {
+		return func(b *book, now time.Time) { b.tell(n, 1, nil, true, now) }
+	}
+	silent := func(b *book, now time.Time) { b.tell(0, 0, errSilent, false, now) }
+	leave := func(id string) func(*book, time.Time) {
+		return func(b *book, now time.Time) { b.leave(id, now) }
+	}
+	end := func(id string) func(*book, time.Time) {
+		return func(b *book, now time.Time) { b.end(id, now) }
+	}
+	found := func(id string, there bool) func(*book, time.Time) {
+		return func(b *book, now time.Time) { b.found(id, there, now) }
+	}
+	drain := func(b *book, _ time.Time) { b.drain("drain 2026-01-02T15:04:05Z") }
+	begin := func(b *book, _ time.Time) { b.restore(nil, 0, true); b.register(1) }
+	again := func(b *book, _ time.Time) { b.register(1) } // an earlier gate is not known
+
+	cases := map[string]struct {
+		reason string
+		steps  []step
+	}{
+		"PythonCall": {
+			reason: "A worker that says that a job has ended is believed at once.",
+			steps: []step{
+				{0, begin, "0/0/0/0"},
+				{1, func(b *book, now time.Time) { b.offer(1, "a", "r", now) }, "0/0/0/0"},
+				{1, func(b *book, now time.Time) { b.accept(1, "a", "x", now) }, "1/0/0/0"},
+				{2, func(b *book, now time.Time) { b.assign(1, "a", "r", "x", now) }, "0/1/0/0"},
+				{3, number(1), "0/1/0/0"}, {60, end("a"), "0/0/0/0"}, {61, number(0), "0/0/0/0"},
+			},
+		},
+		"NodeCall": {
+			reason: "A Node worker says nothing: the agent leaves its room, then its number falls.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"},
+				{60, leave("a"), "0/0/1/0"}, {60.1, number(1), "0/0/1/0"}, {60.5, number(0), "0/0/0/0"},
+			},
+		},
+		"ChurnDoesNotLag": {
+			reason: "While one job is launched, another's end shows in the fall of the number.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"},
+				{30, leave("a"), "0/0/1/0"}, {30.1, take("b"), "0/1/1/0"}, {30.2, number(0), "0/1/0/0"}, {31, number(1), "0/1/0/0"},
+			},
+		},
+		"SlowLaunch": {
+			reason: "A job that is being launched is missing from the number and counts.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(0), "0/1/0/0"}, {14, number(0), "0/1/0/0"}, {15, number(1), "0/1/0/0"},
+			},
+		},
+		"FailedLaunch": {
+			reason: "A job that never came to be does not stay for ever.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {17, number(0), "0/1/0/0"}, {19, number(0), "0/1/0/0"}, {20.1, number(0), "0/0/0/0"},
+			},
+		},
+		"FailedLaunchWithKey": {
+			reason: "Where LiveKit can be asked, only it says that the agent is not there.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {17, withKey(0), "0/1/0/0"}, {60, withKey(0), "0/1/0/0"},
+				{61, found("a", false), "0/1/0/0"}, {62, found("a", false), "0/1/0/0"}, {63.1, found("a", false), "0/0/1/0"}, {63.2, withKey(0), "0/0/0/0"},
+			},
+		},
+		"LostFromTheListForAMoment": {
+			reason: "LiveKit's lists lose a participant and have it again.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {30, found("a", false), "0/1/0/0"}, {31, found("a", true), "0/1/0/0"},
+				{33, found("a", false), "0/1/0/0"}, {34, found("a", true), "0/1/0/0"},
+			},
+		},
+		"TerminatedAndStillThere": {
+			reason: "An agent whose first try to join failed is there by its second, though LiveKit ended the job.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, withKey(1), "0/1/0/0"}, {9, leave("a"), "0/0/1/0"}, {10, found("a", true), "0/1/0/0"},
+			},
+		},
+		"LateJoinOfTwo": {
+			reason: "The fall of the number takes those first that LiveKit said had left.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {1, take("b"), "0/2/0/0"}, {3, number(2), "0/2/0/0"},
+				{30, leave("b"), "0/1/1/0"}, {31, number(1), "0/1/0/0"}, {50, number(1), "0/1/0/0"},
+			},
+		},
+		"CrashWithoutAWord": {
+			reason: "A number that stays low ends a job that nobody spoke of.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {3, number(1), "0/1/0/0"}, {20, number(0), "0/1/0/0"}, {22, number(0), "0/1/0/0"}, {23.1, number(0), "0/0/0/0"},
+			},
+		},
+		"LowForAMoment": {
+			reason: "A number that is low once ends nothing.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {3, number(1), "0/1/0/0"}, {20, number(0), "0/1/0/0"}, {22, number(1), "0/1/0/0"}, {40, number(0), "0/1/0/0"},
+			},
+		},
+		"WorkerPageOff": {
+			reason: "Without the agent's number the agent's leave is the end, a little later.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, silent, "0/1/0/0"}, {60, leave("a"), "0/0/1/0"}, {65, silent, "0/0/1/0"}, {70, silent, "0/0/0/0"},
+			},
+		},
+		"WorkerPageFallsSilent": {
+			reason: "An agent that told its number and is silent now may be at work still.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"}, {90, silent, "0/0/1/0"}, {91, number(0), "0/0/0/0"},
+			},
+		},
+		"ZombieProcess": {
+			reason: "A process that never ends does not hold the pod for ever, nor comes back as another job.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"}, {300, number(1), "0/0/1/0"},
+				{421, number(1), "0/0/0/0"}, {430, number(1), "0/0/0/0"}, {440, take("b"), "0/1/0/0"}, {441, number(2), "0/1/0/0"}, {450, leave("b"), "0/0/1/0"}, {451, number(1), "0/0/0/0"},
+			},
+		},
+		"AcceptedNeverAssigned": {
+			reason: "An accepted offer holds the pod for as long as LiveKit could assign it.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, func(b *book, now time.Time) { b.offer(1, "a", "r", now); b.accept(1, "a", "x", now) }, "1/0/0/0"},
+				{2, drain, "1/0/0/0"}, {15, number(0), "1/0/0/0"}, {17, number(0), "0/0/0/0 d"},
+			},
+		},
+		"AssignedAfterTheOrder": {
+			reason: "What was accepted before the order is served.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, func(b *book, now time.Time) { b.offer(1, "a", "r", now); b.accept(1, "a", "x", now) }, "1/0/0/0"},
+				{2, drain, "1/0/0/0"}, {3, func(b *book, now time.Time) { b.assign(1, "a", "r", "x", now) }, "0/1/0/0"},
+				{9, number(1), "0/1/0/0"}, {60, end("a"), "0/0/0/0 d"},
+			},
+		},
+		"WebsocketLost": {
+			reason: "On a lost websocket nothing can be assigned any more; what runs goes on.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"},
+				{2, func(b *book, now time.Time) { b.offer(1, "b", "r", now); b.accept(1, "b", "x", now) }, "1/1/0/0"},
+				{3, func(b *book, _ time.Time) { b.lose(1) }, "0/1/0/0"},
+			},
+		},
+		"StartedAgainWithoutJournal": {
+			reason: "A gate that knows of no jobs is told their number, and does not take a first zero for granted.",
+			steps: []step{
+				{0, again, "0/0/0/0 ?"}, {1, number(0), "0/0/0/0 ?"}, {2, number(1), "0/0/0/1"}, {3, drain, "0/0/0/1"},
+				{30, number(1), "0/0/0/1"}, {40, number(0), "0/0/0/0 d"},
+			},
+		},
+		"StartedAgainIdle": {
+			reason: "The agent's zero counts once a job of before would have been launched.",
+			steps:  []step{{0, again, "0/0/0/0 ?"}, {14, number(0), "0/0/0/0 ?"}, {15, number(0), "0/0/0/0"}},
+		},
+		"StartedAgainAndNamed": {
+			reason: "LiveKit Agents for Python names its jobs when it registers again.",
+			steps: []step{
+				{0, again, "0/0/0/0 ?"}, {1, number(2), "0/0/0/2"},
+				{2, func(b *book, now time.Time) { b.adopt(1, []string{"a", "b"}, now) }, "0/2/0/0"}, {3, number(2), "0/2/0/0"}, {4, end("a"), "0/1/0/0"},
+			},
+		},
+		"UnlistedIsNotTakenForEnding": {
+			reason: "A job of an earlier gate outlives one of this gate.",
+			steps: []step{
+				{0, again, "0/0/0/0 ?"}, {1, number(1), "0/0/0/1"}, {20, take("a"), "0/1/0/1"}, {21, number(2), "0/1/0/1"},
+				{60, leave("a"), "0/0/1/1"}, {61, number(1), "0/0/0/1"}, {900, number(1), "0/0/0/1"}, {901, number(0), "0/0/0/0"},
+			},
+		},
+		"TwoWorkersOnePort": {
+			reason: "The number of one worker says nothing of the other's jobs.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, func(b *book, _ time.Time) { b.register(2) }, "0/0/0/0"}, {2, take("a"), "0/1/0/0"},
+				{30, number(0), "0/1/0/0"}, {60, number(0), "0/1/0/0"}, {61, leave("a"), "0/0/1/0"}, {62, number(0), "0/0/1/0"}, {71, number(0), "0/0/0/0"},
+			},
+		},
+		"TheOrderStays": {
+			reason: "An order is not taken back while the gate runs.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, drain, "0/0/0/0 d"}, {2, func(b *book, _ time.Time) { b.drain("") }, "0/0/0/0 d"},
+			},
+		},
+	}
+	start := time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			b := newBook("pod", start, NewMetrics(prometheus.NewRegistry()))
+			for i, s := range tc.steps {
+				now := start.Add(time.Duration(s.at * float64(time.Second)))
+				s.do(b, now)
+				a := b.answer(now)
+				got := fmt.Sprintf("%d/%d/%d/%d", a.Accepted, a.Running, a.Ending, a.Unlisted)
+				if a.Drained {
+					got += " d"
+				}
+				if !a.Known {
+					got += " ?"
+				}
+				if diff := cmp.Diff(s.want, got); diff != "" {
+					t.Fatalf("%s\nstep %d at %g s, accepted/running/ending/unlisted -want, +got:\n%s", tc.reason, i, s.at, diff)
+				}
+			}
+		})
+	}
+}
+
+// TestNoAcceptAfterTheOrder lets many workers accept while the order comes: what
+// is accepted is in the answer that first tells the order, or never.
+func TestNoAcceptAfterTheOrder(t *testing.T) {
+	for range 50 {
+		now := time.Now()
+		b := newBook("pod", now, NewMetrics(prometheus.NewRegistry()))
+		b.restore(nil, 0, true)
+		taken := make(chan int)
+		const workers, offers = 8, 200
+		for w := range workers {
+			go func() {
+				n := 0
+				for i := range offers {
+					id := fmt.Sprintf("%d-%d", w, i)
+					if b.offer(uint64(w), id, "r", now) && b.accept(uint64(w), id, "x", now) {
+						n++
+					}
+				}
+				taken <- n
+			}()
+		}
+		b.drain("drain now")
+		told := b.answer(now).Accepted
+		sum := 0
+		for range workers {
+			sum += <-taken
+		}
+		if sum != told {
+			t.Fatalf("%d offers were accepted when the order was told, %d in the end", told, sum)
+		}
+	}
+}
+
+func TestParseOrder(t *testing.T) {
+	const mark = "drain 2026-01-02T15:04:05Z"
+	cases := map[string]struct{ reason, text, want string }{
+		"All":       {"The kubelet writes all annotations as key and quoted value.", "a=\"b\"\ncallguard.dev/draining=\"" + mark + "\"\nz=\"\"\n", mark},
+		"None":      {"Other annotations are no order.", "a=\"b\"\nkubernetes.io/config.seen=\"2026\"\n", ""},
+		"Empty":     {"No annotation at all is no order.", "", ""},
+		"Bare":      {"The file may hold the one annotation alone.", mark, mark},
+		"BareLine":  {"With a line end, too.", mark + "\n", mark},
+		"EmptyMark": {"An annotation without a value is no order.", "callguard.dev/draining=\"\"\n", ""},
+		"Strange":   {"Whatever the value says, it is an order.", "callguard.dev/draining=\"yes\"\n", "yes"},
+		"Escapes": {
+			"A value that looks like an order inside another annotation is none.",
+			"note=\"x\\ncallguard.dev/draining=\\\"drain 2026-01-02T15:04:05Z\\\"\"\n", "",
+		},
+		"Prefix": {"Another annotation's name is longer.", "callguard.dev/draining-since=\"x\"\n", ""},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(tc.want, parseOrder(tc.text)); diff != "" {
+				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
+			}
+		})
+	}
+}
+
+func TestJournal(t *testing.T) {
+	dir := t.TempDir()
+	log := slog.New(slog.DiscardHandler)
+	j, err := openJournal(dir, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if jobs, workers, err := j.read(); len(jobs) != 0 || workers != 0 || err != nil {
+		t.Errorf("an empty folder is a first start; got %v, %d, %v", jobs, workers, err)
+	}
+	at := time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
+	a, b := record{ID: "AJ_a", Room: "r", Agent: "x", Started: at}, record{ID: "../b/%", Room: "r", Agent: "y", Started: at}
+	j.add(a)
+	j.add(b)
+	j.add(record{ID: "gone", Started: at})
+	j.drop("gone")
+	j.drop("never")
+	j.workers(2)
+	// A gate was killed in the middle of a write.
+	if err := os.WriteFile(filepath.Join(dir, "AJ_half.job"), []byte(`{"id":"AJ_ha`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	jobs, workers, err := j.read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]record{b, a, {ID: "AJ_half"}}, jobs); diff != "" || workers != 2 {
+		t.Errorf("%d workers, -want, +got:\n%s", workers, diff)
+	}
+	if _, err := openJournal(dir+"/none", log); err == nil || !strings.Contains(err.Error(), "emptyDir") {
+		t.Errorf("a missing folder must say what to do; got %v", err)
+	}
+}

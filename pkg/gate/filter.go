@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/livekit/protocol/livekit"
+)
+
+// filter reads the frames of one session, tells the book, and says what is passed
+// on. It does no I/O. A frame that it cannot read is passed on as it is, with the
+// error.
+type filter struct {
+	id    uint64
+	book  *book
+	url   string // LiveKit's, for assignments
+	log   *slog.Logger
+	kind  atomic.Int32 // how the worker writes; 0 until it has
+	known atomic.Bool  // the worker has registered
+}
+
+// fromAgent judges a frame of the worker: what is passed on to LiveKit, and what
+// LiveKit is told after it.
+func (s *filter) fromAgent(f frame, now time.Time) (passed, after *frame, err error) {
+	s.kind.Store(int32(f.kind))
+	m, err := f.worker()
+	if err != nil {
+		s.book.counts.unread.Inc()
+		return &f, nil, err
+	}
+	switch msg := m.Message.(type) {
+	case *livekit.WorkerMessage_Register:
+		s.known.Store(true)
+		s.book.register(s.id)
+		s.log.Info("A worker registers", "agent", msg.Register.GetAgentName(), "sdk", msg.Register.GetVersion())
+		if s.book.isDraining() {
+			full, err := fullWorker(f.kind)
+			return &f, &full, err
+		}
+	case *livekit.WorkerMessage_Availability:
+		changed, err := s.answered(m, f, now)
+		return &changed, nil, err
+	case *livekit.WorkerMessage_UpdateWorker:
+		if s.book.isDraining() {
+			full, err := f.full(m)
+			return orAsItIs(full, f, err)
+		}
+	case *livekit.WorkerMessage_UpdateJob:
+		switch msg.UpdateJob.GetStatus() {
+		case livekit.JobStatus_JS_SUCCESS, livekit.JobStatus_JS_FAILED:
+			s.book.end(msg.UpdateJob.GetJobId(), now)
+		case livekit.JobStatus_JS_RUNNING:
+			s.book.launched(msg.UpdateJob.GetJobId())
+		case livekit.JobStatus_JS_PENDING:
+		}
+	case *livekit.WorkerMessage_MigrateJob:
+		s.book.adopt(s.id, msg.MigrateJob.GetJobIds(), now)
+	}
+	return &f, nil, nil
+}
+
+// answered stamps a yes, or makes a no of it: the order to drain came between the
+// offer and the answer.
+func (s *filter) answered(m *livekit.WorkerMessage, f frame, now time.Time) (frame, error) {
+	a := m.GetAvailability()
+	if !a.GetAvailable() {
+		s.book.decline(a.GetJobId())
+		return f, nil
+	}
+	if !s.book.accept(s.id, a.GetJobId(), a.GetParticipantIdentity(), now) {
+		s.log.Info("The worker accepts an offer of before the order to drain; LiveKit is told no", "job", a.GetJobId())
+		return refusal(f.kind, a.GetJobId())
+	}
+	s.log.Debug("An offer is accepted", "job", a.GetJobId())
+	stamped, err := f.stamp(m, string(s.book.pod))
+	if err != nil {
+		return f, err
+	}
+	return stamped, nil
+}
+
+// fromServer judges a frame of LiveKit: what is passed on to the worker or, where
+// the worker is not asked, what LiveKit is answered.
+func (s *filter) fromServer(f frame, now time.Time) (passed, answer *frame, err error) {
+	m, err := f.server()
+	if err != nil {
+		s.book.counts.unread.Inc()
+		return &f, nil, err
+	}
+	switch msg := m.Message.(type) {
+	case *livekit.ServerMessage_Availability:
+		job := msg.Availability.GetJob()
+		if job != nil && !s.book.offer(s.id, job.GetId(), job.GetRoom().GetName(), now) {
+			s.log.Info("An offer is refused: the pod is draining", "job", job.GetId())
+			no, err := refusal(f.kind, job.GetId())
+			return nil, &no, err
+		}
+	case *livekit.ServerMessage_Assignment:
+		if job := msg.Assignment.GetJob(); job != nil {
+			s.book.assign(s.id, job.GetId(), job.GetRoom().GetName(), job.GetState().GetParticipantIdentity(), now)
+			s.log.Debug("A job is assigned", "job", job.GetId())
+		}
+		if msg.Assignment.GetUrl() == "" {
+			changed, err := f.address(m, s.url)
+			return orAsItIs(changed, f, err)
+		}
+	case *livekit.ServerMessage_Termination:
+		s.book.leave(msg.Termination.GetJobId(), now)
+	}
+	return &f, nil, nil
+}
+
+func orAsItIs(changed, f frame, err error) (*frame, *frame, error) {
+	if err != nil {
+		return &f, nil, err
+	}
+	return &changed, nil, nil
+}
+
+// writes is how the worker writes, as far as it is known.
+func (s *filter) writes() int {
+	if s.kind.Load() == websocket.TextMessage {
+		return websocket.TextMessage
+	}
+	return websocket.BinaryMessage
+}

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const (
+	agentPath   = "/agent"
+	dialTimeout = 10 * time.Second
+	// maxRefusal is how much of LiveKit's answer is passed on where it opens no websocket.
+	maxRefusal = 4 << 10
+)
+
+// Config is what a Gate needs.
+type Config struct {
+	// Upstream is the real LiveKit, such as wss://livekit.example.com.
+	Upstream string
+	// CA are certificates to trust besides the system's, in PEM; may be empty.
+	CA []byte
+	// Pod is the UID of the pod.
+	Pod types.UID
+	// Order is the file that the pod's annotations, or the one annotation
+	// callguard.dev/draining, are in. Empty: nobody can order the pod to drain.
+	Order string
+	// Journal is a folder that outlives the process, not the pod. Empty: a gate
+	// that is started again learns the number of jobs from the agent.
+	Journal string
+	// Workers are where the agents of the pod answer GET /worker.
+	Workers []string
+	// APIKey and APISecret let the gate look into the rooms of its jobs; may be empty.
+	APIKey, APISecret string
+
+	Registry *prometheus.Registry
+	Log      *slog.Logger
+}
+
+// Gate is one pod's gate.
+type Gate struct {
+	cfg      Config
+	upstream *url.URL // http or https
+	media    string   // the same as ws or wss
+	dialer   *websocket.Dialer
+	upgrader websocket.Upgrader
+	other    *httputil.ReverseProxy
+	book     *book
+	journal  *journal
+	ends     *ends
+	counts   *Metrics
+
+	sessions sync.Map // of *session by id
+	closing  chan struct{}
+	running  sync.WaitGroup
+	next     atomic.Uint64
+	reach    reach
+	lifted   atomic.Bool // the order is gone from the file
+}
+
+// New checks cfg. Nothing is listened on, dialed or read before Run, but for
+// the journal and the order, which New reads so that no job is let in before.
+func New(cfg Config) (*Gate, error) {
+	upstream, err := parseUpstream(cfg.Upstream)
+	if err != nil {
+		return nil, err
+	}
+	trust, err := trusted(cfg.CA)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Pod == "" {
+		return nil, errors.New("the gate does not know its pod; set POD_UID from metadata.uid")
+	}
+	transport := &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig:     trust,
+		TLSHandshakeTimeout: dialTimeout,
+		ForceAttemptHTTP2:   true,
+		MaxIdleConns:        16,
+		IdleConnTimeout:     90 * time.Second,
+	}
+	g := &Gate{
+		cfg: cfg, upstream: upstream, media: "ws" + strings.TrimPrefix(upstream.String(), "http"),
+		dialer: &websocket.Dialer{
+			Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust, HandshakeTimeout: dialTimeout,
+		},
+		// LiveKit does not look at the origin either: its tokens are what counts.
+		upgrader: websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }},
+		counts:   NewMetrics(cfg.Registry),
+		closing:  make(chan struct{}),
+		reach:    reach{log: cfg.Log, upstream: upstream.String()},
+	}
+	g.book = newBook(cfg.Pod, time.Now(), g.counts)
+	cfg.Registry.MustRegister(newCollector(g.book))
+	g.ends = newEnds(g.book, cfg, upstream, transport)
+	g.other = &httputil.ReverseProxy{
+		Transport:     transport,
+		FlushInterval: -1,
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(upstream) },
+		ErrorLog:      slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if r.Context().Err() == nil {
+				g.unreachable(w, err)
+			}
+		},
+	}
+	if g.journal, err = openJournal(cfg.Journal, cfg.Log); err != nil {
+		return nil, err
+	}
+	if err := g.recall(); err != nil {
+		return nil, err
+	}
+	if err := g.readOrder(); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// parseUpstream takes ws, wss, http and https, as LiveKit's SDKs do.
+func parseUpstream(raw string) (*url.URL, error) {
+	u, err := url.Parse(strings.TrimSuffix(raw, "/"))
+	if err == nil {
+		switch u.Scheme {
+		case "ws", "wss":
+			u.Scheme = "http" + strings.TrimPrefix(u.Scheme, "ws")
+		case "http", "https":
+		default:
+			err = errors.New("its scheme is not ws, wss, http or https")
+		}
+	}
+	if err == nil && u.Host == "" {
+		err = errors.New("it names no host")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("LiveKit's URL %q cannot be used: %w; use one such as wss://livekit.example.com", raw, err)
+	}
+	return u, nil
+}
+
+func trusted(ca []byte) (*tls.Config, error) {
+	if len(ca) == 0 {
+		return &tls.Config{MinVersion: tls.VersionTLS12}, nil
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(ca) {
+		return nil, errors.New("the CA file holds no certificate; give one or more in PEM")
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, nil
+}
+
+// recall takes over what an earlier gate of the pod knew.
+func (g *Gate) recall() error {
+	jobs, workers, err := g.journal.read()
+	if err != nil {
+		return err
+	}
+	g.book.journal = g.journal
+	g.book.restore(jobs, workers, g.journal != nil)
+	if len(jobs) > 0 {
+		g.cfg.Log.Info("An earlier gate's jobs are taken over", "jobs", len(jobs))
+	}
+	return nil
+}
+
+// Run serves the agent on one listener and the status on another until ctx is
+// done. It closes both.
+func (g *Gate) Run(ctx context.Context, agent, status net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		<-ctx.Done()
+		close(g.closing)
+		return nil
+	})
+	group.Go(func() error { return serve(ctx, agent, g.Handler()) })
+	group.Go(func() error { return serve(ctx, status, g.Status()) })
+	group.Go(func() error { return g.followOrder(ctx) })
+	group.Go(func() error { return g.ends.run(ctx) })
+	err := group.Wait()
+	g.running.Wait()
+	g.ends.close()
+	return err
+}
+
+func serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	server := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if server.Shutdown(last) != nil {
+			_ = server.Close() // what is left is streaming
+		}
+	}()
+	err := server.Serve(l)
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("cannot serve on %s: %w", l.Addr(), err)
+	}
+	<-stopped
+	return nil
+}
+
+// Handler is what the agent's LIVEKIT_URL leads to.
+func (g *Gate) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.TrimSuffix(r.URL.Path, "/") == agentPath && websocket.IsWebSocketUpgrade(r) {
+			g.serveWorker(w, r)
+			return
+		}
+		g.other.ServeHTTP(w, r)
+	})
+}
+
+// serveWorker opens LiveKit's websocket first, so that the worker hears LiveKit's
+// own refusal, and runs until one of the two ends.
+func (g *Gate) serveWorker(w http.ResponseWriter, r *http.Request) {
+	g.running.Add(1)
+	defer g.running.Done()
+	server, answer, err := g.dial(r)
+	if err != nil {
+		if answer == nil {
+			g.counts.connections.WithLabelValues("unreachable").Inc()
+			g.unreachable(w, err)
+			return
+		}
+		defer answer.Body.Close()
+		g.counts.connections.WithLabelValues("refused").Inc()
+		g.refused(w, answer)
+		return
+	}
+	defer server.Close() //nolint:errcheck // it has ended
+	g.reach.well()
+	var header http.Header
+	if p := server.Subprotocol(); p != "" {
+		header = http.Header{"Sec-Websocket-Protocol": {p}}
+	}
+	agent, err := g.upgrader.Upgrade(w, r, header)
+	if err != nil { // the worker has its answer
+		g.cfg.Log.Warn("A worker's websocket could not be opened", "err", err)
+		return
+	}
+	defer agent.Close() //nolint:errcheck // it has ended
+	g.counts.connections.WithLabelValues("open").Inc()
+
+	id := g.next.Add(1)
+	log := g.cfg.Log.With("session", id)
+	s := &session{
+		filter: filter{id: id, book: g.book, url: g.media, log: log},
+		agent:  &wire{conn: agent}, server: &wire{conn: server}, onReady: g.ends.soon,
+	}
+	g.sessions.Store(id, s)
+	defer g.sessions.Delete(id)
+	err = s.run(g.closing) //nolint:contextcheck // the request's context ends with the connection that the websocket took over
+	var ended *errEnded
+	switch {
+	case errors.Is(err, errClosing):
+	case errors.Is(err, websocket.ErrReadLimit):
+		log.Warn("A worker's websocket was closed: a frame is larger than the gate takes", "most", maxFrame, "err", err)
+	case s.known.Load():
+		log.Info("A worker's websocket ended; its jobs go on", "why", err)
+	case errors.As(err, &ended):
+		log.Warn("A websocket ended before a worker registered on it; is this an agent?", "why", err)
+	default:
+		log.Warn("A websocket ended before a worker registered on it", "why", err)
+	}
+}
+
+// dial opens the websocket to LiveKit with the worker's own token and query.
+func (g *Gate) dial(r *http.Request) (*websocket.Conn, *http.Response, error) {
+	u := g.upstream.JoinPath(r.URL.Path)
+	u.Scheme, u.RawQuery = "ws"+strings.TrimPrefix(u.Scheme, "http"), r.URL.RawQuery
+	header := http.Header{}
+	for name, values := range r.Header {
+		switch {
+		case strings.HasPrefix(name, "Sec-Websocket-"):
+		case name == "Connection" || name == "Upgrade" || name == "Keep-Alive" || strings.HasPrefix(name, "Proxy-"):
+		default:
+			header[name] = values
+		}
+	}
+	dialer := *g.dialer
+	dialer.Subprotocols = websocket.Subprotocols(r)
+	ctx, cancel := context.WithTimeout(r.Context(), dialTimeout)
+	defer cancel()
+	return dialer.DialContext(ctx, u.String(), header)
+}
+
+// refused passes on how LiveKit refused a websocket. An answer of success is no
+// websocket either, so the worker must not take it for one.
+func (g *Gate) refused(w http.ResponseWriter, answer *http.Response) {
+	body, _ := io.ReadAll(io.LimitReader(answer.Body, maxRefusal)) // what there is of it
+	status := answer.StatusCode
+	why := fmt.Sprintf("LiveKit at %s refuses the worker's websocket: %s", g.upstream.Redacted(), answer.Status)
+	switch {
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		why += "; check the agent's LIVEKIT_API_KEY and LIVEKIT_API_SECRET"
+	case status < http.StatusBadRequest:
+		status = http.StatusBadGateway
+		why += "; what answers there speaks no websockets: check the gate's LIVEKIT_URL"
+	default:
+		why += "; check the gate's LIVEKIT_URL"
+	}
+	g.reach.ill(why, errors.New(strings.TrimSpace(string(body))))
+	http.Error(w, "call-gate: "+why+": "+strings.TrimSpace(string(body)), status)
+}
+
+func (g *Gate) unreachable(w http.ResponseWriter, err error) {
+	why := fmt.Sprintf("LiveKit at %s cannot be reached; check that it runs, and the gate's LIVEKIT_URL", g.upstream.Redacted())
+	g.reach.ill(why, err)
+	http.Error(w, "call-gate: "+why+": "+err.Error(), http.StatusBadGateway)
+}
+
+// reach tells in the log when LiveKit stops or begins to take workers.
+type reach struct {
+	log      *slog.Logger
+	upstream string
+	mu       sync.Mutex
+	why      string
+}
+
+func (r *reach) ill(why string, err error) {
+	r.mu.Lock()
+	news := r.why != why
+	r.why = why
+	r.mu.Unlock()
+	if news {
+		r.log.Warn(why, "err", err)
+	}
+}
+
+func (r *reach) well() {
+	r.mu.Lock()
+	news := r.why != ""
+	r.why = ""
+	r.mu.Unlock()
+	if news {
+		r.log.Info("LiveKit takes workers again", "url", r.upstream)
+	}
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// lookAnyway is how often the file is read although nothing was heard of it: a
+// watch that the kernel dropped must not hide an order.
+const lookAnyway = 15 * time.Second
+
+// readOrder puts the order of the file in force, if there is one.
+func (g *Gate) readOrder() error {
+	if g.cfg.Order == "" {
+		return nil
+	}
+	raw, err := os.ReadFile(g.cfg.Order)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Dir(g.cfg.Order)); err != nil {
+			return fmt.Errorf("the order to drain cannot be read: %w; mount a downwardAPI volume with metadata.annotations there", err)
+		}
+		return nil // the kubelet writes no file for an annotation that is not there
+	}
+	if err != nil {
+		return fmt.Errorf("the order to drain cannot be read: %w", err)
+	}
+	order := parseOrder(string(raw))
+	if order == "" {
+		if g.book.isDraining() && !g.lifted.Swap(true) {
+			g.cfg.Log.Warn("The order to drain is gone from the annotation; it stays in force until the gate is started again")
+		}
+		return nil
+	}
+	g.lifted.Store(false)
+	if !g.book.drain(order) {
+		return nil
+	}
+	if _, err := call.ParseMark(order); err != nil {
+		g.cfg.Log.Warn("The order to drain is in force, though it reads strangely", "err", err)
+	}
+	a := g.book.answer(time.Now())
+	g.cfg.Log.Info("The pod is draining: no offer is accepted any more", "order", order, "calls", a.Calls, "known", a.Known)
+	g.sessions.Range(func(_, s any) bool {
+		if s := s.(*session); s.known.Load() {
+			go func() {
+				if err := s.sayFull(); err != nil { // LiveKit is told no at every offer
+					s.log.Debug("LiveKit was not told that the worker is full", "err", err)
+				}
+			}()
+		}
+		return true
+	})
+	return nil
+}
+
+// followOrder reads the file again whenever something happens in its folder: the
+// kubelet replaces a link there, never the file.
+func (g *Gate) followOrder(ctx context.Context) error {
+	if g.cfg.Order == "" {
+		g.cfg.Log.Warn("No --order-file is given; nobody can order this pod to drain")
+		return nil
+	}
+	watch, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("the order to drain cannot be watched: %w", err)
+	}
+	defer func() { _ = watch.Close() }()
+	if err := watch.Add(filepath.Dir(g.cfg.Order)); err != nil {
+		return fmt.Errorf("the order to drain cannot be watched: %w; mount a downwardAPI volume at %s", err, filepath.Dir(g.cfg.Order))
+	}
+	tick := time.NewTicker(lookAnyway)
+	defer tick.Stop()
+	var trouble string
+	for {
+		// Also before the first event: the file may have changed since New.
+		err := g.readOrder()
+		if err != nil && err.Error() != trouble {
+			g.cfg.Log.Error("An order to drain would not be seen", "err", err)
+		}
+		trouble = ""
+		if err != nil {
+			trouble = err.Error()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-watch.Events:
+			if !ok {
+				return errors.New("the watch on the order to drain has ended")
+			}
+		case err := <-watch.Errors:
+			g.cfg.Log.Warn("The watch on the order to drain missed something; the file is read again", "err", err)
+		case <-tick.C:
+		}
+	}
+}
+
+// parseOrder finds the order in what the kubelet wrote: lines of key="value" with
+// escapes for all annotations, or the bare value of the one. Whatever the value
+// is, it is an order.
+func parseOrder(text string) string {
+	bare := true
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\r\n")
+		key, quoted, ok := strings.Cut(line, "=")
+		if !ok || strings.ContainsAny(key, " \t") {
+			continue
+		}
+		value, err := strconv.Unquote(quoted)
+		if err != nil {
+			continue
+		}
+		bare = false
+		if key == call.DrainingAnnotation && value != "" {
+			return value
+		}
+	}
+	if bare {
+		return strings.TrimSpace(text)
+	}
+	return ""
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// Path is where a gate answers.
+const Path = "/calls"
+
+// Answer is what a gate says of its pod. It is part of the public contract.
+type Answer struct {
+	Pod types.UID `json:"pod"`
+	At  time.Time `json:"at"`
+
+	// Known says whether Calls is all there is; otherwise Reason says why not.
+	Known  bool   `json:"known"`
+	Reason string `json:"reason,omitempty"`
+
+	// Calls is what the pod holds: Accepted, Running, Ending and Unlisted.
+	Calls int `json:"calls"`
+	// Accepted offers have no job yet. Running jobs are, or are about to be, in
+	// their rooms. Ending ones have left them and are at work still.
+	Accepted int `json:"accepted"`
+	Running  int `json:"running"`
+	Ending   int `json:"ending"`
+	// Unlisted jobs are known by number only: the agent says that it has them.
+	Unlisted int `json:"unlisted"`
+	// Offered are offers that the agent has not answered yet. They are no calls.
+	Offered int `json:"offered"`
+
+	// Draining is the order in force, as its annotation has it. From the moment
+	// it stands here no offer is accepted any more.
+	Draining string `json:"draining,omitempty"`
+	// Drained says that the pod is draining and holds no call, for good.
+	Drained bool `json:"drained"`
+
+	Workers int   `json:"workers"` // registered now
+	Jobs    []Job `json:"jobs,omitempty"`
+}
+
+// Job is one accepted offer or job. Its room and its agent's identity are told
+// only to those who ask from inside the pod: rooms are named after telephone
+// numbers.
+type Job struct {
+	ID      string    `json:"id"`
+	State   string    `json:"state"`
+	Since   time.Time `json:"since"`
+	Started time.Time `json:"started,omitzero"`
+	Room    string    `json:"room,omitempty"`
+	Agent   string    `json:"agent,omitempty"`
+}
+
+// reading is the number of calls of an answer that was asked for at a time.
+func (a Answer) reading(at time.Time) call.Reading {
+	if !a.Known {
+		return call.Unknown("the gate does not know: %s", a.Reason)
+	}
+	return call.Known(a.Calls, at)
+}
+
+// maxCalls is more than any pod holds; a larger number is a mistake.
+const maxCalls = 1_000_000
+
+// parse reads the answer of a pod's gate.
+func parse(body []byte, pod types.UID) (Answer, error) {
+	var answer struct {
+		Answer
+
+		Known *bool `json:"known"`
+		Calls *int  `json:"calls"`
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return Answer{}, fmt.Errorf("the answer is not a gate's: %w", err)
+	}
+	switch {
+	case answer.Known == nil || answer.Calls == nil:
+		return Answer{}, errors.New("the answer names no calls, so it is not a gate's")
+	case answer.Pod != pod:
+		return Answer{}, fmt.Errorf("the gate is that of pod %q, not of %q; set its POD_UID from metadata.uid", answer.Pod, pod)
+	case *answer.Calls < 0 || *answer.Calls > maxCalls:
+		return Answer{}, fmt.Errorf("calls is %d, which is no number of calls", *answer.Calls)
+	}
+	answer.Answer.Known, answer.Answer.Calls = *answer.Known, *answer.Calls
+	return answer.Answer, nil
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+func TestParse(t *testing.T) {
+	cases := map[string]struct {
+		reason string
+		body   string
+		want   int
+		known  bool
+		fails  string
+	}{
+		"Busy":       {reason: "What a gate says counts.", body: `{"pod":"a","known":true,"calls":3}`, want: 3, known: true},
+		"Idle":       {reason: "A zero that is said is one.", body: `{"pod":"a","known":true,"calls":0}`, known: true},
+		"Unknown":    {reason: "A gate that cannot tell says so.", body: `{"pod":"a","known":false,"calls":0,"reason":"just started"}`},
+		"OtherPod":   {reason: "An address is used again; another pod's zero is not this one's.", body: `{"pod":"b","known":true,"calls":0}`, fails: `that of pod "b"`},
+		"NoCalls":    {reason: "A missing number is not zero.", body: `{"pod":"a","known":true}`, fails: "names no calls"},
+		"NoKnown":    {reason: "Another server's page is no gate's.", body: `{"calls":0}`, fails: "names no calls"},
+		"Negative":   {reason: "Fewer than none is a mistake.", body: `{"pod":"a","known":true,"calls":-1}`, fails: "no number of calls"},
+		"TooMany":    {reason: "More than any pod holds is a mistake.", body: `{"pod":"a","known":true,"calls":10000000}`, fails: "no number of calls"},
+		"HTML":       {reason: "A proxy's page is not zero.", body: `<html>`, fails: "not a gate's"},
+		"Null":       {reason: "Nothing said is not zero.", body: `null`, fails: "names no calls"},
+		"NewField":   {reason: "A newer gate may say more.", body: `{"pod":"a","known":true,"calls":1,"mood":"good"}`, want: 1, known: true},
+		"WrongTypes": {reason: "A number in quotes is not one.", body: `{"pod":"a","known":true,"calls":"0"}`, fails: "not a gate's"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			answer, err := parse([]byte(tc.body), "a")
+			if tc.fails != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.fails) {
+					t.Fatalf("%s parse(%s) = %v; want an error that says %q", tc.reason, tc.body, err, tc.fails)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, known := answer.reading(time.Time{}).Calls()
+			if got != tc.want || known != tc.known {
+				t.Errorf("%s %d, %t; want %d, %t", tc.reason, got, known, tc.want, tc.known)
+			}
+		})
+	}
+}
+
+// TestReader lets a gate answer, fail in every way there is, and come back.
+func TestReader(t *testing.T) {
+	var status atomic.Int64
+	var body atomic.Value
+	status.Store(http.StatusOK)
+	body.Store(`{"pod":"a","known":true,"calls":2,"draining":"drain 2026-01-02T15:04:05Z"}`)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != Path {
+			http.NotFound(w, r)
+			return
+		}
+		w.WriteHeader(int(status.Load()))
+		_, _ = fmt.Fprint(w, body.Load())
+	}))
+	defer server.Close()
+	host, portText, err := net.SplitHostPort(server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.Atoi(portText)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := &call.Pod{UID: "a", IP: host, GatePort: port, Running: true, Witnesses: []call.Witness{call.Gate}}
+	r := NewReader(Config{
+		Pod: func(uid types.UID) *call.Pod {
+			if uid == pod.UID {
+				return pod
+			}
+			return nil
+		},
+		Interval: 20 * time.Millisecond, MaxStaleness: 10 * time.Second, Timeout: time.Second, Concurrency: 2,
+		Metrics: NewMetrics(prometheus.NewRegistry()),
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+
+	reading, answer := r.Ask(ctx, pod)
+	if n, known := reading.Calls(); n != 2 || !known || answer.Draining == "" || answer.Drained {
+		t.Errorf("Ask = %d, %t, %+v; want 2 calls of a draining gate", n, known, answer)
+	}
+	r.Watch(pod.UID)
+	within(t, "the gate is asked", func() bool { n, known := r.Reading(pod, time.Now()).Calls(); return known && n == 2 })
+
+	status.Store(http.StatusBadGateway)
+	within(t, "Ask fails", func() bool {
+		reading, answer := r.Ask(ctx, pod)
+		return !reading.Known() && cmp.Equal(answer, Answer{})
+	})
+	if n, known := r.Reading(pod, time.Now()).Calls(); !known || n != 2 {
+		t.Errorf("an earlier reading must be believed for a while; got %d, %t", n, known)
+	}
+	within(t, "the failure is the reason once the reading is stale", func() bool {
+		return strings.Contains(r.Reading(pod, time.Now().Add(time.Minute)).Reason(), "502")
+	})
+
+	status.Store(http.StatusOK)
+	body.Store(`{"pod":"a","known":false,"calls":0,"reason":"just started"}`)
+	within(t, "a gate that cannot tell is unknown at once", func() bool { return !r.Reading(pod, time.Now()).Known() })
+	body.Store(`{"pod":"a","known":true,"calls":0,"draining":"drain 2026-01-02T15:04:05Z","drained":true}`)
+	within(t, "it is drained", func() bool { reading, answer := r.Ask(ctx, pod); return reading.Known() && answer.Drained })
+
+	if reading, _ := r.Ask(ctx, &call.Pod{UID: "b", IP: host, GatePort: port}); reading.Known() {
+		t.Error("another pod's gate must not be believed")
+	}
+	if reading, _ := r.Ask(ctx, &call.Pod{UID: "a"}); reading.Known() {
+		t.Error("a pod without an address is unknown")
+	}
+}
+
+func within(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("did not happen within 10 s: %s", what)
+		}
+	}
+}

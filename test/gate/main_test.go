@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package gate tests call-gate as a pod has it: as a process of its own between
+// the real livekit-server and the real LiveKit Agents for Node.
+package gate
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/go-logr/logr"
+	protologger "github.com/livekit/protocol/logger"
+	lksdk "github.com/livekit/server-sdk-go/v2"
+
+	"github.com/callguard/callguard/hack/cluster/local"
+)
+
+// stage is what all tests share: programs, built or installed once.
+var stage struct {
+	livekit, gate, modules string
+}
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (int, error) {
+	ctx := context.Background()
+	lksdk.SetLogger(protologger.LogRLogger(logr.Discard()))
+	var err error
+	if stage.livekit, err = local.Program(ctx, "livekit-server", os.Stderr); err != nil {
+		return 1, err
+	}
+	lock, err := os.ReadFile(filepath.Join("agent", "package-lock.json"))
+	if err != nil {
+		return 1, err
+	}
+	sum := sha256.Sum256(lock)
+	if stage.modules, err = install(ctx, hex.EncodeToString(sum[:8]), os.Stderr); err != nil {
+		return 1, err
+	}
+	dir, err := os.MkdirTemp("", "callguard-gate-")
+	if err != nil {
+		return 1, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	stage.gate = filepath.Join(dir, "call-gate")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", stage.gate, "../../cmd/call-gate")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("cannot build call-gate: %w\n%s", err, out)
+	}
+	return m.Run(), nil
+}
