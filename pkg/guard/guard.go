@@ -145,8 +145,10 @@ func (g *Guard) Ready() error {
 }
 
 // Lead keeps the budgets and leads pods until ctx is done. One Guard of a cluster
-// leads at a time; should two believe that they do, they do nothing wrong, only
-// twice.
+// leads at a time. Should two believe that they do, no pod goes wrong on its road:
+// each step holds only for the pod as it was seen. What counts across pods, how many
+// are aside or draining, each counts by itself, so that one more than is wanted may
+// step aside.
 func (g *Guard) Lead(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
