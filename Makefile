@@ -43,7 +43,7 @@ test: unit e2e ## Run unit, then e2e
 
 .PHONY: model
 model: ## Drive the guard through more interleavings than `make unit` does, about 10 minutes
-	go test -v -count=1 -timeout 60m -run Interleavings ./pkg/guard -model 200000
+	go test -v -count=1 -timeout 60m -run Interleavings ./pkg/guard -model 40000
 
 .PHONY: bench
 bench: ## Measure what reading calls costs, at 5,000 pods
