@@ -31,6 +31,13 @@ type Facts struct {
 	Limits       Limits
 }
 
+// CameSince says whether the pod may have come after the intent began, so that a
+// replacement of it would come here, or be unwanted, too. Kubernetes dates pods in
+// whole seconds: one of the same second counts.
+func (f Facts) CameSince() bool {
+	return f.Intent.Intent.OfNode() && !f.Pod.Created.Before(f.Intent.At.Truncate(time.Second))
+}
+
 // Pod is what counts of the pod itself.
 type Pod struct {
 	State   call.State

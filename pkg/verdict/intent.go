@@ -44,12 +44,12 @@ func Intent(c Causes, now time.Time, removalDelay time.Duration) (call.Mark, boo
 		return c.Excess, true
 	case lost:
 		return call.Mark{Intent: call.LostNode, At: c.Lost}, true
+	case !c.Asked.IsZero():
+		return call.Mark{Intent: call.Operator, At: c.Asked}, true
 	case !c.Cordoned.IsZero() && !c.Daemon:
 		return call.Mark{Intent: call.Drain, At: c.Cordoned}, true
 	case !c.Tainted.IsZero() && !c.Daemon && !now.Before(c.Tainted.Add(removalDelay)):
 		return call.Mark{Intent: call.Drain, At: c.Tainted}, true
-	case !c.Asked.IsZero():
-		return call.Mark{Intent: call.Operator, At: c.Asked}, true
 	default:
 		return call.Mark{}, false
 	}

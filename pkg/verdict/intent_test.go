@@ -85,11 +85,11 @@ func TestIntent(t *testing.T) {
 		},
 		"CordonBeforeTaint": {
 			reason: "Both are a drain; the cordon dates it.",
-			causes: Causes{Cordoned: ago(20), Tainted: ago(60), Asked: ago(10)}, want: mark(call.Drain, 20),
+			causes: Causes{Cordoned: ago(20), Tainted: ago(60)}, want: mark(call.Drain, 20),
 		},
-		"TaintBeforeAsked": {
-			reason: "The node goes, whatever was asked.",
-			causes: Causes{Tainted: ago(60), Asked: ago(10)}, want: mark(call.Drain, 60),
+		"AskedBeforeCordon": {
+			reason: "An operator's wish is about this very pod, and also takes one that came back to a cordoned node.",
+			causes: Causes{Cordoned: ago(20), Tainted: ago(60), Asked: ago(10)}, want: mark(call.Operator, 10),
 		},
 	}
 	for name, tc := range cases {

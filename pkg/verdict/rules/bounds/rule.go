@@ -25,7 +25,7 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 		return verdict.Verdict{}
 	case !f.Intent.Intent.OfNode():
 		return aside(f)
-	case f.Pod.Created.After(f.Intent.At):
+	case f.CameSince():
 		return hold("it was created after the " + string(f.Intent.Intent) + " began, so a replacement would come here too")
 	case f.Workload.Coming >= f.Workload.Surge:
 		return hold("replacements of its workload are not ready yet")

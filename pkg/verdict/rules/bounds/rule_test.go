@@ -64,7 +64,8 @@ func TestRule(t *testing.T) {
 	for _, intent := range []call.Intent{call.Drain, call.LostNode, call.Operator} {
 		for name, tc := range map[string]testCase{
 			"Free":          {reason: "Nothing is under way: its replacement may come.", facts: facts(intent, nil), want: aside},
-			"CreatedAtOnce": {reason: "The same second is not after.", facts: facts(intent, created(0)), want: aside},
+			"CreatedBefore": {reason: "It was there.", facts: facts(intent, created(-time.Second)), want: aside},
+			"CreatedAtOnce": {reason: "Kubernetes dates in whole seconds: the first replacement may be of the same one.", facts: facts(intent, created(0)), want: since(intent)},
 			"CreatedAfter":  {reason: "What comes back to the node would make a new pod for ever.", facts: facts(intent, created(time.Second)), want: since(intent)},
 			"OneComing":     {reason: "A surge of two has room for another.", facts: facts(intent, coming(1)), want: aside},
 			"TwoComing":     {reason: "The surge is used up.", facts: facts(intent, coming(2)), want: notReady},

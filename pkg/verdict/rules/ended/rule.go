@@ -21,7 +21,7 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	switch {
 	case f.Pod.Running:
 		return verdict.Verdict{}
-	case f.Intent.Intent.OfNode() && f.Pod.Created.After(f.Intent.At):
+	case f.CameSince():
 		return verdict.Verdict{} // it has come since, and may be about to run
 	case f.Pod.State != call.Draining:
 		return verdict.Verdict{Outcome: verdict.Drain, Why: "it runs no container"}

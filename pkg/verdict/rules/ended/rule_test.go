@@ -37,7 +37,7 @@ func TestRule(t *testing.T) {
 		"BelievesKubelet": {reason: "The kubelet is a pod's own witness: a room that LiveKit has not closed yet is no call.", facts: facts(call.Drain, verdict.Pod{State: call.Draining}, 3), want: release},
 
 		"CreatedBefore":    {reason: "It was there when the drain began.", facts: facts(call.Drain, verdict.Pod{State: call.Serving, Created: began.Add(-time.Second)}), want: drain},
-		"CreatedAtOnce":    {reason: "The same second is not after.", facts: facts(call.Drain, verdict.Pod{State: call.Serving, Created: began}), want: drain},
+		"CreatedAtOnce":    {reason: "The same second may be after.", facts: facts(call.Drain, verdict.Pod{State: call.Serving, Created: began})},
 		"CreatedAfter":     {reason: "It tolerates the cordon and has come since; it may be about to run.", facts: facts(call.Drain, verdict.Pod{State: call.Serving, Created: began.Add(time.Second)})},
 		"LostSince":        {reason: "The same of a lost node.", facts: facts(call.LostNode, verdict.Pod{State: call.Serving, Created: began.Add(time.Second)})},
 		"ScaleDownSince":   {reason: "A pod too many is too many whenever it came.", facts: facts(call.ScaleDown, verdict.Pod{State: call.Serving, Created: began.Add(time.Second)}), want: drain},
