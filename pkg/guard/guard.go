@@ -143,9 +143,9 @@ func (g *Guard) Ready() error {
 
 // Lead keeps the budgets and leads pods until ctx is done. It can be called again
 // then. One Guard of a cluster leads at a time. Should two believe that they do, no
-// pod goes wrong on its road: each step holds only for the pod as it was seen. What counts across pods, how many
-// are aside or draining, each counts by itself, so that one more than is wanted may
-// step aside.
+// pod goes wrong on its road: each step holds only for the pod as it was seen. What
+// counts across pods, how many are aside or draining, each counts by itself, so that
+// one more than is wanted may step aside.
 func (g *Guard) Lead(ctx context.Context) error {
 	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[Key](50*time.Millisecond, 10*time.Second))
 	g.setQueue(queue)
