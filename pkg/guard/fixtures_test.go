@@ -4,7 +4,6 @@ package guard
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"testing"
 	"time"
@@ -210,7 +209,7 @@ func newGuard(t *testing.T, objects ...runtime.Object) (*Guard, *fake.Clientset)
 	client := fake.NewClientset(objects...)
 	g, err := New(Config{
 		Client: client, Doors: open{}, Recorder: record.NewFakeRecorder(1000),
-		Registry: prometheus.NewRegistry(), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

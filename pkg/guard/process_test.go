@@ -242,7 +242,7 @@ func (p *process) settle() {
 // hear enters what a task was told, and all else that it may have seen since.
 func (t *task) hear(p *process, what string) {
 	h := fnv.New64a()
-	fmt.Fprintf(h, "%x %s %d %s %t", t.told, what, p.w.now.UnixMilli(), p.memory(), p.view.cordoned)
+	_, _ = fmt.Fprintf(h, "%x %s %d %s %t", t.told, what, p.w.now.UnixMilli(), p.memory(), p.view.cordoned)
 	t.told = h.Sum64()
 }
 

@@ -79,7 +79,7 @@ func seize(ctx context.Context, client kubernetes.Interface, namespace string) (
 	err := retry.OnError(retry.DefaultBackoff, func(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }, func() error {
 		now := metav1.NowMicro()
 		spec := coordinationv1.LeaseSpec{
-			HolderIdentity: ptr.To(UnlockHolder), LeaseDurationSeconds: ptr.To[int32](math.MaxInt32), AcquireTime: &now, RenewTime: &now,
+			HolderIdentity: new(UnlockHolder), LeaseDurationSeconds: new(int32(math.MaxInt32)), AcquireTime: &now, RenewTime: &now,
 		}
 		lease, err := leases.Get(ctx, LeaseName, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
@@ -193,7 +193,7 @@ func openBudget(ctx context.Context, client kubernetes.Interface, namespace stri
 		if err != nil {
 			return err
 		}
-		pdb.Spec.MinAvailable = ptr.To(intstr.FromInt(floor))
+		pdb.Spec.MinAvailable = new(intstr.FromInt(floor))
 		if pdb, err = budgets.Update(ctx, pdb, metav1.UpdateOptions{FieldManager: fieldManager}); err != nil || needed {
 			return err
 		}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"io"
+	"strings"
+	"testing"
+)
+
+func TestValidate(t *testing.T) {
+	cases := map[string]struct {
+		reason string
+		args   []string
+		want   []string // each must stand in the error; none means no error
+	}{
+		"Defaults": {reason: "Everything has a default that works."},
+		"Chart":    {reason: "The Secret may come later than the guard.", args: []string{"--livekit-url-file=/none/url", "--livekit-api-key-file=/none/key", "--livekit-api-secret-file=/none/secret"}},
+		"ForEver":  {reason: "Zero is no bound, and no wait.", args: []string{"--max-hold=0", "--settle=0", "--lost-node-release-after=0"}},
+		"AllAtOnce": {reason: "Every mistake is named in one go, with a value that would work.",
+			args: []string{"--livekit-url=lk", "--livekit-url-file=/url", "--resync-interval=0", "--max-staleness=-1s", "--livekit-concurrency=0", "--witness-timeout=0", "--read-interval=-1s",
+				"--settle=-1s", "--max-hold=-1s", "--deletion-cost=on", "--bind-address=8080", "--namespace=", "--log-level=loud"},
+			want: []string{
+				"wss://livekit.example.com", `--livekit-url-file is "/url"; use either this or --livekit-url`, "--livekit-api-key-file", "--livekit-api-secret-file",
+				`--resync-interval is "0s"; use a duration above zero`, "--max-staleness", "--livekit-concurrency", "--witness-timeout", "--read-interval",
+				`--settle is "-1s"; use zero or more, such as 20s`, "--max-hold", `--deletion-cost is "on"; use auto or off`, `--bind-address is "8080"; use an address with a port`,
+				"--namespace", `--log-level is "loud"; use debug, info, warn or error`,
+			}},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			o := NewOptions()
+			if err := o.Flags().Parse(tc.args); err != nil {
+				t.Fatal(err)
+			}
+			err := o.Validate()
+			if (err != nil) != (len(tc.want) > 0) {
+				t.Fatalf("%s Validate() = %v", tc.reason, err)
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%s %q is missing in:\n%v", tc.reason, want, err)
+				}
+			}
+		})
+	}
+}
+
+// TestNamespace takes the pod's own namespace for the guard's.
+func TestNamespace(t *testing.T) {
+	t.Setenv("POD_NAMESPACE", "calls")
+	if got := NewOptions().doors.Namespace; got != "calls" {
+		t.Errorf("namespace %q", got)
+	}
+}
+
+func TestMainTellsMistakes(t *testing.T) {
+	for reason, args := range map[string][]string{
+		"A word that is no command is not passed over.":  {"lock"},
+		"Unlock takes what says where the cluster is.":   {"unlock", "--settle=1s"},
+		"A kubeconfig that is not there is named.":       {"--kubeconfig=/none"},
+		"Settings are looked at before anything is run.": {"--settle=-1s"},
+	} {
+		if err := Main(t.Context(), args, io.Discard, io.Discard); err == nil {
+			t.Errorf("%s %v: no error", reason, args)
+		}
+	}
+}
