@@ -79,10 +79,10 @@ func TestBirthAfterAReinstall(t *testing.T) {
 	must(t, policies.Delete(ctx, policyName, metav1.DeleteOptions{}))
 	must(t, eventually(ctx, "births need no budget once the door is gone", func() (bool, error) { err := born(); return err == nil, err }))
 
-	policy.ObjectMeta = metav1.ObjectMeta{Name: policyName, Labels: policy.Labels}
+	policy.ObjectMeta = metav1.ObjectMeta{Name: policyName, Labels: policy.Labels, Annotations: policy.Annotations}
 	_, err = policies.Create(ctx, policy, metav1.CreateOptions{})
 	must(t, err)
-	binding.ObjectMeta = metav1.ObjectMeta{Name: bindingName, Labels: binding.Labels}
+	binding.ObjectMeta = metav1.ObjectMeta{Name: bindingName, Labels: binding.Labels, Annotations: binding.Annotations}
 	_, err = bindings.Create(ctx, binding, metav1.CreateOptions{})
 	must(t, err)
 	must(t, eventually(ctx, "births are refused again", func() (bool, error) { return born() != nil, nil }))
