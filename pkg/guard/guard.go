@@ -323,6 +323,7 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) (plan, error
 		}
 		g.watch(w.key, m)
 		f := w.facts(s, m, intent, now, g.cfg.Limits)
+		f.Pod.WasThere = intent.Intent == call.Drain && g.wasThere(m)
 		f.Readings, f.QuietSince = g.readings.of(m.Pod)
 		f.Sealed = sealed(f.Readings)
 		if marked := g.dated("draining "+string(m.UID), m.State == call.Draining); marked.After(f.QuietSince) {
@@ -547,6 +548,22 @@ func (g *Guard) watch(key Key, m *member) {
 	g.mu.Unlock()
 	g.readings.want(m.Pod)
 }
+
+// wasThere says whether the pod was seen before its node was seen to be cordoned.
+func (g *Guard) wasThere(m *member) bool {
+	node, err := g.cluster.nodes.Get(m.Node)
+	if err != nil {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	pod, cordon := g.seen[podSeen(m.UID)], g.seen[cordonSeen(node.UID)]
+	return !pod.IsZero() && pod.Before(cordon)
+}
+
+func podSeen(pod types.UID) string { return "pod " + string(pod) }
+
+func cordonSeen(node types.UID) string { return "cordon of " + string(node) }
 
 func excessOf(owner types.UID) string { return "excess of " + string(owner) }
 

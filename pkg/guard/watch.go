@@ -30,6 +30,7 @@ func (g *Guard) podChanged(before, after metav1.Object) {
 	}
 	g.enqueue(is)
 	if was == nil {
+		g.firstSeen(podSeen(is.UID))
 		g.budgets.look(is.Namespace)
 		return
 	}
@@ -43,6 +44,7 @@ func (g *Guard) podChanged(before, after metav1.Object) {
 func (g *Guard) forget(pod *corev1.Pod) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	delete(g.seen, podSeen(pod.UID))
 	for _, what := range []string{"orphan ", "leave ", "draining ", "release "} {
 		delete(g.seen, what+string(pod.UID))
 	}
@@ -61,6 +63,9 @@ func (g *Guard) nodeChanged(before, after metav1.Object) {
 		return
 	}
 	g.forgetNode(node.GetUID(), is)
+	if is != nil && is.Spec.Unschedulable {
+		g.firstSeen(cordonSeen(is.UID))
+	}
 	objs, err := g.cluster.podIndex.ByIndex(byNode, node.GetName())
 	if err != nil {
 		return // the index is there from the start

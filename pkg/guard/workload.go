@@ -382,7 +382,7 @@ func nodeCauses(node *corev1.Node, pod *corev1.Pod, firstSeen func(what string) 
 		}
 	}
 	if node.Spec.Unschedulable && cordoned.IsZero() {
-		cordoned = firstSeen("cordon of " + string(node.UID))
+		cordoned = firstSeen(cordonSeen(node.UID))
 	}
 	return cordoned, tainted, lost
 }

@@ -32,16 +32,19 @@ type Facts struct {
 }
 
 // CameSince says whether the pod may have come after the intent began, so that a
-// replacement of it would come here, or be unwanted, too. Kubernetes dates pods in
-// whole seconds: one of the same second counts.
+// replacement of it would come here, or be unwanted, too. One of the same second may
+// have, unless it was seen before.
 func (f Facts) CameSince() bool {
-	return f.Intent.Intent.OfNode() && !f.Pod.Created.Before(f.Intent.At.Truncate(time.Second))
+	return f.Intent.Intent.OfNode() && !f.Pod.WasThere && !f.Pod.Created.Before(f.Intent.At.Truncate(time.Second))
 }
 
 // Pod is what counts of the pod itself.
 type Pod struct {
 	State   call.State
 	Created time.Time
+	// WasThere says that the pod was seen before the intent was. Kubernetes dates both
+	// in whole seconds, which leaves the order of the same second open.
+	WasThere bool
 	// Drained is when the pod was marked as draining; zero before.
 	Drained time.Time
 	// Running says that a regular container runs. Without one it holds no call.

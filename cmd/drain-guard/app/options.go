@@ -66,7 +66,7 @@ func NewOptions() *Options {
 			},
 			ReadEvery:         time.Second,
 			RemovalDelay:      30 * time.Second,
-			ReleasePatience:   2 * time.Second,
+			ReleasePatience:   10 * time.Second,
 			AgentDrainTimeout: time.Hour,
 		},
 		deletionCosts: costsAuto,
@@ -96,7 +96,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.DurationVar(&o.guard.Limits.LostQuiet, "lost-node-quiet", o.guard.Limits.LostQuiet, "How long LiveKit must have seen no agent of a pod whose node does not report.")
 	fs.DurationVar(&o.guard.Limits.LostAfter, "lost-node-release-after", o.guard.Limits.LostAfter, "Release a pod of a lost node after so long whatever LiveKit says; 0 for never.")
 	fs.DurationVar(&o.guard.RemovalDelay, "removal-taint-delay", o.guard.RemovalDelay, "How long a node must have been tainted for removal by an autoscaler.")
-	fs.DurationVar(&o.guard.ReleasePatience, "release-patience", o.guard.ReleasePatience, "How long a released pod waits for whoever drains its node to evict it, before the guard deletes it.")
+	fs.DurationVar(&o.guard.ReleasePatience, "release-patience", o.guard.ReleasePatience, "How long a released pod waits for whoever drains its node to evict it, before the guard deletes it. kubectl drain tries every 5 s, by name: a StatefulSet's next pod has the same one.")
 	fs.DurationVar(&o.guard.AgentDrainTimeout, "agent-drain-timeout", o.guard.AgentDrainTimeout, "The drain_timeout of your agents. A shorter termination grace is worth an Event.")
 	fs.StringVar(&o.deletionCosts, "deletion-cost", o.deletionCosts, "auto: pods that leave are marked as the first to be deleted, and without the doors all pods by their calls. off: never.")
 	return fs
