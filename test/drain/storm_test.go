@@ -13,6 +13,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/callguard/callguard/test/fleet"
@@ -20,7 +21,7 @@ import (
 
 const (
 	stormers = 20
-	perSec   = 10 // of each
+	perSec   = 12 // of each
 	stormFor = 20 * time.Second
 )
 
@@ -44,6 +45,7 @@ func TestStorm(t *testing.T) {
 	for i := range stormers {
 		config, err := stage.Cluster.RESTConfig(fmt.Sprintf("stormer-%d", i), "system:masters")
 		s.must(err)
+		config.ContentType = runtime.ContentTypeProtobuf // what kubectl, autoscalers and clouds spend on JSON is not the question
 		client, err := kubernetes.NewForConfig(config)
 		s.must(err)
 		storm.Go(func() {

@@ -4,6 +4,7 @@ package gate
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,6 +61,7 @@ func TestFiftyCalls(t *testing.T) {
 	// New calls go on coming while the order is given.
 	stop := make(chan struct{})
 	late := make(chan []*lksdk.Room)
+	var came atomic.Int64
 	go func() {
 		var rooms []*lksdk.Room
 		defer func() { late <- rooms }()
@@ -73,18 +75,29 @@ func TestFiftyCalls(t *testing.T) {
 				}, lksdk.NewRoomCallback())
 				if err == nil {
 					rooms = append(rooms, room)
+					came.Add(1)
 				}
 			}
 		}
 	}()
-	time.Sleep(300 * time.Millisecond) // some of them come before the order
+	comes := func(more int64) {
+		t.Helper()
+		want := came.Load() + more
+		eventually(t, 30*time.Second, "more calls come", func() error {
+			if n := came.Load(); n < want {
+				return fmt.Errorf("%d came; want %d", n, want)
+			}
+			return nil
+		})
+	}
+	comes(3) // before the order
 	ack := g.order()
 	atOrder := g.calls()
 	t.Logf("order written → acknowledged: %s; %d calls then", ack.Round(100*time.Microsecond), atOrder.Calls)
 	if ack > time.Second {
 		t.Errorf("the order took %s; want under 1 s", ack)
 	}
-	time.Sleep(2 * time.Second) // 40 more calls come
+	comes(20) // after it
 	close(stop)
 	rooms := <-late
 	t.Logf("%d calls came while the order was given", len(rooms))

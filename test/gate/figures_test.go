@@ -24,6 +24,7 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
+	lksdk "github.com/livekit/server-sdk-go/v2"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -246,18 +247,27 @@ func TestTranscript(t *testing.T) {
 	port := freePorts(t, 1)[0]
 	startAgent(t, s, "ws"+strings.TrimPrefix(tap.URL, "http"), port, "agent.mjs")
 	caller := s.dial(t, "transcript")
-	eventually(t, 30*time.Second, "the agent is there", func() error {
-		if len(s.agents(t)) != 1 {
-			return fmt.Errorf("%v", s.agents(t))
+	if err := s.answered(t, "transcript"); err != nil {
+		t.Fatal(err)
+	}
+	// LiveKit tells the worker of its agent's leaving only once its room knows the job,
+	// which may be seconds after the agent came.
+	dispatches := lksdk.NewAgentDispatchServiceClient(s.url, s.key, s.secret)
+	eventually(t, 30*time.Second, "the room knows the job", func() error {
+		list, err := dispatches.ListDispatch(t.Context(), &livekit.ListAgentDispatchRequest{Room: "transcript"})
+		for _, d := range list.GetAgentDispatches() {
+			if len(d.GetState().GetJobs()) > 0 {
+				return nil
+			}
 		}
-		return nil
+		return fmt.Errorf("%v: %w", list, err)
 	})
 	caller.Disconnect()
 	eventually(t, 30*time.Second, "LiveKit ends the job, and the worker tells its load", func() error {
 		mu.Lock()
 		defer mu.Unlock()
 		if k := kinds(heard); !k["server 2 termination"] || !k["agent 2 update_worker"] {
-			return fmt.Errorf("%v", k)
+			return fmt.Errorf("%v, agents in rooms: %v", k, s.agents(t))
 		}
 		return nil
 	})

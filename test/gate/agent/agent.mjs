@@ -6,11 +6,8 @@ import { fileURLToPath } from 'node:url';
 
 export default defineAgent({
   entry: async (ctx) => {
+    ctx.room.on('participantDisconnected', () => ctx.shutdown('the caller left'));
     await ctx.connect();
-    const caller = await ctx.waitForParticipant();
-    ctx.room.on('participantDisconnected', (p) => {
-      if (p.identity === caller.identity) ctx.shutdown('the caller left');
-    });
   },
 });
 
