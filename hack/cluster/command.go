@@ -38,9 +38,10 @@ func (o *options) addFlags(flags *pflag.FlagSet, subcommand string) {
 	if subcommand != "up" {
 		return
 	}
-	flags.IntVar(&o.config.Nodes, "nodes", o.config.Nodes, "simulated nodes")
+	flags.IntVar(&o.config.Nodes, "nodes", o.config.Nodes, "nodes")
 	flags.IntVar(&o.config.PodsPerNode, "pods-per-node", o.config.PodsPerNode, "pods that fit on a node")
 	flags.IntVar(&o.config.LiveKits, "livekits", o.config.LiveKits, "LiveKit servers, each a project of its own")
+	flags.BoolVar(&o.config.Kubelets, "kubelets", false, "make the nodes real: they run pods, and need root and containerd")
 	flags.StringArrayVar(&o.config.WebhookURLs, "webhook-url", nil, "where LiveKit posts its webhooks; may be repeated")
 	flags.StringArrayVar(&o.config.ControllerManagerArgs, "controller-manager-arg", nil, "flag added to kube-controller-manager's; may be repeated")
 }

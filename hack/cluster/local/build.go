@@ -21,8 +21,8 @@ import (
 )
 
 // ensureTools returns the folder of the programs of each module, building what is not there yet.
-func ensureTools(ctx context.Context, out *progress) (map[string]string, error) {
-	plans, err := planTools(ctx)
+func ensureTools(ctx context.Context, cfg Config, out *progress) (map[string]string, error) {
+	plans, err := planTools(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -49,12 +49,12 @@ func (p buildPlan) ensureCached(ctx context.Context, out *progress) (string, err
 	return dir, p.ensure(ctx, dir, out)
 }
 
-func planTools(ctx context.Context) ([]buildPlan, error) {
+func planTools(ctx context.Context, cfg Config) ([]buildPlan, error) {
 	repository, err := repositoryRoot()
 	if err != nil {
 		return nil, err
 	}
-	modules := toolModules()
+	modules := toolModules(cfg)
 	plans := make([]buildPlan, len(modules))
 	group, ctx := errgroup.WithContext(ctx)
 	for i, m := range modules {
@@ -183,7 +183,7 @@ func Program(ctx context.Context, name string, out io.Writer) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, m := range toolModules() {
+	for _, m := range toolModules(Config{Kubelets: true}) {
 		p, err := planBuild(ctx, repository, m)
 		if err != nil {
 			return "", err

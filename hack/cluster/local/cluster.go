@@ -4,6 +4,9 @@
 // a registry or root: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, one kwok per node and livekit-server,
 // built from the modules under hack/tools. It is for tests and for trying things out.
 //
+// With Config.Kubelets the nodes are real, and need root: a kubelet and a containerd each, with kube-proxy and CoreDNS, in
+// a network namespace of the instance's own. Images are loaded from files; there is no registry.
+//
 // Simulated pods run no program: their containers only say that they run. Each pod has a loopback address of its own,
 // on which a test process can listen in the pod's name. EndpointSlices refuse loopback addresses, so no Service leads there.
 //
@@ -45,7 +48,12 @@ func Up(ctx context.Context, cfg Config) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	tools, err := ensureTools(ctx, c.out)
+	if cfg.Kubelets {
+		if err := checkMachine(); err != nil {
+			return nil, err
+		}
+	}
+	tools, err := ensureTools(ctx, cfg, c.out)
 	if err != nil {
 		return nil, err
 	}
@@ -210,6 +218,15 @@ func (c *Cluster) destroy(ctx context.Context) error {
 	}
 	if err := group.Wait(); err != nil {
 		return err
+	}
+	if s.Config.Kubelets {
+		if err := clearCgroup(ctx, cgroup(c.name)); err != nil {
+			return fmt.Errorf("cannot end the pods of instance %s: %w", c.name, err)
+		}
+		removeNetwork(ctx, c.name, s.Network)
+		if err := unmountBelow(c.dir); err != nil {
+			return fmt.Errorf("cannot remove instance %s: %w", c.name, err)
+		}
 	}
 	if kept, err := exists(c.layout().logs()); err != nil {
 		return fmt.Errorf("cannot keep the logs: %w", err)

@@ -34,6 +34,12 @@ func portNames(cfg Config) []string {
 	names := []string{Etcd, portEtcdPeer, portEtcdHealth, APIServer, ControllerManager, Scheduler}
 	for i := range cfg.Nodes {
 		names = append(names, NodeName(i+1))
+		if cfg.Kubelets {
+			names = append(names, NodeName(i+1)+portSuffixHealth, containerdName(i+1))
+		}
+	}
+	if cfg.Kubelets {
+		names = append(names, KubeProxy, CoreDNS)
 	}
 	for i := range cfg.LiveKits {
 		names = append(names, LiveKitName(i+1), LiveKitName(i+1)+portSuffixMedia)
@@ -58,7 +64,14 @@ func (l layout) lock() string              { return filepath.Join(l.dir, "state.
 func components(s state, l layout) []component {
 	list := []component{etcd(s, l), apiServer(s, l), controllerManager(s, l), scheduler(s, l)}
 	for i := range s.Config.Nodes {
-		list = append(list, node(s, l, NodeName(i+1)))
+		if s.Config.Kubelets {
+			list = append(list, realNode(s, l, i+1)...)
+		} else {
+			list = append(list, node(s, l, NodeName(i+1)))
+		}
+	}
+	if s.Config.Kubelets {
+		list = append(list, servicesOfNodes(s, l)...)
 	}
 	for _, lk := range s.LiveKits {
 		list = append(list, liveKit(s, l, lk))
@@ -90,9 +103,9 @@ func etcd(s state, l layout) component {
 func apiServer(s state, l layout) component {
 	c := component{
 		Name: APIServer, Program: filepath.Join(s.Tools[moduleKubernetes], programAPIServer),
-		Health: httpsURL(s.Ports[APIServer]) + "/readyz",
+		Health: s.apiServerURL() + "/readyz",
 		Args: []string{
-			"--bind-address=127.0.0.1", "--secure-port=" + strconv.Itoa(s.Ports[APIServer]),
+			"--bind-address=" + s.apiServerAddress(), "--secure-port=" + strconv.Itoa(s.Ports[APIServer]),
 			"--tls-cert-file=" + l.pki("control-plane.crt"), "--tls-private-key-file=" + l.pki("control-plane.key"),
 			"--etcd-servers=" + httpsURL(s.Ports[Etcd]), "--etcd-cafile=" + l.pki("etcd-ca.crt"),
 			"--etcd-certfile=" + l.pki("etcd-client.crt"), "--etcd-keyfile=" + l.pki("etcd-client.key"),
@@ -104,12 +117,19 @@ func apiServer(s state, l layout) component {
 			"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
 			"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 			"--proxy-client-cert-file=" + l.pki("front-proxy-client.crt"), "--proxy-client-key-file=" + l.pki("front-proxy-client.key"),
+			"--service-cluster-ip-range=10.0.0.0/16", "--allow-privileged=true", "--advertise-address=" + s.apiServerAddress(),
+		},
+	}
+	if s.Config.Kubelets {
+		c.Args = append(c.Args, "--enable-aggregator-routing=true", "--kubelet-certificate-authority="+l.pki("ca.crt"),
+			"--kubelet-client-certificate="+l.pki("kubelet-client.crt"), "--kubelet-client-key="+l.pki("kubelet-client.key"),
+			"--kubelet-preferred-address-types=InternalIP")
+	} else {
+		c.Args = append(c.Args,
 			// Only so is an adapter outside the cluster reached, behind a Service of type ExternalName localhost.
 			"--enable-aggregator-routing=false",
-			"--service-cluster-ip-range=10.0.0.0/16", "--allow-privileged=true",
 			// No pod network leads here, and EndpointSlices refuse loopback addresses.
-			"--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
-		},
+			"--endpoint-reconciler-type=none")
 	}
 	if len(s.Config.AuditUsers) > 0 {
 		c.Args = append(c.Args, "--audit-policy-file="+l.config(auditPolicy), "--audit-log-path="+l.audit(), "--audit-log-mode=blocking")
@@ -171,6 +191,18 @@ func liveKit(s state, l layout, lk LiveKit) component {
 		Health: lk.URL + "/",
 		Args:   []string{"--config", l.config(lk.Name)},
 	}
+}
+
+// apiServerAddress is loopback, but where pods have to reach it.
+func (s state) apiServerAddress() string {
+	if s.Config.Kubelets {
+		return hostAddress(s.Network)
+	}
+	return "127.0.0.1"
+}
+
+func (s state) apiServerURL() string {
+	return fmt.Sprintf("https://%s:%d", s.apiServerAddress(), s.Ports[APIServer])
 }
 
 func httpURL(port int) string  { return fmt.Sprintf("http://127.0.0.1:%d", port) }

@@ -22,6 +22,7 @@ const (
 
 const (
 	maxNodes    = 200
+	maxKubelets = 8
 	maxLiveKits = 16
 	maxPods     = 4000
 	maxLease    = 3600
@@ -31,7 +32,7 @@ const (
 type Config struct {
 	// Name tells instances apart: each has its own folder, ports and pod addresses.
 	Name string `json:"name"`
-	// Nodes is the number of simulated nodes, named node-1 to node-N.
+	// Nodes is the number of nodes, named node-1 to node-N, simulated without Kubelets.
 	Nodes int `json:"nodes"`
 	// PodsPerNode is the pod capacity of each node.
 	PodsPerNode int `json:"podsPerNode"`
@@ -43,6 +44,9 @@ type Config struct {
 	ControllerManagerArgs []string `json:"controllerManagerArgs,omitempty"`
 	// NodeLeaseSeconds is how long a node counts as alive after its kubelet was heard last; it is heard four times as often.
 	NodeLeaseSeconds int `json:"nodeLeaseSeconds"`
+	// Kubelets makes the nodes real: a kubelet and a containerd each, which run what their pods say. It needs root and
+	// Debian's containerd, and network namespaces of its own keep its traffic apart. LiveKits may be 0 then.
+	Kubelets bool `json:"kubelets,omitempty"`
 	// AuditUsers are those whose writes kube-apiserver records, one JSON line each, in the file AuditLog.
 	AuditUsers []string `json:"auditUsers,omitempty"`
 	// Progress receives short lines on what is being built and started. It is no part of what an instance is.
@@ -60,7 +64,7 @@ func (c Config) withDefaults() Config {
 	if c.PodsPerNode == 0 {
 		c.PodsPerNode = DefaultPodsPerNode
 	}
-	if c.LiveKits == 0 {
+	if c.LiveKits == 0 && !c.Kubelets {
 		c.LiveKits = DefaultLiveKits
 	}
 	if c.NodeLeaseSeconds == 0 {
@@ -81,8 +85,13 @@ func (c Config) Validate() error {
 	errs = append(errs,
 		validateCount("number of nodes", c.Nodes, maxNodes, DefaultNodes),
 		validateCount("number of pods per node", c.PodsPerNode, maxPods, DefaultPodsPerNode),
-		validateCount("number of LiveKit servers", c.LiveKits, maxLiveKits, DefaultLiveKits),
 		validateCount("number of seconds of a node's lease", c.NodeLeaseSeconds, maxLease, DefaultNodeLease))
+	if c.LiveKits != 0 || !c.Kubelets {
+		errs = append(errs, validateCount("number of LiveKit servers", c.LiveKits, maxLiveKits, DefaultLiveKits))
+	}
+	if c.Kubelets && c.Nodes > maxKubelets {
+		errs = append(errs, fmt.Errorf("number of real nodes is %d; use 1 to %d, such as 2", c.Nodes, maxKubelets))
+	}
 	for _, raw := range c.WebhookURLs {
 		if u, err := url.Parse(raw); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 			errs = append(errs, fmt.Errorf("webhook URL is %q; use one such as http://127.0.0.1:8090/webhook", raw))

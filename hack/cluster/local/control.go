@@ -24,7 +24,7 @@ func (c *Cluster) Start(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if comp.Node != "" && !comp.Process.alive() {
+	if comp.Node != "" && !s.Config.Kubelets && !comp.Process.alive() {
 		if err := c.registerNode(ctx, s, comp.Node); err != nil {
 			return err
 		}

@@ -101,7 +101,7 @@ func restConfig(s state, l layout, user string, groups []string) (*rest.Config, 
 		return nil, fmt.Errorf("cannot make a certificate for user %s: %w", user, err)
 	}
 	return &rest.Config{
-		Host:            httpsURL(s.Ports[APIServer]),
+		Host:            s.apiServerURL(),
 		TLSClientConfig: rest.TLSClientConfig{CAData: ca.pem, CertData: kp.cert, KeyData: kp.key},
 		QPS:             clientQPS, Burst: clientBurst,
 	}, nil

@@ -13,7 +13,7 @@ import (
 func TestIdentities(t *testing.T) {
 	dir := t.TempDir()
 	l := layout{dir: dir}
-	if err := writePKI(l.pki("")); err != nil {
+	if err := writePKI(l.pki(""), "127.0.0.1"); err != nil {
 		t.Fatal(err)
 	}
 	config, err := restConfig(state{Ports: map[string]int{APIServer: 1}}, l, nodeUser("node-1"), []string{nodesGroup})

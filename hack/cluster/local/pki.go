@@ -31,8 +31,8 @@ type authority struct {
 // keyPair is a certificate and its private key, both PEM.
 type keyPair struct{ cert, key []byte }
 
-// writePKI makes all keys of an instance in a folder.
-func writePKI(dir string) error {
+// writePKI makes all keys of an instance in a folder. The control plane answers at address as well.
+func writePKI(dir, address string) error {
 	files := map[string][]byte{}
 	put := func(name string, kp keyPair, err error) error {
 		if err != nil {
@@ -59,8 +59,9 @@ func writePKI(dir string) error {
 		name     string
 		template *x509.Certificate
 	}{
-		{ca, "control-plane", serverTemplate("control-plane")},
-		{etcd, "etcd", serverTemplate("etcd")},
+		{ca, "control-plane", serverTemplate("control-plane", address)},
+		{ca, "kubelet-client", clientTemplate("kube-apiserver-kubelet-client", []string{adminGroup})},
+		{etcd, "etcd", serverTemplate("etcd", "127.0.0.1")},
 		{etcd, "etcd-client", clientTemplate("kube-apiserver", nil)},
 		{front, "front-proxy-client", clientTemplate("front-proxy-client", nil)},
 	} {
@@ -179,12 +180,12 @@ func clientTemplate(user string, groups []string) *x509.Certificate {
 	}
 }
 
-func serverTemplate(name string) *x509.Certificate {
+func serverTemplate(name, address string) *x509.Certificate {
 	return &x509.Certificate{
 		Subject:     pkix.Name{CommonName: name},
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		DNSNames:    []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(10, 0, 0, 1)},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(10, 0, 0, 1), net.ParseIP(address)},
 	}
 }

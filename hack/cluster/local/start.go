@@ -35,6 +35,20 @@ func (c *Cluster) bringUp(ctx context.Context, cfg Config, tools map[string]stri
 	if err := writeInstance(s, c.layout()); err != nil {
 		return err
 	}
+	if cfg.Kubelets {
+		if err := makeNetwork(ctx, c.name, s.Network); err != nil {
+			return err
+		}
+		groups := []string{runtimeCgroup(c.name)}
+		for i := range cfg.Nodes {
+			groups = append(groups, nodeCgroup(c.name, NodeName(i+1)))
+		}
+		for _, g := range groups {
+			if err := makeCgroup(g); err != nil {
+				return err
+			}
+		}
+	}
 	c.out.printf("%s: starting the control plane, %d nodes and %d LiveKit servers", c.name, cfg.Nodes, cfg.LiveKits)
 	if err := c.startAll(ctx, s); err != nil {
 		return err
@@ -70,6 +84,9 @@ func (c *Cluster) claim(ctx context.Context, cfg Config, tools map[string]string
 	for i, name := range names {
 		s.Ports[name] = ports[i]
 	}
+	if s.Network, err = freeNetwork(cfg, others); err != nil {
+		return s, err
+	}
 	s.LiveKits = newLiveKits(cfg, s.Ports)
 	s.Components = components(s, c.layout())
 	return s, s.save(c.dir)
@@ -80,26 +97,32 @@ func writeInstance(s state, l layout) error {
 	if err := os.MkdirAll(l.logs(), 0o700); err != nil {
 		return fmt.Errorf("cannot make the folder of the logs: %w", err)
 	}
-	if err := errors.Join(writePKI(l.pki("")), writeStages(l), writeAuditPolicy(s, l)); err != nil {
+	if err := errors.Join(writePKI(l.pki(""), s.apiServerAddress()), writeStages(l), writeAuditPolicy(s, l)); err != nil {
 		return err
 	}
-	identities := []struct {
+	type identity struct {
 		file, user string
 		groups     []string
-	}{
+	}
+	identities := []identity{
 		{adminUser, adminUser, []string{adminGroup}},
 		{ControllerManager, "system:" + ControllerManager, nil},
 		{Scheduler, "system:" + Scheduler, nil},
 	}
 	for i := range s.Config.Nodes {
 		name := NodeName(i + 1)
-		identities = append(identities, struct {
-			file, user string
-			groups     []string
-		}{name, nodeUser(name), []string{nodesGroup}})
+		identities = append(identities, identity{name, nodeUser(name), []string{nodesGroup}})
+	}
+	if s.Config.Kubelets {
+		identities = append(identities, identity{KubeProxy, "system:" + KubeProxy, nil}, identity{CoreDNS, CoreDNS, []string{adminGroup}})
 	}
 	for _, id := range identities {
 		if err := writeKubeconfig(s, l, l.kubeconfig(id.file), id.user, id.groups); err != nil {
+			return err
+		}
+	}
+	if s.Config.Kubelets {
+		if err := writeNodes(s, l); err != nil {
 			return err
 		}
 	}
@@ -128,11 +151,15 @@ func (c *Cluster) startAll(ctx context.Context, s state) error {
 		if err != nil {
 			return err
 		}
-		if err := allowKwok(ctx, client); err != nil {
-			return err
-		}
 		for _, name := range []string{ControllerManager, Scheduler} {
 			group.Go(func() error { return c.Start(ctx, name) })
+		}
+		if s.Config.Kubelets {
+			group.Go(func() error { return c.startNodes(ctx, s) })
+			return waitForPods(ctx, client)
+		}
+		if err := allowKwok(ctx, client); err != nil {
+			return err
 		}
 		for i := range s.Config.Nodes {
 			group.Go(func() error { return c.Start(ctx, NodeName(i+1)) })
@@ -169,11 +196,17 @@ func (c *Cluster) spawn(ctx context.Context, name string) error {
 		if comp.Process.alive() {
 			return nil
 		}
-		args := comp.Args
-		if comp.Node != "" {
+		program, args := comp.Program, comp.Args
+		if comp.Node != "" && !s.Config.Kubelets {
 			args = append(slices.Clone(args), "--cidr="+podCIDR(nodeSlice(*s, comp.Node), comp.Starts))
 		}
-		p, err := startProcess(comp.Program, args, comp.Log)
+		if comp.Inside {
+			program, args = "nsenter", slices.Concat([]string{"--net=" + netnsFile(c.name), program}, args)
+		}
+		p, err := startProcess(program, args, comp.Log)
+		if err == nil && comp.Cgroup != "" {
+			err = joinCgroup(comp.Cgroup, p.PID)
+		}
 		if err != nil {
 			return fmt.Errorf("cannot start %s: %w; run \"go run ./hack/cluster up\" to build what is missing", name, err)
 		}

@@ -13,7 +13,7 @@ import (
 )
 
 // stateFormat changes whenever an older state no longer describes what this code would start.
-const stateFormat = 4
+const stateFormat = 5
 
 // state is all that is known of an instance, one file in its folder.
 type state struct {
@@ -25,7 +25,9 @@ type state struct {
 	Tools map[string]string `json:"tools"`
 	Ports map[string]int    `json:"ports"`
 	// FirstSlice is X of node-1's pod addresses 127.X.0.0/16; node-2 has the next.
-	FirstSlice int         `json:"firstSlice"`
+	FirstSlice int `json:"firstSlice"`
+	// Network numbers the network of an instance with real nodes; others have none.
+	Network    int         `json:"network,omitempty"`
 	LiveKits   []LiveKit   `json:"liveKits"`
 	Components []component `json:"components"`
 }
@@ -38,8 +40,12 @@ type component struct {
 	Log     string   `json:"log"`
 	// Health answers 200 when the component works.
 	Health string `json:"health"`
-	// Node is the name of the node a kwok process plays, else empty.
+	// Node is the name of the node whose kubelet this is, or the kwok that plays it, else empty.
 	Node string `json:"node,omitempty"`
+	// Inside says that it runs in the network namespace of the nodes.
+	Inside bool `json:"inside,omitempty"`
+	// Cgroup is the control group it and its children start in, or empty.
+	Cgroup string `json:"cgroup,omitempty"`
 	// Starts counts how often it was started.
 	Starts  int     `json:"starts"`
 	Process process `json:"process"`

@@ -22,6 +22,7 @@ const (
 	moduleEtcd       = "etcd"
 	moduleKwok       = "kwok"
 	moduleLiveKit    = "livekit"
+	moduleCoreDNS    = "coredns"
 )
 
 // The programs built from them.
@@ -42,13 +43,18 @@ type toolModule struct {
 	program string
 }
 
-func toolModules() []toolModule {
-	return []toolModule{
+// toolModules lists what an instance runs. All that there is runs in one with real nodes.
+func toolModules(cfg Config) []toolModule {
+	modules := []toolModule{
 		{name: moduleEtcd, program: programEtcd},
 		{name: moduleKwok, program: programKwok},
 		{name: moduleLiveKit, program: programLiveKit},
 		{name: moduleKubernetes},
 	}
+	if cfg.Kubelets {
+		modules = append(modules, toolModule{name: moduleCoreDNS, program: CoreDNS})
+	}
+	return modules
 }
 
 // buildPlan is all that decides what comes out of a build.
@@ -93,12 +99,16 @@ func planBuild(ctx context.Context, repository string, m toolModule) (buildPlan,
 		return p, err
 	}
 	sum := sha256.New()
-	for _, name := range []string{"go.mod", "go.sum"} {
-		data, err := os.ReadFile(filepath.Join(p.dir, name))
+	sources, err := filepath.Glob(filepath.Join(p.dir, "*.go"))
+	if err != nil {
+		return p, fmt.Errorf("cannot read module %s: %w", m.name, err)
+	}
+	for _, file := range append([]string{filepath.Join(p.dir, "go.mod"), filepath.Join(p.dir, "go.sum")}, sources...) {
+		data, err := os.ReadFile(file)
 		if err != nil {
 			return p, fmt.Errorf("cannot read module %s: %w", m.name, err)
 		}
-		_, _ = fmt.Fprintf(sum, "%s %d\n%s", name, len(data), data)
+		_, _ = fmt.Fprintf(sum, "%s %d\n%s", filepath.Base(file), len(data), data)
 	}
 	_, _ = fmt.Fprintf(sum, "%s%q", environment, p.arguments("OUT"))
 	p.sum = hex.EncodeToString(sum.Sum(nil))[:16]

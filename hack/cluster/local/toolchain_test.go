@@ -14,7 +14,7 @@ func TestPlanBuild(t *testing.T) {
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Fatal("no go command; install Go")
 	}
-	plans, err := planTools(t.Context())
+	plans, err := planTools(t.Context(), Config{Kubelets: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/callguard/callguard/hack/oci"
+)
+
+// Components that real nodes add.
+const (
+	KubeProxy = "kube-proxy"
+	CoreDNS   = "coredns"
+)
+
+// containerdName is the component that runs the pods of a node.
+func containerdName(i int) string { return "containerd-" + strconv.Itoa(i) }
+
+const (
+	programKubelet    = "kubelet"
+	programContainerd = "containerd"
+
+	portSuffixHealth = "-health"
+	pauseImage       = "callguard.local/pause:1"
+	cniPlugins       = "/usr/lib/cni" // Debian's containernetworking-plugins
+	clusterDomain    = "cluster.local"
+)
+
+// debianPackages are what real nodes take from the machine.
+const debianPackages = "containerd runc containernetworking-plugins iptables iproute2 conntrack"
+
+// checkMachine says what real nodes lack here.
+func checkMachine() error {
+	if os.Geteuid() != 0 {
+		return errors.New("real nodes need root; run as root, or use simulated nodes")
+	}
+	var missing []string
+	for _, name := range []string{programContainerd, "runc", "ctr", "iptables", "ip", "nsenter", "conntrack", cniPlugins + "/bridge"} {
+		if _, err := exec.LookPath(name); err != nil {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("real nodes need %s; run: apt-get install --no-install-recommends %s", strings.Join(missing, ", "), debianPackages)
+	}
+	return nil
+}
+
+// nodeDir holds what a node's containerd and kubelet keep.
+func (l layout) nodeDir(node string, parts ...string) string {
+	return filepath.Join(append([]string{l.dir, "nodes", node}, parts...)...)
+}
+
+func (l layout) socket(node string) string { return l.nodeDir(node, "containerd.sock") }
+
+// realNode lists the two components of a real node.
+func realNode(s state, l layout, i int) []component {
+	name := NodeName(i)
+	return []component{
+		{
+			Name: containerdName(i), Program: programContainerd, Inside: true, Cgroup: runtimeCgroup(s.Config.Name),
+			Health: fmt.Sprintf("http://%s:%d/v1/metrics", nodeAddress(s.Network), s.Ports[containerdName(i)]),
+			Args:   []string{"--config=" + l.nodeDir(name, "containerd.toml")},
+		},
+		{
+			Name: name, Node: name, Program: filepath.Join(s.Tools[moduleKubernetes], programKubelet), Inside: true,
+			Health: fmt.Sprintf("http://%s:%d/healthz", nodeAddress(s.Network), s.Ports[name+portSuffixHealth]),
+			Args: []string{
+				"--config=" + l.nodeDir(name, "kubelet.json"), "--kubeconfig=" + l.kubeconfig(name), "--hostname-override=" + name,
+				"--root-dir=" + l.nodeDir(name, "kubelet"), "--cert-dir=" + l.nodeDir(name, "pki"), "--node-ip=" + nodeAddress(s.Network),
+			},
+		},
+	}
+}
+
+// servicesOfNodes lists what makes Services and their names work: one of each, since all nodes share one network.
+func servicesOfNodes(s state, l layout) []component {
+	health := func(name, path string) string {
+		return fmt.Sprintf("http://%s:%d%s", nodeAddress(s.Network), s.Ports[name], path)
+	}
+	return []component{
+		{
+			Name: KubeProxy, Program: filepath.Join(s.Tools[moduleKubernetes], KubeProxy), Inside: true,
+			Health: health(KubeProxy, "/livez"), Args: []string{"--config=" + l.config(KubeProxy)},
+		},
+		{
+			Name: CoreDNS, Program: filepath.Join(s.Tools[moduleCoreDNS], CoreDNS), Inside: true,
+			Health: health(CoreDNS, "/health"), Args: []string{"-conf=" + l.config(CoreDNS)},
+		},
+	}
+}
+
+// writeNodes writes everything that real nodes read.
+func writeNodes(s state, l layout) error {
+	ca, err := loadAuthority(l.pki(""), "ca")
+	if err != nil {
+		return err
+	}
+	for i := range s.Config.Nodes {
+		name := NodeName(i + 1)
+		kp, err := ca.sign(serverTemplate(nodeUser(name), nodeAddress(s.Network)))
+		if err != nil {
+			return fmt.Errorf("cannot make the certificate of %s: %w", name, err)
+		}
+		kubelet, err := json.MarshalIndent(kubeletConfig(s, l, name), "", "  ")
+		if err != nil {
+			return fmt.Errorf("cannot write the settings of %s: %w", name, err)
+		}
+		for path, data := range map[string][]byte{
+			l.nodeDir(name, "kubelet.crt"): kp.cert, l.nodeDir(name, "kubelet.key"): kp.key,
+			l.nodeDir(name, "kubelet.json"):           kubelet,
+			l.nodeDir(name, "containerd.toml"):        []byte(containerdConfig(s, l, i+1)),
+			l.nodeDir(name, "cni", "bridge.conflist"): []byte(bridgeConfig(s, l, i+1)),
+		} {
+			if err := writeFile(path, data); err != nil {
+				return err
+			}
+		}
+	}
+	proxy, err := json.MarshalIndent(map[string]any{
+		"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "iptables",
+		"clientConnection": map[string]any{"kubeconfig": l.kubeconfig(KubeProxy)}, "clusterCIDR": podNetwork(s.Network),
+		"hostnameOverride":   NodeName(1),
+		"healthzBindAddress": fmt.Sprintf("%s:%d", nodeAddress(s.Network), s.Ports[KubeProxy]),
+		// The kernel's own limits stay as they are.
+		"conntrack": map[string]any{"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+	}, "", "  ")
+	if err != nil {
+		return fmt.Errorf("cannot write the settings of %s: %w", KubeProxy, err)
+	}
+	names := fmt.Sprintf(".:53 {\n  bind %[1]s\n  errors\n  health %[1]s:%[2]d\n  kubernetes %[3]s {\n    kubeconfig %[4]s\n  }\n}\n",
+		nodeAddress(s.Network), s.Ports[CoreDNS], clusterDomain, l.kubeconfig(CoreDNS))
+	return errors.Join(writeFile(l.config(KubeProxy), proxy), writeFile(l.config(CoreDNS), []byte(names)))
+}
+
+// kubeletConfig is a KubeletConfiguration: https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/.
+func kubeletConfig(s state, l layout, name string) map[string]any {
+	return map[string]any{
+		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+		"address": nodeAddress(s.Network), "port": s.Ports[name],
+		"healthzBindAddress": nodeAddress(s.Network), "healthzPort": s.Ports[name+portSuffixHealth],
+		"tlsCertFile": l.nodeDir(name, "kubelet.crt"), "tlsPrivateKeyFile": l.nodeDir(name, "kubelet.key"),
+		"authentication": map[string]any{
+			"anonymous": map[string]any{"enabled": false}, "webhook": map[string]any{"enabled": true},
+			"x509": map[string]any{"clientCAFile": l.pki("ca.crt")},
+		},
+		"authorization": map[string]any{"mode": "Webhook"},
+		"clusterDomain": clusterDomain, "clusterDNS": []string{nodeAddress(s.Network)}, "resolvConf": "",
+		"containerRuntimeEndpoint": "unix://" + l.socket(name),
+		// Each node removes what it does not know below its own control group.
+		"cgroupDriver": "cgroupfs", "cgroupRoot": nodeCgroup(s.Config.Name, name), "failCgroupV1": false,
+		"failSwapOn": false, "maxPods": s.Config.PodsPerNode, "nodeLeaseDurationSeconds": s.Config.NodeLeaseSeconds,
+		"podLogsDir": l.nodeDir(name, "logs"), "volumePluginDir": l.nodeDir(name, "plugins"),
+		// The disk is the machine's: no node may throw out pods for it, nor images that cannot be pulled again.
+		"evictionHard":                map[string]string{"memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%"},
+		"imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
+	}
+}
+
+func containerdConfig(s state, l layout, i int) string {
+	name := NodeName(i)
+	const cri = `plugins."io.containerd.grpc.v1.cri"`
+	return strings.Join([]string{
+		"version = 2",
+		fmt.Sprintf("root = %q", l.nodeDir(name, "images")),
+		fmt.Sprintf("state = %q", l.nodeDir(name, "state")),
+		`disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs"]`,
+		"[grpc]",
+		fmt.Sprintf("address = %q", l.socket(name)),
+		"[metrics]",
+		fmt.Sprintf("address = \"%s:%d\"", nodeAddress(s.Network), s.Ports[containerdName(i)]),
+		"[" + cri + "]",
+		fmt.Sprintf("sandbox_image = %q", pauseImage),
+		// Where root lacks CAP_SYS_RESOURCE, runc cannot lower a score.
+		"restrict_oom_score_adj = true",
+		"netns_mounts_under_state_dir = true",
+		"[" + cri + ".cni]",
+		fmt.Sprintf("bin_dir = %q", cniPlugins),
+		fmt.Sprintf("conf_dir = %q", l.nodeDir(name, "cni")),
+		"[" + cri + ".containerd]",
+		`default_runtime_name = "runc"`,
+		"[" + cri + ".containerd.runtimes.runc]",
+		`runtime_type = "io.containerd.runc.v2"`,
+		"",
+	}, "\n")
+}
+
+func bridgeConfig(s state, l layout, i int) string {
+	return fmt.Sprintf(`{
+  "cniVersion": "0.4.0", "name": "pods", "plugins": [{
+    "type": "bridge", "bridge": "pods%d", "isGateway": true, "hairpinMode": true,
+    "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": %q}]], "routes": [{"dst": "0.0.0.0/0"}]}
+  }]
+}
+`, i, l.nodeDir(NodeName(i), "addresses"), nodePodNetwork(s.Network, i))
+}
+
+// startNodes starts the real nodes. kube-apiserver must run.
+func (c *Cluster) startNodes(ctx context.Context, s state) error {
+	pause, err := c.pause(ctx)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, name := range []string{KubeProxy, CoreDNS} {
+		group.Go(func() error { return c.Start(ctx, name) })
+	}
+	for i := range s.Config.Nodes {
+		group.Go(func() error {
+			if err := c.Start(ctx, containerdName(i+1)); err != nil {
+				return err
+			}
+			if err := c.importImage(ctx, NodeName(i+1), pause); err != nil {
+				return err
+			}
+			return c.Start(ctx, NodeName(i+1))
+		})
+	}
+	return group.Wait()
+}
+
+// pause builds the image of the process that holds a pod's namespaces, and returns its file.
+func (c *Cluster) pause(ctx context.Context) (string, error) {
+	repository, err := repositoryRoot()
+	if err != nil {
+		return "", err
+	}
+	program := filepath.Join(c.dir, "pause")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", program, "./hack/cluster/pause")
+	cmd.Dir, cmd.Env = repository, buildEnvironment()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("cannot build the pause program: %w\n%s", err, out)
+	}
+	file := filepath.Join(c.dir, "pause.tar")
+	return file, oci.Image{Entrypoint: []string{"/pause"}, Files: map[string]string{"/pause": program}}.Write(file, pauseImage)
+}
+
+// LoadImage gives an image, a file in the format of docker save, to every real node.
+func (c *Cluster) LoadImage(ctx context.Context, file string) error {
+	s, err := c.state()
+	if err != nil {
+		return err
+	}
+	if !s.Config.Kubelets {
+		return fmt.Errorf("instance %s has simulated nodes, which run no images; start it with --kubelets", c.name)
+	}
+	for i := range s.Config.Nodes {
+		if err := c.importImage(ctx, NodeName(i+1), file); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) importImage(ctx context.Context, node, file string) error {
+	out, err := exec.CommandContext(ctx, "ctr", "--address", c.layout().socket(node), "--namespace", "k8s.io", "images", "import", file).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("cannot load %s into %s: %w\n%s", file, node, err, out)
+	}
+	return nil
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package local
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// An instance with real nodes has a network namespace of its own, in which its
+// kubelets, bridges and pods are, and one cable to it. kube-apiserver stands at
+// this end of the cable; what an instance does to iptables and bridges goes with
+// the namespace.
+
+// lastNetwork bounds how many such instances run side by side.
+const lastNetwork = 60
+
+// netns is the name of an instance's network namespace.
+func netns(instance string) string { return "callguard-" + instance }
+
+// hostAddress and nodeAddress are the two ends of the cable.
+func hostAddress(network int) string { return fmt.Sprintf("10.254.%d.1", network) }
+func nodeAddress(network int) string { return fmt.Sprintf("10.254.%d.2", network) }
+
+// podNetwork holds the pods of all nodes; each node has a part of it.
+func podNetwork(network int) string        { return fmt.Sprintf("10.%d.0.0/16", 64+network) }
+func nodePodNetwork(network, i int) string { return fmt.Sprintf("10.%d.%d.0/24", 64+network, i) }
+func cable(network int) (host, inner string) {
+	return fmt.Sprintf("cg%dh", network), fmt.Sprintf("cg%dn", network)
+}
+
+// freeNetwork finds a number that no other instance has, or 0 for an instance without a network.
+func freeNetwork(cfg Config, others []state) (int, error) {
+	if !cfg.Kubelets {
+		return 0, nil
+	}
+	for n := 1; n <= lastNetwork; n++ {
+		if !slices.ContainsFunc(others, func(s state) bool { return s.Network == n }) {
+			return n, nil
+		}
+	}
+	return 0, fmt.Errorf("cannot find a network: %d instances with real nodes have one each; stop one you no longer need", lastNetwork)
+}
+
+// makeNetwork replaces what an instance of this name or number may have left.
+func makeNetwork(ctx context.Context, instance string, network int) error {
+	removeNetwork(ctx, instance, network)
+	ns := netns(instance)
+	host, inner := cable(network)
+	for _, line := range []string{
+		"ip netns add " + ns,
+		"ip link add " + host + " type veth peer name " + inner + " netns " + ns,
+		"ip address add " + hostAddress(network) + "/24 dev " + host,
+		"ip link set " + host + " up",
+		"ip -n " + ns + " address add " + nodeAddress(network) + "/24 dev " + inner,
+		"ip -n " + ns + " link set lo up",
+		"ip -n " + ns + " link set " + inner + " up",
+		"ip -n " + ns + " route add default via " + hostAddress(network),
+		"ip route add " + podNetwork(network) + " via " + nodeAddress(network),
+		"nsenter --net=" + netnsFile(instance) + " sysctl -qw net.ipv4.ip_forward=1",
+	} {
+		if err := runLine(ctx, line); err != nil {
+			return fmt.Errorf("cannot make the network of the nodes: %w", err)
+		}
+	}
+	return nil
+}
+
+// removeNetwork takes namespace, cable and route away. It may be gone already.
+func removeNetwork(ctx context.Context, instance string, network int) {
+	host, _ := cable(network)
+	_ = runLine(ctx, "ip netns delete "+netns(instance))
+	_ = runLine(ctx, "ip link delete "+host)
+}
+
+// netnsFile is where iproute2 keeps a namespace.
+func netnsFile(instance string) string { return "/run/netns/" + netns(instance) }
+
+// runLine runs a command whose words hold no spaces.
+func runLine(ctx context.Context, line string) error {
+	words := strings.Fields(line)
+	out, err := exec.CommandContext(ctx, words[0], words[1:]...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", line, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
