@@ -3,13 +3,17 @@
 package drain
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	lksdk "github.com/livekit/server-sdk-go/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/test/fleet"
@@ -21,8 +25,10 @@ const (
 	players     = 20  // and those with one, which take the calls
 	steadyFor   = time.Minute
 	dialers     = 8
-	callsPerSec = 5.0 // offered; every call is two participants with real connections
-	mostWrites  = 5   // that a leaving pod costs
+	callsPerSec = 3.0 // offered to the players; every call is two participants with real connections
+	seatsPerSec = 50  // offered to the crowd; every call is an agent in a room, without media
+	seatFor     = 2 * time.Second
+	mostWrites  = 5 // that a leaving pod costs
 )
 
 // TestSteady has five hundred guarded pods and calls that begin and end. Nobody
@@ -59,10 +65,34 @@ func TestSteady(t *testing.T) {
 			}
 		})
 	}
+	var seats atomic.Int64
+	pods, err := s.watch.lister.List(labels.SelectorFromSet(silent.Spec.Selector.MatchLabels))
+	s.must(err)
+	for i := range seatsPerSec {
+		pod := string(pods[i%len(pods)].UID)
+		plans.Go(func() {
+			<-time.After(time.Duration(i) * time.Second / seatsPerSec)
+			tick := time.NewTicker(time.Second)
+			defer tick.Stop()
+			for n := range int(steadyFor.Seconds()) {
+				<-tick.C
+				room := fmt.Sprintf("%s-seat-%d-%d", s.ns, i, n)
+				leave, err := lab.Sit(t.Context(), stage.LiveKits[0], lab.Participant{
+					Room: room, Identity: "agent-" + room, Kind: lksdk.ParticipantAgent, Attributes: map[string]string{call.PodAttribute: pod},
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				time.AfterFunc(seatFor, func() { leave(); seats.Add(1) })
+			}
+		})
+	}
 	plans.Wait()
 	took := time.Since(began)
 	r := s.callers.Report()
-	t.Logf("%.1f calls a second began and ended in %.0f s (%d answered, %d not)", float64(r.Completed)/took.Seconds(), took.Seconds(), r.Answered, r.Unanswered)
+	t.Logf("%.1f calls a second began and ended in %.0f s: %d at agents with media (%d more not answered), %d at the crowd",
+		float64(int64(r.Completed)+seats.Load())/took.Seconds(), took.Seconds(), r.Completed, r.Unanswered, seats.Load())
 	for resource, n := range s.writes(began) {
 		t.Errorf("the guard wrote %s %d times while nobody wanted a pod to go", resource, n)
 	}
