@@ -114,7 +114,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	})
 	roomMetrics := rooms.NewMetrics(registry)
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
-		Default:   rooms.FileCredentials(rooms.Files{URL: o.livekitURL, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}),
+		Default:   rooms.FileCredentials(rooms.Files{URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}),
 		Secret:    rooms.SecretCredentials(client),
 		Transport: http.DefaultTransport,
 		Settings:  o.livekit,
