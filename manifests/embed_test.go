@@ -3,9 +3,11 @@
 package manifests
 
 import (
+	"fmt"
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -64,14 +66,35 @@ func TestOlderKubernetes(t *testing.T) {
 // render renders the doors of the chart.
 func render(t *testing.T, flags ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", append([]string{"tool", "-modfile=hack/tools/helm/go.mod",
-		"helm", "template", "callguard", "charts/callguard", "--show-only", "templates/doors/*.yaml"}, flags...)...)
+	out, complaints, err := helm(t, append([]string{"--show-only", "templates/doors/*.yaml"}, flags...)...)
+	if err != nil {
+		t.Fatalf("helm template: %v\n%s", err, complaints)
+	}
+	return out
+}
+
+// helm renders the chart with these flags.
+func helm(t *testing.T, flags ...string) (out, complaints string, err error) {
+	t.Helper()
+	program, err := helmProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), program, append([]string{"template", "callguard", "charts/callguard"}, flags...)...)
 	cmd.Dir = ".."
-	var complaints strings.Builder
-	cmd.Stderr = &complaints
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err = cmd.Run()
+	return stdout.String(), stderr.String(), err
+}
+
+// helmProgram builds Helm, once, and returns its path.
+var helmProgram = sync.OnceValues(func() (string, error) {
+	cmd := exec.Command("go", "tool", "-n", "-modfile=hack/tools/helm/go.mod", "helm")
+	cmd.Dir = ".."
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("helm template: %v\n%s", err, complaints.String())
+		return "", fmt.Errorf("cannot build Helm: %w", err)
 	}
-	return string(out)
-}
+	return strings.TrimSpace(string(out)), nil
+})
