@@ -17,7 +17,7 @@ func TestValidate(t *testing.T) {
 		"NoProject":  {reason: "Projects may all come from Secrets.", args: []string{"--livekit-url="}},
 		"UnusedKey":  {reason: "A key without a URL is a mistake.", args: []string{"--livekit-api-key-file=/k"}, want: []string{`--livekit-url is ""`}},
 		"MissingKey": {reason: "The files may come later: LiveKit's key is asked for again and again.", args: []string{"--livekit-url=ws://lk:7880", "--livekit-api-key-file=/none", "--livekit-api-secret-file=/none"}},
-		"URLFile": {reason: "A whole Secret may come later.", args: []string{"--livekit-url-file=/none", "--livekit-api-key-file=/none", "--livekit-api-secret-file=/none"}},
+		"URLFile":    {reason: "A whole Secret may come later.", args: []string{"--livekit-url-file=/none", "--livekit-api-key-file=/none", "--livekit-api-secret-file=/none"}},
 		"TwoURLs": {reason: "Which of two URLs is meant nobody can say.", args: []string{"--livekit-url=ws://lk:7880", "--livekit-url-file=/u", "--livekit-api-key-file=/k", "--livekit-api-secret-file=/s"},
 			want: []string{`--livekit-url-file is "/u"; use either this or --livekit-url`}},
 		"URLFileAlone": {reason: "A URL needs its key, wherever it stands.", args: []string{"--livekit-url-file=/u"}, want: []string{"--livekit-api-key-file", "--livekit-api-secret-file"}},
