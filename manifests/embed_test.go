@@ -3,11 +3,9 @@
 package manifests
 
 import (
-	"fmt"
 	"os/exec"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -76,25 +74,10 @@ func render(t *testing.T, flags ...string) string {
 // helm renders the chart with these flags.
 func helm(t *testing.T, flags ...string) (out, complaints string, err error) {
 	t.Helper()
-	program, err := helmProgram()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), program, append([]string{"template", "callguard", "charts/callguard"}, flags...)...)
+	cmd := exec.CommandContext(t.Context(), helmProgram, append([]string{"template", "callguard", "charts/callguard"}, flags...)...)
 	cmd.Dir = ".."
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err = cmd.Run()
 	return stdout.String(), stderr.String(), err
 }
-
-// helmProgram builds Helm, once, and returns its path.
-var helmProgram = sync.OnceValues(func() (string, error) {
-	cmd := exec.Command("go", "tool", "-n", "-modfile=hack/tools/helm/go.mod", "helm")
-	cmd.Dir = ".."
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("cannot build Helm: %w", err)
-	}
-	return strings.TrimSpace(string(out)), nil
-})

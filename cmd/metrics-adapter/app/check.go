@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -153,21 +152,20 @@ func get(ctx context.Context, client rest.Interface, path string, into any) erro
 // untilPassed tries until ctx is done, and then returns what was missing last.
 func untilPassed(ctx context.Context, try func() error) error {
 	var last error
-	err := wait.PollUntilContextCancel(ctx, checkEvery, true, func(ctx context.Context) (bool, error) {
-		if err := try(); err == nil {
-			return true, nil
-		} else if last == nil || ctx.Err() == nil {
-			last = err // not merely that time is up
+	for {
+		err := try()
+		if err == nil {
+			return nil
 		}
-		return false, nil
-	})
-	if err == nil {
-		return nil
+		if last == nil || ctx.Err() == nil {
+			last = err // says more than that time is up
+		}
+		select {
+		case <-ctx.Done():
+			return last
+		case <-time.After(checkEvery):
+		}
 	}
-	if last == nil {
-		return err
-	}
-	return last
 }
 
 // runCheck is the command "check".
