@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
@@ -176,6 +178,55 @@ func TestChartParts(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestChartRights looks each verb up in the tables of the chart's README, which say why it is needed.
+func TestChartRights(t *testing.T) {
+	text, err := os.ReadFile("../charts/callguard/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	explained := func(resource, verb string) bool {
+		for row := range strings.SplitSeq(string(text), "\n") {
+			words := strings.FieldsFunc(row, func(r rune) bool { return strings.ContainsRune(" ,:;`|", r) })
+			if strings.HasPrefix(row, "|") && slices.Contains(words, resource) && slices.Contains(words, verb) {
+				return true
+			}
+		}
+		return false
+	}
+	rights := 0
+	for _, o := range chart(t) {
+		var rules []rbacv1.PolicyRule
+		switch role := typed(t, o).(type) {
+		case *rbacv1.ClusterRole:
+			rules = role.Rules
+		case *rbacv1.Role:
+			rules = role.Rules
+		}
+		for _, rule := range rules {
+			for _, resource := range rule.Resources {
+				if resource == "*" {
+					resource = rule.APIGroups[0]
+				}
+				for _, verb := range rule.Verbs {
+					rights++
+					if !explained(resource, verb) {
+						t.Errorf("%s may %s %s; say why in a table of charts/callguard/README.md", idOf(o), verb, resource)
+					}
+				}
+			}
+			if slices.Contains(rule.Verbs, "*") || slices.Contains(rule.APIGroups, "*") || slices.Contains(rule.Resources, "secrets") {
+				t.Errorf("%s has a right that is too wide: %v", idOf(o), rule)
+			}
+			if slices.Contains(rule.Resources, "apiservices") && len(rule.ResourceNames) != 2 {
+				t.Errorf("%s has rights to other adapters' APIServices: %v", idOf(o), rule)
+			}
+		}
+	}
+	if rights < 50 {
+		t.Errorf("only %d rights were found", rights)
 	}
 }
 
