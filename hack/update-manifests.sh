@@ -28,13 +28,28 @@ render doors.yaml "The doors: they stand, and hold every call, when no process o
 	--show-only 'templates/doors/*.yaml'
 render lookout.yaml "Keeps the birth door working when it is installed again. Leave it in place when you delete doors.yaml." \
 	--show-only templates/lookout.yaml
+render metrics-adapter.yaml "The namespace, the account, the rights and the APIServices of the metrics-adapter. metrics-adapter-deployment.yaml runs it." \
+	--set namespace.create=true \
+	--show-only templates/namespace.yaml \
+	--show-only templates/metrics-adapter/serviceaccount.yaml \
+	--show-only templates/metrics-adapter/rbac.yaml \
+	--show-only templates/metrics-adapter/apiservices.yaml
+render metrics-adapter-deployment.yaml "Two replicas of the metrics-adapter. Secret livekit, with keys url, api-key and api-secret, may come later." \
+	--show-only templates/metrics-adapter/service.yaml \
+	--show-only templates/metrics-adapter/deployment.yaml
+render metrics-adapter-rules.yaml "Alerts on the metrics-adapter, for the Prometheus Operator." \
+	--set prometheusRule.enabled=true \
+	--show-only templates/monitoring/metrics-adapter-rules.yaml
 render drain-guard.yaml "The namespace, the account and the rights of drain-guard. Apply doors.yaml as well." \
 	--set namespace.create=true \
-	--show-only templates/drain-guard/namespace.yaml \
+	--show-only templates/namespace.yaml \
 	--show-only templates/drain-guard/serviceaccount.yaml \
 	--show-only templates/drain-guard/rbac.yaml
 render drain-guard-deployment.yaml "Two replicas of drain-guard. Run \"drain-guard unlock\" in one before you delete them for good." \
 	--show-only templates/drain-guard/deployment.yaml
 render drain-guard-rules.yaml "Alerts, for the Prometheus Operator." \
 	--set prometheusRule.enabled=true \
-	--show-only templates/drain-guard/rules.yaml
+	--show-only templates/monitoring/drain-guard-rules.yaml
+render monitors.yaml "What is scraped, for the Prometheus Operator." \
+	--set serviceMonitor.enabled=true \
+	--show-only templates/monitoring/servicemonitors.yaml

@@ -3,6 +3,8 @@
 package manifests
 
 import (
+	"io/fs"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -64,14 +66,29 @@ func TestOlderKubernetes(t *testing.T) {
 // render renders the doors of the chart.
 func render(t *testing.T, flags ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", append([]string{"tool", "-modfile=hack/tools/helm/go.mod",
-		"helm", "template", "callguard", "charts/callguard", "--show-only", "templates/doors/*.yaml"}, flags...)...)
-	cmd.Dir = ".."
-	var complaints strings.Builder
-	cmd.Stderr = &complaints
-	out, err := cmd.Output()
+	out, complaints, err := helm(t, append([]string{"--show-only", "templates/doors/*.yaml"}, flags...)...)
 	if err != nil {
-		t.Fatalf("helm template: %v\n%s", err, complaints.String())
+		t.Fatalf("helm template: %v\n%s", err, complaints)
 	}
-	return string(out)
+	return out
+}
+
+// helm renders the chart with these flags.
+func helm(t *testing.T, flags ...string) (out, complaints string, err error) {
+	t.Helper()
+	// The go command keeps results of tests, and knows only of files that they opened themselves.
+	if err := fs.WalkDir(os.DirFS("../charts/callguard"), ".", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			_, err = os.Stat("../charts/callguard/" + path)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), helmProgram, append([]string{"template", "callguard", "charts/callguard"}, flags...)...)
+	cmd.Dir = ".."
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err = cmd.Run()
+	return stdout.String(), stderr.String(), err
 }

@@ -50,8 +50,11 @@ const (
 	gcPercent = 50
 )
 
-// Main runs the metrics-adapter until ctx is done.
-func Main(ctx context.Context, args []string, stderr io.Writer) error {
+// Main runs the metrics-adapter until ctx is done, or checks one that runs.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if len(args) > 0 && args[0] == "check" {
+		return runCheck(ctx, args[1:], stdout, stderr)
+	}
 	o := NewOptions()
 	fs := o.Flags()
 	fs.SetOutput(stderr)
@@ -61,7 +64,7 @@ func Main(ctx context.Context, args []string, stderr io.Writer) error {
 		return err
 	}
 	if fs.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q; settings are flags, see --help", fs.Arg(0))
+		return fmt.Errorf("unexpected argument %q; use no command, or check", fs.Arg(0))
 	}
 	if err := o.Validate(); err != nil {
 		return fmt.Errorf("settings cannot be used:\n%w", err)
@@ -114,7 +117,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	})
 	roomMetrics := rooms.NewMetrics(registry)
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
-		Default:   rooms.FileCredentials(rooms.Files{URL: o.livekitURL, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}),
+		Default:   rooms.FileCredentials(rooms.Files{URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}),
 		Secret:    rooms.SecretCredentials(client),
 		Transport: http.DefaultTransport,
 		Settings:  o.livekit,

@@ -25,6 +25,7 @@ type Options struct {
 	base *basecmd.AdapterBase
 
 	livekitURL        string
+	livekitURLFile    string
 	livekitKeyFile    string
 	livekitSecretFile string
 	livekit           rooms.Settings
@@ -67,6 +68,7 @@ func NewOptions() *Options {
 func (o *Options) Flags() *pflag.FlagSet {
 	fs := o.base.Flags()
 	fs.StringVar(&o.livekitURL, "livekit-url", o.livekitURL, "URL of the default LiveKit project, such as wss://livekit.example.com. Workloads may name others in an annotation.")
+	fs.StringVar(&o.livekitURLFile, "livekit-url-file", o.livekitURLFile, "File with that URL instead. It may come later, with the key: until then metrics of the default project answer 503. Read again every minute.")
 	fs.StringVar(&o.livekitKeyFile, "livekit-api-key-file", o.livekitKeyFile, "File with the API key of the default project. Read again every minute.")
 	fs.StringVar(&o.livekitSecretFile, "livekit-api-secret-file", o.livekitSecretFile, "File with the API secret of the default project. Read again every minute.")
 	fs.DurationVar(&o.livekit.Resync, "resync-interval", o.livekit.Resync, "The longest that a change in LiveKit goes unseen without webhooks.")
@@ -90,10 +92,15 @@ func (o *Options) Validate() error {
 	wrong := func(flag string, value any, use string) {
 		errs = append(errs, fmt.Errorf("--%s is %q; use %s", flag, fmt.Sprint(value), use))
 	}
+	if o.livekitURL != "" && o.livekitURLFile != "" {
+		wrong("livekit-url-file", o.livekitURLFile, "either this or --livekit-url")
+	}
 	if o.livekitURL != "" {
 		if err := rooms.ValidateURL(o.livekitURL); err != nil {
 			errs = append(errs, fmt.Errorf("--livekit-url: %w", err))
 		}
+	}
+	if o.livekitURL != "" || o.livekitURLFile != "" {
 		if o.livekitKeyFile == "" {
 			wrong("livekit-api-key-file", "", "the file that holds the API key, such as /etc/livekit/api-key")
 		}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package monitoring checks that the alerts and the dashboard ask for metrics that
+// the programs have. It runs no program and no Prometheus.
+package monitoring
+
+import (
+	"encoding/json"
+	"log/slog"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/callguard/callguard/manifests"
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/ledger"
+	"github.com/callguard/callguard/pkg/servingcert"
+	"github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/pkg/witness/rooms"
+	"github.com/callguard/callguard/pkg/witness/worker"
+)
+
+// names is a registry that only remembers which metrics there are, and their labels.
+type names map[string][]string
+
+var described = regexp.MustCompile(`fqName: "(\w+)".*variableLabels: \{(.*)\}\}`)
+
+func (n names) MustRegister(cs ...prometheus.Collector) {
+	for _, c := range cs {
+		ch := make(chan *prometheus.Desc)
+		go func() {
+			defer close(ch)
+			c.Describe(ch)
+		}()
+		for d := range ch {
+			m := described.FindStringSubmatch(d.String())
+			if m == nil {
+				panic("a metric describes itself in another way: " + d.String())
+			}
+			n[m[1]] = strings.FieldsFunc(m[2], func(r rune) bool { return r == ',' })
+		}
+	}
+}
+
+func (n names) Register(c prometheus.Collector) error { n.MustRegister(c); return nil }
+func (n names) Unregister(prometheus.Collector) bool  { return false }
+
+// registered are the metrics of the metrics-adapter and the drain-guard.
+func registered(t *testing.T) names {
+	t.Helper()
+	n := names{}
+	client := fake.NewClientset()
+	recorder := record.NewFakeRecorder(1)
+	rooms.NewMetrics(n)
+	worker.NewMetrics(n)
+	gate.NewMetrics(n)
+	n.MustRegister(ledger.NewCollector(nil, func() []*call.Pod { return nil }, time.Now))
+	keeper, err := servingcert.New(servingcert.Config{
+		Service: types.NamespacedName{Namespace: "callguard-system", Name: "metrics-adapter"}, Lifetime: time.Hour, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.MustRegister(keeper.Collector())
+	doors, err := guard.NewDoors(guard.DoorsConfig{Client: client, Values: manifests.DefaultValues(), Recorder: recorder, Registry: n, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := guard.New(guard.Config{Client: client, Doors: doors, Recorder: recorder, Registry: n, Log: slog.New(slog.DiscardHandler)}); err != nil {
+		t.Fatal(err)
+	}
+	guard.CountWrites(n)
+	return n
+}
+
+// asked returns every expression of the alerts and of the dashboard, by where it stands.
+func asked(t *testing.T) map[string]string {
+	t.Helper()
+	exprs := map[string]string{}
+	for _, file := range []string{"drain-guard-rules.yaml", "metrics-adapter-rules.yaml"} {
+		var rule struct {
+			Spec struct {
+				Groups []struct {
+					Rules []struct{ Alert, Expr string }
+				}
+			}
+		}
+		text := read(t, "../../manifests/"+file)
+		if err := yaml.Unmarshal(text[strings.Index(string(text), "\n---\n"):], &rule); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		for _, g := range rule.Spec.Groups {
+			for _, r := range g.Rules {
+				exprs[r.Alert] = r.Expr
+			}
+		}
+	}
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ RefID, Expr string }
+		}
+	}
+	if err := json.Unmarshal(read(t, "../../charts/callguard/dashboards/callguard.json"), &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range dashboard.Panels {
+		for _, target := range p.Targets {
+			exprs[p.Title+" "+target.RefID] = target.Expr
+		}
+	}
+	return exprs
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+var (
+	metric   = regexp.MustCompile(`(callguard_\w+)(?:\{([^}]*)\})?`)
+	matcher  = regexp.MustCompile(`(\w+)\s*(?:=|!=|=~|!~)"`)
+	grouping = regexp.MustCompile(`by \(([\w, ]+)\) \((?:rate\(|increase\()?(callguard_\w+)`)
+	suffix   = regexp.MustCompile(`_(bucket|sum|count)$`)
+)
+
+func TestNames(t *testing.T) {
+	known := registered(t)
+	exprs := asked(t)
+	if len(exprs) < 30 {
+		t.Fatalf("only %d expressions were found", len(exprs))
+	}
+	has := func(where, name string, wanted ...string) {
+		labels, ok := known[name]
+		if !ok {
+			name = suffix.ReplaceAllString(name, "")
+			labels, ok = known[name]
+			labels = append(slices.Clone(labels), "le")
+		}
+		if !ok {
+			t.Errorf("%s: there is no metric %s", where, name)
+		}
+		for _, label := range wanted {
+			if ok && !slices.Contains(labels, label) {
+				t.Errorf("%s: %s has no label %s; it has %v", where, name, label, labels)
+			}
+		}
+	}
+	for where, expr := range exprs {
+		for _, m := range metric.FindAllStringSubmatch(expr, -1) {
+			has(where, m[1])
+			for _, label := range matcher.FindAllStringSubmatch(m[2], -1) {
+				has(where, m[1], label[1])
+			}
+		}
+		for _, m := range grouping.FindAllStringSubmatch(expr, -1) {
+			has(where, m[2], strings.Split(strings.ReplaceAll(m[1], " ", ""), ",")...)
+		}
+	}
+}
