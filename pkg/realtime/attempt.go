@@ -95,6 +95,7 @@ func (l *line) attempt(ctx context.Context, key string) Outcome {
 	switch {
 	case err == nil:
 	case answer != nil:
+		defer answer.Body.Close()
 		body, _ := io.ReadAll(io.LimitReader(answer.Body, maxHeard)) // what there is of it
 		o := answered(answer.StatusCode, body)
 		o.RetryAfter = retryAfter(answer.Header.Get("Retry-After"))

@@ -28,7 +28,6 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	"k8s.io/utils/clock"
 	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -95,7 +94,7 @@ func newAPI(t *testing.T) *api {
 		}
 		defer a.open.Add(-1)
 		select {
-		case a.requests <- r.Clone(context.Background()):
+		case a.requests <- r.Clone(context.WithoutCancel(r.Context())):
 		default:
 		}
 		a.mu.Lock()
@@ -263,7 +262,7 @@ func (p *tested) run(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx, l) }()
 	t.Cleanup(func() {
@@ -389,10 +388,10 @@ func TestFailures(t *testing.T) {
 		"NoTLS":      {reason: "What speaks no TLS gets no key.", change: func(c *Config) { c.BaseURL = "wss://" + plain(t) + "/v1" }, want: TLS},
 
 		"KeyMissing": {reason: "No file, no session.", change: func(c *Config) { c.KeyFile += ".gone" }, want: KeyFile, says: "no such file"},
-		"KeyEmpty":   {reason: "No key, no session.", key: new(string), want: KeyFile, says: "empty"},
-		"KeyBlank":   {reason: "A line's end is no key.", key: ptr(" \n"), want: KeyFile, says: "empty"},
-		"KeyTwice":   {reason: "Two lines are no key, nor may they add a header.", key: ptr(key + "\nOpenAI-Beta: realtime=v1\n"), want: KeyFile, says: "something else"},
-		"KeyHuge":    {reason: "A file that is no key is not read whole.", key: ptr(strings.Repeat("a", maxKey+1)), want: KeyFile, says: "larger"},
+		"KeyEmpty":   {reason: "No key, no session.", key: new(""), want: KeyFile, says: "empty"},
+		"KeyBlank":   {reason: "A line's end is no key.", key: new(" \n"), want: KeyFile, says: "empty"},
+		"KeyTwice":   {reason: "Two lines are no key, nor may they add a header.", key: new(key + "\nOpenAI-Beta: realtime=v1\n"), want: KeyFile, says: "something else"},
+		"KeyHuge":    {reason: "A file that is no key is not read whole.", key: new(strings.Repeat("a", maxKey+1)), want: KeyFile, says: "larger"},
 		"KeyFolder":  {reason: "A folder is no key.", change: func(c *Config) { c.KeyFile = filepath.Dir(c.KeyFile) }, want: KeyFile},
 	}
 	for name, tc := range cases {
@@ -429,8 +428,6 @@ func TestFailures(t *testing.T) {
 		})
 	}
 }
-
-func ptr(s string) *string { return &s }
 
 func hasty(c *Config) { c.Timeout = 300 * time.Millisecond }
 
@@ -757,7 +754,7 @@ func TestParseAbout(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	a := newAPI(t)
 	c := testclock.NewFakeClock(time.Date(2026, 11, 3, 12, 0, 0, 0, time.UTC))
-	p := newProber(t, a, nil, WithClock(clock.Clock(c)))
+	p := newProber(t, a, nil, WithClock(c))
 	p.probe(t.Context())
 	c.Step(7 * time.Second)
 	names := []string{"callguard_realtime_probe_success", "callguard_realtime_probe_age_seconds", "callguard_realtime_ready", "callguard_realtime_ready_held"}

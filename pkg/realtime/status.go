@@ -39,7 +39,7 @@ type Answer struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// Answer is the report as it is answered.
+// answer is the report as a probe gets it.
 func (p *Prober) answer() Answer {
 	r := p.Report()
 	a := Answer{

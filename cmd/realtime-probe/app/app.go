@@ -29,9 +29,9 @@ const gcPercent = 30
 
 // How the gate is asked: it is in the same pod.
 const (
-	callsInterval  = 5 * time.Second
+	callsInterval  = 2 * time.Second
 	callsStaleness = 3 * callsInterval
-	callsTimeout   = 2 * time.Second
+	callsTimeout   = time.Second
 )
 
 // Main runs the probe until ctx is done.
