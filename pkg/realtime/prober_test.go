@@ -79,6 +79,9 @@ func newAPI(t *testing.T) *api {
 	a.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/v1/models/") {
 			if body := a.model.Load().(string); body != "" {
+				if strings.Contains(body, "model_not_found") {
+					w.WriteHeader(http.StatusNotFound)
+				}
 				_, _ = io.WriteString(w, body)
 				return
 			}
@@ -728,6 +731,22 @@ callguard_realtime_model_shutdown_timestamp_seconds 1.8004032e+09
 	}
 }
 
+// TestUnseen warns of a model that opens sessions and will not answer in them.
+func TestUnseen(t *testing.T) {
+	a := newAPI(t)
+	a.model.Store(`{"error":{"code":"model_not_found","message":"` + key + `"}}`)
+	p := newProber(t, a, nil)
+	p.probe(t.Context())
+	code, got := p.get(t)
+	want := []string{"the key does not see the model; sessions open, and their responses may fail"}
+	if diff := cmp.Diff(want, got.Warnings); code != http.StatusOK || diff != "" {
+		t.Errorf("%d, %+v\n%s", code, got, diff)
+	}
+	if !strings.Contains(p.logs.String(), "does not see the model") || strings.Contains(p.told(t), key) {
+		t.Errorf("the log must warn, and not tell the key: %s", p.told(t))
+	}
+}
+
 func TestParseAbout(t *testing.T) {
 	cases := map[string]struct {
 		body  string
@@ -827,8 +846,9 @@ func TestNewTellsMistakes(t *testing.T) {
 }
 
 func TestClean(t *testing.T) {
-	cases := map[string]struct{ text, want string }{
+	cases := map[string]struct{ key, text, want string }{
 		"Key":      {text: "you sent " + key, want: "you sent " + hidden},
+		"Gateway":  {key: "tenant7/abc+def==", text: "no such key: tenant7/abc+def==.", want: "no such key: " + hidden + "."},
 		"OtherKey": {text: "Incorrect API key provided: sk-proj-abcd***********wxyz. You can", want: "Incorrect API key provided: " + hidden + " You can"},
 		"Bearer":   {text: "Authorization: bearer abc.def", want: "Authorization: bearer " + hidden},
 		"Userinfo": {text: `invalid proxy address "http://u:p@proxy:1"`, want: `invalid proxy address "http://` + hidden + `@proxy:1"`},
@@ -838,7 +858,10 @@ func TestClean(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			if got := newSecrets().clean(tc.text, key); got != tc.want {
+			if tc.key == "" {
+				tc.key = key
+			}
+			if got := newSecrets().clean(tc.text, tc.key); got != tc.want {
 				t.Errorf("got %q; want %q", got, tc.want)
 			}
 		})
