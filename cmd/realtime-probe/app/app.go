@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/realtime"
+	"github.com/callguard/callguard/pkg/witness/gate"
+)
+
+// gcPercent trades a little CPU for memory: there is a probe in every pod.
+const gcPercent = 30
+
+// How the gate is asked: it is in the same pod.
+const (
+	callsInterval  = 2 * time.Second
+	callsStaleness = 3 * callsInterval
+	callsTimeout   = time.Second
+)
+
+// Main runs the probe until ctx is done.
+func Main(ctx context.Context, args []string, env func(string) string, stderr io.Writer) error {
+	o := NewOptions(env)
+	fs := o.Flags()
+	fs.SetOutput(stderr)
+	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q; settings are flags, see --help", fs.Arg(0))
+	}
+	if err := o.Validate(); err != nil {
+		return fmt.Errorf("settings cannot be used:\n%w", err)
+	}
+	level, err := o.level()
+	if err != nil {
+		return err
+	}
+	if env("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	return run(ctx, o, slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})))
+}
+
+func run(ctx context.Context, o *Options, log *slog.Logger) error {
+	var ca []byte
+	if o.caFile != "" {
+		var err error
+		if ca, err = os.ReadFile(o.caFile); err != nil {
+			return fmt.Errorf("--ca-file: %w; name a file that can be read", err)
+		}
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	pod, err := o.pod()
+	if err != nil {
+		return err
+	}
+	var asked *gate.Reader
+	cfg := realtime.Config{
+		BaseURL: o.baseURL, Model: o.model, KeyFile: o.keyFile, Organization: o.organization, Project: o.project, CA: ca,
+		Interval: o.interval, Timeout: o.timeout,
+		Rules:    realtime.Rules{Strict: o.mode == modeStrict, Grace: o.grace, FatalAfter: o.fatalAfter},
+		Registry: registry, Log: log,
+	}
+	if pod != nil {
+		asked = gate.NewReader(gate.Config{
+			Pod:      func(types.UID) *call.Pod { return pod },
+			Interval: callsInterval, MaxStaleness: callsStaleness, Timeout: callsTimeout, Concurrency: 1,
+			Metrics: gate.NewMetrics(registry),
+		})
+		cfg.Calls = func(now time.Time) call.Reading { return asked.Reading(pod, now) }
+	}
+	base, err := realtime.ParseBaseURL(o.baseURL)
+	if err != nil {
+		return err
+	}
+	prober, err := realtime.New(cfg)
+	if err != nil {
+		return err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
+	if err != nil {
+		return fmt.Errorf("cannot listen: %w; choose another --bind-address", err)
+	}
+	log.Info("Realtime is probed", "host", base.Host, "model", o.model, "mode", o.mode, "address", listener.Addr().String())
+	group, ctx := errgroup.WithContext(ctx)
+	if asked != nil {
+		asked.Watch(pod.UID)
+		group.Go(func() error { return asked.Run(ctx) })
+	}
+	group.Go(func() error { return prober.Run(ctx, listener) })
+	return group.Wait()
+}

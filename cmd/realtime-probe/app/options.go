@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package app puts the realtime-probe together: flags become options, options
+// become a prober and, where there is a gate, a reader of its calls. It decides
+// nothing itself.
+package app
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/realtime"
+	"github.com/callguard/callguard/pkg/witness/gate"
+)
+
+// The modes.
+const (
+	modeCached = "cached"
+	modeStrict = "strict"
+)
+
+// minInterval is 8640 sessions for a pod and a day.
+const minInterval = 10 * time.Second
+
+// Options are what the flags say.
+type Options struct {
+	baseURL, model, keyFile string
+	organization, project   string
+	caFile                  string
+
+	interval, timeout, grace time.Duration
+	fatalAfter               int
+	mode                     string
+
+	listen           string
+	callsURL, podUID string
+	logLevel         string
+}
+
+// NewOptions returns the defaults.
+func NewOptions(env func(string) string) *Options {
+	return &Options{
+		baseURL:    "wss://api.openai.com/v1",
+		interval:   time.Minute,
+		timeout:    8 * time.Second,
+		grace:      5 * time.Minute,
+		fatalAfter: 2,
+		mode:       modeCached,
+		listen:     ":8080",
+		callsURL:   defaultCalls(),
+		podUID:     env("POD_UID"),
+		logLevel:   "info",
+	}
+}
+
+func defaultCalls() string {
+	return "http://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(call.DefaultGatePort)) + gate.Path
+}
+
+// Flags returns the flags, bound to the options.
+func (o *Options) Flags() *pflag.FlagSet {
+	fs := pflag.NewFlagSet("realtime-probe", pflag.ContinueOnError)
+	fs.StringVar(&o.baseURL, "base-url", o.baseURL, "The API; /realtime is added to it. Proxies are taken from HTTPS_PROXY and NO_PROXY.")
+	fs.StringVar(&o.model, "model", o.model, "The model that the agent asks for, such as gpt-realtime-2.1.")
+	fs.StringVar(&o.keyFile, "key-file", o.keyFile, "File with the API key, from a Secret that is mounted without subPath. It is read at each probe, so a rotation is seen.")
+	fs.StringVar(&o.organization, "organization", o.organization, "Organization that sessions are for; may be empty.")
+	fs.StringVar(&o.project, "project", o.project, "Project that sessions are for; may be empty.")
+	fs.StringVar(&o.caFile, "ca-file", o.caFile, "Certificates to trust for the API besides the system's, in PEM.")
+	fs.DurationVar(&o.interval, "interval", o.interval, "Pause between probes, give or take a fifth. After a failure: a quarter of it, then longer and longer, up to 5m.")
+	fs.DurationVar(&o.timeout, "timeout", o.timeout, "How long a probe may take, from the name lookup to session.created.")
+	fs.DurationVar(&o.grace, "grace", o.grace, "How long the pod stays ready while probes fail in a way that may pass.")
+	fs.IntVar(&o.fatalAfter, "fatal-after", o.fatalAfter, "How many times in a row a probe has to fail fatally, such as with a key that is rejected, until the pod is not ready.")
+	fs.StringVar(&o.mode, "mode", o.mode, "cached, or strict: no grace, and not ready although calls are held.")
+	fs.StringVar(&o.listen, "bind-address", o.listen, "Where GET /healthz/realtime, /healthz, /livez and /metrics are answered.")
+	fs.StringVar(&o.callsURL, "calls-url", o.callsURL, "Where call-gate answers GET /calls. While the pod holds calls, or nobody knows, it stays ready. Empty: there is no call-gate, and readiness does not look at calls.")
+	fs.StringVar(&o.podUID, "pod-uid", o.podUID, "UID of the pod, which call-gate's answer has to name. Default: $POD_UID, from the downward API.")
+	fs.StringVar(&o.logLevel, "log-level", o.logLevel, "debug, info, warn or error.")
+	return fs
+}
+
+// Validate reports every mistake at once, each with a value that would work.
+func (o *Options) Validate() error {
+	var errs []error
+	wrong := func(flag string, value any, use string) {
+		errs = append(errs, fmt.Errorf("--%s is %q; use %s", flag, fmt.Sprint(value), use))
+	}
+	if _, err := realtime.ParseBaseURL(o.baseURL); err != nil {
+		errs = append(errs, fmt.Errorf("--base-url: %w", err))
+	}
+	for _, text := range []struct{ flag, value, use string }{
+		{"model", o.model, "the model that the agent asks for, such as gpt-realtime-2.1"},
+		{"organization", o.organization, "an organization's name such as org-123"},
+		{"project", o.project, "a project's name such as proj_123"},
+	} {
+		if strings.ContainsFunc(text.value, func(r rune) bool { return r <= ' ' || r > '~' }) || text.flag == "model" && text.value == "" {
+			wrong(text.flag, text.value, text.use)
+		}
+	}
+	if o.keyFile == "" {
+		wrong("key-file", "", "the file of a mounted Secret, such as /etc/openai/api-key")
+	}
+	if o.caFile != "" {
+		if _, err := os.Stat(o.caFile); err != nil {
+			errs = append(errs, fmt.Errorf("--ca-file: %w; name a file that can be read", err))
+		}
+	}
+	if o.interval < minInterval {
+		wrong("interval", o.interval, minInterval.String()+" or more, such as 1m")
+	}
+	if o.timeout <= 0 || o.timeout > time.Minute {
+		wrong("timeout", o.timeout, "up to 1m, such as 8s")
+	}
+	if o.grace < 0 {
+		wrong("grace", o.grace, "0s or more, such as 5m")
+	}
+	if o.fatalAfter < 1 {
+		wrong("fatal-after", o.fatalAfter, "1 or more, such as 2")
+	}
+	if o.mode != modeCached && o.mode != modeStrict {
+		wrong("mode", o.mode, "cached or strict")
+	}
+	if _, _, err := net.SplitHostPort(o.listen); err != nil {
+		wrong("bind-address", o.listen, "host:port such as :8080")
+	}
+	if _, err := o.pod(); err != nil {
+		errs = append(errs, err)
+	}
+	if _, err := o.level(); err != nil {
+		wrong("log-level", o.logLevel, "debug, info, warn or error")
+	}
+	return errors.Join(errs...)
+}
+
+func (o *Options) level() (slog.Level, error) {
+	var level slog.Level
+	err := level.UnmarshalText([]byte(o.logLevel))
+	return level, err
+}
+
+// pod is this pod as the gate's reader knows it; nil where there is no gate.
+func (o *Options) pod() (*call.Pod, error) {
+	if o.callsURL == "" {
+		return nil, nil
+	}
+	u, err := url.Parse(o.callsURL)
+	if err != nil || u.Scheme != "http" || u.Path != gate.Path || !loopback(u.Hostname()) {
+		return nil, fmt.Errorf("--calls-url is %q; use call-gate in the same pod, such as %s, or nothing where there is none", o.callsURL, defaultCalls())
+	}
+	port, err := strconv.Atoi(u.Port())
+	if err != nil {
+		return nil, fmt.Errorf("--calls-url is %q, which names no port; use call-gate's, such as %s", o.callsURL, defaultCalls())
+	}
+	if o.podUID == "" {
+		return nil, errors.New(`--pod-uid is ""; use $POD_UID with fieldRef metadata.uid, or --calls-url= where there is no call-gate`)
+	}
+	return &call.Pod{
+		UID: types.UID(o.podUID), IP: u.Hostname(), GatePort: port, Running: true, Witnesses: []call.Witness{call.Gate},
+	}, nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}

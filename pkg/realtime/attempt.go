@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package realtime
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+const (
+	maxFrame = 256 << 10 // bytes; session.created has a few thousand
+	// maxHeard bounds all that is read on one connection, headers and TLS included.
+	maxHeard = 1 << 20
+	// farewell is how long the server may take to answer our close.
+	farewell = time.Second
+)
+
+// line opens one websocket after the other.
+type line struct {
+	url     *url.URL // wss or ws, with its query
+	headers http.Header
+	trust   *tls.Config
+	proxy   func(*http.Request) (*url.URL, error)
+}
+
+// ParseBaseURL takes wss and https, and, on loopback only, ws and http: the key
+// goes over it. It returns the URL with scheme wss or ws.
+func ParseBaseURL(raw string) (*url.URL, error) {
+	const use = "use one such as wss://api.openai.com/v1"
+	u, err := url.Parse(strings.TrimSuffix(raw, "/"))
+	if err != nil { // its text repeats the URL, and with it a password
+		return nil, errors.New("the base URL is none; " + use)
+	}
+	switch u.Scheme {
+	case "https", "http":
+		u.Scheme = "ws" + strings.TrimPrefix(u.Scheme, "http")
+	case "wss", "ws":
+	default:
+		return nil, fmt.Errorf("the base URL %q cannot be used: its scheme is not wss; %s", u.Redacted(), use)
+	}
+	switch {
+	case u.Hostname() == "":
+		return nil, fmt.Errorf("the base URL %q cannot be used: it names no host; %s", u.Redacted(), use)
+	case u.User != nil:
+		return nil, fmt.Errorf("the base URL %q cannot be used: it holds a password; the key belongs into a file", u.Redacted())
+	case u.Scheme == "ws" && !loopback(u.Hostname()):
+		return nil, fmt.Errorf("the base URL %q cannot be used: the key would travel in clear text; %s", u.Redacted(), use)
+	}
+	return u, nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// trusted is TLS that trusts the authorities in ca, in PEM, besides the system's.
+func trusted(ca []byte) (*tls.Config, error) {
+	if len(ca) == 0 {
+		return &tls.Config{MinVersion: tls.VersionTLS12}, nil
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(ca) {
+		return nil, errors.New("the CA file holds no certificate; give one or more in PEM")
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, nil
+}
+
+// with is the request's headers with a key. There is no OpenAI-Beta among them:
+// the API refuses it.
+func (l *line) with(key string) http.Header {
+	header := l.headers.Clone()
+	header.Set("Authorization", "Bearer "+key)
+	return header
+}
+
+// attempt opens one session and closes it. It ends with ctx, wherever it is.
+func (l *line) attempt(ctx context.Context, key string) Outcome {
+	conn, answer, err := l.dial(ctx, key)
+	switch {
+	case err == nil:
+	case answer != nil:
+		defer answer.Body.Close()
+		body, _ := io.ReadAll(io.LimitReader(answer.Body, maxHeard)) // what there is of it
+		o := answered(answer.StatusCode, body)
+		o.RetryAfter = retryAfter(answer.Header.Get("Retry-After"))
+		return o
+	case ctx.Err() != nil:
+		return failed(Timeout, "no websocket opened in time")
+	default:
+		return undialed(err)
+	}
+	defer conn.Close() //nolint:errcheck // it has ended
+	conn.SetReadLimit(maxFrame)
+	kind, frame, err := conn.ReadMessage()
+	if err != nil {
+		if ctx.Err() != nil {
+			return failed(Timeout, "the websocket opened, and session.created did not come in time")
+		}
+		return unread(err)
+	}
+	o := first(kind, frame)
+	leave(conn)
+	return o
+}
+
+// dial opens the websocket. Whatever is read is bounded, and ends with ctx.
+func (l *line) dial(ctx context.Context, key string) (conn *websocket.Conn, answer *http.Response, err error) {
+	// The dialer of the library panics at a proxy's status line without a phrase.
+	defer func() {
+		if p := recover(); p != nil {
+			conn, answer, err = nil, nil, errors.New("the proxy's answer to CONNECT cannot be read")
+		}
+	}()
+	dialer := websocket.Dialer{
+		Proxy:           l.proxy,
+		TLSClientConfig: l.trust,
+		NetDialContext: func(_ context.Context, network, address string) (net.Conn, error) {
+			c, err := (&net.Dialer{}).DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			context.AfterFunc(ctx, func() { _ = c.Close() }) // the read that it ends says so
+			return &bounded{Conn: c, left: maxHeard}, nil
+		},
+	}
+	return dialer.DialContext(ctx, l.url.String(), l.with(key))
+}
+
+// errTooMuch ends a connection whose other end does not stop talking.
+var errTooMuch = errors.New("the answer is larger than any that a session begins with")
+
+// bounded reads so many bytes and no more.
+type bounded struct {
+	net.Conn
+
+	left int
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errTooMuch
+	}
+	n, err := b.Conn.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
+}
+
+// undialed judges an error on the way to an answer.
+func undialed(err error) Outcome {
+	var (
+		untrusted *tls.CertificateVerificationError
+		record    tls.RecordHeaderError
+		alert     *net.OpError
+		timeout   net.Error
+	)
+	switch {
+	case errors.As(err, &untrusted), errors.As(err, &record),
+		errors.As(err, &alert) && (alert.Op == "remote error" || alert.Op == "local error"):
+		return failed(TLS, "TLS could not be agreed on: %v", err)
+	case errors.Is(err, errTooMuch):
+		return failed(Protocol, "%v", err)
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return failed(Timeout, "no websocket opened in time")
+	default:
+		return failed(Unreachable, "no websocket opened: %v", err)
+	}
+}
+
+// unread judges an error where the first event should have come.
+func unread(err error) Outcome {
+	var (
+		end     *websocket.CloseError
+		network net.Error
+	)
+	switch {
+	case errors.As(err, &end):
+		return closed(end.Code, end.Text)
+	case errors.Is(err, websocket.ErrReadLimit), errors.Is(err, errTooMuch):
+		return failed(Protocol, "the first frame is larger than any event that a session begins with")
+	case errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return closed(websocket.CloseAbnormalClosure, "")
+	default:
+		return failed(Protocol, "the first frame cannot be read: %v", err)
+	}
+}
+
+// leave closes as RFC 6455 wants it: 1000, and the other side's close awaited, for
+// without that ours could be lost on the way.
+func leave(conn *websocket.Conn) {
+	until := time.Now().Add(farewell)
+	bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
+	if conn.WriteControl(websocket.CloseMessage, bye, until) != nil || conn.SetReadDeadline(until) != nil {
+		return
+	}
+	for {
+		if _, _, err := conn.NextReader(); err != nil {
+			return
+		}
+	}
+}
+
+// retryAfter reads the seconds of a Retry-After header; a date is not worth it.
+func retryAfter(value string) time.Duration {
+	seconds, err := strconv.Atoi(value)
+	if err != nil || seconds < 0 {
+		return 0
+	}
+	return time.Duration(min(seconds, int(longest/time.Second))) * time.Second
+}

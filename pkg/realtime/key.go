@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package realtime
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"unicode"
+)
+
+const (
+	maxKey  = 4 << 10 // bytes of the file
+	maxText = 300     // runes of what somebody else wrote
+	// tokenRunes are what a bearer token is made of (RFC 6750). None of them is
+	// written otherwise in a quoted text, where clean has to find the key.
+	tokenRunes = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/="
+)
+
+// readKey reads the key from its file, as it is now. A Secret that is mounted as a
+// file follows its rotation; an environment variable never does.
+func readKey(name string) (string, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return "", fmt.Errorf("the key cannot be read: %w", err)
+	}
+	defer file.Close() //nolint:errcheck // it was only read
+	raw, err := io.ReadAll(io.LimitReader(file, maxKey+1))
+	if err != nil {
+		return "", fmt.Errorf("the key cannot be read: %w", err)
+	}
+	key := strings.TrimSpace(string(raw))
+	switch {
+	case len(raw) > maxKey:
+		return "", fmt.Errorf("file %s is larger than a key", name)
+	case key == "":
+		return "", fmt.Errorf("file %s is empty", name)
+	case strings.ContainsFunc(key, func(r rune) bool { return !strings.ContainsRune(tokenRunes, r) }):
+		return "", fmt.Errorf("file %s holds something else than a key: there is a space, a line or a strange character in it", name)
+	}
+	return key, nil
+}
+
+// secrets match what looks like a key, or like the credentials of a URL.
+type secrets struct{ key, bearer, userinfo *regexp.Regexp }
+
+func newSecrets() secrets {
+	return secrets{
+		key:      regexp.MustCompile(`\bsk-[A-Za-z0-9_*.-]+`),
+		bearer:   regexp.MustCompile(`(?i)\b(Bearer|Basic)\s+\S+`),
+		userinfo: regexp.MustCompile(`//[^/@\s"]+@`),
+	}
+}
+
+const hidden = "[hidden]"
+
+// clean makes a text fit to be shown: without the key, whoever repeated it, without
+// anything that looks like one, on one line, and short.
+func (s secrets) clean(text, key string) string {
+	if key != "" {
+		text = strings.ReplaceAll(text, key, hidden)
+	}
+	text = s.bearer.ReplaceAllString(text, "$1 "+hidden)
+	text = s.key.ReplaceAllString(text, hidden)
+	text = s.userinfo.ReplaceAllString(text, "//"+hidden+"@")
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, text)
+	if runes := []rune(text); len(runes) > maxText {
+		text = string(runes[:maxText]) + "…"
+	}
+	return text
+}

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package realtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/utils/clock"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// Config is what a Prober needs.
+type Config struct {
+	// BaseURL is the API's, such as wss://api.openai.com/v1.
+	BaseURL string
+	// Model is asked for by each session.
+	Model string
+	// KeyFile is the file with the key; it is read at each probe.
+	KeyFile string
+	// Organization and Project name whom a session is for; may be empty.
+	Organization, Project string
+	// CA are certificates to trust besides the system's, in PEM; may be empty.
+	CA []byte
+
+	// Interval is the pause between probes, Timeout the bound of one.
+	Interval, Timeout time.Duration
+	// Rules are how much is forgiven. Without StaleAfter, three intervals and a timeout.
+	Rules Rules
+
+	// Calls says what the pod holds, from memory; nil if there is nobody to ask.
+	Calls func(now time.Time) call.Reading
+
+	Registry *prometheus.Registry
+	Log      *slog.Logger
+}
+
+// Option changes what is safe as it is.
+type Option func(*Prober)
+
+// WithClock has another clock tell the time and the pauses.
+func WithClock(c clock.Clock) Option { return func(p *Prober) { p.clock = c } }
+
+// WithChance has another source of numbers in [0, 1) spread the pauses.
+func WithChance(chance func() float64) Option { return func(p *Prober) { p.chance = chance } }
+
+// WithProxy has another function than http.ProxyFromEnvironment name the proxy.
+func WithProxy(proxy func(*http.Request) (*url.URL, error)) Option {
+	return func(p *Prober) { p.line.proxy = proxy }
+}
+
+// Prober knows whether the Realtime API takes sessions. Its methods are safe for
+// concurrent use.
+type Prober struct {
+	cfg     Config
+	line    *line
+	clock   clock.Clock
+	chance  func() float64
+	secrets secrets
+	counts  *Metrics
+
+	mu     sync.Mutex
+	state  State
+	model  string // of the latest session that opened
+	about  about
+	looked time.Time // when about was asked for
+
+	said Verdict // what the log says; only the loop knows it
+}
+
+// New checks cfg. Nothing is dialed or read before Run.
+func New(cfg Config, options ...Option) (*Prober, error) {
+	base, err := ParseBaseURL(cfg.BaseURL)
+	if err != nil {
+		return nil, err
+	}
+	trust, err := trusted(cfg.CA)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Model == "" || cfg.KeyFile == "" || cfg.Interval <= 0 || cfg.Timeout <= 0 {
+		return nil, fmt.Errorf("a prober needs a model, a key file, an interval and a timeout; got %q, %q, %s and %s",
+			cfg.Model, cfg.KeyFile, cfg.Interval, cfg.Timeout)
+	}
+	if cfg.Rules.StaleAfter == 0 {
+		cfg.Rules.StaleAfter = 3*cfg.Interval + cfg.Timeout
+	}
+	u := base.JoinPath("realtime")
+	query := u.Query()
+	query.Set("model", cfg.Model)
+	u.RawQuery = query.Encode()
+	headers := http.Header{}
+	if cfg.Organization != "" {
+		headers.Set("OpenAI-Organization", cfg.Organization)
+	}
+	if cfg.Project != "" {
+		headers.Set("OpenAI-Project", cfg.Project)
+	}
+	p := &Prober{
+		cfg:     cfg,
+		line:    &line{url: u, headers: headers, trust: trust, proxy: http.ProxyFromEnvironment},
+		clock:   clock.RealClock{},
+		chance:  rand.Float64,
+		secrets: newSecrets(),
+		counts:  NewMetrics(cfg.Registry),
+	}
+	for _, option := range options {
+		option(p)
+	}
+	cfg.Registry.MustRegister(newCollector(p))
+	return p, nil
+}
+
+// Run probes, and answers on a listener, until ctx is done. It closes the listener.
+func (p *Prober) Run(ctx context.Context, l net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return serve(ctx, l, p.Handler()) })
+	group.Go(func() error { p.loop(ctx); return nil })
+	return group.Wait()
+}
+
+// loop is the only one that probes, so there is never more than one probe.
+func (p *Prober) loop(ctx context.Context) {
+	for {
+		state := p.probe(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		timer := p.clock.NewTimer(pause(state, p.cfg.Interval, p.chance()))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C():
+		}
+	}
+}
+
+func (p *Prober) probe(ctx context.Context) State {
+	began := p.clock.Now()
+	key, err := readKey(p.cfg.KeyFile)
+	var o Outcome
+	if err != nil {
+		o = failed(KeyFile, "%v", err)
+	} else {
+		bound, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
+		o = p.line.attempt(bound, key)
+		cancel()
+	}
+	if ctx.Err() != nil { // it was not the API that ended the attempt
+		return State{}
+	}
+	o.What, o.SessionModel = p.secrets.clean(o.What, key), p.secrets.clean(o.SessionModel, key)
+	now := p.clock.Now()
+	p.counts.probed(o, now.Sub(began))
+	p.mu.Lock()
+	p.state = p.state.After(o, now)
+	state, was := p.state, p.model
+	if o.Class() == OK {
+		p.model = o.SessionModel
+	}
+	p.mu.Unlock()
+	p.tell(was, o)
+	if o.Class() == OK {
+		p.learn(ctx, key, now)
+	}
+	return state
+}
+
+// tell logs what has changed.
+func (p *Prober) tell(was string, o Outcome) {
+	v := p.Report().Verdict
+	if was := p.said; v.Class != was.Class || v.Reason != was.Reason || v.Ready != was.Ready || v.Held != was.Held {
+		log := p.cfg.Log.With("class", v.Class, "reason", v.Reason, "ready", v.Ready, "why", v.Why)
+		switch {
+		case v.Class == OK:
+			log.Info("Realtime takes sessions")
+		case v.Ready:
+			log.Warn("Realtime takes no session; the pod stays ready")
+		default:
+			log.Error("Realtime takes no session; the pod is not ready")
+		}
+		p.said = v
+	}
+	if m := o.SessionModel; o.Class() == OK && m != was && m != "" && !sameModel(p.cfg.Model, m) {
+		p.cfg.Log.Warn("A session has another model than the one asked for", "asked", p.cfg.Model, "got", m)
+	}
+}
+
+// learn looks the model up, now and then.
+func (p *Prober) learn(ctx context.Context, key string, now time.Time) {
+	p.mu.Lock()
+	due := p.looked.IsZero() || now.Sub(p.looked) >= aboutEvery
+	p.mu.Unlock()
+	if !due {
+		return
+	}
+	bound, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
+	defer cancel()
+	found, err := p.line.look(bound, key, p.cfg.Model)
+	p.mu.Lock()
+	p.looked = now
+	was := p.about
+	if err == nil {
+		p.about = found
+	}
+	p.mu.Unlock()
+	switch {
+	case err != nil:
+		p.cfg.Log.Debug("The model could not be looked up", "model", p.cfg.Model, "err", p.secrets.clean(err.Error(), key))
+	case found.unseen && !was.unseen:
+		p.cfg.Log.Warn("The key does not see the model; sessions open, and their responses may fail", "model", p.cfg.Model)
+	case !found.shutdown.IsZero() && found != was:
+		p.cfg.Log.Warn("The model will be shut down; choose another", "model", p.cfg.Model, "on", found.shutdown.Format(time.DateOnly))
+	}
+}
+
+// Report is what the prober knows at a time.
+type Report struct {
+	At      time.Time
+	State   State
+	Verdict Verdict
+	// Calls is what the pod holds; nil if there is nobody to ask.
+	Calls *call.Reading
+	// SessionModel is the model of the latest session; Mismatch says that it is
+	// not the one asked for.
+	SessionModel string
+	Mismatch     bool
+	// Unseen says that the key does not see the model; Shutdown is the day of the
+	// model's end, zero while none is announced.
+	Unseen   bool
+	Shutdown time.Time
+}
+
+// Report tells from memory; it asks nobody.
+func (p *Prober) Report() Report {
+	r := Report{At: p.clock.Now()}
+	if p.cfg.Calls != nil {
+		calls := p.cfg.Calls(r.At)
+		r.Calls = &calls
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r.State, r.SessionModel = p.state, p.model
+	r.Unseen, r.Shutdown = p.about.unseen, p.about.shutdown
+	r.Mismatch = p.model != "" && !sameModel(p.cfg.Model, p.model)
+	r.Verdict = p.cfg.Rules.Judge(r.State, r.Calls, r.At)
+	return r
+}
+
+func serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	server := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		WriteTimeout:      10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		_ = server.Shutdown(last) // whoever still reads is cut off with the process
+	}()
+	err := server.Serve(l)
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("cannot serve on %s: %w", l.Addr(), err)
+	}
+	<-stopped
+	return nil
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package realtime
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Path is where the verdict is asked for.
+const Path = "/healthz/realtime"
+
+// Answer is the body of GET /healthz/realtime. It is part of the public contract.
+// The status is 200 if Ready, else 503.
+type Answer struct {
+	Ready  bool   `json:"ready"`
+	Class  Class  `json:"class"`
+	Reason Reason `json:"reason,omitempty"`
+	Why    string `json:"why"`
+
+	// Held says that it is ready only for the calls that the pod holds, or may hold.
+	Held bool `json:"held,omitempty"`
+	// Calls is what the pod holds; absent if that is unknown or nobody is asked.
+	Calls *int `json:"calls,omitempty"`
+
+	// Age is how long ago the latest probe ended; absent before the first.
+	Age *float64 `json:"age_seconds,omitempty"`
+	// Failures is how many probes failed since the latest success.
+	Failures int `json:"failures,omitempty"`
+
+	Model string `json:"model"`
+	// SessionModel is the model that the latest session had.
+	SessionModel string `json:"session_model,omitempty"`
+	// Warnings want something done, and are no reason not to be ready.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// answer is the report as a probe gets it.
+func (p *Prober) answer() Answer {
+	r := p.Report()
+	a := Answer{
+		Ready: r.Verdict.Ready, Class: r.Verdict.Class, Reason: r.Verdict.Reason, Why: r.Verdict.Why,
+		Held: r.Verdict.Held, Failures: r.State.Failures, Model: p.cfg.Model, SessionModel: r.SessionModel,
+	}
+	if r.Calls != nil {
+		if n, known := r.Calls.Calls(); known {
+			a.Calls = &n
+		}
+	}
+	if !r.State.At.IsZero() {
+		age := r.At.Sub(r.State.At).Seconds()
+		a.Age = &age
+	}
+	if r.Mismatch {
+		a.Warnings = append(a.Warnings, "the session has another model than the one asked for")
+	}
+	if r.Unseen {
+		a.Warnings = append(a.Warnings, "the key does not see the model; sessions open, and their responses may fail")
+	}
+	if !r.Shutdown.IsZero() {
+		a.Warnings = append(a.Warnings, "the model will be shut down on "+r.Shutdown.Format(time.DateOnly)+"; choose another")
+	}
+	return a
+}
+
+// Handler serves GET /healthz/realtime for a readiness probe; /healthz and /livez,
+// which are well as soon as they answer: what Realtime does is no reason to restart
+// anything; and /metrics.
+func (p *Prober) Handler() http.Handler {
+	well := func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") }
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+Path, func(w http.ResponseWriter, _ *http.Request) {
+		a := p.answer()
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		if !a.Ready {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		_ = json.NewEncoder(w).Encode(a) // who asked is gone
+	})
+	mux.HandleFunc("GET /healthz", well)
+	mux.HandleFunc("GET /livez", well)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(p.cfg.Registry, promhttp.HandlerOpts{}))
+	return mux
+}
