@@ -49,20 +49,21 @@ type Image struct {
 	Platform *v1.Platform
 }
 
-// Write makes a file in the format of docker save, which ctr, kind and k3s can import.
-func (i Image) Write(file, ref string) error {
+// Write makes a file in the format of docker save, which ctr, kind and k3s can import, and returns the image's digest.
+func (i Image) Write(file, ref string) (digest string, err error) {
 	tag, err := name.NewTag(ref)
 	if err != nil {
-		return fmt.Errorf("image name is %q: %w; use one such as callguard:dev", ref, err)
+		return "", fmt.Errorf("image name is %q: %w; use one such as callguard:dev", ref, err)
 	}
 	image, err := i.Build()
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := tarball.WriteToFile(file, tag, image); err != nil {
-		return fmt.Errorf("cannot write the image %s: %w", ref, err)
+		return "", fmt.Errorf("cannot write the image %s: %w", ref, err)
 	}
-	return nil
+	hash, err := image.Digest()
+	return hash.String(), err
 }
 
 // Build makes the image.

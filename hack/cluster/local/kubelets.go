@@ -243,7 +243,8 @@ func (c *Cluster) pause(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("cannot build the pause program: %w\n%s", err, out)
 	}
 	file := filepath.Join(c.dir, "pause.tar")
-	return file, oci.Image{Entrypoint: []string{"/pause"}, Files: map[string]string{"/pause": program}}.Write(file, pauseImage)
+	_, err = oci.Image{Entrypoint: []string{"/pause"}, Files: map[string]string{"/pause": program}}.Write(file, pauseImage)
+	return file, err
 }
 
 // LoadImage gives an image, a file in the format of docker save, to every real node.

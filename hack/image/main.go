@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command image builds the image of callguard from this checkout, without a
+// container engine: every program, static, and nothing else. The same checkout
+// and the same Go make the same digest, which it prints.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/pflag"
+
+	"github.com/callguard/callguard/hack/oci"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1) //nolint:gocritic // stop has nothing left to do
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	flags := pflag.NewFlagSet("image", pflag.ContinueOnError)
+	output := flags.String("output", "_output/callguard.tar", "file to write, in the format of docker save")
+	ref := flags.String("tag", "callguard:dev", "name of the image in that file")
+	arch := flags.String("arch", oci.LocalArch, "architecture: amd64 or arm64")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "callguard-image-")
+	if err != nil {
+		return fmt.Errorf("cannot make a folder for the programs: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	image, err := oci.Programs(ctx, ".", dir, *arch)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(*output), 0o755); err != nil {
+		return fmt.Errorf("cannot make the folder of %s: %w", *output, err)
+	}
+	digest, err := image.Write(*output, *ref)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s\n%s@%s\n", *output, *ref, digest)
+	return nil
+}
