@@ -15,7 +15,7 @@ A Deployment of agents, with its account and, where callguard does not guard it,
 {{- if le (int $values.terminationGracePeriodSeconds) (int $values.drainTimeoutSeconds) -}}
 {{- fail (printf "%s.terminationGracePeriodSeconds is %d, and an agent drains for %d s (%s.drainTimeoutSeconds): its calls would be killed; use %d or more" .path (int $values.terminationGracePeriodSeconds) (int $values.drainTimeoutSeconds) .path (add (int $values.drainTimeoutSeconds) 60)) -}}
 {{- end -}}
-{{- if and .guarded (eq (toString (dig "type" "" $values.strategy)) "Recreate") -}}
+{{- if and .guarded (eq (toString (dig "type" "" ($values.strategy | default dict))) "Recreate") -}}
 {{- fail (printf "%s.strategy.type is Recreate, with which no replacement can start while calls last; use RollingUpdate, or take the guard off" .path) -}}
 {{- end -}}
 {{- $ports := dict "agent" (int $values.port) -}}
@@ -151,7 +151,7 @@ spec:
       {{- end }}
       containers:
       - name: {{ .component }}
-        image: {{ include "voice-lib.image" (dict "image" .image "path" (printf "%s.image" .path)) }}
+        image: {{ include "voice-lib.image" (dict "image" .image "path" (.image.path | default (printf "%s.image" .path))) }}
         imagePullPolicy: {{ .image.pullPolicy }}
         {{- with $values.command }}
         command:

@@ -31,7 +31,7 @@ LIVEKIT_API_SECRET:
 {{- /* What agent and worker are told, as a set for voice-lib.env: models, verticals, MCP servers, their own pod. */ -}}
 {{- define "voice-agent.toldEnv" -}}
 OPENAI_MODEL: {{ .Values.openai.model | quote }}
-OPENAI_VOICE: {{ if kindIs "map" .Values.openai.voice }}{{ .Values.openai.voice.id | quote }}{{ else }}{{ .Values.openai.voice | quote }}{{ end }}
+OPENAI_VOICE: {{ .Values.openai.voice | quote }}
 OPENAI_BASE_URL: {{ .Values.openai.baseUrl | quote }}
 OPENAI_API_KEY_FILE: {{ printf "/etc/openai/%s" .Values.openai.existingSecretKey | quote }}
 {{- if .Values.openai.keyAsEnv }}
@@ -64,11 +64,12 @@ MCP_{{ include "voice-lib.envName" $name }}_URL: {{ printf "http://%s.%s.svc:%d%
 {{- toYaml $servers -}}
 {{- end }}
 
-{{- /* The image of the worker: that of the agent, with what it says itself over it. */ -}}
+{{- /* The image of the worker: that of the agent, with what it says itself over it, and which of the two an error names. */ -}}
 {{- define "voice-agent.workerImage" -}}
 {{- $agent := .Values.agent.image -}}
 {{- $worker := .Values.worker.image | default dict -}}
 {{- $own := or $worker.tag $worker.digest | empty | not -}}
+path: {{ $own | ternary "worker" "agent" }}.image
 registry: {{ $worker.registry | default $agent.registry | quote }}
 repository: {{ $worker.repository | default $agent.repository | quote }}
 tag: {{ $own | ternary $worker.tag $agent.tag | toJson }}
