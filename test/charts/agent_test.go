@@ -360,13 +360,13 @@ func TestLiveKit(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]any{
-		"port":            7880.0,
-		"key_file":        "/etc/livekit-keys/keys.yaml",
-		"prometheus_port": 6789.0,
-		"logging":         map[string]any{"level": "debug"},
-		"redis":           map[string]any{"address": "redis.redis.svc:6379"},
-		"rtc":             map[string]any{"tcp_port": 7881.0, "udp_port": 7882.0, "use_external_ip": true},
-		"webhook":         map[string]any{"api_key": "production", "urls": []any{"http://metrics-adapter.callguard-system.svc:8090/webhooks"}},
+		"port":       7880.0,
+		"key_file":   "/etc/livekit-keys/keys.yaml",
+		"prometheus": map[string]any{"port": 6789.0},
+		"logging":    map[string]any{"level": "debug"},
+		"redis":      map[string]any{"address": "redis.redis.svc:6379"},
+		"rtc":        map[string]any{"tcp_port": 7881.0, "udp_port": 7882.0, "use_external_ip": true},
+		"webhook":    map[string]any{"api_key": "production", "urls": []any{"http://metrics-adapter.callguard-system.svc:8090/webhooks"}},
 	}
 	if diff := cmp.Diff(want, config); diff != "" {
 		t.Errorf("LiveKit's settings (-want +got):\n%s", diff)

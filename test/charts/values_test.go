@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -106,6 +107,9 @@ func TestTypoAtEveryLevel(t *testing.T) {
 		AdditionalProperties any
 		Properties           map[string]json.RawMessage
 	}
+	freeForm := []string{
+		"affinity", "behavior", "config", "liveness", "podSecurityContext", "readiness", "resources", "securityContext", "startup", "strategy",
+	}
 	var levels []string
 	var walk func(path string, raw json.RawMessage)
 	walk = func(path string, raw json.RawMessage) {
@@ -119,6 +123,10 @@ func TestTypoAtEveryLevel(t *testing.T) {
 		switch o.AdditionalProperties {
 		case false:
 			levels = append(levels, path)
+		case true:
+			if !slices.Contains(freeForm, path[strings.LastIndex(path, ".")+1:]) {
+				t.Errorf("the schema lets %s hold anything; only blocks that Kubernetes or LiveKit define may: %v", path, freeForm)
+			}
 		case nil:
 			if path != ".global" && path != ".voice-lib" {
 				t.Errorf("the schema does not say what else %s may hold", path)
@@ -213,6 +221,9 @@ func TestLibrary(t *testing.T) {
 	c, err := loader.Load(folder)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(c.Dependencies()) != 1 || len(c.Metadata.Dependencies) != 1 {
+		t.Fatalf("the chart has %d charts inside and declares %d; declare voice-lib in Chart.yaml", len(c.Dependencies()), len(c.Metadata.Dependencies))
 	}
 	lib := c.Dependencies()[0]
 	if lib.Metadata.Type != "library" || c.Metadata.Dependencies[0].Name != lib.Metadata.Name || c.Metadata.Dependencies[0].Repository != "" {
