@@ -1,0 +1,35 @@
+{{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
+
+{{- /*
+What tells the pods of one component from all others: (dict "ctx" $ "component" "agent"). Selectors cannot change, so
+nothing that depends on a version or a value belongs here.
+*/ -}}
+{{- define "voice-lib.selectorLabels" -}}
+app.kubernetes.io/name: {{ .ctx.Chart.Name }}
+app.kubernetes.io/instance: {{ .ctx.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- /*
+The labels of an object: (dict "ctx" $ "component" "agent"). Those of values.commonLabels come first, so that they
+cannot take the place of a selector label. Not for pod templates: a new version of the chart would restart every pod.
+*/ -}}
+{{- define "voice-lib.labels" -}}
+{{- $own := include "voice-lib.selectorLabels" . | fromYaml -}}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .ctx.Release.Service -}}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .ctx.Chart.Name .ctx.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
+{{- toYaml (merge $own (.ctx.Values.commonLabels | default dict)) -}}
+{{- end }}
+
+{{- /* The labels of a pod: (dict "ctx" $ "component" "agent" "extra" (dict …)). The selector labels win. */ -}}
+{{- define "voice-lib.podLabels" -}}
+{{- toYaml (merge (include "voice-lib.selectorLabels" . | fromYaml) (.extra | default dict)) -}}
+{{- end }}
+
+{{- /* Name, namespace and labels: (dict "ctx" $ "component" "agent" "name" "…", which may be left out). */ -}}
+{{- define "voice-lib.metadata" -}}
+name: {{ .name | default (include "voice-lib.name" .) }}
+namespace: {{ .ctx.Release.Namespace }}
+labels:
+  {{- include "voice-lib.labels" . | nindent 2 }}
+{{- end }}

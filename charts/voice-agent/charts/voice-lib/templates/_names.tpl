@@ -1,0 +1,23 @@
+{{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
+
+{{- /*
+The name of an object: voice-lib.name (dict "ctx" $ "component" "agent").
+
+It is <release>-<chart>-<component>, with no short form for a release that is called like the chart: "voice" and
+"voice-voice-agent" would meet in it. A name that is too long, is no DNS label, or could be read as that of another
+release (a component that contains the chart's name) is cut and ends in a hash of what it stands for.
+*/ -}}
+{{- define "voice-lib.name" -}}
+{{- $base := .ctx.Values.fullnameOverride | default (printf "%s-%s" .ctx.Release.Name .ctx.Chart.Name) -}}
+{{- $full := printf "%s-%s" $base .component -}}
+{{- $name := regexReplaceAll "[^-a-z0-9]" (lower $full) "-" -}}
+{{- if not (regexMatch "^[a-z]" $name) -}}
+{{- $name = printf "r%s" $name -}}
+{{- end -}}
+{{- if or (ne $name $full) (gt (len $name) 63) (contains .ctx.Chart.Name .component) -}}
+{{- $hash := printf "%s/%s" $base .component | sha256sum | trunc 8 -}}
+{{- $kept := trimSuffix (printf "-%s" .component) $name | trunc (int (sub 53 (len .component))) | trimSuffix "-" -}}
+{{- $name = printf "%s-%s-%s" $kept .component $hash -}}
+{{- end -}}
+{{- $name -}}
+{{- end }}

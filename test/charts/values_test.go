@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package charts
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"helm.sh/helm/v4/pkg/action"
+	"helm.sh/helm/v4/pkg/chart/v2/lint/support"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	"helm.sh/helm/v4/pkg/cli/values"
+)
+
+// TestRefused: what cannot work is refused before anything is sent, with words
+// that lead on.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		given
+		want string
+	}{
+		"EmptyTag":         {given{set: []string{"agent.image.tag="}}, "/agent/image/tag': minLength: got 0, want 1"},
+		"NullTag":          {given{set: []string{"agent.image.tag=null"}}, "at '/agent/image'"},
+		"ShortDigest":      {given{set: []string{"agent.image.digest=sha256:12"}}, "/agent/image/digest"},
+		"EmptyLiveKitTag":  {given{set: []string{"livekit.image.tag="}}, "/livekit/image/tag"},
+		"EmptyGuardTag":    {given{set: []string{"callguard.image.tag="}}, "/callguard/image/tag"},
+		"TagOfDigits":      {given{set: []string{"agent.image.tag=1234567"}}, `agent.image.tag is the number 1234567, and a tag is text; write tag: "1234567", or --set-string agent.image.tag=1234567`},
+		"TagOfDigitsFile":  {given{json: []string{"agent.image.tag=12345678"}}, `agent.image.tag is the number 12345678`},
+		"MCPWithoutImage":  {given{set: []string{"mcpServers.crm.port=80"}}, "'/mcpServers/crm': missing property 'image'"},
+		"MCPWithoutTag":    {given{set: []string{"mcpServers.crm.image.repository=x"}}, "at '/mcpServers/crm/image'"},
+		"MCPTagOfDigits":   {given{set: []string{"mcpServers.crm.image.repository=x", "mcpServers.crm.image.tag=1234567"}}, "mcpServers.crm.image.tag is the number 1234567"},
+		"MCPName":          {given{set: []string{"mcpServers.CRM.image.repository=x", "mcpServers.CRM.image.tag=a"}}, "invalid propertyName 'CRM'"},
+		"MCPLongName":      {given{set: []string{"mcpServers." + strings.Repeat("m", 23) + ".image.tag=a"}}, "invalid propertyName"},
+		"PullPolicy":       {given{set: []string{"agent.image.pullPolicy=Sometimes"}}, "value must be one of 'Always', 'IfNotPresent', 'Never'"},
+		"Mode":             {given{set: []string{"agent.probes.realtime.mode=maybe"}}, "value must be one of 'cached', 'strict', 'off'"},
+		"Metric":           {given{set: []string{"agent.autoscaling.metric=Value"}}, "value must be one of 'Object', 'Pods'"},
+		"OnDeadline":       {given{set: []string{"callguard.onDeadline=Delete"}}, "value must be one of 'Hold', 'Release'"},
+		"Witness":          {given{set: []string{"callguard.witnesses=rooms\\,gates"}}, "/callguard/witnesses"},
+		"Model":            {given{set: []string{"openai.model=GPT 4"}}, "/openai/model"},
+		"Voice":            {given{set: []string{"openai.voice=Marin"}}, "/openai/voice"},
+		"EnvNumber":        {given{set: []string{"agent.env.PORT=80"}}, "/agent/env/PORT': got number, want string or object"},
+		"EnvObject":        {given{set: []string{"agent.env.A.value=x"}}, "/agent/env/A"},
+		"TargetZero":       {given{set: []string{"agent.autoscaling.targetActiveCalls=0"}}, "/agent/autoscaling/targetActiveCalls"},
+		"NoKeys":           {given{set: []string{"livekit.apiKey="}}, "/livekit/apiKey"},
+		"NoURL":            {given{set: []string{"livekit.enabled=false"}}, "/livekit/url': minLength: got 0, want 1"},
+		"URLBesideServer":  {given{set: []string{"livekit.url=wss://x"}}, "/livekit/url': maxLength"},
+		"ManyWithoutRedis": {given{set: []string{"livekit.replicas=2"}}, "/livekit/redis/address': minLength: got 0, want 1"},
+		"NullImage":        {given{set: []string{"agent.image=null"}}, "missing property 'image'"},
+		"NullAgent":        {given{set: []string{"agent=null"}}, "missing property 'agent'"},
+		"MinAboveMax":      {given{set: []string{"agent.autoscaling.minReplicas=30"}}, "agent.autoscaling.minReplicas is 30, above maxReplicas, 20; use 20 or less"},
+		"GraceTooShort": {
+			given{set: []string{"agent.terminationGracePeriodSeconds=600"}},
+			"agent.terminationGracePeriodSeconds is 600, and an agent drains for 3600 s (agent.drainTimeoutSeconds): its calls would be killed; use 3660 or more",
+		},
+		"GraceOfEqualLength": {given{set: []string{"worker.terminationGracePeriodSeconds=3600"}}, "worker.terminationGracePeriodSeconds is 3600"},
+		"Recreate":           {given{set: []string{"agent.strategy.type=Recreate"}}, "agent.strategy.type is Recreate"},
+		"SharedPort":         {given{set: []string{"agent.port=8089"}}, "share a port"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if _, err := tc.render(); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v\nwant an error with %s", err, tc.want)
+			}
+		})
+	}
+}
+
+// TestAccepted: what looks odd and works.
+func TestAccepted(t *testing.T) {
+	t.Parallel()
+	digest := "sha256:" + strings.Repeat("a", 64)
+	for name, g := range map[string]given{
+		"Global":        {set: []string{"global.imageRegistry=x", "enabled=true", "voice-lib.global.x=y"}},
+		"DigestAlone":   {set: []string{"agent.image.tag=", "agent.image.digest=" + digest}},
+		"NewModel":      {set: []string{"openai.model=gpt-realtime-9"}},
+		"CustomVoice":   {set: []string{"openai.voice=voice_68a1"}},
+		"TargetNumber":  {json: []string{`agent.autoscaling.targetActiveCalls=8`}},
+		"FreeForm":      {set: []string{"agent.resources.limits.nvidia\\.com/gpu=1", "agent.affinity.nodeAffinity.x=y"}},
+		"NoServerTwice": {file: "cloud", set: []string{"livekit.replicas=2"}},
+		"EqualMinMax":   {set: []string{"agent.autoscaling.minReplicas=20"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if _, err := g.render(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestTypoAtEveryLevel: an unknown key is refused wherever one may be written.
+func TestTypoAtEveryLevel(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(folder, "values.schema.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	type object struct {
+		Type                 any
+		AdditionalProperties any
+		Properties           map[string]json.RawMessage
+	}
+	freeForm := []string{
+		"affinity", "behavior", "config", "liveness", "podSecurityContext", "readiness", "resources", "securityContext", "startup", "strategy",
+	}
+	var levels []string
+	var walk func(path string, raw json.RawMessage)
+	walk = func(path string, raw json.RawMessage) {
+		var o object
+		if err := json.Unmarshal(raw, &o); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		if o.Type != "object" {
+			return
+		}
+		switch o.AdditionalProperties {
+		case false:
+			levels = append(levels, path)
+		case true:
+			if !slices.Contains(freeForm, path[strings.LastIndex(path, ".")+1:]) {
+				t.Errorf("the schema lets %s hold anything; only blocks that Kubernetes or LiveKit define may: %v", path, freeForm)
+			}
+		case nil:
+			if path != ".global" && path != ".voice-lib" {
+				t.Errorf("the schema does not say what else %s may hold", path)
+			}
+		}
+		for key, value := range o.Properties {
+			walk(path+"."+key, value)
+		}
+	}
+	walk("", text)
+	if len(levels) < 30 {
+		t.Fatalf("the schema has %d strict objects, want those of values.yaml: %v", len(levels), levels)
+	}
+	check := func(path string, more ...string) {
+		key := strings.TrimPrefix(path+".tpyo", ".")
+		if _, err := (given{set: append(more, key+"=1")}).render(); err == nil || !strings.Contains(err.Error(), "'tpyo'") {
+			t.Errorf("--set %s=1 is not refused as unknown: %v", key, err)
+		}
+	}
+	for _, path := range levels {
+		check(path)
+		if rest, ok := strings.CutPrefix(path, ".mcpDefaults"); ok {
+			check("mcpServers.crm"+rest, "mcpServers.crm.image.repository=x", "mcpServers.crm.image.tag=a")
+		}
+	}
+}
+
+// TestAsPart: the chart works as a dependency of another, turned on by a
+// condition, with values below its own key.
+func TestAsPart(t *testing.T) {
+	t.Parallel()
+	parent := t.TempDir()
+	if err := os.CopyFS(filepath.Join(parent, "charts", "voice-agent"), os.DirFS(folder)); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(parent, "Chart.yaml"), "apiVersion: v2\nname: clinic\nversion: 1.0.0\ndependencies:\n- {name: voice-agent, version: 0.1.0, condition: voice-agent.enabled}\n")
+	write(t, filepath.Join(parent, "values.yaml"), "global: {region: eu}\nvoice-agent:\n  enabled: true\n  agent: {image: {repository: x, tag: a}}\n  livekit: {apiKey: k, apiSecret: s}\n")
+	for _, on := range []bool{true, false} {
+		c, err := loader.Load(parent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := renderChart(c, "v", map[string]any{"voice-agent": map[string]any{"enabled": on}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(deployments(t, r)); (got == 3) != on {
+			t.Errorf("with voice-agent.enabled=%t there are %d Deployments", on, got)
+		}
+	}
+}
+
+// TestLint: strict, with the library, for every file of ci/; and the bare chart
+// is refused for what only its user can say.
+func TestLint(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob(filepath.Join(folder, "ci", "*-values.yaml"))
+	if err != nil || len(files) < 4 {
+		t.Fatalf("want four files of values in ci/, got %v, %v", files, err)
+	}
+	for _, file := range files {
+		vals, err := (&values.Options{ValueFiles: []string{file}}).MergeValues(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lint := action.NewLint()
+		lint.Strict, lint.Namespace = true, namespace
+		for _, path := range []string{folder, filepath.Join(folder, "charts", "voice-lib")} {
+			for _, m := range lint.Run([]string{path}, vals).Messages {
+				if m.Severity > support.InfoSev {
+					t.Errorf("%s with %s: %v", path, file, m)
+				}
+			}
+		}
+	}
+	var said bytes.Buffer
+	for _, m := range action.NewLint().Run([]string{folder}, nil).Messages {
+		if m.Severity == support.ErrorSev {
+			said.WriteString(m.Error())
+		}
+	}
+	for _, want := range []string{"/agent/image/tag", "/livekit/existingSecret"} {
+		if !strings.Contains(said.String(), want) {
+			t.Errorf("the bare chart is not refused for %s: %s", want, &said)
+		}
+	}
+}
+
+// TestLibrary: it is declared, locked, and renders nothing of its own.
+func TestLibrary(t *testing.T) {
+	t.Parallel()
+	c, err := loader.Load(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Dependencies()) != 1 || len(c.Metadata.Dependencies) != 1 {
+		t.Fatalf("the chart has %d charts inside and declares %d; declare voice-lib in Chart.yaml", len(c.Dependencies()), len(c.Metadata.Dependencies))
+	}
+	lib := c.Dependencies()[0]
+	if lib.Metadata.Type != "library" || c.Metadata.Dependencies[0].Name != lib.Metadata.Name || c.Metadata.Dependencies[0].Repository != "" {
+		t.Errorf("%s is declared as %+v", lib.Metadata.Name, c.Metadata.Dependencies[0])
+	}
+	if c.Lock == nil || c.Lock.Dependencies[0].Version != lib.Metadata.Version || c.Metadata.Dependencies[0].Version != lib.Metadata.Version {
+		t.Errorf("Chart.lock has %+v, the library is %s; run \"helm dependency update\" in the chart", c.Lock, lib.Metadata.Version)
+	}
+	for _, tpl := range lib.Templates {
+		if !strings.HasPrefix(filepath.Base(tpl.Name), "_") {
+			t.Errorf("%s of a library is never rendered; begin its name with _", tpl.Name)
+		}
+	}
+	for name := range (given{file: "full"}).must(t).files {
+		if strings.Contains(name, "voice-lib") {
+			t.Errorf("the library renders %s", name)
+		}
+	}
+}
+
+// TestPackage: two packages of the same files and the same date are the same.
+func TestPackage(t *testing.T) {
+	t.Parallel()
+	date := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	var archives [2][]byte
+	for i := range archives {
+		copied := filepath.Join(t.TempDir(), "voice-agent")
+		if err := os.CopyFS(copied, os.DirFS(folder)); err != nil {
+			t.Fatal(err)
+		}
+		p := action.NewPackage()
+		p.Destination, p.SourceDateEpoch = t.TempDir(), &date
+		path, err := p.Run(copied, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		archives[i], err = os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := loader.Load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(c.Dependencies()) != 1 || c.Schema == nil {
+			t.Error("the package lacks the library or the schema")
+		}
+		for _, f := range c.Files {
+			if strings.HasPrefix(f.Name, "ci/") {
+				t.Errorf("the package carries %s", f.Name)
+			}
+		}
+	}
+	if !bytes.Equal(archives[0], archives[1]) {
+		t.Error("two packages of the same chart differ")
+	}
+}
+
+// TestNothingIsInvented: no template looks into the cluster, at the clock or at
+// dice, which would make every render another.
+func TestNothingIsInvented(t *testing.T) {
+	t.Parallel()
+	c, err := loader.Load(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	templates := c.Templates
+	for _, d := range c.Dependencies() {
+		templates = append(templates, d.Templates...)
+	}
+	for _, tpl := range templates {
+		for _, word := range []string{"lookup ", "randAlpha", "randNumeric", "randAscii", "randBytes", "randInt", "uuidv4", "genPrivateKey", "genCA", "genSelfSigned", "genSigned", "now "} {
+			for line := range strings.Lines(string(tpl.Data)) {
+				_, code, _ := strings.Cut(line, "{{")
+				if strings.Contains(code, word) {
+					t.Errorf("%s has %q: %s", tpl.Name, word, line)
+				}
+			}
+		}
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
