@@ -11,6 +11,7 @@ import (
 	lksdk "github.com/livekit/server-sdk-go/v2"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/nodeagent"
 )
 
 // calls of this test: an agent's job process takes a second of CPU to start.
@@ -26,7 +27,7 @@ func TestFiftyCalls(t *testing.T) {
 	s := startLiveKit(t)
 	port := freePorts(t, 1)[0]
 	g := startGate(t, s, port, "--journal="+t.TempDir())
-	a := startAgent(t, s, g.agentURL, port, "agent.mjs")
+	a := startAgent(t, s, g.agentURL, port, nodeagent.Plain)
 
 	var up []*lksdk.Room
 	begin, unanswered := time.Now(), 0

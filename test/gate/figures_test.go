@@ -26,6 +26,8 @@ import (
 	"github.com/livekit/protocol/livekit"
 	lksdk "github.com/livekit/server-sdk-go/v2"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/callguard/callguard/test/nodeagent"
 )
 
 var update = flag.Bool("update", false, "write the transcript of pkg/gate/testdata anew") //nolint:gochecknoglobals // a flag of the test
@@ -245,7 +247,7 @@ func TestTranscript(t *testing.T) {
 	}))
 	defer tap.Close()
 	port := freePorts(t, 1)[0]
-	startAgent(t, s, "ws"+strings.TrimPrefix(tap.URL, "http"), port, "agent.mjs")
+	startAgent(t, s, "ws"+strings.TrimPrefix(tap.URL, "http"), port, nodeagent.Plain)
 	caller := s.dial(t, "transcript")
 	if err := s.answered(t, "transcript"); err != nil {
 		t.Fatal(err)

@@ -6,8 +6,6 @@ package gate
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,6 +17,7 @@ import (
 	lksdk "github.com/livekit/server-sdk-go/v2"
 
 	"github.com/callguard/callguard/hack/cluster/local"
+	"github.com/callguard/callguard/test/nodeagent"
 )
 
 // stage is what all tests share: programs, built or installed once.
@@ -42,12 +41,7 @@ func run(m *testing.M) (int, error) {
 	if stage.livekit, err = local.Program(ctx, "livekit-server", os.Stderr); err != nil {
 		return 1, err
 	}
-	lock, err := os.ReadFile(filepath.Join("agent", "package-lock.json"))
-	if err != nil {
-		return 1, err
-	}
-	sum := sha256.Sum256(lock)
-	if stage.modules, err = install(ctx, hex.EncodeToString(sum[:8]), os.Stderr); err != nil {
+	if stage.modules, err = nodeagent.Install(ctx, os.Stderr); err != nil {
 		return 1, err
 	}
 	dir, err := os.MkdirTemp("", "callguard-gate-")

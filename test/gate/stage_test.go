@@ -4,11 +4,9 @@ package gate
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -331,65 +329,10 @@ func (a *agent) jobs(t *testing.T) int {
 
 func launchAgent(t *testing.T, s *server, url string, port int, entry string, env ...string) *agent {
 	t.Helper()
-	// An entry file finds its modules in the folders above it.
-	dir, err := os.MkdirTemp(stage.modules, "run-") //nolint:usetesting // a folder of the test is not below the modules
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	source, err := os.ReadFile(filepath.Join("agent", entry))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, entry), source, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	env = append([]string{
 		"LIVEKIT_URL=" + url, "LIVEKIT_API_KEY=" + s.key, "LIVEKIT_API_SECRET=" + s.secret, "PORT=" + strconv.Itoa(port),
 	}, env...)
-	return &agent{program: start(t, "agent", dir, env, "node", filepath.Join(dir, entry), "start"), port: port}
-}
-
-// install puts LiveKit Agents for Node into the user's cache folder, once for
-// each package-lock.json.
-func install(ctx context.Context, sum string, progress io.Writer) (string, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(cache, "callguard", "agent-"+sum)
-	if _, err := os.Stat(dir); err == nil {
-		return dir, nil
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
-		return "", err
-	}
-	unfinished, err := os.MkdirTemp(filepath.Dir(dir), "agent-unfinished-")
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = os.RemoveAll(unfinished) }()
-	for _, name := range []string{"package.json", "package-lock.json"} {
-		raw, err := os.ReadFile(filepath.Join("agent", name))
-		if err != nil {
-			return "", err
-		}
-		if err := os.WriteFile(filepath.Join(unfinished, name), raw, 0o600); err != nil {
-			return "", err
-		}
-	}
-	_, _ = fmt.Fprintln(progress, "installing LiveKit Agents for Node, once (290 MB)")
-	npm := exec.CommandContext(ctx, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
-	npm.Dir = unfinished
-	if out, err := npm.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("cannot install LiveKit Agents for Node: %w; install Node 20 or newer with npm\n%s", err, out)
-	}
-	if err := os.Rename(unfinished, dir); err != nil {
-		if _, there := os.Stat(dir); there != nil { // another test was faster
-			return "", err
-		}
-	}
-	return dir, nil
+	return &agent{program: start(t, "agent", stage.modules, env, "node", entry, "start"), port: port}
 }
 
 // eventually waits until holds returns nil.

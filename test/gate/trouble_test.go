@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/callguard/callguard/pkg/call"
+
+	"github.com/callguard/callguard/test/nodeagent"
 )
 
 // TestGateKilled kills the gate in mid-call, twice: the calls go on, the worker
@@ -28,7 +30,7 @@ func TestGateKilled(t *testing.T) {
 				args = append(args, "--journal="+t.TempDir())
 			}
 			g := startGate(t, s, port, args...)
-			startAgent(t, s, g.agentURL, port, "agent.mjs")
+			startAgent(t, s, g.agentURL, port, nodeagent.Plain)
 			one, two := s.dial(t, "killed-1"), s.dial(t, "killed-2")
 			if err := errors.Join(s.answered(t, "killed-1"), s.answered(t, "killed-2")); err != nil {
 				t.Fatal(err)
@@ -102,7 +104,7 @@ func TestLiveKitDownAtStart(t *testing.T) {
 	s := newServer(t, freePorts(t, 2))
 	port := freePorts(t, 1)[0]
 	g := startGate(t, s, port, "--journal="+t.TempDir())
-	a := launchAgent(t, s, g.agentURL, port, "agent.mjs")
+	a := launchAgent(t, s, g.agentURL, port, nodeagent.Plain)
 	eventually(t, 30*time.Second, "the agent hears that LiveKit is down", func() error {
 		if !a.says(t, "Unexpected server response: 502") || !g.says(t, "cannot be reached; check that it runs") {
 			return errors.New("the logs do not say so")
@@ -150,7 +152,7 @@ func TestWrongKey(t *testing.T) {
 	g := startGate(t, s, port)
 	wrong := *s
 	wrong.secret = "another-secret-that-livekit-does-not-know"
-	a := launchAgent(t, &wrong, g.agentURL, port, "agent.mjs")
+	a := launchAgent(t, &wrong, g.agentURL, port, nodeagent.Plain)
 	eventually(t, 30*time.Second, "the agent hears 401", func() error {
 		if !a.says(t, "Unexpected server response: 401") || !g.says(t, "check the agent's LIVEKIT_API_KEY") {
 			return errors.New("the logs do not say so")
@@ -161,7 +163,7 @@ func TestWrongKey(t *testing.T) {
 
 // TestWithoutGate runs the lines that README.md shows to those who prefer code.
 func TestWithoutGate(t *testing.T) {
-	source, err := os.ReadFile(filepath.Join("agent", "snippet.mjs"))
+	source, err := os.ReadFile(filepath.Join("..", "nodeagent", nodeagent.Snippet))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +190,7 @@ func TestWithoutGate(t *testing.T) {
 		}
 	}
 	write("a=\"b\"\n")
-	startAgent(t, s, s.url, port, "snippet.mjs", "ANNOTATIONS="+file, "POD_UID=uid")
+	startAgent(t, s, s.url, port, nodeagent.Snippet, "ANNOTATIONS="+file, "POD_UID=uid")
 	caller := s.dial(t, "code-1")
 	eventually(t, 30*time.Second, "the agent carries its pod", func() error {
 		agents := s.agents(t)

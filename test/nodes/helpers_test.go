@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodes
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	lksdk "github.com/livekit/server-sdk-go/v2"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const pace = 100 * time.Millisecond
+
+// command runs a program against the cluster and returns what it said.
+func command(ctx context.Context, program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = repository
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+stage.kubeconfig, "HELM_CACHE_HOME="+os.TempDir(), "HELM_CONFIG_HOME="+os.TempDir(), "HELM_DATA_HOME="+os.TempDir())
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w\n%s", program[strings.LastIndex(program, "/")+1:], strings.Join(args, " "), err, out.String())
+	}
+	return out.String(), err
+}
+
+func helm(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := command(t.Context(), stage.helm, args...)
+	if err != nil {
+		describe(t)
+		t.Fatal(err)
+	}
+	return out
+}
+
+func kubectl(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := command(t.Context(), stage.kubectl, args...)
+	if err != nil {
+		describe(t)
+		t.Fatal(err)
+	}
+	return out
+}
+
+// describe says how the cluster is, for a test that fails.
+func describe(t *testing.T) {
+	t.Helper()
+	for _, args := range [][]string{
+		{"get", "pods", "-A", "-o", "wide"},
+		{"get", "events", "-A", "--sort-by=.lastTimestamp", "--field-selector=type=Warning"},
+		{"logs", "-n", addonNamespace, "-l", "app.kubernetes.io/name=drain-guard", "--tail=15", "--prefix"},
+		{"logs", "-n", addonNamespace, "-l", "app.kubernetes.io/name=metrics-adapter", "--tail=15", "--prefix"},
+	} {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 15*time.Second)
+		out, err := command(ctx, stage.kubectl, args...)
+		cancel()
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		t.Logf("kubectl %s (%v)\n%s", strings.Join(args, " "), err, strings.Join(lines[max(0, len(lines)-40):], "\n"))
+	}
+}
+
+// eventually waits until holds returns nil.
+func eventually(t *testing.T, within time.Duration, what string, holds func() error) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(pace) {
+		if err = holds(); err == nil {
+			return
+		}
+	}
+	describe(t)
+	t.Fatalf("did not happen within %s: %s: %v", within, what, err)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pods of a namespace with these labels that are not ending.
+func pods(t *testing.T, namespace, selector string) []corev1.Pod {
+	t.Helper()
+	list, err := stage.client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: selector})
+	must(t, err)
+	var out []corev1.Pod
+	for _, p := range list.Items {
+		if p.DeletionTimestamp == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// phones dial calls and keep account of those that end before they are hung up.
+type phones struct {
+	url, key, secret string
+
+	mu      sync.Mutex
+	up      map[string]*phone // by room
+	dropped []string
+}
+
+type phone struct {
+	room *lksdk.Room
+	over bool // hung up
+}
+
+// dial has a caller join a room, and returns once an agent is there.
+func (p *phones) dial(t *testing.T, name string) {
+	t.Helper()
+	one := &phone{}
+	lost := func(why string) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if !one.over {
+			one.over = true
+			p.dropped = append(p.dropped, name+": "+why)
+		}
+	}
+	answered := make(chan struct{})
+	var once sync.Once
+	callback := lksdk.NewRoomCallback()
+	agentCame := func(r *lksdk.RemoteParticipant) {
+		if r.Kind() == lksdk.ParticipantAgent {
+			once.Do(func() { close(answered) })
+		}
+	}
+	callback.OnParticipantConnected = agentCame
+	callback.OnParticipantDisconnected = func(r *lksdk.RemoteParticipant) {
+		if r.Kind() == lksdk.ParticipantAgent {
+			lost("its agent left")
+		}
+	}
+	callback.OnDisconnectedWithReason = func(reason lksdk.DisconnectionReason) { lost("disconnected: " + string(reason)) }
+	room, err := lksdk.ConnectToRoom(p.url, lksdk.ConnectInfo{
+		APIKey: p.key, APISecret: p.secret, RoomName: name, ParticipantIdentity: "caller-" + name,
+	}, callback)
+	must(t, err)
+	one.room = room
+	for _, r := range room.GetRemoteParticipants() {
+		agentCame(r)
+	}
+	select {
+	case <-answered:
+	case <-time.After(time.Minute):
+		describe(t)
+		t.Fatalf("no agent answered in room %s within a minute", name)
+	}
+	p.mu.Lock()
+	p.up[name] = one
+	p.mu.Unlock()
+}
+
+// hangUp ends calls.
+func (p *phones) hangUp(names ...string) {
+	for _, name := range names {
+		p.mu.Lock()
+		one := p.up[name]
+		delete(p.up, name)
+		if one != nil {
+			one.over = true
+		}
+		p.mu.Unlock()
+		if one != nil {
+			one.room.Disconnect()
+		}
+	}
+}
+
+// going lists the calls that go on.
+func (p *phones) going() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var names []string
+	for name := range p.up {
+		names = append(names, name)
+	}
+	return names
+}
+
+// noneDropped is what everything here is about.
+func (p *phones) noneDropped(t *testing.T) {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.dropped) > 0 {
+		describe(t)
+		t.Fatalf("%d calls were dropped:\n%s", len(p.dropped), strings.Join(p.dropped, "\n"))
+	}
+}
+
+// holders are the rooms of each pod, by its UID, as LiveKit's agents say.
+func (p *phones) holders(t *testing.T) map[string][]string {
+	t.Helper()
+	api := lksdk.NewRoomServiceClient(p.url, p.key, p.secret)
+	rooms := map[string][]string{}
+	for _, name := range p.going() {
+		list, err := api.ListParticipants(t.Context(), &livekit.ListParticipantsRequest{Room: name})
+		must(t, err)
+		for _, one := range list.GetParticipants() {
+			if one.GetKind() == livekit.ParticipantInfo_AGENT {
+				uid := one.GetAttributes()[podAttribute]
+				rooms[uid] = append(rooms[uid], name)
+			}
+		}
+	}
+	return rooms
+}
+
+// metric reads a custom metric as an autoscaler does.
+func metric(t *testing.T, path string) (string, error) {
+	t.Helper()
+	raw, err := stage.client.Discovery().RESTClient().Get().AbsPath("/apis/custom.metrics.k8s.io/v1beta2/" + path).DoRaw(t.Context())
+	if err != nil {
+		return "", err
+	}
+	var list struct{ Items []struct{ Value string } }
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return "", err
+	}
+	if len(list.Items) != 1 {
+		return "", fmt.Errorf("%d items in %s", len(list.Items), raw)
+	}
+	return list.Items[0].Value, nil
+}

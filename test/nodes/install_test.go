@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodes
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/callguard/callguard/pkg/call"
+	witness "github.com/callguard/callguard/pkg/witness/gate"
+)
+
+const (
+	addonNamespace = "callguard-system"
+	addon          = "callguard"
+	voiceNamespace = "voice"
+	voice          = "voice"
+	agentName      = "voice-voice-agent-agent"
+	livekitName    = "voice-voice-agent-livekit"
+
+	agentSelector   = "app.kubernetes.io/instance=voice,app.kubernetes.io/component=agent"
+	livekitSelector = "app.kubernetes.io/instance=voice,app.kubernetes.io/component=livekit"
+	podAttribute    = call.PodAttribute
+	gatePort        = 8089
+)
+
+// TestInstall is the story of a team: it installs both charts, takes calls, scales
+// on them, drains a node, upgrades and rolls back in mid-call, and uninstalls.
+func TestInstall(t *testing.T) {
+	t.Run("Addon", installAddon)
+	key, secret := "API"+randomName("key")[:8], randomName("secret")
+	p := &phones{key: key, secret: secret, up: map[string]*phone{}}
+	steps := []struct {
+		name string
+		run  func(t *testing.T, p *phones)
+	}{
+		{"Voice", installVoice},
+		{"TwentyCalls", twentyCalls},
+		{"DrainNode", drainNode},
+		{"Upgrade", upgrade},
+		{"Rollback", rollback},
+		{"UninstallAddon", uninstallAddon},
+		{"UninstallVoice", uninstallVoice},
+	}
+	for _, s := range steps {
+		if t.Failed() {
+			return // each step stands on those before it
+		}
+		t.Run(s.name, func(t *testing.T) {
+			began := time.Now()
+			s.run(t, p)
+			t.Logf("%s", time.Since(began).Round(time.Second))
+		})
+	}
+}
+
+func installAddon(t *testing.T) {
+	helm(t, "install", addon, "charts/callguard", "-n", addonNamespace, "--create-namespace",
+		"--set", "image.repository="+callguardImage, "--set-string", "image.tag="+imageTag, "--set", "image.pullPolicy=Never", "--wait", "--timeout", "3m")
+	kubectl(t, "rollout", "status", "deployment/drain-guard", "-n", addonNamespace, "--timeout=60s")
+	kubectl(t, "wait", "apiservice/v1beta1.custom.metrics.k8s.io", "apiservice/v1beta2.custom.metrics.k8s.io", "--for=condition=Available", "--timeout=60s")
+	if out := helm(t, "test", addon, "-n", addonNamespace, "--logs", "--timeout", "2m"); !strings.Contains(out, "Succeeded") {
+		t.Errorf("helm test says:\n%s", out)
+	}
+}
+
+// voiceValues are the values of every install and upgrade.
+func voiceValues(p *phones, more ...string) []string {
+	return append([]string{
+		"charts/voice-agent", "-n", voiceNamespace, "--wait", "--timeout", "3m",
+		"--set", "callguard.image.repository=" + callguardImage, "--set-string", "callguard.image.tag=" + imageTag,
+		"--set", "livekit.apiKey=" + p.key, "--set", "livekit.apiSecret=" + p.secret,
+		"--set", "livekit.image.repository=" + livekitImage, "--set-string", "livekit.image.tag=" + imageTag,
+		"--set", "livekit.nodeSelector.kubernetes\\.io/hostname=node-1", "--set", "livekit.resources.requests.cpu=50m",
+		"--set", "livekit.config.room.departure_timeout=2",
+		"--set", "agent.image.repository=" + agentImage, "--set-string", "agent.image.tag=" + imageTag,
+		"--set", "agent.resources.requests.cpu=50m", "--set", "agent.resources.requests.memory=128Mi",
+		"--set", "agent.autoscaling.behavior.scaleDown.stabilizationWindowSeconds=10",
+		"--set", "agent.probes.realtime.mode=off", "--set", "worker.enabled=false",
+	}, more...)
+}
+
+func installVoice(t *testing.T, p *phones) {
+	kubectl(t, "create", "namespace", voiceNamespace)
+	kubectl(t, "label", "namespace", voiceNamespace, call.EnabledLabel+"=true")
+	kubectl(t, "create", "secret", "generic", "voice-secrets", "-n", voiceNamespace, "--from-literal=openai=sk-of-nobody")
+	helm(t, append([]string{"install", voice}, voiceValues(p)...)...)
+	servers := pods(t, voiceNamespace, livekitSelector)
+	if len(servers) != 1 || servers[0].Status.PodIP == "" {
+		t.Fatalf("%d LiveKit pods; want one with an address", len(servers))
+	}
+	p.url = "ws://" + servers[0].Status.PodIP + ":7880"
+	eventually(t, time.Minute, "the autoscaler reads the metric", func() error {
+		value, err := metric(t, "namespaces/"+voiceNamespace+"/deployments.apps/"+agentName+"/active_calls")
+		if err == nil && value != "0" {
+			err = errors.New("active_calls is " + value)
+		}
+		return err
+	})
+	helm(t, "test", addon, "-n", addonNamespace, "--timeout", "2m")
+}
+
+// twentyCalls dials, and the autoscaler follows: five calls a pod.
+func twentyCalls(t *testing.T, p *phones) {
+	for i := range 20 {
+		p.dial(t, fmt.Sprintf("call-%02d", i))
+	}
+	eventually(t, 2*time.Minute, "twenty calls are four pods", func() error {
+		value, err := metric(t, "namespaces/"+voiceNamespace+"/deployments.apps/"+agentName+"/active_calls")
+		if err != nil {
+			return err
+		}
+		if ready := readyAgents(t); value != "20" || ready != 4 {
+			return fmt.Errorf("active_calls is %s, %d agents are ready", value, ready)
+		}
+		return nil
+	})
+	if n := len(p.holders(t)); n < 2 {
+		t.Errorf("%d pods hold calls; want both of the first two", n)
+	}
+	p.noneDropped(t)
+}
+
+func readyAgents(t *testing.T) int {
+	t.Helper()
+	ready := 0
+	for _, pod := range pods(t, voiceNamespace, agentSelector) {
+		if pod.Annotations[call.DrainingAnnotation] == "" && slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+		}) {
+			ready++
+		}
+	}
+	return ready
+}
+
+// acknowledged measures how long each pod that is ordered to drain takes to obey:
+// from kube-apiserver's word of the annotation to the answer of its call-gate.
+func acknowledged(t *testing.T, took chan<- time.Duration) {
+	t.Helper()
+	watch, err := stage.client.CoreV1().Pods(voiceNamespace).Watch(t.Context(), metav1.ListOptions{LabelSelector: agentSelector})
+	must(t, err)
+	go func() {
+		defer watch.Stop()
+		seen := map[string]bool{}
+		for event := range watch.ResultChan() {
+			pod, ok := event.Object.(*corev1.Pod)
+			order := ""
+			if ok {
+				order = pod.Annotations[call.DrainingAnnotation]
+			}
+			if order == "" || seen[pod.Name] || pod.DeletionTimestamp != nil {
+				continue
+			}
+			seen[pod.Name] = true
+			go func() {
+				began := time.Now()
+				for time.Since(began) < 30*time.Second {
+					if a, err := askGate(pod.Status.PodIP); err == nil && a.Draining == order {
+						took <- time.Since(began)
+						return
+					}
+					time.Sleep(5 * time.Millisecond)
+				}
+				took <- 30 * time.Second
+			}()
+		}
+	}()
+}
+
+func askGate(address string) (witness.Answer, error) {
+	var a witness.Answer
+	client := http.Client{Timeout: 2 * time.Second}
+	resp, err := client.Get(fmt.Sprintf("http://%s:%d%s", address, gatePort, witness.Path))
+	if err != nil {
+		return a, err
+	}
+	defer resp.Body.Close()
+	return a, json.NewDecoder(resp.Body).Decode(&a)
+}
+
+// drainNode drains the node without LiveKit in mid-call.
+func drainNode(t *testing.T, p *phones) {
+	took := make(chan time.Duration, 64)
+	acknowledged(t, took)
+	on := map[string]bool{} // UIDs of the node's pods
+	for _, pod := range pods(t, voiceNamespace, agentSelector) {
+		if pod.Spec.NodeName == "node-2" {
+			on[string(pod.UID)] = true
+		}
+	}
+	var rooms []string
+	for uid, names := range p.holders(t) {
+		if on[uid] {
+			rooms = append(rooms, names...)
+		}
+	}
+	if len(on) == 0 || len(rooms) == 0 {
+		t.Fatalf("%d agents with %d calls are on node-2; want some", len(on), len(rooms))
+	}
+	drained := make(chan error, 1)
+	go func() {
+		_, err := command(t.Context(), stage.kubectl, "drain", "node-2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=5m")
+		drained <- err
+	}()
+	for range on {
+		select {
+		case d := <-took:
+			t.Logf("order written → acknowledged by call-gate, through the kubelet: %s", d.Round(time.Millisecond))
+			if d > time.Second {
+				t.Errorf("an order took %s; want under 1 s", d)
+			}
+		case err := <-drained:
+			t.Fatalf("kubectl drain ended under calls: %v", err)
+		case <-time.After(3 * time.Minute):
+			describe(t)
+			t.Fatal("the pods of node-2 were not ordered to drain within 3 minutes")
+		}
+	}
+	p.noneDropped(t)
+	last := time.Now()
+	p.hangUp(rooms...)
+	road := follow(t, on)
+	select {
+	case err := <-drained:
+		must(t, err)
+	case <-time.After(2 * time.Minute):
+		describe(t)
+		t.Fatal("kubectl drain did not end within 2 minutes of the node's last call")
+	}
+	took10 := time.Since(last).Round(100 * time.Millisecond)
+	for range on {
+		t.Logf("pod %s", <-road)
+	}
+	t.Logf("%d calls of %d pods were hung up, and the drain ended %s after", len(rooms), len(on), took10)
+	kubectl(t, "uncordon", "node-2")
+	p.noneDropped(t)
+}
+
+// follow says of each pod when its last job had ended, by its call-gate, and when it was released, evicted and gone.
+func follow(t *testing.T, uids map[string]bool) <-chan string {
+	t.Helper()
+	said := make(chan string, len(uids))
+	began := time.Now()
+	for _, pod := range pods(t, voiceNamespace, agentSelector) {
+		if !uids[string(pod.UID)] {
+			continue
+		}
+		go func() {
+			var ended, released, evicted time.Duration
+			for time.Since(began) < 2*time.Minute {
+				now, err := stage.client.CoreV1().Pods(voiceNamespace).Get(t.Context(), pod.Name, metav1.GetOptions{})
+				if err != nil {
+					break
+				}
+				if a, err := askGate(pod.Status.PodIP); ended == 0 && err == nil && a.Drained {
+					ended = time.Since(began)
+				}
+				if released == 0 && now.Labels[call.ReleasedLabel] != "" {
+					released = time.Since(began)
+				}
+				if evicted == 0 && now.DeletionTimestamp != nil {
+					evicted = time.Since(began)
+				}
+				time.Sleep(pace)
+			}
+			said <- fmt.Sprintf("%s: its last call ended after %.1f s, it was released after %.1f s, evicted after %.1f s, gone after %.1f s",
+				pod.Name, ended.Seconds(), released.Seconds(), evicted.Seconds(), time.Since(began).Seconds())
+		}()
+	}
+	return said
+}
+
+// upgrade rolls the agents out while all others talk. Helm waits for the new pods, not for calls.
+func upgrade(t *testing.T, p *phones) {
+	change(t, p, append([]string{"upgrade", voice}, voiceValues(p, "--set-string", "agent.env.GREETING=hello")...))
+}
+
+func rollback(t *testing.T, p *phones) {
+	change(t, p, []string{"rollback", voice, "1", "-n", voiceNamespace, "--wait", "--timeout", "5m"})
+}
+
+func change(t *testing.T, p *phones, args []string) {
+	t.Helper()
+	for len(p.going()) < 6 {
+		p.dial(t, "more-"+randomName(t.Name())[:6])
+	}
+	before := p.holders(t)
+	helm(t, args...)
+	t.Logf("helm returned while %d calls went on in %d pods", len(p.going()), len(p.holders(t)))
+	p.noneDropped(t)
+	eventually(t, time.Minute, "the former pods take no new call", func() error {
+		for _, pod := range pods(t, voiceNamespace, agentSelector) {
+			if _, old := before[string(pod.UID)]; old && pod.Annotations[call.DrainingAnnotation] == "" {
+				return fmt.Errorf("pod %s may take calls", pod.Name)
+			}
+		}
+		return nil
+	})
+	name := "new-" + randomName(t.Name())[:6]
+	p.dial(t, name)
+	for uid, rooms := range p.holders(t) {
+		if _, old := before[uid]; old && slices.Contains(rooms, name) {
+			t.Errorf("a new call went to a pod of the former revision")
+		}
+	}
+	p.noneDropped(t)
+}
+
+// uninstallAddon takes callguard away under calls: first by Helm alone with the guard
+// dead, then, installed again, with its hook.
+func uninstallAddon(t *testing.T, p *phones) {
+	kubectl(t, "scale", "deployment/drain-guard", "-n", addonNamespace, "--replicas=0")
+	eventually(t, time.Minute, "the guard is dead", func() error {
+		if n := len(pods(t, addonNamespace, "app.kubernetes.io/name=drain-guard")); n > 0 {
+			return fmt.Errorf("%d pods", n)
+		}
+		return nil
+	})
+	helm(t, "uninstall", addon, "-n", addonNamespace, "--no-hooks", "--wait", "--timeout", "2m")
+	nothingLeft(t)
+	p.noneDropped(t)
+
+	installAddon(t)
+	eventually(t, time.Minute, "the guard has locked the namespace again", func() error {
+		_, err := stage.client.PolicyV1().PodDisruptionBudgets(voiceNamespace).Get(t.Context(), addon, metav1.GetOptions{})
+		return err
+	})
+	helm(t, "uninstall", addon, "-n", addonNamespace, "--wait", "--timeout", "2m")
+	nothingLeft(t)
+	for _, pod := range pods(t, voiceNamespace, agentSelector) {
+		if pod.Labels[call.ReleasedLabel] == "" {
+			t.Errorf("pod %s was not let go of", pod.Name)
+		}
+	}
+	p.noneDropped(t)
+	kubectl(t, "delete", "namespace", addonNamespace, "--timeout=60s")
+}
+
+// nothingLeft looks for what a cluster would trip over. The lookout, which refuses nothing by itself, stays on purpose.
+func nothingLeft(t *testing.T) {
+	t.Helper()
+	eventually(t, 30*time.Second, "nothing of the add-on is left", func() error {
+		_, err := stage.client.PolicyV1().PodDisruptionBudgets(voiceNamespace).Get(t.Context(), addon, metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the PodDisruptionBudget: %w", err)
+		}
+		var left []string
+		for _, kind := range []string{
+			"validatingadmissionpolicies", "validatingadmissionpolicybindings", "mutatingadmissionpolicies", "mutatingadmissionpolicybindings",
+			"clusterroles", "clusterrolebindings", "priorityclasses", "apiservices",
+		} {
+			out, err := command(t.Context(), stage.kubectl, "get", kind, "-o", "name")
+			if err != nil {
+				return err
+			}
+			for line := range strings.Lines(out) {
+				if line = strings.TrimSpace(line); strings.Contains(line, "callguard") && !strings.Contains(line, "callguard-lookout") || strings.Contains(line, "custom.metrics") {
+					left = append(left, line)
+				}
+			}
+		}
+		if len(left) > 0 {
+			return fmt.Errorf("left: %v", left)
+		}
+		return nil
+	})
+}
+
+func uninstallVoice(t *testing.T, p *phones) {
+	p.noneDropped(t)
+	p.hangUp(p.going()...)
+	helm(t, "uninstall", voice, "-n", voiceNamespace, "--wait", "--timeout", "3m")
+	kubectl(t, "delete", "namespace", voiceNamespace, "--timeout=90s")
+}
