@@ -13,7 +13,6 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/callguard/callguard/test/fleet"
@@ -33,7 +32,7 @@ func TestStorm(t *testing.T) {
 	plan := make(chan error, 1)
 	go func() {
 		plan <- s.callers.Play(t.Context(), fleet.Plan{
-			Rooms: s.ns, Rate: 3, For: stormFor + 5*time.Second, Length: 4 * time.Second, Dial: fleet.DialOptions{AgentName: s.ns},
+			Rooms: s.ns, Rate: 1, For: stormFor + 5*time.Second, Length: 6 * time.Second, Dial: fleet.DialOptions{AgentName: s.ns},
 		})
 	}()
 	s.does("cordon", s.nodes[0], s.nodes[1])
@@ -45,7 +44,6 @@ func TestStorm(t *testing.T) {
 	for i := range stormers {
 		config, err := stage.Cluster.RESTConfig(fmt.Sprintf("stormer-%d", i), "system:masters")
 		s.must(err)
-		config.ContentType = runtime.ContentTypeProtobuf // what kubectl, autoscalers and clouds spend on JSON is not the question
 		client, err := kubernetes.NewForConfig(config)
 		s.must(err)
 		storm.Go(func() {
