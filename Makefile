@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), CI (tests print every result).
-UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/...
+UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/... ./test/monitoring/...
 INSTANCE := $(if $(NAME),--name $(NAME))
 
 .DEFAULT_GOAL := help
@@ -20,6 +20,10 @@ help: ## Show this help
 build: ## Build the programs into bin
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/ ./cmd/...
 
+.PHONY: image
+image: ## Build the image into _output/callguard.tar, without a container engine; prints its digest
+	go run ./hack/image
+
 .PHONY: clean
 clean: ## Remove what build made; programs of the local cluster stay in the user's cache folder
 	rm -rf bin _output
@@ -30,16 +34,21 @@ clean: ## Remove what build made; programs of the local cluster stay in the user
 unit: ## Test every package by itself, with the race detector (needs gcc)
 	CGO_ENABLED=1 go test -race $(if $(CI),-v -count=1) $(UNIT)
 
-.PHONY: e2e
-e2e: ## Test on a real control plane and a real LiveKit (the first run builds them, about 15 minutes)
-	go test -v -count=1 -p 1 -timeout 45m ./test/doors/... ./test/e2e/... ./test/drain/...
+.PHONY: charts
+charts: ## Test what the charts render (a module of its own: the first run compiles Helm, about 3 minutes)
+	go -C test/charts vet ./...
+	go -C test/charts test $(if $(CI),-v -count=1) ./...
 
-.PHONY: e2e-gate
-e2e-gate: ## Test the call-gate with real agents for Node behind a real LiveKit (needs npm; minutes)
-	go test -v -count=1 -p 1 -timeout 20m ./test/gate/...
+.PHONY: e2e
+e2e: ## Test on a real control plane, a real LiveKit and real agents (the first run builds them, about 15 minutes; needs npm)
+	go test -v -count=1 -p 1 -timeout 60m ./test/doors/... ./test/helm/... ./test/gate/... ./test/e2e/... ./test/drain/...
+
+.PHONY: e2e-nodes
+e2e-nodes: ## Test both charts on real nodes, kubelet and containerd (needs root, npm and Debian's containerd)
+	go test -v -count=1 -timeout 30m ./test/nodes/...
 
 .PHONY: test
-test: unit e2e ## Run unit, then e2e
+test: unit charts e2e ## Run unit, charts, then e2e
 
 .PHONY: model
 model: ## Drive the guard through more interleavings than `make unit` does, about 10 minutes

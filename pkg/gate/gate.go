@@ -296,7 +296,7 @@ func (g *Gate) serveWorker(w http.ResponseWriter, r *http.Request) {
 }
 
 // dial opens the websocket to LiveKit with the worker's own token and query.
-func (g *Gate) dial(r *http.Request) (*websocket.Conn, *http.Response, error) {
+func (g *Gate) dial(r *http.Request) (conn *websocket.Conn, answer *http.Response, err error) {
 	u := g.upstream.JoinPath(r.URL.Path)
 	u.Scheme, u.RawQuery = "ws"+strings.TrimPrefix(u.Scheme, "http"), r.URL.RawQuery
 	header := http.Header{}
@@ -312,6 +312,12 @@ func (g *Gate) dial(r *http.Request) (*websocket.Conn, *http.Response, error) {
 	dialer.Subprotocols = websocket.Subprotocols(r)
 	ctx, cancel := context.WithTimeout(r.Context(), dialTimeout)
 	defer cancel()
+	// The library's dialer panics at a proxy's status line without a phrase.
+	defer func() {
+		if p := recover(); p != nil {
+			conn, answer, err = nil, nil, errors.New("the proxy's answer to CONNECT cannot be read")
+		}
+	}()
 	return dialer.DialContext(ctx, u.String(), header)
 }
 
