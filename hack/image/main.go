@@ -8,6 +8,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -21,13 +22,13 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1) //nolint:gocritic // stop has nothing left to do
 	}
 }
 
-func run(ctx context.Context, args []string) error {
+func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := pflag.NewFlagSet("image", pflag.ContinueOnError)
 	output := flags.String("output", "_output/callguard.tar", "file to write, in the format of docker save")
 	ref := flags.String("tag", "callguard:dev", "name of the image in that file")
@@ -51,6 +52,6 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s\n%s@%s\n", *output, *ref, digest)
-	return nil
+	_, err = fmt.Fprintf(out, "%s\n%s@%s\n", *output, *ref, digest)
+	return err
 }

@@ -68,7 +68,7 @@ func Of(values []byte, title string, dependencies []string) ([]byte, error) {
 		root = doc.Content[0]
 	}
 	if root.Kind != yaml.MappingNode {
-		return nil, errors.New("values are a mapping; begin with a key, such as image:")
+		return nil, errors.New("values are a mapping; begin with a key, as in image: {}")
 	}
 
 	var w walk

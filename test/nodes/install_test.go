@@ -32,6 +32,7 @@ const (
 	livekitSelector = "app.kubernetes.io/instance=voice,app.kubernetes.io/component=livekit"
 	podAttribute    = call.PodAttribute
 	gatePort        = 8089
+	probePort       = 8080
 )
 
 // TestInstall is the story of a team: it installs both charts, takes calls, scales
@@ -86,7 +87,7 @@ func voiceValues(p *phones, more ...string) []string {
 		"--set", "agent.image.repository=" + agentImage, "--set-string", "agent.image.tag=" + imageTag,
 		"--set", "agent.resources.requests.cpu=50m", "--set", "agent.resources.requests.memory=128Mi",
 		"--set", "agent.autoscaling.behavior.scaleDown.stabilizationWindowSeconds=10",
-		"--set", "agent.probes.realtime.mode=off", "--set", "worker.enabled=false",
+		"--set", "worker.enabled=false",
 	}, more...)
 }
 
@@ -108,6 +109,17 @@ func installVoice(t *testing.T, p *phones) {
 		return err
 	})
 	helm(t, "test", addon, "-n", addonNamespace, "--timeout", "2m")
+	// OpenAI is out of reach here, which a pod is forgiven for five minutes.
+	for _, pod := range pods(t, voiceNamespace, agentSelector) {
+		resp, err := http.Get(fmt.Sprintf("http://%s:%d/healthz/realtime", pod.Status.PodIP, probePort))
+		must(t, err)
+		var answer struct{ Class string }
+		err = json.NewDecoder(resp.Body).Decode(&answer)
+		must(t, errors.Join(err, resp.Body.Close()))
+		if resp.StatusCode != http.StatusOK || answer.Class != "DEGRADED" {
+			t.Errorf("realtime-probe of %s answers %d, %s; want 200, DEGRADED", pod.Name, resp.StatusCode, answer.Class)
+		}
+	}
 }
 
 // twentyCalls dials, and the autoscaler follows: five calls a pod.

@@ -75,7 +75,7 @@ func (c *check) run(ctx context.Context, out io.Writer) error {
 		if err := untilPassed(ctx, func() error { return c.available(ctx, client.RESTClient(), name) }); err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "APIService %s is available, by Service %s\n", name, c.service)
+		_, _ = fmt.Fprintf(out, "APIService %s is available, by Service %s\n", name, c.service)
 	}
 	var seen string
 	err = untilPassed(ctx, func() (err error) {
@@ -85,7 +85,7 @@ func (c *check) run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(out, seen)
+	_, _ = fmt.Fprintln(out, seen)
 	return nil
 }
 

@@ -44,7 +44,7 @@ func apiServer(t *testing.T, answers map[string][]string) (kubeconfig string) {
 		if err := json.Unmarshal([]byte(left[0]), &s); err == nil && s.Kind == "Status" {
 			w.WriteHeader(int(s.Code))
 		}
-		fmt.Fprint(w, left[0])
+		_, _ = fmt.Fprint(w, left[0])
 	}))
 	t.Cleanup(server.Close)
 	kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")

@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 )
 
 const cgroupMount = "/sys/fs/cgroup"
@@ -143,6 +142,3 @@ func unmountBelow(dir string) error {
 	}
 	return errors.Join(errs...)
 }
-
-// cgroupPatience bounds clearing the control groups.
-const cgroupPatience = 30 * time.Second
