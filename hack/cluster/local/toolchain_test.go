@@ -24,7 +24,8 @@ func TestPlanBuild(t *testing.T) {
 	}
 	want := map[string][]string{
 		moduleEtcd: {programEtcd}, moduleKwok: {programKwok}, moduleLiveKit: {programLiveKit},
-		moduleKubernetes: {programAPIServer, programControllerManager, programScheduler, programKubectl},
+		moduleKubernetes: {programAPIServer, programControllerManager, KubeProxy, programScheduler, programKubectl, programKubelet},
+		moduleCoreDNS:    {CoreDNS},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("programs by module: -want, +got:\n%s", diff)
