@@ -15,6 +15,7 @@ package helm
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -57,6 +58,10 @@ func TestMain(m *testing.M) {
 func run(m *testing.M) (code int, err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	flag.Parse()
+	if err := flag.Set("test.parallel", "4"); err != nil { // they mostly wait
+		return 1, err
+	}
 	path, err := exec.CommandContext(ctx, "go", "tool", "-n", "-modfile="+filepath.Join(repository, "hack/tools/helm/go.mod"), "helm").Output()
 	if err != nil {
 		return 1, fmt.Errorf("cannot build Helm: %w", err)
