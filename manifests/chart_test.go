@@ -36,6 +36,8 @@ import (
 
 const authority = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
 
+var digest = strings.Repeat("0123", 16)
+
 // variants are the ways to install the chart that differ in what they render.
 func variants(t *testing.T) map[string][]string {
 	t.Helper()
@@ -59,7 +61,7 @@ func variants(t *testing.T) map[string][]string {
 		"ExistingSecret": append(existing, optIns...),
 		"NoProject":      {"--set", "livekit.secretName="},
 		"Scheduling": {
-			"--set", "image.digest=sha256:0123", "--set", "imagePullSecrets={pull}", "--set", "test.namespace=voice",
+			"--set", "image.digest=sha256:" + digest, "--set", "imagePullSecrets={pull}", "--set", "test.namespace=voice",
 			"--set", "metricsAdapter.extraArgs={--resync-interval=10s}", "--set", "drainGuard.extraArgs={--max-hold=2h}",
 			"--set", "metricsAdapter.priorityClassName=", "--set", "drainGuard.priorityClassName=infra",
 			"--set-json", `metricsAdapter.tolerations=[{"operator": "Exists"}]`, "--set-json", `drainGuard.nodeSelector={"pool": "infra"}`,
@@ -154,7 +156,7 @@ func TestChartParts(t *testing.T) {
 		},
 		"Scheduling": {
 			reason:  "What is pulled, and where it runs, is the administrator's to say.",
-			want:    []string{"image: callguard:dev@sha256:0123", "- --resync-interval=10s", "- --max-hold=2h", "priorityClassName: infra", "pool: infra", "--namespace=voice", "resources: [pods/active_calls]"},
+			want:    []string{"image: callguard:dev@sha256:" + digest, "- --resync-interval=10s", "- --max-hold=2h", "priorityClassName: infra", "pool: infra", "--namespace=voice", "resources: [pods/active_calls]"},
 			wantNot: []string{"system-cluster-critical"},
 		},
 		"Narrow": {
@@ -244,15 +246,73 @@ func TestChartRefuses(t *testing.T) {
 		flags []string
 		want  string
 	}{
-		"Mode":      {[]string{"--set", "tls.mode=insecure"}, `tls.mode is "insecure"; use one of selfRotate, certManager, existingSecret`},
+		"Mode":      {[]string{"--set", "tls.mode=insecure"}, "at '/tls/mode': value must be one of 'selfRotate', 'certManager', 'existingSecret'"},
 		"NoSecret":  {[]string{"--set", "tls.mode=existingSecret"}, "tls.existingSecret is empty; name the Secret"},
 		"Authority": {[]string{"--set", "tls.mode=existingSecret", "--set", "tls.existingSecret=own"}, "--set-file tls.caBundle=ca.crt"},
-		"Group":     {[]string{"--set", "breakGlassGroup=it's"}, "such as callguard:break-glass"},
+		"Group":     {[]string{"--set", "breakGlassGroup=it's"}, "at '/breakGlassGroup'"},
+		"Tag":       {[]string{"--set", "image.tag=1234567"}, `image.tag is the number 1234567, and a tag is text; write tag: "1234567", or --set-string image.tag=1234567`},
+		"Digest":    {[]string{"--set", "image.digest=sha256:12"}, "at '/image/digest'"},
+		"Pull":      {[]string{"--set", "image.pullPolicy=Sometimes"}, "value must be one of 'Always', 'IfNotPresent', 'Never'"},
+		"Replicas":  {[]string{"--set", "drainGuard.replicas=0"}, "at '/drainGuard/replicas': minimum: got 0, want 1"},
+		"Level":     {[]string{"--set", "logLevel=loud"}, "at '/logLevel'"},
+		"Priority":  {[]string{"--set", "priorityClass.value=2000000000"}, "at '/priorityClass/value': maximum"},
+		"Port":      {[]string{"--set", "networkPolicy.egressPorts={0}"}, "at '/networkPolicy/egressPorts/0'"},
+		"NoPort":    {[]string{"--set-json", "networkPolicy.agentPorts=[]"}, "at '/networkPolicy/agentPorts': minItems"},
+		"Issuer":    {[]string{"--set", "tls.certManager.issuerRef.kind=ClusterIssuer"}, "missing property 'name'"},
+		"Label":     {[]string{"--set", "prometheusRule.labels.a.b=c"}, "at '/prometheusRule/labels/a': got object, want string"},
+		"Null":      {[]string{"--set", "tls=null"}, "missing property 'tls'"},
 	}
 	for name, tc := range cases {
 		if _, complaints, err := helm(t, tc.flags...); err == nil || !strings.Contains(complaints, tc.want) {
 			t.Errorf("%s: want a refusal with %q, got: %v\n%s", name, tc.want, err, complaints)
 		}
+	}
+}
+
+// TestChartTypos writes an unknown key wherever one may be written.
+func TestChartTypos(t *testing.T) {
+	text, err := os.ReadFile("../charts/callguard/values.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type schema struct {
+		Type                 any                        `json:"type"`
+		AdditionalProperties any                        `json:"additionalProperties"`
+		Properties           map[string]json.RawMessage `json:"properties"`
+	}
+	freeForm := []string{"affinity", "resources"} // Kubernetes says what these hold
+	levels := 0
+	var walk func(path string, raw json.RawMessage)
+	walk = func(path string, raw json.RawMessage) {
+		var s schema
+		if err := json.Unmarshal(raw, &s); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		if s.Type != "object" || path == ".global" {
+			return
+		}
+		switch s.AdditionalProperties {
+		case false:
+			levels++
+			flag := strings.TrimPrefix(path+".tpyo", ".") + "=1"
+			if _, complaints, err := helm(t, "--set", flag); err == nil || !strings.Contains(complaints, "'tpyo'") {
+				t.Errorf("--set %s is not refused as unknown: %v\n%s", flag, err, complaints)
+			}
+		case true, nil:
+			if !slices.Contains(freeForm, path[strings.LastIndex(path, ".")+1:]) {
+				t.Errorf("the schema lets %s hold anything; only %v may", path, freeForm)
+			}
+		}
+		for key, value := range s.Properties {
+			walk(path+"."+key, value)
+		}
+	}
+	walk("", text)
+	if levels < 14 {
+		t.Errorf("the schema has %d strict objects; want those of values.yaml", levels)
+	}
+	if _, complaints, err := helm(t, "--set", "global.anything=1", "--set", "enabled=true"); err != nil {
+		t.Errorf("the chart cannot be a part of another: %v\n%s", err, complaints)
 	}
 }
 

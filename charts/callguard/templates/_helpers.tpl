@@ -5,14 +5,6 @@
 system:serviceaccount:{{ .Release.Namespace }}:drain-guard
 {{- end }}
 
-{{- /* The break-glass group. It stands in CEL as a literal between quotes. */ -}}
-{{- define "callguard.breakGlassGroup" -}}
-{{- if not (regexMatch "^[A-Za-z0-9][-A-Za-z0-9:._@/]*$" .Values.breakGlassGroup) -}}
-{{- fail (printf "breakGlassGroup is %q; use letters, digits and any of -:._@/, such as callguard:break-glass" .Values.breakGlassGroup) -}}
-{{- end -}}
-{{- .Values.breakGlassGroup -}}
-{{- end }}
-
 {{- define "callguard.labels" -}}
 app.kubernetes.io/part-of: callguard
 {{- end }}
@@ -29,7 +21,13 @@ app.kubernetes.io/name: metrics-adapter
 app.kubernetes.io/part-of: callguard
 {{- end }}
 
+{{- /* The image. A tag that YAML took for a number is refused: 1234567 would arrive as 1.234567e+06. */ -}}
 {{- define "callguard.image" -}}
+{{- $tag := .Values.image.tag -}}
+{{- if not (or (kindIs "string" $tag) (kindIs "invalid" $tag)) -}}
+{{- $seen := kindIs "float64" $tag | ternary (printf "%.0f" (float64 $tag)) (toString $tag) -}}
+{{- fail (printf "image.tag is the number %s, and a tag is text; write tag: %q, or --set-string image.tag=%s" $seen $seen $seen) -}}
+{{- end -}}
 {{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
 {{- with .Values.image.digest }}@{{ . }}{{ end -}}
 {{- end }}
@@ -125,10 +123,6 @@ capabilities:
 
 {{- /* Where the adapter's serving certificate comes from. */ -}}
 {{- define "callguard.tlsMode" -}}
-{{- $modes := list "selfRotate" "certManager" "existingSecret" -}}
-{{- if not (has .Values.tls.mode $modes) -}}
-{{- fail (printf "tls.mode is %q; use one of %s" .Values.tls.mode (join ", " $modes)) -}}
-{{- end -}}
 {{- if eq .Values.tls.mode "existingSecret" -}}
 {{- if not .Values.tls.existingSecret -}}
 {{- fail "tls.existingSecret is empty; name the Secret in the release's namespace that has tls.crt and tls.key" -}}

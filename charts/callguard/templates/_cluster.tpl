@@ -1,0 +1,36 @@
+{{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
+
+{{- /*
+What stands in the cluster is looked at here, and nowhere else, only to refuse with words that lead on: nothing is rendered
+from it. Where nothing can be looked up (helm template, a dry run on the client, Argo CD) nothing is refused.
+*/ -}}
+
+{{- /* A cluster has one callguard. The lookout, which stays when it is uninstalled, says whose it was. */ -}}
+{{- define "callguard.alone" -}}
+{{- $lookout := lookup "admissionregistration.k8s.io/v1" "ValidatingAdmissionPolicy" "" "callguard-lookout" -}}
+{{- $annotations := dig "metadata" "annotations" dict $lookout | default dict -}}
+{{- $name := get $annotations "meta.helm.sh/release-name" -}}
+{{- $namespace := get $annotations "meta.helm.sh/release-namespace" -}}
+{{- if and $name (or (ne $name .Release.Name) (ne $namespace .Release.Namespace)) -}}
+{{- if lookup "scheduling.k8s.io/v1" "PriorityClass" "" "callguard-calls" -}}
+{{- fail (printf "callguard stands already, as release %s in namespace %s, and a cluster has one: its doors hold in all namespaces. Upgrade that one, or uninstall it before you install this one" $name $namespace) -}}
+{{- end -}}
+{{- fail (printf "release %s in namespace %s was uninstalled and left policy callguard-lookout, as it has to. Make it this release's, then install again: kubectl annotate validatingadmissionpolicy,validatingadmissionpolicybinding callguard-lookout --overwrite meta.helm.sh/release-name=%s meta.helm.sh/release-namespace=%s" $name $namespace .Release.Name .Release.Namespace) -}}
+{{- end -}}
+{{- end }}
+
+{{- /*
+A cluster has one APIService per version, and whoever writes it last serves every autoscaler. Helm keeps one release from
+taking it from another, without saying what to do.
+*/ -}}
+{{- define "callguard.apiIsFree" -}}
+{{- $ours := printf "%s/metrics-adapter" .Release.Namespace -}}
+{{- range $version := list "v1beta1" "v1beta2" -}}
+{{- $name := printf "%s.custom.metrics.k8s.io" $version -}}
+{{- $service := dig "spec" "service" dict (lookup "apiregistration.k8s.io/v1" "APIService" "" $name) | default dict -}}
+{{- $owner := printf "%s/%s" ($service.namespace | default "") ($service.name | default "") -}}
+{{- if not (has $owner (list $ours "/")) -}}
+{{- fail (printf "APIService %s belongs to Service %s, and a cluster has one adapter for custom metrics. Uninstall that one (if only its APIService is left: kubectl delete apiservice %s), or install callguard without its own, --set metricsAdapter.enabled=false: calls are held all the same, and the autoscaler reads them through the other adapter, as the chart's README says under \"Another adapter\"" $name $owner $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}

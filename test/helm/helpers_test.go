@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package helm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+const pace = 100 * time.Millisecond
+
+// command runs a program against the cluster, in the repository, and returns what it said.
+func command(ctx context.Context, input, program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir, cmd.Env = repository, stage.env
+	cmd.Stdin = strings.NewReader(input)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w\n%s", filepath.Base(program), strings.Join(args, " "), err, out.String())
+	}
+	return out.String(), err
+}
+
+func helm(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := command(t.Context(), "", stage.helm, args...)
+	must(t, err)
+	return out
+}
+
+// refused runs Helm, which has to fail and to say all that is wanted.
+func refused(t *testing.T, want []string, args ...string) {
+	t.Helper()
+	out, err := command(t.Context(), "", stage.helm, args...)
+	if err == nil {
+		t.Fatalf("helm %s succeeded; want a refusal with %q", strings.Join(args, " "), want)
+	}
+	for _, w := range want {
+		if !strings.Contains(out, w) {
+			t.Errorf("helm %s does not say %q, but:\n%s", strings.Join(args, " "), w, out)
+		}
+	}
+}
+
+func kubectl(t *testing.T, input string, args ...string) string {
+	t.Helper()
+	out, err := command(t.Context(), input, stage.kubectl, args...)
+	must(t, err)
+	return out
+}
+
+// eventually waits until holds returns nil.
+func eventually(t *testing.T, within time.Duration, what string, holds func() error) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(pace) {
+		if err = holds(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("did not happen within %s: %s: %v", within, what, err)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// configOf is an administrator's config in the name of a service account.
+func configOf(namespace, account string) *rest.Config {
+	config := rest.CopyConfig(stage.config)
+	config.Impersonate = rest.ImpersonationConfig{
+		UserName: "system:serviceaccount:" + namespace + ":" + account,
+		Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"},
+	}
+	return config
+}
+
+func makeNamespace(t *testing.T, name string, labels map[string]string) {
+	t.Helper()
+	_, err := stage.client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
+	if !apierrors.IsAlreadyExists(err) {
+		must(t, err)
+	}
+}
+
+// readyPods waits for so many Ready pods of a namespace with these labels, and returns them.
+func readyPods(t *testing.T, namespace, selector string, n int) []corev1.Pod {
+	t.Helper()
+	var found []corev1.Pod
+	eventually(t, time.Minute, fmt.Sprintf("%d pods %s are Ready", n, selector), func() error {
+		list, err := stage.client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: selector})
+		if err != nil {
+			return err
+		}
+		found = slices.DeleteFunc(list.Items, func(p corev1.Pod) bool {
+			return p.DeletionTimestamp != nil || !slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+				return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+			})
+		})
+		if len(found) != n {
+			return fmt.Errorf("%d are", len(found))
+		}
+		return nil
+	})
+	return found
+}
+
+// evict asks for the eviction of a pod and returns the status of the answer.
+func evict(t *testing.T, namespace, pod string, dryRun ...string) int {
+	t.Helper()
+	err := stage.client.PolicyV1().Evictions(namespace).Evict(t.Context(), &policyv1.Eviction{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: pod}, DeleteOptions: &metav1.DeleteOptions{DryRun: dryRun},
+	})
+	var status apierrors.APIStatus
+	switch {
+	case err == nil:
+		return http.StatusCreated
+	case errors.As(err, &status):
+		return int(status.Status().Code)
+	}
+	t.Fatal(err)
+	return 0
+}
+
+// guardedPod is a pod that the doors hold.
+func guardedPod(name string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{call.GuardedLabel: "true"}},
+		Spec: corev1.PodSpec{
+			PriorityClassName: "callguard-calls", TerminationGracePeriodSeconds: new(int64(2)),
+			Containers: []corev1.Container{{Name: "agent", Image: "agent"}},
+		},
+	}
+}
+
+// asGuard is a client in the name of the drain-guard.
+func asGuard(t *testing.T) kubernetes.Interface {
+	t.Helper()
+	client, err := kubernetes.NewForConfig(configOf(addonNamespace, "drain-guard"))
+	must(t, err)
+	return client
+}
