@@ -36,7 +36,7 @@ import (
 
 const authority = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
 
-var digest = strings.Repeat("0123", 16)
+func digest() string { return strings.Repeat("0123", 16) }
 
 // variants are the ways to install the chart that differ in what they render.
 func variants(t *testing.T) map[string][]string {
@@ -61,7 +61,7 @@ func variants(t *testing.T) map[string][]string {
 		"ExistingSecret": append(existing, optIns...),
 		"NoProject":      {"--set", "livekit.secretName="},
 		"Scheduling": {
-			"--set", "image.digest=sha256:" + digest, "--set", "imagePullSecrets={pull}", "--set", "test.namespace=voice",
+			"--set", "image.digest=sha256:" + digest(), "--set", "imagePullSecrets={pull}", "--set", "test.namespace=voice",
 			"--set", "metricsAdapter.extraArgs={--resync-interval=10s}", "--set", "drainGuard.extraArgs={--max-hold=2h}",
 			"--set", "metricsAdapter.priorityClassName=", "--set", "drainGuard.priorityClassName=infra",
 			"--set-json", `metricsAdapter.tolerations=[{"operator": "Exists"}]`, "--set-json", `drainGuard.nodeSelector={"pool": "infra"}`,
@@ -156,7 +156,7 @@ func TestChartParts(t *testing.T) {
 		},
 		"Scheduling": {
 			reason:  "What is pulled, and where it runs, is the administrator's to say.",
-			want:    []string{"image: callguard:dev@sha256:" + digest, "- --resync-interval=10s", "- --max-hold=2h", "priorityClassName: infra", "pool: infra", "--namespace=voice", "resources: [pods/active_calls]"},
+			want:    []string{"image: callguard:dev@sha256:" + digest(), "- --resync-interval=10s", "- --max-hold=2h", "priorityClassName: infra", "pool: infra", "--namespace=voice", "resources: [pods/active_calls]"},
 			wantNot: []string{"system-cluster-critical"},
 		},
 		"Narrow": {

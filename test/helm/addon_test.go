@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"os"
@@ -37,10 +36,14 @@ const (
 	addonChart     = "charts/callguard"
 )
 
-var versions = []string{"v1beta1.custom.metrics.k8s.io", "v1beta2.custom.metrics.k8s.io"}
+func versions() []string {
+	return []string{"v1beta1.custom.metrics.k8s.io", "v1beta2.custom.metrics.k8s.io"}
+}
 
 // ways are the two in which Helm writes objects.
-var ways = map[string]string{"ServerSide": "--server-side=true", "ClientSide": "--server-side=false"}
+func ways() map[string]string {
+	return map[string]string{"ServerSide": "--server-side=true", "ClientSide": "--server-side=false"}
+}
 
 func addonArgs(verb string, more ...string) []string {
 	return append([]string{verb, addon, addonChart, "-n", addonNamespace}, more...)
@@ -68,7 +71,7 @@ func uninstallAddon(t *testing.T) {
 
 // TestAddon is the life of a release of charts/callguard, written in either way.
 func TestAddon(t *testing.T) {
-	for name, way := range ways {
+	for name, way := range ways() {
 		t.Run(name, func(t *testing.T) {
 			calls := "calls-" + strings.ToLower(name)
 			installAddon(t, way)
@@ -246,7 +249,7 @@ func objects(manifest string) []string {
 func caBundles(t *testing.T) map[string]string {
 	t.Helper()
 	bundles := map[string]string{}
-	for _, name := range versions {
+	for _, name := range versions() {
 		s, err := stage.apiServices.ApiregistrationV1().APIServices().Get(t.Context(), name, metav1.GetOptions{})
 		must(t, err)
 		if s.Spec.InsecureSkipTLSVerify {
@@ -263,7 +266,7 @@ func keeper(t *testing.T) *servingcert.Keeper {
 	client, err := dynamic.NewForConfig(configOf(addonNamespace, "metrics-adapter"))
 	must(t, err)
 	k, err := servingcert.New(servingcert.Config{
-		APIServices: servingcert.APIServices(client), Names: versions, Lifetime: time.Hour, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		APIServices: servingcert.APIServices(client), Names: versions(), Lifetime: time.Hour, Log: slog.New(slog.DiscardHandler),
 		Service: types.NamespacedName{Namespace: addonNamespace, Name: "metrics-adapter"},
 	})
 	must(t, err)
@@ -294,7 +297,7 @@ func adapterPublishes(t *testing.T) map[string]string {
 func TestAnotherAdapter(t *testing.T) {
 	makeNamespace(t, "monitoring", nil)
 	theirs := &apiregistrationv1.APIService{
-		ObjectMeta: metav1.ObjectMeta{Name: versions[0]},
+		ObjectMeta: metav1.ObjectMeta{Name: versions()[0]},
 		Spec: apiregistrationv1.APIServiceSpec{
 			Group: "custom.metrics.k8s.io", Version: "v1beta1", GroupPriorityMinimum: 100, VersionPriority: 100, InsecureSkipTLSVerify: true,
 			Service: &apiregistrationv1.ServiceReference{Namespace: "monitoring", Name: "prometheus-adapter"},
@@ -304,21 +307,21 @@ func TestAnotherAdapter(t *testing.T) {
 	_, err := services.Create(t.Context(), theirs, metav1.CreateOptions{})
 	must(t, err)
 	t.Cleanup(func() {
-		must(t, services.Delete(context.WithoutCancel(t.Context()), versions[0], metav1.DeleteOptions{}))
+		must(t, services.Delete(context.WithoutCancel(t.Context()), versions()[0], metav1.DeleteOptions{}))
 	})
 	untouched := func() {
 		t.Helper()
-		is, err := services.Get(t.Context(), versions[0], metav1.GetOptions{})
+		is, err := services.Get(t.Context(), versions()[0], metav1.GetOptions{})
 		must(t, err)
 		if is.Spec.Service.Namespace != "monitoring" || is.Spec.Service.Name != "prometheus-adapter" || len(is.Labels) > 0 {
 			t.Errorf("the APIService was changed: %+v", is)
 		}
-		if _, err := services.Get(t.Context(), versions[1], metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-			t.Errorf("APIService %s would take every autoscaler from the other adapter: %v", versions[1], err)
+		if _, err := services.Get(t.Context(), versions()[1], metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			t.Errorf("APIService %s would take every autoscaler from the other adapter: %v", versions()[1], err)
 		}
 	}
-	want := []string{"APIService " + versions[0] + " belongs to Service monitoring/prometheus-adapter", "metricsAdapter.enabled=false", "kubectl delete apiservice " + versions[0]}
-	for _, way := range ways {
+	want := []string{"APIService " + versions()[0] + " belongs to Service monitoring/prometheus-adapter", "metricsAdapter.enabled=false", "kubectl delete apiservice " + versions()[0]}
+	for _, way := range ways() {
 		refused(t, want, addonArgs("install", "--create-namespace", way)...)
 		untouched()
 		if left := leftBehind(t); len(left) > 0 {
@@ -359,7 +362,7 @@ func TestOwnCertificate(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ca.crt")
 	must(t, os.WriteFile(file, []byte(authority), 0o600))
 	toOwn := addonArgs("upgrade", "--set", "tls.mode=existingSecret", "--set", "tls.existingSecret=own", "--set-file", "tls.caBundle="+file)
-	for name, way := range ways {
+	for name, way := range ways() {
 		t.Run(name, func(t *testing.T) {
 			installAddon(t, way)
 			before := adapterPublishes(t)
@@ -379,7 +382,7 @@ func TestOwnCertificate(t *testing.T) {
 				refused(t, []string{"forceConflicts enabled when serverSideApply disabled"}, append(toOwn, "--force-conflicts")...)
 				helm(t, toOwn...)
 			}
-			own := map[string]string{versions[0]: authority, versions[1]: authority}
+			own := map[string]string{versions()[0]: authority, versions()[1]: authority}
 			if diff := cmp.Diff(own, caBundles(t)); diff != "" {
 				t.Errorf("caBundle after the change (-want +got):\n%s", diff)
 			}

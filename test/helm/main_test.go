@@ -22,6 +22,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -102,3 +103,9 @@ func run(m *testing.M) (code int, err error) {
 		"HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
 	return m.Run(), nil
 }
+
+// theAddon is installed once for all these tests, without its adapter: nobody answers for it here.
+var theAddon = sync.OnceValue(func() error {
+	_, err := command(context.Background(), "", stage.helm, addonArgs("install", "--create-namespace", "--set", "metricsAdapter.enabled=false")...)
+	return err
+})

@@ -3,7 +3,6 @@
 package helm
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -11,7 +10,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -29,12 +27,6 @@ const (
 	// fixed is a number of agents that the chart renders, for no autoscaler owns it.
 	fixed = "agent.autoscaling.enabled=false"
 )
-
-// theAddon is installed once for all these tests, without its adapter: nobody answers for it here.
-var theAddon = sync.OnceValue(func() error {
-	_, err := command(context.Background(), "", stage.helm, addonArgs("install", "--create-namespace", "--set", "metricsAdapter.enabled=false")...)
-	return err
-})
 
 // release is one of charts/voice-agent, in a namespace of its test.
 type release struct{ namespace, name, file string }
@@ -355,7 +347,7 @@ func TestServerTakesEveryObject(t *testing.T) {
 	}
 	for mistake, want := range map[string]string{
 		"- {name: ANNOTATIONS, value: x}\n${0}": `duplicate entries for key [name="ANNOTATIONS"]`,
-		"- {nmae: OTHER, value: x}\n${0}":       "nmae: field not declared in schema",
+		"- {naem: OTHER, value: x}\n${0}":       "naem: field not declared in schema",
 	} {
 		line := regexp.MustCompile(`(?m)^( +)- name: ANNOTATIONS$`)
 		wrong := line.ReplaceAllString(rendered, "${1}"+mistake)
