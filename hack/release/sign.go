@@ -4,8 +4,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 )
 
@@ -14,37 +16,45 @@ type signer struct {
 	tools *tools
 	// key and public are files.
 	key, public string
-	// services is a file that names no service: cosign would ask for a list of them otherwise.
-	services string
+	// services and roots are files that name no service and no authority: cosign would fetch lists of them otherwise.
+	services, roots string
 }
 
 // newSigner makes a key pair; the private one stays in dir, which should go with the run.
 func newSigner(ctx context.Context, t *tools, dir string) (*signer, error) {
-	s := &signer{tools: t, services: filepath.Join(dir, "services.json")}
+	s := &signer{tools: t, services: filepath.Join(dir, "services.json"), roots: filepath.Join(dir, "roots.json")}
 	prefix := filepath.Join(dir, "cosign")
 	s.key, s.public = prefix+".key", prefix+".pub"
 	if _, err := t.run(ctx, cosign, "generate-key-pair", "--output-key-prefix", prefix); err != nil {
 		return nil, err
 	}
-	_, err := t.run(ctx, cosign, "signing-config", "create", "--out", s.services)
+	if _, err := t.run(ctx, cosign, "signing-config", "create", "--out", s.services); err != nil {
+		return nil, err
+	}
+	_, err := t.run(ctx, cosign, "trusted-root", "create", "--out", s.roots)
 	return s, err
 }
 
 // sign signs what a registry has under a digest; verify is what users will do.
 func (s *signer) sign(ctx context.Context, ref string) error {
-	_, err := s.tools.run(ctx, cosign, "sign", "--yes", "--key", s.key, "--signing-config", s.services, ref)
+	_, err := s.tools.run(ctx, cosign, "sign", "--yes", "--key", s.key, "--signing-config", s.services, "--trusted-root", s.roots, ref)
 	return err
 }
 
 func (s *signer) verify(ctx context.Context, ref string) error {
-	_, err := s.tools.run(ctx, cosign, "verify", "--key", s.public, "--private-infrastructure", ref)
+	_, err := s.tools.run(ctx, cosign, "verify", "--key", s.public, "--insecure-ignore-tlog", ref)
 	return err
 }
 
-// refuses sees that cosign does not verify what nobody signed: a check that lets everything through checks nothing.
+// refuses sees that cosign finds nothing where nobody signed: a check that lets everything through checks nothing.
 func (s *signer) refuses(ctx context.Context, ref string) error {
-	if err := s.verify(ctx, ref); err == nil {
+	const withoutSignature = 10 // cosign's exit code
+	err := s.verify(ctx, ref)
+	if err == nil {
 		return fmt.Errorf("cosign verifies %s, which nobody signed", ref)
+	}
+	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != withoutSignature {
+		return err
 	}
 	return nil
 }
@@ -52,7 +62,7 @@ func (s *signer) refuses(ctx context.Context, ref string) error {
 // signFile signs a file, verifies that, and leaves signature and public key beside it.
 func (s *signer) signFile(ctx context.Context, file string) error {
 	bundle := file + ".sigstore.json"
-	if _, err := s.tools.run(ctx, cosign, "sign-blob", "--yes", "--key", s.key, "--signing-config", s.services, "--bundle", bundle, file); err != nil {
+	if _, err := s.tools.run(ctx, cosign, "sign-blob", "--yes", "--key", s.key, "--signing-config", s.services, "--trusted-root", s.roots, "--bundle", bundle, file); err != nil {
 		return err
 	}
 	key, err := os.ReadFile(s.public)
@@ -62,6 +72,6 @@ func (s *signer) signFile(ctx context.Context, file string) error {
 	if err := writeFile(filepath.Join(filepath.Dir(file), "cosign.pub"), key); err != nil {
 		return err
 	}
-	_, err = s.tools.run(ctx, cosign, "verify-blob", "--key", s.public, "--private-infrastructure", "--bundle", bundle, file)
+	_, err = s.tools.run(ctx, cosign, "verify-blob", "--key", s.public, "--insecure-ignore-tlog", "--bundle", bundle, file)
 	return err
 }
