@@ -24,6 +24,10 @@ build: ## Build the programs into bin
 image: ## Build the image into _output/callguard.tar, without a container engine; prints its digest
 	go run ./hack/image
 
+.PHONY: release-dry-run
+release-dry-run: ## Make all that a release publishes, in _output/release, and sign and check it on loopback (builds cosign first)
+	go run ./hack/release
+
 .PHONY: clean
 clean: ## Remove what build made; programs of the local cluster stay in the user's cache folder
 	rm -rf bin _output

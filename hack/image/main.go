@@ -2,11 +2,13 @@
 
 // Command image builds the image of callguard from this checkout, without a
 // container engine: every program, static, and nothing else. The same checkout
-// and the same Go make the same digest, which it prints.
+// and the same Go make the same digest, which it prints. It pushes nothing:
+// hack/release does.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,22 +21,27 @@ import (
 	"github.com/callguard/callguard/hack/oci"
 )
 
-func main() {
+func main() { os.Exit(run()) }
+
+func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+	if err := command(ctx, os.Args[1:], os.Stdout); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "error:", err)
-		os.Exit(1) //nolint:gocritic // stop has nothing left to do
+		return 1
 	}
+	return 0
 }
 
-func run(ctx context.Context, args []string, out io.Writer) error {
+func command(ctx context.Context, args []string, out io.Writer) error {
 	flags := pflag.NewFlagSet("image", pflag.ContinueOnError)
 	output := flags.String("output", "_output/callguard.tar", "file to write, in the format of docker save")
 	ref := flags.String("tag", "callguard:dev", "name of the image in that file")
 	arch := flags.String("arch", oci.LocalArch, "architecture: amd64 or arm64")
-	if err := flags.Parse(args); err != nil {
-		return err
+	if err := flags.Parse(args); errors.Is(err, pflag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("%w; \"go run ./hack/image --help\" lists the flags", err)
 	}
 	dir, err := os.MkdirTemp("", "callguard-image-")
 	if err != nil {

@@ -17,12 +17,9 @@ import (
 // into a folder, and returns the image that holds them all. repository is the
 // folder of the checkout. The files must stay until the image is written.
 func Programs(ctx context.Context, repository, dir, arch string) (Image, error) {
-	image := Image{Files: map[string]string{}, Platform: &v1.Platform{OS: "linux", Architecture: arch}}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", dir+string(filepath.Separator), "./cmd/...")
-	cmd.Dir = repository
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOFLAGS=", "GOWORK=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return image, fmt.Errorf("cannot build the programs for %s: %w\n%s", arch, err, out)
+	image := Image{Files: map[string]string{}, Labels: labels(), Platform: &v1.Platform{OS: "linux", Architecture: arch}}
+	if err := Build(ctx, repository, dir+string(filepath.Separator), "linux", arch, "./cmd/..."); err != nil {
+		return image, err
 	}
 	programs, err := os.ReadDir(dir)
 	if err != nil {
@@ -31,13 +28,46 @@ func Programs(ctx context.Context, repository, dir, arch string) (Image, error) 
 	for _, p := range programs {
 		image.Files["/"+p.Name()] = filepath.Join(dir, p.Name())
 	}
-	image.Labels = map[string]string{
-		"org.opencontainers.image.title":    "callguard",
-		"org.opencontainers.image.source":   "https://github.com/callguard/callguard",
-		"org.opencontainers.image.licenses": "Apache-2.0",
-	}
 	return image, nil
 }
+
+// Build builds packages of a checkout so that the same source and the same Go make the same bytes, wherever the checkout
+// lies. output is a file, or a folder with a separator at its end.
+func Build(ctx context.Context, repository, output, system, arch string, packages ...string) error {
+	output, err := filepath.Abs(output)
+	if err != nil {
+		return fmt.Errorf("cannot tell where %s is: %w", output, err)
+	}
+	args := append([]string{"build"}, buildFlags()...)
+	args = append(append(args, "-o", output), packages...)
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = repository
+	cmd.Env = append(append(os.Environ(), buildEnvironment()...), "GOOS="+system, "GOARCH="+arch)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot build the programs for %s/%s: %w\n%s", system, arch, err, out)
+	}
+	return nil
+}
+
+// buildFlags, buildEnvironment and labels stand in the Dockerfile, too.
+func buildFlags() []string {
+	return []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid="}
+}
+
+func buildEnvironment() []string {
+	return []string{"CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off"}
+}
+
+func labels() map[string]string {
+	return map[string]string{
+		"org.opencontainers.image.title":    "callguard",
+		"org.opencontainers.image.source":   Source,
+		"org.opencontainers.image.licenses": "Apache-2.0",
+	}
+}
+
+// Source is where the source of callguard is published.
+const Source = "https://github.com/callguard/callguard"
 
 // LocalArch is the architecture of this machine, as Go and OCI call it.
 const LocalArch = runtime.GOARCH
