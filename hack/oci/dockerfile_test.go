@@ -47,10 +47,9 @@ func stages(t *testing.T, file string) [][]instruction {
 
 // shellWords splits a line; double quotes hold words together.
 func shellWords(line string) []string {
-	quoted := false
 	var words []string
 	for i, part := range strings.Split(strings.TrimSpace(line), `"`) {
-		if quoted = i%2 == 1; quoted {
+		if quoted := i%2 == 1; quoted {
 			words = append(words, part)
 		} else {
 			words = append(words, strings.Fields(part)...)

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -34,13 +35,7 @@ func charts() []chart {
 
 // chartMeta is what is read of a Chart.yaml.
 type chartMeta struct {
-	Name         string `yaml:"name"`
-	Version      string `yaml:"version"`
-	AppVersion   string `yaml:"appVersion"`
-	Dependencies []struct {
-		Name    string `yaml:"name"`
-		Version string `yaml:"version"`
-	} `yaml:"dependencies"`
+	Version string `yaml:"version"`
 }
 
 func readChart(dir string) (chartMeta, error) {
@@ -71,7 +66,7 @@ func (r *release) packageChart(ctx context.Context, c chart, digest, dir, work s
 		set["tag"] = r.version
 	}
 	for key, value := range set {
-		if text, err = setValue(text, value, append(append([]string{}, c.image...), key)...); err != nil {
+		if text, err = setValue(text, value, slices.Concat(c.image, []string{key})...); err != nil {
 			return "", fmt.Errorf("cannot set the image of chart %s: %w", c.name, err)
 		}
 	}

@@ -5,6 +5,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,7 +77,7 @@ func TestChartsNameTheImageWhereItIsSet(t *testing.T) {
 			keys = append(keys, "tag")
 		}
 		for _, key := range keys {
-			if _, err := setValue(text, "new", append(append([]string{}, c.image...), key)...); err != nil {
+			if _, err := setValue(text, "new", slices.Concat(c.image, []string{key})...); err != nil {
 				t.Errorf("chart %s: %v", c.name, err)
 			}
 		}
