@@ -25,8 +25,8 @@ image: ## Build the image into _output/callguard.tar, without a container engine
 	go run ./hack/image
 
 .PHONY: release-dry-run
-release-dry-run: ## Make all that a release publishes, in _output/release, and sign and check it on loopback (builds cosign first)
-	go run ./hack/release
+release-dry-run: ## Make, sign and check a release on loopback, twice, into _output/release (the first run builds cosign: minutes)
+	go run ./hack/release --twice
 
 .PHONY: clean
 clean: ## Remove what build made; programs of the local cluster stay in the user's cache folder
