@@ -6,9 +6,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -54,6 +57,41 @@ func kubectl(t *testing.T, args ...string) string {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// asWritten runs the commands that README.md shows first after a text, in a folder
+// like a checkout, with these words replaced and more added to the last one.
+func asWritten(t *testing.T, after string, words map[string]string, more string) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(repository, "README.md"))
+	must(t, err)
+	_, rest, found := strings.Cut(string(raw), after)
+	_, rest, open := strings.Cut(rest, "\n```\n")
+	lines, _, closed := strings.Cut(rest, "\n```\n")
+	if !found || !open || !closed {
+		t.Fatalf("README.md shows no commands after %q", after)
+	}
+	script := regexp.MustCompile(`\b[A-Z]{3,}\b`).ReplaceAllStringFunc(lines, func(word string) string {
+		if as, ok := words[word]; ok {
+			return as
+		}
+		return word
+	}) + more
+	dir, bin := t.TempDir(), t.TempDir()
+	root, err := filepath.Abs(repository)
+	must(t, err)
+	must(t, errors.Join(
+		os.Symlink(filepath.Join(root, "charts"), filepath.Join(dir, "charts")),
+		os.Symlink(stage.helm, filepath.Join(bin, "helm")), os.Symlink(stage.kubectl, filepath.Join(bin, "kubectl")),
+		os.WriteFile(filepath.Join(dir, "key.txt"), []byte("sk-of-nobody"), 0o600),
+		os.WriteFile(filepath.Join(dir, "small.yaml"), []byte(small), 0o600),
+	))
+	out, err := command(t.Context(), "bash", "-euc", "cd "+dir+"\nPATH="+bin+":$PATH\n"+script)
+	if err != nil {
+		describe(t)
+		t.Fatal(err)
+	}
+	t.Logf("as README.md says:\n%s", out)
 }
 
 // describe says how the cluster is, for a test that fails.

@@ -65,37 +65,38 @@ func TestInstall(t *testing.T) {
 	}
 }
 
+// installAddon does what README.md says under Install.
 func installAddon(t *testing.T) {
-	helm(t, "install", addon, "charts/callguard", "-n", addonNamespace, "--create-namespace",
-		"--set", "image.repository="+callguardImage, "--set-string", "image.tag="+imageTag, "--set", "image.pullPolicy=Never", "--wait", "--timeout", "3m")
-	kubectl(t, "rollout", "status", "deployment/drain-guard", "-n", addonNamespace, "--timeout=60s")
+	asWritten(t, "\n## Install\n", map[string]string{"IMAGE": callguardImage, "TAG": imageTag}, "")
+	addonWorks(t)
+}
+
+func addonWorks(t *testing.T) {
+	t.Helper()
 	kubectl(t, "wait", "apiservice/v1beta1.custom.metrics.k8s.io", "apiservice/v1beta2.custom.metrics.k8s.io", "--for=condition=Available", "--timeout=60s")
 	if out := helm(t, "test", addon, "-n", addonNamespace, "--logs", "--timeout", "2m"); !strings.Contains(out, "Succeeded") {
 		t.Errorf("helm test says:\n%s", out)
 	}
 }
 
-// voiceValues are the values of every install and upgrade.
-func voiceValues(p *phones, more ...string) []string {
-	return append([]string{
-		"charts/voice-agent", "-n", voiceNamespace, "--wait", "--timeout", "3m",
-		"--set", "callguard.image.repository=" + callguardImage, "--set-string", "callguard.image.tag=" + imageTag,
-		"--set", "livekit.apiKey=" + p.key, "--set", "livekit.apiSecret=" + p.secret,
-		"--set", "livekit.image.repository=" + livekitImage, "--set-string", "livekit.image.tag=" + imageTag,
-		"--set", "livekit.nodeSelector.kubernetes\\.io/hostname=node-1", "--set", "livekit.resources.requests.cpu=50m",
-		"--set", "livekit.config.room.departure_timeout=2",
-		"--set", "agent.image.repository=" + agentImage, "--set-string", "agent.image.tag=" + imageTag,
-		"--set", "agent.resources.requests.cpu=50m", "--set", "agent.resources.requests.memory=128Mi",
-		"--set", "agent.autoscaling.behavior.scaleDown.stabilizationWindowSeconds=10",
-		"--set", "worker.enabled=false",
-	}, more...)
-}
+// small are values for two nodes that share two cores, and for a story that cannot wait.
+const small = `
+livekit:
+  nodeSelector: {kubernetes.io/hostname: node-1}
+  image: {repository: ` + livekitImage + `, tag: ` + imageTag + `}
+  resources: {requests: {cpu: 50m}}
+  config: {room: {departure_timeout: 2}}
+agent:
+  resources: {requests: {cpu: 50m, memory: 128Mi}}
+  autoscaling: {behavior: {scaleDown: {stabilizationWindowSeconds: 10}}}
+worker: {enabled: false}
+`
 
+// installVoice does what README.md says of a whole voice agent, on a small cluster.
 func installVoice(t *testing.T, p *phones) {
-	kubectl(t, "create", "namespace", voiceNamespace)
-	kubectl(t, "label", "namespace", voiceNamespace, call.EnabledLabel+"=true")
-	kubectl(t, "create", "secret", "generic", "voice-secrets", "-n", voiceNamespace, "--from-literal=openai=sk-of-nobody")
-	helm(t, append([]string{"install", voice}, voiceValues(p)...)...)
+	asWritten(t, "**A whole voice agent**", map[string]string{
+		"IMAGE": callguardImage, "AGENT": agentImage, "TAG": imageTag, "KEY": p.key, "SECRET": p.secret,
+	}, " -f small.yaml")
 	servers := pods(t, voiceNamespace, livekitSelector)
 	if len(servers) != 1 || servers[0].Status.PodIP == "" {
 		t.Fatalf("%d LiveKit pods; want one with an address", len(servers))
@@ -295,7 +296,9 @@ func follow(t *testing.T, uids map[string]bool) <-chan string {
 
 // upgrade rolls the agents out while all others talk. Helm waits for the new pods, not for calls.
 func upgrade(t *testing.T, p *phones) {
-	change(t, p, append([]string{"upgrade", voice}, voiceValues(p, "--set-string", "agent.env.GREETING=hello")...))
+	change(t, p, []string{
+		"upgrade", voice, "charts/voice-agent", "-n", voiceNamespace, "--reuse-values", "--set-string", "agent.env.GREETING=hello", "--wait", "--timeout", "3m",
+	})
 }
 
 func rollback(t *testing.T, p *phones) {
@@ -343,7 +346,9 @@ func uninstallAddon(t *testing.T, p *phones) {
 	nothingLeft(t)
 	p.noneDropped(t)
 
-	installAddon(t)
+	helm(t, "install", addon, "charts/callguard", "-n", addonNamespace,
+		"--set", "image.repository="+callguardImage, "--set-string", "image.tag="+imageTag, "--wait", "--timeout", "3m")
+	addonWorks(t)
 	eventually(t, time.Minute, "the guard has locked the namespace again", func() error {
 		_, err := stage.client.PolicyV1().PodDisruptionBudgets(voiceNamespace).Get(t.Context(), addon, metav1.GetOptions{})
 		return err
