@@ -14,6 +14,7 @@ export default defineAgent({
 cli.runApp(
   new ServerOptions({
     agent: fileURLToPath(import.meta.url),
+    agentName: process.env.AGENT_NAME ?? '',
     host: process.env.HOST ?? '127.0.0.1',
     port: Number(process.env.PORT ?? 8081),
     // The machines that test this are small and busy: CPU says nothing about calls here,
