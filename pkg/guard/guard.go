@@ -35,8 +35,9 @@ const (
 	again = time.Second
 	// choosing is how soon it is looked at while witnesses are asked which pods to choose.
 	choosing = 200 * time.Millisecond
-	// chooseWithin bounds that: who has not answered by then is unknown.
-	chooseWithin = 5 * time.Second
+	// chooseWithin bounds that: it goes by what is known then. Two reads of LiveKit
+	// begin within it.
+	chooseWithin = 10 * time.Second
 	// deletedFor is how long the guard remembers that it has deleted a pod.
 	deletedFor = time.Minute
 )
@@ -379,8 +380,9 @@ func (g *Guard) causes(s *snapshot, m *member) verdict.Causes {
 	return c
 }
 
-// choose picks those that go where an owner has more pods than it wants. It says
-// whether it still waits for witnesses.
+// choose picks those that go where an owner has more pods than it wants, by what
+// witnesses have said since: a call that ended just before must not count for its
+// pod. It says whether it still waits for them.
 func (g *Guard) choose(s *snapshot, w *workload, now time.Time) (waiting bool) {
 	excesses := s.excesses(w)
 	for _, m := range w.members {
@@ -395,7 +397,7 @@ func (g *Guard) choose(s *snapshot, w *workload, now time.Time) (waiting bool) {
 			for _, m := range e.candidates {
 				g.watch(w.key, m)
 				list, _ := g.readings.of(m.Pod)
-				known = known && (!m.Running || merged(list).Known())
+				known = known && (!m.Running || knownSince(list, since))
 			}
 			if !known && now.Sub(since) < chooseWithin {
 				waiting = true

@@ -4,6 +4,7 @@ package guard
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -13,10 +14,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
+	"github.com/callguard/callguard/pkg/verdict"
 )
 
 func newNode(cordoned bool, taints ...corev1.Taint) *corev1.Node {
@@ -220,6 +223,49 @@ func TestReconcile(t *testing.T) {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(tc.want, patched(t, client.Actions())); diff != "" {
+				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
+			}
+		})
+	}
+}
+
+// TestChoice chooses one of two pods to go. What was read before there was one too
+// many may be a call that has ended since: it counts only when nothing newer comes.
+func TestChoice(t *testing.T) {
+	before, after := noon().Add(-time.Millisecond), noon().Add(time.Second)
+	cases := map[string]struct {
+		reason string
+		a, b   call.Reading
+		waited time.Duration
+		want   []string
+	}{
+		"BothAfter":     {reason: "The idle one goes.", a: call.Known(1, after), b: call.Known(0, after), waited: 2 * time.Second, want: []string{"b"}},
+		"Before":        {reason: "The call of b may be over.", a: call.Known(1, after), b: call.Known(1, before), waited: chooseWithin - time.Second},
+		"BeforeForLong": {reason: "Nothing newer comes.", a: call.Known(2, before), b: call.Known(1, before), waited: chooseWithin, want: []string{"b"}},
+		"Unknown":       {reason: "It may hold no call.", a: call.Known(1, after), b: call.Unknown("no route"), waited: chooseWithin - time.Second},
+		"UnknownForLong": {reason: "It may hold any number.", a: call.Known(1, after), b: call.Unknown("no route"), waited: chooseWithin,
+			want: []string{"a"}},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			g, client := newGuard(t, enabledNamespace(), newNode(false), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a"), webPod("b"))
+			look := func() {
+				t.Helper()
+				if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			look() // there is one too many from noon on
+			for pod, reading := range map[types.UID]call.Reading{"a": tc.a, "b": tc.b} {
+				said := map[call.Witness]verdict.Reading{}
+				for _, w := range []call.Witness{call.Rooms, call.Worker} {
+					said[w] = verdict.Reading{Witness: w, Reading: reading}
+				}
+				g.readings.records[pod] = &entry{last: said}
+			}
+			g.now = func() time.Time { return noon().Add(tc.waited) }
+			look()
+			if diff := cmp.Diff(tc.want, slices.Sorted(maps.Keys(patched(t, client.Actions())))); diff != "" {
 				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
 			}
 		})

@@ -241,6 +241,11 @@ func merged(list []verdict.Reading) call.Reading {
 	return most.WithNewest(newest)
 }
 
+// knownSince says whether every witness knows, from a time not before t.
+func knownSince(list []verdict.Reading, t time.Time) bool {
+	return !slices.ContainsFunc(list, func(r verdict.Reading) bool { return !r.Known() || r.At().Before(t) })
+}
+
 // sealed says whether a witness knows that no call can begin any more.
 func sealed(list []verdict.Reading) bool {
 	return slices.ContainsFunc(list, func(r verdict.Reading) bool { return r.Sealed() })
