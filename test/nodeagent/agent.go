@@ -30,6 +30,8 @@ const (
 	Plain = "agent.mjs"
 	// Snippet is one that does without call-gate, as README.md shows.
 	Snippet = "snippet.mjs"
+	// MCP is no agent, but an MCP server for one.
+	MCP = "mcp.mjs"
 )
 
 //go:embed *.mjs package.json package-lock.json
@@ -82,7 +84,7 @@ func Install(ctx context.Context, progress io.Writer) (string, error) {
 	return dir, nil
 }
 
-// Image is the plain agent with Node and the libraries of this machine that it
+// Image is the plain agent, or with another command whatever stands beside it, with Node and the libraries of this machine that it
 // needs. dir is what Install returned.
 func Image(ctx context.Context, dir string) (oci.Image, error) {
 	image := oci.Image{

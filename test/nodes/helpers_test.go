@@ -243,20 +243,37 @@ func (p *phones) noneDropped(t *testing.T) {
 	}
 }
 
-// holders are the rooms of each pod, by its UID, as LiveKit's agents say.
-func (p *phones) holders(t *testing.T) map[string][]string {
+// agent is one in a room.
+type agent struct {
+	*livekit.ParticipantInfo
+
+	room string
+}
+
+// agents are those in the rooms of the calls that go on, as LiveKit says.
+func (p *phones) agents(t *testing.T) []agent {
 	t.Helper()
 	api := lksdk.NewRoomServiceClient(p.url, p.key, p.secret)
-	rooms := map[string][]string{}
+	var agents []agent
 	for _, name := range p.going() {
 		list, err := api.ListParticipants(t.Context(), &livekit.ListParticipantsRequest{Room: name})
 		must(t, err)
 		for _, one := range list.GetParticipants() {
 			if one.GetKind() == livekit.ParticipantInfo_AGENT {
-				uid := one.GetAttributes()[podAttribute]
-				rooms[uid] = append(rooms[uid], name)
+				agents = append(agents, agent{one, name})
 			}
 		}
+	}
+	return agents
+}
+
+// holders are the rooms of each pod, by its UID.
+func (p *phones) holders(t *testing.T) map[string][]string {
+	t.Helper()
+	rooms := map[string][]string{}
+	for _, a := range p.agents(t) {
+		uid := a.GetAttributes()[podAttribute]
+		rooms[uid] = append(rooms[uid], a.room)
 	}
 	return rooms
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	witness "github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/test/nodeagent"
 )
 
 const (
@@ -92,6 +93,10 @@ agent:
 worker:
   resources: {requests: {cpu: 50m, memory: 128Mi}}
   env: {AGENT_NAME: background} # LiveKit sends it no call that does not ask for it
+mcpServers:
+  crm:
+    image: {repository: ` + agentImage + `, tag: ` + imageTag + `}
+    command: [node, ` + nodeagent.MCP + `]
 `
 
 // installVoice does what README.md says of a whole voice agent, on a small cluster.
@@ -143,6 +148,15 @@ func twentyCalls(t *testing.T, p *phones) {
 	if n := len(p.holders(t)); n < 2 {
 		t.Errorf("%d pods hold calls; want both of the first two", n)
 	}
+	// Each agent has asked the MCP server, which it knows from its environment, who calls.
+	eventually(t, 30*time.Second, "every agent knows its caller", func() error {
+		for _, a := range p.agents(t) {
+			if got, want := a.GetAttributes()["caller"], "the caller of "+a.room; got != want {
+				return fmt.Errorf("an agent notes %q; want %q", got, want)
+			}
+		}
+		return nil
+	})
 	p.noneDropped(t)
 }
 
