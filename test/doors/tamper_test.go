@@ -63,7 +63,7 @@ func TestTamper(t *testing.T) {
 	ns := enabled(t, "tamper")
 	// The kubelet of the stage, node-1, is asked about, so the pods run there.
 	for name, annotations := range map[string]map[string]string{"serving": nil, "witnessed": {
-		call.WitnessesAnnotation: "rooms", call.SecretAnnotation: "livekit", call.WorkerPortAnnotation: "9000",
+		call.WitnessesAnnotation: "rooms", call.SecretAnnotation: "livekit", call.WorkerPortAnnotation: "9000", call.DeadlineAnnotation: "2h",
 	}, "aside": nil, "draining": nil, "released": nil} {
 		pod := agentPod(name)
 		pod.Annotations = annotations
@@ -93,10 +93,11 @@ func TestTamper(t *testing.T) {
 	const (
 		guarded   = "callguard-tamper-pods: label callguard.dev/guarded of pod %s is fixed at its birth."
 		witnesses = "callguard-tamper-pods: annotations callguard.dev/witnesses, livekit-secret, worker-port and gate-port of pod %s say who counts its calls, and are fixed at its birth."
+		ceiling   = "callguard-tamper-pods: annotations callguard.dev/drain-deadline and on-deadline of pod %s say when its calls may be ended, and are fixed at its birth."
 		released  = "callguard-tamper-pods: label callguard.dev/released of pod %s is set by callguard, once, when its calls are over."
 		draining  = "callguard-tamper-pods: annotation callguard.dev/draining of pod %s is set by callguard, once, when it has to leave."
 		aside     = "callguard-tamper-pods: annotations callguard.dev/aside and callguard.dev/hash of pod %s are written by callguard only."
-		statuses  = "callguard-tamper-pods: the container statuses of pod %s are written by its kubelet only."
+		statuses  = "callguard-tamper-pods: the container statuses and the address of pod %s are written by its kubelet only."
 		phase     = "callguard-tamper-pods: the phase of pod %s is written by its kubelet only."
 		image     = "callguard-tamper-pods: a new image would restart a container of pod %s, which may hold calls."
 		deadline  = "callguard-tamper-pods: activeDeadlineSeconds would end pod %s, which may hold calls."
@@ -119,6 +120,11 @@ func TestTamper(t *testing.T) {
 		"Witnesses removed":    {"Who counts is fixed.", "witnessed", unannotate(call.WitnessesAnnotation), []update{spec, status}, nobody, witnesses},
 		"Project changed":      {"Another LiveKit project knows of no call.", "witnessed", annotate(call.SecretAnnotation, "empty"), []update{spec, status}, nobody, witnesses},
 		"Port changed":         {"Another port may answer anything.", "witnessed", annotate(call.WorkerPortAnnotation, "80"), []update{spec, status}, nobody, witnesses},
+		"Deadline added":       {"A deadline in a second would end its calls.", "serving", annotate(call.DeadlineAnnotation, "1s"), []update{spec, status}, nobody, ceiling},
+		"Deadline changed":     {"It was agreed at its birth.", "witnessed", annotate(call.DeadlineAnnotation, "1s"), []update{spec, status}, nobody, ceiling},
+		"Deadline removed":     {"By nobody, for less or for more.", "witnessed", unannotate(call.DeadlineAnnotation), []update{spec, status}, nobody, ceiling},
+		"On-deadline added":    {"What happens then, too.", "serving", annotate(call.OnDeadlineAnnotation, "Release"), []update{spec, status}, nobody, ceiling},
+		"Address":              {"Another pod would answer for its calls.", "serving", func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "10.9.9.9", []corev1.PodIP{{IP: "10.9.9.9"}} }, []update{status}, kubelets, statuses},
 		"Released":             {"The guard alone releases.", "serving", label(call.ReleasedLabel, "drain"), []update{spec, status}, onlyGuard, released},
 		"Released empty":       {"An empty label is one.", "serving", label(call.ReleasedLabel, ""), []update{spec, status}, onlyGuard, released},
 		"Released changed":     {"Once.", "released", label(call.ReleasedLabel, "unlock"), []update{spec, status}, nobody, released},
