@@ -210,6 +210,7 @@ type Reading struct {
 	known  bool
 	newest time.Time
 	sealed bool
+	others bool
 }
 
 // Known is a reading of n calls that was true at the time given.
@@ -237,6 +238,16 @@ func (r Reading) WithSeal() Reading {
 
 // Sealed says whether the reading is known, and no further call can begin.
 func (r Reading) Sealed() bool { return r.known && r.sealed }
+
+// WithUnattributed is the reading of a witness that sees calls of which it cannot
+// say whose they are: the pod may hold more than the reading says.
+func (r Reading) WithUnattributed() Reading {
+	r.others = true
+	return r
+}
+
+// Unattributed says whether there are such calls.
+func (r Reading) Unattributed() bool { return r.others }
 
 // Calls returns the number of calls, and false when it is unknown.
 func (r Reading) Calls() (int, bool) { return r.calls, r.known }

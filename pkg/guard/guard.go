@@ -176,7 +176,15 @@ func (g *Guard) Lead(ctx context.Context) error {
 		})
 	}
 	g.lookAtAll()
+	defer g.report.holdsNothing()
 	return group.Wait()
+}
+
+// leads says whether this guard leads: of all that see something, it tells.
+func (g *Guard) leads() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.queue != nil
 }
 
 func (g *Guard) setQueue(q workqueue.TypedRateLimitingInterface[Key]) {
@@ -237,10 +245,7 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 	}
 	w := s.workload(key)
 	g.report.complaints(w, g.cfg.AgentDrainTimeout)
-	plan, err := g.plan(ctx, s, w)
-	if err != nil {
-		return 0, err
-	}
+	plan := g.plan(ctx, s, w)
 	if err := g.cfg.Doors.InForce(); err != nil && plan.busy() {
 		for i := range plan.judged {
 			plan.judged[i].verdict = verdict.Verdict{Outcome: verdict.Hold, Rule: "doors", Why: "callguard's admission policies are not in force: " + err.Error()}
@@ -254,9 +259,7 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 			return 0, err
 		}
 		w = s.workload(key)
-		if plan, err = g.plan(ctx, s, w); err != nil {
-			return 0, err
-		}
+		plan = g.plan(ctx, s, w)
 	}
 	g.report.judged(w, plan.judged)
 	for _, j := range plan.judged {
@@ -295,7 +298,7 @@ func (p plan) moves() bool {
 
 // plan judges every member of a workload, each in the light of what is decided
 // about those before it.
-func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) (plan, error) {
+func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 	now := g.now()
 	var p plan
 	for _, m := range w.members {
@@ -333,11 +336,7 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) (plan, error
 			f.QuietSince = marked
 		}
 		if intent.Intent == call.LostNode {
-			expired, err := g.leaseExpired(ctx, m.Node, now)
-			if err != nil {
-				return p, err
-			}
-			f.LeaseExpired = expired
+			f.LeaseExpired, f.LeaseUnread = g.leaseExpired(ctx, m.Node, now)
 		}
 		v := g.rules.Judge(f)
 		p.judged = append(p.judged, judgement{member: m, intent: intent, facts: f, verdict: v})
@@ -346,7 +345,7 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) (plan, error
 	if p.busy() && p.again == 0 {
 		p.again = again
 	}
-	return p, nil
+	return p
 }
 
 // foresee enters what a verdict is about to make of a member, so that the next
@@ -465,7 +464,7 @@ func (g *Guard) release(ctx context.Context, w *workload, j judgement) error {
 		fresh := (&snapshot{}).member(pod)
 		f := j.facts
 		f.Pod.State, f.Pod.Running, f.Pod.Ready, f.Pod.Drained = fresh.State, fresh.Running, fresh.ready, fresh.drained
-		if fresh.Running && j.intent.Intent != call.LostNode {
+		if fresh.Running {
 			var quiet time.Time
 			f.Readings, quiet = g.readings.fresh(ctx, j.Pod)
 			f.Sealed = sealed(f.Readings)

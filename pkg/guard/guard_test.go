@@ -3,9 +3,12 @@
 package guard
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
@@ -269,6 +273,69 @@ func TestChoice(t *testing.T) {
 				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
 			}
 		})
+	}
+}
+
+// TestLeaseUnread cannot read whether a node is lost. That holds its pods, and says
+// so; pods of the same workload elsewhere go on.
+func TestLeaseUnread(t *testing.T) {
+	lost := newNode(false, corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute})
+	cordoned := newNode(true)
+	cordoned.Name, cordoned.UID = "node-2", "node-2"
+	g, client := newGuard(t, enabledNamespace(), lost, cordoned, newDeployment("web", 2), newReplicaSet("1", 2),
+		asidePod("a", draining), asidePod("b", func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }),
+		webPod("c", func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-3" }),
+		webPod("d", func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-3" }))
+	client.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, errors.New("forbidden")
+	})
+	for _, now := range []time.Time{noon(), noon().Add(tellAfter)} {
+		g.now = func() time.Time { return now }
+		if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := map[string][]string{"b": {"callguard.dev/draining=drain 2026-01-01T12:00:00Z"}}
+	if diff := cmp.Diff(want, patched(t, client.Actions())); diff != "" {
+		t.Errorf("-want, +got:\n%s", diff)
+	}
+	if said := events(g); !strings.Contains(said, "cannot read the lease of node node-1: forbidden") {
+		t.Errorf("the Events do not say why pod a is held:\n%s", said)
+	}
+}
+
+// events are those that the Guard has written since.
+func events(g *Guard) (said string) {
+	for recorder := g.cfg.Recorder.(*record.FakeRecorder); len(recorder.Events) > 0; {
+		said += <-recorder.Events + "\n"
+	}
+	return said
+}
+
+// TestStandsBy has two guards that both see a pod deleted past the doors, and of
+// which one leads: it alone says so. When it leads no more, it holds nothing.
+func TestStandsBy(t *testing.T) {
+	g, _ := newGuard(t, enabledNamespace(), newNode(false))
+	pod := webPod("a")
+	g.podChanged(pod, webPod("a", deleted))
+	if said := events(g); said != "" {
+		t.Errorf("the one that stands by says:\n%s", said)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- g.Lead(ctx) }()
+	eventually(t, "it leads", g.leads)
+	g.podChanged(pod, webPod("a", deleted))
+	if said := events(g); !strings.Contains(said, ReasonUnguarded) {
+		t.Errorf("the one that leads says:\n%s", said)
+	}
+	g.report.holds(&workload{}, judgement{member: (&snapshot{}).member(pod)})
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if len(g.report.held) > 0 {
+		t.Errorf("it does not lead any more, and holds %v", g.report.held)
 	}
 }
 

@@ -170,7 +170,7 @@ func (e *entry) enter(answers map[call.Witness]call.Reading, now time.Time) (cha
 		before, seen := e.last[name]
 		was, wasKnown := before.Calls()
 		is, known := answer.Calls()
-		same := seen && known == wasKnown && is == was
+		same := seen && known == wasKnown && is == was && answer.Unattributed() == before.Unattributed()
 		if seen && known && is > 0 && (!wasKnown || is > was) {
 			e.began = now
 		}

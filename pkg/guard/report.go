@@ -83,6 +83,13 @@ func (r *report) judged(w *workload, list []judgement) {
 	}
 }
 
+// holdsNothing forgets what is held: another guard leads, and says so.
+func (r *report) holdsNothing() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.held)
+}
+
 func (r *report) holds(w *workload, j judgement) {
 	r.mu.Lock()
 	h, was := r.held[j.UID]

@@ -34,6 +34,9 @@ func (g *Guard) podChanged(before, after metav1.Object) {
 		g.budgets.look(is.Namespace)
 		return
 	}
+	if !g.leads() {
+		return
+	}
 	if was.DeletionTimestamp == nil && is.DeletionTimestamp != nil && g.cluster.enabled(is.Namespace) {
 		g.report.deletedUnreleased(is)
 	}

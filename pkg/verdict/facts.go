@@ -27,8 +27,10 @@ type Facts struct {
 	Sealed bool
 	// LeaseExpired says that the pod's node does not report, or is gone.
 	LeaseExpired bool
-	Deadline     call.Deadline
-	Limits       Limits
+	// LeaseUnread is why nobody knows that; nil where it is known.
+	LeaseUnread error
+	Deadline    call.Deadline
+	Limits      Limits
 }
 
 // CameSince says whether the pod may have come after the intent began, so that a

@@ -3,6 +3,7 @@
 package rules
 
 import (
+	"errors"
 	"math/rand"
 	"strings"
 	"testing"
@@ -109,6 +110,10 @@ func TestStory(t *testing.T) {
 		{"LiveKit has dropped its agent.",
 			with(draining(call.LostNode, 999, known(0, 999), call.Unknown("no route")), func(f *verdict.Facts) { f.LeaseExpired, f.Readings[0].Since = true, at(900) }),
 			verdict.Release, false, "lostnode: its node is lost and LiveKit has no agent of it"},
+		{"LiveKit has agents that may be its.", with(draining(call.LostNode, 999, known(0, 999).WithUnattributed(), call.Unknown("no route")), func(f *verdict.Facts) { f.LeaseExpired, f.Readings[0].Since = true, at(900) }),
+			verdict.Hold, false, "unknown: its witness worker cannot tell whether it holds calls: no route; its node is lost, but there are agents in LiveKit that name no pod in attribute callguard.dev/pod"},
+		{"Nobody knows whether its node is lost.", with(draining(call.LostNode, 999, known(0, 999), call.Unknown("no route")), func(f *verdict.Facts) { f.LeaseUnread, f.Readings[0].Since = errors.New("forbidden"), at(900) }),
+			verdict.Hold, false, "unknown: its witness worker cannot tell whether it holds calls: no route; whether its node is lost is not known: forbidden"},
 	}
 	for _, tc := range steps {
 		got := All().Judge(tc.facts)
@@ -204,15 +209,20 @@ func allZero(f verdict.Facts) bool {
 	return len(f.Readings) > 0
 }
 
-// lost says whether the node does not report, and LiveKit has seen no agent of the
-// pod for long enough.
+// lost says whether the node does not report, nobody counts a call, and LiveKit has
+// seen no agent that may be the pod's for long enough.
 func lost(f verdict.Facts) bool {
+	unseen := false
 	for _, r := range f.Readings {
-		if n, known := r.Calls(); r.Witness == call.Rooms && known && n == 0 && r.At().After(f.Pod.Drained) && r.At().Sub(r.Since) >= f.Limits.LostQuiet {
-			return f.Intent.Intent == call.LostNode && f.LeaseExpired
+		n, known := r.Calls()
+		if known && n > 0 {
+			return false
+		}
+		if r.Witness == call.Rooms && known && !r.Unattributed() && r.At().After(f.Pod.Drained) && r.At().Sub(r.Since) >= f.Limits.LostQuiet {
+			unseen = true
 		}
 	}
-	return false
+	return unseen && f.Intent.Intent == call.LostNode && f.LeaseExpired
 }
 
 // situation is one of those that may be, and of many that should not.
@@ -267,7 +277,11 @@ func situation(random *rand.Rand) verdict.Facts {
 			f.Readings = append(f.Readings, verdict.Reading{Witness: w, Reading: call.Known(1+random.Intn(5), ago(200)), Since: ago(400)})
 		default:
 			at := ago(200)
-			f.Readings = append(f.Readings, verdict.Reading{Witness: w, Reading: call.Known(0, at), Since: at.Add(-time.Duration(random.Intn(200)) * time.Second)})
+			reading := call.Known(0, at)
+			if maybe(3) {
+				reading = reading.WithUnattributed()
+			}
+			f.Readings = append(f.Readings, verdict.Reading{Witness: w, Reading: reading, Since: at.Add(-time.Duration(random.Intn(200)) * time.Second)})
 		}
 	}
 	return f

@@ -107,11 +107,16 @@ func (p *Projects) Reading(pod *call.Pod, now time.Time) call.Reading {
 	if err != nil {
 		return call.Unknown("%s", err)
 	}
-	if n := r.Unattributed(); n > 0 && len(pod.Witnesses) == 1 {
+	reading := r.Reading(pod.UID, now)
+	switch {
+	case r.Unattributed() == 0:
+		return reading
+	case len(pod.Witnesses) == 1:
 		return call.Unknown("agents in LiveKit project %s name no pod in attribute %s, and the pod has no other witness",
 			pod.Project, call.PodAttribute)
+	default:
+		return reading.WithUnattributed()
 	}
-	return r.Reading(pod.UID, now)
 }
 
 // Ask is the reading of a pod's own project, as of its latest sweep.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package lostnode releases pods of a node that does not report. The agent there
-// cannot be asked; LiveKit can, which drops an agent that it does not hear of.
+// cannot be asked, as a rule; LiveKit can, which drops an agent that it does not hear
+// of. Whoever still counts calls there is believed.
 package lostnode
 
 import (
@@ -20,11 +21,15 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	if f.Pod.State != call.Draining || f.Intent.Intent != call.LostNode || !f.LeaseExpired {
 		return verdict.Verdict{}
 	}
+	quiet, busy := false, false
 	for _, r := range f.Readings {
 		n, known := r.Calls()
-		if r.Witness == call.Rooms && known && n == 0 && r.At().After(f.Pod.Drained) && r.At().Sub(r.Since) >= f.Limits.LostQuiet {
-			return verdict.Verdict{Outcome: verdict.Release, Why: "its node is lost and LiveKit has no agent of it"}
-		}
+		busy = busy || known && n > 0
+		quiet = quiet || r.Witness == call.Rooms && known && !r.Unattributed() &&
+			r.At().After(f.Pod.Drained) && r.At().Sub(r.Since) >= f.Limits.LostQuiet
+	}
+	if quiet && !busy {
+		return verdict.Verdict{Outcome: verdict.Release, Why: "its node is lost and LiveKit has no agent of it"}
 	}
 	if f.Limits.LostAfter > 0 && f.Now.Sub(f.Intent.At) >= f.Limits.LostAfter {
 		return verdict.Verdict{Outcome: verdict.Release, Why: "its node is lost for longer than the administrator waits", Forced: true}

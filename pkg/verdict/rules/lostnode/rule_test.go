@@ -24,6 +24,10 @@ func TestRule(t *testing.T) {
 		at := drained.Add(2 * time.Minute)
 		return verdict.Reading{Witness: w, Reading: call.Known(n, at), Since: at.Add(-during)}
 	}
+	unattributed := func(r verdict.Reading) verdict.Reading {
+		r.Reading = r.WithUnattributed()
+		return r
+	}
 	unknown := func(w call.Witness) verdict.Reading {
 		return verdict.Reading{Witness: w, Reading: call.Unknown("no route")}
 	}
@@ -51,6 +55,9 @@ func TestRule(t *testing.T) {
 		"Quiet":           {reason: "The agent cannot be asked, but LiveKit has heard nothing of it for long enough.", facts: facts(nil, reads(call.Rooms, 0, quiet), unknown(call.Worker)), want: release},
 		"NotQuietEnough":  {reason: "LiveKit may still drop an agent that it does not hear of.", facts: facts(nil, reads(call.Rooms, 0, quiet-time.Nanosecond), unknown(call.Worker)), want: abstain},
 		"Calls":           {reason: "The agent still talks to LiveKit, whatever the node says.", facts: facts(nil, reads(call.Rooms, 1, time.Hour), unknown(call.Worker)), want: abstain},
+		"WorkerCounts":    {reason: "The agent can be asked after all, and talks.", facts: facts(nil, reads(call.Rooms, 0, time.Hour), reads(call.Worker, 3, time.Second)), want: abstain},
+		"GateCounts":      {reason: "The same, by its gate.", facts: facts(nil, reads(call.Gate, 1, time.Second), reads(call.Rooms, 0, time.Hour)), want: abstain},
+		"Unattributed":    {reason: "An agent that names no pod may be this one's.", facts: facts(nil, unattributed(reads(call.Rooms, 0, time.Hour)), unknown(call.Worker)), want: abstain},
 		"RoomsUnknown":    {reason: "Unknown is never zero.", facts: facts(nil, unknown(call.Rooms), unknown(call.Worker)), want: abstain},
 		"WorkerAlone":     {reason: "Only LiveKit knows of a node that does not report.", facts: facts(nil, reads(call.Worker, 0, time.Hour)), want: abstain},
 		"NoReadings":      {reason: "Nobody was asked.", facts: facts(nil), want: abstain},

@@ -5,6 +5,7 @@ package unknown
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/verdict"
@@ -23,8 +24,22 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	}
 	for _, r := range f.Readings {
 		if !r.Known() {
-			return verdict.Verdict{Outcome: verdict.Hold, Why: fmt.Sprintf("its witness %s cannot tell whether it holds calls: %s", r.Witness, r.Reason())}
+			return verdict.Verdict{Outcome: verdict.Hold, Why: fmt.Sprintf("its witness %s cannot tell whether it holds calls: %s%s", r.Witness, r.Reason(), lost(f))}
 		}
 	}
 	return verdict.Verdict{}
+}
+
+// lost says what keeps rule lostnode from speaking, if it is not the time.
+func lost(f verdict.Facts) string {
+	switch {
+	case f.Intent.Intent != call.LostNode:
+		return ""
+	case f.LeaseUnread != nil:
+		return "; whether its node is lost is not known: " + f.LeaseUnread.Error()
+	case slices.ContainsFunc(f.Readings, func(r verdict.Reading) bool { return r.Unattributed() }):
+		return "; its node is lost, but there are agents in LiveKit that name no pod in attribute " + call.PodAttribute
+	default:
+		return ""
+	}
 }
