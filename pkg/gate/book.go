@@ -69,6 +69,7 @@ type book struct {
 	jobs     map[string]*job
 	sessions map[uint64]bool // registered workers
 	most     int             // sessions that were registered at once
+	used     bool            // a worker has come, if only to be refused by LiveKit
 	draining string
 	began    time.Time
 
@@ -104,7 +105,7 @@ func newBook(pod types.UID, began time.Time, counts *Metrics) *book {
 func (b *book) restore(records []record, most int, whole bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.whole, b.most = whole, max(b.most, most)
+	b.whole, b.most, b.used = whole, max(b.most, most), b.used || most > 0 || len(records) > 0
 	for _, r := range records {
 		b.jobs[r.ID] = &job{id: r.ID, room: r.Room, agent: r.Agent, phase: running, since: r.Started, started: r.Started}
 	}
@@ -128,11 +129,18 @@ func (b *book) isDraining() bool {
 	return b.draining != ""
 }
 
+// comes notes that a worker of the pod comes to this gate, and not past it.
+func (b *book) comes() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used = true
+}
+
 // register notes that a worker's websocket stands.
 func (b *book) register(session uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.sessions[session] = true
+	b.sessions[session], b.used = true, true
 	if len(b.sessions) > b.most {
 		b.most = len(b.sessions)
 		b.journal.workers(b.most)
@@ -521,7 +529,10 @@ func (b *book) answer(now time.Time) witness.Answer {
 	}
 	a.Unlisted = b.unlisted
 	a.Calls = a.Accepted + a.Running + a.Ending + a.Unlisted
+	a.Used = b.used || !b.own.at.IsZero()
 	switch {
+	case !a.Used:
+		a.Known, a.Reason = false, "no worker has come to it, nor does one say how many jobs it has; the agent's LIVEKIT_URL has to be the gate's address"
 	case b.whole:
 	case b.own.at.IsZero():
 		a.Known, a.Reason = false, "it was started after the pod's first gate and the agent does not say how many jobs it has"
@@ -531,6 +542,7 @@ func (b *book) answer(now time.Time) witness.Answer {
 	case a.Calls == 0 && b.own.at.Sub(b.began) < launchWithin:
 		a.Known, a.Reason = false, "it has just started; a job of before may still be launched"
 	}
-	a.Drained = a.Known && a.Draining != "" && a.Calls == 0
+	// What goes past the gate is counted by the agent's number at best, and not stopped.
+	a.Drained = a.Known && b.used && a.Draining != "" && a.Calls == 0
 	return a
 }

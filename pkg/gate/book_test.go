@@ -51,6 +51,7 @@ func TestBook(t *testing.T) {
 	}
 	drain := func(b *book, _ time.Time) { b.drain("drain 2026-01-02T15:04:05Z") }
 	begin := func(b *book, _ time.Time) { b.restore(nil, 0, true); b.register(1) }
+	unused := func(b *book, _ time.Time) { b.restore(nil, 0, true) }
 	again := func(b *book, _ time.Time) { b.register(1) } // an earlier gate is not known
 
 	cases := map[string]struct {
@@ -205,6 +206,21 @@ func TestBook(t *testing.T) {
 				{0, begin, "0/0/0/0"}, {1, func(b *book, _ time.Time) { b.register(2) }, "0/0/0/0"}, {2, take("a"), "0/1/0/0"},
 				{30, number(0), "0/1/0/0"}, {60, number(0), "0/1/0/0"}, {61, leave("a"), "0/0/1/0"}, {62, number(0), "0/0/1/0"}, {71, number(0), "0/0/0/0"},
 			},
+		},
+		"Bypassed": {
+			reason: "An agent that goes past the gate is counted by its number, and not known to have stopped.",
+			steps: []step{
+				{0, unused, "0/0/0/0 ?"}, {1, silent, "0/0/0/0 ?"}, {2, drain, "0/0/0/0 ?"},
+				{3, number(2), "0/0/0/2"}, {60, number(0), "0/0/0/0"}, {61, again, "0/0/0/0 d"},
+			},
+		},
+		"RefusedByLiveKit": {
+			reason: "A worker with a wrong key has come, and can have no job.",
+			steps:  []step{{0, unused, "0/0/0/0 ?"}, {1, func(b *book, _ time.Time) { b.comes() }, "0/0/0/0"}, {2, drain, "0/0/0/0 d"}},
+		},
+		"UsedBefore": {
+			reason: "A worker came to an earlier gate.",
+			steps:  []step{{0, func(b *book, _ time.Time) { b.restore(nil, 1, true) }, "0/0/0/0"}, {1, drain, "0/0/0/0 d"}},
 		},
 		"TheOrderStays": {
 			reason: "An order is not taken back while the gate runs.",

@@ -246,6 +246,7 @@ func (g *Gate) Handler() http.Handler {
 func (g *Gate) serveWorker(w http.ResponseWriter, r *http.Request) {
 	g.running.Add(1)
 	defer g.running.Done()
+	g.book.comes()
 	server, answer, err := g.dial(r)
 	if err != nil {
 		if answer == nil {

@@ -388,8 +388,8 @@ func TestTrouble(t *testing.T) {
 			if n := strings.Count(g.logs.String(), tc.log); n != 1 {
 				t.Errorf("the log says %q %d times; want once for the same trouble:\n%s", tc.log, n, g.logs)
 			}
-			if a := g.calls(t); a.Calls != 0 || a.Workers != 0 {
-				t.Errorf("%+v", a)
+			if a := g.calls(t); a.Calls != 0 || a.Workers != 0 || !a.Used || !a.Known {
+				t.Errorf("an agent that LiveKit takes no websocket of has no calls, and this says %+v", a)
 			}
 		})
 	}

@@ -85,7 +85,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 		asked = gate.NewReader(gate.Config{
 			Pod:      func(types.UID) *call.Pod { return pod },
 			Interval: callsInterval, MaxStaleness: callsStaleness, Timeout: callsTimeout, Concurrency: 1,
-			Metrics: gate.NewMetrics(registry),
+			Metrics: gate.NewMetrics(registry), UnusedIsIdle: true,
 		})
 		cfg.Calls = func(now time.Time) call.Reading { return asked.Reading(pod, now) }
 	}

@@ -24,6 +24,9 @@ type Answer struct {
 	// Known says whether Calls is all there is; otherwise Reason says why not.
 	Known  bool   `json:"known"`
 	Reason string `json:"reason,omitempty"`
+	// Used says whether a worker has come to the gate, or told it a number of jobs.
+	// Until one does, the agent may be about to start, or go past the gate.
+	Used bool `json:"used"`
 
 	// Calls is what the pod holds: Accepted, Running, Ending and Unlisted.
 	Calls int `json:"calls"`
@@ -77,6 +80,7 @@ func parse(body []byte, pod types.UID) (Answer, error) {
 
 		Known *bool `json:"known"`
 		Calls *int  `json:"calls"`
+		Used  *bool `json:"used"`
 	}
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return Answer{}, fmt.Errorf("the answer is not a gate's: %w", err)
@@ -90,5 +94,6 @@ func parse(body []byte, pod types.UID) (Answer, error) {
 		return Answer{}, fmt.Errorf("calls is %d, which is no number of calls", *answer.Calls)
 	}
 	answer.Answer.Known, answer.Answer.Calls = *answer.Known, *answer.Calls
+	answer.Answer.Used = answer.Used == nil || *answer.Used // gates of before do not say
 	return answer.Answer, nil
 }

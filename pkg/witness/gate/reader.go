@@ -44,6 +44,9 @@ type Config struct {
 	Timeout     time.Duration
 	Concurrency int
 	Metrics     *Metrics
+	// UnusedIsIdle has a gate that no worker has come to taken for one without
+	// calls. It is for those who do not end any on that account.
+	UnusedIsIdle bool
 }
 
 // Reader asks the gate of every pod that names this witness. Its methods are
@@ -204,6 +207,7 @@ func (r *Reader) get(ctx context.Context, pod *call.Pod) (Answer, error) {
 	if err != nil {
 		return Answer{}, fmt.Errorf("%s: %w", url, err)
 	}
+	answer.Known = answer.Known || !answer.Used && r.cfg.UnusedIsIdle
 	return answer, nil
 }
 

@@ -40,6 +40,8 @@ func TestParse(t *testing.T) {
 		"HTML":       {reason: "A proxy's page is not zero.", body: `<html>`, fails: "not a gate's"},
 		"Null":       {reason: "Nothing said is not zero.", body: `null`, fails: "names no calls"},
 		"NewField":   {reason: "A newer gate may say more.", body: `{"pod":"a","known":true,"calls":1,"mood":"good"}`, want: 1, known: true},
+		"Used":       {reason: "A worker has come.", body: `{"pod":"a","known":true,"used":true,"calls":1}`, want: 1, known: true},
+		"Unused":     {reason: "The agent may go past its gate.", body: `{"pod":"a","known":false,"used":false,"calls":0,"reason":"no worker has come to it"}`},
 		"WrongTypes": {reason: "A number in quotes is not one.", body: `{"pod":"a","known":true,"calls":"0"}`, fails: "not a gate's"},
 	}
 	for name, tc := range cases {
@@ -145,5 +147,27 @@ func within(t *testing.T, what string, holds func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("did not happen within 10 s: %s", what)
 		}
+	}
+}
+
+// TestUnused asks a gate that no worker has come to, for those who end calls on that
+// account, and for those who do not.
+func TestUnused(t *testing.T) {
+	for body, want := range map[string][2]bool{ // known to the former, and to the latter
+		`{"pod":"a","known":false,"used":false,"calls":0}`: {false, true},
+		`{"pod":"a","known":false,"used":true,"calls":0}`:  {false, false},
+		`{"pod":"a","known":false,"calls":0}`:              {false, false}, // a gate of before
+		`{"pod":"a","known":true,"used":true,"calls":0}`:   {true, true},
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, body) }))
+		address := server.Listener.Addr().(*net.TCPAddr)
+		pod := &call.Pod{UID: "a", IP: address.IP.String(), GatePort: address.Port, Running: true, Witnesses: []call.Witness{call.Gate}}
+		for i, unusedIsIdle := range []bool{false, true} {
+			r := NewReader(Config{Interval: time.Second, Timeout: 5 * time.Second, Metrics: NewMetrics(prometheus.NewRegistry()), UnusedIsIdle: unusedIsIdle})
+			if reading, _ := r.Ask(t.Context(), pod); reading.Known() != want[i] {
+				t.Errorf("%s is known: %t with UnusedIsIdle %t", body, reading.Known(), unusedIsIdle)
+			}
+		}
+		server.Close()
 	}
 }
