@@ -35,6 +35,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/pkg/witness/poll"
 	"github.com/callguard/callguard/pkg/witness/rooms"
 	"github.com/callguard/callguard/pkg/witness/worker"
 )
@@ -123,8 +124,8 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 		Default: rooms.FileCredentials(rooms.Files{URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}), Secret: rooms.SecretCredentials(client),
 		Transport: http.DefaultTransport, OnlyWanted: true, Settings: o.livekit, Metrics: rooms.NewMetrics(registry), Log: log,
 	})
-	agents := worker.NewReader(worker.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Metrics: worker.NewMetrics(registry)})
-	gates := gate.NewReader(gate.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Metrics: gate.NewMetrics(registry)})
+	asked := poll.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Registry: registry}
+	agents, gates := worker.NewReader(asked), gate.NewReader(asked)
 	o.guard.DeletionCosts = o.deletionCosts == costsAuto
 	g, err := guard.New(guard.Config{
 		Client: client, Doors: doors,

@@ -35,6 +35,7 @@ import (
 	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/servingcert"
 	"github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/pkg/witness/poll"
 	"github.com/callguard/callguard/pkg/witness/rooms"
 	"github.com/callguard/callguard/pkg/witness/worker"
 )
@@ -103,18 +104,13 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	agents := worker.NewReader(worker.Config{
+	asked := poll.Config{
 		Pod:      store.ByUID,
 		Interval: o.workerInterval, MaxStaleness: o.livekit.MaxStaleness,
 		Timeout: o.workerTimeout, Concurrency: o.workerConcurrency,
-		Metrics: worker.NewMetrics(registry),
-	})
-	gates := gate.NewReader(gate.Config{
-		Pod:      store.ByUID,
-		Interval: o.workerInterval, MaxStaleness: o.livekit.MaxStaleness,
-		Timeout: o.workerTimeout, Concurrency: o.workerConcurrency,
-		Metrics: gate.NewMetrics(registry),
-	})
+		Registry: registry,
+	}
+	agents, gates := worker.NewReader(asked), gate.NewReader(asked)
 	roomMetrics := rooms.NewMetrics(registry)
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
 		Default:   rooms.FileCredentials(rooms.Files{URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}),

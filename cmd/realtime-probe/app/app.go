@@ -22,6 +22,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/realtime"
 	"github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/pkg/witness/poll"
 )
 
 // gcPercent trades a little CPU for memory: there is a probe in every pod.
@@ -82,10 +83,10 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 		Registry: registry, Log: log,
 	}
 	if pod != nil {
-		asked = gate.NewReader(gate.Config{
+		asked = gate.NewReader(poll.Config{
 			Pod:      func(types.UID) *call.Pod { return pod },
 			Interval: callsInterval, MaxStaleness: callsStaleness, Timeout: callsTimeout, Concurrency: 1,
-			Metrics: gate.NewMetrics(registry),
+			Registry: registry,
 		})
 		cfg.Calls = func(now time.Time) call.Reading { return asked.Reading(pod, now) }
 	}

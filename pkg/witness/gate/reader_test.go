@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/witness/poll"
 )
 
 func TestParse(t *testing.T) {
@@ -86,7 +87,7 @@ func TestReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	pod := &call.Pod{UID: "a", IP: host, GatePort: port, Running: true, Witnesses: []call.Witness{call.Gate}}
-	r := NewReader(Config{
+	r := NewReader(poll.Config{
 		Pod: func(uid types.UID) *call.Pod {
 			if uid == pod.UID {
 				return pod
@@ -94,7 +95,7 @@ func TestReader(t *testing.T) {
 			return nil
 		},
 		Interval: 20 * time.Millisecond, MaxStaleness: 10 * time.Second, Timeout: time.Second, Concurrency: 2,
-		Metrics: NewMetrics(prometheus.NewRegistry()),
+		Registry: prometheus.NewRegistry(),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
