@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
@@ -37,6 +38,8 @@ const (
 	choosing = 200 * time.Millisecond
 	// chooseWithin bounds that: who has not answered by then is unknown.
 	chooseWithin = 5 * time.Second
+	// forgetEvery is how often complaints are dropped about what is gone.
+	forgetEvery = time.Hour
 	// deletedFor is how long the guard remembers that it has deleted a pod.
 	deletedFor = time.Minute
 )
@@ -159,6 +162,10 @@ func (g *Guard) Lead(ctx context.Context) error {
 	group.Go(func() error { return g.readings.run(ctx) })
 	group.Go(func() error { return g.budgets.run(ctx) })
 	group.Go(func() error { return watchRefusals(ctx, g.cfg.Client, g.report) })
+	group.Go(func() error {
+		wait.UntilWithContext(ctx, func(context.Context) { g.forgetGone() }, forgetEvery)
+		return nil
+	})
 	if g.cfg.DeletionCosts {
 		group.Go(func() error { return g.keepCosts(ctx) })
 	}
