@@ -234,6 +234,7 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 		return again, nil
 	}
 	if !g.cluster.enabled(key.Namespace) {
+		g.report.judged(&workload{key: key}, nil) // nobody holds its pods any more
 		g.notEnabled(key)
 		return 0, nil
 	}
