@@ -20,6 +20,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/witness/poll"
+	"github.com/callguard/callguard/test/trial"
 )
 
 func TestParse(t *testing.T) {
@@ -112,39 +113,30 @@ func TestReader(t *testing.T) {
 		t.Errorf("Ask = %d, %t, %+v; want 2 calls of a draining gate", n, known, answer)
 	}
 	r.Watch(pod.UID)
-	within(t, "the gate is asked", func() bool { n, known := r.Reading(pod, time.Now()).Calls(); return known && n == 2 })
+	trial.Eventually(t, "the gate is asked", func() bool { n, known := r.Reading(pod, time.Now()).Calls(); return known && n == 2 })
 
 	status.Store(http.StatusBadGateway)
-	within(t, "Ask fails", func() bool {
+	trial.Eventually(t, "Ask fails", func() bool {
 		reading, answer := r.Ask(ctx, pod)
 		return !reading.Known() && cmp.Equal(answer, Answer{})
 	})
 	if n, known := r.Reading(pod, time.Now()).Calls(); !known || n != 2 {
 		t.Errorf("an earlier reading must be believed for a while; got %d, %t", n, known)
 	}
-	within(t, "the failure is the reason once the reading is stale", func() bool {
+	trial.Eventually(t, "the failure is the reason once the reading is stale", func() bool {
 		return strings.Contains(r.Reading(pod, time.Now().Add(time.Minute)).Reason(), "502")
 	})
 
 	status.Store(http.StatusOK)
 	body.Store(`{"pod":"a","known":false,"calls":0,"reason":"just started"}`)
-	within(t, "a gate that cannot tell is unknown at once", func() bool { return !r.Reading(pod, time.Now()).Known() })
+	trial.Eventually(t, "a gate that cannot tell is unknown at once", func() bool { return !r.Reading(pod, time.Now()).Known() })
 	body.Store(`{"pod":"a","known":true,"calls":0,"draining":"drain 2026-01-02T15:04:05Z","drained":true}`)
-	within(t, "it is drained", func() bool { reading, answer := r.Ask(ctx, pod); return reading.Known() && answer.Drained })
+	trial.Eventually(t, "it is drained", func() bool { reading, answer := r.Ask(ctx, pod); return reading.Known() && answer.Drained })
 
 	if reading, _ := r.Ask(ctx, &call.Pod{UID: "b", IP: host, GatePort: port}); reading.Known() {
 		t.Error("another pod's gate must not be believed")
 	}
 	if reading, _ := r.Ask(ctx, &call.Pod{UID: "a"}); reading.Known() {
 		t.Error("a pod without an address is unknown")
-	}
-}
-
-func within(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("did not happen within 10 s: %s", what)
-		}
 	}
 }
