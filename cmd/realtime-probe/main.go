@@ -6,24 +6,14 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
-	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates of authorities of its own
-
+	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/cmd/realtime-probe/app"
 )
 
-func main() { os.Exit(run()) }
-
-func run() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := app.Main(ctx, os.Args[1:], os.Getenv, os.Stderr); err != nil {
-		fmt.Fprintf(os.Stderr, "realtime-probe: %v\n", err)
-		return 1
-	}
-	return 0
+func main() {
+	os.Exit(program.Main("realtime-probe", func(ctx context.Context) error {
+		return app.Main(ctx, os.Args[1:], os.Getenv, os.Stderr)
+	}))
 }

@@ -29,39 +29,22 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	witness "github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/test/trial"
 )
-
-// logs gather what a gate says.
-type logs struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
 
 // opened is a gate that runs, and where.
 type opened struct {
 	*Gate
 
 	agentURL, status string
-	logs             *logs
+	logs             *trial.Log
 	stop             func()
 }
 
 // open runs a gate before an upstream until the test ends, or stop is called.
 func open(t testing.TB, upstream string, change func(*Config)) *opened {
 	t.Helper()
-	o := &opened{logs: &logs{}}
+	o := &opened{logs: &trial.Log{}}
 	cfg := Config{
 		Upstream: upstream, Pod: "pod", Journal: t.TempDir(), Registry: prometheus.NewRegistry(),
 		Log: slog.New(slog.NewTextHandler(o.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
@@ -192,15 +175,6 @@ func next(t testing.TB, c *websocket.Conn) frame {
 	return frame{kind: kind, body: body}
 }
 
-func within(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("did not happen within 10 s: %s", what)
-		}
-	}
-}
-
 // TestOrder gives the order as the kubelet does and looks at all that follows.
 func TestOrder(t *testing.T) {
 	volume := t.TempDir()
@@ -237,7 +211,7 @@ func TestOrder(t *testing.T) {
 	const mark = "drain 2026-01-02T15:04:05Z"
 	written := time.Now()
 	write(2, "a=\"b\"\n"+call.DrainingAnnotation+"=\""+mark+"\"\n")
-	within(t, "the order is acknowledged", func() bool { return p.gate.calls(t).Draining == mark })
+	trial.Eventually(t, "the order is acknowledged", func() bool { return p.gate.calls(t).Draining == mark })
 	t.Logf("acknowledged after %s", time.Since(written))
 	if full, err := next(t, p.server).worker(); err != nil || full.GetUpdateWorker().GetStatus() != livekit.WorkerStatus_WS_FULL {
 		t.Errorf("LiveKit must hear that the worker is full; got %v, %v", full, err)
@@ -257,12 +231,12 @@ func TestOrder(t *testing.T) {
 	}
 	// An annotation that vanishes changes nothing.
 	write(3, "a=\"b\"\n")
-	within(t, "the log says that the order is gone", func() bool { return strings.Contains(p.gate.logs.String(), "stays in force") })
+	trial.Eventually(t, "the log says that the order is gone", func() bool { return strings.Contains(p.gate.logs.String(), "stays in force") })
 	if a := p.gate.calls(t); a.Draining != mark {
 		t.Errorf("the order must stay; got %+v", a)
 	}
 	write(4, call.DrainingAnnotation+"=\""+mark+"\"\n")
-	within(t, "the order is read again", func() bool { return !p.gate.lifted.Load() })
+	trial.Eventually(t, "the order is read again", func() bool { return !p.gate.lifted.Load() })
 
 	// A gate that is started again has the order and the job before it listens.
 	p.gate.stop()
@@ -434,7 +408,7 @@ func TestStrangers(t *testing.T) {
 			}
 		}
 		_ = agent.Close()
-		within(t, "the log wonders", func() bool { return strings.Contains(g.logs.String(), "is this an agent?") })
+		trial.Eventually(t, "the log wonders", func() bool { return strings.Contains(g.logs.String(), "is this an agent?") })
 	})
 	for name, fromAgent := range map[string]bool{"HugeFromAgent": true, "HugeFromLiveKit": false} {
 		t.Run(name, func(t *testing.T) {
@@ -449,7 +423,7 @@ func TestStrangers(t *testing.T) {
 			if err == nil {
 				t.Error("a frame that is too large must not arrive")
 			}
-			within(t, "the log says so", func() bool { return strings.Contains(g.logs.String(), "larger than the gate takes") })
+			trial.Eventually(t, "the log says so", func() bool { return strings.Contains(g.logs.String(), "larger than the gate takes") })
 		})
 	}
 	t.Run("CloseCodes", func(t *testing.T) {
@@ -487,13 +461,13 @@ func TestNoGoroutineStays(t *testing.T) {
 		_ = server.Close()
 	}
 	round(0)
-	within(t, "the first websocket is gone", func() bool { return g.calls(t).Workers == 0 })
+	trial.Eventually(t, "the first websocket is gone", func() bool { return g.calls(t).Workers == 0 })
 	before := runtime.NumGoroutine()
 	for i := range 1000 {
 		round(i)
 	}
 	http.DefaultClient.CloseIdleConnections()
-	within(t, "the goroutines are as many as before", func() bool { return runtime.NumGoroutine() <= before })
+	trial.Eventually(t, "the goroutines are as many as before", func() bool { return runtime.NumGoroutine() <= before })
 	if a := g.calls(t); a.Workers != 0 || a.Calls != 0 {
 		t.Errorf("%+v", a)
 	}

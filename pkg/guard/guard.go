@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
@@ -38,6 +39,8 @@ const (
 	// chooseWithin bounds that: it goes by what is known then. Two reads of LiveKit
 	// begin within it.
 	chooseWithin = 10 * time.Second
+	// forgetEvery is how often complaints are dropped about what is gone.
+	forgetEvery = time.Hour
 	// deletedFor is how long the guard remembers that it has deleted a pod.
 	deletedFor = time.Minute
 )
@@ -160,6 +163,10 @@ func (g *Guard) Lead(ctx context.Context) error {
 	group.Go(func() error { return g.readings.run(ctx) })
 	group.Go(func() error { return g.budgets.run(ctx) })
 	group.Go(func() error { return watchRefusals(ctx, g.cfg.Client, g.report) })
+	group.Go(func() error {
+		wait.UntilWithContext(ctx, func(context.Context) { g.forgetGone() }, forgetEvery)
+		return nil
+	})
 	if g.cfg.DeletionCosts {
 		group.Go(func() error { return g.keepCosts(ctx) })
 	}
@@ -236,6 +243,7 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 		return again, nil
 	}
 	if !g.cluster.enabled(key.Namespace) {
+		g.report.judged(&workload{key: key}, nil) // nobody holds its pods any more
 		g.notEnabled(key)
 		return 0, nil
 	}

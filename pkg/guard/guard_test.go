@@ -339,6 +339,31 @@ func TestStandsBy(t *testing.T) {
 	}
 }
 
+// TestHoldsEnd has a namespace disabled in mid-drain: nobody holds its pods any more.
+func TestHoldsEnd(t *testing.T) {
+	g, client := newGuard(t, enabledNamespace(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a"))
+	look := func() {
+		t.Helper()
+		if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look()
+	if n := len(g.report.holding()); n != 1 {
+		t.Fatalf("%d pods are held; want the only one of its workload", n)
+	}
+	ns := enabledNamespace()
+	ns.Labels = nil
+	if _, err := client.CoreV1().Namespaces().Update(t.Context(), ns, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the namespace is known to be disabled", func() bool { return !g.cluster.enabled(voice) })
+	look()
+	if held := g.report.holding(); len(held) > 0 {
+		t.Errorf("still held where nothing is guarded: %v", held)
+	}
+}
+
 // TestMarkIsNotBefore reads a mark back, which holds whole seconds: it must not lie
 // before the moment of the step, or a reading from before it would count as after.
 func TestMarkIsNotBefore(t *testing.T) {

@@ -114,7 +114,7 @@ func (p *process) build() *Guard {
 	if w.mutant.rules != nil {
 		g.rules = w.mutant.rules(g.rules)
 	}
-	g.report = &report{events: noEvents{}, metrics: w.metrics, log: g.cfg.Log, held: map[types.UID]held{}, said: map[string]bool{}}
+	g.report = &report{events: noEvents{}, metrics: w.metrics, log: g.cfg.Log, held: map[types.UID]held{}, said: map[Key]map[string]bool{}}
 	g.steps = &steps{client: g.cfg.Client, costs: g.cfg.DeletionCosts}
 	g.readings = &readings{
 		witnesses: witnesses, every: g.cfg.ReadEvery, now: g.now,

@@ -5,6 +5,8 @@ package guard
 import (
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,8 +46,8 @@ type report struct {
 	mu sync.Mutex
 	// held is why pods are held that something wants to go.
 	held map[types.UID]held
-	// said are complaints that were made, by what they are about.
-	said map[string]bool
+	// said are the complaints that were made, by whom they are about.
+	said map[Key]map[string]bool
 }
 
 // held is a verdict that keeps a pod, and since when it does.
@@ -57,12 +59,15 @@ type held struct {
 	told  bool
 }
 
+// budgetKind is the Kind of budgets in a Key; no workload is of that kind.
+const budgetKind = "PodDisruptionBudget"
+
 // tellAfter is how long a pod is held by one rule before that is worth an Event:
 // most holds on the road are over sooner.
 const tellAfter = 5 * time.Second
 
 func newReport(events record.EventRecorder, registry prometheus.Registerer, log *slog.Logger) *report {
-	return &report{events: events, metrics: newMetrics(registry), log: log, held: map[types.UID]held{}, said: map[string]bool{}}
+	return &report{events: events, metrics: newMetrics(registry), log: log, held: map[types.UID]held{}, said: map[Key]map[string]bool{}}
 }
 
 // judged enters the verdicts on a workload's pods, and tells of those that changed.
@@ -166,30 +171,47 @@ func reference(key Key) *corev1.ObjectReference {
 	return &corev1.ObjectReference{APIVersion: key.APIVersion, Kind: key.Kind, Namespace: key.Namespace, Name: key.Name, UID: key.UID}
 }
 
-// once says whether something is said for the first time.
-func (r *report) once(what string) bool {
+// once says whether something is said of a workload or budget for the first time.
+func (r *report) once(about Key, what string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.said[what] {
+	if r.said[about][what] {
 		return false
 	}
-	r.said[what] = true
+	if r.said[about] == nil {
+		r.said[about] = map[string]bool{}
+	}
+	r.said[about][what] = true
 	return true
+}
+
+// complainedOf lists the workloads and budgets of which something was said.
+func (r *report) complainedOf() []Key {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.said))
+}
+
+// forgetSaid drops what was said of a workload or budget.
+func (r *report) forgetSaid(about Key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.said, about)
 }
 
 // complaints tells what is wrong with the settings of a workload and its pods,
 // once for each workload and text.
 func (r *report) complaints(w *workload, drainTimeout time.Duration) {
-	if w.complaint != nil && r.once(string(w.key.UID)+w.complaint.Error()) {
+	if w.complaint != nil && r.once(w.key, w.complaint.Error()) {
 		r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonBadAnnotation, "%s; until then all replicas must be available", w.complaint)
 	}
 	for _, m := range w.members {
-		if m.unlocked() && r.once("unlocked "+string(w.key.UID)) {
+		if m.unlocked() && r.once(w.key, "unlocked") {
 			r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonUnlocked,
 				"pods of before the unlock, such as %s, stay unlocked; to have all locked again, replace them: kubectl rollout restart", m.Name)
 		}
 		for _, err := range m.complaints {
-			if r.once(string(w.key.UID) + err.Error()) {
+			if r.once(w.key, err.Error()) {
 				r.log.Warn("An annotation is not understood; its default applies", "workload", w.key.String(), "err", err)
 				r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonBadAnnotation, "%s; until then its default applies", err)
 			}
@@ -199,7 +221,7 @@ func (r *report) complaints(w *workload, drainTimeout time.Duration) {
 			continue
 		}
 		if text := fmt.Sprintf("terminationGracePeriodSeconds is %d, shorter than the %s an agent may take to finish its calls; use %d",
-			*grace, drainTimeout, int(drainTimeout.Seconds())); r.once(string(w.key.UID) + text) {
+			*grace, drainTimeout, int(drainTimeout.Seconds())); r.once(w.key, text) {
 			r.events.Event(reference(w.key), corev1.EventTypeWarning, ReasonShortGrace, text)
 		}
 	}
@@ -207,16 +229,23 @@ func (r *report) complaints(w *workload, drainTimeout time.Duration) {
 
 // notEnabled tells that a workload is labelled where its label has no effect.
 func (r *report) notEnabled(key Key) {
-	if r.once("not enabled " + string(key.UID)) {
+	if r.once(key, "not enabled") {
 		r.events.Eventf(reference(key), corev1.EventTypeWarning, ReasonNotEnabled,
 			"label %s has no effect here: namespace %s is not enabled; an administrator enables it with: kubectl label namespace %s %s=true",
 			call.GuardedLabel, key.Namespace, key.Namespace, call.EnabledLabel)
 	}
 }
 
+func budgetKey(pdb *policyv1.PodDisruptionBudget) Key {
+	return Key{
+		NamespacedName: types.NamespacedName{Namespace: pdb.Namespace, Name: pdb.Name},
+		APIVersion:     policyv1.SchemeGroupVersion.String(), Kind: budgetKind, UID: pdb.UID,
+	}
+}
+
 // foreignBudget tells that another budget matches a guarded pod.
 func (r *report) foreignBudget(pdb *policyv1.PodDisruptionBudget, pod *corev1.Pod) {
-	if !r.once("budget " + string(pdb.UID)) {
+	if !r.once(budgetKey(pdb), "foreign") {
 		return
 	}
 	text := fmt.Sprintf("PodDisruptionBudget %s/%s matches pods that callguard guards, such as %s: Kubernetes answers evictions of pods with two budgets with 500, on which kubectl drain gives up; delete it, and use annotation %s of the workload",

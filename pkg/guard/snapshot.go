@@ -10,6 +10,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -105,6 +106,25 @@ func (c *cluster) cached(namespace string) (*snapshot, error) {
 	}
 	s.pods, err = c.pods.Pods(namespace).List(everything)
 	return s, err
+}
+
+// has says whether anything is there of a workload, or a budget, as far as the
+// informers know.
+func (c *cluster) has(key Key) (bool, error) {
+	if key.Kind == budgetKind {
+		budgets, err := c.budgets.PodDisruptionBudgets(key.Namespace).List(labels.Everything())
+		return slices.ContainsFunc(budgets, func(b *policyv1.PodDisruptionBudget) bool { return b.UID == key.UID }), err
+	}
+	s, err := c.cached(key.Namespace)
+	if err != nil || s.owners[key.UID] != nil {
+		return true, err
+	}
+	for _, o := range s.owners {
+		if o.controller != nil && o.controller.UID == key.UID {
+			return true, nil
+		}
+	}
+	return slices.ContainsFunc(s.pods, func(pod *corev1.Pod) bool { return s.top(pod) == key }), nil
 }
 
 // live is the namespace as it is now. Owners are read before what they own, and

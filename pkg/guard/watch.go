@@ -55,6 +55,21 @@ func (g *Guard) forget(pod *corev1.Pod) {
 	g.report.forget(pod.UID)
 }
 
+// forgetGone drops what was said of workloads and budgets that are gone. A pod may
+// outlive its owner by hours, and nothing is said of a workload twice: it is not
+// gone while anything of it is there.
+func (g *Guard) forgetGone() {
+	if !g.cluster.ready() {
+		return
+	}
+	// Those of now: whoever is complained of meanwhile may have come meanwhile.
+	for _, about := range g.report.complainedOf() {
+		if there, err := g.cluster.has(about); err == nil && !there {
+			g.report.forgetSaid(about)
+		}
+	}
+}
+
 func (g *Guard) nodeChanged(before, after metav1.Object) {
 	node := after
 	if node == nil {

@@ -32,6 +32,7 @@ import (
 	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/trial"
 )
 
 const (
@@ -39,24 +40,6 @@ const (
 	model   = "gpt-realtime-2.1"
 	created = `{"type":"session.created","event_id":"event_1","session":{"type":"realtime","object":"realtime.session","id":"sess_1","model":"` + model + `"}}`
 )
-
-// logs gather what a prober says.
-type logs struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
 
 // api is a Realtime API over TLS that does what the test wants.
 type api struct {
@@ -197,12 +180,12 @@ type tested struct {
 
 	keyFile  string
 	registry *prometheus.Registry
-	logs     *logs
+	logs     *trial.Log
 }
 
 func newProber(t *testing.T, a *api, change func(*Config), options ...Option) *tested {
 	t.Helper()
-	p := &tested{keyFile: filepath.Join(t.TempDir(), "api-key"), registry: prometheus.NewRegistry(), logs: &logs{}}
+	p := &tested{keyFile: filepath.Join(t.TempDir(), "api-key"), registry: prometheus.NewRegistry(), logs: &trial.Log{}}
 	p.writeKey(t, key)
 	cfg := Config{
 		BaseURL: a.url(), Model: model, KeyFile: p.keyFile, CA: a.ca(),
@@ -279,15 +262,6 @@ func (p *tested) run(t *testing.T) string {
 		}
 	})
 	return "http://" + l.Addr().String()
-}
-
-func within(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("did not happen within 20 s: %s", what)
-		}
-	}
 }
 
 // TestSession opens one as the API wants it, and leaves it as it should be left.
@@ -558,14 +532,14 @@ func TestLoop(t *testing.T) {
 	// after waits for the next probe, which comes at this pause and no sooner.
 	after := func(d time.Duration) {
 		t.Helper()
-		within(t, "the loop pauses", c.HasWaiters)
+		trial.Eventually(t, "the loop pauses", c.HasWaiters)
 		n := a.all.Load()
 		c.Step(d - time.Millisecond)
 		if !c.HasWaiters() {
 			t.Fatalf("the probe came before %s had passed", d)
 		}
 		c.Step(time.Millisecond)
-		within(t, "another probe", func() bool { return a.all.Load() == n+1 && c.HasWaiters() })
+		trial.Eventually(t, "another probe", func() bool { return a.all.Load() == n+1 && c.HasWaiters() })
 	}
 	is := func(code int, class Class, held bool) {
 		t.Helper()
@@ -573,7 +547,7 @@ func TestLoop(t *testing.T) {
 			t.Fatalf("got %d, %+v; want %d, %s, held %t\n%s", got, a, code, class, held, p.logs)
 		}
 	}
-	within(t, "a first session", func() bool { code, _ := p.get(t); return code == http.StatusOK })
+	trial.Eventually(t, "a first session", func() bool { code, _ := p.get(t); return code == http.StatusOK })
 
 	valid.Store("sk-new") // the key is rotated, and the Secret is not yet here
 	after(time.Minute)
@@ -598,7 +572,7 @@ func TestLoop(t *testing.T) {
 	after(time.Minute)
 	after(2 * time.Minute)
 	is(200, Degraded, false) // 3 min 45 s
-	within(t, "the loop pauses", c.HasWaiters)
+	trial.Eventually(t, "the loop pauses", c.HasWaiters)
 	c.Step(75 * time.Second)
 	is(503, Degraded, false) // the grace is over without another probe
 	c.Step(-75 * time.Second)
@@ -631,7 +605,7 @@ func TestManyAsk(t *testing.T) {
 	}))
 	p := newProber(t, a, func(c *Config) { c.Timeout = time.Minute })
 	url := p.run(t)
-	within(t, "a probe", func() bool { return a.open.Load() == 1 })
+	trial.Eventually(t, "a probe", func() bool { return a.open.Load() == 1 })
 	began := time.Now()
 	var asks sync.WaitGroup
 	for range 8 {
@@ -669,7 +643,7 @@ func TestManyAsk(t *testing.T) {
 		}
 	}
 	close(hang)
-	within(t, "a session", func() bool { code, _ := p.get(t); return code == http.StatusOK })
+	trial.Eventually(t, "a session", func() bool { code, _ := p.get(t); return code == http.StatusOK })
 }
 
 // TestStopsInMidProbe ends while a probe hangs, and does not take that for a failure.
@@ -684,7 +658,7 @@ func TestStopsInMidProbe(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx, l) }()
-	within(t, "a probe", func() bool { return a.open.Load() == 1 })
+	trial.Eventually(t, "a probe", func() bool { return a.open.Load() == 1 })
 	cancel()
 	select {
 	case err := <-done:

@@ -12,6 +12,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/test/nodeagent"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // calls of this test: an agent's job process takes a second of CPU to start.
@@ -84,7 +85,7 @@ func TestFiftyCalls(t *testing.T) {
 	comes := func(more int64) {
 		t.Helper()
 		want := came.Load() + more
-		eventually(t, 30*time.Second, "more calls come", func() error {
+		trial.Within(t, 30*time.Second, "more calls come", func() error {
 			if n := came.Load(); n < want {
 				return fmt.Errorf("%d came; want %d", n, want)
 			}
@@ -129,7 +130,7 @@ func TestFiftyCalls(t *testing.T) {
 		c.Disconnect()
 	}
 	// An agent that came too late to its caller is alone in its room for 10 s.
-	eventually(t, 90*time.Second, "one call is left", func() error {
+	trial.Within(t, 90*time.Second, "one call is left", func() error {
 		if a := g.calls(); a.Calls != 1 || a.Drained {
 			return fmt.Errorf("%+v", a)
 		}
@@ -139,7 +140,7 @@ func TestFiftyCalls(t *testing.T) {
 	// A call ends when its agent has left the room and, in the pod, when its
 	// process has ended: what it does in between is the agent's work after the call.
 	var left, ended, drained time.Time
-	eventually(t, 30*time.Second, "the pod is drained", func() error {
+	trial.Within(t, 30*time.Second, "the pod is drained", func() error {
 		if left.IsZero() && len(s.agents(t)) == 0 {
 			left = time.Now()
 		}
@@ -180,7 +181,7 @@ func TestFiftyCalls(t *testing.T) {
 func equal(t *testing.T, s *server, g *sidecar) int {
 	t.Helper()
 	number := 0
-	eventually(t, 30*time.Second, "the gate and the server agree", func() error {
+	trial.Within(t, 30*time.Second, "the gate and the server agree", func() error {
 		before, a, after := len(s.agents(t)), g.calls(), len(s.agents(t))
 		if before != after || a.Calls != after || a.Accepted != 0 || !a.Known {
 			return fmt.Errorf("the server has %d agents in rooms, the gate says %+v", after, a)

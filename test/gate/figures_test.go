@@ -28,6 +28,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/callguard/callguard/test/nodeagent"
+	"github.com/callguard/callguard/test/trial"
 )
 
 var update = flag.Bool("update", false, "write the transcript of pkg/gate/testdata anew") //nolint:gochecknoglobals // a flag of the test
@@ -255,7 +256,7 @@ func TestTranscript(t *testing.T) {
 	// LiveKit tells the worker of its agent's leaving only once its room knows the job,
 	// which may be seconds after the agent came.
 	dispatches := lksdk.NewAgentDispatchServiceClient(s.url, s.key, s.secret)
-	eventually(t, 30*time.Second, "the room knows the job", func() error {
+	trial.Within(t, 30*time.Second, "the room knows the job", func() error {
 		list, err := dispatches.ListDispatch(t.Context(), &livekit.ListAgentDispatchRequest{Room: "transcript"})
 		for _, d := range list.GetAgentDispatches() {
 			if len(d.GetState().GetJobs()) > 0 {
@@ -265,7 +266,7 @@ func TestTranscript(t *testing.T) {
 		return fmt.Errorf("%v: %w", list, err)
 	})
 	caller.Disconnect()
-	eventually(t, 30*time.Second, "LiveKit ends the job, and the worker tells its load", func() error {
+	trial.Within(t, 30*time.Second, "LiveKit ends the job, and the worker tells its load", func() error {
 		mu.Lock()
 		defer mu.Unlock()
 		if k := kinds(heard); !k["server 2 termination"] || !k["agent 2 update_worker"] {

@@ -19,6 +19,7 @@ import (
 	lksdk "github.com/livekit/server-sdk-go/v2"
 
 	"github.com/callguard/callguard/test/nodeagent"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // farAway is a LiveKit that only the proxy finds.
@@ -70,7 +71,7 @@ func TestProxy(t *testing.T) {
 	t.Setenv("HTTP_PROXY", url)
 	g := startGate(t, &far, port)
 	startAgent(t, s, g.agentURL, port, nodeagent.Plain)
-	eventually(t, 10*time.Second, "the gate has a worker", func() error {
+	trial.Within(t, 10*time.Second, "the gate has a worker", func() error {
 		if a := g.calls(); a.Workers != 1 {
 			return fmt.Errorf("%+v", a)
 		}
@@ -98,7 +99,7 @@ func TestProxyRefuses(t *testing.T) {
 			s := &server{url: "ws://" + farAway, key: "key", secret: "a-secret-that-is-long-enough-for-a-token"}
 			t.Setenv("HTTP_PROXY", url)
 			g := startGate(t, s, freePorts(t, 1)[0])
-			eventually(t, 10*time.Second, "an agent hears 502", func() error {
+			trial.Within(t, 10*time.Second, "an agent hears 502", func() error {
 				resp, err := http.DefaultTransport.RoundTrip(upgrade(t, g.agentURL))
 				if err != nil {
 					return err

@@ -24,6 +24,7 @@ import (
 	"github.com/callguard/callguard/hack/cluster/local"
 	"github.com/callguard/callguard/pkg/call"
 	witness "github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // pace is how often a test asks whether what it waits for has happened.
@@ -133,7 +134,7 @@ func newServer(t *testing.T, ports []int) *server {
 func (s *server) start(t *testing.T) {
 	t.Helper()
 	s.program = start(t, "livekit", "", nil, stage.livekit, "--config", s.config)
-	eventually(t, 20*time.Second, "livekit-server answers", func() error {
+	trial.Within(t, 20*time.Second, "livekit-server answers", func() error {
 		_, err := s.rooms.ListRooms(t.Context(), &livekit.ListRoomsRequest{})
 		return err
 	})
@@ -227,7 +228,7 @@ func startGate(t *testing.T, s *server, workerPort int, args ...string) *sidecar
 func (g *sidecar) start() {
 	g.t.Helper()
 	g.program = start(g.t, "gate", "", g.env, stage.gate, g.args...)
-	eventually(g.t, 10*time.Second, "the gate answers", func() error { _, err := g.ask(); return err })
+	trial.Within(g.t, 10*time.Second, "the gate answers", func() error { _, err := g.ask(); return err })
 }
 
 func (g *sidecar) ask() (witness.Answer, error) {
@@ -301,7 +302,7 @@ type agent struct {
 func startAgent(t *testing.T, s *server, url string, port int, entry string, env ...string) *agent {
 	t.Helper()
 	a := launchAgent(t, s, url, port, entry, env...)
-	eventually(t, 30*time.Second, "the agent registers", func() error {
+	trial.Within(t, 30*time.Second, "the agent registers", func() error {
 		if !a.says(t, "registered worker") {
 			return errors.New("its log does not say so")
 		}
@@ -333,18 +334,6 @@ func launchAgent(t *testing.T, s *server, url string, port int, entry string, en
 		"LIVEKIT_URL=" + url, "LIVEKIT_API_KEY=" + s.key, "LIVEKIT_API_SECRET=" + s.secret, "PORT=" + strconv.Itoa(port),
 	}, env...)
 	return &agent{program: start(t, "agent", stage.modules, env, "node", entry, "start"), port: port}
-}
-
-// eventually waits until holds returns nil.
-func eventually(t *testing.T, within time.Duration, what string, holds func() error) {
-	t.Helper()
-	var err error
-	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(pace) {
-		if err = holds(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("did not happen within %s: %s: %v", within, what, err)
 }
 
 // quantile of durations.

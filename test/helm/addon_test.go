@@ -28,6 +28,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/pkg/servingcert"
+	"github.com/callguard/callguard/test/trial"
 )
 
 const (
@@ -126,7 +127,7 @@ func manifestIsTheTemplate(t *testing.T, values ...string) {
 // doorsHold waits until the doors hold the pods of an enabled namespace, with the budget that the guard makes.
 func doorsHold(t *testing.T, namespace string) {
 	t.Helper()
-	eventually(t, 20*time.Second, "no guarded pod is born before its budget", func() error {
+	trial.Within(t, 20*time.Second, "no guarded pod is born before its budget", func() error {
 		_, err := stage.client.CoreV1().Pods(namespace).Create(t.Context(), guardedPod("early"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		return saysDoor(err, "callguard-birth")
 	})
@@ -140,12 +141,12 @@ func doorsHold(t *testing.T, namespace string) {
 		Spec: policyv1.PodDisruptionBudgetSpec{MinAvailable: &most, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{call.GuardedLabel: "true"}}},
 	}, metav1.CreateOptions{})
 	must(t, err)
-	eventually(t, 20*time.Second, "a guarded pod is born", func() error {
+	trial.Within(t, 20*time.Second, "a guarded pod is born", func() error {
 		_, err := stage.client.CoreV1().Pods(namespace).Create(t.Context(), guardedPod("agent"), metav1.CreateOptions{})
 		return err
 	})
 	readyPods(t, namespace, call.GuardedLabel+"=true", 1)
-	eventually(t, 20*time.Second, "no guarded pod is deleted", func() error {
+	trial.Within(t, 20*time.Second, "no guarded pod is deleted", func() error {
 		return saysDoor(stage.client.CoreV1().Pods(namespace).Delete(t.Context(), "agent", metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}), "callguard-delete")
 	})
 	doorsRefuse(t, namespace)
@@ -178,7 +179,7 @@ func uninstall(t *testing.T, namespace string) {
 	t.Helper()
 	makeNamespace(t, namespace+"-empty", nil)
 	must(t, stage.client.CoreV1().Namespaces().Delete(t.Context(), namespace+"-empty", metav1.DeleteOptions{}))
-	eventually(t, 20*time.Second, "the deletion of a namespace waits for the metrics-adapter", func() error {
+	trial.Within(t, 20*time.Second, "the deletion of a namespace waits for the metrics-adapter", func() error {
 		ns, err := stage.client.CoreV1().Namespaces().Get(t.Context(), namespace+"-empty", metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -192,7 +193,7 @@ func uninstall(t *testing.T, namespace string) {
 	})
 
 	uninstallAddon(t)
-	eventually(t, 20*time.Second, "the garbage collector takes the budget", func() error {
+	trial.Within(t, 20*time.Second, "the garbage collector takes the budget", func() error {
 		_, err := stage.client.PolicyV1().PodDisruptionBudgets(namespace).Get(t.Context(), guard.BudgetName, metav1.GetOptions{})
 		return gone(err)
 	})
@@ -201,7 +202,7 @@ func uninstall(t *testing.T, namespace string) {
 	}
 	must(t, stage.client.CoreV1().Namespaces().Delete(t.Context(), namespace, metav1.DeleteOptions{}))
 	for _, ns := range []string{namespace + "-empty", namespace} {
-		eventually(t, 30*time.Second, "namespace "+ns+" goes", func() error {
+		trial.Within(t, 30*time.Second, "namespace "+ns+" goes", func() error {
 			_, err := stage.client.CoreV1().Namespaces().Get(t.Context(), ns, metav1.GetOptions{})
 			return gone(err)
 		})
@@ -281,7 +282,7 @@ func adapterPublishes(t *testing.T) map[string]string {
 	k := keeper(t)
 	ended := make(chan error, 1)
 	go func() { ended <- k.Run(ctx) }()
-	eventually(t, 20*time.Second, "the adapter's authority stands in the APIServices", k.Published)
+	trial.Within(t, 20*time.Second, "the adapter's authority stands in the APIServices", k.Published)
 	stop()
 	must(t, <-ended)
 	bundles := caBundles(t)
@@ -410,7 +411,7 @@ func mayNotPublish(t *testing.T) {
 	k := keeper(t)
 	ended := make(chan error, 1)
 	go func() { ended <- k.Run(ctx) }()
-	eventually(t, 20*time.Second, "the adapter may not write caBundle", func() error {
+	trial.Within(t, 20*time.Second, "the adapter may not write caBundle", func() error {
 		if err := k.Published(); !apierrors.IsForbidden(errors.Unwrap(err)) && !strings.Contains(fmt.Sprint(err), "forbidden") {
 			return fmt.Errorf("it says %w", err)
 		}

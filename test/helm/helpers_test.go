@@ -23,9 +23,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/trial"
 )
-
-const pace = 100 * time.Millisecond
 
 // command runs a program against the cluster, in the repository, and returns what it said.
 func command(ctx context.Context, input, program string, args ...string) (string, error) {
@@ -69,18 +68,6 @@ func kubectl(t *testing.T, input string, args ...string) string {
 	return out
 }
 
-// eventually waits until holds returns nil.
-func eventually(t *testing.T, within time.Duration, what string, holds func() error) {
-	t.Helper()
-	var err error
-	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(pace) {
-		if err = holds(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("did not happen within %s: %s: %v", within, what, err)
-}
-
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -110,7 +97,7 @@ func makeNamespace(t *testing.T, name string, labels map[string]string) {
 func readyPods(t *testing.T, namespace, selector string, n int) []corev1.Pod {
 	t.Helper()
 	var found []corev1.Pod
-	eventually(t, time.Minute, fmt.Sprintf("%d pods %s are Ready", n, selector), func() error {
+	trial.Within(t, time.Minute, fmt.Sprintf("%d pods %s are Ready", n, selector), func() error {
 		list, err := stage.client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: selector})
 		if err != nil {
 			return err

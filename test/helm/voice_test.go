@@ -19,6 +19,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/callguard/callguard/test/trial"
 )
 
 const (
@@ -319,7 +321,7 @@ func TestBudgetWithoutCallguard(t *testing.T) {
 // allows waits until the agents' budget allows so many evictions.
 func (r release) allows(t *testing.T, n int32) {
 	t.Helper()
-	eventually(t, 20*time.Second, fmt.Sprintf("the budget allows %d evictions", n), func() error {
+	trial.Within(t, 20*time.Second, fmt.Sprintf("the budget allows %d evictions", n), func() error {
 		b, err := stage.client.PolicyV1().PodDisruptionBudgets(r.namespace).Get(t.Context(), r.agent(), metav1.GetOptions{})
 		if err == nil && (b.Status.DisruptionsAllowed != n || b.Status.ExpectedPods != 3 || b.Status.ObservedGeneration != b.Generation) {
 			err = fmt.Errorf("its status is %+v", b.Status)

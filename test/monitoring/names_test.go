@@ -26,6 +26,7 @@ import (
 	"github.com/callguard/callguard/pkg/ledger"
 	"github.com/callguard/callguard/pkg/servingcert"
 	"github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/pkg/witness/poll"
 	"github.com/callguard/callguard/pkg/witness/rooms"
 	"github.com/callguard/callguard/pkg/witness/worker"
 )
@@ -62,8 +63,8 @@ func registered(t *testing.T) names {
 	client := fake.NewClientset()
 	recorder := record.NewFakeRecorder(1)
 	rooms.NewMetrics(n)
-	worker.NewMetrics(n)
-	gate.NewMetrics(n)
+	worker.NewReader(poll.Config{Registry: n})
+	gate.NewReader(poll.Config{Registry: n})
 	n.MustRegister(ledger.NewCollector(nil, func() []*call.Pod { return nil }, time.Now))
 	keeper, err := servingcert.New(servingcert.Config{
 		Service: types.NamespacedName{Namespace: "callguard-system", Name: "metrics-adapter"}, Lifetime: time.Hour, Log: slog.New(slog.DiscardHandler),

@@ -9,13 +9,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"runtime/debug"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/spf13/pflag"
-
+	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/pkg/gate"
 )
 
@@ -25,39 +21,25 @@ const gcPercent = 30
 // Main runs the gate until ctx is done.
 func Main(ctx context.Context, args []string, env func(string) string, stderr io.Writer) error {
 	o := NewOptions(env)
-	fs := o.Flags()
-	fs.SetOutput(stderr)
-	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {
-		return nil
-	} else if err != nil {
+	if ok, err := program.Parse(args, o, "settings are flags, see --help", stderr); !ok {
 		return err
 	}
-	if fs.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q; settings are flags, see --help", fs.Arg(0))
-	}
-	if err := o.Validate(); err != nil {
-		return fmt.Errorf("settings cannot be used:\n%w", err)
-	}
-	level, err := o.level()
+	log, err := o.logLevel.Logger(stderr)
 	if err != nil {
 		return err
 	}
 	if env("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	return run(ctx, o, slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})))
+	return run(ctx, o, log)
 }
 
 func run(ctx context.Context, o *Options, log *slog.Logger) error {
-	var ca []byte
-	if o.caFile != "" {
-		var err error
-		if ca, err = os.ReadFile(o.caFile); err != nil {
-			return fmt.Errorf("--ca-file: %w; name a file that can be read", err)
-		}
+	ca, err := program.ReadFile("ca-file", o.caFile)
+	if err != nil {
+		return err
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry := program.NewRegistry()
 	g, err := gate.New(gate.Config{
 		Upstream: o.livekitURL, CA: ca, Pod: o.pod(),
 		Order: o.orderFile, Journal: o.journal, Workers: o.workerURLs(),

@@ -6,16 +6,14 @@ package app
 
 import (
 	"errors"
-	"fmt"
-	"log/slog"
 	"net"
 	"net/url"
-	"os"
 	"strconv"
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/pkg/call"
 )
 
@@ -31,7 +29,7 @@ type Options struct {
 	orderFile      string
 	journal        string
 	caFile         string
-	logLevel       string
+	logLevel       program.LogLevel
 }
 
 // NewOptions returns the defaults.
@@ -57,54 +55,34 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.StringVar(&o.orderFile, "order-file", o.orderFile, "File of a downwardAPI volume with metadata.annotations, or with the one annotation "+call.DrainingAnnotation+". Without it nobody can order the pod to drain.")
 	fs.StringVar(&o.journal, "journal", o.journal, "Folder of an emptyDir, in which a gate that is started again finds the jobs. Without it the agent is asked how many it has.")
 	fs.StringVar(&o.caFile, "ca-file", o.caFile, "Certificates to trust for LiveKit besides the system's, in PEM.")
-	fs.StringVar(&o.logLevel, "log-level", o.logLevel, "debug, info, warn or error.")
+	o.logLevel.AddFlag(fs)
 	return fs
 }
 
 // Validate reports every mistake at once, each with a value that would work.
 func (o *Options) Validate() error {
-	var errs []error
-	wrong := func(flag string, value any, use string) {
-		errs = append(errs, fmt.Errorf("--%s is %q; use %s", flag, fmt.Sprint(value), use))
-	}
+	var m program.Mistakes
 	if u, err := url.Parse(o.livekitURL); err != nil || u.Host == "" {
-		wrong("livekit-url", o.livekitURL, "the URL of the real LiveKit, such as wss://livekit.example.com")
+		m.Wrong("livekit-url", o.livekitURL, "the URL of the real LiveKit, such as wss://livekit.example.com")
 	} else if u.Host == o.listen {
-		wrong("livekit-url", o.livekitURL, "the real LiveKit: this is the gate itself, where only the agent's LIVEKIT_URL leads")
+		m.Wrong("livekit-url", o.livekitURL, "the real LiveKit: this is the gate itself, where only the agent's LIVEKIT_URL leads")
 	}
 	if o.podUID == "" {
-		wrong("pod-uid", "", "$POD_UID with fieldRef metadata.uid")
+		m.Wrong("pod-uid", "", "$POD_UID with fieldRef metadata.uid")
 	}
-	for _, a := range []struct{ flag, address, use string }{
-		{"bind-address", o.listen, "host:port such as 127.0.0.1:7880"}, {"status-address", o.status, "host:port such as :8089"},
-	} {
-		if _, _, err := net.SplitHostPort(a.address); err != nil {
-			wrong(a.flag, a.address, a.use)
-		}
-	}
+	m.Address("bind-address", o.listen, "host:port such as 127.0.0.1:7880")
+	m.Address("status-address", o.status, "host:port such as :8089")
 	for _, port := range o.workerPorts {
 		if port < 1 || port > 65535 {
-			wrong("worker-ports", port, "ports from 1 to 65535, such as 8081")
+			m.Wrong("worker-ports", port, "ports from 1 to 65535, such as 8081")
 		}
 	}
 	if (o.apiKey == "") != (o.apiSecret == "") {
-		errs = append(errs, errors.New("of LIVEKIT_API_KEY and LIVEKIT_API_SECRET one is set; set both, so that the gate can look into rooms, or none"))
+		m.Add(errors.New("of LIVEKIT_API_KEY and LIVEKIT_API_SECRET one is set; set both, so that the gate can look into rooms, or none"))
 	}
-	if o.caFile != "" {
-		if _, err := os.Stat(o.caFile); err != nil {
-			errs = append(errs, fmt.Errorf("--ca-file: %w; name a file that can be read", err))
-		}
-	}
-	if _, err := o.level(); err != nil {
-		wrong("log-level", o.logLevel, "debug, info, warn or error")
-	}
-	return errors.Join(errs...)
-}
-
-func (o *Options) level() (slog.Level, error) {
-	var level slog.Level
-	err := level.UnmarshalText([]byte(o.logLevel))
-	return level, err
+	m.File("ca-file", o.caFile)
+	m.Add(o.logLevel.Validate())
+	return m.Err()
 }
 
 func (o *Options) pod() types.UID { return types.UID(o.podUID) }

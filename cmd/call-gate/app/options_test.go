@@ -6,10 +6,11 @@ import (
 	"context"
 	"io"
 	"maps"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/callguard/callguard/cmd/internal/programtest"
 )
 
 func TestOptions(t *testing.T) {
@@ -38,23 +39,7 @@ func TestOptions(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			o := NewOptions(func(name string) string { return tc.env[name] })
-			if err := o.Flags().Parse(tc.args); err != nil {
-				t.Fatal(err)
-			}
-			err := o.Validate()
-			var lines []string
-			if err != nil {
-				lines = strings.Split(err.Error(), "\n")
-			}
-			if len(lines) != len(tc.want) {
-				t.Fatalf("%s got %v", tc.reason, err)
-			}
-			for i, want := range tc.want {
-				if !strings.Contains(lines[i], want) {
-					t.Errorf("%s got %q; want it to say %q", tc.reason, lines[i], want)
-				}
-			}
+			programtest.Validate(t, tc.reason, NewOptions(func(name string) string { return tc.env[name] }), tc.args, tc.want)
 		})
 	}
 	o := NewOptions(func(string) string { return "" })

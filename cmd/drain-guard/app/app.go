@@ -16,9 +16,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
@@ -32,9 +30,11 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
+	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/pkg/witness/poll"
 	"github.com/callguard/callguard/pkg/witness/rooms"
 	"github.com/callguard/callguard/pkg/witness/worker"
 )
@@ -54,32 +54,20 @@ const (
 // Main runs the drain-guard, or unlocks, until ctx is done.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	o := NewOptions()
-	fs := o.Flags()
+	var settings program.Settings = o
 	unlock := len(args) > 0 && args[0] == "unlock"
 	if unlock {
-		args = args[1:]
-		fs = pflag.NewFlagSet("drain-guard unlock", pflag.ContinueOnError)
-		o.clusterFlags(fs)
+		args, settings = args[1:], unlockOptions{o}
 	}
-	fs.SetOutput(stderr)
-	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {
-		return nil
-	} else if err != nil {
+	if ok, err := program.Parse(args, settings, "use no command, or unlock", stderr); !ok {
 		return err
 	}
-	if fs.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q; use no command, or unlock", fs.Arg(0))
-	}
-	if err := o.Validate(); err != nil {
-		return fmt.Errorf("settings cannot be used:\n%w", err)
-	}
-	level, err := o.level()
+	log, err := o.logLevel.Logger(stderr)
 	if err != nil {
 		return err
 	}
-	handler := slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})
-	klog.SetLogger(logr.FromSlogHandler(handler))
-	registry := prometheus.NewRegistry()
+	klog.SetLogger(logr.FromSlogHandler(log.Handler()))
+	registry := program.NewRegistry()
 	client, err := o.client(registry)
 	if err != nil {
 		return err
@@ -87,7 +75,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if unlock {
 		return guard.Unlock(ctx, client, o.doors.Namespace, renewDeadline+retryPeriod, stdout)
 	}
-	return run(ctx, o, client, registry, slog.New(handler))
+	return run(ctx, o, client, registry, log)
 }
 
 func (o *Options) client(registry *prometheus.Registry) (kubernetes.Interface, error) {
@@ -106,7 +94,6 @@ func (o *Options) client(registry *prometheus.Registry) (kubernetes.Interface, e
 }
 
 func run(ctx context.Context, o *Options, client kubernetes.Interface, registry *prometheus.Registry, log *slog.Logger) error {
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
@@ -123,8 +110,8 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 		Default: rooms.FileCredentials(rooms.Files{URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}), Secret: rooms.SecretCredentials(client),
 		Transport: http.DefaultTransport, OnlyWanted: true, Settings: o.livekit, Metrics: rooms.NewMetrics(registry), Log: log,
 	})
-	agents := worker.NewReader(worker.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Metrics: worker.NewMetrics(registry)})
-	gates := gate.NewReader(gate.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Metrics: gate.NewMetrics(registry)})
+	asked := poll.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Registry: registry}
+	agents, gates := worker.NewReader(asked), gate.NewReader(asked)
 	o.guard.DeletionCosts = o.deletionCosts == costsAuto
 	g, err := guard.New(guard.Config{
 		Client: client, Doors: doors,

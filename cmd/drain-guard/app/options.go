@@ -6,15 +6,13 @@ package app
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"log/slog"
-	"net"
 	"os"
 	"time"
 
 	"github.com/spf13/pflag"
 
+	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/manifests"
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/pkg/verdict"
@@ -27,7 +25,7 @@ type Options struct {
 	doors       manifests.Values
 	leaderElect bool
 	bindAddress string
-	logLevel    string
+	logLevel    program.LogLevel
 
 	livekitURL        string
 	livekitURLFile    string
@@ -106,71 +104,69 @@ func (o *Options) Flags() *pflag.FlagSet {
 func (o *Options) clusterFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "Kubeconfig; in a pod none is needed.")
 	fs.StringVar(&o.doors.Namespace, "namespace", o.doors.Namespace, "Namespace of the guard and of its lease; by default what POD_NAMESPACE says.")
-	fs.StringVar(&o.logLevel, "log-level", o.logLevel, "debug, info, warn or error.")
+	o.logLevel.AddFlag(fs)
 }
 
 // Validate reports every mistake at once, each with a value that would work.
 func (o *Options) Validate() error {
-	var errs []error
-	wrong := func(flag string, value any, use string) {
-		errs = append(errs, fmt.Errorf("--%s is %q; use %s", flag, fmt.Sprint(value), use))
-	}
+	var m program.Mistakes
 	if o.livekitURL != "" && o.livekitURLFile != "" {
-		wrong("livekit-url-file", o.livekitURLFile, "either this or --livekit-url")
+		m.Wrong("livekit-url-file", o.livekitURLFile, "either this or --livekit-url")
 	}
 	if o.livekitURL != "" {
 		if err := rooms.ValidateURL(o.livekitURL); err != nil {
-			errs = append(errs, fmt.Errorf("--livekit-url: %w", err))
+			m.Add(fmt.Errorf("--livekit-url: %w", err))
 		}
-		for flag, file := range map[string]string{"livekit-api-key-file": o.livekitKeyFile, "livekit-api-secret-file": o.livekitSecretFile} {
-			if _, err := os.Stat(file); err != nil {
-				wrong(flag, file, "a file that is there, such as /etc/livekit/api-key")
+		for _, file := range []struct{ flag, path string }{{"livekit-api-key-file", o.livekitKeyFile}, {"livekit-api-secret-file", o.livekitSecretFile}} {
+			if _, err := os.Stat(file.path); err != nil {
+				m.Wrong(file.flag, file.path, "a file that is there, such as /etc/livekit/api-key")
 			}
 		}
 	}
-	positive := map[string]time.Duration{
-		"resync-interval": o.livekit.Resync, "livekit-timeout": o.livekit.Timeout, "witness-timeout": o.witnessTimeout,
-		"read-interval": o.guard.ReadEvery, "agent-drain-timeout": o.guard.AgentDrainTimeout,
-	}
-	for flag, d := range positive {
+	positive := func(flag string, d time.Duration) {
 		if d <= 0 {
-			wrong(flag, d, "a duration above zero, such as 2s")
+			m.Wrong(flag, d, "a duration above zero, such as 2s")
 		}
 	}
-	notNegative := map[string]time.Duration{
-		"settle": o.guard.Limits.Settle, "max-hold": o.guard.Limits.MaxHold, "lost-node-quiet": o.guard.Limits.LostQuiet,
-		"lost-node-release-after": o.guard.Limits.LostAfter, "removal-taint-delay": o.guard.RemovalDelay, "release-patience": o.guard.ReleasePatience,
-	}
-	for flag, d := range notNegative {
+	positive("resync-interval", o.livekit.Resync)
+	positive("livekit-timeout", o.livekit.Timeout)
+	positive("witness-timeout", o.witnessTimeout)
+	positive("read-interval", o.guard.ReadEvery)
+	positive("agent-drain-timeout", o.guard.AgentDrainTimeout)
+	notNegative := func(flag string, d time.Duration) {
 		if d < 0 {
-			wrong(flag, d, "zero or more, such as 20s")
+			m.Wrong(flag, d, "zero or more, such as 20s")
 		}
 	}
+	notNegative("settle", o.guard.Limits.Settle)
+	notNegative("max-hold", o.guard.Limits.MaxHold)
+	notNegative("lost-node-quiet", o.guard.Limits.LostQuiet)
+	notNegative("lost-node-release-after", o.guard.Limits.LostAfter)
+	notNegative("removal-taint-delay", o.guard.RemovalDelay)
+	notNegative("release-patience", o.guard.ReleasePatience)
 	if o.livekit.MaxStaleness < o.livekit.Resync {
-		wrong("max-staleness", o.livekit.MaxStaleness, "--resync-interval or more, such as "+(5*o.livekit.Resync).String())
+		m.Wrong("max-staleness", o.livekit.MaxStaleness, "--resync-interval or more, such as "+(5*o.livekit.Resync).String())
 	}
 	if o.livekit.Concurrency < 1 {
-		wrong("livekit-concurrency", o.livekit.Concurrency, "1 or more, such as 16")
+		m.Wrong("livekit-concurrency", o.livekit.Concurrency, "1 or more, such as 16")
 	}
 	if o.deletionCosts != costsAuto && o.deletionCosts != costsOff {
-		wrong("deletion-cost", o.deletionCosts, costsAuto+" or "+costsOff)
+		m.Wrong("deletion-cost", o.deletionCosts, costsAuto+" or "+costsOff)
 	}
-	if _, _, err := net.SplitHostPort(o.bindAddress); err != nil {
-		wrong("bind-address", o.bindAddress, "an address with a port, such as :8080")
-	}
+	m.Address("bind-address", o.bindAddress, "an address with a port, such as :8080")
 	if o.doors.Namespace == "" {
-		wrong("namespace", o.doors.Namespace, "the namespace of the guard, such as "+manifests.DefaultNamespace)
+		m.Wrong("namespace", o.doors.Namespace, "the namespace of the guard, such as "+manifests.DefaultNamespace)
 	}
-	if _, err := o.level(); err != nil {
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+	m.Add(o.logLevel.Validate())
+	return m.Err()
 }
 
-func (o *Options) level() (slog.Level, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
-		return level, fmt.Errorf("--log-level is %q; use debug, info, warn or error", o.logLevel)
-	}
-	return level, nil
+// unlockOptions are the flags of the command "unlock".
+type unlockOptions struct{ *Options }
+
+// Flags returns the flags, bound to the options.
+func (o unlockOptions) Flags() *pflag.FlagSet {
+	fs := pflag.NewFlagSet("drain-guard unlock", pflag.ContinueOnError)
+	o.clusterFlags(fs)
+	return fs
 }

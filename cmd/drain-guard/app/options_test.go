@@ -4,15 +4,16 @@ package app
 
 import (
 	"io"
-	"strings"
 	"testing"
+
+	"github.com/callguard/callguard/cmd/internal/programtest"
 )
 
 func TestValidate(t *testing.T) {
 	cases := map[string]struct {
 		reason string
 		args   []string
-		want   []string // each must stand in the error; none means no error
+		want   []string // one for each mistake
 	}{
 		"Defaults": {reason: "Everything has a default that works."},
 		"Chart":    {reason: "The Secret may come later than the guard.", args: []string{"--livekit-url-file=/none/url", "--livekit-api-key-file=/none/key", "--livekit-api-secret-file=/none/secret"}},
@@ -21,27 +22,15 @@ func TestValidate(t *testing.T) {
 			args: []string{"--livekit-url=lk", "--livekit-url-file=/url", "--resync-interval=0", "--max-staleness=-1s", "--livekit-concurrency=0", "--witness-timeout=0", "--read-interval=-1s",
 				"--settle=-1s", "--max-hold=-1s", "--deletion-cost=on", "--bind-address=8080", "--namespace=", "--log-level=loud"},
 			want: []string{
-				"wss://livekit.example.com", `--livekit-url-file is "/url"; use either this or --livekit-url`, "--livekit-api-key-file", "--livekit-api-secret-file",
-				`--resync-interval is "0s"; use a duration above zero`, "--max-staleness", "--livekit-concurrency", "--witness-timeout", "--read-interval",
-				`--settle is "-1s"; use zero or more, such as 20s`, "--max-hold", `--deletion-cost is "on"; use auto or off`, `--bind-address is "8080"; use an address with a port`,
+				`--livekit-url-file is "/url"; use either this or --livekit-url`, "wss://livekit.example.com", "--livekit-api-key-file", "--livekit-api-secret-file",
+				`--resync-interval is "0s"; use a duration above zero`, "--witness-timeout", "--read-interval",
+				`--settle is "-1s"; use zero or more, such as 20s`, "--max-hold", "--max-staleness", "--livekit-concurrency", `--deletion-cost is "on"; use auto or off`, `--bind-address is "8080"; use an address with a port`,
 				"--namespace", `--log-level is "loud"; use debug, info, warn or error`,
 			}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			o := NewOptions()
-			if err := o.Flags().Parse(tc.args); err != nil {
-				t.Fatal(err)
-			}
-			err := o.Validate()
-			if (err != nil) != (len(tc.want) > 0) {
-				t.Fatalf("%s Validate() = %v", tc.reason, err)
-			}
-			for _, want := range tc.want {
-				if !strings.Contains(err.Error(), want) {
-					t.Errorf("%s %q is missing in:\n%v", tc.reason, want, err)
-				}
-			}
+			programtest.Validate(t, tc.reason, NewOptions(), tc.args, tc.want)
 		})
 	}
 }

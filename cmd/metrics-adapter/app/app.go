@@ -16,7 +16,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/server/healthz"
@@ -29,12 +28,14 @@ import (
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver"
 	apimetrics "sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver/metrics"
 
+	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/ledger"
 	"github.com/callguard/callguard/pkg/metricsapi"
 	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/servingcert"
 	"github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/pkg/witness/poll"
 	"github.com/callguard/callguard/pkg/witness/rooms"
 	"github.com/callguard/callguard/pkg/witness/worker"
 )
@@ -56,29 +57,18 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return runCheck(ctx, args[1:], stdout, stderr)
 	}
 	o := NewOptions()
-	fs := o.Flags()
-	fs.SetOutput(stderr)
-	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {
-		return nil
-	} else if err != nil {
+	if ok, err := program.Parse(args, o, "use no command, or check", stderr); !ok {
 		return err
 	}
-	if fs.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q; use no command, or check", fs.Arg(0))
-	}
-	if err := o.Validate(); err != nil {
-		return fmt.Errorf("settings cannot be used:\n%w", err)
-	}
-	level, err := o.level()
+	log, err := o.logLevel.Logger(stderr)
 	if err != nil {
 		return err
 	}
-	handler := slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})
-	klog.SetLogger(logr.FromSlogHandler(handler))
+	klog.SetLogger(logr.FromSlogHandler(log.Handler()))
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	return run(ctx, o, slog.New(handler))
+	return run(ctx, o, log)
 }
 
 func run(ctx context.Context, o *Options, log *slog.Logger) error {
@@ -103,18 +93,13 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	agents := worker.NewReader(worker.Config{
+	asked := poll.Config{
 		Pod:      store.ByUID,
 		Interval: o.workerInterval, MaxStaleness: o.livekit.MaxStaleness,
 		Timeout: o.workerTimeout, Concurrency: o.workerConcurrency,
-		Metrics: worker.NewMetrics(registry),
-	})
-	gates := gate.NewReader(gate.Config{
-		Pod:      store.ByUID,
-		Interval: o.workerInterval, MaxStaleness: o.livekit.MaxStaleness,
-		Timeout: o.workerTimeout, Concurrency: o.workerConcurrency,
-		Metrics: gate.NewMetrics(registry),
-	})
+		Registry: registry,
+	}
+	agents, gates := worker.NewReader(asked), gate.NewReader(asked)
 	roomMetrics := rooms.NewMetrics(registry)
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
 		Default:   rooms.FileCredentials(rooms.Files{URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}),

@@ -5,7 +5,6 @@ package app
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -19,6 +18,7 @@ import (
 	"k8s.io/metrics/pkg/apis/custom_metrics/v1beta1"
 	"k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
 
+	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/pkg/metricsapi"
 )
 
@@ -42,7 +42,8 @@ func newCheck() *check {
 	return &check{service: NewOptions().service, timeout: time.Minute}
 }
 
-func (c *check) flags() *pflag.FlagSet {
+// Flags returns the flags, bound to the check.
+func (c *check) Flags() *pflag.FlagSet {
 	fs := pflag.NewFlagSet("metrics-adapter check", pflag.ContinueOnError)
 	fs.StringVar(&c.kubeconfig, "kubeconfig", c.kubeconfig, "Kubeconfig; in a pod none is needed.")
 	fs.StringVar(&c.service, "service", c.service, "namespace/name of the Service that the APIServices should name.")
@@ -51,7 +52,8 @@ func (c *check) flags() *pflag.FlagSet {
 	return fs
 }
 
-func (c *check) validate() error {
+// Validate reports what is wrong with them.
+func (c *check) Validate() error {
 	if c.timeout <= 0 {
 		return fmt.Errorf("--timeout is %s; use a duration above zero, such as 1m", c.timeout)
 	}
@@ -171,17 +173,7 @@ func untilPassed(ctx context.Context, try func() error) error {
 // runCheck is the command "check".
 func runCheck(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	c := newCheck()
-	fs := c.flags()
-	fs.SetOutput(stderr)
-	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	if fs.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q; settings are flags, see check --help", fs.Arg(0))
-	}
-	if err := c.validate(); err != nil {
+	if ok, err := program.Parse(args, c, "settings are flags, see check --help", stderr); !ok {
 		return err
 	}
 	return c.run(ctx, stdout)

@@ -5,11 +5,8 @@
 package app
 
 import (
-	"errors"
 	"fmt"
-	"log/slog"
 	"net"
-	"os"
 	"strings"
 	"time"
 
@@ -17,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	basecmd "sigs.k8s.io/custom-metrics-apiserver/pkg/cmd"
 
+	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/pkg/witness/rooms"
 )
 
@@ -40,7 +38,7 @@ type Options struct {
 	service             string
 	certificateLifetime time.Duration
 
-	logLevel string
+	logLevel program.LogLevel
 }
 
 // NewOptions returns the defaults.
@@ -82,37 +80,34 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.StringSliceVar(&o.webhookPeers, "webhook-peers", o.webhookPeers, "host:port of the other replicas, to which webhooks are passed on. A name may stand for all replicas, this one included.")
 	fs.StringVar(&o.service, "service", o.service, "namespace/name of the Service that the APIServices name, for the self-made serving certificate.")
 	fs.DurationVar(&o.certificateLifetime, "certificate-lifetime", o.certificateLifetime, "Lifetime of the self-made serving certificate, used unless --tls-cert-file is given.")
-	fs.StringVar(&o.logLevel, "log-level", o.logLevel, "debug, info, warn or error.")
+	o.logLevel.AddFlag(fs)
 	return fs
 }
 
 // Validate reports every mistake at once, each with a value that would work.
 func (o *Options) Validate() error {
-	var errs []error
-	wrong := func(flag string, value any, use string) {
-		errs = append(errs, fmt.Errorf("--%s is %q; use %s", flag, fmt.Sprint(value), use))
-	}
+	var m program.Mistakes
 	if o.livekitURL != "" && o.livekitURLFile != "" {
-		wrong("livekit-url-file", o.livekitURLFile, "either this or --livekit-url")
+		m.Wrong("livekit-url-file", o.livekitURLFile, "either this or --livekit-url")
 	}
 	if o.livekitURL != "" {
 		if err := rooms.ValidateURL(o.livekitURL); err != nil {
-			errs = append(errs, fmt.Errorf("--livekit-url: %w", err))
+			m.Add(fmt.Errorf("--livekit-url: %w", err))
 		}
 	}
 	if o.livekitURL != "" || o.livekitURLFile != "" {
 		if o.livekitKeyFile == "" {
-			wrong("livekit-api-key-file", "", "the file that holds the API key, such as /etc/livekit/api-key")
+			m.Wrong("livekit-api-key-file", "", "the file that holds the API key, such as /etc/livekit/api-key")
 		}
 		if o.livekitSecretFile == "" {
-			wrong("livekit-api-secret-file", "", "the file that holds the API secret, such as /etc/livekit/api-secret")
+			m.Wrong("livekit-api-secret-file", "", "the file that holds the API secret, such as /etc/livekit/api-secret")
 		}
 	} else if o.livekitKeyFile != "" || o.livekitSecretFile != "" {
-		wrong("livekit-url", "", "the URL that the given key is for, such as wss://livekit.example.com")
+		m.Wrong("livekit-url", "", "the URL that the given key is for, such as wss://livekit.example.com")
 	}
 	atLeast := func(flag string, value, least time.Duration) {
 		if value < least {
-			wrong(flag, value, fmt.Sprintf("%s or more", least))
+			m.Wrong(flag, value, fmt.Sprintf("%s or more", least))
 		}
 	}
 	atLeast("resync-interval", o.livekit.Resync, time.Second)
@@ -122,50 +117,35 @@ func (o *Options) Validate() error {
 	atLeast("worker-interval", o.workerInterval, time.Second)
 	atLeast("worker-timeout", o.workerTimeout, 100*time.Millisecond)
 	atLeast("certificate-lifetime", o.certificateLifetime, time.Minute)
-	for flag, n := range map[string]int{"livekit-concurrency": o.livekit.Concurrency, "worker-concurrency": o.workerConcurrency} {
+	concurrency := func(flag string, n int) {
 		if n < 1 || n > 1024 {
-			wrong(flag, n, "a number from 1 to 1024, such as 16")
+			m.Wrong(flag, n, "a number from 1 to 1024, such as 16")
 		}
 	}
-	if _, _, err := net.SplitHostPort(o.webhookAddress); o.webhookAddress != "" && err != nil {
-		wrong("webhook-bind-address", o.webhookAddress, "host:port such as :8090, or nothing")
+	concurrency("livekit-concurrency", o.livekit.Concurrency)
+	concurrency("worker-concurrency", o.workerConcurrency)
+	if o.webhookAddress != "" {
+		m.Address("webhook-bind-address", o.webhookAddress, "host:port such as :8090, or nothing")
 	}
 	for _, peer := range o.webhookPeers {
 		if host, _, err := net.SplitHostPort(peer); err != nil || host == "" {
-			wrong("webhook-peers", peer, "host:port such as metrics-adapter-peers.callguard-system.svc:8090")
+			m.Wrong("webhook-peers", peer, "host:port such as metrics-adapter-peers.callguard-system.svc:8090")
 		}
 	}
 	if name := o.serviceName(); name.Namespace == "" || name.Name == "" {
-		wrong("service", o.service, "namespace/name such as callguard-system/metrics-adapter")
+		m.Wrong("service", o.service, "namespace/name such as callguard-system/metrics-adapter")
 	}
-	if _, err := o.level(); err != nil {
-		wrong("log-level", o.logLevel, "debug, info, warn or error")
-	}
-	for _, file := range []struct{ flag, path string }{
-		{"lister-kubeconfig", o.base.RemoteKubeConfigFile},
-		{"tls-cert-file", o.base.SecureServing.ServerCert.CertKey.CertFile},
-		{"tls-private-key-file", o.base.SecureServing.ServerCert.CertKey.KeyFile},
-	} {
-		if file.path == "" {
-			continue
-		}
-		if _, err := os.Stat(file.path); err != nil {
-			errs = append(errs, fmt.Errorf("--%s: %w; name a file that can be read", file.flag, err))
-		}
-	}
-	errs = append(errs, o.base.Validate()...)
-	return errors.Join(errs...)
+	m.Add(o.logLevel.Validate())
+	m.File("lister-kubeconfig", o.base.RemoteKubeConfigFile)
+	m.File("tls-cert-file", o.base.SecureServing.ServerCert.CertKey.CertFile)
+	m.File("tls-private-key-file", o.base.SecureServing.ServerCert.CertKey.KeyFile)
+	m.Add(o.base.Validate()...)
+	return m.Err()
 }
 
 func (o *Options) serviceName() types.NamespacedName {
 	namespace, name, _ := strings.Cut(o.service, "/")
 	return types.NamespacedName{Namespace: namespace, Name: name}
-}
-
-func (o *Options) level() (slog.Level, error) {
-	var level slog.Level
-	err := level.UnmarshalText([]byte(o.logLevel))
-	return level, err
 }
 
 // selfMadeCertificate says whether no certificate comes from outside.

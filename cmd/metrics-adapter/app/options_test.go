@@ -5,13 +5,15 @@ package app
 import (
 	"strings"
 	"testing"
+
+	"github.com/callguard/callguard/cmd/internal/programtest"
 )
 
 func TestValidate(t *testing.T) {
 	cases := map[string]struct {
 		reason string
 		args   []string
-		want   []string // each must stand in the error; none means no error
+		want   []string // one for each mistake
 	}{
 		"Defaults":   {reason: "Everything has a default that works."},
 		"NoProject":  {reason: "Projects may all come from Secrets.", args: []string{"--livekit-url="}},
@@ -25,24 +27,12 @@ func TestValidate(t *testing.T) {
 			args: []string{"--livekit-url=lk", "--resync-interval=1ms", "--livekit-concurrency=0", "--worker-timeout=0", "--webhook-bind-address=8090",
 				"--webhook-peers=peer", "--service=adapter", "--log-level=loud", "--certificate-lifetime=1s", "--tls-cert-file=/none"},
 			want: []string{"wss://livekit.example.com", "--livekit-api-key-file", "--livekit-api-secret-file", "--resync-interval is \"1ms\"; use 1s or more",
-				"--livekit-concurrency", "--worker-timeout", "--webhook-bind-address is \"8090\"; use host:port such as :8090", "--webhook-peers", "--service", "--log-level", "--certificate-lifetime", "--tls-cert-file"}},
+				"--worker-timeout", "--certificate-lifetime", "--livekit-concurrency", "--webhook-bind-address is \"8090\"; use host:port such as :8090", "--webhook-peers", "--service", "--log-level", "--tls-cert-file"}},
 		"StaleBeforeRead": {reason: "A reading must outlive the next one.", args: []string{"--resync-interval=30s"}, want: []string{"--max-staleness is \"45s\"; use 1m0s or more"}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			o := NewOptions()
-			if err := o.Flags().Parse(tc.args); err != nil {
-				t.Fatal(err)
-			}
-			err := o.Validate()
-			if (err != nil) != (len(tc.want) > 0) {
-				t.Fatalf("%s Validate() = %v", tc.reason, err)
-			}
-			for _, want := range tc.want {
-				if !strings.Contains(err.Error(), want) {
-					t.Errorf("%s %q is missing in:\n%v", tc.reason, want, err)
-				}
-			}
+			programtest.Validate(t, tc.reason, NewOptions(), tc.args, tc.want)
 		})
 	}
 }

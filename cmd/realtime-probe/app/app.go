@@ -4,24 +4,21 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"runtime/debug"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/realtime"
 	"github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/pkg/witness/poll"
 )
 
 // gcPercent trades a little CPU for memory: there is a probe in every pod.
@@ -37,39 +34,25 @@ const (
 // Main runs the probe until ctx is done.
 func Main(ctx context.Context, args []string, env func(string) string, stderr io.Writer) error {
 	o := NewOptions(env)
-	fs := o.Flags()
-	fs.SetOutput(stderr)
-	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {
-		return nil
-	} else if err != nil {
+	if ok, err := program.Parse(args, o, "settings are flags, see --help", stderr); !ok {
 		return err
 	}
-	if fs.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q; settings are flags, see --help", fs.Arg(0))
-	}
-	if err := o.Validate(); err != nil {
-		return fmt.Errorf("settings cannot be used:\n%w", err)
-	}
-	level, err := o.level()
+	log, err := o.logLevel.Logger(stderr)
 	if err != nil {
 		return err
 	}
 	if env("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	return run(ctx, o, slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})))
+	return run(ctx, o, log)
 }
 
 func run(ctx context.Context, o *Options, log *slog.Logger) error {
-	var ca []byte
-	if o.caFile != "" {
-		var err error
-		if ca, err = os.ReadFile(o.caFile); err != nil {
-			return fmt.Errorf("--ca-file: %w; name a file that can be read", err)
-		}
+	ca, err := program.ReadFile("ca-file", o.caFile)
+	if err != nil {
+		return err
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry := program.NewRegistry()
 	pod, err := o.pod()
 	if err != nil {
 		return err
@@ -82,10 +65,10 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 		Registry: registry, Log: log,
 	}
 	if pod != nil {
-		asked = gate.NewReader(gate.Config{
+		asked = gate.NewLenientReader(poll.Config{
 			Pod:      func(types.UID) *call.Pod { return pod },
 			Interval: callsInterval, MaxStaleness: callsStaleness, Timeout: callsTimeout, Concurrency: 1,
-			Metrics: gate.NewMetrics(registry), UnusedIsIdle: true,
+			Registry: registry,
 		})
 		cfg.Calls = func(now time.Time) call.Reading { return asked.Reading(pod, now) }
 	}

@@ -3,7 +3,6 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"encoding/pem"
@@ -14,7 +13,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,27 +21,10 @@ import (
 
 	"github.com/callguard/callguard/pkg/realtime"
 	"github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/test/trial"
 )
 
 const key = "sk-proj-in-no-log"
-
-// logs gather what the program says.
-type logs struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
 
 // TestProgram runs the program between an API that refuses every key and a gate:
 // the pod is ready exactly as long as it holds calls, or nobody knows.
@@ -85,7 +66,7 @@ func TestProgram(t *testing.T) {
 		"--ca-file=" + file("ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: api.Certificate().Raw})),
 		"--interval=10s", "--bind-address=127.0.0.1:0", "--calls-url=" + sidecar.URL + gate.Path, "--log-level=debug",
 	}
-	said := &logs{}
+	said := &trial.Log{}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
@@ -139,7 +120,7 @@ func TestProgram(t *testing.T) {
 	}
 }
 
-func within(t *testing.T, said *logs, what string, holds func() bool) {
+func within(t *testing.T, said *trial.Log, what string, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(60 * time.Second); !holds(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {

@@ -8,10 +8,8 @@ package app
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/realtime"
 	"github.com/callguard/callguard/pkg/witness/gate"
@@ -45,7 +44,7 @@ type Options struct {
 
 	listen           string
 	callsURL, podUID string
-	logLevel         string
+	logLevel         program.LogLevel
 }
 
 // NewOptions returns the defaults.
@@ -85,18 +84,15 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.StringVar(&o.listen, "bind-address", o.listen, "Where GET /healthz/realtime, /healthz, /livez and /metrics are answered.")
 	fs.StringVar(&o.callsURL, "calls-url", o.callsURL, "Where call-gate answers GET /calls. While the pod holds calls, or nobody knows, it stays ready. Empty: there is no call-gate, and readiness does not look at calls.")
 	fs.StringVar(&o.podUID, "pod-uid", o.podUID, "UID of the pod, which call-gate's answer has to name. Default: $POD_UID, from the downward API.")
-	fs.StringVar(&o.logLevel, "log-level", o.logLevel, "debug, info, warn or error.")
+	o.logLevel.AddFlag(fs)
 	return fs
 }
 
 // Validate reports every mistake at once, each with a value that would work.
 func (o *Options) Validate() error {
-	var errs []error
-	wrong := func(flag string, value any, use string) {
-		errs = append(errs, fmt.Errorf("--%s is %q; use %s", flag, fmt.Sprint(value), use))
-	}
+	var m program.Mistakes
 	if _, err := realtime.ParseBaseURL(o.baseURL); err != nil {
-		errs = append(errs, fmt.Errorf("--base-url: %w", err))
+		m.Add(fmt.Errorf("--base-url: %w", err))
 	}
 	for _, text := range []struct{ flag, value, use string }{
 		{"model", o.model, "the model that the agent asks for, such as gpt-realtime-2.1"},
@@ -104,48 +100,33 @@ func (o *Options) Validate() error {
 		{"project", o.project, "a project's name such as proj_123"},
 	} {
 		if strings.ContainsFunc(text.value, func(r rune) bool { return r <= ' ' || r > '~' }) || text.flag == "model" && text.value == "" {
-			wrong(text.flag, text.value, text.use)
+			m.Wrong(text.flag, text.value, text.use)
 		}
 	}
 	if o.keyFile == "" {
-		wrong("key-file", "", "the file of a mounted Secret, such as /etc/openai/api-key")
+		m.Wrong("key-file", "", "the file of a mounted Secret, such as /etc/openai/api-key")
 	}
-	if o.caFile != "" {
-		if _, err := os.Stat(o.caFile); err != nil {
-			errs = append(errs, fmt.Errorf("--ca-file: %w; name a file that can be read", err))
-		}
-	}
+	m.File("ca-file", o.caFile)
 	if o.interval < minInterval {
-		wrong("interval", o.interval, minInterval.String()+" or more, such as 1m")
+		m.Wrong("interval", o.interval, minInterval.String()+" or more, such as 1m")
 	}
 	if o.timeout <= 0 || o.timeout > time.Minute {
-		wrong("timeout", o.timeout, "up to 1m, such as 8s")
+		m.Wrong("timeout", o.timeout, "up to 1m, such as 8s")
 	}
 	if o.grace < 0 {
-		wrong("grace", o.grace, "0s or more, such as 5m")
+		m.Wrong("grace", o.grace, "0s or more, such as 5m")
 	}
 	if o.fatalAfter < 1 {
-		wrong("fatal-after", o.fatalAfter, "1 or more, such as 2")
+		m.Wrong("fatal-after", o.fatalAfter, "1 or more, such as 2")
 	}
 	if o.mode != modeCached && o.mode != modeStrict {
-		wrong("mode", o.mode, "cached or strict")
+		m.Wrong("mode", o.mode, "cached or strict")
 	}
-	if _, _, err := net.SplitHostPort(o.listen); err != nil {
-		wrong("bind-address", o.listen, "host:port such as :8080")
-	}
-	if _, err := o.pod(); err != nil {
-		errs = append(errs, err)
-	}
-	if _, err := o.level(); err != nil {
-		wrong("log-level", o.logLevel, "debug, info, warn or error")
-	}
-	return errors.Join(errs...)
-}
-
-func (o *Options) level() (slog.Level, error) {
-	var level slog.Level
-	err := level.UnmarshalText([]byte(o.logLevel))
-	return level, err
+	m.Address("bind-address", o.listen, "host:port such as :8080")
+	_, err := o.pod()
+	m.Add(err)
+	m.Add(o.logLevel.Validate())
+	return m.Err()
 }
 
 // pod is this pod as the gate's reader knows it; nil where there is no gate.

@@ -19,6 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/witness/poll"
+	"github.com/callguard/callguard/test/trial"
 )
 
 func TestParse(t *testing.T) {
@@ -88,7 +90,7 @@ func TestReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	pod := &call.Pod{UID: "a", IP: host, GatePort: port, Running: true, Witnesses: []call.Witness{call.Gate}}
-	r := NewReader(Config{
+	r := NewReader(poll.Config{
 		Pod: func(uid types.UID) *call.Pod {
 			if uid == pod.UID {
 				return pod
@@ -96,7 +98,7 @@ func TestReader(t *testing.T) {
 			return nil
 		},
 		Interval: 20 * time.Millisecond, MaxStaleness: 10 * time.Second, Timeout: time.Second, Concurrency: 2,
-		Metrics: NewMetrics(prometheus.NewRegistry()),
+		Registry: prometheus.NewRegistry(),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -113,40 +115,31 @@ func TestReader(t *testing.T) {
 		t.Errorf("Ask = %d, %t, %+v; want 2 calls of a draining gate", n, known, answer)
 	}
 	r.Watch(pod.UID)
-	within(t, "the gate is asked", func() bool { n, known := r.Reading(pod, time.Now()).Calls(); return known && n == 2 })
+	trial.Eventually(t, "the gate is asked", func() bool { n, known := r.Reading(pod, time.Now()).Calls(); return known && n == 2 })
 
 	status.Store(http.StatusBadGateway)
-	within(t, "Ask fails", func() bool {
+	trial.Eventually(t, "Ask fails", func() bool {
 		reading, answer := r.Ask(ctx, pod)
 		return !reading.Known() && cmp.Equal(answer, Answer{})
 	})
 	if n, known := r.Reading(pod, time.Now()).Calls(); !known || n != 2 {
 		t.Errorf("an earlier reading must be believed for a while; got %d, %t", n, known)
 	}
-	within(t, "the failure is the reason once the reading is stale", func() bool {
+	trial.Eventually(t, "the failure is the reason once the reading is stale", func() bool {
 		return strings.Contains(r.Reading(pod, time.Now().Add(time.Minute)).Reason(), "502")
 	})
 
 	status.Store(http.StatusOK)
 	body.Store(`{"pod":"a","known":false,"calls":0,"reason":"just started"}`)
-	within(t, "a gate that cannot tell is unknown at once", func() bool { return !r.Reading(pod, time.Now()).Known() })
+	trial.Eventually(t, "a gate that cannot tell is unknown at once", func() bool { return !r.Reading(pod, time.Now()).Known() })
 	body.Store(`{"pod":"a","known":true,"calls":0,"draining":"drain 2026-01-02T15:04:05Z","drained":true}`)
-	within(t, "it is drained", func() bool { reading, answer := r.Ask(ctx, pod); return reading.Known() && answer.Drained })
+	trial.Eventually(t, "it is drained", func() bool { reading, answer := r.Ask(ctx, pod); return reading.Known() && answer.Drained })
 
 	if reading, _ := r.Ask(ctx, &call.Pod{UID: "b", IP: host, GatePort: port}); reading.Known() {
 		t.Error("another pod's gate must not be believed")
 	}
 	if reading, _ := r.Ask(ctx, &call.Pod{UID: "a"}); reading.Known() {
 		t.Error("a pod without an address is unknown")
-	}
-}
-
-func within(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("did not happen within 10 s: %s", what)
-		}
 	}
 }
 
@@ -162,10 +155,10 @@ func TestUnused(t *testing.T) {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, body) }))
 		address := server.Listener.Addr().(*net.TCPAddr)
 		pod := &call.Pod{UID: "a", IP: address.IP.String(), GatePort: address.Port, Running: true, Witnesses: []call.Witness{call.Gate}}
-		for i, unusedIsIdle := range []bool{false, true} {
-			r := NewReader(Config{Interval: time.Second, Timeout: 5 * time.Second, Metrics: NewMetrics(prometheus.NewRegistry()), UnusedIsIdle: unusedIsIdle})
+		for i, newReader := range []func(poll.Config) *Reader{NewReader, NewLenientReader} {
+			r := newReader(poll.Config{Interval: time.Second, Timeout: 5 * time.Second, Registry: prometheus.NewRegistry()})
 			if reading, _ := r.Ask(t.Context(), pod); reading.Known() != want[i] {
-				t.Errorf("%s is known: %t with UnusedIsIdle %t", body, reading.Known(), unusedIsIdle)
+				t.Errorf("%s is known: %t to reader %d; want %t", body, reading.Known(), i, want[i])
 			}
 		}
 		server.Close()

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // fakeLiveKit speaks the RoomService over its real wire format. Only these unit
@@ -127,17 +128,6 @@ func runReader(t *testing.T, server http.Handler, change func(*Config)) *Reader 
 }
 
 // eventually waits until the condition holds, for at most ten seconds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("did not happen within 10 s: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
 func reads(r *Reader, pod types.UID, want int) func() bool {
 	return func() bool {
 		n, known := r.Reading(pod, time.Now()).Calls()
@@ -185,7 +175,7 @@ func TestFailuresNeverMakeAZero(t *testing.T) {
 			lk := newFakeLiveKit()
 			lk.rooms["r"] = agentOf("PA_1", "pod")
 			r := runReader(t, lk, nil)
-			eventually(t, "the call is read", reads(r, "pod", 1))
+			trial.Eventually(t, "the call is read", reads(r, "pod", 1))
 
 			lk.set(func() { tc.breaks(lk) })
 			deadline := time.Now().Add(3 * testSettings().MaxStaleness)
@@ -208,7 +198,7 @@ func TestFailuresNeverMakeAZero(t *testing.T) {
 					tc.mends(lk)
 				}
 			})
-			eventually(t, "the call is read again", reads(r, "pod", 1))
+			trial.Eventually(t, "the call is read again", reads(r, "pod", 1))
 		})
 	}
 }
@@ -219,17 +209,17 @@ func TestRestartedEmpty(t *testing.T) {
 		lk.rooms[room] = agentOf("PA_"+room, "pod")
 	}
 	r := runReader(t, lk, func(c *Config) { c.Resync, c.MaxStaleness = time.Second, 5*time.Second })
-	eventually(t, "the calls are read", reads(r, "pod", 4))
+	trial.Eventually(t, "the calls are read", reads(r, "pod", 4))
 
 	lk.set(func() { clear(lk.rooms) })
-	eventually(t, "the pod is unknown", func() bool {
+	trial.Eventually(t, "the pod is unknown", func() bool {
 		if reads(r, "pod", 0)() {
 			t.Fatal("lost rooms read as zero at once")
 		}
 		return unknown(r, "pod")()
 	})
 	lk.set(func() { lk.rooms["a"] = agentOf("PA_new", "pod") })
-	eventually(t, "the one agent that came back is read, the others are gone", reads(r, "pod", 1))
+	trial.Eventually(t, "the one agent that came back is read, the others are gone", reads(r, "pod", 1))
 }
 
 // TestLostDuringAnOutage loses a single call while sweeps fail and webhooks still
@@ -238,9 +228,9 @@ func TestLostDuringAnOutage(t *testing.T) {
 	lk := newFakeLiveKit()
 	lk.rooms["r"] = agentOf("PA_1", "pod")
 	r := runReader(t, lk, func(c *Config) { c.Resync, c.MaxStaleness = time.Second, 10*time.Second })
-	eventually(t, "the call is read", reads(r, "pod", 1))
+	trial.Eventually(t, "the call is read", reads(r, "pod", 1))
 	lk.set(func() { lk.noList = true })
-	eventually(t, "a sweep has failed", func() bool {
+	trial.Eventually(t, "a sweep has failed", func() bool {
 		r.mu.RLock()
 		defer r.mu.RUnlock()
 		return r.lastErr != nil
@@ -253,7 +243,7 @@ func TestLostDuringAnOutage(t *testing.T) {
 		}
 	}
 	lk.set(func() { lk.noList = false })
-	eventually(t, "the outage is over, and so is the call", reads(r, "pod", 0))
+	trial.Eventually(t, "the outage is over, and so is the call", reads(r, "pod", 0))
 }
 
 func TestCallsBeginAndEndWithinAResync(t *testing.T) {
@@ -263,7 +253,7 @@ func TestCallsBeginAndEndWithinAResync(t *testing.T) {
 		c.Resync, c.MaxStaleness = time.Second, 5*time.Second
 		c.OnChange = func(uids []types.UID) { changed.Add(int64(len(uids))) }
 	})
-	eventually(t, "the pod is known to be idle", reads(r, "pod", 0))
+	trial.Eventually(t, "the pod is known to be idle", reads(r, "pod", 0))
 	for range 3 {
 		for _, want := range []int{1, 0} {
 			lk.set(func() {
@@ -273,7 +263,7 @@ func TestCallsBeginAndEndWithinAResync(t *testing.T) {
 				}
 			})
 			began := time.Now()
-			eventually(t, "the change is read", reads(r, "pod", want))
+			trial.Eventually(t, "the change is read", reads(r, "pod", want))
 			if took := time.Since(began); took > time.Second {
 				t.Errorf("a change to %d took %s, more than a resync", want, took)
 			}
@@ -298,14 +288,14 @@ func TestCredentials(t *testing.T) {
 			return given(ctx)
 		}
 	})
-	eventually(t, "the missing key is the reason", func() bool {
+	trial.Eventually(t, "the missing key is the reason", func() bool {
 		return errors.Is(r.Fresh(time.Now()), boom)
 	})
 	if n := lk.requests.Load(); n != 0 {
 		t.Errorf("LiveKit was asked %d times without a key", n)
 	}
 	missing.Store(false)
-	eventually(t, "it is read once the key is there", reads(r, "pod", 0))
+	trial.Eventually(t, "it is read once the key is there", reads(r, "pod", 0))
 	missing.Store(true)
 	r.mu.Lock()
 	r.loadedAt = time.Now().Add(-2 * credentialsLife)
@@ -343,7 +333,7 @@ func TestAnswersAreBounded(t *testing.T) {
 		}
 	}))
 	defer ts.Close()
-	_, err := newClient(Credentials{ts.URL, "key", "secret"}, http.DefaultTransport, 10*time.Second).listRooms(t.Context())
+	_, err := newClient(Credentials{ts.URL, "key", "secret"}, http.DefaultTransport, 5*time.Minute).listRooms(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "longer than 64 MiB") {
 		t.Errorf("listRooms of an endless answer: %v", err)
 	}

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // signed is a webhook request as LiveKit signs it, with a token that is valid
@@ -75,7 +76,7 @@ func twoProjects(t *testing.T) (*Projects, map[call.Project]*fakeLiveKit, *Metri
 		}
 	})
 	for project := range fakes {
-		eventually(t, "project is read", func() bool { return p.Fresh(project, time.Now()) == nil })
+		trial.Eventually(t, "project is read", func() bool { return p.Fresh(project, time.Now()) == nil })
 	}
 	return p, fakes, metrics
 }
@@ -168,7 +169,7 @@ func TestWebhookIsReadAtOnceInItsProjectOnly(t *testing.T) {
 		}
 		return n
 	}
-	eventually(t, "the call is read", func() bool { return calls(inTeam) == 1 })
+	trial.Eventually(t, "the call is read", func() bool { return calls(inTeam) == 1 })
 	if calls(inDefault) != 0 {
 		t.Error("a webhook of one project was heeded in another")
 	}
@@ -181,7 +182,7 @@ func TestWebhookIsReadAtOnceInItsProjectOnly(t *testing.T) {
 	if code := send(WebhookPath, "team", left); code != 200 {
 		t.Fatalf("status %d", code)
 	}
-	eventually(t, "the call is over without a second look", func() bool { return calls(inTeam) == 0 })
+	trial.Eventually(t, "the call is over without a second look", func() bool { return calls(inTeam) == 0 })
 }
 
 func TestWebhookBeforeTheListSaysSo(t *testing.T) {
@@ -190,9 +191,9 @@ func TestWebhookBeforeTheListSaysSo(t *testing.T) {
 	handler.ServeHTTP(httptest.NewRecorder(), signed(t, WebhookPath, "default-key", "default-secret", joined, time.Minute))
 	fake := fakes[call.DefaultProject]
 	before := fake.requests.Load()
-	eventually(t, "the room is read again though its list was empty", func() bool { return fake.requests.Load() > before+1 })
+	trial.Eventually(t, "the room is read again though its list was empty", func() bool { return fake.requests.Load() > before+1 })
 	fake.set(func() { fake.rooms["r"] = agentOf("PA_1", "pod") })
-	eventually(t, "the late entry is read", func() bool {
+	trial.Eventually(t, "the late entry is read", func() bool {
 		n, _ := projects.Reading(&call.Pod{UID: "pod", Project: call.DefaultProject}, time.Now()).Calls()
 		return n == 1
 	})
@@ -234,7 +235,7 @@ func TestWebhookReachesPeersOnce(t *testing.T) {
 	if resp.StatusCode != 200 || received.Load() != 1 {
 		t.Errorf("status %d, the peer received it %d times; want 200 and once", resp.StatusCode, received.Load())
 	}
-	eventually(t, "the peer reads the room", func() bool {
+	trial.Eventually(t, "the peer reads the room", func() bool {
 		n, _ := otherProjects.Reading(&call.Pod{UID: "pod", Project: call.DefaultProject}, time.Now()).Calls()
 		return n == 1
 	})
@@ -249,7 +250,7 @@ func TestUnattributedAgents(t *testing.T) {
 	alone := &call.Pod{UID: "pod", Project: call.DefaultProject, Witnesses: []call.Witness{call.Rooms}}
 	both := &call.Pod{UID: "pod", Project: call.DefaultProject, Witnesses: call.DefaultWitnesses()}
 	elsewhere := &call.Pod{UID: "pod", Project: "team/livekit", Witnesses: []call.Witness{call.Rooms}}
-	eventually(t, "a pod with no other witness is unknown", func() bool { return !projects.Reading(alone, time.Now()).Known() })
+	trial.Eventually(t, "a pod with no other witness is unknown", func() bool { return !projects.Reading(alone, time.Now()).Known() })
 	if !projects.Reading(both, time.Now()).Known() {
 		t.Error("a pod with another witness is known all the same")
 	}
@@ -261,10 +262,10 @@ func TestUnattributedAgents(t *testing.T) {
 func TestProjectsComeAndGo(t *testing.T) {
 	projects, _, _ := twoProjects(t)
 	projects.Want(nil)
-	eventually(t, "a project that no pod names is read no more", func() bool { return projects.Fresh("team/livekit", time.Now()) != nil })
+	trial.Eventually(t, "a project that no pod names is read no more", func() bool { return projects.Fresh("team/livekit", time.Now()) != nil })
 	if err := projects.Fresh(call.DefaultProject, time.Now()); err != nil {
 		t.Errorf("the default project stays: %v", err)
 	}
 	projects.Want(map[call.Project]bool{"team/livekit": true})
-	eventually(t, "it is read again", func() bool { return projects.Fresh("team/livekit", time.Now()) == nil })
+	trial.Eventually(t, "it is read again", func() bool { return projects.Fresh("team/livekit", time.Now()) == nil })
 }

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package program is what callguard's programs share until each is itself:
+// signals, settings and what is wrong with them, a log, a registry.
+//
+// It knows none of the programs, and has no default of theirs.
+package program
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/pflag"
+	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates of authorities of its own
+)
+
+// Main runs a program until it is done or a signal ends it, and returns its exit
+// status.
+func Main(name string, run func(context.Context) error) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		return 1
+	}
+	return 0
+}
+
+// LogLevel is what --log-level says.
+type LogLevel string
+
+// AddFlag adds --log-level to the flags of a program.
+func (l *LogLevel) AddFlag(fs *pflag.FlagSet) {
+	fs.StringVar((*string)(l), "log-level", string(*l), "debug, info, warn or error.")
+}
+
+// Validate returns nil for a level that there is.
+func (l LogLevel) Validate() error {
+	_, err := l.level()
+	return err
+}
+
+// Logger writes to w what is worth a valid level.
+func (l LogLevel) Logger(w io.Writer) (*slog.Logger, error) {
+	level, err := l.level()
+	if err != nil {
+		return nil, err
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})), nil
+}
+
+func (l LogLevel) level() (slog.Level, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(l)); err != nil {
+		return level, fmt.Errorf("--log-level is %q; use debug, info, warn or error", string(l))
+	}
+	return level, nil
+}
+
+// NewRegistry returns a registry with what every process says of itself.
+func NewRegistry() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return registry
+}

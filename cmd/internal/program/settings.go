@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package program
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+
+	"github.com/spf13/pflag"
+)
+
+// Settings are a program's flags, and what is wrong with what they say.
+type Settings interface {
+	Flags() *pflag.FlagSet
+	Validate() error
+}
+
+// Parse reads arguments into settings; instead is what to write for a word that is
+// no flag. The program runs only where Parse says true: otherwise err says why not,
+// or is nil where help was asked for.
+func Parse(args []string, settings Settings, instead string, stderr io.Writer) (run bool, err error) {
+	fs := settings.Flags()
+	fs.SetOutput(stderr)
+	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	if fs.NArg() > 0 {
+		return false, fmt.Errorf("unexpected argument %q; %s", fs.Arg(0), instead)
+	}
+	if err := settings.Validate(); err != nil {
+		return false, fmt.Errorf("settings cannot be used:\n%w", err)
+	}
+	return true, nil
+}
+
+// Mistakes gathers what is wrong with settings, so that all is told at once.
+type Mistakes struct{ errs []error }
+
+// Add notes mistakes; nil is none.
+func (m *Mistakes) Add(errs ...error) { m.errs = append(m.errs, errs...) }
+
+// Wrong notes a flag's value that cannot be used, and one that can.
+func (m *Mistakes) Wrong(flag string, value any, use string) {
+	m.Add(fmt.Errorf("--%s is %q; use %s", flag, fmt.Sprint(value), use))
+}
+
+// Address notes an address that has no port.
+func (m *Mistakes) Address(flag, address, use string) {
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		m.Wrong(flag, address, use)
+	}
+}
+
+// File notes a file that is named and not there.
+func (m *Mistakes) File(flag, path string) {
+	if path == "" {
+		return
+	}
+	if _, err := os.Stat(path); err != nil {
+		m.Add(unreadable(flag, err))
+	}
+}
+
+// Err is all mistakes, a line each; nil where there are none.
+func (m *Mistakes) Err() error { return errors.Join(m.errs...) }
+
+// ReadFile reads the file that a flag names; nothing where it names none.
+func ReadFile(flag, path string) ([]byte, error) {
+	if path == "" {
+		return nil, nil
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, unreadable(flag, err)
+	}
+	return content, nil
+}
+
+func unreadable(flag string, err error) error {
+	return fmt.Errorf("--%s: %w; name a file that can be read", flag, err)
+}

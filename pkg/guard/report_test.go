@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/pods"
+)
+
+// TestComplainsOnce has a complaint of every kind made once, as long as anything is
+// there that it is about, and nothing remembered after that.
+func TestComplainsOnce(t *testing.T) {
+	badPod := annotation(call.DeadlineAnnotation, "soon")
+	badOwner := annotation(call.MinAvailableAnnotation, "most")
+	budget := &policyv1.PodDisruptionBudget{ObjectMeta: objectMeta("mine"), Spec: policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{}}}
+	elsewhere := newPod("elsewhere")
+	elsewhere.Namespace = "elsewhere"
+	elsewhereNS := enabledNamespace()
+	elsewhereNS.Name, elsewhereNS.Labels = "elsewhere", nil
+	g, client := newGuard(t, enabledNamespace(), elsewhereNS, elsewhere, budgetOwner(), lockingBudget(), budget,
+		newDeployment("web", 1), asidePod("a", badPod), // the pod outlives its Deployment
+		newDeployment("idle", 0, badOwner),                              // a workload that has no pods now
+		newPod("bare", badPod),                                          // its own workload
+		newPod("batch", badPod, controlledByForeign("Rollout", "roll")), // of a kind that is not watched
+	)
+	bare := func(namespace, name string) Key {
+		return Key{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}, APIVersion: "v1", Kind: "Pod", UID: types.UID(name)}
+	}
+	rollout := workloadKey("Rollout", "roll")
+	rollout.APIVersion = "argoproj.io/v1alpha1"
+	events := g.cfg.Recorder.(*record.FakeRecorder).Events
+	look := func(what string, want int) {
+		t.Helper()
+		for _, key := range []Key{workloadKey(pods.Deployment, "web"), workloadKey(pods.Deployment, "idle"), bare(voice, "bare"), bare("elsewhere", "elsewhere"), rollout} {
+			if _, err := g.reconcile(t.Context(), key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := g.budgets.keep(t.Context(), voice); err != nil {
+			t.Fatal(err)
+		}
+		var complaints []string
+		for range len(events) {
+			if event := <-events; strings.HasPrefix(event, corev1.EventTypeWarning) {
+				complaints = append(complaints, event)
+			}
+		}
+		if len(complaints) != want {
+			t.Errorf("%s: %d complaints, want %d: %q", what, len(complaints), want, complaints)
+		}
+	}
+	look("each is told", 7) // the budget's on the budget and on a pod
+	look("each is told once", 0)
+	g.forgetGone()
+	look("all is there still", 0)
+
+	apps, everything := client.AppsV1().Deployments(voice), metav1.DeleteOptions{}
+	if err := apps.Delete(t.Context(), "web", everything); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the Deployment is gone", func() bool { _, err := g.cluster.deployments.Deployments(voice).Get("web"); return err != nil })
+	g.forgetGone()
+	look("a pod has outlived its Deployment", 0)
+
+	if err := apps.Delete(t.Context(), "idle", everything); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.PolicyV1().PodDisruptionBudgets(voice).Delete(t.Context(), "mine", everything); err != nil {
+		t.Fatal(err)
+	}
+	for name, namespace := range map[string]string{"a": voice, "bare": voice, "batch": voice, "elsewhere": "elsewhere"} {
+		if err := client.CoreV1().Pods(namespace).Delete(t.Context(), name, everything); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "everything is gone", func() bool {
+		for _, about := range g.report.complainedOf() {
+			if there, err := g.cluster.has(about); err != nil || there {
+				return false
+			}
+		}
+		return true
+	})
+	g.forgetGone()
+	if left := g.report.complainedOf(); len(left) > 0 {
+		t.Errorf("everything is gone, and still remembered: %v", left)
+	}
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package poll is what the witnesses share that ask pods themselves, over HTTP:
+// whom to ask when, and how long an answer is believed.
+//
+// What is asked, and what an answer means, each witness knows itself.
+package poll
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// notRunning is how soon a pod is looked at again that runs no container yet.
+const notRunning = time.Second
+
+// Config is what a Poller needs. One that is only told to Ask needs no Pod, no
+// MaxStaleness and no Concurrency.
+type Config struct {
+	// Pod returns a live pod, or nil if it is gone.
+	Pod func(types.UID) *call.Pod
+	// Interval is how often a pod is asked, MaxStaleness the age from which an
+	// answer is not believed any more.
+	Interval, MaxStaleness time.Duration
+	// Timeout bounds one request, Concurrency the requests under way.
+	Timeout     time.Duration
+	Concurrency int
+	// Registry gets the counter of requests.
+	Registry prometheus.Registerer
+}
+
+// Subject is who is asked, and how. Answer is what they say.
+type Subject[Answer any] struct {
+	Witness call.Witness
+	// Name is what reasons call them, such as "the agent".
+	Name string
+	// Requests counts what is asked of them, by outcome.
+	Requests prometheus.CounterOpts
+	// PokeAgain is how long after a poke they are asked a second time; zero for
+	// not at all.
+	PokeAgain time.Duration
+	// Get asks a pod, Reading is what an answer means that was asked for at a time.
+	Get     func(context.Context, *http.Client, *call.Pod) (Answer, error)
+	Reading func(Answer, time.Time) call.Reading
+}
+
+// Poller asks every pod that names its witness. Its methods are safe for
+// concurrent use.
+type Poller[Answer any] struct {
+	cfg      Config
+	subject  Subject[Answer]
+	client   *http.Client
+	requests *prometheus.CounterVec
+	queue    workqueue.TypedDelayingInterface[types.UID]
+
+	mu      sync.RWMutex
+	answers map[types.UID]latest
+}
+
+// latest is what a pod said last. A failure does not end the time for which an
+// earlier reading is believed.
+type latest struct {
+	asked   bool // it stands in the queue
+	reading call.Reading
+	at      time.Time // when reading was asked for; zero if the pod never answered
+	err     error     // why the latest request failed
+}
+
+// New returns a Poller. Ask works at once, Reading needs Run.
+func New[Answer any](cfg Config, subject Subject[Answer]) *Poller[Answer] {
+	requests := prometheus.NewCounterVec(subject.Requests, []string{"outcome"})
+	cfg.Registry.MustRegister(requests)
+	return &Poller[Answer]{
+		cfg: cfg, subject: subject, requests: requests,
+		client: &http.Client{
+			Timeout: cfg.Timeout,
+			Transport: &http.Transport{
+				Proxy:               nil, // pods are reached directly
+				DialContext:         (&net.Dialer{Timeout: cfg.Timeout}).DialContext,
+				MaxIdleConnsPerHost: 1,
+				MaxIdleConns:        1000,
+				IdleConnTimeout:     2 * cfg.Interval,
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return fmt.Errorf("%s does not redirect", subject.Name) },
+		},
+		queue:   workqueue.NewTypedDelayingQueue[types.UID](),
+		answers: map[types.UID]latest{},
+	}
+}
+
+// Run asks until ctx is done.
+func (p *Poller[Answer]) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		<-ctx.Done()
+		p.queue.ShutDown()
+		p.client.CloseIdleConnections()
+		return nil
+	})
+	for range p.cfg.Concurrency {
+		g.Go(func() error { p.work(ctx); return nil })
+	}
+	return g.Wait()
+}
+
+// Poke asks pods at once, and once more after PokeAgain: something happened there.
+func (p *Poller[Answer]) Poke(pods ...types.UID) {
+	for _, uid := range pods {
+		if pod := p.cfg.Pod(uid); pod == nil || !pod.Asks(p.subject.Witness) {
+			continue
+		}
+		p.mu.Lock()
+		a := p.answers[uid]
+		a.asked = true
+		p.answers[uid] = a
+		p.mu.Unlock()
+		p.queue.Add(uid)
+		if p.subject.PokeAgain > 0 {
+			p.queue.AddAfter(uid, p.subject.PokeAgain)
+		}
+	}
+}
+
+// Watch begins to ask a pod at every interval, until it is gone.
+func (p *Poller[Answer]) Watch(uid types.UID) {
+	p.mu.RLock()
+	asked := p.answers[uid].asked
+	p.mu.RUnlock()
+	if !asked {
+		p.Poke(uid)
+	}
+}
+
+func (p *Poller[Answer]) work(ctx context.Context) {
+	for {
+		uid, shutdown := p.queue.Get()
+		if shutdown {
+			return
+		}
+		pod := p.cfg.Pod(uid)
+		if pod == nil || !pod.Asks(p.subject.Witness) {
+			p.mu.Lock()
+			delete(p.answers, uid)
+			p.mu.Unlock()
+			p.queue.Done(uid)
+			continue
+		}
+		pause := notRunning
+		if pod.Running && pod.IP != "" {
+			p.keep(ctx, pod)
+			pause = wait.Jitter(p.cfg.Interval*9/10, 1.0/9)
+		}
+		p.queue.Done(uid)
+		p.queue.AddAfter(uid, pause)
+	}
+}
+
+func (p *Poller[Answer]) keep(ctx context.Context, pod *call.Pod) {
+	at := time.Now()
+	answer, err := p.get(ctx, pod)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	a := p.answers[pod.UID]
+	a.err = err
+	if err == nil {
+		a.reading, a.at = p.subject.Reading(answer, at), at
+	}
+	p.answers[pod.UID] = a
+}
+
+func (p *Poller[Answer]) get(ctx context.Context, pod *call.Pod) (Answer, error) {
+	answer, err := p.subject.Get(ctx, p.client, pod)
+	outcome := "ok"
+	if err != nil {
+		outcome = "error"
+	}
+	p.requests.WithLabelValues(outcome).Inc()
+	return answer, err
+}
+
+// Ask asks a pod now, whether Run runs or not, so that the reading is no older
+// than the call of Ask. Whatever goes wrong is unknown, and the answer zero.
+func (p *Poller[Answer]) Ask(ctx context.Context, pod *call.Pod) (call.Reading, Answer) {
+	at := time.Now()
+	answer, err := p.get(ctx, pod)
+	if err != nil {
+		var none Answer
+		return call.Unknown("%s does not say: %s", p.subject.Name, err), none
+	}
+	return p.subject.Reading(answer, at), answer
+}
+
+// Reading is what a pod said last.
+func (p *Poller[Answer]) Reading(pod *call.Pod, now time.Time) call.Reading {
+	p.mu.RLock()
+	a := p.answers[pod.UID]
+	p.mu.RUnlock()
+	switch {
+	case !a.at.IsZero() && now.Sub(a.at) <= p.cfg.MaxStaleness:
+		return a.reading
+	case a.err != nil:
+		return call.Unknown("%s does not say: %s", p.subject.Name, a.err)
+	case a.at.IsZero():
+		return call.Unknown("%s has not been asked yet", p.subject.Name)
+	default:
+		return call.Unknown("%s last answered over %s ago", p.subject.Name, p.cfg.MaxStaleness)
+	}
+}
+
+// Get reads a page of at most limit bytes, and parses it.
+func Get[Answer any](ctx context.Context, client *http.Client, url string, limit int64, parse func([]byte) (Answer, error)) (answer Answer, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return answer, fmt.Errorf("cannot ask %s: %w", url, err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return answer, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	switch {
+	case err != nil:
+		return answer, fmt.Errorf("cannot read the answer of %s: %w", url, err)
+	case resp.StatusCode != http.StatusOK:
+		return answer, fmt.Errorf("%s answered %s", url, resp.Status)
+	case int64(len(body)) > limit:
+		return answer, fmt.Errorf("%s answered more than %d bytes", url, limit)
+	}
+	if answer, err = parse(body); err != nil {
+		return answer, fmt.Errorf("%s: %w", url, err)
+	}
+	return answer, nil
+}

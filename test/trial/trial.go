@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package trial is what the tests of many rooms need: to wait for what is to
+// happen, and to read a log while it is written.
+//
+// It knows none of our rooms, and no product code imports it.
+package trial
+
+import (
+	"bytes"
+	"sync"
+	"testing"
+	"time"
+)
+
+const (
+	// patience is how long Eventually waits: more than anything takes within a
+	// process, on a machine that is busy with other tests.
+	patience = 30 * time.Second
+	// pace and slowPace are how often Eventually and Within look.
+	pace     = 2 * time.Millisecond
+	slowPace = 50 * time.Millisecond
+)
+
+// Eventually waits until holds says true, for what happens within a process.
+func Eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !holds(); time.Sleep(pace) {
+		if time.Now().After(deadline) {
+			t.Fatalf("did not happen within %s: %s", patience, what)
+		}
+	}
+}
+
+// Within waits until holds returns nil, for what other processes have to do. After
+// the limit t fails, with what was wrong last.
+func Within(t testing.TB, limit time.Duration, what string, holds func() error) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(slowPace) {
+		if err = holds(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("did not happen within %s: %s: %v", limit, what, err)
+}
+
+// Log gathers what is written to it, and can be read meanwhile.
+type Log struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// String returns what was written so far.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
