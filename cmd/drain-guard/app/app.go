@@ -60,6 +60,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		args = args[1:]
 		fs = pflag.NewFlagSet("drain-guard unlock", pflag.ContinueOnError)
 		o.clusterFlags(fs)
+		fs.Usage = func() { unlockUsage(stderr, fs) }
 	}
 	fs.SetOutput(stderr)
 	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {

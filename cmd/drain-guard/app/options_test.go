@@ -54,6 +54,19 @@ func TestNamespace(t *testing.T) {
 	}
 }
 
+// TestUnlockSaysWhatItCosts: nobody should learn it from a call that was cut.
+func TestUnlockSaysWhatItCosts(t *testing.T) {
+	var said strings.Builder
+	if err := Main(t.Context(), []string{"unlock", "--help"}, io.Discard, &said); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"termination grace and no more", "wait until no pod is aside or draining", "--kubeconfig"} {
+		if !strings.Contains(strings.Join(strings.Fields(said.String()), " "), want) {
+			t.Errorf("unlock --help lacks %q:\n%s", want, said.String())
+		}
+	}
+}
+
 func TestMainTellsMistakes(t *testing.T) {
 	for reason, args := range map[string][]string{
 		"A word that is no command is not passed over.":  {"lock"},
