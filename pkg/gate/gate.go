@@ -178,7 +178,11 @@ func (g *Gate) recall() error {
 		return err
 	}
 	g.book.journal = g.journal
-	g.book.restore(jobs, workers, g.journal != nil)
+	whole := g.journal != nil && g.journal.whole
+	g.book.restore(jobs, workers, whole)
+	if g.journal != nil && !whole {
+		g.cfg.Log.Warn("The journal lacks jobs that could not be written; the agent is asked how many it has")
+	}
 	if len(jobs) > 0 {
 		g.cfg.Log.Info("An earlier gate's jobs are taken over", "jobs", len(jobs))
 	}
