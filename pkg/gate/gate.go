@@ -136,8 +136,12 @@ func New(cfg Config) (*Gate, error) {
 	return g, nil
 }
 
-// parseUpstream takes ws, wss, http and https, as LiveKit's SDKs do.
+// parseUpstream takes ws, wss, http and https, as LiveKit's SDKs do. It takes no
+// password, and so nothing that is logged or told has one.
 func parseUpstream(raw string) (*url.URL, error) {
+	if strings.Contains(raw, "@") { // it is not repeated
+		return nil, errors.New("LiveKit's URL holds a user name or password before an @; leave these out, such as in wss://livekit.example.com: LiveKit takes the agent's own token")
+	}
 	u, err := url.Parse(strings.TrimSuffix(raw, "/"))
 	if err == nil {
 		switch u.Scheme {

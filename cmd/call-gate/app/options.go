@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/types"
@@ -67,7 +68,9 @@ func (o *Options) Validate() error {
 	wrong := func(flag string, value any, use string) {
 		errs = append(errs, fmt.Errorf("--%s is %q; use %s", flag, fmt.Sprint(value), use))
 	}
-	if u, err := url.Parse(o.livekitURL); err != nil || u.Host == "" {
+	if strings.Contains(o.livekitURL, "@") { // it is not repeated
+		errs = append(errs, errors.New("--livekit-url holds a user name or password before an @; leave these out, such as in wss://livekit.example.com"))
+	} else if u, err := url.Parse(o.livekitURL); err != nil || u.Host == "" {
 		wrong("livekit-url", o.livekitURL, "the URL of the real LiveKit, such as wss://livekit.example.com")
 	} else if u.Host == o.listen {
 		wrong("livekit-url", o.livekitURL, "the real LiveKit: this is the gate itself, where only the agent's LIVEKIT_URL leads")

@@ -46,9 +46,13 @@ func (c Credentials) Validate() error {
 	return errors.Join(errs...)
 }
 
-// ValidateURL says whether u can be the URL of a LiveKit server.
+// ValidateURL says whether u can be the URL of a LiveKit server. Whoever may read a
+// metric reads what it says.
 func ValidateURL(u string) error {
 	parsed, err := url.Parse(u)
+	if strings.Contains(u, "@") { // it is not repeated, for it may be a password
+		return errors.New("LiveKit URL holds a user name or password before an @; leave these out, such as in wss://livekit.example.com: LiveKit is asked with its API key and secret")
+	}
 	if err != nil || parsed.Host == "" || !strings.Contains(" http https ws wss ", " "+parsed.Scheme+" ") {
 		return fmt.Errorf("LiveKit URL %q has no scheme and host; use one such as wss://livekit.example.com or http://livekit:7880", u)
 	}
