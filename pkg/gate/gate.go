@@ -136,8 +136,12 @@ func New(cfg Config) (*Gate, error) {
 	return g, nil
 }
 
-// parseUpstream takes ws, wss, http and https, as LiveKit's SDKs do.
+// parseUpstream takes ws, wss, http and https, as LiveKit's SDKs do. It takes no
+// password, and so nothing that is logged or told has one.
 func parseUpstream(raw string) (*url.URL, error) {
+	if strings.Contains(raw, "@") { // it is not repeated
+		return nil, errors.New("LiveKit's URL holds a user name or password before an @; leave these out, such as in wss://livekit.example.com: LiveKit takes the agent's own token")
+	}
 	u, err := url.Parse(strings.TrimSuffix(raw, "/"))
 	if err == nil {
 		switch u.Scheme {
@@ -178,7 +182,11 @@ func (g *Gate) recall() error {
 		return err
 	}
 	g.book.journal = g.journal
-	g.book.restore(jobs, workers, g.journal != nil)
+	whole := g.journal != nil && g.journal.whole
+	g.book.restore(jobs, workers, whole)
+	if g.journal != nil && !whole {
+		g.cfg.Log.Warn("The journal lacks jobs that could not be written; the agent is asked how many it has")
+	}
 	if len(jobs) > 0 {
 		g.cfg.Log.Info("An earlier gate's jobs are taken over", "jobs", len(jobs))
 	}

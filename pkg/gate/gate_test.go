@@ -252,6 +252,16 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// TestNoPassword: what is in LiveKit's URL stands in the log.
+func TestNoPassword(t *testing.T) {
+	for _, u := range []string{"wss://user:hidden@livekit", "wss://hidden@livekit", "wss://user:hidden@livekit:port", "user:hidden@livekit"} {
+		_, err := New(Config{Upstream: u, Pod: "pod", Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)})
+		if err == nil || strings.Contains(err.Error(), "hidden") || !strings.Contains(err.Error(), "user name or password before an @") {
+			t.Errorf("%s: %v", u, err)
+		}
+	}
+}
+
 // TestRoomsStayInside tells rooms to those inside the pod only.
 func TestRoomsStayInside(t *testing.T) {
 	p := newPair(t, nil)

@@ -18,15 +18,25 @@ import (
 const (
 	jobSuffix   = ".job"
 	workersFile = "workers"
+	// wholeFile says whether the journal has all that its gates knew: wholeYes, or
+	// nothing if something could not be written. It is made while the folder is
+	// empty, since a full one still lets a file be cut.
+	wholeFile = "whole"
+	wholeYes  = "yes\n"
 )
 
 // journal is a folder that outlives the gate, not the pod: an emptyDir. It holds a
 // file for each job that runs, written before the worker hears of the job, so
-// that a gate that is killed at any moment leaves none out. Files are not synced
-// to disk: if the node dies the pod does too. Nil is no journal.
+// that a gate that is killed at any moment leaves none out. While it lacks one
+// that could not be written, it says so to the gate that comes next. Files are not
+// synced to disk: if the node dies the pod does too. Nil is no journal. The book
+// calls it under its lock.
 type journal struct {
 	dir string
 	log *slog.Logger
+
+	whole bool            // it was when this gate began
+	lacks map[string]bool // files that could not be written
 }
 
 // record is what is kept of a job.
@@ -41,7 +51,7 @@ func openJournal(dir string, log *slog.Logger) (*journal, error) {
 	if dir == "" {
 		return nil, nil
 	}
-	j := &journal{dir: dir, log: log}
+	j := &journal{dir: dir, log: log, lacks: map[string]bool{}}
 	// Tried at once, so that a folder that cannot be written is no surprise later.
 	probe := filepath.Join(dir, "probe")
 	if err := errors.Join(os.WriteFile(probe, nil, 0o600), os.Remove(probe)); err != nil {
@@ -51,7 +61,8 @@ func openJournal(dir string, log *slog.Logger) (*journal, error) {
 }
 
 // read returns what an earlier gate left: its jobs, and the most workers that were
-// registered at once. A file that cannot be read is a job all the same.
+// registered at once. A file that cannot be read is a job all the same. From then on
+// whole says whether that is all there was.
 func (j *journal) read() (jobs []record, workers int, err error) {
 	if j == nil {
 		return nil, 0, nil
@@ -59,6 +70,9 @@ func (j *journal) read() (jobs []record, workers int, err error) {
 	entries, err := os.ReadDir(j.dir)
 	if err != nil {
 		return nil, 0, fmt.Errorf("the journal cannot be read: %w", err)
+	}
+	if j.whole, err = j.begin(); err != nil {
+		return nil, 0, err
 	}
 	for _, e := range entries {
 		raw, err := os.ReadFile(filepath.Join(j.dir, e.Name()))
@@ -86,6 +100,22 @@ func (j *journal) read() (jobs []record, workers int, err error) {
 	return jobs, workers, nil
 }
 
+// begin says whether the journal is whole. That of the pod's first gate is.
+func (j *journal) begin() (whole bool, err error) {
+	name := filepath.Join(j.dir, wholeFile)
+	raw, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := os.WriteFile(name, []byte(wholeYes), 0o600); err != nil {
+			return false, fmt.Errorf("the journal's folder cannot be used: %w; mount an emptyDir there that has room", err)
+		}
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("the journal cannot be read: %w", err)
+	}
+	return string(raw) == wholeYes, nil
+}
+
 func (j *journal) add(r record) {
 	if j == nil {
 		return
@@ -94,18 +124,38 @@ func (j *journal) add(r record) {
 	if err == nil {
 		err = os.WriteFile(j.file(r.ID), raw, 0o600)
 	}
-	j.told(err)
+	j.wrote(j.file(r.ID), err)
 }
 
 func (j *journal) drop(id string) {
-	if j != nil {
-		j.told(os.Remove(j.file(id)))
+	if j == nil {
+		return
 	}
+	if err := os.Remove(j.file(id)); !j.lacks[j.file(id)] {
+		j.told(err)
+	}
+	j.wrote(j.file(id), nil) // it is over: nothing is lacking
 }
 
 func (j *journal) workers(n int) {
 	if j != nil {
-		j.told(os.WriteFile(filepath.Join(j.dir, workersFile), []byte(strconv.Itoa(n)), 0o600))
+		name := filepath.Join(j.dir, workersFile)
+		j.wrote(name, os.WriteFile(name, []byte(strconv.Itoa(n)), 0o600))
+	}
+}
+
+// wrote notes whether a file is as it should be.
+func (j *journal) wrote(name string, err error) {
+	mark := filepath.Join(j.dir, wholeFile)
+	switch {
+	case err != nil:
+		j.lacks[name] = true
+		j.told(errors.Join(err, os.Truncate(mark, 0)))
+	case j.lacks[name]:
+		delete(j.lacks, name)
+		if len(j.lacks) == 0 && j.whole {
+			j.told(os.WriteFile(mark, []byte(wholeYes), 0o600))
+		}
 	}
 }
 
@@ -115,6 +165,6 @@ func (j *journal) file(id string) string {
 
 func (j *journal) told(err error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		j.log.Error("The journal cannot be written; a gate that is started again would not know its jobs", "err", err)
+		j.log.Error("The journal cannot be written; a gate that is started again would have to ask the agent for its jobs", "err", err)
 	}
 }

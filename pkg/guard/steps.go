@@ -78,15 +78,23 @@ func (s *steps) release(ctx context.Context, pod *corev1.Pod, intent call.Intent
 }
 
 // handBack releases a pod to whoever wants it, and gives one that is aside back to
-// its ReplicaSet, which adopts it.
+// its ReplicaSet, which adopts it and deletes what it then has too many of.
+//
+// A pod on its road mostly has calls: an idle one would have been released. So it
+// loses the cost that would have it deleted first, before idle pods that serve. One
+// that was released keeps its own, for it was seen to be idle.
 func (s *steps) handBack(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, error) {
 	unlock := string(call.Unlock)
-	c := change{Labels: map[string]*string{}}
+	c := change{Labels: map[string]*string{}, Annotations: map[string]*string{}}
 	if pod.Labels[call.ReleasedLabel] == "" {
 		c.Labels[call.ReleasedLabel] = &unlock
 	}
+	if pod.Annotations[costAnnotation] == costLeaving {
+		c.Annotations[costAnnotation] = nil
+	}
 	if hash := pod.Annotations[call.HashAnnotation]; hash != "" && pod.Labels[hashLabel] == hash+call.AsideSuffix {
 		c.Labels[hashLabel] = &hash
+		c.Annotations[call.HashAnnotation], c.Annotations[call.AsideAnnotation] = nil, nil
 		refs := []metav1.OwnerReference{}
 		for _, ref := range pod.OwnerReferences {
 			if ref.Controller == nil || !*ref.Controller {

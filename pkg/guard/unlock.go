@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -34,9 +36,16 @@ const (
 )
 
 // Unlock gives every guarded pod back to Kubernetes: it may be evicted and deleted
-// from then on, whatever calls it holds. Pods that are aside go back to their
-// ReplicaSets. It takes the lease from the guard that leads, and waits that it has
-// noticed, for which it may take up to notice. It can be repeated.
+// from then on, whatever calls it holds. It deletes none itself. But pods that are
+// aside go back to their ReplicaSets, which delete at once what they have too many
+// of, and a call in such a pod has the pod's termination grace and no more. While no
+// pod is aside or draining, none is too many.
+//
+// A pod that was told to take no new call takes none for good. Unlock names those
+// that stay like that, with the command that replaces them.
+//
+// It takes the lease from the guard that leads, and waits that it has noticed, for
+// which it may take up to notice. It can be repeated.
 func Unlock(ctx context.Context, client kubernetes.Interface, namespace string, notice time.Duration, out io.Writer) error {
 	seized, err := seize(ctx, client, namespace)
 	if err != nil {
@@ -135,10 +144,17 @@ func unlockNamespace(ctx context.Context, client kubernetes.Interface, namespace
 	}
 	steps := &steps{client: client}
 	released, back := 0, 0
+	var deaf []string
 	var errs []error
 	for _, pod := range s.pods {
 		m := s.member(pod)
-		if m.leaving || m.State == call.Released {
+		if m.leaving {
+			continue
+		}
+		if !m.drained.IsZero() {
+			deaf = append(deaf, m.Name)
+		}
+		if m.State == call.Released && !m.aside {
 			continue
 		}
 		err := retry.OnError(retry.DefaultBackoff, apierrors.IsConflict, func() error {
@@ -167,7 +183,13 @@ func unlockNamespace(ctx context.Context, client kubernetes.Interface, namespace
 	if keepBudget {
 		budget = fmt.Sprintf("down to minAvailable %d, for the birth door still asks for it", floor)
 	}
-	_, _ = fmt.Fprintf(out, "namespace %s: %d pods unlocked, %d of them handed back to their ReplicaSets; budget %s\n", namespace, released, back, budget)
+	_, _ = fmt.Fprintf(out, "namespace %s: %d pods unlocked, %d of them handed back to their ReplicaSets, which delete what they have too many of; budget %s\n",
+		namespace, released, back, budget)
+	if len(deaf) > 0 {
+		slices.Sort(deaf)
+		_, _ = fmt.Fprintf(out, "namespace %s: %d pods take no new call, and never will again; when their calls are over, replace those that are left: kubectl delete pod --ignore-not-found -n %s %s\n",
+			namespace, len(deaf), namespace, strings.Join(deaf, " "))
+	}
 	return errors.Join(errs...)
 }
 

@@ -17,9 +17,15 @@ import (
 )
 
 const (
-	// maxAuthorities bounds a bundle. It is far more than there are replicas, so
-	// that only those of replicas long gone are ever pushed out before they expire.
+	// maxAuthorities bounds a bundle. The bundle is in the order in which replicas
+	// have last put their authorities first, and what is too many is cut off at the
+	// end.
 	maxAuthorities = 32
+	// safePlaces is how far from the first an authority may stand before its replica
+	// puts it first again. As long as fewer serve, those that are cut off are of
+	// replicas that are gone, however often another one starts: it would have to
+	// start as often as there are places below, between two looks of a healthy one.
+	safePlaces = maxAuthorities / 2
 	// backdate is how far clocks may differ.
 	backdate = 5 * time.Minute
 )
@@ -82,22 +88,14 @@ func newPair(dnsNames []string, now time.Time, lifetime time.Duration) (*pair, e
 	}, nil
 }
 
-// mergeBundle returns bundle with the authorities in own, without what has
-// expired or is no certificate, newest first and not more than maxAuthorities.
+// mergeBundle returns bundle with the authorities in own put first, without what
+// has expired or is no certificate, and not more than maxAuthorities.
 func mergeBundle(bundle []byte, own [][]byte, now time.Time) []byte {
-	mine := map[string]bool{}
-	for _, ca := range own {
-		mine[string(ca)] = true
-	}
-	type authority struct {
-		pem       []byte
-		notBefore time.Time
-	}
-	var found []authority
+	var merged []byte
 	seen := map[string]bool{}
 	for rest := bytes.Join([][]byte{bytes.Join(own, nil), bundle}, []byte("\n")); ; {
 		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
+		if block, rest = pem.Decode(rest); block == nil || len(seen) == maxAuthorities {
 			break
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
@@ -107,28 +105,19 @@ func mergeBundle(bundle []byte, own [][]byte, now time.Time) []byte {
 		text := encode("CERTIFICATE", block.Bytes)
 		if !seen[string(text)] {
 			seen[string(text)] = true
-			found = append(found, authority{text, cert.NotBefore})
+			merged = append(merged, text...)
 		}
-	}
-	slices.SortStableFunc(found, func(a, b authority) int {
-		if mine[string(a.pem)] != mine[string(b.pem)] {
-			if mine[string(a.pem)] {
-				return -1
-			}
-			return 1
-		}
-		return b.notBefore.Compare(a.notBefore)
-	})
-	var merged []byte
-	for _, a := range found[:min(len(found), maxAuthorities)] {
-		merged = append(merged, a.pem...)
 	}
 	return merged
 }
 
-// contains says whether every authority in own stands in bundle.
-func contains(bundle []byte, own [][]byte) bool {
-	return !slices.ContainsFunc(own, func(ca []byte) bool { return !bytes.Contains(bundle, ca) })
+// safe says whether every authority in own stands in bundle, and not so low that
+// others might soon push it out.
+func safe(bundle []byte, own [][]byte) bool {
+	return !slices.ContainsFunc(own, func(ca []byte) bool {
+		before, _, found := bytes.Cut(bundle, ca)
+		return !found || bytes.Count(before, []byte("-----BEGIN ")) >= safePlaces
+	})
 }
 
 func encode(kind string, der []byte) []byte {

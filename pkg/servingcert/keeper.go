@@ -145,7 +145,8 @@ func (k *Keeper) step(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// publish adds authorities to an APIService's caBundle.
+// publish puts authorities first in an APIService's caBundle, unless they stand high
+// enough in it already.
 func (k *Keeper) publish(ctx context.Context, name string, own [][]byte, now time.Time) error {
 	object, err := k.cfg.APIServices.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -165,7 +166,7 @@ func (k *Keeper) publish(ctx context.Context, name string, own [][]byte, now tim
 	if err != nil {
 		bundle = nil // not a bundle: replaced whole
 	}
-	if contains(bundle, own) {
+	if safe(bundle, own) {
 		return nil
 	}
 	patch, err := json.Marshal(map[string]any{

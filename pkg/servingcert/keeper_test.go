@@ -218,7 +218,55 @@ func TestMergeBundle(t *testing.T) {
 		many = append(many, authority(now.Add(time.Duration(i)*time.Second))...)
 	}
 	merged = mergeBundle(many, [][]byte{mine}, now)
-	if n := strings.Count(string(merged), "BEGIN"); n != maxAuthorities || !contains(merged, [][]byte{mine}) {
-		t.Errorf("%d authorities, own among them: %t", n, contains(merged, [][]byte{mine}))
+	if n := strings.Count(string(merged), "BEGIN"); n != maxAuthorities || !safe(merged, [][]byte{mine}) {
+		t.Errorf("%d authorities, own among them: %t", n, safe(merged, [][]byte{mine}))
+	}
+}
+
+// TestCrashLoop has one replica start again and again beside two that are healthy:
+// one of before, and one that came in the middle. Whoever serves is trusted after
+// every single write, and the healthy ones hardly write.
+func TestCrashLoop(t *testing.T) {
+	client := cluster(apiService("v1beta1.x", "metrics-adapter"), apiService("v1beta2.x", "metrics-adapter"))
+	now := time.Now()
+	step := func(k *Keeper, healthy []*Keeper) {
+		t.Helper()
+		if err := k.step(t.Context(), now); err != nil {
+			t.Fatal(err)
+		}
+		bundle := bundleOf(t, client, "v1beta1.x")
+		for i, h := range healthy {
+			if err := verifies(t, h, bundle, now); err != nil {
+				t.Fatalf("healthy replica %d is not trusted any more: %v", i, err)
+			}
+		}
+		if n := strings.Count(string(bundle), "BEGIN"); n > maxAuthorities {
+			t.Fatalf("the bundle has grown to %d authorities", n)
+		}
+	}
+	healthy := []*Keeper{keeper(t, client)}
+	step(healthy[0], healthy)
+	const starts = 4 * maxAuthorities
+	client.ClearActions()
+	for i := range starts {
+		if i == starts/2 { // as a rollout brings one
+			late := keeper(t, client)
+			step(late, healthy)
+			healthy = append(healthy, late)
+		}
+		step(keeper(t, client), healthy)
+		for _, k := range healthy {
+			step(k, healthy)
+		}
+	}
+	writes := 0
+	for _, action := range client.Actions() {
+		if action.GetVerb() == "patch" {
+			writes++
+		}
+	}
+	// Each start writes both APIServices; a healthy replica does when it has sunk.
+	if most := 2 * (starts + 1 + 2*starts/safePlaces); writes > most {
+		t.Errorf("%d writes, want %d at most", writes, most)
 	}
 }

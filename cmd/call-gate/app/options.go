@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/types"
@@ -62,7 +63,9 @@ func (o *Options) Flags() *pflag.FlagSet {
 // Validate reports every mistake at once, each with a value that would work.
 func (o *Options) Validate() error {
 	var m program.Mistakes
-	if u, err := url.Parse(o.livekitURL); err != nil || u.Host == "" {
+	if strings.Contains(o.livekitURL, "@") { // it is not repeated
+		m.Add(errors.New("--livekit-url holds a user name or password before an @; leave these out, such as in wss://livekit.example.com"))
+	} else if u, err := url.Parse(o.livekitURL); err != nil || u.Host == "" {
 		m.Wrong("livekit-url", o.livekitURL, "the URL of the real LiveKit, such as wss://livekit.example.com")
 	} else if u.Host == o.listen {
 		m.Wrong("livekit-url", o.livekitURL, "the real LiveKit: this is the gate itself, where only the agent's LIVEKIT_URL leads")

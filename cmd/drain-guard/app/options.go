@@ -168,5 +168,6 @@ type unlockOptions struct{ *Options }
 func (o unlockOptions) Flags() *pflag.FlagSet {
 	fs := pflag.NewFlagSet("drain-guard unlock", pflag.ContinueOnError)
 	o.clusterFlags(fs)
+	fs.Usage = func() { unlockUsage(fs.Output(), fs) }
 	return fs
 }

@@ -4,6 +4,7 @@ package app
 
 import (
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/callguard/callguard/cmd/internal/programtest"
@@ -40,6 +41,19 @@ func TestNamespace(t *testing.T) {
 	t.Setenv("POD_NAMESPACE", "calls")
 	if got := NewOptions().doors.Namespace; got != "calls" {
 		t.Errorf("namespace %q", got)
+	}
+}
+
+// TestUnlockSaysWhatItCosts: nobody should learn it from a call that was cut.
+func TestUnlockSaysWhatItCosts(t *testing.T) {
+	var said strings.Builder
+	if err := Main(t.Context(), []string{"unlock", "--help"}, io.Discard, &said); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"termination grace and no more", "wait until no pod is aside or draining", "--kubeconfig"} {
+		if !strings.Contains(strings.Join(strings.Fields(said.String()), " "), want) {
+			t.Errorf("unlock --help lacks %q:\n%s", want, said.String())
+		}
 	}
 }
 

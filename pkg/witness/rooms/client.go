@@ -3,6 +3,7 @@
 package rooms
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,13 +18,8 @@ import (
 	"github.com/twitchtv/twirp"
 )
 
-const (
-	// maxAnswer bounds one answer of LiveKit, in bytes. A room of ListRooms takes
-	// some 200; more rooms than fit are an error, not a shorter list.
-	maxAnswer = 64 << 20
-	// tokenLife is how long the token of one request is valid.
-	tokenLife = time.Minute
-)
+// tokenLife is how long the token of one request is valid.
+const tokenLife = time.Minute
 
 // Credentials are what it takes to ask a LiveKit project.
 type Credentials struct {
@@ -46,9 +42,13 @@ func (c Credentials) Validate() error {
 	return errors.Join(errs...)
 }
 
-// ValidateURL says whether u can be the URL of a LiveKit server.
+// ValidateURL says whether u can be the URL of a LiveKit server. Whoever may read a
+// metric reads what it says.
 func ValidateURL(u string) error {
 	parsed, err := url.Parse(u)
+	if strings.Contains(u, "@") { // it is not repeated, for it may be a password
+		return errors.New("LiveKit URL holds a user name or password before an @; leave these out, such as in wss://livekit.example.com: LiveKit is asked with its API key and secret")
+	}
 	if err != nil || parsed.Host == "" || !strings.Contains(" http https ws wss ", " "+parsed.Scheme+" ") {
 		return fmt.Errorf("LiveKit URL %q has no scheme and host; use one such as wss://livekit.example.com or http://livekit:7880", u)
 	}
@@ -65,7 +65,7 @@ type client struct {
 	service livekit.RoomService
 }
 
-func newClient(creds Credentials, transport http.RoundTripper, timeout time.Duration) *client {
+func newClient(creds Credentials, transport http.RoundTripper, shared *budget, timeout time.Duration) *client {
 	base := creds.URL
 	if rest, ok := strings.CutPrefix(base, "ws"); ok { // ws:// and wss:// name the same server
 		base = "http" + rest
@@ -73,7 +73,7 @@ func newClient(creds Credentials, transport http.RoundTripper, timeout time.Dura
 	return &client{
 		creds: creds,
 		service: livekit.NewRoomServiceProtobufClient(base, &http.Client{
-			Transport: strictTransport{transport},
+			Transport: strictTransport{transport, shared},
 			Timeout:   timeout,
 			CheckRedirect: func(*http.Request, []*http.Request) error {
 				return errors.New("LiveKit's API does not redirect")
@@ -139,37 +139,44 @@ func denied(err error) bool {
 	return errors.As(err, &twerr) && (twerr.Code() == twirp.Unauthenticated || twerr.Code() == twirp.PermissionDenied)
 }
 
-// strictTransport lets only answers through that LiveKit can have given: a 200
-// is protobuf, and no answer is longer than maxAnswer.
-type strictTransport struct{ next http.RoundTripper }
+// strictTransport lets only answers through that LiveKit can have given: a 200 is
+// protobuf, and no answer is longer, or holds more, than its bounds. Of a 200 only
+// what is read gets through.
+type strictTransport struct {
+	next   http.RoundTripper
+	budget *budget
+}
 
 func (t strictTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.next.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
-	if ct := resp.Header.Get("Content-Type"); resp.StatusCode == http.StatusOK && !strings.HasPrefix(ct, "application/protobuf") {
-		_ = resp.Body.Close() // the answer is refused whole
+	whole := resp.Body
+	if resp.StatusCode != http.StatusOK {
+		resp.Body = body{io.LimitReader(whole, maxErrorBytes), whole.Close}
+		return resp, nil
+	}
+	defer whole.Close()
+	if ct := resp.Header.Get("Content-Type"); !strings.HasPrefix(ct, "application/protobuf") {
 		return nil, fmt.Errorf("%s answered 200 with content type %q, which is not LiveKit's; check the URL", req.URL.Host, ct)
 	}
-	resp.Body = &boundedBody{ReadCloser: resp.Body, left: maxAnswer}
+	limit, read := bounds(req.URL.Path)
+	answer := &taking{budget: t.budget}
+	if err := answer.take(whole, limit, read); err != nil {
+		answer.close()
+		return nil, fmt.Errorf("cannot take the answer of %s: %w", req.URL.Host, err)
+	}
+	resp.Body = body{bytes.NewReader(answer.kept), func() error { answer.close(); return nil }} // closed once it is decoded
+	resp.ContentLength = int64(len(answer.kept))
 	return resp, nil
 }
 
-type boundedBody struct {
-	io.ReadCloser
+// body is what is read of an answer, and what happens when it is closed.
+type body struct {
+	io.Reader
 
-	left int64
+	close func() error
 }
 
-func (b *boundedBody) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, fmt.Errorf("the answer is longer than %d MiB", maxAnswer>>20)
-	}
-	if int64(len(p)) > b.left {
-		p = p[:b.left]
-	}
-	n, err := b.ReadCloser.Read(p)
-	b.left -= int64(n)
-	return n, err
-}
+func (b body) Close() error { return b.close() }

@@ -38,6 +38,7 @@ type ProjectsConfig struct {
 // name. Its methods are safe for concurrent use.
 type Projects struct {
 	cfg     ProjectsConfig
+	budget  *budget
 	changed chan struct{}
 
 	mu      sync.RWMutex
@@ -47,7 +48,8 @@ type Projects struct {
 
 // NewProjects returns Projects that read nothing until Run.
 func NewProjects(cfg ProjectsConfig) *Projects {
-	return &Projects{cfg: cfg, changed: make(chan struct{}, 1), readers: map[call.Project]*Reader{}}
+	cfg.Transport = boundHeaders(cfg.Transport)
+	return &Projects{cfg: cfg, budget: newBudget(), changed: make(chan struct{}, 1), readers: map[call.Project]*Reader{}}
 }
 
 // Want names the projects that pods work for. The default project needs no
@@ -194,6 +196,7 @@ func (p *Projects) config(project call.Project) Config {
 		Project:     project,
 		Credentials: credentials,
 		Transport:   p.cfg.Transport,
+		Budget:      p.budget,
 		Settings:    p.cfg.Settings,
 		OnChange:    p.cfg.OnChange,
 		Metrics:     p.cfg.Metrics,

@@ -13,6 +13,7 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
@@ -42,6 +43,9 @@ type Config struct {
 	// every minute.
 	Credentials func(context.Context) (Credentials, error)
 	Transport   http.RoundTripper
+	// Budget is what all answers under way of the process may take; nil is one of
+	// the Reader's own.
+	Budget *semaphore.Weighted
 	Settings
 
 	// OnChange is told the pods whose number of calls changed.
@@ -94,6 +98,9 @@ type hint struct {
 
 // NewReader returns a Reader that does nothing until Run.
 func NewReader(cfg Config) *Reader {
+	if cfg.Budget == nil {
+		cfg.Budget = newBudget()
+	}
 	return &Reader{
 		cfg:   cfg,
 		queue: workqueue.NewTypedDelayingQueue[string](),
@@ -225,8 +232,13 @@ func (r *Reader) read(ctx context.Context, c *client, room string) error {
 		return err
 	}
 
+	agents := agentsOf(participants)
 	r.mu.Lock()
-	changed := r.book.apply(room, agentsOf(participants), at, r.sweeping, func(sid string) bool { return r.hints[sid].left })
+	if r.book.seats+len(agents) > maxAgents {
+		r.mu.Unlock()
+		return fmt.Errorf("LiveKit project %s has more than %d agents in its rooms, which is more than callguard counts", r.cfg.Project, maxAgents)
+	}
+	changed := r.book.apply(room, agents, at, r.sweeping, func(sid string) bool { return r.hints[sid].left })
 	if again, ok := r.again(room, participants, changed.missing); ok {
 		r.queue.AddAfter(room, again)
 	}
@@ -269,8 +281,8 @@ func (r *Reader) again(room string, participants []*livekit.ParticipantInfo, mis
 // an agent is borne in mind until the room's list says the same.
 func (r *Reader) Heed(event *livekit.WebhookEvent) {
 	room := event.GetRoom().GetName()
-	if room == "" {
-		return
+	if room == "" || len(room) > maxField || len(event.GetParticipant().GetSid()) > maxField {
+		return // LiveKit has none of that length
 	}
 	if p := event.GetParticipant(); p.GetKind() == livekit.ParticipantInfo_AGENT {
 		r.mu.Lock()
@@ -318,7 +330,7 @@ func (r *Reader) connect(ctx context.Context, now time.Time) (*client, error) {
 	defer r.mu.Unlock()
 	r.loadedAt, r.loadErr = now, err
 	if err == nil && (r.client == nil || r.client.creds != creds) {
-		r.client = newClient(creds, r.cfg.Transport, r.cfg.Timeout)
+		r.client = newClient(creds, r.cfg.Transport, r.cfg.Budget, r.cfg.Timeout)
 	}
 	return orElse(r.client, err)
 }
