@@ -139,7 +139,7 @@ func (e Explainer) explain(m *member, p plan) Explanation {
 	for _, j := range p.judged {
 		if j.member == m {
 			x.Intent, x.Verdict, x.Facts = j.intent, j.verdict, j.facts
-			if !x.Intent.At.Before(e.Now) {
+			if x.Intent.At.Equal(e.Now) {
 				x.Intent.At = time.Time{} // dated by this look
 			}
 			return x
