@@ -30,7 +30,7 @@ const (
 	lastWords = 10 * time.Second
 	// passes bounds how often pods are evicted that came to the node meanwhile.
 	passes = 3
-	// shown bounds the pods that are named at the end.
+	// shown bounds the reasons of a refusal, and the pods that are named at the end.
 	shown = 20
 
 	pageSize = 500
@@ -133,6 +133,9 @@ func (o *drainOptions) run(ctx context.Context, c *cluster, name string) error {
 	refusals, notes := c.preflight(ctx, a, pods)
 	for _, note := range notes {
 		_, _ = fmt.Fprintln(o.ErrOut, "Warning:", note)
+	}
+	if more := len(refusals) - shown; more > 0 {
+		refusals = append(refusals[:shown], fmt.Sprintf("and %d reasons more", more))
 	}
 	if len(refusals) > 0 {
 		return fmt.Errorf("node %s is not drained, and was not touched:\n  %s", name, strings.Join(refusals, "\n  "))
@@ -352,7 +355,7 @@ func (s standing) String() string {
 		return cmp.Or(s.why, "not guarded")
 	}
 	text := string(s.state)
-	if s.state != call.Serving && !s.since.IsZero() {
+	if (s.state == call.Aside || s.state == call.Draining) && !s.since.IsZero() {
 		text += " since " + clock(s.since)
 	}
 	if s.counts() {
@@ -367,10 +370,11 @@ func (s standing) String() string {
 	return text
 }
 
-// counts says whether the pod's calls matter: those of a pod that may go, and is
-// not asked any more, do not.
+// counts says whether the pod's calls matter. A pod that was let go ends, and is
+// soon not asked any more; only what it is known to hold is said then.
 func (s standing) counts() bool {
-	return s.guarded && (s.state != call.Released || s.calls.Known())
+	n, _ := s.calls.Calls()
+	return s.guarded && (s.state != call.Released || n > 0)
 }
 
 // standings says how pods stand.

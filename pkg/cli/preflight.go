@@ -18,9 +18,9 @@ import (
 	"github.com/callguard/callguard/pkg/guard"
 )
 
-// leaderWithin is how long a guard that leads may take to renew its lease; it does
-// every 2 s.
-const leaderWithin = 6 * time.Second
+// leaderWithin is how long a guard may take to renew its lease, which it does every
+// 2 s, or the next one to take it over.
+const leaderWithin = 12 * time.Second
 
 // preflight says why a drain of these pods could lose a call, or hang for ever.
 // What cannot be read is a reason, too; but for who leads, which loses no call and
