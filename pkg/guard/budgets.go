@@ -182,7 +182,24 @@ func (b *budgets) lookForForeign(namespace string) {
 	if err != nil {
 		return
 	}
-	n := 0
+	found := ForeignBudgets(list, pods)
+	for _, f := range found {
+		b.report.foreignBudget(f.Budget, f.Pod)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.foreign[namespace] = len(found)
+}
+
+// ForeignBudget is a budget, not callguard's, that matches a guarded pod.
+type ForeignBudget struct {
+	Budget *policyv1.PodDisruptionBudget
+	Pod    *corev1.Pod // one of those that it matches
+}
+
+// ForeignBudgets finds, among the budgets of a namespace, those beside callguard's
+// that match one of its guarded pods.
+func ForeignBudgets(list []*policyv1.PodDisruptionBudget, guarded []*corev1.Pod) (found []ForeignBudget) {
 	for _, pdb := range list {
 		if pdb.Name == BudgetName {
 			continue
@@ -191,17 +208,24 @@ func (b *budgets) lookForForeign(namespace string) {
 		if err != nil {
 			continue // Kubernetes passes it over, too
 		}
-		for _, pod := range pods {
+		for _, pod := range guarded {
 			if selector.Matches(labels.Set(pod.Labels)) {
-				b.report.foreignBudget(pdb, pod)
-				n++
+				found = append(found, ForeignBudget{pdb, pod})
 				break
 			}
 		}
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.foreign[namespace] = n
+	return found
+}
+
+// BudgetLocks says why a budget of BudgetName does not lock the guarded pods of its
+// namespace; nil when it does.
+func BudgetLocks(is *policyv1.PodDisruptionBudget) error {
+	want := budget(is.Namespace, intstr.FromInt32(locked))
+	if !equality.Semantic.DeepEqual(is.Spec, want.Spec) {
+		return fmt.Errorf("PodDisruptionBudget %s/%s is not as callguard makes it", is.Namespace, is.Name)
+	}
+	return nil
 }
 
 // foreignBudgets counts them by namespace.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -123,11 +124,11 @@ func (d *Doors) watch(sources ...cache.SharedIndexInformer) error {
 // askForMutating finds out whether the cluster has mutating policies, and watches
 // them where it does.
 func (d *Doors) askForMutating(ctx context.Context) error {
-	list, err := d.client.Discovery().ServerResourcesForGroupVersion("admissionregistration.k8s.io/v1")
+	serves, err := ServesMutating(d.client)
 	if err != nil {
-		return fmt.Errorf("cannot ask which admission policies the cluster has: %w", err)
+		return err
 	}
-	if !slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == "mutatingadmissionpolicies" }) {
+	if !serves {
 		d.log.Warn("This cluster has no MutatingAdmissionPolicy (on from Kubernetes 1.36): an eviction may shorten the grace of a released pod")
 		return nil
 	}
@@ -139,6 +140,15 @@ func (d *Doors) askForMutating(ctx context.Context) error {
 	}
 	d.factory.StartWithContext(ctx)
 	return nil
+}
+
+// ServesMutating says whether a cluster has mutating admission policies.
+func ServesMutating(client kubernetes.Interface) (bool, error) {
+	list, err := client.Discovery().ServerResourcesForGroupVersion("admissionregistration.k8s.io/v1")
+	if err != nil {
+		return false, fmt.Errorf("cannot ask which admission policies the cluster has: %w", err)
+	}
+	return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == "mutatingadmissionpolicies" }), nil
 }
 
 // TryOn has a door tried on the pods of a guard.
@@ -209,29 +219,80 @@ func (d *Doors) look(ctx context.Context) error {
 			return errors.New("they are still being read")
 		}
 	}
-	var errs []error
-	for _, want := range d.want.Policies {
-		is, err := d.policies.Get(want.Name)
-		errs = append(errs, compare("ValidatingAdmissionPolicy", want.Name, err, func() bool { return equality.Semantic.DeepEqual(want.Spec, is.Spec) }))
-	}
-	for _, want := range d.want.Bindings {
-		is, err := d.bindings.Get(want.Name)
-		errs = append(errs, compare("ValidatingAdmissionPolicyBinding", want.Name, err, func() bool { return equality.Semantic.DeepEqual(want.Spec, is.Spec) }))
-	}
+	is := standing{policy: d.policies.Get, binding: d.bindings.Get}
 	if d.mutatingPolicies != nil {
-		for _, want := range d.want.MutatingPolicies {
-			is, err := d.mutatingPolicies.Get(want.Name)
-			errs = append(errs, compare("MutatingAdmissionPolicy", want.Name, err, func() bool { return equality.Semantic.DeepEqual(want.Spec, is.Spec) }))
-		}
-		for _, want := range d.want.MutatingBindings {
-			is, err := d.mutatingBindings.Get(want.Name)
-			errs = append(errs, compare("MutatingAdmissionPolicyBinding", want.Name, err, func() bool { return equality.Semantic.DeepEqual(want.Spec, is.Spec) }))
-		}
+		is.mutatingPolicy, is.mutatingBinding = d.mutatingPolicies.Get, d.mutatingBindings.Get
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := is.differs(d.want); err != nil {
 		return err
 	}
 	return d.try(ctx)
+}
+
+// standing is where the doors of a cluster are read, by name. The last two are nil
+// where it has no mutating policies.
+type standing struct {
+	policy          func(string) (*admissionregistrationv1.ValidatingAdmissionPolicy, error)
+	binding         func(string) (*admissionregistrationv1.ValidatingAdmissionPolicyBinding, error)
+	mutatingPolicy  func(string) (*admissionregistrationv1.MutatingAdmissionPolicy, error)
+	mutatingBinding func(string) (*admissionregistrationv1.MutatingAdmissionPolicyBinding, error)
+}
+
+// differs says which doors are missing or altered.
+func (s standing) differs(want *manifests.Doors) error {
+	var errs []error
+	for _, want := range want.Policies {
+		is, err := s.policy(want.Name)
+		errs = append(errs, compare("ValidatingAdmissionPolicy", want.Name, err, func() bool { return equality.Semantic.DeepEqual(want.Spec, is.Spec) }))
+	}
+	for _, want := range want.Bindings {
+		is, err := s.binding(want.Name)
+		errs = append(errs, compare("ValidatingAdmissionPolicyBinding", want.Name, err, func() bool { return equality.Semantic.DeepEqual(want.Spec, is.Spec) }))
+	}
+	if s.mutatingPolicy == nil {
+		return errors.Join(errs...)
+	}
+	for _, want := range want.MutatingPolicies {
+		is, err := s.mutatingPolicy(want.Name)
+		errs = append(errs, compare("MutatingAdmissionPolicy", want.Name, err, func() bool { return equality.Semantic.DeepEqual(want.Spec, is.Spec) }))
+	}
+	for _, want := range want.MutatingBindings {
+		is, err := s.mutatingBinding(want.Name)
+		errs = append(errs, compare("MutatingAdmissionPolicyBinding", want.Name, err, func() bool { return equality.Semantic.DeepEqual(want.Spec, is.Spec) }))
+	}
+	return errors.Join(errs...)
+}
+
+// DoorsStand reads the doors of a cluster once, and says which of them are missing
+// or altered; nil when all stand as this version of callguard has them. Whether the
+// API server acts on them, TryDoor tells.
+func DoorsStand(ctx context.Context, client kubernetes.Interface, values manifests.Values) error {
+	want, err := manifests.Parse(values)
+	if err != nil {
+		return err
+	}
+	serves, err := ServesMutating(client)
+	if err != nil {
+		return err
+	}
+	admission := client.AdmissionregistrationV1()
+	is := standing{
+		policy: func(name string) (*admissionregistrationv1.ValidatingAdmissionPolicy, error) {
+			return admission.ValidatingAdmissionPolicies().Get(ctx, name, metav1.GetOptions{})
+		},
+		binding: func(name string) (*admissionregistrationv1.ValidatingAdmissionPolicyBinding, error) {
+			return admission.ValidatingAdmissionPolicyBindings().Get(ctx, name, metav1.GetOptions{})
+		},
+	}
+	if serves {
+		is.mutatingPolicy = func(name string) (*admissionregistrationv1.MutatingAdmissionPolicy, error) {
+			return admission.MutatingAdmissionPolicies().Get(ctx, name, metav1.GetOptions{})
+		}
+		is.mutatingBinding = func(name string) (*admissionregistrationv1.MutatingAdmissionPolicyBinding, error) {
+			return admission.MutatingAdmissionPolicyBindings().Get(ctx, name, metav1.GetOptions{})
+		}
+	}
+	return is.differs(want)
 }
 
 func compare(kind, name string, err error, same func() bool) error {
@@ -256,7 +317,17 @@ func (d *Doors) try(ctx context.Context) error {
 	if pod == nil {
 		return nil
 	}
-	err := d.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+	return TryDoor(ctx, d.client, pod)
+}
+
+// ErrNotTried is the error of TryDoor where the API server did not get as far as
+// the doors.
+var ErrNotTried = errors.New("cannot try the delete door")
+
+// TryDoor asks the API server, in a dry run, to delete a locked pod. It returns nil
+// if the server refuses.
+func TryDoor(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) error {
+	err := client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
 		DryRun: []string{metav1.DryRunAll}, Preconditions: &metav1.Preconditions{UID: &pod.UID},
 	})
 	switch {
@@ -267,7 +338,7 @@ func (d *Doors) try(ctx context.Context) error {
 	case err == nil:
 		return fmt.Errorf("the API server would delete pod %s/%s, which is locked", pod.Namespace, pod.Name)
 	default:
-		return fmt.Errorf("cannot try the delete door: %w", err)
+		return fmt.Errorf("%w: %w", ErrNotTried, err)
 	}
 }
 
@@ -278,14 +349,16 @@ func (d *Doors) lockedPod() *corev1.Pod {
 		return nil
 	}
 	for _, pod := range list {
-		if pod.DeletionTimestamp != nil || pod.Labels[call.ReleasedLabel] != "" || !enabled(pod.Namespace) {
-			continue
-		}
-		for _, c := range pod.Status.ContainerStatuses {
-			if c.State.Running != nil {
-				return pod
-			}
+		if Locked(pod) && enabled(pod.Namespace) {
+			return pod
 		}
 	}
 	return nil
+}
+
+// Locked says whether a guarded pod of an enabled namespace has to be refused to
+// whoever would delete it.
+func Locked(pod *corev1.Pod) bool {
+	return pod.DeletionTimestamp == nil && pod.Labels[call.ReleasedLabel] == "" &&
+		slices.ContainsFunc(pod.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool { return c.State.Running != nil })
 }

@@ -45,6 +45,10 @@ const (
 	deletedFor = time.Minute
 )
 
+// RuleDoors names what holds every pod while the doors are not in force. It is no
+// rule of package verdict, for it is not about a pod.
+const RuleDoors = "doors"
+
 // Config is what a Guard needs.
 type Config struct {
 	Client kubernetes.Interface
@@ -64,24 +68,6 @@ type Config struct {
 // Gatekeeper says why the doors are not in force; nil when they are.
 type Gatekeeper interface{ InForce() error }
 
-// Settings are what an administrator may choose.
-type Settings struct {
-	Limits verdict.Limits
-	// ReadEvery is how often the witnesses of a pod are asked while something wants it to go.
-	ReadEvery time.Duration
-	// RemovalDelay is how long a node must have been tainted for removal.
-	RemovalDelay time.Duration
-	// ReleasePatience is how long a released pod waits for whoever wanted it to
-	// take it, before the guard deletes it.
-	ReleasePatience time.Duration
-	// AgentDrainTimeout is how long an agent may take to finish its calls when it
-	// is told to end. A shorter grace is worth an Event.
-	AgentDrainTimeout time.Duration
-	// DeletionCosts has pods that leave marked as the first to be deleted; and while
-	// the doors are not in force, the others by the calls they hold.
-	DeletionCosts bool
-}
-
 // Guard leads pods along their road.
 type Guard struct {
 	cfg      Config
@@ -92,6 +78,8 @@ type Guard struct {
 	budgets  *budgets
 	report   *report
 	now      func() time.Time
+	// once has plan answer with what is known now: nobody waits for witnesses.
+	once bool
 
 	mu sync.Mutex
 	// queue holds the workloads to look at; nil while this guard does not lead.
@@ -255,9 +243,7 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 	g.report.complaints(w, g.cfg.AgentDrainTimeout)
 	plan := g.plan(ctx, s, w)
 	if err := g.cfg.Doors.InForce(); err != nil && plan.busy() {
-		for i := range plan.judged {
-			plan.judged[i].verdict = verdict.Verdict{Outcome: verdict.Hold, Rule: "doors", Why: "callguard's admission policies are not in force: " + err.Error()}
-		}
+		plan.shut(err)
 		g.report.judged(w, plan.judged)
 		return again, nil
 	}
@@ -296,6 +282,13 @@ type plan struct {
 }
 
 func (p plan) busy() bool { return len(p.judged)+len(p.released) > 0 }
+
+// shut holds every pod, for the doors are not in force.
+func (p plan) shut(why error) {
+	for i := range p.judged {
+		p.judged[i].verdict = verdict.Verdict{Outcome: verdict.Hold, Rule: RuleDoors, Why: "callguard's admission policies are not in force: " + why.Error()}
+	}
+}
 
 // moves says whether the plan has steps that concern other pods of the workload.
 func (p plan) moves() bool {
@@ -406,7 +399,7 @@ func (g *Guard) choose(s *snapshot, w *workload, now time.Time) (waiting bool) {
 				list, _ := g.readings.of(m.Pod)
 				known = known && (!m.Running || knownSince(list, since))
 			}
-			if !known && now.Sub(since) < chooseWithin {
+			if !known && !g.once && now.Sub(since) < chooseWithin {
 				waiting = true
 				continue
 			}

@@ -15,7 +15,6 @@ import (
 	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/manifests"
 	"github.com/callguard/callguard/pkg/guard"
-	"github.com/callguard/callguard/pkg/verdict"
 	"github.com/callguard/callguard/pkg/witness/rooms"
 )
 
@@ -57,17 +56,8 @@ func NewOptions() *Options {
 			Resync: 3 * time.Second, MaxStaleness: 15 * time.Second, Timeout: 3 * time.Second, Concurrency: 16,
 		},
 		witnessTimeout: 2 * time.Second,
-		guard: guard.Settings{
-			Limits: verdict.Limits{
-				Settle:    20 * time.Second,
-				LostQuiet: time.Minute,
-			},
-			ReadEvery:         time.Second,
-			RemovalDelay:      30 * time.Second,
-			ReleasePatience:   10 * time.Second,
-			AgentDrainTimeout: time.Hour,
-		},
-		deletionCosts: costsAuto,
+		guard:          guard.DefaultSettings(),
+		deletionCosts:  costsAuto,
 	}
 }
 
@@ -75,8 +65,7 @@ func NewOptions() *Options {
 func (o *Options) Flags() *pflag.FlagSet {
 	fs := pflag.NewFlagSet("drain-guard", pflag.ContinueOnError)
 	o.clusterFlags(fs)
-	fs.StringVar(&o.doors.BreakGlassGroup, "break-glass-group", o.doors.BreakGlassGroup, "Group whose members may delete locked pods, as the chart was given it.")
-	fs.Int32Var(&o.doors.Priority, "priority", o.doors.Priority, "Value of PriorityClass callguard-calls, as the chart was given it.")
+	guard.AddFlags(fs, &o.guard, &o.doors)
 	fs.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "Lead only while holding the lease "+guard.LeaseName+".")
 	fs.StringVar(&o.bindAddress, "bind-address", o.bindAddress, "Address of /metrics, /healthz and /readyz.")
 	fs.StringVar(&o.livekitURL, "livekit-url", o.livekitURL, "URL of the default LiveKit project, such as wss://livekit.example.com. Workloads may name others in an annotation.")
@@ -88,14 +77,6 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.DurationVar(&o.livekit.Timeout, "livekit-timeout", o.livekit.Timeout, "Time limit of one request to LiveKit.")
 	fs.IntVar(&o.livekit.Concurrency, "livekit-concurrency", o.livekit.Concurrency, "Requests to one LiveKit project under way at once.")
 	fs.DurationVar(&o.witnessTimeout, "witness-timeout", o.witnessTimeout, "Time limit of one request to a pod.")
-	fs.DurationVar(&o.guard.ReadEvery, "read-interval", o.guard.ReadEvery, "How often a pod that is to go is asked for its calls.")
-	fs.DurationVar(&o.guard.Limits.Settle, "settle", o.guard.Limits.Settle, "How long no call may have begun before a pod that reads zero is believed. Not asked for where the gate is.")
-	fs.DurationVar(&o.guard.Limits.MaxHold, "max-hold", o.guard.Limits.MaxHold, "How long a pod is held once it takes no new call, whatever calls it has; 0 for ever. Bounds the teams' own deadlines.")
-	fs.DurationVar(&o.guard.Limits.LostQuiet, "lost-node-quiet", o.guard.Limits.LostQuiet, "How long LiveKit must have seen no agent of a pod whose node does not report.")
-	fs.DurationVar(&o.guard.Limits.LostAfter, "lost-node-release-after", o.guard.Limits.LostAfter, "Release a pod of a lost node after so long whatever LiveKit says; 0 for never.")
-	fs.DurationVar(&o.guard.RemovalDelay, "removal-taint-delay", o.guard.RemovalDelay, "How long a node must have been tainted for removal by an autoscaler.")
-	fs.DurationVar(&o.guard.ReleasePatience, "release-patience", o.guard.ReleasePatience, "How long a released pod waits for whoever drains its node to evict it, before the guard deletes it. kubectl drain tries every 5 s, by name: a StatefulSet's next pod has the same one.")
-	fs.DurationVar(&o.guard.AgentDrainTimeout, "agent-drain-timeout", o.guard.AgentDrainTimeout, "The drain_timeout of your agents. A shorter termination grace is worth an Event.")
 	fs.StringVar(&o.deletionCosts, "deletion-cost", o.deletionCosts, "auto: pods that leave are marked as the first to be deleted, and without the doors all pods by their calls. off: never.")
 	return fs
 }

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/callguard/callguard/manifests"
+)
+
+// The exit codes.
+const (
+	ExitDone = 0
+	// ExitFailed: bad input, an error, a refusal that changed nothing, or a check
+	// that failed.
+	ExitFailed = 1
+	// ExitWaiting: a drain ended before its node was empty. The node stays cordoned.
+	ExitWaiting = 2
+)
+
+// errWaiting ends a drain that was told to stop, and errFailed a doctor; what there
+// is to say was said.
+var (
+	errWaiting = errors.New("the node is not empty")
+	errFailed  = errors.New("a check failed")
+)
+
+// Main runs the plugin and returns its exit code.
+func Main(ctx context.Context, args []string, streams genericiooptions.IOStreams) int {
+	cmd := newCommand(streams) //nolint:contextcheck // a command is given its context when it runs
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return ExitDone
+	case errors.Is(err, errWaiting):
+		return ExitWaiting
+	case !errors.Is(err, errFailed):
+		_, _ = fmt.Fprintf(streams.ErrOut, "error: %v\n", err)
+	}
+	return ExitFailed
+}
+
+// common is what every verb has.
+type common struct {
+	genericiooptions.IOStreams
+
+	flags *genericclioptions.ConfigFlags
+	// callguard is the namespace of the guard.
+	callguard string
+}
+
+func newCommand(streams genericiooptions.IOStreams) *cobra.Command {
+	c := &common{IOStreams: streams, flags: genericclioptions.NewConfigFlags(true), callguard: manifests.DefaultNamespace}
+	list := &listOptions{common: c}
+	cmd := &cobra.Command{
+		Use: "kubectl-calls", Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl calls"},
+		Short: "Show the calls that pods hold, and drain nodes without losing one",
+		Long: "Shows the calls that guarded pods hold, says why one stays, and drains a node without losing a call.\n" +
+			"Without a command it lists the guarded pods.",
+		Args: noWords, RunE: list.run,
+		SilenceErrors: true, SilenceUsage: true,
+	}
+	cmd.SetOut(streams.Out)
+	cmd.SetErr(streams.ErrOut)
+	cmd.SetFlagErrorFunc(flagError)
+	cmd.CompletionOptions.HiddenDefaultCmd = true
+	c.flags.AddFlags(cmd.PersistentFlags())
+	cmd.PersistentFlags().StringVar(&c.callguard, "callguard-namespace", c.callguard, "Namespace of the drain-guard.")
+	list.addFlags(cmd.Flags())
+	cmd.AddCommand(newList(c), newWhy(c), newDrain(c), newDoctor(c))
+	return cmd
+}
+
+// noWords takes no argument, and says which commands there are.
+func noWords(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if cmd.HasParent() {
+		return fmt.Errorf("unexpected argument %q; use %s without one", args[0], cmd.CommandPath())
+	}
+	return fmt.Errorf("there is no command %q; use list, why POD, drain NODE or doctor", args[0])
+}
+
+// oneName takes exactly one name.
+func oneName(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0 || args[0] == "":
+			return fmt.Errorf("which %s? use %s NAME", what, cmd.CommandPath())
+		case len(args) > 1:
+			return fmt.Errorf("one %s at a time, and not also %q; use %s %s", what, args[1], cmd.CommandPath(), args[0])
+		}
+		return nil
+	}
+}
+
+// flagError adds a value that would work.
+func flagError(cmd *cobra.Command, err error) error {
+	var invalid *pflag.InvalidValueError
+	if !errors.As(err, &invalid) {
+		return fmt.Errorf("%w; %s --help lists the flags", err, cmd.CommandPath())
+	}
+	use := cmd.CommandPath() + " --help"
+	switch invalid.GetFlag().Value.Type() {
+	case "duration":
+		use = "a duration, such as 30m"
+	case "bool":
+		use = "true or false"
+	}
+	return fmt.Errorf("--%s is %q; use %s", invalid.GetFlag().Name, invalid.GetValue(), use)
+}
+
+func checkSelector(value string) error {
+	if _, err := labels.Parse(value); err != nil {
+		return fmt.Errorf("--selector is %q: %w; use one such as app=agent", value, err)
+	}
+	return nil
+}
+
+// line is an error in one line.
+func line(err error) string { return oneLine(err.Error()) }
+
+func oneLine(text string) string {
+	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+// clock is the time of day that people compare with their own.
+func clock(t time.Time) string { return t.Local().Format(time.TimeOnly) }

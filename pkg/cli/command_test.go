@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+)
+
+// TestBadInput has each mistake named, with something that would work.
+func TestBadInput(t *testing.T) {
+	t.Setenv("KUBECONFIG", os.DevNull)
+	cases := map[string]struct {
+		args []string
+		want string
+	}{
+		"Command":      {args: []string{"drian", "node-1"}, want: `there is no command "drian"; use list, why POD, drain NODE or doctor`},
+		"Word":         {args: []string{"list", "agent"}, want: `unexpected argument "agent"; use kubectl calls list without one`},
+		"Flag":         {args: []string{"--nod=node-1"}, want: `unknown flag: --nod; kubectl calls --help lists the flags`},
+		"Output":       {args: []string{"-o", "table"}, want: `--output is "table"; use json, yaml or wide`},
+		"Selector":     {args: []string{"-l", "a in"}, want: `; use one such as app=agent`},
+		"NoNode":       {args: []string{"drain"}, want: `which node? use kubectl calls drain NAME`},
+		"TwoNodes":     {args: []string{"drain", "node-1", "node-2"}, want: `one node at a time, and not also "node-2"; use kubectl calls drain node-1`},
+		"Timeout":      {args: []string{"drain", "node-1", "--timeout=soon"}, want: `--timeout is "soon"; use a duration, such as 30m`},
+		"NegTimeout":   {args: []string{"drain", "node-1", "--timeout=-1s"}, want: `--timeout is "-1s"; use 0 for no limit, or a duration, such as 30m`},
+		"DryRun":       {args: []string{"drain", "node-1", "--dry-run=server"}, want: `--dry-run is "server"; use true or false`},
+		"NoEviction":   {args: []string{"drain", "node-1", "--disable-eviction"}, want: `unknown flag: --disable-eviction`},
+		"Grace":        {args: []string{"drain", "node-1", "--grace-period=0"}, want: `unknown flag: --grace-period`},
+		"NoPod":        {args: []string{"why"}, want: `which pod? use kubectl calls why NAME`},
+		"DoctorOfWhat": {args: []string{"doctor", "agent"}, want: `unexpected argument "agent"`},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			streams, _, out, errOut := genericiooptions.NewTestIOStreams()
+			if code := Main(t.Context(), tc.args, streams); code != ExitFailed {
+				t.Errorf("exit code %d; want %d", code, ExitFailed)
+			}
+			if text := errOut.String(); !strings.HasPrefix(text, "error: ") || !strings.Contains(text, tc.want) || strings.Count(text, "\n") != 1 || out.Len() > 0 {
+				t.Errorf("it says %q, and %q on stdout; want one line with %q", text, out, tc.want)
+			}
+		})
+	}
+}
+
+func TestForbidden(t *testing.T) {
+	no := apierrors.NewForbidden(schema.GroupResource{}, "", errors.New("no"))
+	cases := map[string]struct {
+		reason string
+		err    error
+		want   bool
+	}{
+		"None":    {reason: "All is well."},
+		"One":     {reason: "A right is missing.", err: fmt.Errorf("cannot read: %w", no), want: true},
+		"All":     {reason: "Several are.", err: errors.Join(no, fmt.Errorf("cannot read: %w", no)), want: true},
+		"Another": {reason: "One of them is something else, which counts.", err: errors.Join(no, errors.New("missing"))},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			if got := forbidden(tc.err); got != tc.want {
+				t.Errorf("%s forbidden = %t; want %t", tc.reason, got, tc.want)
+			}
+		})
+	}
+}

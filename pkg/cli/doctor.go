@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/printers"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/guard"
+)
+
+// level is how bad a finding is.
+type level string
+
+const (
+	ok   level = "OK"
+	warn level = "WARN"
+	fail level = "FAIL"
+)
+
+// mostOfAKind bounds the findings of one check.
+const mostOfAKind = 10
+
+// finding is a line of doctor's.
+type finding struct {
+	level level
+	check string
+	what  string
+	do    string // what to do; empty when nothing
+}
+
+func newDoctor(c *common) *cobra.Command {
+	return &cobra.Command{
+		Use: "doctor", Short: "Check that calls are held, and known", Args: noWords,
+		Long: "Checks whether callguard can hold calls, and knows them, in all namespaces, or in that of -n.\n" +
+			"One line a check: OK, WARN or FAIL, with what to do. Exit code 1 if one fails. It changes nothing.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			namespace, given, err := c.namespace()
+			if err != nil {
+				return err
+			}
+			if !given {
+				namespace = ""
+			}
+			cl, err := c.connect()
+			if err != nil {
+				return err
+			}
+			return doctor(cmd.Context(), cl, c.Out, namespace)
+		},
+	}
+}
+
+// doctor prints what it finds.
+func doctor(ctx context.Context, c *cluster, out io.Writer, namespace string) error {
+	w := printers.GetNewTabWriter(out)
+	failed := false
+	for _, f := range c.examine(ctx, namespace) {
+		failed = failed || f.level == fail
+		what := oneLine(f.what)
+		if f.do != "" {
+			what += "; " + f.do
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", f.level, f.check, what)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if failed {
+		return errFailed
+	}
+	return nil
+}
+
+// scene is what several checks read.
+type scene struct {
+	admin      administered
+	namespaces map[string]bool // that are enabled
+	pods       []*corev1.Pod   // guarded
+	budgets    []*policyv1.PodDisruptionBudget
+}
+
+// enabledPods are the guarded pods that callguard holds.
+func (s scene) enabledPods() []*corev1.Pod {
+	return slices.DeleteFunc(slices.Clone(s.pods), func(p *corev1.Pod) bool { return !s.namespaces[p.Namespace] })
+}
+
+func (s scene) sorted() []string {
+	var names []string
+	for name, is := range s.namespaces {
+		if is {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// examine makes every check it has the rights for.
+func (c *cluster) examine(ctx context.Context, namespace string) []finding {
+	s := scene{admin: c.administered(ctx)}
+	findings := c.checkServer()
+	var podsErr, budgetsErr error
+	s.pods, podsErr = c.guarded(ctx, namespace, "", "")
+	namespaces, namespacesErr := c.enabledIn(ctx, namespace)
+	s.namespaces = namespaces
+	s.budgets, budgetsErr = c.budgets(ctx, namespace)
+	findings = append(findings, c.checkDoors(ctx, s)...)
+	findings = append(findings, c.checkGuard(ctx)...)
+	known := func(check string, does func() []finding, errs ...error) {
+		if err := errors.Join(errs...); err != nil {
+			findings = append(findings, finding{warn, check, "not checked: " + err.Error(), ""})
+			return
+		}
+		findings = append(findings, does()...)
+	}
+	known("namespaces", func() []finding { return checkNamespaces(s) }, namespacesErr, budgetsErr)
+	known("opt-in", func() []finding { return checkOptIn(s) }, podsErr, namespacesErr)
+	known("other-budgets", func() []finding { return checkForeign(s) }, podsErr, namespacesErr, budgetsErr)
+	known("pods", func() []finding { return checkPods(s) }, podsErr, namespacesErr)
+	findings = append(findings, c.checkMetricsAPI(ctx)...)
+	known("calls", func() []finding { return c.checkCalls(ctx, s) }, podsErr, namespacesErr)
+	return findings
+}
+
+// enabledIn says which namespaces are enabled: of all, or of one.
+func (c *cluster) enabledIn(ctx context.Context, namespace string) (map[string]bool, error) {
+	if namespace != "" {
+		return c.enabled(ctx, []string{namespace})
+	}
+	list, err := c.client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: call.EnabledLabel + "=true"})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the enabled namespaces: %w", err)
+	}
+	found := map[string]bool{}
+	for _, ns := range list.Items {
+		found[ns.Name] = ns.DeletionTimestamp == nil
+	}
+	return found, nil
+}
+
+func (c *cluster) checkServer() []finding {
+	const check = "api-server"
+	version, err := c.client.Discovery().ServerVersion()
+	if err != nil {
+		return []finding{{fail, check, fmt.Sprintf("it does not tell its version: %v", err), "see whether kubectl version works"}}
+	}
+	served, err := c.client.Discovery().ServerResourcesForGroupVersion("admissionregistration.k8s.io/v1")
+	if err != nil {
+		return []finding{{fail, check, fmt.Sprintf("%s does not tell its admission policies: %v", version, err), "callguard needs Kubernetes 1.30 or newer"}}
+	}
+	serves := func(resource string) bool {
+		return slices.ContainsFunc(served.APIResources, func(r metav1.APIResource) bool { return r.Name == resource })
+	}
+	switch {
+	case !serves("validatingadmissionpolicies"):
+		return []finding{{fail, check, fmt.Sprintf("%s has no ValidatingAdmissionPolicy, so nothing holds calls", version), "callguard needs Kubernetes 1.30 or newer"}}
+	case !serves("mutatingadmissionpolicies"):
+		return []finding{{warn, check, fmt.Sprintf("%s has no MutatingAdmissionPolicy: an eviction may shorten the grace of a released pod", version), "never use kubectl drain --grace-period; Kubernetes 1.36 has it"}}
+	}
+	return []finding{{ok, check, fmt.Sprintf("%s serves validating and mutating admission policies", version), ""}}
+}
+
+func (c *cluster) checkDoors(ctx context.Context, s scene) []finding {
+	const check = "doors"
+	if err := guard.DoorsStand(ctx, c.client, s.admin.doors); err != nil {
+		if forbidden(err) {
+			return []finding{{warn, check, fmt.Sprintf("not checked: %v", err), ""}}
+		}
+		return []finding{{fail, check, err.Error(), doorsCure(err, s.admin) + "; nothing is released until then, and calls may be lost"}}
+	}
+	text := "all admission policies stand as this version has them"
+	if s.admin.note != "" {
+		text += " (" + s.admin.note + ")"
+	}
+	pods := s.enabledPods()
+	if !slices.ContainsFunc(pods, guard.Locked) {
+		return []finding{{ok, check, text + "; there is no locked pod to try them on", ""}}
+	}
+	switch err := c.tryDoor(ctx, s.admin, pods); {
+	case errors.Is(err, guard.ErrNotTried):
+		return []finding{{ok, check, text + "; " + err.Error(), ""}}
+	case err != nil:
+		return []finding{{fail, check, err.Error(), "calls may be lost; see the log of kube-apiserver for the policies named callguard-…"}}
+	}
+	return []finding{{ok, check, text + ", and the API server refuses to delete a locked pod", ""}}
+}
+
+func (c *cluster) checkGuard(ctx context.Context) []finding {
+	const check = "drain-guard"
+	holder, err := guard.Leader(ctx, c.client, c.callguard, leaderWithin)
+	switch {
+	case errors.Is(err, guard.ErrNoLeader):
+		return []finding{{fail, check, err.Error(), fmt.Sprintf("see Deployment %s/%s, or set --callguard-namespace; calls are held, and no pod is let go", c.callguard, guardName)}}
+	case err != nil:
+		return []finding{{warn, check, "not checked: " + err.Error(), ""}}
+	}
+	return []finding{{ok, check, holder + " leads", ""}}
+}
+
+// bounded cuts a list of findings of one check, or says that all is well.
+func bounded(list []finding, well finding) []finding {
+	if len(list) == 0 {
+		return []finding{well}
+	}
+	if more := len(list) - mostOfAKind; more > 0 {
+		last := list[mostOfAKind-1]
+		last.what, last.do = fmt.Sprintf("and %d more like this", more+1), ""
+		return append(list[:mostOfAKind-1], last)
+	}
+	return list
+}
+
+func checkNamespaces(s scene) []finding {
+	const check = "namespaces"
+	var list []finding
+	names := s.sorted()
+	for _, name := range names {
+		i := slices.IndexFunc(s.budgets, func(b *policyv1.PodDisruptionBudget) bool { return b.Namespace == name && b.Name == guard.BudgetName })
+		if i < 0 {
+			list = append(list, finding{fail, check, fmt.Sprintf("PodDisruptionBudget %s/%s is missing: no guarded pod can be born there, and evictions are not refused", name, guard.BudgetName), "the drain-guard makes it; see its log"})
+		} else if err := guard.BudgetLocks(s.budgets[i]); err != nil {
+			list = append(list, finding{fail, check, err.Error() + ", so evictions are not refused", "the drain-guard mends it, but not after an unlock; see its log"})
+		}
+	}
+	if len(names) == 0 {
+		return []finding{{warn, check, "no namespace is enabled", fmt.Sprintf("kubectl label namespace NAME %s=true", call.EnabledLabel)}}
+	}
+	return bounded(list, finding{ok, check, fmt.Sprintf("%d enabled, each with its PodDisruptionBudget %s: %s", len(names), guard.BudgetName, some(names)), ""})
+}
+
+// some are the first few names.
+func some(names []string) string {
+	if more := len(names) - mostOfAKind; more > 0 {
+		return strings.Join(names[:mostOfAKind], ", ") + fmt.Sprintf(" and %d more", more)
+	}
+	return strings.Join(names, ", ")
+}
+
+func checkOptIn(s scene) []finding {
+	const check = "opt-in"
+	byNamespace := map[string][]*corev1.Pod{}
+	for _, pod := range s.pods {
+		if !s.namespaces[pod.Namespace] {
+			byNamespace[pod.Namespace] = append(byNamespace[pod.Namespace], pod)
+		}
+	}
+	var list []finding
+	for name, pods := range byNamespace {
+		list = append(list, finding{fail, check, fmt.Sprintf("namespace %s is not enabled, and nothing holds the calls of %s there, such as %s", name, plural(len(pods), "guarded pod"), pods[0].Name),
+			fmt.Sprintf("an administrator enables it: kubectl label namespace %s %s=true", name, call.EnabledLabel)})
+	}
+	slices.SortFunc(list, func(a, b finding) int { return cmp.Compare(a.what, b.what) })
+	return bounded(list, finding{ok, check, fmt.Sprintf("every guarded pod is in an enabled namespace: %s", plural(len(s.pods), "pod")), ""})
+}
+
+func checkForeign(s scene) []finding {
+	const check = "other-budgets"
+	var list []finding
+	for _, name := range s.sorted() {
+		mine := slices.DeleteFunc(s.enabledPods(), func(p *corev1.Pod) bool { return p.Namespace != name })
+		budgets := slices.DeleteFunc(slices.Clone(s.budgets), func(b *policyv1.PodDisruptionBudget) bool { return b.Namespace != name })
+		for _, f := range guard.ForeignBudgets(budgets, mine) {
+			list = append(list, finding{fail, check, fmt.Sprintf("PodDisruptionBudget %s/%s matches guarded pods, such as %s, beside callguard's: drains give up on them (500)", name, f.Budget.Name, f.Pod.Name),
+				"delete it, and use annotation " + call.MinAvailableAnnotation + " of the workload"})
+		}
+	}
+	return bounded(list, finding{ok, check, "no other PodDisruptionBudget matches a guarded pod", ""})
+}
+
+// checkPods looks for what weakens pods that are held.
+func checkPods(s scene) []finding {
+	const check = "pods"
+	var short, unlocked, pending []*corev1.Pod
+	for _, pod := range s.enabledPods() {
+		grace := pod.Spec.TerminationGracePeriodSeconds
+		switch {
+		case pod.Labels[call.ReleasedLabel] == string(call.Unlock):
+			unlocked = append(unlocked, pod)
+		case pod.Status.Phase == corev1.PodPending && guard.Locked(pod):
+			pending = append(pending, pod)
+		case grace != nil && time.Duration(*grace)*time.Second < s.admin.settings.AgentDrainTimeout:
+			short = append(short, pod)
+		}
+	}
+	var list []finding
+	add := func(l level, pods []*corev1.Pod, format, do string) {
+		if len(pods) > 0 {
+			list = append(list, finding{l, check, fmt.Sprintf("%d of %d guarded pods, such as %s/%s, ", len(pods), len(s.enabledPods()), pods[0].Namespace, pods[0].Name) + format, do})
+		}
+	}
+	needed := s.admin.settings.AgentDrainTimeout
+	add(warn, short, fmt.Sprintf("have a shorter grace than the %s an agent may take to finish its calls", needed), fmt.Sprintf("terminationGracePeriodSeconds: %d", int(needed.Seconds())))
+	add(warn, unlocked, "were unlocked, and nothing holds their calls", "replace them: kubectl rollout restart")
+	add(fail, pending, "are Pending while a container runs, and are evicted past every budget", "make helpers native sidecars")
+	return bounded(list, finding{ok, check, "every guarded pod has the grace its agent needs, and is locked from birth", ""})
+}
+
+func (c *cluster) checkMetricsAPI(ctx context.Context) []finding {
+	const check = "metrics-api"
+	owner := ""
+	for _, version := range []string{"v1beta1", "v1beta2"} {
+		name := version + ".custom.metrics.k8s.io"
+		var service apiregistrationv1.APIService
+		err := c.get(ctx, "/apis/apiregistration.k8s.io/v1/apiservices/"+name, &service)
+		switch {
+		case apierrors.IsForbidden(err):
+			return []finding{{warn, check, "not checked: " + err.Error(), ""}}
+		case apierrors.IsNotFound(err):
+			return []finding{{fail, check, "there is no APIService " + name + ": autoscalers read no calls", "install the metrics-adapter with charts/callguard"}}
+		case err != nil:
+			return []finding{{fail, check, fmt.Sprintf("cannot read APIService %s: %v", name, err), ""}}
+		}
+		if service.Spec.Service != nil {
+			owner = service.Spec.Service.Namespace + "/" + service.Spec.Service.Name
+		}
+		i := slices.IndexFunc(service.Status.Conditions, func(c apiregistrationv1.APIServiceCondition) bool { return c.Type == apiregistrationv1.Available })
+		if i < 0 || service.Status.Conditions[i].Status != apiregistrationv1.ConditionTrue {
+			why := "its condition Available is missing"
+			if i >= 0 {
+				why = service.Status.Conditions[i].Message
+			}
+			return []finding{{fail, check, fmt.Sprintf("APIService %s is not available: %s", name, why), "see the log of " + cmp.Or(owner, "its server")}}
+		}
+	}
+	return []finding{{ok, check, "custom.metrics.k8s.io is available, by Service " + owner, ""}}
+}
+
+func (c *cluster) checkCalls(ctx context.Context, s scene) []finding {
+	const check = "calls"
+	byNamespace := map[string][]*corev1.Pod{}
+	for _, pod := range s.enabledPods() {
+		if guard.Locked(pod) {
+			byNamespace[pod.Namespace] = append(byNamespace[pod.Namespace], pod)
+		}
+	}
+	var list []finding
+	pods, calls := 0, 0
+	for _, name := range s.sorted() {
+		mine := byNamespace[name]
+		if len(mine) == 0 {
+			continue
+		}
+		pods += len(mine)
+		counted := c.calls(ctx, name)
+		if counted.err != nil {
+			list = append(list, finding{fail, check, fmt.Sprintf("of the %d pods of namespace %s they are not known: %s", len(mine), name, counted.err), "autoscalers and drains wait until they are"})
+			continue
+		}
+		unknown, example := 0, ""
+		for _, pod := range mine {
+			if n, known := counted.of(pod.Name).Calls(); known {
+				calls += n
+			} else {
+				unknown++
+				example = cmp.Or(example, pod.Name)
+			}
+		}
+		if unknown > 0 {
+			list = append(list, finding{warn, check, fmt.Sprintf("of %d of the %d pods of namespace %s they are not known: %s", unknown, len(mine), name, c.reason(ctx, name, example)),
+				"a pod that is not known is not scaled on, and not let go"})
+		}
+	}
+	return bounded(list, finding{ok, check, fmt.Sprintf("known of all running guarded pods: %s in %s", plural(calls, "call"), plural(pods, "pod")), ""})
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/guard"
+)
+
+const allWell = `OK    api-server      v1.37.1 serves validating and mutating admission policies
+OK    doors           all admission policies stand as this version has them, and the API server refuses to delete a locked pod
+OK    drain-guard     guard-1 leads
+OK    namespaces      1 enabled, each with its PodDisruptionBudget callguard: voice
+OK    opt-in          every guarded pod is in an enabled namespace: 2 pods
+OK    other-budgets   no other PodDisruptionBudget matches a guarded pod
+OK    pods            every guarded pod has the grace its agent needs, and is locked from birth
+OK    metrics-api     custom.metrics.k8s.io is available, by Service callguard-system/metrics-adapter
+OK    calls           known of all running guarded pods: 3 calls in 2 pods
+`
+
+func TestDoctor(t *testing.T) {
+	unlock := func(t *testing.T, s *stage) {
+		t.Helper()
+		holder := guard.UnlockHolder
+		s.fake.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return true, &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder}}, nil
+		})
+	}
+	cases := map[string]struct {
+		reason  string
+		objects []runtime.Object
+		change  func(*testing.T, *stage)
+		want    []string // starts of lines that are not as all well
+		failed  bool
+	}{
+		"Well": {reason: "Nothing to do."},
+		"Door": {
+			reason: "The door's name, and the cure.", failed: true, change: func(t *testing.T, s *stage) {
+				t.Helper()
+				if err := s.client.AdmissionregistrationV1().ValidatingAdmissionPolicies().Delete(t.Context(), "callguard-birth", metav1.DeleteOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			},
+			want: []string{"FAIL doors ValidatingAdmissionPolicy callguard-birth is missing; apply the chart again; nothing is released until then"},
+		},
+		"OpenDoor": {
+			reason: "It stands, and does not act.", failed: true, change: func(_ *testing.T, s *stage) {
+				s.fake.PrependReactor("delete", "pods", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, nil })
+			},
+			want: []string{"FAIL doors the API server would delete pod voice/a, which is locked"},
+		},
+		"NoRightToTry": {
+			reason: "What could not be tried is said; the rest is well.", change: func(_ *testing.T, s *stage) { s.refuse("delete", "pods") },
+			want: []string{"OK doors all admission policies stand as this version has them; cannot try the delete door: pods is forbidden: no right to delete"},
+		},
+		"Unlocked": {reason: "Nobody leads after an unlock.", failed: true, change: unlock, want: []string{"FAIL drain-guard no drain-guard leads: callguard was unlocked"}},
+		"NoBudget": {
+			reason: "Evictions go through.", failed: true, objects: []runtime.Object{newNamespace("bare", true)},
+			want: []string{"FAIL namespaces PodDisruptionBudget bare/callguard is missing"},
+		},
+		"OpenBudget": {
+			reason: "As an unlock leaves it.", failed: true, change: func(t *testing.T, s *stage) {
+				t.Helper()
+				pdb := newBudget(voice)
+				pdb.Spec.MinAvailable.IntVal = 1
+				if _, err := s.client.PolicyV1().PodDisruptionBudgets(voice).Update(t.Context(), pdb, metav1.UpdateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			},
+			want: []string{"FAIL namespaces PodDisruptionBudget voice/callguard is not as callguard makes it, so evictions are not refused"},
+		},
+		"OptIn": {
+			reason: "A label without effect.", failed: true, objects: []runtime.Object{newNamespace("off", false), newPod("x", in("off"))},
+			want: []string{"FAIL opt-in namespace off is not enabled, and nothing holds the calls of 1 guarded pod there, such as x; an administrator enables it: kubectl label namespace off callguard.dev/enabled=true"},
+		},
+		"Foreign": {
+			reason: "Drains give up.", failed: true, objects: []runtime.Object{otherBudget("second")},
+			want: []string{"FAIL other-budgets PodDisruptionBudget voice/second matches guarded pods, such as a, beside callguard's: drains give up on them (500); delete it"},
+		},
+		"Pods": {
+			reason: "Each weakness by itself.", failed: true, objects: []runtime.Object{newPod("c", grace(30)), newPod("d", released(call.Unlock)), newPod("e", pending)},
+			change: func(_ *testing.T, s *stage) { s.calls["c"], s.calls["d"], s.calls["e"] = 0, 0, 0 },
+			want: []string{
+				"OK opt-in every guarded pod is in an enabled namespace: 5 pods", "OK calls known of all running guarded pods: 3 calls in 4 pods",
+				"WARN pods 1 of 5 guarded pods, such as voice/c, have a shorter grace than the 1h0m0s an agent may take to finish its calls; terminationGracePeriodSeconds: 3600",
+				"WARN pods 1 of 5 guarded pods, such as voice/d, were unlocked, and nothing holds their calls",
+				"FAIL pods 1 of 5 guarded pods, such as voice/e, are Pending while a container runs",
+			},
+		},
+		"NoAPI": {
+			reason: "Nobody serves the metrics.", failed: true, change: func(_ *testing.T, s *stage) { s.apiServices = errors.New("no answer") },
+			want: []string{"FAIL metrics-api cannot read APIService v1beta1.custom.metrics.k8s.io: no answer"},
+		},
+		"Metrics": {
+			reason: "Unknown is not zero.", failed: true, change: func(_ *testing.T, s *stage) { s.metrics = errors.New("LiveKit is silent") },
+			want: []string{"FAIL calls of the 2 pods of namespace voice they are not known: the metrics API does not answer: LiveKit is silent"},
+		},
+		"OnePod": {
+			reason: "One of them is.", change: func(_ *testing.T, s *stage) { delete(s.calls, "b") },
+			want: []string{"WARN calls of 1 of the 2 pods of namespace voice they are not known: active_calls is not known: 1 of 1 pods are unknown; pod b: its agent does not answer"},
+		},
+		"NoRights": {
+			reason: "What may not be read is not checked, and no OK.", change: func(_ *testing.T, s *stage) {
+				s.refuse("list", "pods")
+				s.refuse("get", "validatingadmissionpolicies")
+			},
+			want: []string{
+				"FAIL doors", "WARN opt-in not checked: cannot list guarded pods: pods is forbidden: no right to list", "WARN other-budgets not checked", "WARN pods not checked", "WARN calls not checked",
+			},
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t, append([]runtime.Object{newNamespace(voice, true), newBudget(voice), newGuardDeployment(), newPod("a"), newPod("b", draining)}, tc.objects...)...)
+			s.calls = map[string]int64{"a": 1, "b": 2}
+			if tc.change != nil {
+				tc.change(t, s)
+			}
+			if name == "NoRights" { // of all doors, or it is one that is missing
+				tc.want[0] = "WARN doors not checked"
+				for _, door := range []string{"validatingadmissionpolicybindings", "mutatingadmissionpolicies", "mutatingadmissionpolicybindings"} {
+					s.refuse("get", door)
+				}
+			}
+			var out bytes.Buffer
+			err := doctor(t.Context(), s.cluster, &out, "")
+			if (err != nil) != tc.failed || err != nil && !errors.Is(err, errFailed) {
+				t.Errorf("%s\nerror %v; want one: %t", tc.reason, err, tc.failed)
+			}
+			var got []string
+			for l := range strings.SplitSeq(strings.TrimSpace(out.String()), "\n") {
+				if strings.Contains(squeeze(allWell), squeeze(l)+"\n") {
+					continue
+				}
+				got = append(got, squeeze(l))
+			}
+			if len(got) != len(tc.want) {
+				t.Fatalf("%s\nnot well are %q; want %q", tc.reason, got, tc.want)
+			}
+			for _, want := range tc.want {
+				found := false
+				for _, l := range got {
+					found = found || strings.HasPrefix(l, want)
+				}
+				if !found {
+					t.Errorf("%s\nthere is no line %q in:\n%s", tc.reason, want, strings.Join(got, "\n"))
+				}
+			}
+			if name == "Well" {
+				if diff := cmp.Diff(allWell, out.String()); diff != "" {
+					t.Errorf("%s (-want +got):\n%s", tc.reason, diff)
+				}
+			}
+		})
+	}
+}
+
+// squeeze takes the columns' padding out.
+func squeeze(text string) string {
+	var lines []string
+	for l := range strings.SplitSeq(text, "\n") {
+		lines = append(lines, strings.Join(strings.Fields(l), " "))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// TestBounded has a check with many findings name some of them.
+func TestBounded(t *testing.T) {
+	list := make([]finding, 25)
+	got := bounded(list, finding{})
+	if len(got) != mostOfAKind || got[mostOfAKind-1].what != "and 16 more like this" {
+		t.Errorf("%d findings, the last %q", len(got), got[len(got)-1].what)
+	}
+}

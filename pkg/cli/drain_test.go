@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/guard"
+)
+
+// evictions answers evictions, and keeps what was asked for.
+type evictions struct {
+	mu    sync.Mutex
+	asked []policyv1.Eviction
+	// answer is the error of the nth eviction of a pod, from 1.
+	answer func(pod string, n int) error
+	tries  map[string]int
+}
+
+// on has the stage answer so. A pod that is evicted is gone.
+func (e *evictions) on(s *stage) {
+	e.tries = map[string]int{}
+	s.fake.PrependReactor("create", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		create, is := a.(clienttesting.CreateAction)
+		if !is || a.GetSubresource() != "eviction" {
+			return false, nil, nil
+		}
+		eviction, is := create.GetObject().(*policyv1.Eviction)
+		if !is {
+			return true, nil, fmt.Errorf("evicted with a %T", create.GetObject())
+		}
+		e.mu.Lock()
+		e.asked = append(e.asked, *eviction)
+		e.tries[eviction.Name]++
+		err := e.answer(eviction.Name, e.tries[eviction.Name])
+		e.mu.Unlock()
+		if err != nil {
+			return true, nil, err
+		}
+		return true, nil, s.fake.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), eviction.Namespace, eviction.Name)
+	})
+}
+
+// pace is how often a drain of these tests looks and tries again.
+const pace = 50 * time.Millisecond
+
+func tooMany() error { return apierrors.NewTooManyRequests("disruption budget callguard", 0) }
+
+// newDrainStage is one with two guarded pods on node-1 that could be drained.
+func newDrainStage(t *testing.T, objects ...runtime.Object) *stage {
+	t.Helper()
+	s := newStage(t, append(append(workload(2), newNode(false), newNamespace(voice, true), newBudget(voice), newGuardDeployment(),
+		newPod("a", draining), newPod("b", draining)), objects...)...)
+	s.calls = map[string]int64{"a": 0, "b": 1}
+	return s
+}
+
+func cordoned(t *testing.T, s *stage) bool {
+	t.Helper()
+	node, err := s.client.CoreV1().Nodes().Get(t.Context(), "node-1", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return node.Spec.Unschedulable
+}
+
+func TestDrain(t *testing.T) {
+	s := newDrainStage(t)
+	e := &evictions{answer: func(pod string, n int) error {
+		if pod == "b" && n == 1 {
+			return tooMany()
+		}
+		return nil
+	}}
+	e.on(s)
+	common, out, _ := newCommon()
+	o := drainOptions{common: common, pace: pace}
+	if err := o.run(t.Context(), s.cluster, "node-1"); err != nil {
+		t.Fatal(err)
+	}
+	if !cordoned(t, s) {
+		t.Error("the node is not cordoned")
+	}
+	since := clock(noon().Add(-2 * time.Minute))
+	for _, want := range []string{
+		"node/node-1 cordoned\n", "voice/b: draining since " + since + ", 1 call: it holds calls\n", "of 2 pods left, with 1 call\n",
+		"voice/a: gone\n", "voice/b: gone\n", "node/node-1 drained: 2 pods left it in 0s\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("it does not say %q:\n%s", want, out)
+		}
+	}
+	for _, eviction := range e.asked {
+		if eviction.DeleteOptions.GracePeriodSeconds != nil {
+			t.Errorf("pod %s is evicted with a grace of %d; want its own", eviction.Name, *eviction.DeleteOptions.GracePeriodSeconds)
+		}
+	}
+	for _, a := range s.fake.Actions() {
+		if a.GetVerb() == "delete" && a.GetResource().Resource == "pods" {
+			if d, is := a.(clienttesting.DeleteActionImpl); !is || len(d.DeleteOptions.DryRun) == 0 {
+				t.Errorf("it deletes a pod: %v", a)
+			}
+		}
+	}
+}
+
+// TestDrainInterrupted is Ctrl-C, and a timeout, while a pod holds a call.
+func TestDrainInterrupted(t *testing.T) {
+	for name, timeout := range map[string]time.Duration{"interrupted": 0, "--timeout is over": time.Second} {
+		t.Run(name, func(t *testing.T) {
+			s := newDrainStage(t)
+			ctx, interrupt := context.WithCancel(t.Context())
+			defer interrupt()
+			e := &evictions{answer: func(pod string, _ int) error {
+				if pod == "a" {
+					return nil
+				}
+				if timeout == 0 {
+					interrupt()
+				}
+				return tooMany()
+			}}
+			e.on(s)
+			common, _, errOut := newCommon()
+			o := drainOptions{common: common, pace: pace, timeout: timeout, ignoreDaemonSets: true, deleteEmptyDirData: true}
+			if err := o.run(ctx, s.cluster, "node-1"); !errors.Is(err, errWaiting) {
+				t.Fatalf("it ends with %v; want %v", err, errWaiting)
+			}
+			for _, want := range []string{
+				name + ": node node-1 stays cordoned; left on it: ", "  voice/b: draining since ", "1 call: it holds calls\n", "Their calls go on",
+				"To go on: kubectl calls drain node-1 --delete-emptydir-data --ignore-daemonsets\n", "kubectl uncordon node-1",
+			} {
+				if !strings.Contains(errOut.String(), want) {
+					t.Errorf("it does not say %q:\n%s", want, errOut)
+				}
+			}
+		})
+	}
+}
+
+// TestDrainFails has an eviction that is refused for good: it is told at once, and
+// the other pod goes.
+func TestDrainFails(t *testing.T) {
+	s := newDrainStage(t)
+	e := &evictions{answer: func(pod string, _ int) error {
+		if pod == "a" {
+			return apierrors.NewInternalError(errors.New("two budgets"))
+		}
+		return nil
+	}}
+	e.on(s)
+	common, out, _ := newCommon()
+	o := drainOptions{common: common, pace: pace}
+	err := o.run(t.Context(), s.cluster, "node-1")
+	if err == nil || !strings.Contains(err.Error(), "is not empty, and stays cordoned") || !strings.Contains(err.Error(), "two budgets") || !strings.Contains(err.Error(), "kubectl calls drain node-1") {
+		t.Errorf("error %v", err)
+	}
+	if !strings.Contains(out.String(), "voice/a cannot be evicted: ") || !strings.Contains(out.String(), "voice/b: gone") {
+		t.Errorf("it says:\n%s", out)
+	}
+}
+
+func TestDryRun(t *testing.T) {
+	s := newDrainStage(t, newPod("web", unguarded), otherWeb())
+	common, out, _ := newCommon()
+	o := drainOptions{common: common, pace: pace, dryRun: true}
+	if err := o.run(t.Context(), s.cluster, "node-1"); err != nil {
+		t.Fatal(err)
+	}
+	since := clock(noon().Add(-2 * time.Minute))
+	want := "voice/a would be evicted: draining since " + since + ", no call: it is idle; waiting whether a call is still on its way\n" +
+		"voice/b would be evicted: draining since " + since + ", 1 call: it holds calls\n" +
+		"voice/web would be evicted: not guarded; its own PodDisruptionBudget web allows no disruption now\n" +
+		"node/node-1 would be cordoned and drained (dry run)\n"
+	if out.String() != want {
+		t.Errorf("it says:\n%s\nwant:\n%s", out, want)
+	}
+	if cordoned(t, s) {
+		t.Error("the node is cordoned")
+	}
+}
+
+// otherWeb is a budget of pods that are not guarded.
+func otherWeb() *policyv1.PodDisruptionBudget {
+	pdb := otherBudget("web")
+	pdb.Spec.Selector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: call.GuardedLabel, Operator: metav1.LabelSelectorOpDoesNotExist}}
+	return pdb
+}
+
+// TestRefused has what could lose a call or hang for ever refused: nothing is changed.
+func TestRefused(t *testing.T) {
+	cases := map[string]struct {
+		reason  string
+		objects []runtime.Object
+		change  func(*testing.T, *stage)
+		want    string
+	}{
+		"Foreign": {reason: "Its eviction answers 500.", objects: []runtime.Object{otherBudget("second")}, want: "PodDisruptionBudget voice/second matches guarded pods, such as a, beside callguard's"},
+		"NotEnabled": {reason: "Nothing holds its calls.", objects: []runtime.Object{newNamespace("off", false), newPod("x", in("off"))},
+			want: "namespace off is not enabled, so nothing holds the calls of its guarded pods, such as x; an administrator enables it: kubectl label namespace off callguard.dev/enabled=true"},
+		"NoBudget": {reason: "Evictions are not refused.", want: "PodDisruptionBudget voice/callguard is missing, so calls could be lost", change: func(t *testing.T, s *stage) {
+			t.Helper()
+			if err := s.client.PolicyV1().PodDisruptionBudgets(voice).Delete(t.Context(), guard.BudgetName, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		"Door": {reason: "Somebody could delete a pod.", want: "callguard's admission policies are not known to be in force, so a call could be lost: ValidatingAdmissionPolicyBinding callguard-delete is missing; apply the chart again", change: func(t *testing.T, s *stage) {
+			t.Helper()
+			if err := s.client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings().Delete(t.Context(), "callguard-delete", metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		"OpenDoor": {reason: "It stands, and does not act.", want: "the API server would delete pod voice/a, which is locked", change: func(_ *testing.T, s *stage) {
+			s.fake.PrependReactor("delete", "pods", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, nil })
+		}},
+		"DoorUnread": {reason: "What cannot be read is not taken for well.", want: "you need the right to get them", change: func(_ *testing.T, s *stage) {
+			for _, door := range []string{"validatingadmissionpolicies", "validatingadmissionpolicybindings", "mutatingadmissionpolicies", "mutatingadmissionpolicybindings"} {
+				s.refuse("get", door)
+			}
+		}},
+		"BudgetsUnread":    {reason: "Neither is this.", want: "cannot list the PodDisruptionBudgets", change: func(_ *testing.T, s *stage) { s.refuse("list", "poddisruptionbudgets") }},
+		"NamespacesUnread": {reason: "Nor this.", want: "cannot tell whether namespace voice is enabled", change: func(_ *testing.T, s *stage) { s.refuse("get", "namespaces") }},
+		"NoGuard": {reason: "Nobody would let the pods go.", want: "no drain-guard leads", change: func(_ *testing.T, s *stage) {
+			s.fake.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
+				return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "leases"}, guard.LeaseName)
+			})
+		}},
+		"Unlocked":   {reason: "Nothing holds its calls.", objects: []runtime.Object{newPod("u", released(call.Unlock))}, want: "pod voice/u was unlocked"},
+		"Pending":    {reason: "It is evicted past its budget.", objects: []runtime.Object{newPod("p", pending)}, want: "pod voice/p is Pending while a container of it runs"},
+		"Unmanaged":  {reason: "As kubectl drain.", objects: []runtime.Object{newPod("bare", func(p *corev1.Pod) { p.OwnerReferences = nil })}, want: "use --force to override"},
+		"NoEviction": {reason: "Nothing is deleted instead.", want: "the API server serves no evictions", change: func(_ *testing.T, s *stage) { s.fake.Resources[0].APIResources = nil }},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newDrainStage(t, tc.objects...)
+			if tc.change != nil {
+				tc.change(t, s)
+			}
+			common, out, _ := newCommon()
+			o := drainOptions{common: common, pace: pace}
+			err := o.run(t.Context(), s.cluster, "node-1")
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("%s\nerror %v; want %q", tc.reason, err, tc.want)
+			}
+			if out.Len() > 0 || cordoned(t, s) {
+				t.Errorf("%s\nit went on: %s", tc.reason, out)
+			}
+		})
+	}
+}
+
+// TestNotesOfDrain goes on where nothing can be lost, and says what it does not know.
+func TestNotesOfDrain(t *testing.T) {
+	s := newDrainStage(t)
+	s.refuse("get", "leases")
+	s.refuse("delete", "pods")
+	(&evictions{answer: func(string, int) error { return nil }}).on(s)
+	common, _, errOut := newCommon()
+	o := drainOptions{common: common, pace: pace}
+	if err := o.run(t.Context(), s.cluster, "node-1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Warning: whether a drain-guard leads is not known: ", "Warning: the delete door stands, and was not tried: "} {
+		if !strings.Contains(errOut.String(), want) {
+			t.Errorf("it does not say %q:\n%s", want, errOut)
+		}
+	}
+	if err := o.run(t.Context(), s.cluster, "node-9"); err == nil || err.Error() != `there is no node "node-9"; kubectl get nodes lists them` {
+		t.Errorf("of a node that is not there it says %v", err)
+	}
+}
+
+// TestProgress says what changes, once, and never zero for unknown.
+func TestProgress(t *testing.T) {
+	s := newDrainStage(t)
+	var out bytes.Buffer
+	w := newProgress(s.cluster, s.administered(t.Context()), &out, "node-1")
+	pods := []*corev1.Pod{newPod("a", draining), newPod("b", draining)}
+	delete(s.calls, "a")
+	w.look(t.Context(), pods)
+	first := out.String()
+	w.look(t.Context(), pods)
+	if out.String() != first {
+		t.Errorf("it repeats itself:\n%s", out.String())
+	}
+	for _, want := range []string{"voice/a: draining since", "calls unknown: its witness rooms cannot tell", "2 of 2 pods left, with 1 call; of 1 the calls are not known"} {
+		if !strings.Contains(first, want) {
+			t.Errorf("it does not say %q:\n%s", want, first)
+		}
+	}
+	s.refuse("list", "replicasets")
+	w.look(t.Context(), pods)
+	if !strings.Contains(out.String(), "why pods of namespace voice stay is not known: cannot list the ReplicaSets") {
+		t.Errorf("without a right it does not say which:\n%s", out.String())
+	}
+}

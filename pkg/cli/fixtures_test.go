@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"path"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	fakediscovery "k8s.io/client-go/discovery/fake"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	"k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
+
+	"github.com/callguard/callguard/manifests"
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/guard"
+)
+
+// The objects of these tests live in namespace voice, and the UID of each is its name.
+const voice = "voice"
+
+func noon() time.Time { return time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC) }
+
+// edit changes a pod of a test.
+type edit func(*corev1.Pod)
+
+// newPod is a guarded pod of Deployment web that runs on node-1.
+func newPod(name string, edits ...edit) *corev1.Pod {
+	grace, yes := int64(3600), true
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: voice, Name: name, UID: types.UID(name), CreationTimestamp: metav1.NewTime(noon().Add(-time.Hour)),
+			Labels:          map[string]string{call.GuardedLabel: "true", "app": "web", "pod-template-hash": "1"},
+			Annotations:     map[string]string{},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-1", UID: "web-1", Controller: &yes}},
+		},
+		Spec: corev1.PodSpec{NodeName: "node-1", TerminationGracePeriodSeconds: &grace},
+		Status: corev1.PodStatus{
+			Phase:             corev1.PodRunning,
+			Conditions:        []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
+			ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}},
+		},
+	}
+	for _, e := range edits {
+		e(pod)
+	}
+	return pod
+}
+
+func draining(p *corev1.Pod) {
+	yes := true
+	p.Labels["pod-template-hash"] = "1-aside"
+	p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: "web", Controller: &yes}}
+	p.Annotations[call.AsideAnnotation] = "drain 2026-01-01T11:57:00Z"
+	p.Annotations[call.DrainingAnnotation] = "drain 2026-01-01T11:58:00Z"
+}
+
+func released(intent call.Intent) edit {
+	return func(p *corev1.Pod) { p.Labels[call.ReleasedLabel] = string(intent) }
+}
+
+func annotated(key, value string) edit { return func(p *corev1.Pod) { p.Annotations[key] = value } }
+
+func in(namespace string) edit { return func(p *corev1.Pod) { p.Namespace = namespace } }
+
+func unguarded(p *corev1.Pod) { delete(p.Labels, call.GuardedLabel) }
+
+func pending(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }
+
+func grace(seconds int64) edit {
+	return func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = &seconds }
+}
+
+func newNamespace(name string, enabled bool) *corev1.Namespace {
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{}}}
+	if enabled {
+		ns.Labels[call.EnabledLabel] = "true"
+	}
+	return ns
+}
+
+// newBudget is the budget that the guard makes.
+func newBudget(namespace string) *policyv1.PodDisruptionBudget {
+	most := intstr.FromInt32(math.MaxInt32)
+	return &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: guard.BudgetName},
+		Spec: policyv1.PodDisruptionBudgetSpec{MinAvailable: &most, Selector: &metav1.LabelSelector{
+			MatchLabels:      map[string]string{call.GuardedLabel: "true"},
+			MatchExpressions: []metav1.LabelSelectorRequirement{{Key: call.ReleasedLabel, Operator: metav1.LabelSelectorOpDoesNotExist}},
+		}},
+	}
+}
+
+func otherBudget(name string) *policyv1.PodDisruptionBudget {
+	return &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: voice, Name: name},
+		Spec:       policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}},
+	}
+}
+
+func newNode(cordoned bool) *corev1.Node {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", UID: "node-1"}, Spec: corev1.NodeSpec{Unschedulable: cordoned}}
+	if cordoned {
+		node.Spec.Taints = []corev1.Taint{{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule, TimeAdded: &metav1.Time{Time: noon().Add(-5 * time.Minute)}}}
+	}
+	return node
+}
+
+func workload(replicas int32) []runtime.Object {
+	yes := true
+	return []runtime.Object{
+		&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: voice, Name: "web", UID: "web"}, Spec: appsv1.DeploymentSpec{Replicas: &replicas}},
+		&appsv1.ReplicaSet{
+			ObjectMeta: metav1.ObjectMeta{Namespace: voice, Name: "web-1", UID: "web-1", OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: "web", Controller: &yes}}},
+			Spec:       appsv1.ReplicaSetSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"pod-template-hash": "1"}}},
+		},
+	}
+}
+
+// newGuardDeployment is the guard's own, with these flags.
+func newGuardDeployment(args ...string) *appsv1.Deployment {
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Namespace: manifests.DefaultNamespace, Name: guardName},
+		Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{
+			{Name: guardName, Command: []string{"/drain-guard"}, Args: append([]string{"--log-level=info"}, args...)},
+		}}}},
+	}
+}
+
+// stage is a cluster in which callguard is installed, and what its metrics API says.
+type stage struct {
+	*cluster
+
+	fake *fake.Clientset
+	// calls of pods; of others they are not known.
+	calls map[string]int64
+	// metrics is the error of the metrics API.
+	metrics error
+	// apiServices says what is wrong with the APIServices.
+	apiServices error
+}
+
+// newStage returns a stage on which all is well, at noon.
+func newStage(t *testing.T, objects ...runtime.Object) *stage {
+	t.Helper()
+	doors, err := manifests.Parse(manifests.DefaultValues())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range doors.Policies {
+		objects = append(objects, p)
+	}
+	for _, p := range doors.Bindings {
+		objects = append(objects, p)
+	}
+	for _, p := range doors.MutatingPolicies {
+		objects = append(objects, p)
+	}
+	for _, p := range doors.MutatingBindings {
+		objects = append(objects, p)
+	}
+	s := &stage{fake: fake.NewClientset(objects...), calls: map[string]int64{}}
+	discovery, _ := s.fake.Discovery().(*fakediscovery.FakeDiscovery)
+	discovery.FakedServerVersion = &version.Info{GitVersion: "v1.37.1"}
+	s.fake.Resources = []*metav1.APIResourceList{
+		{GroupVersion: "v1", APIResources: []metav1.APIResource{{Name: "pods/eviction", Kind: "Eviction", Group: "policy", Version: "v1"}}},
+		{GroupVersion: "admissionregistration.k8s.io/v1", APIResources: []metav1.APIResource{{Name: "validatingadmissionpolicies"}, {Name: "mutatingadmissionpolicies"}}},
+	}
+	renewed, holder := 0, "guard-1"
+	s.fake.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
+		renewed++
+		at := metav1.NewMicroTime(noon().Add(time.Duration(renewed) * time.Second))
+		return true, &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder, RenewTime: &at}}, nil
+	})
+	s.fake.PrependReactor("delete", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New("ValidatingAdmissionPolicy 'callguard-delete' denied request"))
+	})
+	s.cluster = &cluster{client: s.fake, get: s.get, callguard: manifests.DefaultNamespace, now: noon}
+	return s
+}
+
+// get plays the metrics API and the APIServices.
+func (s *stage) get(_ context.Context, asked string, into any) error {
+	if strings.Contains(asked, "/apiservices/") {
+		if s.apiServices != nil {
+			return s.apiServices
+		}
+		return assign(into, apiregistrationv1.APIService{
+			Spec:   apiregistrationv1.APIServiceSpec{Service: &apiregistrationv1.ServiceReference{Namespace: "callguard-system", Name: "metrics-adapter"}},
+			Status: apiregistrationv1.APIServiceStatus{Conditions: []apiregistrationv1.APIServiceCondition{{Type: apiregistrationv1.Available, Status: apiregistrationv1.ConditionTrue}}},
+		})
+	}
+	if s.metrics != nil {
+		return s.metrics
+	}
+	pod := path.Base(path.Dir(asked))
+	var list v1beta2.MetricValueList
+	for name, n := range s.calls {
+		if pod == "*" || pod == name {
+			list.Items = append(list.Items, v1beta2.MetricValue{
+				DescribedObject: corev1.ObjectReference{Name: name}, Timestamp: metav1.NewTime(noon().Add(-time.Second)), Value: *resource.NewQuantity(n, resource.DecimalSI),
+			})
+		}
+	}
+	if pod != "*" && len(list.Items) == 0 {
+		return apierrors.NewServiceUnavailable("active_calls is not known: 1 of 1 pods are unknown; pod " + pod + ": its agent does not answer")
+	}
+	return assign(into, list)
+}
+
+func assign(into, from any) error {
+	text, err := json.Marshal(from)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, into)
+}
+
+// refuse has a verb on a resource forbidden.
+func (s *stage) refuse(verb, resource string) {
+	s.fake.PrependReactor(verb, resource, func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "", errors.New("no right to "+verb))
+	})
+}
+
+// newCommon is what a verb has, and what it prints.
+func newCommon() (c *common, out, errOut *bytes.Buffer) {
+	streams, _, out, errOut := genericiooptions.NewTestIOStreams()
+	return &common{IOStreams: streams, flags: genericclioptions.NewConfigFlags(true), callguard: manifests.DefaultNamespace}, out, errOut
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+func TestList(t *testing.T) {
+	cases := map[string]struct {
+		reason    string
+		options   listOptions
+		namespace string
+		metrics   error
+		want      string
+		errOut    string
+	}{
+		"Namespace": {
+			reason: "Unknown is a question mark, and never zero.", namespace: voice,
+			want: `POD   NODE     STATE      CALLS   LEAVES FOR   SINCE   AGE
+a     node-1   serving    0       -            -       60m
+b     node-1   draining   2       drain        2m      60m
+c     node-1   released   ?       scale-down   2m      60m
+`,
+			errOut: "The calls of 1 of 3 pods are not known; kubectl calls why c -n voice says more\n",
+		},
+		"All": {
+			reason: "Where the label has no effect, that is said.", options: listOptions{output: outputWide},
+			want: `NAMESPACE   POD   NODE     STATE         CALLS   LEAVES FOR   SINCE   AGE   OWNER              WITNESSES
+off         d     node-1   not enabled   ?       -            -       60m   ReplicaSet/web-1   rooms,worker
+voice       a     node-1   serving       0       -            -       60m   ReplicaSet/web-1   rooms,gate
+voice       b     node-1   draining      2       drain        2m      60m   Deployment/web     rooms,worker
+voice       c     node-1   released      ?       scale-down   2m      60m   Deployment/web     rooms,worker
+`,
+			errOut: "The calls of 2 of 4 pods are not known; kubectl calls why d -n off says more\n",
+		},
+		"NoMetrics": {
+			reason: "One line says why nothing is known.", namespace: voice, metrics: errors.New("503 by the\nserver"),
+			want: `POD   NODE     STATE      CALLS   LEAVES FOR   SINCE   AGE
+a     node-1   serving    ?       -            -       60m
+b     node-1   draining   ?       drain        2m      60m
+c     node-1   released   ?       scale-down   2m      60m
+`,
+			errOut: "The calls of 3 of 3 pods are not known: the metrics API does not answer: 503 by the; server\n",
+		},
+		"None": {reason: "As kubectl says it.", namespace: "empty", errOut: "No guarded pods found in namespace empty.\n"},
+		"JSON": {
+			reason: "Unknown is null, with the reason.", namespace: "off", options: listOptions{output: outputJSON},
+			want: `{
+    "kind": "GuardedPodList",
+    "items": [
+        {
+            "namespace": "off",
+            "name": "d",
+            "uid": "d",
+            "node": "node-1",
+            "enabled": false,
+            "state": "serving",
+            "calls": null,
+            "unknown": "no witness of it answers",
+            "created": "2026-01-01T11:00:00Z",
+            "owner": "ReplicaSet/web-1",
+            "witnesses": [
+                "rooms",
+                "worker"
+            ]
+        }
+    ]
+}
+`,
+			errOut: "The calls of 1 of 1 pods are not known; kubectl calls why d -n off says more\n",
+		},
+		"YAML": {
+			reason: "The same in YAML; with nothing there is an empty list.", namespace: "empty", options: listOptions{output: outputYAML},
+			want: "items: []\nkind: GuardedPodList\n",
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, newNamespace(voice, true), newNamespace("off", false),
+				newPod("a", annotated(call.GatePortAnnotation, "8089")), newPod("b", draining), newPod("c", draining, released(call.ScaleDown)), newPod("d", in("off")), newPod("e", unguarded))
+			s.calls, s.metrics = map[string]int64{"a": 0, "b": 2}, tc.metrics
+			common, out, errOut := newCommon()
+			o := tc.options
+			o.common = common
+			cmd := &cobra.Command{}
+			cmd.SetContext(t.Context())
+			if err := o.list(cmd, s.cluster, tc.namespace); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, out.String()); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", tc.reason, diff)
+			}
+			if diff := cmp.Diff(tc.errOut, errOut.String()); diff != "" {
+				t.Errorf("%s on stderr (-want +got):\n%s", tc.reason, diff)
+			}
+		})
+	}
+}
+
+// TestListWithoutRights names the right that is missing.
+func TestListWithoutRights(t *testing.T) {
+	s := newStage(t, newNamespace(voice, true), newPod("a"))
+	common, out, errOut := newCommon()
+	o := listOptions{common: common}
+	cmd := &cobra.Command{}
+	cmd.SetContext(t.Context())
+	s.refuse("get", "namespaces")
+	if err := o.list(cmd, s.cluster, voice); err != nil || !strings.Contains(errOut.String(), "no right to get") || !strings.Contains(out.String(), "serving") {
+		t.Errorf("without the right to get namespaces: %v\n%s%s", err, out, errOut)
+	}
+	s.refuse("list", "pods")
+	if err := o.list(cmd, s.cluster, voice); err == nil || !strings.Contains(err.Error(), "no right to list") {
+		t.Errorf("without the right to list pods: %v", err)
+	}
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/guard"
+)
+
+// leaderWithin is how long a guard may take to renew its lease, which it does every
+// 2 s, or the next one to take it over.
+const leaderWithin = 12 * time.Second
+
+// preflight says why a drain of these pods could lose a call, or hang for ever.
+// What cannot be read is a reason, too; but for who leads, which loses no call and
+// is a note.
+func (c *cluster) preflight(ctx context.Context, a administered, pods []*corev1.Pod) (refusals, notes []string) {
+	refuse := func(format string, args ...any) { refusals = append(refusals, oneLine(fmt.Sprintf(format, args...))) }
+	if err := guard.DoorsStand(ctx, c.client, a.doors); err != nil {
+		refuse("callguard's admission policies are not known to be in force, so a call could be lost: %v; %s", err, doorsCure(err, a))
+	}
+	switch _, err := guard.Leader(ctx, c.client, c.callguard, leaderWithin); {
+	case errors.Is(err, guard.ErrNoLeader):
+		refuse("%v, so guarded pods would be held for ever; see Deployment %s/%s, or set --callguard-namespace", err, c.callguard, guardName)
+	case err != nil:
+		notes = append(notes, "whether a drain-guard leads is not known: "+line(err))
+	}
+	var names []string
+	guarded := slices.DeleteFunc(slices.Clone(pods), func(p *corev1.Pod) bool { return !isGuarded(p) })
+	for _, pod := range guarded {
+		if !slices.Contains(names, pod.Namespace) {
+			names = append(names, pod.Namespace)
+		}
+	}
+	enabled, err := c.enabled(ctx, names)
+	if err != nil {
+		refuse("%v", err)
+		return refusals, notes
+	}
+	for _, name := range names {
+		mine := slices.DeleteFunc(slices.Clone(guarded), func(p *corev1.Pod) bool { return p.Namespace != name })
+		if !enabled[name] {
+			refuse("namespace %s is not enabled, so nothing holds the calls of its guarded pods, such as %s; an administrator enables it: kubectl label namespace %s %s=true", name, mine[0].Name, name, call.EnabledLabel)
+			continue
+		}
+		for _, wrong := range c.lockFaults(ctx, name, mine) {
+			refuse("%s", wrong)
+		}
+	}
+	if len(refusals) == 0 {
+		if err := c.tryDoor(ctx, a, guarded); errors.Is(err, guard.ErrNotTried) {
+			notes = append(notes, "the delete door stands, and was not tried: "+line(err))
+		} else if err != nil {
+			refuse("%v, so a call could be lost; kubectl calls doctor says more", err)
+		}
+	}
+	return refusals, notes
+}
+
+// doorsCure is what to do about doors that are not known to stand.
+func doorsCure(err error, a administered) string {
+	switch {
+	case forbidden(err):
+		return "you need the right to get them"
+	case a.note != "":
+		return "apply the chart again (" + a.note + ")"
+	default:
+		return "apply the chart again"
+	}
+}
+
+// lockFaults says why the guarded pods of an enabled namespace are not locked, or
+// cannot be evicted.
+func (c *cluster) lockFaults(ctx context.Context, namespace string, guarded []*corev1.Pod) (faults []string) {
+	budgets, err := c.budgets(ctx, namespace)
+	if err != nil {
+		return []string{line(err)}
+	}
+	locks := fmt.Errorf("PodDisruptionBudget %s/%s is missing", namespace, guard.BudgetName)
+	for _, pdb := range budgets {
+		if pdb.Name == guard.BudgetName {
+			locks = guard.BudgetLocks(pdb)
+		}
+	}
+	if locks != nil {
+		faults = append(faults, fmt.Sprintf("%v, so calls could be lost; the drain-guard makes it: see its log", locks))
+	}
+	for _, f := range guard.ForeignBudgets(budgets, guarded) {
+		faults = append(faults, fmt.Sprintf("PodDisruptionBudget %s/%s matches guarded pods, such as %s, beside callguard's: Kubernetes answers 500 to the eviction of a pod with two, and a drain gives up; delete it, and use annotation %s of the workload",
+			namespace, f.Budget.Name, f.Pod.Name, call.MinAvailableAnnotation))
+	}
+	for _, pod := range guarded {
+		switch {
+		case pod.Labels[call.ReleasedLabel] == string(call.Unlock):
+			faults = append(faults, fmt.Sprintf("pod %s/%s was unlocked, so nothing holds its calls; replace it first: kubectl rollout restart", namespace, pod.Name))
+		case pod.Status.Phase == corev1.PodPending && guard.Locked(pod):
+			faults = append(faults, fmt.Sprintf("pod %s/%s is Pending while a container of it runs, and Kubernetes evicts Pending pods past every budget; wait until all its containers have started", namespace, pod.Name))
+		}
+	}
+	return faults
+}
+
+// tryDoor tries the delete door on a locked pod, if there is one.
+func (c *cluster) tryDoor(ctx context.Context, a administered, guarded []*corev1.Pod) error {
+	i := slices.IndexFunc(guarded, guard.Locked)
+	if i < 0 {
+		return nil
+	}
+	if c.memberOf(ctx, a.doors.BreakGlassGroup) {
+		return fmt.Errorf("%w: you are a member of %s, whom it lets through", guard.ErrNotTried, a.doors.BreakGlassGroup)
+	}
+	return guard.TryDoor(ctx, c.client, guarded[i])
+}
+
+// refusedBy names the budget that keeps a pod of somebody else; empty when none does.
+func refusedBy(budgets []*policyv1.PodDisruptionBudget, pod *corev1.Pod) string {
+	for _, pdb := range budgets {
+		selector, err := metav1.LabelSelectorAsSelector(pdb.Spec.Selector)
+		if err == nil && selector.Matches(labels.Set(pod.Labels)) && pdb.Status.DisruptionsAllowed == 0 {
+			return fmt.Sprintf("not guarded; its own PodDisruptionBudget %s allows no disruption now", pdb.Name)
+		}
+	}
+	return ""
+}

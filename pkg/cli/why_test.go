@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/verdict"
+	"github.com/callguard/callguard/pkg/verdict/rules"
+)
+
+// TestAdvice has something to say to every rule that there is.
+func TestAdvice(t *testing.T) {
+	list := advices()
+	names := []string{guard.RuleDoors, rules.All().Judge(verdict.Facts{}).Rule, (verdict.Rules{}).Judge(verdict.Facts{}).Rule}
+	for _, r := range rules.All() {
+		names = append(names, r.Name())
+	}
+	for _, name := range names {
+		if list[name].waits == "" || list[name].do == "" {
+			t.Errorf("there is no advice on rule %q", name)
+		}
+	}
+}
+
+func TestLimit(t *testing.T) {
+	drained := noon()
+	cases := map[string]struct {
+		reason   string
+		deadline call.Deadline
+		most     time.Duration
+		want     string
+	}{
+		"None":  {reason: "By default it is held for ever."},
+		"Hold":  {reason: "A deadline that releases nothing is no limit.", deadline: call.Deadline{After: time.Hour}},
+		"Team":  {reason: "The team's own.", deadline: call.Deadline{After: time.Hour, Release: true}, want: clock(noon().Add(time.Hour)) + ", by annotation callguard.dev/drain-deadline"},
+		"Admin": {reason: "The administrator's bounds it.", deadline: call.Deadline{After: time.Hour, Release: true}, most: time.Minute, want: clock(noon().Add(time.Minute)) + ", by the guard's --max-hold"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			got := limit(guard.Explanation{State: call.Draining, Facts: verdict.Facts{Pod: verdict.Pod{Drained: drained}, Deadline: tc.deadline, Limits: verdict.Limits{MaxHold: tc.most}}})
+			if !strings.HasPrefix(got, tc.want) || (tc.want == "") != (got == "") {
+				t.Errorf("%s\nlimit %q; want %q", tc.reason, got, tc.want)
+			}
+		})
+	}
+}
+
+func TestWhy(t *testing.T) {
+	event := func(name, reason, text, source string, at time.Time) runtime.Object {
+		return &corev1.Event{
+			ObjectMeta: metav1.ObjectMeta{Namespace: voice, Name: name}, InvolvedObject: corev1.ObjectReference{Kind: "Pod", Name: "a", UID: "a"},
+			Reason: reason, Message: text, Source: corev1.EventSource{Component: source}, LastTimestamp: metav1.NewTime(at),
+		}
+	}
+	since := clock(noon().Add(-2 * time.Minute))
+	cases := map[string]struct {
+		reason  string
+		objects []runtime.Object
+		calls   map[string]int64
+		metrics error
+		refuse  string // a resource that may not be read
+		want    string
+	}{
+		"Calls": {
+			reason:  "It talks, and has a limit.",
+			objects: []runtime.Object{newPod("a", draining, annotated(call.DeadlineAnnotation, "1h"), annotated(call.OnDeadlineAnnotation, "Release")), newGuardDeployment("--max-hold=10m"), event("e2", "Draining", "Pod voice/a takes\nno new call", eventSource, noon().Add(-time.Minute)), event("e1", "SetAside", "Pod voice/a is set aside", eventSource, noon().Add(-2*time.Minute)), event("e3", "Pulled", "an image", "kubelet", noon())},
+			calls:   map[string]int64{"a": 2},
+			want: `Pod:             voice/a on node-1
+State:           draining, and should go (drain) for 2m, since ` + since + `
+Calls:           2, by the metrics API 1s ago
+Verdict:         Hold by rule calls: it holds calls
+Waits for:       its callers to hang up
+At most until:   ` + clock(noon().Add(8*time.Minute)) + `, by the guard's --max-hold: it is let go then, with its calls
+Do:              wait; to end its calls now, delete it as a member of the break-glass group (README of charts/callguard)
+Events:
+  2m    SetAside   Pod voice/a is set aside
+  60s   Draining   Pod voice/a takes; no new call
+`,
+		},
+		"Unknown": {
+			reason: "Unknown is not zero, and the reason is asked for.", objects: []runtime.Object{newPod("a", draining), newGuardDeployment()},
+			want: `Pod:         voice/a on node-1
+State:       draining, and should go (drain) for 2m, since ` + since + `
+Calls:       ?, and unknown is not zero: active_calls is not known: 1 of 1 pods are unknown; pod a: its agent does not answer
+Verdict:     Hold by rule unknown: its witness rooms cannot tell whether it holds calls: no witness of it answers
+Waits for:   its witnesses to answer, for unknown is not zero
+Do:          see the reason: LiveKit, the agent's port or the gate does not answer
+Events:  none by callguard
+`,
+		},
+		"Idle": {
+			reason: "What the metrics API cannot tell is said, and so are settings that could not be read.", objects: []runtime.Object{newPod("a", draining)}, calls: map[string]int64{"a": 0},
+			want: `Pod:         voice/a on node-1
+State:       draining, and should go (drain) for 2m, since ` + since + `
+Calls:       0, by the metrics API 1s ago
+Verdict:     Hold by rule settle: it is idle; waiting whether a call is still on its way
+Waits for:   a quiet time, in which a call that was on its way would show
+Do:          wait some seconds
+Unsure:      the metrics API has one number for all witnesses: 0 says that none of them counts a call, not that each of them answers. A Held Event names one that does not
+Unsure:      the guard's settings are taken for the defaults: deployments.apps "drain-guard" not found
+Events:  none by callguard
+`,
+		},
+		"NoRights": {
+			reason: "Without the right to read Events the rest is told.", objects: []runtime.Object{newPod("a"), newGuardDeployment()}, calls: map[string]int64{"a": 0}, refuse: "events",
+			want: `Pod:         voice/a on node-1
+State:       serving
+Calls:       0, by the metrics API 1s ago
+Verdict:     Serve by rule serving: nobody wants the pod to go
+Waits for:   nothing
+Do:          nothing; to have it go, drain its node, or annotate it with callguard.dev/leave
+Events:  not known: events is forbidden: no right to list
+`,
+		},
+		"Ended": {
+			reason: "Nothing holds a pod that has ended.", objects: []runtime.Object{newPod("a", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })},
+			want: "Pod:     voice/a on node-1\nState:   it has ended: no container of it runs, and nothing holds it\n",
+		},
+		"NotEnabled": {
+			reason: "The label alone holds nothing.", objects: []runtime.Object{newPod("a"), newNamespace(voice, false)},
+			want: "Pod:     voice/a on node-1\nState:   not enabled: nothing holds its calls\nDo:      an administrator enables the namespace: kubectl label namespace voice callguard.dev/enabled=true\n",
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			objects := append(workload(1), newNode(name != "NoRights"))
+			if name != "NotEnabled" {
+				objects = append(objects, newNamespace(voice, true))
+			}
+			s := newStage(t, append(objects, tc.objects...)...)
+			s.calls, s.metrics = tc.calls, tc.metrics
+			if tc.refuse != "" {
+				s.refuse("list", tc.refuse)
+			}
+			var out bytes.Buffer
+			if err := why(t.Context(), s.cluster, &out, voice, "a"); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, out.String()); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", tc.reason, diff)
+			}
+		})
+	}
+}
+
+func TestWhyNot(t *testing.T) {
+	s := newStage(t, newNamespace(voice, true), newPod("plain", unguarded))
+	for name, want := range map[string]string{
+		"plain": `pod voice/plain is not guarded, and callguard does not hold it; its pod template needs label callguard.dev/guarded: "true"`,
+		"gone":  `there is no pod "gone" in namespace voice; kubectl calls -A lists the guarded pods`,
+	} {
+		if err := why(t.Context(), s.cluster, &bytes.Buffer{}, voice, name); err == nil || err.Error() != want {
+			t.Errorf("why %s: %v; want %q", name, err, want)
+		}
+	}
+	for arg, want := range map[string]string{"a": "a", "pod/a": "a", "pods/a": "a", "deployment/a": "deployment/a"} {
+		if got := podName(arg); got != want {
+			t.Errorf("podName(%q) = %q; want %q", arg, got, want)
+		}
+	}
+	s.refuse("get", "pods")
+	if err := why(t.Context(), s.cluster, &bytes.Buffer{}, voice, "plain"); err == nil || !strings.Contains(err.Error(), "no right to get") {
+		t.Errorf("without the right to get pods: %v", err)
+	}
+}
+
+// TestAdministered reads the guard's flags with the guard's own flags.
+func TestAdministered(t *testing.T) {
+	s := newStage(t, newGuardDeployment("--livekit-url-file=/etc/livekit/url", "--max-hold=2h", "--break-glass-group=firemen", "--unheard-of", "--settle=5s"))
+	a := s.administered(t.Context())
+	if a.note != "" || a.settings.Limits.MaxHold != 2*time.Hour || a.settings.Limits.Settle != 5*time.Second || a.doors.BreakGlassGroup != "firemen" {
+		t.Errorf("%+v", a)
+	}
+	if a.settings.Limits.LostQuiet != guard.DefaultSettings().Limits.LostQuiet {
+		t.Errorf("what is not given has its default: %+v", a.settings)
+	}
+	if a = newStage(t, newGuardDeployment("--settle=soon")).administered(t.Context()); !strings.Contains(a.note, "not all known") {
+		t.Errorf("a flag that cannot be read is passed over: %q", a.note)
+	}
+}
+
+// TestCallsOfAnotherAdapter has the API served by somebody who knows no calls.
+func TestCallsOfAnotherAdapter(t *testing.T) {
+	s := newStage(t)
+	s.metrics = errors.New("no")
+	if r := s.cluster.calls(t.Context(), voice).of("a"); r.Known() || r.Reason() != "the metrics API does not answer: no" {
+		t.Errorf("calls %v: %s", r.Known(), r.Reason())
+	}
+}

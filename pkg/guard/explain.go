@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+	"github.com/callguard/callguard/pkg/verdict/rules"
+)
+
+// Explainer says what the guard would decide about pods now: it gathers facts from
+// the cluster as the guard does, and asks the same rules. It writes nothing.
+//
+// Three things only the guard knows. It asks each witness by itself; whoever else
+// has one number for all of them. It knows since when a pod is quiet; here it is
+// taken to be quiet from now on, so that no release is ever foretold. And it dates
+// what carries no date of its own.
+type Explainer struct {
+	Client   kubernetes.Interface
+	Settings Settings
+	// Doors says why the doors are not in force; nil when they are.
+	Doors error
+	// Calls is what is known of a pod's calls.
+	Calls func(*call.Pod) call.Reading
+	Now   time.Time
+}
+
+// Explanation is what the guard makes of a pod.
+type Explanation struct {
+	Pod   *corev1.Pod
+	State call.State
+	// Intent says why the pod should go, and since when; zero when nobody wants it
+	// to. Its time is zero where only the guard knows it.
+	Intent  call.Mark
+	Verdict verdict.Verdict
+	// Facts are what the verdict rests on, of a pod that somebody wants to go.
+	Facts verdict.Facts
+	// Unsure says what could not be taken into account.
+	Unsure []string
+}
+
+// Explain explains the guarded pods of a namespace that about chooses, sorted by
+// name. Pods that have ended are passed over. It is for the caller to know whether
+// the namespace is enabled.
+func (e Explainer) Explain(ctx context.Context, namespace string, about func(*corev1.Pod) bool) ([]Explanation, error) {
+	s, err := live(ctx, e.Client, namespace)
+	if err != nil {
+		return nil, err
+	}
+	var keys []Key
+	for _, pod := range s.pods {
+		if key := s.top(pod); about(pod) && !slices.Contains(keys, key) {
+			keys = append(keys, key)
+		}
+	}
+	var workloads []*workload
+	names := map[string]bool{}
+	for _, key := range keys {
+		w := s.workload(key)
+		workloads = append(workloads, w)
+		for _, m := range w.members {
+			names[m.Node] = true
+		}
+	}
+	nodes, unsure, err := e.nodes(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	g := e.guard(nodes)
+	var list []Explanation
+	for _, w := range workloads {
+		for _, m := range w.members {
+			g.readings.records[m.UID] = &entry{pod: m.Pod, last: map[call.Witness]verdict.Reading{}}
+			g.readings.fresh(ctx, m.Pod)
+		}
+		p := g.plan(ctx, s, w)
+		if e.Doors != nil {
+			p.shut(e.Doors)
+		}
+		for _, m := range w.members {
+			if about(m.object) {
+				x := e.explain(m, p)
+				x.Unsure = append(x.Unsure, unsure[m.Node]...)
+				list = append(list, x)
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b Explanation) int { return slices.Compare([]string{a.Pod.Name}, []string{b.Pod.Name}) })
+	return list, nil
+}
+
+// guard is one that looks once, at what was read already.
+func (e Explainer) guard(nodes corelisters.NodeLister) *Guard {
+	now := func() time.Time { return e.Now }
+	witnesses := map[call.Witness]Witness{}
+	for _, w := range call.Witnesses() {
+		witnesses[w] = hearsay(func(pod *call.Pod) call.Reading {
+			r := e.Calls(pod)
+			if n, known := r.Calls(); known && r.At().After(e.Now) { // of a clock that is ahead
+				return call.Known(n, e.Now)
+			}
+			return r
+		})
+	}
+	return &Guard{
+		cfg: Config{Client: e.Client, Settings: e.Settings}, rules: rules.All(), now: now, once: true,
+		cluster: &cluster{nodes: nodes}, readings: newReadings(witnesses, e.Settings.ReadEvery, now),
+		seen: map[string]time.Time{}, keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
+	}
+}
+
+// hearsay is a witness that was asked by somebody else.
+type hearsay func(*call.Pod) call.Reading
+
+// Ask implements Witness.
+func (h hearsay) Ask(_ context.Context, pod *call.Pod) call.Reading { return h(pod) }
+
+// explain finds what a plan makes of a member.
+func (e Explainer) explain(m *member, p plan) Explanation {
+	x := Explanation{Pod: m.object, State: call.StateOf(m.object.Labels, m.object.Annotations)}
+	for _, j := range p.judged {
+		if j.member == m {
+			x.Intent, x.Verdict, x.Facts = j.intent, j.verdict, j.facts
+			if x.Intent.At.Equal(e.Now) {
+				x.Intent.At = time.Time{} // dated by this look
+			}
+			return x
+		}
+	}
+	switch {
+	case m.unlocked():
+		x.Intent, x.Verdict = call.Mark{Intent: call.Unlock}, verdict.Verdict{Outcome: verdict.Release, Why: "it was unlocked, and nothing holds its calls"}
+	case m.leaving:
+		x.Intent, x.Verdict = m.marked, verdict.Verdict{Outcome: verdict.Release, Why: "it is being deleted"}
+	case x.State == call.Released:
+		x.Intent, x.Verdict = m.marked, verdict.Verdict{Outcome: verdict.Release, Why: "its calls are over; it may be evicted and deleted"}
+		x.Intent.Intent = call.Intent(m.Labels[call.ReleasedLabel])
+	default:
+		x.Verdict = rules.All().Judge(verdict.Facts{Now: e.Now})
+		if m.pending() {
+			x.Unsure = append(x.Unsure, "its node is tainted; only the guard knows for how long it waits before that counts")
+		}
+	}
+	return x
+}
+
+// nodes reads nodes by name. Of one that may not be read it says so.
+func (e Explainer) nodes(ctx context.Context, names map[string]bool) (corelisters.NodeLister, map[string][]string, error) {
+	index := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
+	unsure := map[string][]string{}
+	for name := range names {
+		if name == "" {
+			continue
+		}
+		node, err := e.Client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+		case apierrors.IsForbidden(err):
+			unsure[name] = append(unsure[name], fmt.Sprintf("whether node %s is drained or lost is not known: %v", name, err))
+		case err != nil:
+			return nil, nil, fmt.Errorf("cannot read node %s: %w", name, err)
+		default:
+			if err := index.Add(node); err != nil {
+				return nil, nil, fmt.Errorf("cannot keep node %s: %w", name, err)
+			}
+		}
+	}
+	return corelisters.NewNodeLister(index), unsure, nil
+}
+
+// ErrNoLeader is the error of Leader where no guard leads.
+var ErrNoLeader = errors.New("no drain-guard leads")
+
+// Leader waits until the guard that leads renews its lease, within the time given,
+// and returns its name. It compares no clocks.
+func Leader(ctx context.Context, client kubernetes.Interface, namespace string, within time.Duration) (string, error) {
+	deadline := time.NewTimer(within)
+	defer deadline.Stop()
+	tick := time.NewTicker(leaderEvery)
+	defer tick.Stop()
+	var first *metav1.MicroTime
+	for {
+		lease, err := client.CoordinationV1().Leases(namespace).Get(ctx, LeaseName, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return "", fmt.Errorf("%w: there is no lease %s/%s", ErrNoLeader, namespace, LeaseName)
+		}
+		if err != nil {
+			return "", fmt.Errorf("cannot read lease %s/%s: %w", namespace, LeaseName, err)
+		}
+		holder, renewed := ptr.Deref(lease.Spec.HolderIdentity, ""), lease.Spec.RenewTime
+		switch {
+		case holder == UnlockHolder:
+			return "", fmt.Errorf("%w: callguard was unlocked, and nothing is locked until a drain-guard starts anew", ErrNoLeader)
+		case holder == "" || renewed == nil:
+		case first == nil:
+			first = renewed
+		case !renewed.Equal(first):
+			return holder, nil
+		}
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-deadline.C:
+			if holder == "" {
+				return "", fmt.Errorf("%w: nobody holds lease %s/%s", ErrNoLeader, namespace, LeaseName)
+			}
+			return "", fmt.Errorf("%w: %s holds lease %s/%s and has not renewed it within %s", ErrNoLeader, holder, namespace, LeaseName, within)
+		case <-tick.C:
+		}
+	}
+}
+
+// leaderEvery is how often Leader looks.
+const leaderEvery = 250 * time.Millisecond

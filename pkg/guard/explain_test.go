@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// said is an Explanation without its facts.
+type said struct {
+	State   call.State
+	Intent  call.Mark
+	Outcome verdict.Outcome
+	Rule    string
+	Why     string
+	Unsure  int
+}
+
+func TestExplain(t *testing.T) {
+	cordoned := newNode(true, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule, TimeAdded: &metav1.Time{Time: noon().Add(-time.Minute)}})
+	marked := call.Mark{Intent: call.Drain, At: noon().Add(-time.Minute)}
+	holds := func(n int) func(*call.Pod) call.Reading {
+		return func(*call.Pod) call.Reading { return call.Known(n, noon().Add(time.Hour)) } // another clock
+	}
+	cases := map[string]struct {
+		reason  string
+		objects []runtime.Object
+		calls   func(*call.Pod) call.Reading
+		doors   error
+		want    said
+	}{
+		"Serving": {reason: "Nobody wants it to go.", objects: []runtime.Object{newNode(false), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a")},
+			want: said{State: call.Serving, Outcome: verdict.Serve, Rule: "serving", Why: "nobody wants the pod to go"}},
+		"Cordoned": {reason: "The verdict is about to be carried out, and the state is still the pod's own.", objects: []runtime.Object{cordoned, newDeployment("web", 1), newReplicaSet("1", 1), webPod("a")},
+			want: said{State: call.Serving, Intent: marked, Outcome: verdict.SetAside, Rule: "bounds", Why: "a replacement comes first"}},
+		"Doors": {reason: "While a door is open the guard does nothing.", objects: []runtime.Object{cordoned, newDeployment("web", 1), newReplicaSet("1", 1), webPod("a")}, doors: errors.New("one is missing"),
+			want: said{State: call.Serving, Intent: marked, Outcome: verdict.Hold, Rule: RuleDoors, Why: "callguard's admission policies are not in force: one is missing"}},
+		"Calls": {reason: "It talks.", objects: []runtime.Object{cordoned, newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a", draining)}, calls: holds(2),
+			want: said{State: call.Draining, Intent: marked, Outcome: verdict.Hold, Rule: "calls", Why: "it holds calls"}},
+		"Unknown": {reason: "Unknown is never zero.", objects: []runtime.Object{cordoned, newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a", draining)}, calls: func(*call.Pod) call.Reading { return call.Unknown("nobody knows") },
+			want: said{State: call.Draining, Intent: marked, Outcome: verdict.Hold, Rule: "unknown", Why: "its witness rooms cannot tell whether it holds calls: nobody knows"}},
+		"Idle": {reason: "Only the guard knows since when it is quiet: no release is foretold, whatever clocks say.", objects: []runtime.Object{cordoned, newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a", draining)}, calls: holds(0),
+			want: said{State: call.Draining, Intent: marked, Outcome: verdict.Hold, Rule: "settle", Why: "it is idle; waiting whether a call is still on its way"}},
+		"Chosen": {reason: "Of pods whose calls are not known one is chosen at once, as the guard does after a while.",
+			objects: []runtime.Object{newNode(false), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a"), webPod("b", unready)}, calls: func(*call.Pod) call.Reading { return call.Unknown("nobody knows") },
+			want: said{State: call.Serving, Intent: call.Mark{Intent: call.ScaleDown}, Outcome: verdict.SetAside, Rule: "bounds", Why: "its ReplicaSet has more pods than it wants, and the others have to stay"}},
+		"Released": {reason: "It waits for whoever takes it.", objects: []runtime.Object{cordoned, asidePod("a", draining, label(call.ReleasedLabel, "drain"))},
+			want: said{State: call.Released, Intent: marked, Outcome: verdict.Release, Why: "its calls are over; it may be evicted and deleted"}},
+		"Unlocked": {reason: "Nobody holds it.", objects: []runtime.Object{newNode(false), webPod("a", label(call.ReleasedLabel, "unlock"))},
+			want: said{State: call.Released, Intent: call.Mark{Intent: call.Unlock}, Outcome: verdict.Release, Why: "it was unlocked, and nothing holds its calls"}},
+		"Asked": {reason: "An annotation does not say since when.", objects: []runtime.Object{newNode(false), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", annotation(call.LeaveAnnotation, ""))},
+			want: said{State: call.Serving, Intent: call.Mark{Intent: call.Operator}, Outcome: verdict.SetAside, Rule: "bounds", Why: "a replacement comes first"}},
+		"Tainted": {reason: "Cluster Autoscaler's taint carries no date, and counts only after a while.",
+			objects: []runtime.Object{newNode(false, corev1.Taint{Key: "ToBeDeletedByClusterAutoscaler", Effect: corev1.TaintEffectNoSchedule}), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a")},
+			want:    said{State: call.Serving, Outcome: verdict.Serve, Rule: "serving", Why: "nobody wants the pod to go", Unsure: 1}},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			client := fake.NewClientset(tc.objects...)
+			if tc.calls == nil {
+				tc.calls = holds(0)
+			}
+			e := Explainer{Client: client, Settings: DefaultSettings(), Doors: tc.doors, Calls: tc.calls, Now: noon()}
+			e.Settings.Limits.Settle = 0
+			list, err := e.Explain(t.Context(), voice, func(p *corev1.Pod) bool { return p.Name == "a" })
+			if err != nil || len(list) != 1 {
+				t.Fatalf("%s\n%d explanations, %v; want one", tc.reason, len(list), err)
+			}
+			x := list[0]
+			got := said{x.State, x.Intent, x.Verdict.Outcome, x.Verdict.Rule, x.Verdict.Why, len(x.Unsure)}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", tc.reason, diff)
+			}
+			for _, action := range client.Actions() {
+				if verb := action.GetVerb(); verb != "get" && verb != "list" {
+					t.Errorf("it did %s %s", verb, action.GetResource().Resource)
+				}
+			}
+		})
+	}
+}
+
+// TestExplainWithoutNodes has no right to read nodes: that is said, and the rest is told.
+func TestExplainWithoutNodes(t *testing.T) {
+	client := fake.NewClientset(newDeployment("web", 1), newReplicaSet("1", 1), webPod("a"))
+	client.PrependReactor("get", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "nodes"}, "node-1", errors.New("no"))
+	})
+	e := Explainer{Client: client, Settings: DefaultSettings(), Calls: func(*call.Pod) call.Reading { return call.Known(0, noon()) }, Now: noon()}
+	list, err := e.Explain(t.Context(), voice, func(*corev1.Pod) bool { return true })
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%d explanations, %v; want one", len(list), err)
+	}
+	if got := strings.Join(list[0].Unsure, "; "); !strings.Contains(got, "node-1 is drained or lost is not known") {
+		t.Errorf("unsure: %q", got)
+	}
+}
+
+func TestLeader(t *testing.T) {
+	holder := func(name string) *coordinationv1.Lease {
+		at := metav1.NewMicroTime(noon())
+		return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "callguard-system", Name: LeaseName}, Spec: coordinationv1.LeaseSpec{HolderIdentity: &name, RenewTime: &at}}
+	}
+	cases := map[string]struct {
+		reason string
+		lease  runtime.Object
+		renews bool
+		want   string
+		err    string
+	}{
+		"Leads":    {reason: "It renews its lease.", lease: holder("one"), renews: true, want: "one"},
+		"Dead":     {reason: "The lease alone is no proof.", lease: holder("one"), err: "one holds lease callguard-system/drain-guard and has not renewed it"},
+		"Nobody":   {reason: "It was given up.", lease: holder(""), err: "nobody holds"},
+		"Unlocked": {reason: "An unlock holds it for ever.", lease: holder(UnlockHolder), renews: true, err: "callguard was unlocked"},
+		"None":     {reason: "There never was one.", lease: &corev1.Namespace{}, err: "there is no lease"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			client := fake.NewClientset(tc.lease)
+			if tc.renews {
+				n := 0
+				client.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
+					lease := tc.lease.(*coordinationv1.Lease).DeepCopy()
+					lease.Spec.RenewTime.Time = noon().Add(time.Duration(n) * time.Second)
+					n++
+					return true, lease, nil
+				})
+			}
+			got, err := Leader(t.Context(), client, "callguard-system", time.Second)
+			if got != tc.want || (err != nil) != (tc.err != "") {
+				t.Fatalf("%s\nleader %q, %v", tc.reason, got, err)
+			}
+			if err != nil && (!errors.Is(err, ErrNoLeader) || !strings.Contains(err.Error(), tc.err)) {
+				t.Errorf("%s\n%v; want %q", tc.reason, err, tc.err)
+			}
+		})
+	}
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/callguard/callguard/manifests"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// Settings are what an administrator may choose.
+type Settings struct {
+	Limits verdict.Limits
+	// ReadEvery is how often the witnesses of a pod are asked while something wants it to go.
+	ReadEvery time.Duration
+	// RemovalDelay is how long a node must have been tainted for removal.
+	RemovalDelay time.Duration
+	// ReleasePatience is how long a released pod waits for whoever wanted it to
+	// take it, before the guard deletes it.
+	ReleasePatience time.Duration
+	// AgentDrainTimeout is how long an agent may take to finish its calls when it
+	// is told to end. A shorter grace is worth an Event.
+	AgentDrainTimeout time.Duration
+	// DeletionCosts has pods that leave marked as the first to be deleted; and while
+	// the doors are not in force, the others by the calls they hold.
+	DeletionCosts bool
+}
+
+// DefaultSettings are those of a guard that is given no flags.
+func DefaultSettings() Settings {
+	return Settings{
+		Limits: verdict.Limits{
+			Settle:    20 * time.Second,
+			LostQuiet: time.Minute,
+		},
+		ReadEvery:         time.Second,
+		RemovalDelay:      30 * time.Second,
+		ReleasePatience:   10 * time.Second,
+		AgentDrainTimeout: time.Hour,
+		DeletionCosts:     true,
+	}
+}
+
+// AddFlags adds the flags of these settings and of the doors: those of the guard's
+// own command line, for the guard and for whoever reads it.
+func AddFlags(fs *pflag.FlagSet, s *Settings, doors *manifests.Values) {
+	fs.StringVar(&doors.BreakGlassGroup, "break-glass-group", doors.BreakGlassGroup, "Group whose members may delete locked pods, as the chart was given it.")
+	fs.Int32Var(&doors.Priority, "priority", doors.Priority, "Value of PriorityClass callguard-calls, as the chart was given it.")
+	fs.DurationVar(&s.ReadEvery, "read-interval", s.ReadEvery, "How often a pod that is to go is asked for its calls.")
+	fs.DurationVar(&s.Limits.Settle, "settle", s.Limits.Settle, "How long no call may have begun before a pod that reads zero is believed. Not asked for where the gate is.")
+	fs.DurationVar(&s.Limits.MaxHold, "max-hold", s.Limits.MaxHold, "How long a pod is held once it takes no new call, whatever calls it has; 0 for ever. Bounds the teams' own deadlines.")
+	fs.DurationVar(&s.Limits.LostQuiet, "lost-node-quiet", s.Limits.LostQuiet, "How long LiveKit must have seen no agent of a pod whose node does not report.")
+	fs.DurationVar(&s.Limits.LostAfter, "lost-node-release-after", s.Limits.LostAfter, "Release a pod of a lost node after so long whatever LiveKit says; 0 for never.")
+	fs.DurationVar(&s.RemovalDelay, "removal-taint-delay", s.RemovalDelay, "How long a node must have been tainted for removal by an autoscaler.")
+	fs.DurationVar(&s.ReleasePatience, "release-patience", s.ReleasePatience, "How long a released pod waits for whoever drains its node to evict it, before the guard deletes it. kubectl drain tries every 5 s, by name: a StatefulSet's next pod has the same one.")
+	fs.DurationVar(&s.AgentDrainTimeout, "agent-drain-timeout", s.AgentDrainTimeout, "The drain_timeout of your agents. A shorter termination grace is worth an Event.")
+}
