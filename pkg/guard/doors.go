@@ -38,6 +38,9 @@ const (
 	doorsSoon = time.Second
 )
 
+// errDoorsUnread says that it is not known yet how the doors stand.
+var errDoorsUnread = errors.New("they are still being read")
+
 // Doors verifies that the admission policies which lock guarded pods are in the
 // cluster as this version of callguard knows them, and that the API server acts on
 // them. It changes nothing.
@@ -57,8 +60,9 @@ type Doors struct {
 	mutatingPolicies admissionlisters.MutatingAdmissionPolicyLister // nil where the cluster has none
 	mutatingBindings admissionlisters.MutatingAdmissionPolicyBindingLister
 
-	mu  sync.Mutex
-	err error
+	mu   sync.Mutex
+	err  error
+	told bool // in an Event, since they were last in force
 }
 
 // DoorsConfig is what Doors needs.
@@ -180,7 +184,7 @@ func (d *Doors) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		d.set(err)
+		d.set(err, asked && !errors.Is(err, errDoorsUnread))
 		pause := doorsEvery
 		if err != nil {
 			pause = doorsSoon
@@ -194,21 +198,25 @@ func (d *Doors) Run(ctx context.Context) error {
 	}
 }
 
-// set enters what was seen, and tells of a change.
-func (d *Doors) set(err error) {
+// set enters why the doors are not in force, and tells of a change: in the log, and
+// in one Event until they are again. What was never looked at is worth no Event; what
+// was is, also when this guard has never seen it otherwise.
+func (d *Doors) set(err error, looked bool) {
 	d.mu.Lock()
 	before := d.err
 	d.err = err
+	tell := err != nil && looked && !d.told
+	d.told = err != nil && (d.told || tell)
 	d.mu.Unlock()
 	switch {
 	case err == nil && before != nil:
 		d.log.Info("The doors are in force")
 	case err != nil && (before == nil || before.Error() != err.Error()):
 		d.log.Warn("The doors are not in force; nothing is released", "err", err)
-		if before == nil {
-			d.events.Eventf(d.about, corev1.EventTypeWarning, ReasonDoors,
-				"Nothing is released, for callguard's admission policies are not in force: %s; apply the chart again", err)
-		}
+	}
+	if tell {
+		d.events.Eventf(d.about, corev1.EventTypeWarning, ReasonDoors,
+			"Nothing is released, for callguard's admission policies are not in force: %s; apply the chart again", err)
 	}
 }
 
@@ -216,7 +224,7 @@ func (d *Doors) set(err error) {
 func (d *Doors) look(ctx context.Context) error {
 	for _, synced := range d.synced {
 		if !synced() {
-			return errors.New("they are still being read")
+			return errDoorsUnread
 		}
 	}
 	is := standing{policy: d.policies.Get, binding: d.bindings.Get}

@@ -10,50 +10,78 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/test/lab"
 )
 
 func cpus(n int64) *resource.Quantity { return resource.NewQuantity(n, resource.DecimalSI) }
 
 // TestImpatience tries everything with which people get rid of a pod. Each is
-// refused, or waits, and says what to do.
+// refused, or waits, and kubectl shows what to do instead.
 func TestImpatience(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
 	s.deploy(2)
 	s.fill()
-	pods, node := s.pods(all), s.nodes[0]
-	for _, args := range [][]string{
-		{"delete", "pod", pods[0], "--wait=false"},
-		{"delete", "pod", pods[0], "--wait=false", "--grace-period=1"},
-		{"delete", "pod", pods[0], "--wait=false", "--grace-period=0", "--force"},
-		{"delete", "pods", "--all", "--wait=false", "--now"},
-	} {
-		out, err := s.kubectl(args...)
-		if err == nil || !strings.Contains(out, "callguard") {
-			t.Errorf("kubectl %s: %v: %s; want a refusal that names callguard", strings.Join(args, " "), err, out)
-		}
+	node := s.nodes[0]
+	here, there := s.pods(on(node)), s.pods(on(s.nodes[1]))
+	if len(here) != 1 || len(there) != 1 {
+		t.Fatalf("%s has pods %v and %s has %v; want one each", node, here, s.nodes[1], there)
 	}
-	for _, args := range [][]string{
-		{"drain", node, "--disable-eviction", "--timeout=5s"},
-		{"drain", node, "--grace-period=1", "--timeout=5s"},
-		{"drain", node, "--force", "--grace-period=0", "--timeout=5s"},
-	} {
-		if out, err := s.kubectl(args...); err == nil {
-			t.Errorf("kubectl %s: %s; want an error", strings.Join(args, " "), out)
-		}
+	locked := func(pod string) string {
+		return "pod " + pod + " may hold calls. Annotate it with callguard.dev/leave, or drain its node, and it goes after its last call;" +
+			" to end its calls now, delete it as a member of group " + lab.BreakGlassGroup + "."
 	}
-	s.there(pods...)
+	// Kubernetes itself answers evictions. It names no cure, for there is nothing to do but wait.
+	waits := []string{"pods/\"" + here[0] + "\"", "will retry after 5s", "Cannot evict pod as it would violate the pod's disruption budget", "global timeout reached: 7s"}
+	for _, tc := range []struct {
+		args string
+		says []string
+	}{
+		{"delete pod " + here[0] + " --wait=false", []string{locked(here[0])}},
+		{"delete pod " + here[0] + " --wait=false --grace-period=1", []string{locked(here[0])}},
+		{"delete pod " + here[0] + " --wait=false --grace-period=0 --force", []string{locked(here[0])}},
+		{"delete pods --all --wait=false --now", []string{locked(here[0]), locked(there[0])}},
+		{"drain " + node + " --disable-eviction --timeout=7s", []string{locked(here[0])}},
+		{"drain " + node + " --grace-period=1 --timeout=7s", waits},
+		{"drain " + node + " --force --grace-period=0 --timeout=7s", waits},
+	} {
+		s.refused(tc.args, tc.says...)
+	}
+	s.there(append(here, there...)...)
 	if !s.talking() {
 		t.Errorf("calls ended: %+v", s.callers.Report())
 	}
 	// The cordon of the drains stands: the pod goes when its call is over, with all
 	// of its grace, whatever the drain says.
-	leavers := s.pods(on(node))
 	drain := s.drain(node, "--grace-period=1")
-	s.hangUpOn(leavers...)
+	s.hangUpOn(here...)
 	s.ends(drain, inTime)
+
+	// A pod that may go keeps its grace. Until the guard takes it, 10 s later, anybody
+	// may delete it.
+	s.does("annotate", "pod", there[0], "callguard.dev/leave=please")
+	s.hangUpOn(there...)
+	s.eventually(inTime, there[0]+" may go", func() (bool, error) { return !s.watch.since(there[0], call.Released).IsZero(), nil })
+	s.refused("delete pod "+there[0]+" --wait=false --now",
+		"pod "+there[0]+" keeps its grace period of 120 seconds, in which its calls can end. Delete it without --grace-period, --now and --force.")
+	s.does("delete", "pod", there[0], "--wait=false", "--ignore-not-found")
+	s.gone(inTime, there...)
 	s.noneDropped()
+}
+
+// refused runs kubectl, which must fail and show all of this.
+func (s *story) refused(args string, says ...string) {
+	s.t.Helper()
+	out, err := s.kubectl(strings.Fields(args)...)
+	if err == nil {
+		s.t.Errorf("kubectl %s: %s; want an error", args, out)
+	}
+	for _, text := range says {
+		if !strings.Contains(out, text) {
+			s.t.Errorf("kubectl %s says %s; want %q", args, out, text)
+		}
+	}
 }
 
 // TestDeleteDeployment deletes the Deployment of talking agents. The pods stay

@@ -21,7 +21,14 @@ import (
 const (
 	settle       = 20 * time.Second // the guard's default
 	kubectlRetry = 5 * time.Second
-	lastCall     = 10 * time.Second // from the end of a node's last call to the end of its drain
+	// settleLate is how much later than that an idle pod may be released: its witnesses
+	// have to be read after it, LiveKit every 3 s, and are asked once more.
+	settleLate = 6 * time.Second
+	// goneLate is how long a pod takes from its eviction until it is gone. The guard
+	// would delete it itself 10 s after its release: it must not have to.
+	goneLate  = 3 * time.Second
+	lastCall  = 10 * time.Second // from the end of a node's last call to the end of its drain
+	deafCalls = 8                // of the 16 that callers of deaf agents make
 )
 
 // TestDrain drains two nodes at once, with the guard's own settings: the idle pod
@@ -49,6 +56,17 @@ func TestDrain(t *testing.T) {
 		return s.watch.able() == 8 && len(s.pods(leaving)) == len(leavers), nil
 	})
 	s.gone(settle+kubectlRetry+soon, idle[first], idle[second])
+	for _, pod := range []string{idle[first], idle[second]} {
+		released := s.watch.since(pod, call.Released)
+		settled, left := released.Sub(s.watch.since(pod, call.Draining)), s.watch.since(pod, gone).Sub(released)
+		t.Logf("idle pod %s was released %.1f s after it took no new call, and gone %.1f s later", pod, settled.Seconds(), left.Seconds())
+		if settled < settle-s1 || settled > settle+settleLate {
+			t.Errorf("idle pod %s was released %s after it took no new call; want %s, and at most %s more", pod, settled, settle, settleLate)
+		}
+		if left > kubectlRetry+goneLate {
+			t.Errorf("idle pod %s was gone %s after its release; want it at kubectl's next try, within %s", pod, left, kubectlRetry+goneLate)
+		}
+	}
 	s.bounds(16, 8)
 	s.there(busy[first], busy[second])
 	for _, reason := range []string{"SetAside", "Draining", "Released"} {
@@ -151,6 +169,9 @@ func TestDrainOfDeafAgents(t *testing.T) {
 	s.ends(s.drain(s.nodes[0]), 2*time.Minute)
 	s.gone(soon, leavers...)
 	s.must(<-plan)
+	if r := s.callers.Report(); r.Answered < deafCalls {
+		t.Errorf("%d of %d calls were answered; want at least %d, else there is nothing to drop", r.Answered, r.Dialled, deafCalls)
+	}
 	s.bounds(8, 4)
 	s.noneDropped()
 }

@@ -185,7 +185,7 @@ func TestAPIServerRestarts(t *testing.T) {
 
 // TestAPIServerHangs holds kube-apiserver in the middle of a drain: connections and
 // watches stay, and say nothing. The guard is alone: with a lease that it cannot
-// renew it would end, to be started again by its node.
+// renew it would stop leading, and TestFailover is about that.
 func TestAPIServerHangs(t *testing.T) {
 	withGuard(t, alone()...)
 	s := tell(t, 2)

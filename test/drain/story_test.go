@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -402,6 +403,27 @@ func (s *story) event(reason string) {
 			}
 		}
 		return false, fmt.Errorf("only %v", reasons)
+	})
+}
+
+// told waits for an Event on an object of a namespace with a reason and a text.
+func (s *story) told(namespace, kind, name, reason, text string) {
+	s.t.Helper()
+	s.eventually(soon, fmt.Sprintf("there is an Event %s on %s %s with %q", reason, kind, name, text), func() (bool, error) {
+		list, err := stage.Client.CoreV1().Events(namespace).List(s.t.Context(), metav1.ListOptions{
+			FieldSelector: fields.Set{"involvedObject.kind": kind, "involvedObject.name": name, "reason": reason}.String(),
+		})
+		if err != nil {
+			return false, err
+		}
+		var others []string
+		for _, e := range list.Items {
+			if strings.Contains(e.Message, text) {
+				return true, nil
+			}
+			others = append(others, e.Message)
+		}
+		return false, fmt.Errorf("only %q", others)
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -34,14 +35,24 @@ type watch struct {
 	most     string // how the pods were then
 	fewest   string
 	released map[types.UID]bool
+	moments  map[moment]time.Time
 	seen     func(*corev1.Pod)
 }
+
+// moment is a pod that was first seen in a state, or gone.
+type moment struct {
+	pod   string
+	state call.State
+}
+
+// gone is the state of a pod that is not there any more.
+const gone call.State = "gone"
 
 func newWatch(t *testing.T, ns string, guarded bool) *watch {
 	t.Helper()
 	factory := informers.NewSharedInformerFactoryWithOptions(stage.Client, 0, informers.WithNamespace(ns))
 	informer := factory.Core().V1().Pods()
-	w := &watch{lister: informer.Lister().Pods(ns), open: !guarded, released: map[types.UID]bool{}}
+	w := &watch{lister: informer.Lister().Pods(ns), open: !guarded, released: map[types.UID]bool{}, moments: map[moment]time.Time{}}
 	_, err := informer.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { w.observe(nil, o.(*corev1.Pod)) },
 		UpdateFunc: func(was, is any) { w.observe(was.(*corev1.Pod), is.(*corev1.Pod)) },
@@ -76,6 +87,11 @@ func (w *watch) observe(was, is *corev1.Pod) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.countLocked()
+	if is != nil {
+		w.noteLocked(is.Name, stateOf(is))
+	} else {
+		w.noteLocked(was.Name, gone)
+	}
 	if w.seen != nil && is != nil {
 		w.seen(is)
 	}
@@ -105,8 +121,9 @@ func (w *watch) observe(was, is *corev1.Pod) {
 		return
 	}
 	w.released[is.UID] = true
-	// A call may slip into a deaf agent; one on a lost node, or unlocked, may hold some.
-	if is.Annotations[fleet.DeafAnnotation] == "true" || intent == call.LostNode || intent == call.Unlock {
+	// A call may slip into a deaf agent; one on a lost node, unlocked, or past its
+	// deadline, may hold some.
+	if is.Annotations[fleet.DeafAnnotation] == "true" || is.Annotations[call.OnDeadlineAnnotation] == "Release" || intent == call.LostNode || intent == call.Unlock {
 		return
 	}
 	for _, a := range stage.Fleet.Agents() {
@@ -114,6 +131,19 @@ func (w *watch) observe(was, is *corev1.Pod) {
 			fault(is, "was released with %d calls", a.ActiveJobs)
 		}
 	}
+}
+
+func (w *watch) noteLocked(pod string, state call.State) {
+	if at := (moment{pod, state}); w.moments[at].IsZero() {
+		w.moments[at] = time.Now()
+	}
+}
+
+// since is when a pod was first seen in a state; zero if it never was.
+func (w *watch) since(pod string, state call.State) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.moments[moment{pod, state}]
 }
 
 // countLocked takes in how many pods there are and how many can take calls.

@@ -33,7 +33,8 @@ const (
 )
 
 // Guard is a drain-guard. As under a kubelet, its process is started again when it
-// ends by itself, which one that loses its lease does; not after Stop or Kill.
+// ends by itself; not after Stop or Kill. One that loses its lease does not end: it
+// stands by, and may lead again.
 type Guard struct {
 	Port int
 	Log  string // file
@@ -124,6 +125,19 @@ func (g *Guard) Stop() error { return g.end((*Process).Stop) }
 // Kill ends the guard with SIGKILL and waits for it.
 func (g *Guard) Kill() error { return g.end((*Process).Kill) }
 
+// Pause holds the guard's process, as a machine does that has no time for it: its
+// lease runs out, and it does not know.
+func (g *Guard) Pause() error { return g.do((*Process).Pause) }
+
+// Continue lets it go on.
+func (g *Guard) Continue() error { return g.do((*Process).Continue) }
+
+func (g *Guard) do(what func(*Process) error) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return what(g.process)
+}
+
 func (g *Guard) end(how func(*Process) error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -159,13 +173,19 @@ func (l *Lab) guardCommand(ctx context.Context) (program string, args []string, 
 // and the doors are in force.
 func (g *Guard) WaitReady(ctx context.Context) error {
 	err := Eventually(ctx, readyWithin, "the drain-guard is ready", func() (bool, error) {
-		_, err := g.get(ctx, "/readyz")
+		err := g.Ready(ctx)
 		return err == nil, err
 	})
 	if err != nil {
 		return fmt.Errorf("%w; see %s", err, g.Log)
 	}
 	return nil
+}
+
+// Ready says why the guard says that it is not ready; nil when it is.
+func (g *Guard) Ready(ctx context.Context) error {
+	_, err := g.get(ctx, "/readyz")
+	return err
 }
 
 // Metrics reads the guard's own metrics.

@@ -94,6 +94,20 @@ func (p *Process) Kill() error {
 	return nil
 }
 
+// Pause holds the process: it does nothing, and nobody is told. Kill ends it also
+// then.
+func (p *Process) Pause() error { return p.signal("pause", syscall.SIGSTOP) }
+
+// Continue lets it go on.
+func (p *Process) Continue() error { return p.signal("continue", syscall.SIGCONT) }
+
+func (p *Process) signal(what string, sig syscall.Signal) error {
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		return fmt.Errorf("cannot %s the %s: %w", what, p.name, err)
+	}
+	return nil
+}
+
 // program builds a command of this checkout, once for a stage, and returns its path.
 func (l *Lab) program(ctx context.Context, name string) (string, error) {
 	l.mu.Lock()

@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/callguard/callguard/manifests"
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/pods"
+)
+
+// standingDoors are all doors as they should stand.
+func standingDoors(t *testing.T) []runtime.Object {
+	t.Helper()
+	d, err := manifests.Parse(manifests.DefaultValues())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var objects []runtime.Object
+	for _, o := range d.Policies {
+		objects = append(objects, o)
+	}
+	for _, o := range d.Bindings {
+		objects = append(objects, o)
+	}
+	for _, o := range d.MutatingPolicies {
+		objects = append(objects, o)
+	}
+	for _, o := range d.MutatingBindings {
+		objects = append(objects, o)
+	}
+	return objects
+}
+
+// refusal is how the delete door answers.
+func refusal(pod string) error {
+	return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, pod,
+		errors.New("ValidatingAdmissionPolicy 'callguard-delete' with binding 'callguard-delete' denied request: pod "+pod+" may hold calls"))
+}
+
+// doorsOn runs Doors on the objects until the test is over. The API server says that
+// it has these resources, or nothing, and answers deletions of pods with answer.
+func doorsOn(t *testing.T, resources []string, answer func(pod string) error, objects ...runtime.Object) (*Doors, *fake.Clientset, *noted, *prometheus.Registry) {
+	t.Helper()
+	g, client := newGuard(t, objects...)
+	if resources != nil {
+		served := &metav1.APIResourceList{GroupVersion: "admissionregistration.k8s.io/v1"}
+		for _, name := range resources {
+			served.APIResources = append(served.APIResources, metav1.APIResource{Name: name})
+		}
+		client.Resources = []*metav1.APIResourceList{served}
+	}
+	client.PrependReactor("delete", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, answer(action.(clienttesting.DeleteAction).GetName())
+	})
+	events, registry := &noted{}, prometheus.NewRegistry()
+	d, err := NewDoors(DoorsConfig{
+		Client: client, Values: manifests.DefaultValues(), Recorder: events, Registry: registry, Log: slog.New(slog.DiscardHandler),
+		About: &corev1.ObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "callguard-system", Name: "drain-guard"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.InForce() == nil {
+		t.Error("doors that nobody has looked at are in force")
+	}
+	d.TryOn(g)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return d, client, events, registry
+}
+
+func allPolicies() []string {
+	return []string{"validatingadmissionpolicies", "mutatingadmissionpolicies"}
+}
+
+// seenAs waits until the doors were looked at, and says why they are not in force.
+func seenAs(t *testing.T, d *Doors) string {
+	t.Helper()
+	said := ""
+	eventually(t, "the doors were looked at", func() bool {
+		err := d.InForce()
+		said = ""
+		if err != nil {
+			said = err.Error()
+		}
+		return said != "they have not been looked at yet" && said != errDoorsUnread.Error()
+	})
+	return said
+}
+
+// lacking leaves out the doors of a name and a type.
+func lacking[T runtime.Object](name string) func([]runtime.Object) []runtime.Object {
+	return func(doors []runtime.Object) []runtime.Object {
+		return slices.DeleteFunc(doors, func(o runtime.Object) bool {
+			_, same := o.(T)
+			return same && o.(metav1.Object).GetName() == name
+		})
+	}
+}
+
+// altered changes the door of a name and a type.
+func altered[T runtime.Object](name string, alter func(T)) func([]runtime.Object) []runtime.Object {
+	return func(doors []runtime.Object) []runtime.Object {
+		for _, o := range doors {
+			if door, same := o.(T); same && o.(metav1.Object).GetName() == name {
+				alter(door)
+			}
+		}
+		return doors
+	}
+}
+
+func TestDoors(t *testing.T) {
+	type (
+		policy          = *admissionregistrationv1.ValidatingAdmissionPolicy
+		binding         = *admissionregistrationv1.ValidatingAdmissionPolicyBinding
+		mutatingPolicy  = *admissionregistrationv1.MutatingAdmissionPolicy
+		mutatingBinding = *admissionregistrationv1.MutatingAdmissionPolicyBinding
+	)
+	validatingOnly := []string{"validatingadmissionpolicies"}
+	cases := map[string]struct {
+		reason    string
+		resources []string
+		doors     func([]runtime.Object) []runtime.Object
+		want      string // why they are not in force
+	}{
+		"Stand":           {reason: "All are there, to the letter."},
+		"PolicyMissing":   {reason: "Nothing refuses a deletion.", doors: lacking[policy]("callguard-delete"), want: "ValidatingAdmissionPolicy callguard-delete is missing"},
+		"BindingMissing":  {reason: "A policy that is not bound judges nothing.", doors: lacking[binding]("callguard-delete"), want: "ValidatingAdmissionPolicyBinding callguard-delete is missing"},
+		"MutatingMissing": {reason: "An eviction could shorten a grace.", doors: lacking[mutatingPolicy]("callguard-grace"), want: "MutatingAdmissionPolicy callguard-grace is missing"},
+		"MutatingUnbound": {reason: "So it could here.", doors: lacking[mutatingBinding]("callguard-grace"), want: "MutatingAdmissionPolicyBinding callguard-grace is missing"},
+		"NoMutating": {
+			reason: "What a cluster does not know is not asked of it.", resources: validatingOnly,
+			doors: func(doors []runtime.Object) []runtime.Object {
+				return lacking[mutatingPolicy]("callguard-grace")(lacking[mutatingBinding]("callguard-grace")(doors))
+			},
+		},
+		"PolicyAltered": {
+			reason: "An expression more lets somebody through.",
+			doors: altered("callguard-delete", func(p policy) {
+				p.Spec.Validations[0].Expression = "true || " + p.Spec.Validations[0].Expression
+			}),
+			want: "ValidatingAdmissionPolicy callguard-delete is not as this version of callguard has it",
+		},
+		"PolicyIgnoresFailure": {
+			reason: "A failing expression would let everybody through.",
+			doors: altered("callguard-delete", func(p policy) {
+				ignore := admissionregistrationv1.Ignore
+				p.Spec.FailurePolicy = &ignore
+			}),
+			want: "ValidatingAdmissionPolicy callguard-delete is not as this version of callguard has it",
+		},
+		"BindingAltered": {
+			reason: "A door that only warns is open.",
+			doors: altered("callguard-delete", func(b binding) {
+				b.Spec.ValidationActions = []admissionregistrationv1.ValidationAction{admissionregistrationv1.Warn}
+			}),
+			want: "ValidatingAdmissionPolicyBinding callguard-delete is not as this version of callguard has it",
+		},
+		"MutatingAltered": {
+			reason: "So is one that matches nothing.",
+			doors: altered("callguard-grace", func(p mutatingPolicy) {
+				p.Spec.MatchConditions = append(p.Spec.MatchConditions, admissionregistrationv1.MatchCondition{Name: "never", Expression: "false"})
+			}),
+			want: "MutatingAdmissionPolicy callguard-grace is not as this version of callguard has it",
+		},
+		"MutatingBindingAltered": {
+			reason: "Or that is bound to another policy.",
+			doors:  altered("callguard-grace", func(b mutatingBinding) { b.Spec.PolicyName = "other" }),
+			want:   "MutatingAdmissionPolicyBinding callguard-grace is not as this version of callguard has it",
+		},
+		"Labelled": {reason: "Who labels a door does not open it.", doors: altered("callguard-delete", func(p policy) { p.Labels = map[string]string{"team": "platform"} })},
+		"TwoAtOnce": {
+			reason: "Each is named.",
+			doors: func(doors []runtime.Object) []runtime.Object {
+				return lacking[policy]("callguard-delete")(lacking[binding]("callguard-tamper-pods")(doors))
+			},
+			want: "ValidatingAdmissionPolicy callguard-delete is missing\nValidatingAdmissionPolicyBinding callguard-tamper-pods is missing",
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			objects, resources := standingDoors(t), tc.resources
+			if tc.doors != nil {
+				objects = tc.doors(objects)
+			}
+			if resources == nil {
+				resources = allPolicies()
+			}
+			d, _, events, registry := doorsOn(t, resources, refusal, append(objects, enabledNamespace(), webPod("a"))...)
+			if diff := cmp.Diff(tc.want, seenAs(t, d)); diff != "" {
+				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
+			}
+			inForce := "1"
+			if tc.want != "" {
+				inForce = "0"
+				want := "Warning DoorsNotInForce on Deployment callguard-system/drain-guard: Nothing is released, for callguard's admission policies are not in force: " +
+					tc.want + "; apply the chart again"
+				eventually(t, "a guard that starts like this says so in an Event", func() bool { return len(events.list()) > 0 })
+				if diff := cmp.Diff([]string{want}, events.list()); diff != "" {
+					t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)
+				}
+			}
+			gauge := "# HELP callguard_doors_in_force 1 while the admission policies that lock guarded pods are in force, else 0: nothing is released then.\n" +
+				"# TYPE callguard_doors_in_force gauge\ncallguard_doors_in_force " + inForce + "\n"
+			if err := testutil.GatherAndCompare(registry, strings.NewReader(gauge), "callguard_doors_in_force"); err != nil {
+				t.Errorf("%s\n%s", tc.reason, err)
+			}
+		})
+	}
+}
+
+// TestDoorsTried has the delete door tried on a pod. That it stands says nothing of
+// whether the API server heeds it.
+func TestDoorsTried(t *testing.T) {
+	resource := schema.GroupResource{Resource: "pods"}
+	elsewhere := func(o metav1.Object) { o.SetNamespace("elsewhere") }
+	cases := map[string]struct {
+		reason string
+		pod    *corev1.Pod
+		answer error
+		want   string
+		tried  bool
+	}{
+		"Refused": {reason: "The door is shut.", pod: webPod("a"), answer: refusal("a"), tried: true},
+		"Open":    {reason: "The API server does not heed it.", pod: webPod("a"), tried: true, want: "the API server would delete pod voice/a, which is locked"},
+		"OtherRefusal": {
+			reason: "Somebody else's refusal says nothing about the door.", pod: webPod("a"), tried: true,
+			answer: apierrors.NewForbidden(resource, "a", errors.New("no right to delete pods")),
+			want:   `cannot try the delete door: pods "a" is forbidden: no right to delete pods`,
+		},
+		"NoAnswer":   {reason: "Nor does silence.", pod: webPod("a"), tried: true, answer: errors.New("no route"), want: "cannot try the delete door: no route"},
+		"Gone":       {reason: "The pod went meanwhile; the next look tries another.", pod: webPod("a"), tried: true, answer: apierrors.NewNotFound(resource, "a")},
+		"Replaced":   {reason: "It is another pod of that name.", pod: webPod("a"), tried: true, answer: apierrors.NewConflict(resource, "a", errors.New("the UID is another"))},
+		"Released":   {reason: "A released pod is to be deleted.", pod: webPod("a", label(call.ReleasedLabel, "drain"))},
+		"Ended":      {reason: "One that runs nothing holds nothing.", pod: webPod("a", ended)},
+		"Going":      {reason: "One that is deleted is past the door.", pod: webPod("a", deleted, finalizer("example.com/wait"))},
+		"NotEnabled": {reason: "Elsewhere no door holds.", pod: webPod("a", elsewhere)},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			d, client, _, _ := doorsOn(t, allPolicies(), func(string) error { return tc.answer }, append(standingDoors(t), enabledNamespace(), tc.pod)...)
+			if diff := cmp.Diff(tc.want, seenAs(t, d)); diff != "" {
+				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
+			}
+			var asked []metav1.DeleteOptions
+			for _, action := range client.Actions() {
+				if deletion, ok := action.(clienttesting.DeleteAction); ok {
+					asked = append(asked, deletion.GetDeleteOptions())
+				}
+			}
+			if len(asked) > 0 != tc.tried {
+				t.Errorf("%s\n%d deletions were tried", tc.reason, len(asked))
+			}
+			uid := tc.pod.UID
+			for _, o := range asked {
+				if diff := cmp.Diff(metav1.DeleteOptions{DryRun: []string{"All"}, Preconditions: &metav1.Preconditions{UID: &uid}}, o); diff != "" {
+					t.Errorf("a try must change nothing, and mean this pod: -want, +got:\n%s", diff)
+				}
+			}
+		})
+	}
+}
+
+// TestDoorsTold deletes, alters and restores a door under a guard that runs. It
+// notices each at once, and tells once of each time the doors are not in force.
+func TestDoorsTold(t *testing.T) {
+	d, client, events, _ := doorsOn(t, allPolicies(), refusal, append(standingDoors(t), enabledNamespace(), webPod("a"))...)
+	becomes := func(want string) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("the doors are seen as %q", want), func() bool {
+			err := d.InForce()
+			return err == nil && want == "" || err != nil && err.Error() == want
+		})
+	}
+	bindings := client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings()
+	whole, err := bindings.Get(t.Context(), "callguard-delete", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := whole.DeepCopy()
+	open.Spec.ValidationActions = []admissionregistrationv1.ValidationAction{admissionregistrationv1.Audit}
+	const missing, ajar = "ValidatingAdmissionPolicyBinding callguard-delete is missing", "ValidatingAdmissionPolicyBinding callguard-delete is not as this version of callguard has it"
+
+	becomes("")
+	for range 2 {
+		if err := bindings.Delete(t.Context(), whole.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		becomes(missing)
+		if _, err := bindings.Create(t.Context(), open.DeepCopy(), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		becomes(ajar)
+		if _, err := bindings.Update(t.Context(), whole.DeepCopy(), metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		becomes("")
+	}
+	told := "Warning DoorsNotInForce on Deployment callguard-system/drain-guard: Nothing is released, for callguard's admission policies are not in force: " + missing + "; apply the chart again"
+	if diff := cmp.Diff([]string{told, told}, events.list()); diff != "" {
+		t.Errorf("Events: -want, +got:\n%s", diff)
+	}
+}
+
+// TestDoorsUnasked has an API server that does not say which policies it has: that
+// is no door missing, and worth no Event.
+func TestDoorsUnasked(t *testing.T) {
+	d, _, events, _ := doorsOn(t, nil, refusal)
+	eventually(t, "it could not be asked", func() bool {
+		err := d.InForce()
+		return err != nil && strings.HasPrefix(err.Error(), "cannot ask which admission policies the cluster has: ")
+	})
+	if list := events.list(); len(list) > 0 {
+		t.Errorf("Events %q", list)
+	}
+}
+
+// gatekeeper says of the doors what a test wants.
+type gatekeeper struct{ err error }
+
+func (k *gatekeeper) InForce() error { return k.err }
+
+// TestDoorsHold has a pod that may go with the next look. It does not while a door
+// is missing, and the Event about it names the door.
+func TestDoorsHold(t *testing.T) {
+	g, client := newGuard(t, enabledNamespace(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a", draining, ended),
+		webPod("b", func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }))
+	events, keeper := &noted{}, &gatekeeper{err: errors.New("ValidatingAdmissionPolicyBinding callguard-delete is missing")}
+	g.report.events, g.cfg.Doors = events, keeper
+	key := workloadKey(pods.Deployment, "web")
+	look := func(after int) {
+		t.Helper()
+		g.now = func() time.Time { return noon().Add(time.Duration(after) * time.Second) }
+		if _, err := g.reconcile(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for after := range 7 {
+		look(after)
+	}
+	if diff := cmp.Diff(map[string][]string{}, patched(t, client.Actions())); diff != "" {
+		t.Errorf("steps were taken behind a missing door: -want, +got:\n%s", diff)
+	}
+	if err := g.Ready(); !errors.Is(err, keeper.err) {
+		t.Errorf("ready: %v", err)
+	}
+	const why = "Normal Held on %s: Pod voice/a stays (drain): callguard's admission policies are not in force: ValidatingAdmissionPolicyBinding callguard-delete is missing"
+	if diff := cmp.Diff([]string{fmt.Sprintf(why, "Pod voice/a"), fmt.Sprintf(why, "Deployment voice/web"), fmt.Sprintf(why, "Node node-1")}, events.list()); diff != "" {
+		t.Errorf("Events: -want, +got:\n%s", diff)
+	}
+	keeper.err = nil
+	look(7)
+	if diff := cmp.Diff(map[string][]string{"a": {"callguard.dev/released=drain"}}, patched(t, client.Actions())); diff != "" {
+		t.Errorf("with all doors it goes on: -want, +got:\n%s", diff)
+	}
+	if err := g.Ready(); err != nil {
+		t.Errorf("ready: %v", err)
+	}
+}

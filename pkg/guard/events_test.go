@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/record"
+	refs "k8s.io/client-go/tools/reference"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/pods"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// noted is a recorder that notes each Event with the object it is on, which
+// record.FakeRecorder does not name.
+type noted struct {
+	record.EventRecorder // for what nobody here calls
+
+	mu    sync.Mutex
+	lines []string
+}
+
+// Event implements record.EventRecorder.
+func (n *noted) Event(object runtime.Object, kind, reason, message string) {
+	about := "nothing"
+	if ref, err := refs.GetReference(scheme.Scheme, object); err == nil {
+		about = strings.Replace(ref.Kind+" "+ref.Namespace+"/"+ref.Name, " /", " ", 1)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lines = append(n.lines, fmt.Sprintf("%s %s on %s: %s", kind, reason, about, message))
+}
+
+// Eventf implements record.EventRecorder.
+func (n *noted) Eventf(object runtime.Object, kind, reason, format string, args ...any) {
+	n.Event(object, kind, reason, fmt.Sprintf(format, args...))
+}
+
+func (n *noted) list() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.lines)
+}
+
+// onEach is the same Event on each of the objects.
+func onEach(event string, objects ...string) (events []string) {
+	kind, text, _ := strings.Cut(event, ": ")
+	for _, o := range objects {
+		events = append(events, kind+" on "+o+": "+text)
+	}
+	return events
+}
+
+// TestEvents has everything that the guard tells, on whom, and what it counts.
+func TestEvents(t *testing.T) {
+	cordoned, fine := newNode(true), newNode(false)
+	elsewhere := func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }
+	grace := func(seconds int64) edit {
+		return func(o metav1.Object) { o.(*corev1.Pod).Spec.TerminationGracePeriodSeconds = &seconds }
+	}
+	// It takes no new call since a minute before noon, and nobody knows of its calls.
+	leaver := func(edits ...edit) *corev1.Pod { return asidePod("a", append([]edit{draining}, edits...)...) }
+	deadline := func(after, then string) edit {
+		return func(o metav1.Object) {
+			o.GetAnnotations()[call.DeadlineAnnotation], o.GetAnnotations()[call.OnDeadlineAnnotation] = after, then
+		}
+	}
+	web := func(objects ...runtime.Object) []runtime.Object {
+		return append(objects, newDeployment("web", 1), newReplicaSet("1", 1))
+	}
+	once := []int{0}
+	cases := map[string]struct {
+		reason   string
+		objects  []runtime.Object
+		limits   verdict.Limits
+		workload Key   // Deployment web when empty
+		looks    []int // seconds after noon
+		want     []string
+		forced   int
+		audit    string // what the line says that an audit looks for
+	}{
+		"SetAside": {
+			reason: "Whoever describes the pod, its workload or its node reads why.", objects: web(cordoned, webPod("a")), looks: once,
+			want: onEach("Normal SetAside: Pod voice/a is set aside (drain): a replacement comes first", "Pod voice/a", "Deployment voice/web", "Node node-1"),
+		},
+		"Draining": {
+			reason: "The next step is another Event.", objects: web(cordoned, asidePod("a"), webPod("b", elsewhere)), looks: once,
+			want: onEach("Normal Draining: Pod voice/a takes no new call (drain): enough others can take calls", "Pod voice/a", "Deployment voice/web", "Node node-1"),
+		},
+		"Released": {
+			reason: "So is the last.", objects: web(cordoned, leaver(ended), webPod("b", elsewhere)), looks: once,
+			want: onEach("Normal Released: Pod voice/a may go (drain): it runs no container", "Pod voice/a", "Deployment voice/web", "Node node-1"),
+		},
+		"NotOfNode": {
+			reason: "A node has nothing to do with a scale-down.", objects: []runtime.Object{fine, newDeployment("web", 0), newReplicaSet("1", 0), webPod("a", ended)}, looks: once,
+			want: onEach("Normal Draining: Pod voice/a takes no new call (scale-down): it runs no container", "Pod voice/a", "Deployment voice/web"),
+		},
+		"BarePod": {
+			reason: "A pod that is its own workload is told of once.", objects: []runtime.Object{cordoned, newPod("bare", draining, ended)}, workload: Key{NamespacedName: voicePod("bare"), APIVersion: "v1", Kind: "Pod", UID: "bare"}, looks: once,
+			want: onEach("Normal Released: Pod voice/bare may go (drain): it runs no container", "Pod voice/bare", "Node node-1"),
+		},
+		"Held": {
+			reason: "A hold of five seconds is worth an Event, and only one.", objects: web(cordoned, leaver(), webPod("b", elsewhere)), looks: []int{0, 4, 5, 6, 60},
+			want: onEach("Normal Held: Pod voice/a stays (drain): its witness rooms cannot tell whether it holds calls: nobody has answered yet", "Pod voice/a", "Deployment voice/web", "Node node-1"),
+		},
+		"HeldBriefly": {reason: "A shorter one is not.", objects: web(cordoned, leaver(), webPod("b", elsewhere)), looks: []int{0, 4}},
+		"OwnDeadline": {
+			reason: "Calls may be cut: a warning, counted, with a line for audits.", objects: web(cordoned, leaver(deadline("1m", "Release")), webPod("b", elsewhere)), looks: once,
+			want:   onEach("Warning ForcedRelease: Pod voice/a may go (drain): its own drain deadline is over", "Pod voice/a", "Deployment voice/web", "Node node-1"),
+			forced: 1, audit: `level=WARN msg="Pod is released by force" pod=voice/a uid=a intent=drain rule=deadline`,
+		},
+		"NotYet":       {reason: "Not a second before.", objects: web(cordoned, leaver(deadline("61s", "Release")), webPod("b", elsewhere)), looks: once},
+		"DeadlineHold": {reason: "A team that does not say Release only wants to know.", objects: web(cordoned, leaver(deadline("1m", "Hold")), webPod("b", elsewhere)), looks: once},
+		"MaxHold": {
+			reason: "The administrator's bound holds for those who set none.", objects: web(cordoned, leaver(), webPod("b", elsewhere)), looks: once, limits: verdict.Limits{MaxHold: time.Minute},
+			want:   onEach("Warning ForcedRelease: Pod voice/a may go (drain): it was held for as long as the administrator allows", "Pod voice/a", "Deployment voice/web", "Node node-1"),
+			forced: 1, audit: `level=WARN msg="Pod is released by force" pod=voice/a uid=a intent=drain rule=deadline`,
+		},
+		"BadDeadline": {
+			reason: "Once for a workload, however many pods it has.", objects: []runtime.Object{fine, newDeployment("web", 2), newReplicaSet("1", 2), webPod("a", deadline("soon", "")), webPod("b", deadline("soon", ""))}, looks: []int{0, 1},
+			want: []string{`Warning BadAnnotation on Deployment voice/web: annotation callguard.dev/drain-deadline is "soon"; use a duration above zero, such as "2h"; until then its default applies`},
+		},
+		"BadWitness": {
+			reason: "What a reader of the pod's settings does not understand is told, too.", objects: web(fine, webPod("a", annotation(call.WitnessesAnnotation, "rumour"))), looks: []int{0, 1},
+			want: []string{`Warning BadAnnotation on Deployment voice/web: annotation callguard.dev/witnesses is "rumour": there is no witness "rumour"; use "rooms,worker", or others of "rooms", "worker" and "gate"; until then its default applies`},
+		},
+		"BadFloor": {
+			reason: "It stands on the workload itself.", objects: []runtime.Object{fine, newDeployment("web", 1, annotation(call.MinAvailableAnnotation, "many")), newReplicaSet("1", 1), webPod("a")}, looks: []int{0, 1},
+			want: []string{`Warning BadAnnotation on Deployment voice/web: annotation callguard.dev/min-available is "many"; use a number of pods or a percentage of the replicas, such as "2" or "50%"; until then all replicas must be available`},
+		},
+		"ShortGrace": {
+			reason: "An agent that is told to end would be killed over its calls.", objects: web(fine, webPod("a", grace(30))), looks: []int{0, 1},
+			want: []string{`Warning ShortGrace on Deployment voice/web: terminationGracePeriodSeconds is 30, shorter than the 1h0m0s an agent may take to finish its calls; use 3600`},
+		},
+		"LongGrace": {reason: "As long as the agent's own patience is enough.", objects: web(fine, webPod("a", grace(3600))), looks: once},
+		"NotEnabled": {
+			reason: "The label alone does nothing.", objects: web(cordoned, webPod("a"), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: voice}}), looks: []int{0, 1},
+			want: []string{`Warning NamespaceNotEnabled on Deployment voice/web: label callguard.dev/guarded has no effect here: namespace voice is not enabled; an administrator enables it with: kubectl label namespace voice callguard.dev/enabled=true`},
+		},
+		"Unlocked": {
+			reason: "They look guarded, and are not.", objects: []runtime.Object{fine, newDeployment("web", 2), newReplicaSet("1", 2), webPod("a", label(call.ReleasedLabel, "unlock")), webPod("b", label(call.ReleasedLabel, "unlock"))}, looks: []int{0, 1},
+			want: []string{`Warning Unlocked on Deployment voice/web: pods of before the unlock, such as a, stay unlocked; to have all locked again, replace them: kubectl rollout restart`},
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			objects, key := tc.objects, tc.workload
+			if name != "NotEnabled" {
+				objects = append(objects, enabledNamespace())
+			}
+			if key == (Key{}) {
+				key = workloadKey(pods.Deployment, "web")
+			}
+			g, _ := newGuard(t, objects...)
+			events, log := &noted{}, &bytes.Buffer{}
+			g.report.events, g.report.log = events, slog.New(slog.NewTextHandler(log, nil))
+			g.cfg.Limits, g.cfg.AgentDrainTimeout = tc.limits, time.Hour
+			for _, after := range tc.looks {
+				g.now = func() time.Time { return noon().Add(time.Duration(after) * time.Second) }
+				if _, err := g.reconcile(t.Context(), key); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if diff := cmp.Diff(tc.want, events.list()); diff != "" {
+				t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)
+			}
+			if n := testutil.ToFloat64(g.report.metrics.forced); n != float64(tc.forced) {
+				t.Errorf("%s\n%v forced releases are counted; want %d", tc.reason, n, tc.forced)
+			}
+			if !strings.Contains(log.String(), tc.audit) || tc.audit == "" && strings.Contains(log.String(), "by force") {
+				t.Errorf("%s\nthe log says %s; want %q", tc.reason, log, tc.audit)
+			}
+		})
+	}
+}
+
+// TestDeletedWhileLocked tells of a pod that is deleted past the doors, and counts it.
+func TestDeletedWhileLocked(t *testing.T) {
+	foreign := func(o metav1.Object) { o.SetNamespace("elsewhere") }
+	cases := map[string]struct {
+		reason   string
+		was, is  []edit
+		unlocked bool // or not guarded, or not held: none of our business
+	}{
+		"Locked":     {reason: "Break-glass, or its node is gone."},
+		"Draining":   {reason: "It was not released yet.", was: []edit{draining}, is: []edit{draining}},
+		"Released":   {reason: "Somebody takes what may go.", was: []edit{label(call.ReleasedLabel, "drain")}, is: []edit{label(call.ReleasedLabel, "drain")}, unlocked: true},
+		"Ended":      {reason: "No container runs, so no call is cut.", was: []edit{ended}, is: []edit{ended}, unlocked: true},
+		"Again":      {reason: "It was deleted before.", was: []edit{deleted, finalizer("example.com/wait")}, unlocked: true},
+		"NotEnabled": {reason: "Nothing locks it there.", was: []edit{foreign}, is: []edit{foreign}, unlocked: true},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			g, _ := newGuard(t, enabledNamespace(), newDeployment("web", 1), newReplicaSet("1", 1))
+			events := &noted{}
+			g.report.events = events
+			is := webPod("a", append(tc.is, deleted)...)
+			g.podChanged(webPod("a", tc.was...), is)
+			g.podChanged(is, is) // its grace passes
+			g.podChanged(is, nil)
+			want, n := []string{"Warning DeletedWhileLocked on Pod voice/a: Pod voice/a was deleted while it was locked: by the break-glass group, or by Kubernetes because its node is gone"}, 1.0
+			if tc.unlocked {
+				want, n = nil, 0
+			}
+			if diff := cmp.Diff(want, events.list()); diff != "" {
+				t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)
+			}
+			if got := testutil.ToFloat64(g.report.metrics.unguarded); got != n {
+				t.Errorf("%s\n%v deletions are counted; want %v", tc.reason, got, n)
+			}
+		})
+	}
+}
+
+// TestCounters has the counters under the names by which alerts ask for them, from
+// the start: an alert on an increase does not see a first one that comes as a one.
+func TestCounters(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	newMetrics(registry)
+	const want = `
+# HELP callguard_forced_releases_total Pods released that were not known to be free of calls: a deadline was over.
+# TYPE callguard_forced_releases_total counter
+callguard_forced_releases_total 0
+# HELP callguard_unguarded_deletions_total Locked pods with a running container that were deleted past the doors: by break-glass, or because their node was gone.
+# TYPE callguard_unguarded_deletions_total counter
+callguard_unguarded_deletions_total 0
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "callguard_forced_releases_total", "callguard_unguarded_deletions_total"); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package drain
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/test/lab"
+)
+
+// takeOver is how long nobody may lead. A lease holds for 10 s from when who stands
+// by has seen it renewed; it looks every 2.4 s at most, before and after.
+const takeOver = 15*time.Second + 5*time.Second
+
+// leader is the name of the process that holds the lease.
+func (s *story) leader() (string, error) {
+	lease, err := stage.Client.CoordinationV1().Leases(lab.GuardNamespace).Get(s.t.Context(), guard.LeaseName, metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	return ptr.Deref(lease.Spec.HolderIdentity, ""), nil
+}
+
+// leads waits until somebody leads who did not before, and returns the name.
+func (s *story) leads(within time.Duration, before string) (name string) {
+	s.t.Helper()
+	began := time.Now()
+	s.eventually(within, "another guard leads than "+before, func() (bool, error) {
+		var err error
+		name, err = s.leader()
+		return name != "" && name != before, err
+	})
+	s.t.Logf("%s leads after %.1f s", name, time.Since(began).Seconds())
+	return name
+}
+
+// standBy starts one more guard that is ready to lead.
+func standBy(t *testing.T) *lab.Guard {
+	t.Helper()
+	g, err := stage.StartGuard(t.Context(), guardArgs()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// TestFailover has guards as they are installed, one that leads and one that stands
+// by, in the middle of a drain. The leader is killed; the next loses its lease
+// without knowing, and later leads again. Whoever leads goes on with the drain.
+func TestFailover(t *testing.T) {
+	first := stage.Guard
+	s := tell(t, 2)
+	s.deploy(6)
+	s.fill()
+	node := s.nodes[0]
+	leavers := s.pods(on(node))
+	if len(leavers) < 3 {
+		t.Fatalf("%s has pods %v; want three or more", node, leavers)
+	}
+	firstName, err := s.leader()
+	s.must(err)
+	second := standBy(t)
+	t.Cleanup(func() { // the next story has a guard, however this one ends
+		stage.Guard = second
+		if err := second.Continue(); err != nil {
+			t.Error(err)
+		}
+	})
+	drain := s.drain(node)
+	s.eventually(inTime, "a pod takes no new call", func() (bool, error) { return len(s.pods(leaving)) > 0, nil })
+
+	s.must(first.Kill())
+	stage.Guard = second
+	s.hangUpOn(leavers[0])
+	secondName := s.leads(takeOver, firstName)
+	s.eventually(inTime, "the pods of the node take no new call", func() (bool, error) {
+		return len(s.pods(func(p *corev1.Pod) bool { return on(node)(p) && !leaving(p) })) == 0, nil
+	})
+	s.gone(inTime, leavers[0])
+	s.there(leavers[1:]...)
+
+	third := standBy(t)
+	s.must(second.Pause())
+	s.hangUpOn(leavers[1])
+	thirdName := s.leads(takeOver, secondName)
+	s.gone(inTime, leavers[1])
+	s.must(second.Continue()) // for a moment it believes that it leads
+	s.always(5*s1, "the third leads, and the busy talk", func() (bool, error) {
+		name, err := s.leader()
+		return name == thirdName && s.talking(), err
+	})
+	s.there(leavers[2:]...)
+
+	s.must(third.Stop()) // a leader that ends in peace gives its lease back
+	if name := s.leads(takeOver, thirdName); name != secondName {
+		t.Errorf("%s leads; want %s, which had lost its lease and stood by", name, secondName)
+	}
+	s.waits(drain)
+	s.hangUpOn(leavers[2:]...)
+	s.ends(drain, inTime)
+	s.eventually(inTime, "six pods are left", func() (bool, error) { return len(s.pods(all)) == 6 && len(s.pods(in(call.Serving))) == 6, nil })
+	s.bounds(12, 6)
+	s.noneDropped()
+}
