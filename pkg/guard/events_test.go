@@ -210,6 +210,7 @@ func TestDeletedWhileLocked(t *testing.T) {
 			g, _ := newGuard(t, enabledNamespace(), newDeployment("web", 1), newReplicaSet("1", 1))
 			events := &noted{}
 			g.report.events = events
+			leading(g)
 			is := webPod("a", append(tc.is, deleted)...)
 			g.podChanged(webPod("a", tc.was...), is)
 			g.podChanged(is, is) // its grace passes

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
@@ -227,6 +228,11 @@ func newGuard(t *testing.T, objects ...runtime.Object) (*Guard, *fake.Clientset)
 	eventually(t, "the informers know everything", g.cluster.ready)
 	client.ClearActions()
 	return g, client
+}
+
+// leading has a Guard take itself for the one that leads, and do nothing about it.
+func leading(g *Guard) {
+	g.setQueue(workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[Key]()))
 }
 
 func eventually(t *testing.T, what string, holds func() bool) {

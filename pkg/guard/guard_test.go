@@ -19,7 +19,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	clienttesting "k8s.io/client-go/testing"
-	"k8s.io/client-go/tools/record"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
@@ -289,6 +288,8 @@ func TestLeaseUnread(t *testing.T) {
 	client.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, errors.New("forbidden")
 	})
+	told := &noted{}
+	g.report.events = told
 	for _, now := range []time.Time{noon(), noon().Add(tellAfter)} {
 		g.now = func() time.Time { return now }
 		if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
@@ -299,35 +300,31 @@ func TestLeaseUnread(t *testing.T) {
 	if diff := cmp.Diff(want, patched(t, client.Actions())); diff != "" {
 		t.Errorf("-want, +got:\n%s", diff)
 	}
-	if said := events(g); !strings.Contains(said, "cannot read the lease of node node-1: forbidden") {
-		t.Errorf("the Events do not say why pod a is held:\n%s", said)
+	if said := told.list(); !slices.ContainsFunc(said, func(event string) bool {
+		return strings.Contains(event, "cannot read the lease of node node-1: forbidden")
+	}) {
+		t.Errorf("the Events do not say why pod a is held: %v", said)
 	}
-}
-
-// events are those that the Guard has written since.
-func events(g *Guard) (said string) {
-	for recorder := g.cfg.Recorder.(*record.FakeRecorder); len(recorder.Events) > 0; {
-		said += <-recorder.Events + "\n"
-	}
-	return said
 }
 
 // TestStandsBy has two guards that both see a pod deleted past the doors, and of
 // which one leads: it alone says so. When it leads no more, it holds nothing.
 func TestStandsBy(t *testing.T) {
 	g, _ := newGuard(t, enabledNamespace(), newNode(false))
+	told := &noted{}
+	g.report.events = told
 	pod := webPod("a")
 	g.podChanged(pod, webPod("a", deleted))
-	if said := events(g); said != "" {
-		t.Errorf("the one that stands by says:\n%s", said)
+	if said := told.list(); len(said) > 0 {
+		t.Errorf("the one that stands by says %v", said)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- g.Lead(ctx) }()
 	eventually(t, "it leads", g.leads)
 	g.podChanged(pod, webPod("a", deleted))
-	if said := events(g); !strings.Contains(said, ReasonUnguarded) {
-		t.Errorf("the one that leads says:\n%s", said)
+	if said := told.list(); len(said) != 1 || !strings.Contains(said[0], ReasonUnguarded) {
+		t.Errorf("the one that leads says %v", said)
 	}
 	g.report.holds(&workload{}, judgement{member: (&snapshot{}).member(pod)})
 	stop()
