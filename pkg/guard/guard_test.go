@@ -49,7 +49,7 @@ func TestDates(t *testing.T) {
 			g, _ := newGuard(t)
 			now := noon()
 			g.now = func() time.Time { return now }
-			date := func() time.Time { return tc.date(nodeCauses(tc.node, newPod("a"), g.firstSeen)) }
+			date := func() time.Time { return tc.date(nodeCauses(tc.node, newPod("a"), g.dates.first)) }
 			if got := date(); !got.Equal(noon()) {
 				t.Errorf("%s\nfirst seen %s", tc.reason, got)
 			}
@@ -64,8 +64,8 @@ func TestDates(t *testing.T) {
 				t.Errorf("%s\nit was away, and came back at %s; it is dated %s", tc.reason, now, got)
 			}
 			g.nodeChanged(tc.node, nil)
-			if len(g.seen) != 0 {
-				t.Errorf("%s\na node is gone and this is not: %v", tc.reason, g.seen)
+			if len(g.dates.at) != 0 {
+				t.Errorf("%s\na node is gone and this is not: %v", tc.reason, g.dates.at)
 			}
 		})
 	}
@@ -77,12 +77,12 @@ func TestForget(t *testing.T) {
 	s := newSnapshot()
 	key := workloadKey(pods.ReplicaSet, "web-1")
 	g.watch(key, s.member(pod))
-	for _, what := range []string{"orphan a", "leave a", "release a"} {
-		g.firstSeen(what)
+	for _, f := range []fact{orphaned, askedToGo, isReleased} {
+		g.dates.first(occasion{of: "a", fact: f})
 	}
 	g.podChanged(pod, nil)
-	if len(g.seen)+len(g.keys) != 0 {
-		t.Errorf("a pod is gone and this is not: %v, %v", g.seen, g.keys)
+	if len(g.dates.at)+len(g.keys) != 0 {
+		t.Errorf("a pod is gone and this is not: %v, %v", g.dates.at, g.keys)
 	}
 }
 

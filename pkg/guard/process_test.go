@@ -109,8 +109,9 @@ func (p *process) build() *Guard {
 			Client: modelClient{w: w}, Doors: open{}, Witnesses: witnesses, Settings: w.settings, Log: slog.New(slog.DiscardHandler),
 		},
 		rules: rules.All(), now: func() time.Time { return w.now },
-		queue: noQueue{}, seen: map[string]time.Time{}, keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
+		queue: noQueue{}, keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
 	}
+	g.dates = newDates(g.now)
 	if w.mutant.rules != nil {
 		g.rules = w.mutant.rules(g.rules)
 	}
@@ -166,7 +167,7 @@ func (w *world) informed(s store) *cluster {
 // clone copies a guard that is not at work into another world.
 func (p *process) clone(w *world) *process {
 	c := newProcess(w, p.name, p.view)
-	c.guard.seen, c.guard.deleted = maps.Clone(p.guard.seen), maps.Clone(p.guard.deleted)
+	c.guard.dates.at, c.guard.deleted = maps.Clone(p.guard.dates.at), maps.Clone(p.guard.deleted)
 	for uid, e := range p.guard.readings.records {
 		copied := *e
 		copied.last = maps.Clone(e.last)
@@ -189,9 +190,12 @@ func (p *process) key(b *strings.Builder) {
 // memory is what a guard remembers and acts on.
 func (p *process) memory() string {
 	var b strings.Builder
-	for _, what := range slices.Sorted(maps.Keys(p.guard.seen)) {
-		fmt.Fprintf(&b, "%s %d|", what, p.guard.seen[what].UnixMilli())
+	var seen []string
+	for o, at := range p.guard.dates.at {
+		seen = append(seen, fmt.Sprintf("%v %d|", o, at.UnixMilli()))
 	}
+	slices.Sort(seen)
+	b.WriteString(strings.Join(seen, ""))
 	for _, uid := range slices.Sorted(maps.Keys(p.guard.deleted)) {
 		fmt.Fprintf(&b, "deleted %s %d|", uid, p.guard.deleted[uid].UnixMilli())
 	}

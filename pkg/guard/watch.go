@@ -3,10 +3,6 @@
 package guard
 
 import (
-	"maps"
-	"strings"
-	"time"
-
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,7 +26,7 @@ func (g *Guard) podChanged(before, after metav1.Object) {
 	}
 	g.enqueue(is)
 	if was == nil {
-		g.firstSeen(podSeen(is.UID))
+		g.dates.first(occasion{of: is.UID, fact: there})
 		g.budgets.look(is.Namespace)
 		return
 	}
@@ -45,12 +41,9 @@ func (g *Guard) podChanged(before, after metav1.Object) {
 
 // forget drops what is remembered of a pod that is gone.
 func (g *Guard) forget(pod *corev1.Pod) {
+	g.dates.forget(func(o occasion) bool { return o.of == pod.UID })
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	delete(g.seen, podSeen(pod.UID))
-	for _, what := range []string{"orphan ", "leave ", "draining ", "release "} {
-		delete(g.seen, what+string(pod.UID))
-	}
 	delete(g.keys, pod.UID)
 	g.report.forget(pod.UID)
 }
@@ -82,7 +75,7 @@ func (g *Guard) nodeChanged(before, after metav1.Object) {
 	}
 	g.forgetNode(node.GetUID(), is)
 	if is != nil && is.Spec.Unschedulable {
-		g.firstSeen(cordonSeen(is.UID))
+		g.dates.first(occasion{of: is.UID, fact: cordoned})
 	}
 	objs, err := g.cluster.podIndex.ByIndex(byNode, node.GetName())
 	if err != nil {
@@ -98,17 +91,17 @@ func (g *Guard) nodeChanged(before, after metav1.Object) {
 // forgetNode drops the dates of what a node does not say any more, so that it is
 // dated anew when it says so again. The node is nil when it is gone.
 func (g *Guard) forgetNode(uid types.UID, node *corev1.Node) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	maps.DeleteFunc(g.seen, func(what string, _ time.Time) bool {
-		what, ofNode := strings.CutSuffix(what, " of "+string(uid))
-		if !ofNode || node == nil {
-			return ofNode
+	g.dates.forget(func(o occasion) bool {
+		switch {
+		case o.of != uid:
+			return false
+		case node == nil:
+			return true
+		case o.fact == tainted:
+			return !hasTaint(node, o.key)
+		default:
+			return !node.Spec.Unschedulable
 		}
-		if key, taint := strings.CutPrefix(what, "taint "); taint {
-			return !hasTaint(node, key)
-		}
-		return !node.Spec.Unschedulable
 	})
 }
 
@@ -156,7 +149,7 @@ func (g *Guard) ownerChanged(before, after metav1.Object) {
 	obj := after
 	if obj == nil {
 		obj = before
-		g.dated(excessOf(obj.GetUID()), false)
+		g.dates.since(occasion{of: obj.GetUID(), fact: hasTooMany}, false)
 	}
 	if before != nil && after != nil && before.GetGeneration() == after.GetGeneration() &&
 		before.GetDeletionTimestamp() == nil && after.GetDeletionTimestamp() == nil && sameStatus(before, after) {

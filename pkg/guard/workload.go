@@ -349,8 +349,8 @@ func (w *workload) facts(s *snapshot, m *member, intent call.Mark, now time.Time
 }
 
 // nodeCauses says when a node began to want a pod gone, by cause; zero where it does
-// not. firstSeen dates what carries no time.
-func nodeCauses(node *corev1.Node, pod *corev1.Pod, firstSeen func(what string) time.Time) (cordoned, tainted, lost time.Time) {
+// not. first dates what carries no time.
+func nodeCauses(node *corev1.Node, pod *corev1.Pod, first func(occasion) time.Time) (cordon, taints, lost time.Time) {
 	earliest := func(a, b time.Time) time.Time {
 		if a.IsZero() || b.Before(a) {
 			return b
@@ -362,13 +362,13 @@ func nodeCauses(node *corev1.Node, pod *corev1.Pod, firstSeen func(what string) 
 			if taint.TimeAdded != nil {
 				return taint.TimeAdded.Time
 			}
-			return firstSeen("taint " + taint.Key + " of " + string(node.UID))
+			return first(occasion{of: node.UID, fact: tainted, key: taint.Key})
 		}
 		switch {
 		case taint.Key == corev1.TaintNodeUnschedulable:
-			cordoned = since()
+			cordon = since()
 		case slices.Contains(removalTaints(), taint.Key):
-			tainted = earliest(tainted, since())
+			taints = earliest(taints, since())
 		case taint.Effect != corev1.TaintEffectNoExecute:
 		default:
 			after, tolerated := tolerates(pod, taint)
@@ -377,14 +377,14 @@ func nodeCauses(node *corev1.Node, pod *corev1.Pod, firstSeen func(what string) 
 			case taint.Key == corev1.TaintNodeNotReady || taint.Key == corev1.TaintNodeUnreachable:
 				lost = earliest(lost, since().Add(after))
 			default:
-				tainted = earliest(tainted, since().Add(after))
+				taints = earliest(taints, since().Add(after))
 			}
 		}
 	}
-	if node.Spec.Unschedulable && cordoned.IsZero() {
-		cordoned = firstSeen(cordonSeen(node.UID))
+	if node.Spec.Unschedulable && cordon.IsZero() {
+		cordon = first(occasion{of: node.UID, fact: cordoned})
 	}
-	return cordoned, tainted, lost
+	return cordon, taints, lost
 }
 
 // removalTaints are those by which autoscalers say that they take a node away.

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// deletedFor is how long the guard remembers that it has deleted a pod.
+const deletedFor = time.Minute
+
+// act carries out a verdict.
+func (g *Guard) act(ctx context.Context, s *snapshot, w *workload, j judgement) error {
+	var err error
+	switch j.verdict.Outcome {
+	case verdict.SetAside:
+		if s.gone == nil {
+			return nil // decided on what may be old
+		}
+		_, err = g.steps.setAside(ctx, j.object, *j.owner.controller, call.Mark{Intent: j.intent.Intent, At: g.now()})
+	case verdict.Drain:
+		if s.gone == nil {
+			return nil
+		}
+		// A mark holds whole seconds. It must not lie before the step: what was read
+		// between the two would count as read after it.
+		at := g.now().Add(time.Second - 1).Truncate(time.Second)
+		_, err = g.steps.drain(ctx, j.object, call.Mark{Intent: j.intent.Intent, At: at})
+	case verdict.Release:
+		return g.release(ctx, w, j)
+	default:
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot let pod %s/%s go on (%s): %w", j.Namespace, j.Name, j.verdict.Outcome, err)
+	}
+	g.report.stepped(w, j)
+	return nil
+}
+
+// release judges once more, on the pod as it is and on witnesses asked just now,
+// and lets the pod go if they agree.
+func (g *Guard) release(ctx context.Context, w *workload, j judgement) error {
+	pod, err := g.cfg.Client.CoreV1().Pods(j.Namespace).Get(ctx, j.Name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if pod.UID != j.UID || pod.DeletionTimestamp != nil {
+		return nil
+	}
+	if !j.verdict.Forced {
+		fresh := (&snapshot{}).member(pod)
+		f := j.facts
+		f.Pod.State, f.Pod.Running, f.Pod.Ready, f.Pod.Drained = fresh.State, fresh.Running, fresh.ready, fresh.drained
+		if fresh.Running {
+			var quiet time.Time
+			f.Readings, quiet = g.readings.fresh(ctx, j.Pod)
+			f.Sealed = sealed(f.Readings)
+			if quiet.After(f.QuietSince) {
+				f.QuietSince = quiet
+			}
+		}
+		f.Now = g.now()
+		if v := g.rules.Judge(f); v.Outcome != verdict.Release || v.Forced {
+			return nil // the next look tells why
+		}
+	}
+	if _, err := g.steps.release(ctx, pod, j.intent.Intent); err != nil {
+		return fmt.Errorf("cannot release pod %s/%s: %w", j.Namespace, j.Name, err)
+	}
+	g.report.stepped(w, j)
+	g.look(w.key)
+	return nil
+}
+
+// collect deletes a released pod that nobody takes: at once after a scale-down, a
+// rollout or the end of its owner, where nobody will.
+func (g *Guard) collect(ctx context.Context, w *workload, m *member) error {
+	patience := g.cfg.ReleasePatience
+	switch call.Intent(m.Labels[call.ReleasedLabel]) {
+	case call.ScaleDown, call.Rollout, call.Orphan:
+		patience = 0
+	default:
+	}
+	if g.now().Sub(g.dates.first(occasion{of: m.UID, fact: isReleased})) < patience || !g.deletes(m.UID) {
+		return nil
+	}
+	if err := g.steps.delete(ctx, m.object); err != nil {
+		g.forgetDelete(m.UID)
+		return fmt.Errorf("cannot delete released pod %s/%s: %w", m.Namespace, m.Name, err)
+	}
+	g.cfg.Log.Info("Deleted a released pod", "pod", m.NamespacedName.String(), "workload", w.key.String())
+	return nil
+}
+
+// deletes says that a pod is to be deleted now, once.
+func (g *Guard) deletes(uid types.UID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.now()
+	maps.DeleteFunc(g.deleted, func(_ types.UID, at time.Time) bool { return now.Sub(at) > deletedFor })
+	if _, done := g.deleted[uid]; done {
+		return false
+	}
+	g.deleted[uid] = now
+	return true
+}
+
+func (g *Guard) forgetDelete(uid types.UID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.deleted, uid)
+}
