@@ -42,15 +42,6 @@ type archive struct {
 	name, sum string
 }
 
-// hasPlugin says whether the checkout has the plugin's source.
-func hasPlugin(c *checkout) (bool, error) {
-	_, err := os.Stat(filepath.Join(c.dir, "cmd", pluginProgram))
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
 // makePlugin builds the plugin for each platform into dir: archives, their bill of materials and the krew manifest.
 func makePlugin(ctx context.Context, c *checkout, version, dir, work string, platforms []platform) error {
 	licence, err := os.ReadFile(filepath.Join(c.dir, "LICENSE"))

@@ -133,24 +133,18 @@ func (r *release) makeAll(ctx context.Context, dir, work string) (*made, error) 
 		digests = append(digests, r.published(m.charts[c.name]))
 		r.say("chart      %s", r.published(m.charts[c.name]))
 	}
-	there, err := hasPlugin(r.source)
-	if err != nil {
+	if err := makePlugin(ctx, r.source, r.version, dir, filepath.Join(work, "plugin"), pluginPlatforms()); err != nil {
 		return nil, err
 	}
-	if there {
-		if err := makePlugin(ctx, r.source, r.version, dir, filepath.Join(work, "plugin"), pluginPlatforms()); err != nil {
-			return nil, err
-		}
-		r.say("plugin     %s v%s and its krew manifest", pluginProgram, r.version)
-	} else {
-		r.say("MISSING    no plugin and no krew manifest: this checkout has no cmd/%s", pluginProgram)
-	}
+	r.say("plugin     %s v%s and its krew manifest", pluginProgram, r.version)
 	if err := writeFile(filepath.Join(dir, "digests.txt"), []byte(strings.Join(digests, "\n")+"\n")); err != nil {
 		return nil, err
 	}
-	if m.sums, err = checksums(dir); err != nil {
+	sums, err := checksums(dir)
+	if err != nil {
 		return nil, err
 	}
+	m.sums = sums
 	return m, writeFile(filepath.Join(dir, checksumsFile), []byte(m.sums))
 }
 
