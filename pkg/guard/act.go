@@ -57,8 +57,11 @@ func (g *Guard) release(ctx context.Context, w *workload, j judgement) error {
 	if pod.UID != j.UID || pod.DeletionTimestamp != nil {
 		return nil
 	}
+	fresh := (&snapshot{}).member(pod)
+	if fresh.State == call.Released {
+		return nil // the look that saw it draining was late
+	}
 	if !j.verdict.Forced {
-		fresh := (&snapshot{}).member(pod)
 		f := j.facts
 		f.Pod.State, f.Pod.Running, f.Pod.Ready, f.Pod.Drained = fresh.State, fresh.Running, fresh.ready, fresh.drained
 		if fresh.Running {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -358,6 +359,31 @@ func TestHoldsEnd(t *testing.T) {
 	look()
 	if held := g.report.holding(); len(held) > 0 {
 		t.Errorf("still held where nothing is guarded: %v", held)
+	}
+}
+
+// TestReleasedOnce looks twice at a pod whose deadline is over, the second time with
+// eyes that have not seen the release. It is one release, and told and counted as one.
+func TestReleasedOnce(t *testing.T) {
+	g, client := newGuard(t, enabledNamespace(), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining))
+	told := &noted{}
+	g.report.events = told
+	s := newSnapshot(newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining))
+	w := s.workload(workloadKey(pods.Deployment, "web"))
+	j := judgement{
+		member: w.members[0], intent: call.Mark{Intent: call.Drain, At: noon()},
+		verdict: verdict.Verdict{Outcome: verdict.Release, Rule: "deadline", Why: "its deadline is over", Forced: true},
+	}
+	for range 2 {
+		if err := g.release(t.Context(), w, j); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := patched(t, client.Actions()); len(got["a"]) != 1 {
+		t.Errorf("written: %v; want one release", got)
+	}
+	if n := testutil.ToFloat64(g.report.metrics.forced); n != 1 {
+		t.Errorf("%v forced releases are counted; want 1: %v", n, told.list())
 	}
 }
 
