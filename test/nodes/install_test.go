@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -268,24 +269,26 @@ func drainNode(t *testing.T, p *phones) {
 		t.Fatal("kubectl drain did not end within 2 minutes of the node's last call")
 	}
 	took10 := time.Since(last).Round(100 * time.Millisecond)
-	for range on {
-		t.Logf("pod %s", <-road)
+	for line := range road {
+		t.Logf("pod %s", line)
 	}
 	t.Logf("%d calls of %d pods were hung up, and the drain ended %s after", len(rooms), len(on), took10)
 	kubectl(t, "uncordon", "node-2")
 	p.noneDropped(t)
 }
 
-// follow says of each pod when its last job had ended, by its call-gate, and when it was released, evicted and gone.
+// follow says of each pod that is there still when its last job had ended, by its call-gate, and when it was released,
+// evicted and gone.
 func follow(t *testing.T, uids map[string]bool) <-chan string {
 	t.Helper()
 	said := make(chan string, len(uids))
 	began := time.Now()
+	var roads sync.WaitGroup
 	for _, pod := range pods(t, voiceNamespace, agentSelector) {
 		if !uids[string(pod.UID)] {
 			continue
 		}
-		go func() {
+		roads.Go(func() {
 			var ended, released, evicted time.Duration
 			for time.Since(began) < 2*time.Minute {
 				now, err := stage.client.CoreV1().Pods(voiceNamespace).Get(t.Context(), pod.Name, metav1.GetOptions{})
@@ -305,8 +308,12 @@ func follow(t *testing.T, uids map[string]bool) <-chan string {
 			}
 			said <- fmt.Sprintf("%s: its last call ended after %.1f s, it was released after %.1f s, evicted after %.1f s, gone after %.1f s",
 				pod.Name, ended.Seconds(), released.Seconds(), evicted.Seconds(), time.Since(began).Seconds())
-		}()
+		})
 	}
+	go func() {
+		roads.Wait()
+		close(said)
+	}()
 	return said
 }
 
