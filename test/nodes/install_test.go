@@ -174,6 +174,11 @@ func readyAgents(t *testing.T) int {
 	return ready
 }
 
+// obeyedWithin bounds an order's way through the kubelet, which does one thing with a
+// pod at a time: an order that comes while it is at work on the step before waits for
+// that. Alone it takes under a second; here two kubelets and all else share two cores.
+const obeyedWithin = 2 * time.Second
+
 // acknowledged measures how long each pod that is ordered to drain takes to obey:
 // from kube-apiserver's word of the annotation to the answer of its call-gate.
 func acknowledged(t *testing.T, took chan<- time.Duration) {
@@ -247,8 +252,8 @@ func drainNode(t *testing.T, p *phones) {
 		select {
 		case d := <-took:
 			t.Logf("order written → acknowledged by call-gate, through the kubelet: %s", d.Round(time.Millisecond))
-			if d > time.Second {
-				t.Errorf("an order took %s; want under 1 s", d)
+			if d > obeyedWithin {
+				t.Errorf("an order took %s; want %s at most", d, obeyedWithin)
 			}
 		case err := <-drained:
 			t.Fatalf("kubectl drain ended under calls: %v", err)
