@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -67,6 +68,7 @@ type session struct {
 	agent   *wire
 	server  *wire
 	onReady func()
+	why     atomic.Pointer[error]
 }
 
 // errClosing says that the gate ends, and the session with it.
@@ -92,7 +94,7 @@ func (s *session) run(closing <-chan struct{}) error {
 			case <-ctx.Done():
 				return ctx.Err()
 			case <-closing:
-				return errClosing
+				return s.end(errClosing)
 			case now := <-tick.C:
 				// A ping that fails shows in the read.
 				_ = s.agent.conn.WriteControl(websocket.PingMessage, nil, now.Add(writeTimeout))
@@ -101,6 +103,13 @@ func (s *session) run(closing <-chan struct{}) error {
 		}
 	})
 	return g.Wait()
+}
+
+// end returns why the session ends: the first reason that it was given. It is called
+// before anybody is told, for the answer to that is no reason.
+func (s *session) end(err error) error {
+	s.why.CompareAndSwap(nil, &err)
+	return *s.why.Load()
 }
 
 // errEnded is how the end of one side ends the other.
@@ -122,11 +131,12 @@ func (s *session) pump(from, to *wire, pass func(frame) error) error {
 	for {
 		f, err := from.read()
 		if err != nil {
+			why := s.end(&errEnded{side: side, err: err})
 			_ = to.conn.WriteControl(websocket.CloseMessage, farewell(err), time.Now().Add(writeTimeout)) // it may be gone as well
-			return &errEnded{side: side, err: err}
+			return why
 		}
 		if err := pass(f); err != nil {
-			return err
+			return s.end(err)
 		}
 	}
 }
