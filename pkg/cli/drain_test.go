@@ -22,6 +22,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // evictions answers evictions, and keeps what was asked for.
@@ -80,26 +81,31 @@ func cordoned(t *testing.T, s *stage) bool {
 	return node.Spec.Unschedulable
 }
 
+// TestDrain has a pod's call end once the drain has said that it waits for it.
 func TestDrain(t *testing.T) {
 	s := newDrainStage(t)
+	since := clock(noon().Add(-2 * time.Minute))
+	held, out := "voice/b: draining since "+since+", 1 call: it holds calls\n", &trial.Log{}
 	e := &evictions{answer: func(pod string, n int) error {
-		if pod == "b" && n == 1 {
+		if pod == "b" && (n == 1 || !strings.Contains(out.String(), held)) {
 			return tooMany()
 		}
 		return nil
 	}}
 	e.on(s)
-	common, out, _ := newCommon()
+	common, _, _ := newCommon()
+	common.Out = out
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	o := drainOptions{common: common, pace: pace}
-	if err := o.run(t.Context(), s.cluster, "node-1"); err != nil {
+	if err := o.run(ctx, s.cluster, "node-1"); err != nil {
 		t.Fatal(err)
 	}
 	if !cordoned(t, s) {
 		t.Error("the node is not cordoned")
 	}
-	since := clock(noon().Add(-2 * time.Minute))
 	for _, want := range []string{
-		"node/node-1 cordoned\n", "voice/b: draining since " + since + ", 1 call: it holds calls\n", "of 2 pods left, with 1 call\n",
+		"node/node-1 cordoned\n", held, "of 2 pods left, with 1 call\n",
 		"voice/a: gone\n", "voice/b: gone\n", "node/node-1 drained: 2 pods left it in 0s\n",
 	} {
 		if !strings.Contains(out.String(), want) {
