@@ -265,7 +265,7 @@ func drainNode(t *testing.T, p *phones) {
 	p.noneDropped(t)
 	last := time.Now()
 	p.hangUp(rooms...)
-	road := follow(t, on)
+	road := follow(t, "node-2")
 	select {
 	case err := <-drained:
 		must(t, err)
@@ -282,37 +282,41 @@ func drainNode(t *testing.T, p *phones) {
 	p.noneDropped(t)
 }
 
-// follow says of each pod that is there still when its last job had ended, by its call-gate, and when it was released,
-// evicted and gone.
-func follow(t *testing.T, uids map[string]bool) <-chan string {
+// follow says of each pod that is on the node still when its last job had ended, by its call-gate, and when it was
+// released, evicted and gone.
+func follow(t *testing.T, node string) <-chan string {
 	t.Helper()
-	said := make(chan string, len(uids))
+	list, err := stage.client.CoreV1().Pods("").List(t.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+	must(t, err)
+	said := make(chan string, len(list.Items))
 	began := time.Now()
 	var roads sync.WaitGroup
-	for _, pod := range pods(t, voiceNamespace, agentSelector) {
-		if !uids[string(pod.UID)] {
-			continue
+	for _, pod := range list.Items {
+		if o := metav1.GetControllerOf(&pod); o == nil || o.Kind == "DaemonSet" {
+			continue // kubectl leaves it there
 		}
 		roads.Go(func() {
-			var ended, released, evicted time.Duration
+			road := ""
+			reached := func(what string, is bool) {
+				if is && !strings.Contains(road, what) {
+					road += fmt.Sprintf("%s after %.1f s, ", what, time.Since(began).Seconds())
+				}
+			}
 			for time.Since(began) < 2*time.Minute {
-				now, err := stage.client.CoreV1().Pods(voiceNamespace).Get(t.Context(), pod.Name, metav1.GetOptions{})
-				if err != nil {
+				now, err := stage.client.CoreV1().Pods(pod.Namespace).Get(t.Context(), pod.Name, metav1.GetOptions{})
+				if err != nil || now.UID != pod.UID {
 					break
 				}
-				if a, err := askGate(pod.Status.PodIP); ended == 0 && err == nil && a.Drained {
-					ended = time.Since(began)
+				if pod.Labels[call.GuardedLabel] != "" {
+					a, err := askGate(pod.Status.PodIP)
+					reached("no call any more", err == nil && a.Drained)
 				}
-				if released == 0 && now.Labels[call.ReleasedLabel] != "" {
-					released = time.Since(began)
-				}
-				if evicted == 0 && now.DeletionTimestamp != nil {
-					evicted = time.Since(began)
-				}
+				reached("released", now.Labels[call.ReleasedLabel] != "")
+				reached("evicted", now.DeletionTimestamp != nil)
 				time.Sleep(pace)
 			}
-			said <- fmt.Sprintf("%s: its last call ended after %.1f s, it was released after %.1f s, evicted after %.1f s, gone after %.1f s",
-				pod.Name, ended.Seconds(), released.Seconds(), evicted.Seconds(), time.Since(began).Seconds())
+			reached("gone", true)
+			said <- pod.Name + ": " + strings.TrimSuffix(road, ", ")
 		})
 	}
 	go func() {
