@@ -34,15 +34,19 @@ type ProjectsConfig struct {
 	Log      *slog.Logger
 }
 
+// maxProjects bounds the projects that are read for the pods of one namespace: whoever
+// writes its pods chooses the servers that are asked.
+const maxProjects = 20
+
 // Projects runs a Reader for the default project and for every project that pods
-// name. Its methods are safe for concurrent use.
+// name, up to maxProjects of a namespace. Its methods are safe for concurrent use.
 type Projects struct {
 	cfg     ProjectsConfig
 	budget  *budget
 	changed chan struct{}
 
 	mu      sync.RWMutex
-	wanted  map[call.Project]bool
+	wanted  map[call.Project]bool // whether it is read
 	readers map[call.Project]*Reader
 }
 
@@ -57,14 +61,31 @@ func NewProjects(cfg ProjectsConfig) *Projects {
 func (p *Projects) Want(projects map[call.Project]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if maps.Equal(p.wanted, projects) {
+	wanted := bounded(projects, p.wanted)
+	if maps.Equal(p.wanted, wanted) {
 		return
 	}
-	p.wanted = maps.Clone(projects)
+	p.wanted = wanted
 	select {
 	case p.changed <- struct{}{}:
 	default: // it is told already
 	}
+}
+
+// bounded says of each project whether it is read. Those that were stay, so that no new
+// workload of a namespace takes from another what it has.
+func bounded(projects, before map[call.Project]bool) map[call.Project]bool {
+	read, inNamespace := map[call.Project]bool{}, map[string]int{}
+	for _, again := range []bool{true, false} {
+		for _, project := range slices.Sorted(maps.Keys(projects)) {
+			if before[project] == again {
+				secret, _ := project.Secret()
+				inNamespace[secret.Namespace]++
+				read[project] = inNamespace[secret.Namespace] <= maxProjects
+			}
+		}
+	}
+	return read
 }
 
 // Run keeps one Reader running for each wanted project until ctx is done.
@@ -144,6 +165,9 @@ func (p *Projects) reader(project call.Project) (*Reader, error) {
 	if project == call.DefaultProject && p.cfg.Default == nil {
 		return nil, fmt.Errorf("there is no default LiveKit project; set --livekit-url, or name a Secret in annotation %s of the pod template", call.SecretAnnotation)
 	}
+	if read, wanted := p.wanted[project]; wanted && !read {
+		return nil, fmt.Errorf("LiveKit project %s is not read: the pods of its namespace name more than %d in annotation %s; let workloads share a Secret", project, maxProjects, call.SecretAnnotation)
+	}
 	return nil, fmt.Errorf("LiveKit project %s has not been read yet", project)
 }
 
@@ -176,8 +200,8 @@ func (p *Projects) wantedNow() []call.Project {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	var ps []call.Project
-	for project := range p.wanted {
-		if _, ok := project.Secret(); ok {
+	for project, read := range p.wanted {
+		if _, ok := project.Secret(); ok && read {
 			ps = append(ps, project)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -268,4 +269,25 @@ func TestProjectsComeAndGo(t *testing.T) {
 	}
 	projects.Want(map[call.Project]bool{"team/livekit": true})
 	trial.Eventually(t, "it is read again", func() bool { return projects.Fresh("team/livekit", time.Now()) == nil })
+}
+
+// TestTooManyProjects has a namespace name more projects than are read for one: those
+// that were read stay, the others say why they are not, and no other namespace minds.
+func TestTooManyProjects(t *testing.T) {
+	projects, _, _ := twoProjects(t)
+	wanted := map[call.Project]bool{"team/livekit": true, "other/livekit": true}
+	for i := range maxProjects {
+		wanted[call.Project(fmt.Sprintf("team/a%02d", i))] = true
+	}
+	projects.Want(wanted)
+	for _, project := range []call.Project{"team/livekit", "team/a00", "team/a18", "other/livekit", call.DefaultProject} {
+		trial.Eventually(t, string(project)+" is read", func() bool { return projects.Fresh(project, time.Now()) == nil })
+	}
+	err := projects.Fresh("team/a19", time.Now())
+	if want := "LiveKit project team/a19 is not read: the pods of its namespace name more than 20"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("the one too many: %v; want %q", err, want)
+	}
+	delete(wanted, "team/a00")
+	projects.Want(wanted)
+	trial.Eventually(t, "it is read when there is room", func() bool { return projects.Fresh("team/a19", time.Now()) == nil })
 }
