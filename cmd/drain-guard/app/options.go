@@ -126,7 +126,7 @@ func (o *Options) Validate() error {
 	notNegative("removal-taint-delay", o.guard.RemovalDelay)
 	notNegative("release-patience", o.guard.ReleasePatience)
 	if o.livekit.MaxStaleness < o.livekit.Resync {
-		m.Wrong("max-staleness", o.livekit.MaxStaleness, "--resync-interval or more, such as "+(5*o.livekit.Resync).String())
+		m.Wrong("max-staleness", o.livekit.MaxStaleness, "--resync-interval or more, such as "+max(5*o.livekit.Resync, time.Second).String())
 	}
 	if o.livekit.Concurrency < 1 {
 		m.Wrong("livekit-concurrency", o.livekit.Concurrency, "1 or more, such as 16")

@@ -25,7 +25,7 @@ func TestValidate(t *testing.T) {
 			want: []string{
 				`--livekit-url-file is "/url"; use either this or --livekit-url`, "wss://livekit.example.com", "--livekit-api-key-file", "--livekit-api-secret-file",
 				`--resync-interval is "0s"; use a duration above zero`, "--witness-timeout", "--read-interval",
-				`--settle is "-1s"; use zero or more, such as 20s`, "--max-hold", "--max-staleness", "--livekit-concurrency", `--deletion-cost is "on"; use auto or off`, `--bind-address is "8080"; use an address with a port`,
+				`--settle is "-1s"; use zero or more, such as 20s`, "--max-hold", `--max-staleness is "-1s"; use --resync-interval or more, such as 1s`, "--livekit-concurrency", `--deletion-cost is "on"; use auto or off`, `--bind-address is "8080"; use an address with a port`,
 				"--namespace", `--log-level is "loud"; use debug, info, warn or error`,
 			}},
 	}
