@@ -59,7 +59,9 @@ func (d *dates) since(o occasion, holds bool) time.Time {
 	if holds {
 		return d.first(o)
 	}
-	d.forget(func(seen occasion) bool { return seen == o })
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.at, o)
 	return time.Time{}
 }
 
