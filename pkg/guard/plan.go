@@ -96,12 +96,13 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 			// that may have taken any time.
 			f.QuietSince = marked
 		}
-		if intent.Intent == call.LostNode {
+		if lost := m.causes.Lost; !lost.IsZero() && !now.Before(lost) {
+			f.LostSince = lost
 			f.LeaseExpired, f.LeaseUnread = g.leaseExpired(ctx, m.Node, now)
 		}
 		v := g.rules.Judge(f)
 		p.judged = append(p.judged, judgement{member: m, intent: intent, facts: f, verdict: v})
-		m.foresee(v)
+		m.foresee(intent, v)
 	}
 	if p.busy() && p.again == 0 {
 		p.again = again
@@ -111,10 +112,10 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 
 // foresee enters what a verdict is about to make of a member, so that the next
 // verdict counts with it.
-func (m *member) foresee(v verdict.Verdict) {
+func (m *member) foresee(intent call.Mark, v verdict.Verdict) {
 	switch v.Outcome {
 	case verdict.SetAside:
-		m.aside = true
+		m.aside, m.marked = true, intent
 		m.State = call.Aside
 	case verdict.Drain:
 		m.State = call.Draining

@@ -314,7 +314,7 @@ func candidate(m *member, leaving bool, calls call.Reading) verdict.Candidate {
 }
 
 // others counts the other pods that can take calls, those that cannot and wait to
-// be replaced themselves, and those that are aside.
+// be replaced themselves, and those that are aside because of their nodes.
 func (w *workload) others(of *member) (able, stuck, aside int) {
 	for _, m := range w.members {
 		switch {
@@ -322,7 +322,9 @@ func (w *workload) others(of *member) (able, stuck, aside int) {
 		case m.serves():
 			able++
 		case m.aside:
-			aside++
+			if m.marked.Intent.OfNode() && !m.leaving {
+				aside++
+			}
 		case m.wanted && !m.leaving && m.State == call.Serving:
 			stuck++
 		}

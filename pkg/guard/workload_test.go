@@ -437,12 +437,14 @@ func TestFactsOfOthers(t *testing.T) {
 		webPod("me"), webPod("able"), webPod("unready", unready), webPod("ended", ended), webPod("leaving", deleted), webPod("draining", draining),
 		webPod("unlocked", label(call.ReleasedLabel, string(call.Unlock))), webPod("released", label(call.ReleasedLabel, string(call.Drain))),
 		asidePod("aside"), asidePod("aside-draining", draining), asidePod("aside-leaving", deleted),
+		asidePod("aside-unwanted", annotation(call.AsideAnnotation, "scale-down 2026-01-01T11:58:00Z")),
 	)
 	w := s.workload(workloadKey(pods.Deployment, "web"))
 	me := w.members[slices.IndexFunc(w.members, func(m *member) bool { return m.Name == "me" })]
 	got := w.facts(s, me, call.Mark{Intent: call.Drain}, noon(), verdict.Limits{}).Workload
 	// Able: those that are ready and neither aside nor on their road, and the unlocked one.
-	want := verdict.Workload{Desired: 4, MinAvailable: 4, Surge: 1, Able: 2, Coming: 1, Aside: 3}
+	// Aside: those that a node wants gone and that still are there.
+	want := verdict.Workload{Desired: 4, MinAvailable: 4, Surge: 1, Able: 2, Coming: 1, Aside: 2}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want, +got:\n%s", diff)
 	}

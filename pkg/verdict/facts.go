@@ -25,7 +25,10 @@ type Facts struct {
 	QuietSince time.Time
 	// Sealed says that no call can begin any more: the gate has the order.
 	Sealed bool
-	// LeaseExpired says that the pod's node does not report, or is gone.
+	// LostSince is when the pod's toleration of its unreachable node ended, whatever the
+	// intent; zero where it did not.
+	LostSince time.Time
+	// LeaseExpired says that the node of such a pod does not report, or is gone.
 	LeaseExpired bool
 	// LeaseUnread is why nobody knows that; nil where it is known.
 	LeaseUnread error
@@ -37,7 +40,8 @@ type Facts struct {
 // replacement of it would come here, or be unwanted, too. One of the same second may
 // have, unless it was seen before.
 func (f Facts) CameSince() bool {
-	return f.Intent.Intent.OfNode() && !f.Pod.WasThere && !f.Pod.Created.Before(f.Intent.At.Truncate(time.Second))
+	second := f.Intent.At.Truncate(time.Second)
+	return f.Intent.Intent.OfNode() && (f.Pod.Created.After(second) || f.Pod.Created.Equal(second) && !f.Pod.WasThere)
 }
 
 // Pod is what counts of the pod itself.
@@ -70,7 +74,8 @@ type Workload struct {
 	Able int
 	// Coming counts the other replicas that are wanted and not ready.
 	Coming int
-	// Aside counts the other pods that are aside and still there.
+	// Aside counts the other pods that were set aside because of their nodes, and are
+	// still there. Those that their owner does not want have a bound of their own.
 	Aside int
 	// Recreate says that its owner wants all old pods gone before any new one.
 	Recreate bool

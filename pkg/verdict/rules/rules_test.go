@@ -33,6 +33,9 @@ func TestStory(t *testing.T) {
 	wanted := func(intent call.Intent) verdict.Facts {
 		f := serving()
 		f.Intent = call.Mark{Intent: intent, At: cordon}
+		if intent == call.LostNode {
+			f.LostSince = cordon
+		}
 		return f
 	}
 	aside := func(able int) verdict.Facts {
@@ -114,6 +117,9 @@ func TestStory(t *testing.T) {
 			verdict.Hold, false, "unknown: its witness worker cannot tell whether it holds calls: no route; its node is lost, but there are agents in LiveKit that name no pod in attribute callguard.dev/pod"},
 		{"Nobody knows whether its node is lost.", with(draining(call.LostNode, 999, known(0, 999), call.Unknown("no route")), func(f *verdict.Facts) { f.LeaseUnread, f.Readings[0].Since = errors.New("forbidden"), at(900) }),
 			verdict.Hold, false, "unknown: its witness worker cannot tell whether it holds calls: no route; whether its node is lost is not known: forbidden"},
+		{"Its Deployment is deleted meanwhile.",
+			with(draining(call.Orphan, 999, known(0, 999), call.Unknown("no route")), func(f *verdict.Facts) { f.LostSince, f.LeaseExpired, f.Readings[0].Since = cordon, true, at(900) }),
+			verdict.Release, false, "lostnode: its node is lost and LiveKit has no agent of it"},
 	}
 	for _, tc := range steps {
 		got := All().Judge(tc.facts)
@@ -198,9 +204,13 @@ func promise(f verdict.Facts, v verdict.Verdict) string {
 }
 
 // allZero says whether every witness says zero, on a reading after the mark and,
-// unless the gate has sealed the pod, after no call could be on its way.
+// unless the gate has sealed the pod, after no call could be on its way. Without a
+// seal a gate says nothing, and LiveKit alone says so for as long.
 func allZero(f verdict.Facts) bool {
 	for _, r := range f.Readings {
+		if !f.Sealed && (r.Witness == call.Gate || r.Witness == call.Rooms && len(f.Readings) == 1 && r.At().Sub(r.Since) < f.Limits.Settle) {
+			return false
+		}
 		n, known := r.Calls()
 		if !known || n != 0 || !r.At().After(f.Pod.Drained) || !f.Sealed && r.At().Sub(f.QuietSince) <= f.Limits.Settle {
 			return false
@@ -222,7 +232,7 @@ func lost(f verdict.Facts) bool {
 			unseen = true
 		}
 	}
-	return unseen && f.Intent.Intent == call.LostNode && f.LeaseExpired
+	return unseen && !f.LostSince.IsZero() && f.LeaseExpired
 }
 
 // situation is one of those that may be, and of many that should not.
@@ -254,6 +264,9 @@ func situation(random *rand.Rand) verdict.Facts {
 		f.Intent = call.Mark{Intent: intents[random.Intn(len(intents))], At: ago(200)}
 	}
 	if maybe(3) {
+		f.LostSince = ago(200)
+	}
+	if maybe(3) {
 		f.Pod.InPlace = "it has no owner that would replace it"
 	}
 	if maybe(3) {
@@ -268,7 +281,11 @@ func situation(random *rand.Rand) verdict.Facts {
 			f.QuietSince = began
 		}
 	}
-	for _, w := range call.DefaultWitnesses() {
+	witnesses := call.DefaultWitnesses()
+	if maybe(3) {
+		witnesses = []call.Witness{call.Rooms, call.Gate}
+	}
+	for _, w := range witnesses {
 		switch random.Intn(6) {
 		case 0: // it is not asked
 		case 1:

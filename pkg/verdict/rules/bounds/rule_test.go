@@ -67,6 +67,7 @@ func TestRule(t *testing.T) {
 			"CreatedBefore": {reason: "It was there.", facts: facts(intent, created(-time.Second)), want: aside},
 			"CreatedAtOnce": {reason: "Kubernetes dates in whole seconds: the first replacement may be of the same one.", facts: facts(intent, created(0)), want: since(intent)},
 			"SeenBefore":    {reason: "Seen before the cordon was, it was there.", facts: facts(intent, func(f *verdict.Facts) { created(0)(f); f.Pod.WasThere = true }), want: aside},
+			"SeenLater":     {reason: "A guard that starts sees pods and nodes in any order; the pod's own date says more.", facts: facts(intent, func(f *verdict.Facts) { created(time.Second)(f); f.Pod.WasThere = true }), want: since(intent)},
 			"CreatedAfter":  {reason: "What comes back to the node would make a new pod for ever.", facts: facts(intent, created(time.Second)), want: since(intent)},
 			"OneComing":     {reason: "A surge of two has room for another.", facts: facts(intent, coming(1)), want: aside},
 			"TwoComing":     {reason: "The surge is used up.", facts: facts(intent, coming(2)), want: notReady},

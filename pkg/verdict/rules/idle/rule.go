@@ -22,6 +22,9 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	}
 	from := f.Pod.Drained
 	if !f.Sealed {
+		if !settles(f) {
+			return verdict.Verdict{}
+		}
 		from = f.QuietSince.Add(f.Limits.Settle)
 	}
 	for _, r := range f.Readings {
@@ -30,4 +33,17 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 		}
 	}
 	return verdict.Verdict{Outcome: verdict.Release, Why: "its calls are over"}
+}
+
+// settles says whether time alone can make zero final.
+func settles(f verdict.Facts) bool {
+	for _, r := range f.Readings {
+		switch {
+		case r.Witness == call.Gate:
+			return false // it has not read the order, so it lets calls in
+		case r.Witness == call.Rooms && len(f.Readings) == 1 && r.At().Sub(r.Since) < f.Limits.Settle:
+			return false // an agent that loses its room joins it again, and nobody else counts its call
+		}
+	}
+	return true
 }

@@ -22,6 +22,12 @@ func TestRule(t *testing.T) {
 		return verdict.Reading{Witness: w, Reading: call.Known(n, mark.Add(after))}
 	}
 	rooms := func(n int, after time.Duration) verdict.Reading { return reads(call.Rooms, n, after) }
+	// steady is LiveKit alone, which has said zero for a time.
+	steady := func(during time.Duration) verdict.Reading {
+		r := rooms(0, time.Hour)
+		r.Since = r.At().Add(-during)
+		return r
+	}
 	worker := func(n int, after time.Duration) verdict.Reading { return reads(call.Worker, n, after) }
 	cannotTell := verdict.Reading{Witness: call.Worker, Reading: call.Unknown("it does not answer")}
 	facts := func(readings ...verdict.Reading) verdict.Facts {
@@ -45,7 +51,12 @@ func TestRule(t *testing.T) {
 		want   verdict.Verdict
 	}{
 		"AllZero":         {reason: "Every witness says zero, long after the mark.", facts: facts(rooms(0, time.Minute), worker(0, time.Minute)), want: release},
-		"OneWitness":      {reason: "A pod may have one witness.", facts: facts(rooms(0, time.Minute)), want: release},
+		"OneWitness":      {reason: "A pod may have one witness.", facts: facts(worker(0, time.Minute)), want: release},
+		"RoomsAlone":      {reason: "An agent joins its room again within that time, or never.", facts: facts(steady(settle)), want: release},
+		"RoomsAloneBlink": {reason: "An agent that loses its room joins it again, and nobody else counts its call.", facts: facts(steady(settle - time.Nanosecond)), want: abstain},
+		"GateOpen":        {reason: "A gate that has not read the order lets calls in, however long none comes.", facts: facts(rooms(0, time.Minute), reads(call.Gate, 0, time.Minute)), want: abstain},
+		"GateAloneOpen":   {reason: "The same.", facts: facts(reads(call.Gate, 0, time.Minute)), want: abstain},
+		"GateSealed":      {reason: "It has the order, and every call is over.", facts: with(facts(rooms(0, time.Second), reads(call.Gate, 0, time.Second)), sealed), want: release},
 		"Busy":            {reason: "A call is a call.", facts: facts(rooms(1, time.Minute)), want: abstain},
 		"OneBusy":         {reason: "A job that has not joined its room yet is known to the worker only.", facts: facts(rooms(0, time.Minute), worker(1, time.Minute)), want: abstain},
 		"OneUnknown":      {reason: "Unknown is never zero, whoever else says zero.", facts: facts(rooms(0, time.Minute), cannotTell), want: abstain},
@@ -56,13 +67,13 @@ func TestRule(t *testing.T) {
 		"BeforeMark":      {reason: "A call may have come between the reading and the mark.", facts: facts(rooms(0, -time.Second)), want: abstain},
 		"AtMark":          {reason: "The same moment is not after.", facts: facts(rooms(0, 0)), want: abstain},
 		"JustAfterMark":   {reason: "A call may be on its way.", facts: facts(rooms(0, time.Second)), want: abstain},
-		"AtSettle":        {reason: "A call may still be on its way at the last moment.", facts: facts(rooms(0, settle)), want: abstain},
-		"AfterSettle":     {reason: "No call can be on its way any more.", facts: facts(rooms(0, settle+time.Nanosecond)), want: release},
+		"AtSettle":        {reason: "A call may still be on its way at the last moment.", facts: facts(worker(0, settle)), want: abstain},
+		"AfterSettle":     {reason: "No call can be on its way any more.", facts: facts(worker(0, settle+time.Nanosecond)), want: release},
 		"OneBeforeSettle": {reason: "Each of them has to have looked late enough.", facts: facts(rooms(0, settle), worker(0, time.Minute)), want: abstain},
-		"Stale":           {reason: "What was read early stays early, however late it is now.", facts: with(facts(rooms(0, time.Second)), func(f *verdict.Facts) { f.Now = mark.Add(100 * time.Hour) }), want: abstain},
+		"Stale":           {reason: "What was read early stays early, however late it is now.", facts: with(facts(worker(0, time.Second)), func(f *verdict.Facts) { f.Now = mark.Add(100 * time.Hour) }), want: abstain},
 
-		"QuietLater":       {reason: "A call began after the mark, so settling begins again.", facts: with(facts(rooms(0, time.Minute)), quiet(40*time.Second)), want: abstain},
-		"QuietLaterSettle": {reason: "To the nanosecond.", facts: with(facts(rooms(0, time.Minute)), quiet(40*time.Second-time.Nanosecond)), want: release},
+		"QuietLater":       {reason: "A call began after the mark, so settling begins again.", facts: with(facts(worker(0, time.Minute)), quiet(40*time.Second)), want: abstain},
+		"QuietLaterSettle": {reason: "To the nanosecond.", facts: with(facts(worker(0, time.Minute)), quiet(40*time.Second-time.Nanosecond)), want: release},
 
 		"Sealed":           {reason: "The gate lets no call in, so the first zero after the mark is final.", facts: with(facts(rooms(0, time.Nanosecond)), sealed), want: release},
 		"SealedAtMark":     {reason: "The same moment is not after.", facts: with(facts(rooms(0, 0)), sealed), want: abstain},
@@ -70,9 +81,9 @@ func TestRule(t *testing.T) {
 		"SealedBusy":       {reason: "A closed gate ends no call.", facts: with(facts(rooms(2, time.Minute)), sealed), want: abstain},
 		"SealedUnknown":    {reason: "A closed gate does not make unknown zero.", facts: with(facts(rooms(0, time.Minute), cannotTell), sealed), want: abstain},
 
-		"Serving":    {reason: "A pod that takes calls is not released.", facts: with(facts(rooms(0, time.Minute)), func(f *verdict.Facts) { f.Pod.State = call.Serving }), want: abstain},
-		"Aside":      {reason: "A pod that takes calls is not released.", facts: with(facts(rooms(0, time.Minute)), func(f *verdict.Facts) { f.Pod.State = call.Aside }), want: abstain},
-		"MarkNoTime": {reason: "A mark that cannot be read dates nothing.", facts: with(facts(rooms(0, time.Minute)), func(f *verdict.Facts) { f.Pod.Drained = time.Time{} }), want: abstain},
+		"Serving":    {reason: "A pod that takes calls is not released.", facts: with(facts(worker(0, time.Minute)), func(f *verdict.Facts) { f.Pod.State = call.Serving }), want: abstain},
+		"Aside":      {reason: "A pod that takes calls is not released.", facts: with(facts(worker(0, time.Minute)), func(f *verdict.Facts) { f.Pod.State = call.Aside }), want: abstain},
+		"MarkNoTime": {reason: "A mark that cannot be read dates nothing.", facts: with(facts(worker(0, time.Minute)), func(f *verdict.Facts) { f.Pod.Drained = time.Time{} }), want: abstain},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -18,7 +18,7 @@ func (Rule) Name() string { return "lostnode" }
 
 // Judge implements verdict.Rule.
 func (Rule) Judge(f verdict.Facts) verdict.Verdict {
-	if f.Pod.State != call.Draining || f.Intent.Intent != call.LostNode || !f.LeaseExpired {
+	if f.Pod.State != call.Draining || f.LostSince.IsZero() || !f.LeaseExpired {
 		return verdict.Verdict{}
 	}
 	quiet, busy := false, false
@@ -31,7 +31,7 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	if quiet && !busy {
 		return verdict.Verdict{Outcome: verdict.Release, Why: "its node is lost and LiveKit has no agent of it"}
 	}
-	if f.Limits.LostAfter > 0 && f.Now.Sub(f.Intent.At) >= f.Limits.LostAfter {
+	if f.Limits.LostAfter > 0 && f.Now.Sub(f.LostSince) >= f.Limits.LostAfter {
 		return verdict.Verdict{Outcome: verdict.Release, Why: "its node is lost for longer than the administrator waits", Forced: true}
 	}
 	return verdict.Verdict{}

@@ -4,6 +4,8 @@
 package settle
 
 import (
+	"slices"
+
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/verdict"
 )
@@ -19,5 +21,9 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	if f.Pod.State != call.Draining || len(f.Readings) == 0 {
 		return verdict.Verdict{}
 	}
-	return verdict.Verdict{Outcome: verdict.Hold, Why: "it is idle; waiting whether a call is still on its way"}
+	why := "it is idle; waiting whether a call is still on its way"
+	if !f.Sealed && slices.ContainsFunc(f.Readings, func(r verdict.Reading) bool { return r.Witness == call.Gate }) {
+		why = "it is idle; waiting until its call-gate has the order to drain, from the file that --order-file names"
+	}
+	return verdict.Verdict{Outcome: verdict.Hold, Why: why}
 }

@@ -24,6 +24,11 @@ func TestRule(t *testing.T) {
 			facts:  verdict.Facts{Pod: verdict.Pod{State: call.Draining}, Readings: []verdict.Reading{zero}},
 			want:   verdict.Verdict{Outcome: verdict.Hold, Why: "it is idle; waiting whether a call is still on its way"},
 		},
+		"GateOpen": {
+			reason: "Its gate still lets calls in.",
+			facts:  verdict.Facts{Pod: verdict.Pod{State: call.Draining}, Readings: []verdict.Reading{zero, {Witness: call.Gate, Reading: zero.Reading}}},
+			want:   verdict.Verdict{Outcome: verdict.Hold, Why: "it is idle; waiting until its call-gate has the order to drain, from the file that --order-file names"},
+		},
 		"NoWitnesses": {reason: "Nobody has called it idle.", facts: verdict.Facts{Pod: verdict.Pod{State: call.Draining}}},
 		"Aside":       {reason: "It still takes calls.", facts: verdict.Facts{Pod: verdict.Pod{State: call.Aside}, Readings: []verdict.Reading{zero}}},
 		"Serving":     {reason: "It still takes calls.", facts: verdict.Facts{Pod: verdict.Pod{State: call.Serving}, Readings: []verdict.Reading{zero}}},

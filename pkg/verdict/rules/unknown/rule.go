@@ -33,7 +33,7 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 // lost says what keeps rule lostnode from speaking, if it is not the time.
 func lost(f verdict.Facts) string {
 	switch {
-	case f.Intent.Intent != call.LostNode:
+	case f.LostSince.IsZero():
 		return ""
 	case f.LeaseUnread != nil:
 		return "; whether its node is lost is not known: " + f.LeaseUnread.Error()
