@@ -29,7 +29,7 @@ func advices() map[string]advice {
 		"deadline":      {waits: "callguard, which lets it go within seconds, with its calls", do: "nothing; the administrator or its team has set this limit"},
 		"calls":         {waits: "its callers to hang up", do: "wait; " + breakGlass},
 		"unknown":       {waits: "its witnesses to answer, for unknown is not zero", do: "see the reason: LiveKit, the agent's port or the gate does not answer"},
-		"settle":        {waits: "a quiet time, in which a call that was on its way would show", do: "wait some seconds"},
+		"settle":        {waits: "a quiet time, in which a call that was on its way would show; with a call-gate, its word that it has the order", do: "wait some seconds; if it lasts, see what call-gate's --order-file is"},
 		"default":       {waits: "a rule that lets it go", do: "report this to callguard's developers"},
 		guard.RuleDoors: {waits: "callguard's admission policies", do: "apply the chart again; kubectl calls doctor says what is missing"},
 	}

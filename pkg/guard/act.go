@@ -8,6 +8,7 @@ import (
 	"maps"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -18,8 +19,17 @@ import (
 // deletedFor is how long the guard remembers that it has deleted a pod.
 const deletedFor = time.Minute
 
-// act carries out a verdict.
-func (g *Guard) act(ctx context.Context, s *snapshot, w *workload, j judgement) error {
+// act carries out a verdict. Where that cannot be done, the judgement is a Hold then,
+// which says why.
+func (g *Guard) act(ctx context.Context, s *snapshot, w *workload, j *judgement) error {
+	err := g.step(ctx, s, w, j)
+	if err != nil && ctx.Err() == nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+		j.verdict = verdict.Verdict{Outcome: verdict.Hold, Rule: RuleWrite, Why: err.Error()}
+	}
+	return err
+}
+
+func (g *Guard) step(ctx context.Context, s *snapshot, w *workload, j *judgement) error {
 	var err error
 	switch j.verdict.Outcome {
 	case verdict.SetAside:
@@ -43,13 +53,13 @@ func (g *Guard) act(ctx context.Context, s *snapshot, w *workload, j judgement) 
 	if err != nil {
 		return fmt.Errorf("cannot let pod %s/%s go on (%s): %w", j.Namespace, j.Name, j.verdict.Outcome, err)
 	}
-	g.report.stepped(w, j)
+	g.report.stepped(w, *j)
 	return nil
 }
 
 // release judges once more, on the pod as it is and on witnesses asked just now,
 // and lets the pod go if they agree.
-func (g *Guard) release(ctx context.Context, w *workload, j judgement) error {
+func (g *Guard) release(ctx context.Context, w *workload, j *judgement) error {
 	pod, err := g.cfg.Client.CoreV1().Pods(j.Namespace).Get(ctx, j.Name, metav1.GetOptions{})
 	if err != nil {
 		return err
@@ -74,13 +84,14 @@ func (g *Guard) release(ctx context.Context, w *workload, j judgement) error {
 		}
 		f.Now = g.now()
 		if v := g.rules.Judge(f); v.Outcome != verdict.Release || v.Forced {
-			return nil // the next look tells why
+			j.facts, j.verdict = f, v
+			return nil
 		}
 	}
 	if _, err := g.steps.release(ctx, pod, j.intent.Intent); err != nil {
 		return fmt.Errorf("cannot release pod %s/%s: %w", j.Namespace, j.Name, err)
 	}
-	g.report.stepped(w, j)
+	g.report.stepped(w, *j)
 	g.look(w.key)
 	return nil
 }

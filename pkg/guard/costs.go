@@ -33,6 +33,7 @@ func (g *Guard) keepCosts(ctx context.Context) error {
 		case <-tick.C:
 		}
 		if !g.cluster.ready() || g.cfg.Doors.InForce() == nil {
+			written = g.now() // doors that are missed for a moment are worth no write
 			continue
 		}
 		serving := g.servingPods()

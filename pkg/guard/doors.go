@@ -215,8 +215,11 @@ func (d *Doors) set(err error, looked bool) {
 		d.log.Warn("The doors are not in force; nothing is released", "err", err)
 	}
 	if tell {
-		d.events.Eventf(d.about, corev1.EventTypeWarning, ReasonDoors,
-			"Nothing is released, for callguard's admission policies are not in force: %s; apply the chart again", err)
+		do := "apply the chart again"
+		if errors.Is(err, ErrNotTried) {
+			do = "it is tried again every " + doorsSoon.String()
+		}
+		d.events.Eventf(d.about, corev1.EventTypeWarning, ReasonDoors, "Nothing is released, for callguard's admission policies are not in force: %s; %s", err, do)
 	}
 }
 
@@ -336,13 +339,13 @@ var ErrNotTried = errors.New("cannot try the delete door")
 // if the server refuses.
 func TryDoor(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) error {
 	err := client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
-		DryRun: []string{metav1.DryRunAll}, Preconditions: &metav1.Preconditions{UID: &pod.UID},
+		DryRun: []string{metav1.DryRunAll}, Preconditions: &metav1.Preconditions{UID: &pod.UID, ResourceVersion: &pod.ResourceVersion},
 	})
 	switch {
 	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), deleteDoor):
 		return nil
 	case apierrors.IsNotFound(err) || apierrors.IsConflict(err):
-		return nil // it went meanwhile; the next look tries another
+		return nil // it went or changed meanwhile; the next look tries again
 	case err == nil:
 		return fmt.Errorf("the API server would delete pod %s/%s, which is locked", pod.Namespace, pod.Name)
 	default:

@@ -280,10 +280,10 @@ func TestDoorsTried(t *testing.T) {
 			if len(asked) > 0 != tc.tried {
 				t.Errorf("%s\n%d deletions were tried", tc.reason, len(asked))
 			}
-			uid := tc.pod.UID
+			uid, version := tc.pod.UID, tc.pod.ResourceVersion
 			for _, o := range asked {
-				if diff := cmp.Diff(metav1.DeleteOptions{DryRun: []string{"All"}, Preconditions: &metav1.Preconditions{UID: &uid}}, o); diff != "" {
-					t.Errorf("a try must change nothing, and mean this pod: -want, +got:\n%s", diff)
+				if diff := cmp.Diff(metav1.DeleteOptions{DryRun: []string{"All"}, Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}}, o); diff != "" {
+					t.Errorf("a try must change nothing, and mean this pod as it was seen: -want, +got:\n%s", diff)
 				}
 			}
 		})

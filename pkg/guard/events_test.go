@@ -4,6 +4,7 @@ package guard
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -16,9 +17,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 	refs "k8s.io/client-go/tools/reference"
 
@@ -244,5 +247,38 @@ callguard_unguarded_deletions_total 0
 `
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "callguard_forced_releases_total", "callguard_unguarded_deletions_total"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRefusedStep has the API server refuse what the guard writes, as another
+// webhook may: the pod counts as held, and its Event says by whom.
+func TestRefusedStep(t *testing.T) {
+	g, client := newGuard(t, enabledNamespace(), budgetOwner(), lockingBudget(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a"))
+	events := &noted{}
+	g.report.events = events
+	refuse := true
+	client.PrependReactor("patch", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return refuse, nil, apierrors.NewInternalError(errors.New(`failed calling webhook "policy.example.com"`))
+	})
+	why := `cannot let pod voice/a go on (SetAside): Internal error occurred: failed calling webhook "policy.example.com"`
+	for _, seconds := range []int{0, 5, 10} {
+		g.now = func() time.Time { return noon().Add(time.Duration(seconds) * time.Second) }
+		if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err == nil || err.Error() != why {
+			t.Fatalf("error %v; want %s", err, why)
+		}
+	}
+	want := onEach("Normal Held: Pod voice/a stays (drain): "+why, "Pod voice/a", "Deployment voice/web", "Node node-1")
+	if diff := cmp.Diff(want, events.list()); diff != "" {
+		t.Errorf("-want, +got:\n%s", diff)
+	}
+	if list := g.report.holding(); len(list) != 1 || list[0].rule != RuleWrite {
+		t.Errorf("held: %+v; want one by rule %s", list, RuleWrite)
+	}
+	refuse = false
+	if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
+		t.Fatal(err)
+	}
+	if list := g.report.holding(); len(list) != 0 {
+		t.Errorf("the step is taken, and held is %+v", list)
 	}
 }

@@ -33,9 +33,12 @@ const (
 	forgetEvery = time.Hour
 )
 
-// RuleDoors names what holds every pod while the doors are not in force. It is no
-// rule of package verdict, for it is not about a pod.
-const RuleDoors = "doors"
+// What holds pods beside the rules of package verdict, for it is not about a pod:
+// doors that are not in force, and steps that the API server refuses.
+const (
+	RuleDoors = "doors"
+	RuleWrite = "write"
+)
 
 // Config is what a Guard needs.
 type Config struct {
@@ -243,10 +246,10 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 		w = s.workload(key)
 		plan = g.plan(ctx, s, w)
 	}
-	g.report.judged(w, plan.judged)
-	for _, j := range plan.judged {
-		err = errors.Join(err, g.act(ctx, s, w, j))
+	for i := range plan.judged {
+		err = errors.Join(err, g.act(ctx, s, w, &plan.judged[i]))
 	}
+	g.report.judged(w, plan.judged)
 	for _, m := range plan.released {
 		err = errors.Join(err, g.collect(ctx, w, m))
 	}

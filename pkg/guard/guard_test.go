@@ -375,7 +375,7 @@ func TestReleasedOnce(t *testing.T) {
 		verdict: verdict.Verdict{Outcome: verdict.Release, Rule: "deadline", Why: "its deadline is over", Forced: true},
 	}
 	for range 2 {
-		if err := g.release(t.Context(), w, j); err != nil {
+		if err := g.release(t.Context(), w, &j); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -4,7 +4,6 @@ package guard
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -111,8 +110,11 @@ func (r *readings) want(pod *call.Pod) {
 		r.records[pod.UID] = rec
 		r.queue.Add(pod.UID)
 	}
+	news := rec.pod == nil || rec.pod.Project != pod.Project || rec.pod.Asks(call.Rooms) != pod.Asks(call.Rooms)
 	rec.pod, rec.until = pod, r.now().Add(wantedFor)
-	r.tellProjects()
+	if news {
+		r.tellProjects()
+	}
 }
 
 // read asks the witnesses of a pod, and says whether it is to be read again.
@@ -259,5 +261,5 @@ func (r *readings) tellProjects() {
 			wanted[rec.pod.Project] = true
 		}
 	}
-	r.projects(maps.Clone(wanted))
+	r.projects(wanted)
 }

@@ -34,6 +34,7 @@ const (
 	ReasonUnguarded     = "DeletedWhileLocked"
 	ReasonDoors         = "DoorsNotInForce"
 	ReasonUnlocked      = "Unlocked"
+	ReasonNotFollowed   = "OwnerNotFollowed"
 )
 
 // report says what happens: in Events, metrics and the log, once each time
@@ -209,6 +210,11 @@ func (r *report) complaints(w *workload, drainTimeout time.Duration) {
 		if m.unlocked() && r.once(w.key, "unlocked") {
 			r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonUnlocked,
 				"pods of before the unlock, such as %s, stay unlocked; to have all locked again, replace them: kubectl rollout restart", m.Name)
+		}
+		if kind := m.notFollowed(); kind != "" && r.once(w.key, "not followed") {
+			r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonNotFollowed,
+				"callguard does not follow a %s: pods of it, such as %s, leave when their node is drained, but not because it shrinks, rolls out or is deleted; let such a pod go with: kubectl annotate pod %s %s=",
+				kind, m.Name, m.Name, call.LeaveAnnotation)
 		}
 		for _, err := range m.complaints {
 			if r.once(w.key, err.Error()) {

@@ -58,7 +58,7 @@ func TestComplainsOnce(t *testing.T) {
 			t.Errorf("%s: %d complaints, want %d: %q", what, len(complaints), want, complaints)
 		}
 	}
-	look("each is told", 7) // the budget's on the budget and on a pod
+	look("each is told", 8) // the budget's on the budget and on a pod
 	look("each is told once", 0)
 	g.forgetGone()
 	look("all is there still", 0)

@@ -131,6 +131,22 @@ func (m *member) serves() bool {
 
 func (m *member) unlocked() bool { return m.Labels[call.ReleasedLabel] == string(call.Unlock) }
 
+// notFollowed is the kind of the pod's controller, if it is one whose wishes nobody
+// here knows; empty if not.
+func (m *member) notFollowed() string {
+	ref := metav1.GetControllerOfNoCopy(m.object)
+	if ref == nil {
+		return ""
+	}
+	switch ref.Kind {
+	case pods.ReplicaSet, pods.Deployment, pods.StatefulSet, daemonSet:
+		if ref.APIVersion == appsGroup {
+			return ""
+		}
+	}
+	return ref.Kind
+}
+
 // owned says whether the pod counts for an owner's replicas.
 func (m *member) owned(by *owner) bool { return !m.leaving && m.owner == by }
 

@@ -94,7 +94,7 @@ func (o *Options) client(registry *prometheus.Registry) (kubernetes.Interface, e
 }
 
 func run(ctx context.Context, o *Options, client kubernetes.Interface, registry *prometheus.Registry, log *slog.Logger) error {
-	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx), record.WithCorrelatorOptions(correlation()))
 	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
 	recorder := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "callguard-" + component})
@@ -133,6 +133,14 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	group.Go(func() error { return serve(ctx, o.bindAddress, status, registry, log) })
 	group.Go(func() error { return o.lead(ctx, client, g, status, log) })
 	return group.Wait()
+}
+
+// correlation has every Event written: each is told once, when something changes. By
+// default an object has 25 and then one in 5 minutes, and ten of a kind are merged: a
+// node of ten guarded pods would not say which of them stays, nor why.
+func correlation() record.CorrelatorOptions {
+	const most = 1000 // some pods of a node, or of a workload, and a few Events of each
+	return record.CorrelatorOptions{BurstSize: most, QPS: 1, MaxEvents: most}
 }
 
 // gateWitness asks a pod's gate, which knows when no call can begin any more.
