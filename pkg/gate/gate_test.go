@@ -451,6 +451,39 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
+// TestEndAmongFrames has an agent say good-bye while LiveKit sends: the log has the
+// agent's words. LiveKit may lose them with what it sent and nobody took.
+func TestEndAmongFrames(t *testing.T) {
+	u := newUpstream(t)
+	g := open(t, u.URL, nil)
+	const rounds = 50
+	for range rounds {
+		agent, server := dialPair(t, u, g.agentURL)
+		var sends sync.WaitGroup
+		sends.Go(func() {
+			for server.WriteMessage(websocket.TextMessage, []byte("a frame")) == nil {
+			}
+		})
+		if _, _, err := agent.ReadMessage(); err != nil {
+			t.Fatal(err)
+		}
+		if err := agent.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4001, "good-bye"), time.Now().Add(10*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		_ = server.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, _, err := server.ReadMessage(); err == nil {
+			t.Error("LiveKit hears something else than the end")
+		}
+		_ = server.Close()
+		sends.Wait()
+		_ = agent.Close()
+	}
+	trial.Eventually(t, "every websocket has ended", func() bool { return strings.Count(g.logs.String(), "A websocket ended") == rounds })
+	if told := strings.Count(g.logs.String(), "the agent ended the websocket: websocket: close 4001: good-bye"); told != rounds {
+		t.Errorf("the log gives %d of %d ends their reason", told, rounds)
+	}
+}
+
 // TestNoGoroutineStays opens and loses a thousand websockets.
 func TestNoGoroutineStays(t *testing.T) {
 	u := newUpstream(t)

@@ -135,7 +135,10 @@ func (s *session) pump(from, to *wire, pass func(frame) error) error {
 			_ = to.conn.WriteControl(websocket.CloseMessage, farewell(err), time.Now().Add(writeTimeout)) // it may be gone as well
 			return why
 		}
-		if err := pass(f); err != nil {
+		switch err := pass(f); {
+		case errors.Is(err, websocket.ErrCloseSent):
+			return nil // the side that is written to has ended, as its own pump says
+		case err != nil:
 			return s.end(err)
 		}
 	}
