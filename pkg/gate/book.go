@@ -37,6 +37,17 @@ const (
 	// and that of one whose end LiveKit will not tell.
 	lookEvery = time.Minute
 	lookLost  = 5 * time.Second
+	// blindFor and blindAtWork are how long looks into a job's room must have failed,
+	// one and all, before what would otherwise wait for one goes on without. A look
+	// that fails says nothing, and the next may say that the job lives, so it takes
+	// another's word as well, and for as long. blindFor is for a job that the agent's
+	// number has lacked all the while, or of which LiveKit said that it had left and no
+	// number tells: it is longer than LiveKit is away when it is replaced. blindAtWork
+	// is for a job that LiveKit said had left and that the number still has: the agent
+	// is at work, in its room again perhaps, or its process never ends. Of a running
+	// job of which neither says that it has ended, there is no such bound.
+	blindFor    = 10 * time.Minute
+	blindAtWork = time.Hour
 )
 
 // phase is how far a job is.
@@ -58,6 +69,16 @@ type job struct {
 	seen            bool      // the agent's own number has included it
 	absent          time.Time // since when its room lacks it
 	looked          time.Time // when its room was looked at last
+	blind           time.Time // since when looks into its room have failed
+}
+
+// canBeLookedFor says whether a look into a room could find the job's agent.
+func (j *job) canBeLookedFor() bool { return j.room != "" && j.agent != "" }
+
+// unseenFor says whether all looks into the job's room have failed since a time,
+// and that long.
+func (j *job) unseenFor(d time.Duration, since, now time.Time) bool {
+	return !j.blind.IsZero() && now.Sub(j.blind) >= d && now.Sub(since) >= d
 }
 
 // book knows the jobs of the pod, and whether offers are let in. All that is
@@ -285,7 +306,9 @@ func (b *book) endLocked(j *job, by string, now time.Time) {
 // The number alone names no job, so it is read with care. It may lack jobs that
 // are being launched. Of what it lacks otherwise, those that LiveKit said had left
 // come first, then those that nobody can name. The rest is taken for ended only
-// when it stays so and, where LiveKit can be asked, only by asking: see found.
+// when it stays so and, where LiveKit can be asked, only by asking: see found. Where
+// LiveKit gives no answer the number must stay so for much longer. No more are ended
+// than it lacks.
 func (b *book) tell(calls, covered int, err error, canLook bool, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -345,7 +368,8 @@ func (b *book) tell(calls, covered int, err error, canLook bool, now time.Time) 
 		left := b.inLocked(running)
 		slices.SortStableFunc(left, func(x, y *job) int { return cmp.Compare(truth(x.seen), truth(y.seen)) })
 		for _, j := range left {
-			if asks := canLook && j.room != "" && j.agent != ""; over > 0 && !asks {
+			asks := canLook && j.canBeLookedFor() && !j.unseenFor(blindFor, b.own.since, now)
+			if over > 0 && !asks {
 				b.endLocked(j, endByNumber, now)
 				over--
 			}
@@ -390,9 +414,14 @@ func (b *book) expireLocked(counted, canLook bool, now time.Time) {
 			}
 		case ending:
 			// An agent that told its number and is silent now may be at work still,
-			// and one that was not looked for may be in its room.
+			// and one that was not looked for may be in its room, for as long as a look
+			// could still find it.
 			silent := b.own.err != nil && !b.own.at.IsZero()
-			sought := !canLook || !j.absent.IsZero() || j.room == "" || j.agent == ""
+			enough := blindFor
+			if counted {
+				enough = blindAtWork
+			}
+			sought := !canLook || !j.absent.IsZero() || !j.canBeLookedFor() || j.unseenFor(enough, j.since, now)
 			if !counted && !silent && sought && age >= endingUnseen || age >= endingFor && sought {
 				if counted {
 					b.zombies++
@@ -407,7 +436,9 @@ func (b *book) expireLocked(counted, canLook bool, now time.Time) {
 
 // look lists the jobs whose rooms should be looked at: those that LiveKit says
 // nothing of any more because their websocket is gone, those that the agents'
-// number lacks, those that LiveKit said had left, and from time to time all.
+// number lacks, those that LiveKit said had left, and from time to time all. Those
+// come first that were not looked at for the longest time, so that a room that takes
+// all the time there is keeps no other from its turn.
 func (b *book) look(now time.Time) []job {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -429,12 +460,37 @@ func (b *book) look(now time.Time) []job {
 		if j.phase == ending && j.since.After(since) {
 			since, after = j.since, absentFor/2
 		}
-		if now.Sub(since) >= after && j.room != "" && j.agent != "" {
-			j.looked = now
+		if now.Sub(since) >= after && j.canBeLookedFor() {
 			out = append(out, *j)
 		}
 	}
+	slices.SortStableFunc(out, func(x, y job) int { return x.looked.Compare(y.looked) })
 	return out
+}
+
+// unseen notes that a look into a job's room has failed, which says nothing of the
+// job.
+func (b *book) unseen(id string, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if j := b.jobs[id]; j != nil {
+		j.looked = now
+		if j.blind.IsZero() {
+			j.blind = now
+		}
+	}
+}
+
+// isBlind says whether the latest look into the room of some job has failed.
+func (b *book) isBlind() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, j := range b.jobs {
+		if !j.blind.IsZero() {
+			return true
+		}
+	}
+	return false
 }
 
 // found notes whether a job's agent is in its room. LiveKit's lists lose
@@ -449,6 +505,7 @@ func (b *book) found(id string, there bool, now time.Time) {
 		return
 	}
 	was := j.phase
+	j.looked, j.blind = now, time.Time{}
 	switch {
 	case there:
 		j.absent, j.seen = time.Time{}, true

@@ -40,6 +40,10 @@ func TestBook(t *testing.T) {
 		return func(b *book, now time.Time) { b.tell(n, 1, nil, true, now) }
 	}
 	silent := func(b *book, now time.Time) { b.tell(0, 0, errSilent, false, now) }
+	mute := func(b *book, now time.Time) { b.tell(0, 0, errSilent, true, now) } // with a key
+	unseen := func(id string) func(*book, time.Time) {
+		return func(b *book, now time.Time) { b.unseen(id, now) }
+	}
 	leave := func(id string) func(*book, time.Time) {
 		return func(b *book, now time.Time) { b.leave(id, now) }
 	}
@@ -99,6 +103,63 @@ func TestBook(t *testing.T) {
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {17, withKey(0), "0/1/0/0"}, {60, withKey(0), "0/1/0/0"},
 				{61, found("a", false), "0/1/0/0"}, {62, found("a", false), "0/1/0/0"}, {63.1, found("a", false), "0/0/1/0"}, {63.2, withKey(0), "0/0/0/0"},
+			},
+		},
+		"NoLookWorksAndTheNumberIsLow": {
+			reason: "Where LiveKit could be asked and never answers, a number that stays low for minutes ends a job.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, withKey(1), "0/1/0/0"}, {20, unseen("a"), "0/1/0/0"},
+				{30, withKey(0), "0/1/0/0"}, {629, withKey(0), "0/1/0/0"}, {630, withKey(0), "0/0/0/0"},
+			},
+		},
+		"NoLookWorksAndTheNumberIsLowAnew": {
+			reason: "The minutes are those for which the number was low, and not those for which LiveKit was silent.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, withKey(1), "0/1/0/0"}, {20, unseen("a"), "0/1/0/0"},
+				{30, withKey(0), "0/1/0/0"}, {600, withKey(1), "0/1/0/0"}, {610, withKey(0), "0/1/0/0"}, {1000, withKey(0), "0/1/0/0"},
+				{1209, withKey(0), "0/1/0/0"}, {1210, withKey(0), "0/0/0/0"},
+			},
+		},
+		"OneLookWorks": {
+			reason: "One look that finds the agent outweighs the number and all that failed before.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, withKey(1), "0/1/0/0"}, {20, unseen("a"), "0/1/0/0"}, {30, withKey(0), "0/1/0/0"},
+				{600, found("a", true), "0/1/0/0"}, {602, unseen("a"), "0/1/0/0"}, {700, withKey(0), "0/1/0/0"}, {1201, withKey(0), "0/1/0/0"}, {1202, withKey(0), "0/0/0/0"},
+			},
+		},
+		"NoLookWorksOfOne": {
+			reason: "The number ends the job whose room nobody sees, not the one that LiveKit can be asked of.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {1, take("b"), "0/2/0/0"}, {2, withKey(2), "0/2/0/0"}, {20, unseen("b"), "0/2/0/0"},
+				{30, withKey(0), "0/2/0/0"}, {700, withKey(0), "0/1/0/0"}, {900, withKey(0), "0/1/0/0"}, {901, found("a", true), "0/1/0/0"},
+			},
+		},
+		"NoLookWorksAndTheAgentIsAtWork": {
+			reason: "A job that was said to have left and that the number has may be in its room; a process that never ends does not hold the pod for ever.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, withKey(1), "0/1/0/0"}, {20, unseen("a"), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"},
+				{61, unseen("a"), "0/0/1/0"}, {700, withKey(1), "0/0/1/0"}, {3659, withKey(1), "0/0/1/0"}, {3660, withKey(1), "0/0/0/0"}, {3670, withKey(1), "0/0/0/0"},
+			},
+		},
+		"NoLookWorksAndTheAgentIsThereAfterAll": {
+			reason: "The look that works at last finds the agent that was said to have left.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, withKey(1), "0/1/0/0"}, {9, leave("a"), "0/0/1/0"}, {10, unseen("a"), "0/0/1/0"},
+				{1800, withKey(1), "0/0/1/0"}, {1801, found("a", true), "0/1/0/0"}, {7200, withKey(1), "0/1/0/0"},
+			},
+		},
+		"NoLookWorksNorTheWorkerPage": {
+			reason: "LiveKit's word that the agent left is all there is.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, mute, "0/1/0/0"}, {20, unseen("a"), "0/1/0/0"}, {900, leave("a"), "0/0/1/0"},
+				{1499, mute, "0/0/1/0"}, {1500, mute, "0/0/0/0"},
+			},
+		},
+		"NobodySaysThatItEnded": {
+			reason: "A running job of which there is no word at all is not known to have ended, however long that lasts.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, mute, "0/1/0/0"}, {3, func(b *book, _ time.Time) { b.lose(1) }, "0/1/0/0"},
+				{20, unseen("a"), "0/1/0/0"}, {90000, mute, "0/1/0/0"},
 			},
 		},
 		"LostFromTheListForAMoment": {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"mime"
 	"net"
 	"net/http"
@@ -38,6 +39,7 @@ type ends struct {
 	livekit     *http.Client
 	url         string
 	key, secret string
+	sight       sight
 
 	wake chan struct{}
 }
@@ -52,6 +54,7 @@ func newEnds(b *book, cfg Config, upstream *url.URL, transport http.RoundTripper
 		}},
 		livekit: &http.Client{Timeout: askTimeout, Transport: transport},
 		url:     upstream.JoinPath("/twirp/livekit.RoomService/ListParticipants").String(),
+		sight:   sight{log: cfg.Log, upstream: upstream.String(), told: map[string]bool{}},
 	}
 	if cfg.APIKey != "" && cfg.APISecret != "" {
 		e.key, e.secret = cfg.APIKey, cfg.APISecret
@@ -111,21 +114,41 @@ func (e *ends) ask(ctx context.Context) {
 }
 
 // look asks LiveKit whether the agents of some jobs are still in their rooms. No
-// answer is no news.
+// answer is no news. One room's refusal says nothing of the others; where LiveKit
+// does not answer at all, the rest waits for the next round, and is first then.
 func (e *ends) look(ctx context.Context) {
 	if e.key == "" {
 		return
 	}
 	for _, j := range e.book.look(time.Now()) {
 		there, err := e.there(ctx, j.room, j.agent)
+		if ctx.Err() != nil {
+			return
+		}
 		if err != nil {
-			return // the others would fare no better
+			e.book.unseen(j.id, time.Now())
+			e.sight.ill(err)
+			var refused *errRefused
+			if !errors.As(err, &refused) {
+				return
+			}
+			continue
 		}
 		e.book.found(j.id, there, time.Now())
+		if !e.book.isBlind() {
+			e.sight.well()
+		}
 	}
 }
 
-// there says whether an agent is in its room.
+// errRefused says that LiveKit, or something before it, answered and did not say
+// who is in a room.
+type errRefused struct{ answer, cure string }
+
+func (e *errRefused) Error() string { return e.answer }
+
+// there says whether an agent is in its room. Its errors name neither the room,
+// which may be a caller's number, nor the secret.
 func (e *ends) there(ctx context.Context, room, agent string) (bool, error) {
 	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
 		"iss": e.key, "exp": time.Now().Add(time.Minute).Unix(), "nbf": time.Now().Add(-time.Minute).Unix(),
@@ -157,18 +180,29 @@ func (e *ends) there(ctx context.Context, room, agent string) (bool, error) {
 	if err != nil {
 		media = ""
 	}
-	// A page of something between is not an empty room.
-	if resp.StatusCode != http.StatusOK || media != "application/json" || len(raw) > maxRoom {
-		return false, fmt.Errorf("%s answered %s", e.url, resp.Status)
-	}
+	// Without its code, and its type, an answer may be a page of something between:
+	// that is neither an empty room nor none.
 	var answer struct {
+		Code         string `json:"code"`
 		Participants []struct {
 			Identity string `json:"identity"`
 			State    string `json:"state"`
 		} `json:"participants"`
 	}
-	if err := json.Unmarshal(raw, &answer); err != nil {
-		return false, err
+	readable := media == "application/json" && len(raw) <= maxRoom && json.Unmarshal(raw, &answer) == nil
+	status := resp.StatusCode
+	said := fmt.Sprintf("it answers %d %s", status, http.StatusText(status))
+	switch {
+	case status == http.StatusNotFound && readable && answer.Code == "not_found":
+		return false, nil // nor is anybody else: the room has closed
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		return false, &errRefused{said, "check the gate's LIVEKIT_API_KEY and LIVEKIT_API_SECRET, and that the clocks agree; or set neither, and it goes by the agent's number of jobs"}
+	case len(raw) > maxRoom:
+		return false, &errRefused{fmt.Sprintf("the participants of a room take more than %d MiB", maxRoom>>20), "keep less in their metadata and attributes"}
+	case status != http.StatusOK && readable && answer.Code != "" && answer.Code != "bad_route":
+		return false, &errRefused{said, "LiveKit's log says why"}
+	case status != http.StatusOK || !readable:
+		return false, &errRefused{said + ", and not as LiveKit does", "check the gate's LIVEKIT_URL"}
 	}
 	for _, p := range answer.Participants {
 		if p.Identity == agent && p.State != "DISCONNECTED" {
@@ -176,4 +210,33 @@ func (e *ends) there(ctx context.Context, room, agent string) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// sight tells in the log when rooms can no longer be looked at, once for each
+// cause, and when they all can again.
+type sight struct {
+	log      *slog.Logger
+	upstream string
+	told     map[string]bool
+}
+
+func (s *sight) ill(err error) {
+	cause, cure := "unreachable", "check that it runs, and the gate's LIVEKIT_URL"
+	var refused *errRefused
+	if errors.As(err, &refused) {
+		cause, cure = refused.answer, refused.cure
+	}
+	if s.told[cause] {
+		return
+	}
+	s.told[cause] = true
+	s.log.Warn(fmt.Sprintf("The gate cannot look into the rooms of its jobs at LiveKit; those that ended unseen count for %s or more; %s", blindFor, cure),
+		"url", s.upstream, "err", err)
+}
+
+func (s *sight) well() {
+	if len(s.told) > 0 {
+		clear(s.told)
+		s.log.Info("The gate can look into the rooms of its jobs again", "url", s.upstream)
+	}
 }
