@@ -102,8 +102,8 @@ type book struct {
 		since time.Time // since when it is lower than what runs
 	}
 	unlisted int // jobs that the number has and nobody can name
-	zombies  int // processes that did not end, which the number has
-	owed     int // jobs that have ended here and may still be in the number
+	zombies  int // processes that did not end and were given up, which the number has
+	owed     int // other jobs that have ended here and may still be in the number
 	// whole says that every job there may be went by: this gate is the pod's
 	// first, or read what the one before it knew.
 	whole bool
@@ -324,7 +324,8 @@ func (b *book) tell(calls, covered int, err error, canLook bool, now time.Time) 
 		b.own.since = time.Time{}
 		return
 	}
-	b.zombies = min(b.zombies, calls)
+	// Where the number is too low for all, a running job is in it, not what was given up.
+	b.zombies = max(0, min(b.zombies, calls-b.sureLocked(now)))
 	have := calls - b.zombies
 	all := b.inLocked(running, ending)
 	if have >= len(all) {
@@ -333,15 +334,10 @@ func (b *book) tell(calls, covered int, err error, canLook bool, now time.Time) 
 		}
 	}
 	if have == len(all)+b.unlisted {
-		b.owed = b.zombies
+		b.owed = 0
 	}
 	b.unlisted = max(b.unlisted, have-len(all))
-	starting := 0
-	for _, j := range all {
-		if !j.seen && j.phase == running && now.Sub(j.started) < launchWithin {
-			starting++
-		}
-	}
+	starting := len(b.inLocked(running)) - b.sureLocked(now)
 	over := len(all) + b.unlisted - starting - have
 	if !usable {
 		b.unlisted = max(0, have-len(all))
@@ -377,16 +373,32 @@ func (b *book) tell(calls, covered int, err error, canLook bool, now time.Time) 
 	}
 }
 
+// sureLocked counts the running jobs that the number has, unless they have ended. It
+// may lack those that are being launched.
+func (b *book) sureLocked(now time.Time) int {
+	n := 0
+	for _, j := range b.inLocked(running) {
+		if j.seen || now.Sub(j.started) >= launchWithin {
+			n++
+		}
+	}
+	return n
+}
+
 // stepLocked reads how the agents' number changed. A fall means that at least so
-// many have ended, a rise that at least so many were launched.
+// many have ended: first those that were said to have, then those that have left,
+// then those that were given up. A rise means that at least so many were launched.
 func (b *book) stepLocked(step int, now time.Time) {
 	if fall := -step; fall > 0 {
 		paid := min(fall, b.owed)
 		b.owed -= paid
+		fall -= paid
 		left := b.inLocked(ending)
-		for _, j := range left[:min(fall-paid, len(left))] {
+		left = left[:min(fall, len(left))]
+		for _, j := range left {
 			b.endLocked(j, endByNumber, now)
 		}
+		b.zombies = max(0, b.zombies-(fall-len(left)))
 	}
 	for _, j := range b.inLocked(running) {
 		if step > 0 && !j.seen {
@@ -425,7 +437,6 @@ func (b *book) expireLocked(counted, canLook bool, now time.Time) {
 			if !counted && !silent && sought && age >= endingUnseen || age >= endingFor && sought {
 				if counted {
 					b.zombies++
-					b.owed++
 				}
 				b.endLocked(j, endByTime, now)
 			}

@@ -53,6 +53,11 @@ func TestBook(t *testing.T) {
 	found := func(id string, there bool) func(*book, time.Time) {
 		return func(b *book, now time.Time) { b.found(id, there, now) }
 	}
+	noLook := func(b *book, now time.Time) { // no room needs a look
+		for _, j := range b.look(now) {
+			t.Errorf("the room of %s is looked at", j.id)
+		}
+	}
 	drain := func(b *book, _ time.Time) { b.drain("drain 2026-01-02T15:04:05Z") }
 	begin := func(b *book, _ time.Time) { b.restore(nil, 0, true); b.register(1) }
 	unused := func(b *book, _ time.Time) { b.restore(nil, 0, true) }
@@ -211,6 +216,48 @@ func TestBook(t *testing.T) {
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"}, {300, number(1), "0/0/1/0"},
 				{421, number(1), "0/0/0/0"}, {430, number(1), "0/0/0/0"}, {440, take("b"), "0/1/0/0"}, {441, number(2), "0/1/0/0"}, {450, leave("b"), "0/0/1/0"}, {451, number(1), "0/0/0/0"},
+			},
+		},
+		"ZombieEndsBesideACall": {
+			reason: "A process that was given up and ends at last takes no call with it.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"}, {421, number(1), "0/0/0/0"},
+				{430, take("b"), "0/1/0/0"}, {431, number(2), "0/1/0/0"}, {440, drain, "0/1/0/0"},
+				{500, number(1), "0/1/0/0"}, {504, number(1), "0/1/0/0"}, {900, number(1), "0/1/0/0"},
+				{901, leave("b"), "0/0/1/0"}, {902, number(0), "0/0/0/0 d"},
+			},
+		},
+		"ZombieEndsBesideACallWithKey": {
+			reason: "Nor is the call's room looked at again and again.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, withKey(1), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"}, {61, found("a", false), "0/0/1/0"},
+				{421, withKey(1), "0/0/0/0"}, {430, take("b"), "0/1/0/0"}, {431, withKey(2), "0/1/0/0"}, {440, drain, "0/1/0/0"},
+				{500, withKey(1), "0/1/0/0"}, {504, withKey(1), "0/1/0/0"}, {505, found("b", true), "0/1/0/0"}, {510, withKey(1), "0/1/0/0"}, {511, noLook, "0/1/0/0"},
+				{901, leave("b"), "0/0/1/0"}, {902, withKey(0), "0/0/0/0 d"},
+			},
+		},
+		"ZombieEndsBesideTheUnlisted": {
+			reason: "Nor one that nobody can name.",
+			steps: []step{
+				{0, again, "0/0/0/0 ?"}, {1, number(1), "0/0/0/1"}, {20, take("a"), "0/1/0/1"}, {21, number(2), "0/1/0/1"}, {60, leave("a"), "0/0/1/1"},
+				{421, number(2), "0/0/0/1"}, {500, number(1), "0/0/0/1"}, {510, number(1), "0/0/0/1"}, {511, drain, "0/0/0/1"}, {600, number(0), "0/0/0/0 d"},
+			},
+		},
+		"ZombieEndsAsACallBegins": {
+			reason: "A number that has not changed may be another's.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"}, {421, number(1), "0/0/0/0"},
+				{430, take("b"), "0/1/0/0"}, {431, number(1), "0/1/0/0"}, {446, number(1), "0/1/0/0"}, {450, number(1), "0/1/0/0"}, {900, number(1), "0/1/0/0"},
+				{901, leave("b"), "0/0/1/0"}, {902, number(0), "0/0/0/0"},
+			},
+		},
+		"ZombieOutlivesACall": {
+			reason: "A call that ends beside it shows in the number, whoever says so first.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"}, {421, number(1), "0/0/0/0"},
+				{430, take("b"), "0/1/0/0"}, {431, number(2), "0/1/0/0"}, {500, end("b"), "0/0/0/0"}, {500.1, number(2), "0/0/0/1"}, {501, number(1), "0/0/0/0"},
+				{510, take("c"), "0/1/0/0"}, {511, number(2), "0/1/0/0"}, {600, leave("c"), "0/0/1/0"}, {601, number(1), "0/0/0/0"}, {700, number(1), "0/0/0/0"},
+				{710, take("d"), "0/1/0/0"}, {711, number(2), "0/1/0/0"}, {800, number(1), "0/1/0/0"}, {900, number(1), "0/1/0/0"},
 			},
 		},
 		"AcceptedNeverAssigned": {
