@@ -82,14 +82,14 @@ func newClient(creds Credentials, transport http.RoundTripper, shared *budget, t
 	}
 }
 
-// listRooms returns the names of all rooms. Room objects carry a TURN password,
+// listRooms returns the names of all rooms, or which of some there are. Room objects carry a TURN password,
 // so no more than the name leaves this function.
-func (c *client) listRooms(ctx context.Context) ([]string, error) {
+func (c *client) listRooms(ctx context.Context, which ...string) ([]string, error) {
 	ctx, err := c.authorize(ctx, &auth.VideoGrant{RoomList: true})
 	if err != nil {
 		return nil, err
 	}
-	answer, err := c.service.ListRooms(ctx, &livekit.ListRoomsRequest{})
+	answer, err := c.service.ListRooms(ctx, &livekit.ListRoomsRequest{Names: which})
 	if err != nil {
 		return nil, fmt.Errorf("cannot list rooms: %w", c.explain(err))
 	}
@@ -108,14 +108,30 @@ func (c *client) listParticipants(ctx context.Context, room string) ([]*livekit.
 	}
 	answer, err := c.service.ListParticipants(ctx, &livekit.ListParticipantsRequest{Room: room})
 	var twerr twirp.Error
-	if errors.As(err, &twerr) && twerr.Code() == twirp.NotFound && twerr.Meta("http_error_from_intermediary") == "" {
+	switch {
+	case !errors.As(err, &twerr) || twerr.Meta("http_error_from_intermediary") != "":
+	case twerr.Code() == twirp.NotFound:
 		return nil, nil
+	case twerr.Code() == twirp.Unavailable:
+		return nil, &errNobodyAnswered{room, err}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the participants of room %q: %w", room, c.explain(err))
 	}
 	return answer.GetParticipants(), nil
 }
+
+// errNobodyAnswered says that LiveKit found nobody who could say who is in a room.
+// Where it asks the room's node, it says so of a room that has closed.
+type errNobodyAnswered struct {
+	room string
+	err  error
+}
+
+func (e *errNobodyAnswered) Error() string {
+	return fmt.Sprintf("cannot list the participants of room %q: %s", e.room, e.err)
+}
+func (e *errNobodyAnswered) Unwrap() error { return e.err }
 
 func (c *client) authorize(ctx context.Context, grant *auth.VideoGrant) (context.Context, error) {
 	token, err := auth.NewAccessToken(c.creds.APIKey, c.creds.APISecret).SetVideoGrant(grant).SetValidFor(tokenLife).ToJWT()

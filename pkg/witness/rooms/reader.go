@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -225,9 +226,8 @@ func (r *Reader) readQueued(ctx context.Context) {
 }
 
 func (r *Reader) read(ctx context.Context, c *client, room string) error {
-	var participants []*livekit.ParticipantInfo
 	at := time.Now()
-	err := r.observe("ListParticipants", func() (err error) { participants, err = c.listParticipants(ctx, room); return err })
+	participants, err := r.participants(ctx, c, room)
 	if err != nil {
 		return err
 	}
@@ -248,6 +248,24 @@ func (r *Reader) read(ctx context.Context, c *client, room string) error {
 		r.cfg.OnChange(changed.pods)
 	}
 	return nil
+}
+
+// participants asks who is in a room. Where LiveKit asks the room's node for that,
+// nobody answers for a room that has closed, nor for one whose node is silent; so it
+// is asked whether there is such a room. An error is left where there is, or where
+// that is not known either. What is asked is the room as of now, not the list of a
+// sweep: it may have closed since.
+func (r *Reader) participants(ctx context.Context, c *client, room string) (in []*livekit.ParticipantInfo, err error) {
+	err = r.observe("ListParticipants", func() (err error) { in, err = c.listParticipants(ctx, room); return err })
+	var nobody *errNobodyAnswered
+	if !errors.As(err, &nobody) {
+		return in, err
+	}
+	var there []string
+	if r.observe("ListRooms", func() (err error) { there, err = c.listRooms(ctx, room); return err }) != nil || slices.Contains(there, room) {
+		return nil, err
+	}
+	return nil, nil
 }
 
 // again says whether and how soon a room wants another look: because a webhook

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,12 +35,14 @@ type fakeLiveKit struct {
 	rooms    map[string][]*livekit.ParticipantInfo
 	unlisted map[string]bool                  // rooms that ListRooms leaves out
 	noList   bool                             // ListRooms fails
+	byNodes  bool                             // a room's node is asked for its participants: of a closed room, nobody answers
+	silent   map[string]bool                  // rooms whose node does not answer
 	break_   func(w http.ResponseWriter) bool // breaks an answer, and says so
 	requests atomic.Int64
 }
 
 func newFakeLiveKit() *fakeLiveKit {
-	return &fakeLiveKit{secret: "secret", rooms: map[string][]*livekit.ParticipantInfo{}, unlisted: map[string]bool{}}
+	return &fakeLiveKit{secret: "secret", rooms: map[string][]*livekit.ParticipantInfo{}, unlisted: map[string]bool{}, silent: map[string]bool{}}
 }
 
 func (f *fakeLiveKit) set(change func()) {
@@ -69,7 +72,7 @@ func (f *fakeLiveKit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	livekit.NewRoomServiceServer(f).ServeHTTP(w, r)
 }
 
-func (f *fakeLiveKit) ListRooms(context.Context, *livekit.ListRoomsRequest) (*livekit.ListRoomsResponse, error) {
+func (f *fakeLiveKit) ListRooms(_ context.Context, req *livekit.ListRoomsRequest) (*livekit.ListRoomsResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.noList {
@@ -77,7 +80,7 @@ func (f *fakeLiveKit) ListRooms(context.Context, *livekit.ListRoomsRequest) (*li
 	}
 	answer := &livekit.ListRoomsResponse{}
 	for name := range f.rooms {
-		if !f.unlisted[name] {
+		if !f.unlisted[name] && (len(req.Names) == 0 || slices.Contains(req.Names, name)) {
 			answer.Rooms = append(answer.Rooms, &livekit.Room{Name: name})
 		}
 	}
@@ -87,6 +90,9 @@ func (f *fakeLiveKit) ListRooms(context.Context, *livekit.ListRoomsRequest) (*li
 func (f *fakeLiveKit) ListParticipants(_ context.Context, req *livekit.ListParticipantsRequest) (*livekit.ListParticipantsResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if _, open := f.rooms[req.Room]; f.silent[req.Room] || f.byNodes && !open {
+		return nil, twirp.Unavailable.Error("no response from servers")
+	}
 	return &livekit.ListParticipantsResponse{Participants: f.rooms[req.Room]}, nil
 }
 
@@ -168,6 +174,7 @@ func TestFailuresNeverMakeAZero(t *testing.T) {
 		"CutsTheConnection":    {breaks: func(f *fakeLiveKit) { f.break_ = func(http.ResponseWriter) bool { panic(http.ErrAbortHandler) } }, unknown: true},
 		"ChangesItsKeys":       {breaks: func(f *fakeLiveKit) { f.secret = "other" }, mends: func(f *fakeLiveKit) { f.secret = "secret" }, unknown: true},
 		"LeavesARoomOutOfList": {breaks: func(f *fakeLiveKit) { f.unlisted["r"] = true }},
+		"RoomsNodeIsSilent":    {breaks: func(f *fakeLiveKit) { f.silent["r"] = true }, mends: func(f *fakeLiveKit) { clear(f.silent) }, unknown: true},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -201,6 +208,70 @@ func TestFailuresNeverMakeAZero(t *testing.T) {
 			trial.Eventually(t, "the call is read again", reads(r, "pod", 1))
 		})
 	}
+}
+
+// TestClosedRoomOfWhichNobodyAnswers ends calls where LiveKit asks a room's node for
+// its participants: of a room that has closed it says that nobody answered, and not
+// that it is gone. Its call ends all the same, and the other is read on.
+func TestClosedRoomOfWhichNobodyAnswers(t *testing.T) {
+	lk := newFakeLiveKit()
+	lk.byNodes = true
+	lk.rooms["a"], lk.rooms["b"] = agentOf("PA_a", "pod-a"), agentOf("PA_b", "pod-b")
+	r := runReader(t, lk, func(c *Config) { c.Resync, c.MaxStaleness = time.Second, 3*time.Second })
+	trial.Eventually(t, "the calls are read", func() bool { return reads(r, "pod-a", 1)() && reads(r, "pod-b", 1)() })
+	lk.set(func() { delete(lk.rooms, "a") })
+	trial.Eventually(t, "the ended call is gone and the other is there", func() bool { return reads(r, "pod-a", 0)() && reads(r, "pod-b", 1)() })
+	swept := func() time.Time {
+		r.mu.RLock()
+		defer r.mu.RUnlock()
+		return r.sweptAt
+	}
+	gone := time.Now()
+	trial.Eventually(t, "sweeps go on", func() bool { return swept().After(gone) })
+
+	// All that is left is lost at once: such a loss is in doubt here as well.
+	lk.set(func() {
+		for _, room := range []string{"c", "d", "e"} {
+			lk.rooms[room] = agentOf("PA_"+room, "pod-b")
+		}
+	})
+	trial.Eventually(t, "more calls are read", reads(r, "pod-b", 4))
+	lk.set(func() { clear(lk.rooms) })
+	doubted := false
+	trial.Eventually(t, "what was lost together is gone in the end", func() bool {
+		doubted = doubted || unknown(r, "pod-b")()
+		return reads(r, "pod-b", 0)()
+	})
+	if !doubted {
+		t.Error("what was lost together was not in doubt")
+	}
+}
+
+// TestUnavailableFromAProxy has something between say that a room's participants are
+// unavailable, while the room is missing from the list for a moment: only LiveKit's
+// own word is one.
+func TestUnavailableFromAProxy(t *testing.T) {
+	lk := newFakeLiveKit()
+	lk.rooms["r"] = agentOf("PA_1", "pod")
+	var between atomic.Bool
+	r := runReader(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if between.Load() && strings.HasSuffix(req.URL.Path, "/ListParticipants") {
+			http.Error(w, "no healthy upstream", http.StatusServiceUnavailable)
+			return
+		}
+		lk.ServeHTTP(w, req)
+	}), nil)
+	trial.Eventually(t, "the call is read", reads(r, "pod", 1))
+	lk.set(func() { lk.unlisted["r"] = true })
+	between.Store(true)
+	trial.Eventually(t, "the pod is unknown", func() bool {
+		if reads(r, "pod", 0)() {
+			t.Fatal("the call reads as zero")
+		}
+		return unknown(r, "pod")()
+	})
+	between.Store(false)
+	trial.Eventually(t, "the call is read again", reads(r, "pod", 1))
 }
 
 func TestRestartedEmpty(t *testing.T) {
