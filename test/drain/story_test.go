@@ -133,7 +133,7 @@ func begin(t *testing.T, n int, guarded bool) *story {
 
 // clear ends a story and gives its nodes back as they were.
 func (s *story) clear() {
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 11*time.Minute)
 	defer cancel()
 	if err := stage.DeleteNamespace(ctx, s.ns); err != nil {
 		s.t.Error(err)

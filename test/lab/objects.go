@@ -40,7 +40,7 @@ func (l *Lab) DeleteNamespace(ctx context.Context, name string) error {
 		return fmt.Errorf("cannot delete namespace %s: %w", name, err)
 	}
 	atOnce := int64(0)
-	return Eventually(ctx, 3*time.Minute, "namespace "+name+" is gone", func() (bool, error) {
+	return Eventually(ctx, 10*time.Minute, "namespace "+name+" is gone", func() (bool, error) {
 		_, err := l.Client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return true, nil

@@ -19,6 +19,10 @@ import (
 	"github.com/callguard/callguard/hack/cluster/local"
 )
 
+// joinWithin bounds how long LiveKit may take to let a participant in, among
+// hundreds on a busy machine.
+const joinWithin = time.Minute
+
 // Participant is who joins a room.
 type Participant struct {
 	Room, Identity string
@@ -30,7 +34,7 @@ type Participant struct {
 // leaves. It is a real participant with a real connection.
 func Join(ctx context.Context, lk local.LiveKit, p Participant) (leave func(), err error) {
 	room := lksdk.NewRoom(&lksdk.RoomCallback{})
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, joinWithin)
 	defer cancel()
 	err = room.JoinWithContext(ctx, lk.URL, lksdk.ConnectInfo{
 		APIKey: lk.APIKey, APISecret: lk.APISecret, RoomName: p.Room,
@@ -51,7 +55,7 @@ func Sit(ctx context.Context, lk local.LiveKit, p Participant) (leave func(), er
 	if err != nil {
 		return nil, fmt.Errorf("cannot sign a token for %s: %w", p.Identity, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, joinWithin)
 	defer cancel()
 	conn, resp, err := websocket.DefaultDialer.DialContext(ctx, "ws"+strings.TrimPrefix(lk.URL, "http")+"/rtc?protocol=15&auto_subscribe=0",
 		http.Header{"Authorization": {"Bearer " + token}})
