@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/livekit/protocol/livekit"
 	lksdk "github.com/livekit/server-sdk-go/v2"
@@ -71,7 +70,7 @@ func TestProxy(t *testing.T) {
 	t.Setenv("HTTP_PROXY", url)
 	g := startGate(t, &far, port)
 	startAgent(t, s, g.agentURL, port, nodeagent.Plain)
-	trial.Within(t, 10*time.Second, "the gate has a worker", func() error {
+	trial.Within(t, patience, "the gate has a worker", func() error {
 		if a := g.calls(); a.Workers != 1 {
 			return fmt.Errorf("%+v", a)
 		}
@@ -99,7 +98,7 @@ func TestProxyRefuses(t *testing.T) {
 			s := &server{url: "ws://" + farAway, key: "key", secret: "a-secret-that-is-long-enough-for-a-token"}
 			t.Setenv("HTTP_PROXY", url)
 			g := startGate(t, s, freePorts(t, 1)[0])
-			trial.Within(t, 10*time.Second, "an agent hears 502", func() error {
+			trial.Within(t, patience, "an agent hears 502", func() error {
 				resp, err := http.DefaultTransport.RoundTrip(upgrade(t, g.agentURL))
 				if err != nil {
 					return err

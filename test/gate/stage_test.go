@@ -27,8 +27,13 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// pace is how often a test asks whether what it waits for has happened.
-const pace = 50 * time.Millisecond
+const (
+	// pace is how often a test asks whether what it waits for has happened.
+	pace = 50 * time.Millisecond
+	// patience is how long it waits for what is only to happen. An agent's process
+	// takes seconds of CPU to start, on a busy machine many times that.
+	patience = 3 * time.Minute
+)
 
 // program is a process of the stage, with its output in a file.
 type program struct {
@@ -134,7 +139,7 @@ func newServer(t *testing.T, ports []int) *server {
 func (s *server) start(t *testing.T) {
 	t.Helper()
 	s.program = start(t, "livekit", "", nil, stage.livekit, "--config", s.config)
-	trial.Within(t, 20*time.Second, "livekit-server answers", func() error {
+	trial.Within(t, patience, "livekit-server answers", func() error {
 		_, err := s.rooms.ListRooms(t.Context(), &livekit.ListRoomsRequest{})
 		return err
 	})
@@ -179,7 +184,7 @@ func (s *server) dial(t *testing.T, room string) *lksdk.Room {
 func (s *server) answered(t *testing.T, room string) error {
 	t.Helper()
 	var err error
-	for begin := time.Now(); time.Since(begin) < time.Minute; time.Sleep(pace) {
+	for begin := time.Now(); time.Since(begin) < patience; time.Sleep(pace) {
 		list, lerr := s.rooms.ListParticipants(t.Context(), &livekit.ListParticipantsRequest{Room: room})
 		if lerr != nil {
 			return lerr
@@ -210,6 +215,14 @@ type sidecar struct {
 // startGate starts a call-gate as a pod has it.
 func startGate(t *testing.T, s *server, workerPort int, args ...string) *sidecar {
 	t.Helper()
+	g := newGate(t, s, workerPort, args...)
+	g.start()
+	return g
+}
+
+// newGate is a call-gate that is yet to be started.
+func newGate(t *testing.T, s *server, workerPort int, args ...string) *sidecar {
+	t.Helper()
 	ports := freePorts(t, 2)
 	g := &sidecar{
 		t: t, uid: "4d6e4a3c-0000-4000-8000-" + fmt.Sprintf("%012d", ports[0]), volume: t.TempDir(),
@@ -221,14 +234,13 @@ func startGate(t *testing.T, s *server, workerPort int, args ...string) *sidecar
 		fmt.Sprintf("--bind-address=127.0.0.1:%d", ports[0]), fmt.Sprintf("--status-address=127.0.0.1:%d", ports[1]),
 		"--order-file=" + filepath.Join(g.volume, "annotations"), "--worker-ports=" + strconv.Itoa(workerPort), "--log-level=debug",
 	}, args...)
-	g.start()
 	return g
 }
 
 func (g *sidecar) start() {
 	g.t.Helper()
 	g.program = start(g.t, "gate", "", g.env, stage.gate, g.args...)
-	trial.Within(g.t, 10*time.Second, "the gate answers", func() error { _, err := g.ask(); return err })
+	trial.Within(g.t, patience, "the gate answers", func() error { _, err := g.ask(); return err })
 }
 
 func (g *sidecar) ask() (witness.Answer, error) {
@@ -302,7 +314,7 @@ type agent struct {
 func startAgent(t *testing.T, s *server, url string, port int, entry string, env ...string) *agent {
 	t.Helper()
 	a := launchAgent(t, s, url, port, entry, env...)
-	trial.Within(t, 30*time.Second, "the agent registers", func() error {
+	trial.Within(t, patience, "the agent registers", func() error {
 		if !a.says(t, "registered worker") {
 			return errors.New("its log does not say so")
 		}

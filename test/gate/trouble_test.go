@@ -79,14 +79,14 @@ func TestGateKilled(t *testing.T) {
 				}
 			}
 			one.Disconnect()
-			trial.Within(t, 20*time.Second, "one call is left", func() error {
+			trial.Within(t, patience, "one call is left", func() error {
 				if a := g.calls(); a.Calls != 1 {
 					return fmt.Errorf("%+v", a)
 				}
 				return nil
 			})
 			two.Disconnect()
-			trial.Within(t, 20*time.Second, "the pod is drained", func() error {
+			trial.Within(t, patience, "the pod is drained", func() error {
 				if a := g.calls(); !a.Drained {
 					return fmt.Errorf("%+v", a)
 				}
@@ -106,7 +106,7 @@ func TestLiveKitDownAtStart(t *testing.T) {
 	port := freePorts(t, 1)[0]
 	g := startGate(t, s, port, "--journal="+t.TempDir())
 	a := launchAgent(t, s, g.agentURL, port, nodeagent.Plain)
-	trial.Within(t, 30*time.Second, "the agent hears that LiveKit is down", func() error {
+	trial.Within(t, patience, "the agent hears that LiveKit is down", func() error {
 		if !a.says(t, "Unexpected server response: 502") || !g.says(t, "cannot be reached; check that it runs") {
 			return errors.New("the logs do not say so")
 		}
@@ -121,7 +121,7 @@ func TestLiveKitDownAtStart(t *testing.T) {
 		resp.Body.Close()
 	}
 	s.start(t)
-	trial.Within(t, 30*time.Second, "the worker registers", func() error {
+	trial.Within(t, patience, "the worker registers", func() error {
 		if a := g.calls(); a.Workers != 1 {
 			return fmt.Errorf("%+v", a)
 		}
@@ -138,7 +138,7 @@ func TestLiveKitDownAtStart(t *testing.T) {
 	s.kill()
 	s.start(t)
 	// The agent's process tries to join again, or gives up; the gate follows it.
-	trial.Within(t, 60*time.Second, "the gate and the restarted server agree", func() error {
+	trial.Within(t, patience, "the gate and the restarted server agree", func() error {
 		if rooms, a := len(s.agents(t)), g.calls(); a.Workers != 1 || a.Calls != rooms {
 			return fmt.Errorf("%d agents in rooms, %+v", rooms, a)
 		}
@@ -154,7 +154,7 @@ func TestWrongKey(t *testing.T) {
 	wrong := *s
 	wrong.secret = "another-secret-that-livekit-does-not-know"
 	a := launchAgent(t, &wrong, g.agentURL, port, nodeagent.Plain)
-	trial.Within(t, 30*time.Second, "the agent hears 401", func() error {
+	trial.Within(t, patience, "the agent hears 401", func() error {
 		if !a.says(t, "Unexpected server response: 401") || !g.says(t, "check the agent's LIVEKIT_API_KEY") {
 			return errors.New("the logs do not say so")
 		}
@@ -193,7 +193,7 @@ func TestWithoutGate(t *testing.T) {
 	write("a=\"b\"\n")
 	startAgent(t, s, s.url, port, nodeagent.Snippet, "ANNOTATIONS="+file, "POD_UID=uid")
 	caller := s.dial(t, "code-1")
-	trial.Within(t, 30*time.Second, "the agent carries its pod", func() error {
+	trial.Within(t, patience, "the agent carries its pod", func() error {
 		agents := s.agents(t)
 		if len(agents) != 1 || agents[0].GetAttributes()[call.PodAttribute] != "uid" {
 			return fmt.Errorf("%v", agents)
@@ -208,7 +208,7 @@ func TestWithoutGate(t *testing.T) {
 		}
 	}
 	caller.Disconnect()
-	trial.Within(t, 30*time.Second, "the last agent leaves", func() error {
+	trial.Within(t, patience, "the last agent leaves", func() error {
 		if n := len(s.agents(t)); n != 0 {
 			return fmt.Errorf("%d agents", n)
 		}

@@ -22,5 +22,12 @@ export default defineAgent({
 });
 
 cli.runApp(
-  new ServerOptions({ agent: fileURLToPath(import.meta.url), host: '127.0.0.1', port: Number(process.env.PORT), ...callguard }),
+  new ServerOptions({
+    agent: fileURLToPath(import.meta.url),
+    host: '127.0.0.1',
+    port: Number(process.env.PORT),
+    // The machines that test this are small and busy: a job's process may take long to start.
+    initializeProcessTimeout: 60_000,
+    ...callguard,
+  }),
 );
