@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/livekit/protocol/auth"
@@ -104,15 +105,38 @@ func testSettings() Settings {
 	return Settings{Resync: 300 * time.Millisecond, MaxStaleness: 900 * time.Millisecond, Timeout: 200 * time.Millisecond, Concurrency: 4}
 }
 
-// runReader runs a Reader of the server until the test ends.
-func runReader(t *testing.T, server http.Handler, change func(*Config)) *Reader {
+// overNetwork runs a Reader of the server until the test ends.
+func overNetwork(t *testing.T, server http.Handler) *Reader {
 	t.Helper()
 	ts := httptest.NewServer(server)
 	t.Cleanup(ts.Close)
+	return runReader(t, ts.URL, http.DefaultTransport, nil)
+}
+
+// direct brings requests to a handler, without a network between.
+type direct struct{ http.Handler }
+
+func (d direct) RoundTrip(req *http.Request) (*http.Response, error) {
+	rec := httptest.NewRecorder()
+	d.ServeHTTP(rec, req)
+	return rec.Result(), nil
+}
+
+// inNoTime tells a story of a Reader of lk. Its time is that of the story alone: it
+// passes when all wait for it, so that no machine is too slow for it.
+func inNoTime(t *testing.T, lk http.Handler, change func(*Config), story func(*testing.T, *Reader)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		story(t, runReader(t, "http://livekit.example", direct{lk}, change))
+	})
+}
+
+func runReader(t *testing.T, url string, transport http.RoundTripper, change func(*Config)) *Reader {
+	t.Helper()
 	cfg := Config{
 		Project:     call.DefaultProject,
-		Credentials: func(context.Context) (Credentials, error) { return Credentials{ts.URL, "key", "secret"}, nil },
-		Transport:   http.DefaultTransport,
+		Credentials: func(context.Context) (Credentials, error) { return Credentials{url, "key", "secret"}, nil },
+		Transport:   transport,
 		Settings:    testSettings(),
 		Metrics:     NewMetrics(prometheus.NewRegistry()),
 		Log:         slog.New(slog.DiscardHandler),
@@ -133,7 +157,7 @@ func runReader(t *testing.T, server http.Handler, change func(*Config)) *Reader 
 	return r
 }
 
-// eventually waits until the condition holds, for at most ten seconds.
+// reads says whether a pod is known to hold so many calls.
 func reads(r *Reader, pod types.UID, want int) func() bool {
 	return func() bool {
 		n, known := r.Reading(pod, time.Now()).Calls()
@@ -146,8 +170,8 @@ func unknown(r *Reader, pod types.UID) func() bool {
 }
 
 // TestFailuresNeverMakeAZero breaks LiveKit in every way there is, in mid-call,
-// and watches that the call is either still read or unknown, never gone, and read
-// again once LiveKit is whole.
+// and watches that the call becomes unknown, is never gone, and is read again once
+// LiveKit is whole.
 func TestFailuresNeverMakeAZero(t *testing.T) {
 	body := func(status int, contentType, text string) func(http.ResponseWriter) bool {
 		return func(w http.ResponseWriter) bool {
@@ -161,27 +185,25 @@ func TestFailuresNeverMakeAZero(t *testing.T) {
 	}
 	cases := map[string]struct {
 		breaks, mends func(*fakeLiveKit)
-		unknown       bool // it becomes unknown; else it stays known
 	}{
-		"Answers500":          {breaks: func(f *fakeLiveKit) { f.break_ = body(500, "text/plain", "oops") }, unknown: true},
-		"EmptyPageFromAProxy": {breaks: func(f *fakeLiveKit) { f.break_ = body(200, "text/html", "") }, unknown: true},
-		"RubbishAsProtobuf":   {breaks: func(f *fakeLiveKit) { f.break_ = body(200, "application/protobuf", "rubbish") }, unknown: true},
-		"NotFoundFromAProxy":  {breaks: func(f *fakeLiveKit) { f.break_ = body(404, "text/plain", "no such page") }, unknown: true},
-		"Redirects":           {breaks: func(f *fakeLiveKit) { f.break_ = body(302, "text/html", "elsewhere") }, unknown: true},
+		"Answers500":          {breaks: func(f *fakeLiveKit) { f.break_ = body(500, "text/plain", "oops") }},
+		"EmptyPageFromAProxy": {breaks: func(f *fakeLiveKit) { f.break_ = body(200, "text/html", "") }},
+		"RubbishAsProtobuf":   {breaks: func(f *fakeLiveKit) { f.break_ = body(200, "application/protobuf", "rubbish") }},
+		"NotFoundFromAProxy":  {breaks: func(f *fakeLiveKit) { f.break_ = body(404, "text/plain", "no such page") }},
+		"Redirects":           {breaks: func(f *fakeLiveKit) { f.break_ = body(302, "text/html", "elsewhere") }},
 		"Hangs": {breaks: func(f *fakeLiveKit) {
 			f.break_ = func(http.ResponseWriter) bool { time.Sleep(300 * time.Millisecond); return true }
-		}, unknown: true},
-		"CutsTheConnection":    {breaks: func(f *fakeLiveKit) { f.break_ = func(http.ResponseWriter) bool { panic(http.ErrAbortHandler) } }, unknown: true},
-		"ChangesItsKeys":       {breaks: func(f *fakeLiveKit) { f.secret = "other" }, mends: func(f *fakeLiveKit) { f.secret = "secret" }, unknown: true},
-		"LeavesARoomOutOfList": {breaks: func(f *fakeLiveKit) { f.unlisted["r"] = true }},
-		"RoomsNodeIsSilent":    {breaks: func(f *fakeLiveKit) { f.silent["r"] = true }, mends: func(f *fakeLiveKit) { clear(f.silent) }, unknown: true},
+		}},
+		"CutsTheConnection": {breaks: func(f *fakeLiveKit) { f.break_ = func(http.ResponseWriter) bool { panic(http.ErrAbortHandler) } }},
+		"ChangesItsKeys":    {breaks: func(f *fakeLiveKit) { f.secret = "other" }, mends: func(f *fakeLiveKit) { f.secret = "secret" }},
+		"RoomsNodeIsSilent": {breaks: func(f *fakeLiveKit) { f.silent["r"] = true }, mends: func(f *fakeLiveKit) { clear(f.silent) }},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			lk := newFakeLiveKit()
 			lk.rooms["r"] = agentOf("PA_1", "pod")
-			r := runReader(t, lk, nil)
+			r := overNetwork(t, lk)
 			trial.Eventually(t, "the call is read", reads(r, "pod", 1))
 
 			lk.set(func() { tc.breaks(lk) })
@@ -192,10 +214,10 @@ func TestFailuresNeverMakeAZero(t *testing.T) {
 				}
 				time.Sleep(10 * time.Millisecond)
 			}
-			if got := unknown(r, "pod")(); got != tc.unknown {
-				t.Fatalf("unknown = %t, want %t", got, tc.unknown)
+			if !unknown(r, "pod")() {
+				t.Fatal("the call counts as known")
 			}
-			if tc.unknown && !strings.Contains(r.Reading("pod", time.Now()).Reason(), "was last read at") {
+			if !strings.Contains(r.Reading("pod", time.Now()).Reason(), "was last read at") {
 				t.Errorf("the reason says: %s", r.Reading("pod", time.Now()).Reason())
 			}
 
@@ -217,34 +239,36 @@ func TestClosedRoomOfWhichNobodyAnswers(t *testing.T) {
 	lk := newFakeLiveKit()
 	lk.byNodes = true
 	lk.rooms["a"], lk.rooms["b"] = agentOf("PA_a", "pod-a"), agentOf("PA_b", "pod-b")
-	r := runReader(t, lk, func(c *Config) { c.Resync, c.MaxStaleness = time.Second, 3*time.Second })
-	trial.Eventually(t, "the calls are read", func() bool { return reads(r, "pod-a", 1)() && reads(r, "pod-b", 1)() })
-	lk.set(func() { delete(lk.rooms, "a") })
-	trial.Eventually(t, "the ended call is gone and the other is there", func() bool { return reads(r, "pod-a", 0)() && reads(r, "pod-b", 1)() })
-	swept := func() time.Time {
-		r.mu.RLock()
-		defer r.mu.RUnlock()
-		return r.sweptAt
-	}
-	gone := time.Now()
-	trial.Eventually(t, "sweeps go on", func() bool { return swept().After(gone) })
+	settings := func(c *Config) { c.Resync, c.MaxStaleness = time.Second, 3*time.Second }
+	inNoTime(t, lk, settings, func(t *testing.T, r *Reader) {
+		trial.Eventually(t, "the calls are read", func() bool { return reads(r, "pod-a", 1)() && reads(r, "pod-b", 1)() })
+		lk.set(func() { delete(lk.rooms, "a") })
+		trial.Eventually(t, "the ended call is gone and the other is there", func() bool { return reads(r, "pod-a", 0)() && reads(r, "pod-b", 1)() })
+		swept := func() time.Time {
+			r.mu.RLock()
+			defer r.mu.RUnlock()
+			return r.sweptAt
+		}
+		gone := time.Now()
+		trial.Eventually(t, "sweeps go on", func() bool { return swept().After(gone) })
 
-	// All that is left is lost at once: such a loss is in doubt here as well.
-	lk.set(func() {
-		for _, room := range []string{"c", "d", "e"} {
-			lk.rooms[room] = agentOf("PA_"+room, "pod-b")
+		// All that is left is lost at once: such a loss is in doubt here as well.
+		lk.set(func() {
+			for _, room := range []string{"c", "d", "e"} {
+				lk.rooms[room] = agentOf("PA_"+room, "pod-b")
+			}
+		})
+		trial.Eventually(t, "more calls are read", reads(r, "pod-b", 4))
+		lk.set(func() { clear(lk.rooms) })
+		doubted := false
+		trial.Eventually(t, "what was lost together is gone in the end", func() bool {
+			doubted = doubted || unknown(r, "pod-b")()
+			return reads(r, "pod-b", 0)()
+		})
+		if !doubted {
+			t.Error("what was lost together was not in doubt")
 		}
 	})
-	trial.Eventually(t, "more calls are read", reads(r, "pod-b", 4))
-	lk.set(func() { clear(lk.rooms) })
-	doubted := false
-	trial.Eventually(t, "what was lost together is gone in the end", func() bool {
-		doubted = doubted || unknown(r, "pod-b")()
-		return reads(r, "pod-b", 0)()
-	})
-	if !doubted {
-		t.Error("what was lost together was not in doubt")
-	}
 }
 
 // TestUnavailableFromAProxy has something between say that a room's participants are
@@ -254,24 +278,42 @@ func TestUnavailableFromAProxy(t *testing.T) {
 	lk := newFakeLiveKit()
 	lk.rooms["r"] = agentOf("PA_1", "pod")
 	var between atomic.Bool
-	r := runReader(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	proxy := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if between.Load() && strings.HasSuffix(req.URL.Path, "/ListParticipants") {
 			http.Error(w, "no healthy upstream", http.StatusServiceUnavailable)
 			return
 		}
 		lk.ServeHTTP(w, req)
-	}), nil)
-	trial.Eventually(t, "the call is read", reads(r, "pod", 1))
-	lk.set(func() { lk.unlisted["r"] = true })
-	between.Store(true)
-	trial.Eventually(t, "the pod is unknown", func() bool {
-		if reads(r, "pod", 0)() {
-			t.Fatal("the call reads as zero")
-		}
-		return unknown(r, "pod")()
 	})
-	between.Store(false)
-	trial.Eventually(t, "the call is read again", reads(r, "pod", 1))
+	inNoTime(t, proxy, nil, func(t *testing.T, r *Reader) {
+		trial.Eventually(t, "the call is read", reads(r, "pod", 1))
+		lk.set(func() { lk.unlisted["r"] = true })
+		between.Store(true)
+		trial.Eventually(t, "the pod is unknown", func() bool {
+			if reads(r, "pod", 0)() {
+				t.Fatal("the call reads as zero")
+			}
+			return unknown(r, "pod")()
+		})
+		between.Store(false)
+		trial.Eventually(t, "the call is read again", reads(r, "pod", 1))
+	})
+}
+
+// TestLeftOutOfTheList has LiveKit leave a room out of its list of rooms, as it does
+// at times: the call stays known.
+func TestLeftOutOfTheList(t *testing.T) {
+	lk := newFakeLiveKit()
+	lk.rooms["r"] = agentOf("PA_1", "pod")
+	inNoTime(t, lk, nil, func(t *testing.T, r *Reader) {
+		trial.Eventually(t, "the call is read", reads(r, "pod", 1))
+		lk.set(func() { lk.unlisted["r"] = true })
+		for until := time.Now().Add(3 * testSettings().MaxStaleness); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+			if !reads(r, "pod", 1)() {
+				t.Fatalf("the call is not read any more: %+v", r.Reading("pod", time.Now()))
+			}
+		}
+	})
 }
 
 func TestRestartedEmpty(t *testing.T) {
@@ -279,18 +321,20 @@ func TestRestartedEmpty(t *testing.T) {
 	for _, room := range []string{"a", "b", "c", "d"} {
 		lk.rooms[room] = agentOf("PA_"+room, "pod")
 	}
-	r := runReader(t, lk, func(c *Config) { c.Resync, c.MaxStaleness = time.Second, 5*time.Second })
-	trial.Eventually(t, "the calls are read", reads(r, "pod", 4))
+	settings := func(c *Config) { c.Resync, c.MaxStaleness = time.Second, 5*time.Second }
+	inNoTime(t, lk, settings, func(t *testing.T, r *Reader) {
+		trial.Eventually(t, "the calls are read", reads(r, "pod", 4))
 
-	lk.set(func() { clear(lk.rooms) })
-	trial.Eventually(t, "the pod is unknown", func() bool {
-		if reads(r, "pod", 0)() {
-			t.Fatal("lost rooms read as zero at once")
-		}
-		return unknown(r, "pod")()
+		lk.set(func() { clear(lk.rooms) })
+		trial.Eventually(t, "the pod is unknown", func() bool {
+			if reads(r, "pod", 0)() {
+				t.Fatal("lost rooms read as zero at once")
+			}
+			return unknown(r, "pod")()
+		})
+		lk.set(func() { lk.rooms["a"] = agentOf("PA_new", "pod") })
+		trial.Eventually(t, "the one agent that came back is read, the others are gone", reads(r, "pod", 1))
 	})
-	lk.set(func() { lk.rooms["a"] = agentOf("PA_new", "pod") })
-	trial.Eventually(t, "the one agent that came back is read, the others are gone", reads(r, "pod", 1))
 }
 
 // TestLostDuringAnOutage loses a single call while sweeps fail and webhooks still
@@ -298,51 +342,56 @@ func TestRestartedEmpty(t *testing.T) {
 func TestLostDuringAnOutage(t *testing.T) {
 	lk := newFakeLiveKit()
 	lk.rooms["r"] = agentOf("PA_1", "pod")
-	r := runReader(t, lk, func(c *Config) { c.Resync, c.MaxStaleness = time.Second, 10*time.Second })
-	trial.Eventually(t, "the call is read", reads(r, "pod", 1))
-	lk.set(func() { lk.noList = true })
-	trial.Eventually(t, "a sweep has failed", func() bool {
-		r.mu.RLock()
-		defer r.mu.RUnlock()
-		return r.lastErr != nil
-	})
-	lk.set(func() { delete(lk.rooms, "r") })
-	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
-		r.Heed(&livekit.WebhookEvent{Event: "participant_joined", Room: &livekit.Room{Name: "r"}, Participant: &livekit.ParticipantInfo{Sid: "PA_caller"}})
-		if reads(r, "pod", 0)() {
-			t.Fatal("what is lost in an outage reads as zero")
+	settings := func(c *Config) { c.Resync, c.MaxStaleness = time.Second, 10*time.Second }
+	inNoTime(t, lk, settings, func(t *testing.T, r *Reader) {
+		trial.Eventually(t, "the call is read", reads(r, "pod", 1))
+		lk.set(func() { lk.noList = true })
+		trial.Eventually(t, "a sweep has failed", func() bool {
+			r.mu.RLock()
+			defer r.mu.RUnlock()
+			return r.lastErr != nil
+		})
+		lk.set(func() { delete(lk.rooms, "r") })
+		for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+			r.Heed(&livekit.WebhookEvent{Event: "participant_joined", Room: &livekit.Room{Name: "r"}, Participant: &livekit.ParticipantInfo{Sid: "PA_caller"}})
+			if reads(r, "pod", 0)() {
+				t.Fatal("what is lost in an outage reads as zero")
+			}
 		}
-	}
-	lk.set(func() { lk.noList = false })
-	trial.Eventually(t, "the outage is over, and so is the call", reads(r, "pod", 0))
+		lk.set(func() { lk.noList = false })
+		trial.Eventually(t, "the outage is over, and so is the call", reads(r, "pod", 0))
+	})
 }
 
 func TestCallsBeginAndEndWithinAResync(t *testing.T) {
 	lk := newFakeLiveKit()
 	var changed atomic.Int64
-	r := runReader(t, lk, func(c *Config) {
+	settings := func(c *Config) {
 		c.Resync, c.MaxStaleness = time.Second, 5*time.Second
 		c.OnChange = func(uids []types.UID) { changed.Add(int64(len(uids))) }
-	})
-	trial.Eventually(t, "the pod is known to be idle", reads(r, "pod", 0))
-	for range 3 {
-		for _, want := range []int{1, 0} {
-			lk.set(func() {
-				clear(lk.rooms)
-				if want == 1 {
-					lk.rooms["r"] = agentOf("PA_1", "pod")
+	}
+	inNoTime(t, lk, settings, func(t *testing.T, r *Reader) {
+		trial.Eventually(t, "the pod is known to be idle", reads(r, "pod", 0))
+		for range 3 {
+			for _, want := range []int{1, 0} {
+				lk.set(func() {
+					clear(lk.rooms)
+					if want == 1 {
+						lk.rooms["r"] = agentOf("PA_1", "pod")
+					}
+				})
+				began := time.Now()
+				trial.Eventually(t, "the change is read", reads(r, "pod", want))
+				if took := time.Since(began); took > time.Second {
+					t.Errorf("a change to %d took %s, more than a resync", want, took)
 				}
-			})
-			began := time.Now()
-			trial.Eventually(t, "the change is read", reads(r, "pod", want))
-			if took := time.Since(began); took > time.Second {
-				t.Errorf("a change to %d took %s, more than a resync", want, took)
 			}
 		}
-	}
-	if changed.Load() != 6 {
-		t.Errorf("OnChange was told of %d changes, want 6", changed.Load())
-	}
+		synctest.Wait() // OnChange is told after the change can be read
+		if changed.Load() != 6 {
+			t.Errorf("OnChange was told of %d changes, want 6", changed.Load())
+		}
+	})
 }
 
 func TestCredentials(t *testing.T) {
@@ -350,7 +399,7 @@ func TestCredentials(t *testing.T) {
 	lk := newFakeLiveKit()
 	var missing atomic.Bool
 	missing.Store(true)
-	r := runReader(t, lk, func(c *Config) {
+	settings := func(c *Config) {
 		given := c.Credentials
 		c.Credentials = func(ctx context.Context) (Credentials, error) {
 			if missing.Load() {
@@ -358,24 +407,26 @@ func TestCredentials(t *testing.T) {
 			}
 			return given(ctx)
 		}
-	})
-	trial.Eventually(t, "the missing key is the reason", func() bool {
-		return errors.Is(r.Fresh(time.Now()), boom)
-	})
-	if n := lk.requests.Load(); n != 0 {
-		t.Errorf("LiveKit was asked %d times without a key", n)
 	}
-	missing.Store(false)
-	trial.Eventually(t, "it is read once the key is there", reads(r, "pod", 0))
-	missing.Store(true)
-	r.mu.Lock()
-	r.loadedAt = time.Now().Add(-2 * credentialsLife)
-	r.mu.Unlock()
-	for until := time.Now().Add(2 * testSettings().MaxStaleness); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
-		if err := r.Fresh(time.Now()); err != nil {
-			t.Fatalf("a key that was read once is used until LiveKit refuses it: %v", err)
+	inNoTime(t, lk, settings, func(t *testing.T, r *Reader) {
+		trial.Eventually(t, "the missing key is the reason", func() bool {
+			return errors.Is(r.Fresh(time.Now()), boom)
+		})
+		if n := lk.requests.Load(); n != 0 {
+			t.Errorf("LiveKit was asked %d times without a key", n)
 		}
-	}
+		missing.Store(false)
+		trial.Eventually(t, "it is read once the key is there", reads(r, "pod", 0))
+		missing.Store(true)
+		r.mu.Lock()
+		r.loadedAt = time.Now().Add(-2 * credentialsLife)
+		r.mu.Unlock()
+		for until := time.Now().Add(2 * testSettings().MaxStaleness); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+			if err := r.Fresh(time.Now()); err != nil {
+				t.Fatalf("a key that was read once is used until LiveKit refuses it: %v", err)
+			}
+		}
+	})
 }
 
 func TestValidateCredentials(t *testing.T) {

@@ -62,7 +62,7 @@ func twoProjects(t *testing.T) (*Projects, map[call.Project]*fakeLiveKit, *Metri
 		Default:   func(context.Context) (Credentials, error) { return credentials[call.DefaultProject], nil },
 		Secret:    func(context.Context, types.NamespacedName) (Credentials, error) { return credentials[team], nil },
 		Transport: http.DefaultTransport,
-		Settings:  Settings{Resync: time.Hour, MaxStaleness: 2 * time.Hour, Timeout: time.Second, Concurrency: 2},
+		Settings:  Settings{Resync: time.Hour, MaxStaleness: 2 * time.Hour, Timeout: time.Minute, Concurrency: 2},
 		Metrics:   metrics,
 		Log:       slog.New(slog.DiscardHandler),
 	})
