@@ -3,6 +3,7 @@
 package app
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -29,10 +30,15 @@ func apiService(service, available, message string) string {
 }
 
 // apiServer answers each path with the next of its answers, and the last for ever.
-// A path it does not know is forbidden.
-func apiServer(t *testing.T, answers map[string][]string) (kubeconfig string) {
+// A path it does not know is forbidden. again is told when a path is asked for again.
+func apiServer(t *testing.T, answers map[string][]string, again func()) (kubeconfig string) {
 	t.Helper()
+	asked := map[string]bool{}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if asked[req.URL.Path] {
+			again()
+		}
+		asked[req.URL.Path] = true
 		w.Header().Set("Content-Type", "application/json")
 		left := answers[req.URL.Path]
 		if len(left) == 0 {
@@ -97,7 +103,6 @@ func TestCheck(t *testing.T) {
 		},
 		"Starting": {
 			reason: "An adapter that has just been installed needs a moment.",
-			args:   []string{"--timeout=1m"},
 			answers: map[string][]string{
 				firstAPIService: {unavailable, ours[0]}, secondAPIService: ours,
 				nodeCalls: {status(t, http.StatusServiceUnavailable, "LiveKit has not been read yet"), `{"items": [{"value": "0"}]}`},
@@ -142,9 +147,17 @@ func TestCheck(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			args := append([]string{"check", "--timeout=500ms", "--kubeconfig=" + apiServer(t, tc.answers)}, tc.args...)
+			// What is missing is asked for again. Where it does not come, that is when time is up.
+			ctx, timeIsUp := context.WithCancel(t.Context())
+			defer timeIsUp()
+			again := func() {
+				if len(tc.wantErr) > 0 {
+					timeIsUp()
+				}
+			}
+			args := append([]string{"check", "--timeout=1m", "--kubeconfig=" + apiServer(t, tc.answers, again)}, tc.args...)
 			var out, complaints strings.Builder
-			err := Main(t.Context(), args, &out, &complaints)
+			err := Main(ctx, args, &out, &complaints)
 			if (err != nil) != (len(tc.wantErr) > 0) {
 				t.Fatalf("%s check = %v", tc.reason, err)
 			}
