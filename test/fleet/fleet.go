@@ -171,6 +171,8 @@ func (f *Fleet) gone(pod *corev1.Pod) {
 	cause := CauseForced
 	if _, err := nodes.Get(pod.Spec.NodeName); err != nil {
 		cause = CauseNode
+	} else if p.pastGrace(time.Now()) {
+		cause = CauseGrace // whoever took the pod away then was faster than the process's own timer
 	}
 	p.kill(cause)
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -17,9 +18,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/callguard/callguard/hack/cluster/local"
 )
 
-const deadline = 10 * time.Second
+const deadline = time.Minute
 
 // eventually waits until ok, and fails with what otherwise.
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -37,12 +43,11 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := local.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
+	return ports[0]
 }
 
 func runningPod(annotations map[string]string) *corev1.Pod {
@@ -96,7 +101,14 @@ func start(t *testing.T, pod *corev1.Pod) (*Fleet, *fake.Clientset, string) {
 		}
 	})
 	eventually(t, "the process runs", func() bool { return len(f.Agents()) == 1 })
+	// Unlike a real API, the fake one does not tell a watch what happened since the list.
+	eventually(t, "pods and nodes are watched", func() bool { return watched(client, "pods") && watched(client, "nodes") })
 	return f, client, fmt.Sprintf("http://127.0.0.1:%d", port)
+}
+
+// watched says whether a watch of these objects has begun.
+func watched(client *fake.Clientset, resource string) bool {
+	return slices.ContainsFunc(client.Actions(), func(a clienttesting.Action) bool { return a.Matches("watch", resource) })
 }
 
 func terminated(t *testing.T, client kubernetes.Interface) *corev1.ContainerStateTerminated {
@@ -217,6 +229,51 @@ func TestCallsOfAProcessThatIsEnded(t *testing.T) {
 	}
 }
 
+// TestCauseOfAPodThatIsGone has a pod vanish under a process whose own timer has not
+// fired.
+func TestCauseOfAPodThatIsGone(t *testing.T) {
+	tests := map[string]struct {
+		reason string
+		grace  time.Duration // left; none means no SIGTERM
+		node   string        // that is there
+		want   Cause
+	}{
+		"AfterGrace":  {reason: "Its grace was over, whoever saw that first.", grace: -time.Millisecond, node: "node-1", want: CauseGrace},
+		"WithinGrace": {reason: "It had grace left.", grace: time.Minute, node: "node-1", want: CauseForced},
+		"NoGrace":     {reason: "Nobody gave it any.", node: "node-1", want: CauseForced},
+		"NoNode":      {reason: "It went with its node.", node: "node-2", want: CauseNode},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			f, err := New(Config{
+				Client: fake.NewClientset(), NodeClient: func(string) (kubernetes.Interface, error) { return fake.NewClientset(), nil },
+				LiveKit: func(*corev1.Pod) (Project, bool) { return Project{}, false },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			known := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
+			if err := known.Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: tc.node}}); err != nil {
+				t.Fatal(err)
+			}
+			f.nodes = corelisters.NewNodeLister(known)
+			pod := runningPod(nil)
+			p, err := newProcess(pod, f.cfg, f.losses)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.processes[pod.UID], f.alive[pod.UID] = p, true
+			if tc.grace != 0 {
+				p.terminate(time.Now().Add(tc.grace))
+			}
+			f.gone(pod)
+			if p.cause != tc.want {
+				t.Errorf("%s cause %q; want %q", tc.reason, p.cause, tc.want)
+			}
+		})
+	}
+}
+
 func TestProcessWaitsForItsJobs(t *testing.T) {
 	f, client, url := start(t, runningPod(nil))
 	p := busy(t, f)
@@ -240,9 +297,10 @@ func TestCrashedContainerStartsAgain(t *testing.T) {
 	if err := f.Kill(types.NamespacedName{Namespace: "voice", Name: "agent"}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the exit is in the pod's status", func() bool { return terminated(t, client) != nil })
-	if got := terminated(t, client).ExitCode; got != exitKilled {
-		t.Errorf("exit code %d; want %d", got, exitKilled)
+	var end *corev1.ContainerStateTerminated // it stands there for a second
+	eventually(t, "the exit is in the pod's status", func() bool { end = terminated(t, client); return end != nil })
+	if end.ExitCode != exitKilled {
+		t.Errorf("exit code %d; want %d", end.ExitCode, exitKilled)
 	}
 	eventually(t, "the container runs again", func() bool { return terminated(t, client) == nil && len(f.Agents()) == 1 })
 }

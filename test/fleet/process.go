@@ -39,8 +39,9 @@ type process struct {
 	hangs     atomic.Bool // GET /worker gets no answer
 	notice    func()      // once: the pod is marked draining
 
-	mu    sync.Mutex
-	cause Cause // of a kill
+	mu       sync.Mutex
+	cause    Cause     // of a kill
+	graceEnd time.Time // zero before SIGTERM
 }
 
 // exit is how a process ended. A killed process has a cause.
@@ -164,7 +165,17 @@ func (p *process) terminate(deadline time.Time) {
 	default:
 	}
 	p.deadlines <- deadline
+	p.mu.Lock()
+	p.graceEnd = deadline
+	p.mu.Unlock()
 	p.sigterm()
+}
+
+// pastGrace says whether the process has had all of its grace.
+func (p *process) pastGrace(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.graceEnd.IsZero() && !now.Before(p.graceEnd)
 }
 
 // wasKilled says whether the process got SIGKILL.
