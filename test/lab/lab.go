@@ -249,18 +249,22 @@ func (l *Lab) KubectlAs(ctx context.Context, user string, groups []string, args 
 }
 
 // Eventually waits until holds returns true, which it asks ten times a second.
-// Its error is that of the last try, or says that it never held.
+// Its error is that of the last try, which is made after that time, or says that it
+// never held.
 func Eventually(ctx context.Context, within time.Duration, what string, holds func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for {
+		over := ctx.Err() != nil
 		ok, err := holds()
 		if ok && err == nil {
 			return nil
 		}
+		if over {
+			return errors.Join(fmt.Errorf("did not happen within %s: %s", within, what), err)
+		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("did not happen within %s: %s", within, what), err)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

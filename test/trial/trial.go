@@ -25,8 +25,12 @@ const (
 // Eventually waits until holds says true, for what happens within a process.
 func Eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(pace) {
-		if time.Now().After(deadline) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(pace) {
+		over := time.Now().After(deadline) // then it looks once more
+		if holds() {
+			return
+		}
+		if over {
 			t.Fatalf("did not happen within %s: %s", patience, what)
 		}
 	}
@@ -36,13 +40,16 @@ func Eventually(t testing.TB, what string, holds func() bool) {
 // the limit t fails, with what was wrong last.
 func Within(t testing.TB, limit time.Duration, what string, holds func() error) {
 	t.Helper()
-	var err error
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(slowPace) {
-		if err = holds(); err == nil {
+	for deadline := time.Now().Add(limit); ; time.Sleep(slowPace) {
+		over := time.Now().After(deadline)
+		err := holds()
+		if err == nil {
 			return
 		}
+		if over {
+			t.Fatalf("did not happen within %s: %s: %v", limit, what, err)
+		}
 	}
-	t.Fatalf("did not happen within %s: %s: %v", limit, what, err)
 }
 
 // Log gathers what is written to it, and can be read meanwhile.
