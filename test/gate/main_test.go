@@ -23,6 +23,7 @@ import (
 // stage is what all tests share: programs, built or installed once.
 var stage struct {
 	livekit, gate, modules string
+	ports                  []int // that were given to tests
 }
 
 func TestMain(m *testing.M) {

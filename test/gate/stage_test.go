@@ -94,12 +94,15 @@ type server struct {
 	config           string
 }
 
+// freePorts are ports that no test got before: it may be yet to listen there, or do so
+// again. The tests of this room come one after the other.
 func freePorts(t *testing.T, n int) []int {
 	t.Helper()
-	ports, err := local.FreePorts(n)
+	ports, err := local.FreePorts(n, stage.ports...)
 	if err != nil {
 		t.Fatal(err)
 	}
+	stage.ports = append(stage.ports, ports...)
 	return ports
 }
 

@@ -5,8 +5,10 @@ package local
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
+	"net/url"
 	"strconv"
 )
 
@@ -23,41 +25,54 @@ const (
 	lastSlice  = 254
 )
 
-// FreePorts returns n different loopback ports on which nobody listens now, neither on TCP nor on UDP.
-func FreePorts(n int) ([]int, error) {
-	return freePorts(n, nil)
+// FreePorts returns n different loopback ports on which nobody listens now, neither on TCP nor on UDP. It leaves out
+// those that are besides it, such as what it returned before.
+func FreePorts(n int, besides ...int) ([]int, error) {
+	taken := map[int]bool{}
+	for _, port := range besides {
+		taken[port] = true
+	}
+	return freePorts(n, taken)
 }
 
-// freePorts leaves out ports that are spoken for, though perhaps not listened on now.
-func freePorts(n int, taken map[int]bool) ([]int, error) {
-	ports := make([]int, 0, n)
-	seen := map[int]bool{}
+// freePorts leaves out ports that are spoken for, though perhaps not listened on now. It holds those that it has chosen
+// until it has them all.
+func freePorts(n int, taken map[int]bool) (ports []int, err error) {
+	var held []io.Closer
+	defer func() {
+		for _, h := range held {
+			err = errors.Join(err, h.Close())
+		}
+	}()
 	for tries := 0; len(ports) < n; tries++ {
 		if tries > 2*(lastPort-firstPort) {
 			return nil, fmt.Errorf("cannot find %d free ports from %d to %d on 127.0.0.1; stop instances you no longer need", n, firstPort, lastPort)
 		}
 		port := firstPort + rand.IntN(lastPort-firstPort)
-		if seen[port] || taken[port] || !portFree(port) {
+		if taken[port] {
 			continue
 		}
-		seen[port] = true
-		ports = append(ports, port)
+		both, ok := hold(port)
+		held = append(held, both...)
+		if ok {
+			ports = append(ports, port)
+		}
 	}
 	return ports, nil
 }
 
-func portFree(port int) bool {
+// hold listens on a port, and says whether it could. What it returns is to be closed either way.
+func hold(port int) (held []io.Closer, ok bool) {
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	tcp, err := net.Listen("tcp", addr)
 	if err != nil {
-		return false
+		return nil, false
 	}
 	udp, err := net.ListenPacket("udp", addr)
 	if err != nil {
-		_ = tcp.Close()
-		return false
+		return []io.Closer{tcp}, false
 	}
-	return errors.Join(tcp.Close(), udp.Close()) == nil
+	return []io.Closer{tcp, udp}, true
 }
 
 // freeSlices finds n pod address slices in a row that no other instance has; the answer is X of the first, 127.X.0.0/16.
@@ -80,11 +95,19 @@ func freeSlices(n int, others []state) (int, error) {
 	return 0, fmt.Errorf("cannot find pod addresses for %d nodes: other instances have them; use fewer nodes or stop instances you no longer need", n)
 }
 
+// portsOf are the ports that instances have, and those of the receivers of their webhooks, which may not listen yet.
 func portsOf(states []state) map[int]bool {
 	taken := map[int]bool{}
 	for _, s := range states {
 		for _, p := range s.Ports {
 			taken[p] = true
+		}
+		for _, raw := range s.Config.WebhookURLs {
+			if u, err := url.Parse(raw); err == nil {
+				if p, err := strconv.Atoi(u.Port()); err == nil {
+					taken[p] = true
+				}
+			}
 		}
 	}
 	return taken

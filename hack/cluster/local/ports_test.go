@@ -3,7 +3,9 @@
 package local
 
 import (
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"testing"
 )
@@ -24,7 +26,7 @@ func TestFreePorts(t *testing.T) {
 			t.Errorf("port %d is not free: %v", port, err)
 			continue
 		}
-		if portFree(port) {
+		if _, ok := hold(port); ok {
 			t.Errorf("port %d is listened on and counts as free", port)
 		}
 		_ = l.Close()
@@ -35,6 +37,23 @@ func TestFreePorts(t *testing.T) {
 	}
 	if _, err := freePorts(1, taken); err == nil {
 		t.Error("freePorts with all ports taken: want an error")
+	}
+	var besides []int
+	for p := firstPort; p < (firstPort+lastPort)/2; p++ {
+		besides = append(besides, p)
+	}
+	if ports, err := FreePorts(5, besides...); err != nil || slices.Min(ports) < (firstPort+lastPort)/2 {
+		t.Errorf("FreePorts: got %v, %v, want none of the lower half", ports, err)
+	}
+}
+
+func TestPortsOf(t *testing.T) {
+	got := portsOf([]state{
+		{Ports: map[string]int{"etcd": 20001}},
+		{Config: Config{WebhookURLs: []string{"http://127.0.0.1:20002/webhooks", "https://livekit.example.com/webhooks"}}},
+	})
+	if want := map[int]bool{20001: true, 20002: true}; !maps.Equal(got, want) {
+		t.Errorf("portsOf: got %v, want %v: a receiver that does not listen yet has its port, too", got, want)
 	}
 }
 

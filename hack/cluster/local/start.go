@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// startTimeout bounds the wait for one component; a busy machine needs a few seconds.
-	startTimeout = 90 * time.Second
+	// startTimeout bounds the wait for one component, which takes a few seconds, and on a busy machine many times that.
+	startTimeout = 5 * time.Minute
 	pollInterval = 100 * time.Millisecond
 	logTail      = 12
 )
@@ -77,7 +77,7 @@ func (c *Cluster) claim(ctx context.Context, cfg Config, tools map[string]string
 		return s, err
 	}
 	names := portNames(cfg)
-	ports, err := freePorts(len(names), portsOf(others))
+	ports, err := freePorts(len(names), portsOf(append(others, s)))
 	if err != nil {
 		return s, err
 	}
