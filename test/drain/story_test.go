@@ -33,6 +33,7 @@ const (
 
 	soon   = 30 * time.Second // what only waits for controllers
 	inTime = 90 * time.Second // what waits for the guard as well
+	setUp  = 5 * time.Minute  // until a hundred agents can take calls
 )
 
 // pool lends nodes to stories.
@@ -222,7 +223,7 @@ func (s *story) stateful(replicas int32) {
 // steady waits until n pods can take calls, and has the watch begin there.
 func (s *story) steady(n int) {
 	s.t.Helper()
-	s.eventually(inTime, fmt.Sprintf("%d agents can take calls", n), func() (bool, error) {
+	s.eventually(setUp, fmt.Sprintf("%d agents can take calls", n), func() (bool, error) {
 		if s.watch.able() == n && s.registered() == n {
 			return true, nil
 		}

@@ -34,7 +34,7 @@ func namespace(t *testing.T, name string) string {
 	t.Helper()
 	must(t, stage.Namespace(t.Context(), name))
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 11*time.Minute)
 		defer cancel()
 		if err := stage.DeleteNamespace(ctx, name); err != nil {
 			t.Error(err)

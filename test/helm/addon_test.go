@@ -179,7 +179,7 @@ func uninstall(t *testing.T, namespace string) {
 	t.Helper()
 	makeNamespace(t, namespace+"-empty", nil)
 	must(t, stage.client.CoreV1().Namespaces().Delete(t.Context(), namespace+"-empty", metav1.DeleteOptions{}))
-	trial.Within(t, 20*time.Second, "the deletion of a namespace waits for the metrics-adapter", func() error {
+	trial.Within(t, 3*time.Minute, "the deletion of a namespace waits for the metrics-adapter", func() error {
 		ns, err := stage.client.CoreV1().Namespaces().Get(t.Context(), namespace+"-empty", metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -193,7 +193,7 @@ func uninstall(t *testing.T, namespace string) {
 	})
 
 	uninstallAddon(t)
-	trial.Within(t, 20*time.Second, "the garbage collector takes the budget", func() error {
+	trial.Within(t, 3*time.Minute, "the garbage collector takes the budget", func() error {
 		_, err := stage.client.PolicyV1().PodDisruptionBudgets(namespace).Get(t.Context(), guard.BudgetName, metav1.GetOptions{})
 		return gone(err)
 	})
@@ -202,7 +202,7 @@ func uninstall(t *testing.T, namespace string) {
 	}
 	must(t, stage.client.CoreV1().Namespaces().Delete(t.Context(), namespace, metav1.DeleteOptions{}))
 	for _, ns := range []string{namespace + "-empty", namespace} {
-		trial.Within(t, 30*time.Second, "namespace "+ns+" goes", func() error {
+		trial.Within(t, 3*time.Minute, "namespace "+ns+" goes", func() error {
 			_, err := stage.client.CoreV1().Namespaces().Get(t.Context(), ns, metav1.GetOptions{})
 			return gone(err)
 		})

@@ -28,7 +28,7 @@ const (
 )
 
 const (
-	readyWithin = time.Minute
+	readyWithin = 5 * time.Minute
 	startAgain  = time.Second
 )
 
