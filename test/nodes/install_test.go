@@ -176,8 +176,12 @@ func readyAgents(t *testing.T) int {
 
 // obeyedWithin bounds an order's way through the kubelet, which does one thing with a
 // pod at a time: an order that comes while it is at work on the step before waits for
-// that. Alone it takes under a second; here two kubelets and all else share two cores.
-const obeyedWithin = 2 * time.Second
+// that. What is asked for is under a second, and each order's time is logged for that:
+// up to 0.4 s alone, up to 1 s behind a step. Here two kubelets and all else share two
+// cores, and most of the time is the kubelet's, of which callguard has no part. So what
+// fails is only what no kubelet explains: one that missed the change writes it down at
+// its next full turn, a minute or more later.
+const obeyedWithin = 10 * time.Second
 
 // acknowledged measures how long each pod that is ordered to drain takes to obey:
 // from kube-apiserver's word of the annotation to the answer of its call-gate.
