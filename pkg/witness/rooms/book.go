@@ -98,9 +98,10 @@ type change struct {
 
 // apply enters a list of the agents of a room that was asked for at the time
 // given. left says of a participant's sid whether a webhook said it left. While
-// a sweep runs nothing is taken for gone, since only its end shows how much was
-// lost together. A list that was asked for before the latest one is passed over.
-func (b *book) apply(room string, agents []agent, at time.Time, sweeping bool, left func(sid string) bool) change {
+// a sweep runs, and after one that failed, nothing is taken for gone, since only
+// the end of a whole one shows how much was lost together. A list that was asked
+// for before the latest one is passed over.
+func (b *book) apply(room string, agents []agent, at time.Time, open bool, left func(sid string) bool) change {
 	entry := b.rooms[room]
 	switch {
 	case entry == nil && len(agents) == 0:
@@ -134,7 +135,7 @@ func (b *book) apply(room string, agents []agent, at time.Time, sweeping bool, l
 			if b.lostMuch() {
 				b.doubtUntil = at.Add(b.doubt)
 			}
-		case !sweeping && at.Sub(s.missing) >= b.confirm && !at.Before(b.doubtUntil):
+		case !open && at.Sub(s.missing) >= b.confirm && !at.Before(b.doubtUntil):
 			b.drop(room, s, at)
 			c.pods = append(c.pods, s.pod)
 			continue

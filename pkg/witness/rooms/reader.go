@@ -238,7 +238,7 @@ func (r *Reader) read(ctx context.Context, c *client, room string) error {
 		r.mu.Unlock()
 		return fmt.Errorf("LiveKit project %s has more than %d agents in its rooms, which is more than callguard counts", r.cfg.Project, maxAgents)
 	}
-	changed := r.book.apply(room, agents, at, r.sweeping, func(sid string) bool { return r.hints[sid].left })
+	changed := r.book.apply(room, agents, at, r.sweeping || r.lastErr != nil, func(sid string) bool { return r.hints[sid].left })
 	if again, ok := r.again(room, participants, changed.missing); ok {
 		r.queue.AddAfter(room, again)
 	}

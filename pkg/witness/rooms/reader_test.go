@@ -363,6 +363,39 @@ func TestLostDuringAnOutage(t *testing.T) {
 	})
 }
 
+// TestListsHang is an outage in which LiveKit keeps no list of its rooms ready, while
+// those of their participants come, and are empty: what it takes from the agents' rooms
+// is in doubt for as long as that lasts, however long a sweep hangs.
+func TestListsHang(t *testing.T) {
+	lk := newFakeLiveKit()
+	lk.rooms["r"] = agentOf("PA_1", "pod")
+	var hangs atomic.Bool
+	between := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if hangs.Load() && strings.HasSuffix(req.URL.Path, "/ListRooms") {
+			time.Sleep(3 * time.Second)
+			http.Error(w, "timeout", http.StatusGatewayTimeout)
+			return
+		}
+		lk.ServeHTTP(w, req)
+	})
+	settings := func(c *Config) { c.Resync, c.MaxStaleness, c.Timeout = time.Second, time.Hour, 10*time.Second }
+	inNoTime(t, between, settings, func(t *testing.T, r *Reader) {
+		trial.Eventually(t, "the call is read", reads(r, "pod", 1))
+		hangs.Store(true)
+		time.Sleep(4 * time.Second) // a sweep has failed, and the next hangs
+		lk.set(func() { clear(lk.rooms) })
+		for range 200 {
+			r.Heed(&livekit.WebhookEvent{Event: "participant_left", Room: &livekit.Room{Name: "r"}, Participant: &livekit.ParticipantInfo{Sid: "PA_caller"}})
+			time.Sleep(100 * time.Millisecond)
+			if reads(r, "pod", 0)() {
+				t.Fatal("what is lost in an outage reads as zero")
+			}
+		}
+		hangs.Store(false)
+		trial.Eventually(t, "the outage is over, and so is the call", reads(r, "pod", 0))
+	})
+}
+
 func TestCallsBeginAndEndWithinAResync(t *testing.T) {
 	lk := newFakeLiveKit()
 	var changed atomic.Int64
