@@ -176,12 +176,15 @@ func readyAgents(t *testing.T) int {
 
 // obeyedWithin bounds an order's way through the kubelet, which does one thing with a
 // pod at a time: an order that comes while it is at work on the step before waits for
-// that. What is asked for is under a second, and each order's time is logged for that:
-// up to 0.4 s alone, up to 1 s behind a step. Here two kubelets and all else share two
-// cores, and most of the time is the kubelet's, of which callguard has no part. So what
-// fails is only what no kubelet explains: one that missed the change writes it down at
-// its next full turn, a minute or more later.
-const obeyedWithin = 10 * time.Second
+// that. What is asked for is under a second, which the quickest order of a drain has to
+// make: alone an order takes up to 0.4 s, behind a step up to 1 s. Here two kubelets and
+// all else share two cores, and most of the time is the kubelet's, of which callguard has
+// no part. So of each order fails only what no kubelet explains: one that missed the
+// change writes it down at its next full turn, a minute or more later.
+const (
+	obeyedWithin = time.Second
+	obeyedAtMost = 10 * time.Second
+)
 
 // acknowledged measures how long each pod that is ordered to drain takes to obey:
 // from kube-apiserver's word of the annotation to the answer of its call-gate.
@@ -252,12 +255,14 @@ func drainNode(t *testing.T, p *phones) {
 		_, err := command(t.Context(), stage.kubectl, "drain", "node-2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=5m")
 		drained <- err
 	}()
+	quickest := time.Hour
 	for range on {
 		select {
 		case d := <-took:
+			quickest = min(quickest, d)
 			t.Logf("order written → acknowledged by call-gate, through the kubelet: %s", d.Round(time.Millisecond))
-			if d > obeyedWithin {
-				t.Errorf("an order took %s; want %s at most", d, obeyedWithin)
+			if d > obeyedAtMost {
+				t.Errorf("an order took %s; want %s at most", d, obeyedAtMost)
 			}
 		case err := <-drained:
 			t.Fatalf("kubectl drain ended under calls: %v", err)
@@ -265,6 +270,9 @@ func drainNode(t *testing.T, p *phones) {
 			describe(t)
 			t.Fatal("the pods of node-2 were not ordered to drain within 3 minutes")
 		}
+	}
+	if quickest > obeyedWithin {
+		t.Errorf("no order took less than %s; the quickest took %s", obeyedWithin, quickest)
 	}
 	p.noneDropped(t)
 	last := time.Now()
