@@ -128,8 +128,7 @@ func (e *ends) look(ctx context.Context) {
 		if err != nil {
 			e.book.unseen(j.id, time.Now())
 			e.sight.ill(err)
-			var refused *errRefused
-			if !errors.As(err, &refused) {
+			if _, ok := errors.AsType[*errRefused](err); !ok {
 				return
 			}
 			continue
@@ -222,8 +221,7 @@ type sight struct {
 
 func (s *sight) ill(err error) {
 	cause, cure := "unreachable", "check that it runs, and the gate's LIVEKIT_URL"
-	var refused *errRefused
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*errRefused](err); ok {
 		cause, cure = refused.answer, refused.cure
 	}
 	if s.told[cause] {

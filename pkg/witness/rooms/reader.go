@@ -257,8 +257,7 @@ func (r *Reader) read(ctx context.Context, c *client, room string) error {
 // sweep: it may have closed since.
 func (r *Reader) participants(ctx context.Context, c *client, room string) (in []*livekit.ParticipantInfo, err error) {
 	err = r.observe("ListParticipants", func() (err error) { in, err = c.listParticipants(ctx, room); return err })
-	var nobody *errNobodyAnswered
-	if !errors.As(err, &nobody) {
+	if _, ok := errors.AsType[*errNobodyAnswered](err); !ok {
 		return in, err
 	}
 	var there []string
