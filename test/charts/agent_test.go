@@ -4,6 +4,7 @@ package charts
 
 import (
 	"encoding/base64"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,8 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 )
 
@@ -30,7 +33,9 @@ func TestSidecars(t *testing.T) {
 		t.Errorf("label callguard.dev/guarded is %q", got)
 	}
 	want := map[string]string{"callguard.dev/gate-port": "8089", "callguard.dev/livekit-secret": "v-voice-agent-livekit-keys"}
-	if diff := cmp.Diff(want, agent.Spec.Template.Annotations); diff != "" {
+	annotations := agent.Spec.Template.Annotations
+	delete(annotations, "checksum/livekit-keys") // see TestKeysChange
+	if diff := cmp.Diff(want, annotations); diff != "" {
 		t.Errorf("annotations (-want +got):\n%s", diff)
 	}
 
@@ -86,7 +91,7 @@ func TestSidecarsOff(t *testing.T) {
 		"Worker":          {given{}, "worker", []string{}, "ws://v-voice-agent-livekit.voice.svc:7880"},
 		"GuardedWorker":   {given{set: []string{"worker.guarded=true"}}, "worker", []string{"call-gate"}, "ws://127.0.0.1:7880"},
 		"UnguardedWorker": {given{set: []string{"worker.guarded=true", "callguard.enabled=false"}}, "worker", []string{}, "ws://v-voice-agent-livekit.voice.svc:7880"},
-		"ExternalLiveKit": {given{file: "cloud", set: []string{"callguard.gate.enabled=false"}}, "agent", []string{"realtime-probe"}, "wss://project.livekit.cloud"},
+		"ExternalLiveKit": {given{file: "cloud", set: []string{"callguard.gate.enabled=false", "callguard.witnesses=rooms"}}, "agent", []string{"realtime-probe"}, "wss://project.livekit.cloud"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -99,10 +104,9 @@ func TestSidecarsOff(t *testing.T) {
 			}
 			gate := slices.Contains(names(d), "call-gate")
 			for _, c := range d.Spec.Template.Spec.InitContainers {
-				for _, arg := range c.Args {
-					if strings.HasPrefix(arg, "--calls-url=") && !gate {
-						t.Errorf("realtime-probe asks %s, and there is no gate", arg)
-					}
+				// Left out, it would be the default, where nobody answers: the pod would stay ready whatever the key.
+				if c.Name == "realtime-probe" && !gate && !slices.Contains(c.Args, "--calls-url=") {
+					t.Errorf("realtime-probe has %v, and there is no gate to ask", c.Args)
 				}
 			}
 			if got := d.Spec.Template.Annotations["callguard.dev/gate-port"]; (got != "") != gate {
@@ -443,5 +447,77 @@ func TestNotes(t *testing.T) {
 				t.Errorf("want %q and not %q in\n%s", tc.want, tc.not, notes)
 			}
 		})
+	}
+}
+
+// TestWorkerTakesNoCalls: LiveKit sends an agent that has a name only what asks for it.
+func TestWorkerTakesNoCalls(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		given
+		worker string
+	}{
+		"Default": {given{}, "worker"},
+		"Named":   {given{set: []string{"worker.agentName=summaries"}}, "summaries"},
+		"Calls":   {given{set: []string{"worker.agentName=", "worker.guarded=true"}}, ""},
+		"OwnEnv":  {given{set: []string{"worker.env.LIVEKIT_AGENT_NAME=mine"}}, "mine"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := tc.must(t)
+			if got := env(container(t, deployment(t, r, "worker"), "worker"))["LIVEKIT_AGENT_NAME"]; got != tc.worker {
+				t.Errorf("the worker is named %q, want %q", got, tc.worker)
+			}
+			if got := env(container(t, deployment(t, r, "agent"), "agent"))["LIVEKIT_AGENT_NAME"]; got != "" {
+				t.Errorf("the agent is named %q, and would get no call", got)
+			}
+		})
+	}
+}
+
+// TestKeysChange: those who read keys once start anew with keys that an upgrade
+// changes, and with nothing else.
+func TestKeysChange(t *testing.T) {
+	t.Parallel()
+	before := given{}.must(t)
+	other := given{set: []string{"livekit.apiSecret=" + strings.Repeat("x", 40)}}.must(t)
+	own := given{set: []string{"livekit.existingSecret=keys"}}.must(t)
+	for _, component := range []string{"agent", "worker", "livekit"} {
+		checksum := func(r rendered) string {
+			return deployment(t, r, component).Spec.Template.Annotations["checksum/livekit-keys"]
+		}
+		if checksum(before) == "" || checksum(before) == checksum(other) {
+			t.Errorf("%s does not start anew with another secret", component)
+		}
+		if got := checksum(own); got != "" {
+			t.Errorf("%s has checksum %s of keys that the chart does not know", component, got)
+		}
+	}
+}
+
+// TestBudgetsOfUnguarded: pods of a guarded revision have callguard's budget alone.
+func TestBudgetsOfUnguarded(t *testing.T) {
+	t.Parallel()
+	r := given{set: []string{"callguard.enabled=false"}}.must(t)
+	for _, component := range []string{"agent", "worker"} {
+		pod := deployment(t, r, component).Spec.Template.Labels
+		matched := 0
+		for name, b := range budgets(t, r) {
+			selects, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if selects.Matches(labels.Set(pod)) {
+				matched++
+				guarded := maps.Clone(pod)
+				guarded["callguard.dev/guarded"] = "true"
+				if selects.Matches(labels.Set(guarded)) {
+					t.Errorf("PodDisruptionBudget %s matches guarded pods of the %s", name, component)
+				}
+			}
+		}
+		if matched != 1 {
+			t.Errorf("%d PodDisruptionBudgets match the %s, want one", matched, component)
+		}
 	}
 }

@@ -118,8 +118,12 @@ func selectors(t *testing.T, r rendered) []selector {
 	t.Helper()
 	var found []selector
 	add := func(kind, name string, s *metav1.LabelSelector) {
-		if len(s.MatchExpressions) > 0 {
-			t.Errorf("%s %s selects by expressions", kind, name)
+		// What callguard guards has callguard's budget, and must not have another.
+		unguarded := metav1.LabelSelectorRequirement{Key: "callguard.dev/guarded", Operator: metav1.LabelSelectorOpNotIn, Values: []string{"true"}}
+		for _, e := range s.MatchExpressions {
+			if kind != "PodDisruptionBudget" || !cmp.Equal(e, unguarded) {
+				t.Errorf("%s %s selects by expression %+v", kind, name, e)
+			}
 		}
 		found = append(found, selector{kind + " " + name, s.MatchLabels})
 	}

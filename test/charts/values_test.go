@@ -61,6 +61,8 @@ func TestRefused(t *testing.T) {
 		},
 		"GraceOfEqualLength": {given{set: []string{"worker.terminationGracePeriodSeconds=3600"}}, "worker.terminationGracePeriodSeconds is 3600"},
 		"Recreate":           {given{set: []string{"agent.strategy.type=Recreate"}}, "agent.strategy.type is Recreate"},
+		"GateThatIsOff":      {given{file: "cloud", set: []string{"callguard.gate.enabled=false"}}, "callguard.witnesses is \"gate\", and there is no gate"},
+		"PlainOpenAI":        {given{set: []string{"openai.baseUrl=http://api.example.com/v1"}}, "/openai/baseUrl"},
 		"SharedPort":         {given{set: []string{"agent.port=8089"}}, "share a port"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -93,7 +93,6 @@ agent:
   autoscaling: {behavior: {scaleDown: {stabilizationWindowSeconds: 10}}}
 worker:
   resources: {requests: {cpu: 50m, memory: 128Mi}}
-  env: {AGENT_NAME: background} # LiveKit sends it no call that does not ask for it
 mcpServers:
   crm:
     image: {repository: ` + agentImage + `, tag: ` + imageTag + `}

@@ -18,6 +18,9 @@ A Deployment of agents, with its account and, where callguard does not guard it,
 {{- if and .guarded (eq (toString (dig "type" "" ($values.strategy | default dict))) "Recreate") -}}
 {{- fail (printf "%s.strategy.type is Recreate, with which no replacement can start while calls last; use RollingUpdate, or take the guard off" .path) -}}
 {{- end -}}
+{{- if and .guarded (not $gate) (has "gate" (splitList "," $callguard.witnesses)) -}}
+{{- fail (printf "callguard.witnesses is %q, and there is no gate: its pods would never be let go; set callguard.gate.enabled=true, or use rooms,worker" $callguard.witnesses) -}}
+{{- end -}}
 {{- $ports := dict "agent" (int $values.port) -}}
 {{- if $gate -}}
 {{- $_ := set $ports "callguard.gate.port" (int $callguard.gate.port) -}}
@@ -56,6 +59,9 @@ spec:
         {{- end }}
         {{- include "voice-lib.podLabels" (dict "ctx" .ctx "component" .component "extra" $labels) | nindent 8 }}
       {{- $annotations := deepCopy ($values.podAnnotations | default dict) }}
+      {{- with include "voice-agent.keysChecksum" .ctx }}
+      {{- $_ := set $annotations "checksum/livekit-keys" . }}
+      {{- end }}
       {{- if .guarded }}
       {{- $_ := set $annotations "callguard.dev/livekit-secret" (include "voice-agent.livekitSecret" .ctx) }}
       {{- if $gate }}
@@ -125,6 +131,8 @@ spec:
         - --key-file=/etc/openai/{{ .ctx.Values.openai.existingSecretKey }}
         {{- if $gate }}
         - --calls-url=http://127.0.0.1:{{ int $callguard.gate.statusPort }}/calls
+        {{- else }}
+        - --calls-url=
         {{- end }}
         - --interval={{ $realtime.interval }}
         - --mode={{ $realtime.mode }}
@@ -165,6 +173,9 @@ spec:
           {{- $sets := list (include "voice-agent.toldEnv" .ctx | fromYaml) (include "voice-agent.livekitEnv" .ctx | fromYaml) }}
           {{- if $gate }}
           {{- $sets = append $sets (dict "LIVEKIT_URL" (printf "ws://127.0.0.1:%d" (int $callguard.gate.port))) }}
+          {{- end }}
+          {{- with $values.agentName }}
+          {{- $sets = append $sets (dict "LIVEKIT_AGENT_NAME" .) }}
           {{- end }}
           {{- include "voice-lib.env" (dict "sets" (append $sets ($values.env | default dict))) | nindent 10 }}
         {{- with $values.envFrom }}
@@ -210,6 +221,9 @@ spec:
 {{- if not .guarded }}
 {{- with .budget }}
 {{ include "voice-lib.budget" (dict "ctx" $.ctx "component" $.component "field" .field "value" .value "unhealthy" "IfHealthyBudget") }}
+    # Pods of a revision that callguard guards have its budget; with two, their evictions would fail.
+    matchExpressions:
+    - {key: callguard.dev/guarded, operator: NotIn, values: ["true"]}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -5,6 +5,15 @@
 {{- .Values.livekit.existingSecret | default (include "voice-lib.name" (dict "ctx" . "component" "livekit-keys")) -}}
 {{- end }}
 
+{{- /* Of keys that the chart makes a Secret of: who reads them once, at its start, starts anew when they change. */ -}}
+{{- define "voice-agent.keysChecksum" -}}
+{{- with .Values.livekit -}}
+{{- if not .existingSecret -}}
+{{- printf "%s:%s" .apiKey .apiSecret | sha256sum -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- /* LiveKit's URL as far as the values say it: an external one, or that of the server of this chart. */ -}}
 {{- define "voice-agent.livekitURL" -}}
 {{- if .Values.livekit.enabled -}}
