@@ -124,6 +124,21 @@ func (g *Guard) Ready() error {
 	return g.cfg.Doors.InForce()
 }
 
+// Projects are the LiveKit projects that guarded pods name.
+func (g *Guard) Projects() map[call.Project]bool {
+	named := map[call.Project]bool{}
+	list, err := g.cluster.pods.List(labels.Everything())
+	if err != nil {
+		return named // an informer's list does not fail
+	}
+	for _, pod := range list {
+		if m := (&snapshot{}).member(pod); g.cluster.enabled(pod.Namespace) && m.Asks(call.Rooms) {
+			named[m.Project] = true
+		}
+	}
+	return named
+}
+
 // Lead keeps the budgets and leads pods until ctx is done. It can be called again
 // then. One Guard of a cluster leads at a time. Should two believe that they do, no
 // pod goes wrong on its road: each step holds only for the pod as it was seen. What

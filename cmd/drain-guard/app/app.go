@@ -106,8 +106,9 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	if err != nil {
 		return err
 	}
+	secrets := rooms.Remember(rooms.SecretCredentials(client))
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
-		Default: rooms.FileCredentials(rooms.Files{URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}), Secret: rooms.SecretCredentials(client),
+		Default: rooms.FileCredentials(rooms.Files{URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}), Secret: secrets.Get,
 		Transport: http.DefaultTransport, OnlyWanted: true, Settings: o.livekit, Metrics: rooms.NewMetrics(registry), Log: log,
 	})
 	asked := poll.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Registry: registry}
@@ -130,6 +131,7 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	group.Go(func() error { return g.Watch(ctx) })
 	group.Go(func() error { return doors.Run(ctx) })
 	group.Go(func() error { return projects.Run(ctx) })
+	group.Go(func() error { return secrets.Keep(ctx, g.Projects) })
 	group.Go(func() error { return serve(ctx, o.bindAddress, status, registry, log) })
 	group.Go(func() error { return o.lead(ctx, client, g, status, log) })
 	return group.Wait()

@@ -205,13 +205,17 @@ func promise(f verdict.Facts, v verdict.Verdict) string {
 
 // allZero says whether every witness says zero, on a reading after the mark and,
 // unless the gate has sealed the pod, after no call could be on its way. Without a
-// seal a gate says nothing, and LiveKit alone says so for as long.
+// seal a gate says nothing, and LiveKit alone says so for as long. With one, LiveKit
+// need not answer for an orphan.
 func allZero(f verdict.Facts) bool {
 	for _, r := range f.Readings {
 		if !f.Sealed && (r.Witness == call.Gate || r.Witness == call.Rooms && len(f.Readings) == 1 && r.At().Sub(r.Since) < f.Limits.Settle) {
 			return false
 		}
 		n, known := r.Calls()
+		if !known && r.Witness == call.Rooms && f.Sealed && f.Intent.Intent == call.Orphan {
+			continue
+		}
 		if !known || n != 0 || !r.At().After(f.Pod.Drained) || !f.Sealed && r.At().Sub(f.QuietSince) <= f.Limits.Settle {
 			return false
 		}

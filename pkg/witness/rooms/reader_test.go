@@ -476,3 +476,55 @@ func TestValidateCredentials(t *testing.T) {
 		t.Errorf("the error names the secret: %v", err)
 	}
 }
+
+// TestRemembered: a Secret that is gone, or that may not be read any more, is
+// remembered for as long as a pod names it.
+func TestRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		secret := types.NamespacedName{Namespace: "team", Name: "livekit"}
+		want := Credentials{"https://livekit.example", "key", "secret"}
+		var gone atomic.Bool
+		var asked atomic.Int64
+		r := Remember(func(_ context.Context, name types.NamespacedName) (Credentials, error) {
+			asked.Add(1)
+			if gone.Load() || name != secret {
+				return Credentials{}, errors.New("forbidden")
+			}
+			return want, nil
+		})
+		var named atomic.Bool
+		named.Store(true)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- r.Keep(ctx, func() map[call.Project]bool {
+				projects := map[call.Project]bool{call.DefaultProject: true}
+				if named.Load() {
+					projects[call.SecretProject("team", "livekit")] = true
+				}
+				return projects
+			})
+		}()
+		time.Sleep(10 * time.Minute)
+		if n := asked.Load(); n == 0 || n > 12 {
+			t.Errorf("the Secret was read %d times in ten minutes", n)
+		}
+		gone.Store(true)
+		time.Sleep(time.Hour)
+		if got, err := r.Get(t.Context(), secret); err != nil || got != want {
+			t.Errorf("an hour after it is gone: %+v, %v", got, err)
+		}
+		if _, err := r.Get(t.Context(), types.NamespacedName{Namespace: "team", Name: "other"}); err == nil {
+			t.Error("a Secret that was never read is known")
+		}
+		named.Store(false)
+		time.Sleep(time.Minute)
+		if _, err := r.Get(t.Context(), secret); err == nil {
+			t.Error("no pod names it any more, and it is remembered")
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -42,6 +42,8 @@ func TestRule(t *testing.T) {
 		return f
 	}
 	sealed := func(f *verdict.Facts) { f.Sealed = true }
+	orphan := func(f *verdict.Facts) { f.Sealed, f.Intent.Intent = true, call.Orphan }
+	noRooms := verdict.Reading{Witness: call.Rooms, Reading: call.Unknown("LiveKit is gone")}
 	quiet := func(after time.Duration) func(*verdict.Facts) {
 		return func(f *verdict.Facts) { f.QuietSince = mark.Add(after) }
 	}
@@ -80,6 +82,16 @@ func TestRule(t *testing.T) {
 		"SealedBeforeMark": {reason: "Before the mark the gate was open.", facts: with(facts(rooms(0, -time.Second)), sealed), want: abstain},
 		"SealedBusy":       {reason: "A closed gate ends no call.", facts: with(facts(rooms(2, time.Minute)), sealed), want: abstain},
 		"SealedUnknown":    {reason: "A closed gate does not make unknown zero.", facts: with(facts(rooms(0, time.Minute), cannotTell), sealed), want: abstain},
+
+		"OrphanOfLiveKit": {
+			reason: "Its LiveKit was of the same release, which is gone; no call can come, and the gate counts none.",
+			facts:  with(facts(noRooms, reads(call.Gate, 0, time.Second)), orphan), want: release,
+		},
+		"OrphanBusy":     {reason: "The gate counts a call.", facts: with(facts(noRooms, reads(call.Gate, 1, time.Second)), orphan), want: abstain},
+		"OrphanNoGate":   {reason: "Without a gate nobody is sure.", facts: with(facts(noRooms, worker(0, time.Minute)), func(f *verdict.Facts) { f.Intent.Intent = call.Orphan }), want: abstain},
+		"OrphanOfRooms":  {reason: "LiveKit answers, and counts one.", facts: with(facts(rooms(1, time.Minute), reads(call.Gate, 0, time.Second)), orphan), want: abstain},
+		"OrphanGateMute": {reason: "The gate does not answer.", facts: with(facts(noRooms, verdict.Reading{Witness: call.Gate, Reading: call.Unknown("no answer")}), orphan), want: abstain},
+		"DrainNoLiveKit": {reason: "A pod with an owner waits for LiveKit to answer again.", facts: with(facts(noRooms, reads(call.Gate, 0, time.Second)), sealed), want: abstain},
 
 		"Serving":    {reason: "A pod that takes calls is not released.", facts: with(facts(worker(0, time.Minute)), func(f *verdict.Facts) { f.Pod.State = call.Serving }), want: abstain},
 		"Aside":      {reason: "A pod that takes calls is not released.", facts: with(facts(worker(0, time.Minute)), func(f *verdict.Facts) { f.Pod.State = call.Aside }), want: abstain},
