@@ -122,7 +122,8 @@ type subject struct {
 }
 
 // values measures subjects. A subject that is a pod of another state than
-// selected, or unknown, is left out.
+// selected, or unknown, is left out; so is any other of which too little is known,
+// as it is by its name. Where that is so of all together, there is no answer.
 func (p *Provider) values(subjects []subject, d description, identifier custom_metrics.MetricIdentifier, selector labels.Selector) ([]custom_metrics.MetricValue, error) {
 	look := p.look(selector)
 	values := make([]custom_metrics.MetricValue, 0, len(subjects))
@@ -130,7 +131,7 @@ func (p *Provider) values(subjects []subject, d description, identifier custom_m
 	for _, s := range subjects {
 		t := look.tally(s.pods)
 		all.add(t)
-		if d.isPod() && t.known == 0 {
+		if d.isPod() && t.known == 0 || !d.isPod() && t.tooLittleKnown(identifier.Name) != nil {
 			continue
 		}
 		values = append(values, custom_metrics.MetricValue{

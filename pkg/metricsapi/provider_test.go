@@ -164,6 +164,9 @@ func TestBySelector(t *testing.T) {
 	some := allKnown()
 	delete(some.calls, "b")
 	most := witness{calls: map[string]int{"a": 1}}
+	silent := allKnown() // but of node-1
+	delete(silent.calls, "a")
+	delete(silent.calls, "b")
 	cases := map[string]struct {
 		reason                      string
 		witness                     witness
@@ -180,6 +183,10 @@ func TestBySelector(t *testing.T) {
 		"Deployments":     {"Guarded ones, with or without pods.", allKnown(), "deployments.apps", "voice", "", map[string]int64{"voice/web": 7, "voice/empty": 0}, 0},
 		"DeploymentLabel": {"By the Deployment's own labels.", allKnown(), "deployments.apps", "voice", "tier=front", map[string]int64{"voice/web": 7}, 0},
 		"Nodes":           {"Every node.", allKnown(), "nodes", "", "", map[string]int64{"/node-1": 1, "/node-2": 14}, 0},
+		"NodeUnknown":     {"A node of which nothing is known has no zero.", silent, "nodes", "", "", map[string]int64{"/node-2": 14}, 0},
+		"NodePartly":      {"Half of its pods are known, so it is.", some, "nodes", "", "", map[string]int64{"/node-1": 1, "/node-2": 14}, 0},
+		"NodesUnknown":    {"More than half of all are unknown.", most, "nodes", "", "", nil, 503},
+		"HalfUnknown":     {"As by its name: half of its pods are known.", silent, "deployments.apps", "voice", "", map[string]int64{"voice/web": 6, "voice/empty": 0}, 0},
 		"NodeLabel":       {"By the node's labels.", allKnown(), "nodes", "", "zone=x", map[string]int64{"/node-1": 1}, 0},
 		"Namespaces":      {"Enabled ones.", allKnown(), "namespaces", "", "", map[string]int64{"/voice": 15}, 0},
 	}
