@@ -8,10 +8,15 @@
 // caBundle holds the authorities of all replicas. A renewal adds the next
 // authority first, and serves with it only when kube-apiserver has had time to
 // see it, so that no handshake fails. The package touches nothing else of an
-// APIService, and refuses one that belongs to another Service.
+// APIService, and leaves alone one that belongs to another Service.
+//
+// What was published stays so until a look shows that it is not: a look that fails
+// says nothing about the certificate, and a replica that gave up its endpoints for
+// it would stop autoscalers and the deletion of namespaces.
 package servingcert
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -61,9 +66,22 @@ type Keeper struct {
 	current   *pair
 	next      *pair // its authority is published, it is not served yet
 	nextSince time.Time
+	seen      map[string]standing
 	published error
+	ever      bool // it was published once
+	told      error
 	listeners []dynamiccertificates.Listener
 }
+
+// standing is what the last look at an APIService that worked has shown.
+type standing int
+
+const (
+	unread    standing = iota
+	trusts             // its caBundle holds the authority of the certificate in use
+	distrusts          // it does not
+	notOurs            // it is another Service's, or is not there: nobody verifies us by it
+)
 
 var (
 	_ dynamiccertificates.CertKeyContentProvider = (*Keeper)(nil)
@@ -72,7 +90,8 @@ var (
 
 // New makes the first certificate.
 func New(cfg Config) (*Keeper, error) {
-	k := &Keeper{cfg: cfg, published: errors.New("the serving certificate's authority is not published yet")}
+	notYet := errors.New("the serving certificate's authority is not published yet")
+	k := &Keeper{cfg: cfg, seen: map[string]standing{}, published: notYet, told: notYet}
 	first, err := newPair(k.dnsNames(), time.Now(), cfg.Lifetime)
 	if err != nil {
 		return nil, err
@@ -120,20 +139,20 @@ func (k *Keeper) step(ctx context.Context, now time.Time) error {
 	if next != nil {
 		own = append(own, next.ca)
 	}
-	for _, name := range k.cfg.Names {
-		if err := k.publish(ctx, name, own, now); err != nil {
-			return err
-		}
+	stand, err := k.publish(ctx, own, now)
+	if stand && next != nil {
+		k.changeOver(next, since, now)
 	}
-	if next == nil {
-		return nil
-	}
+	return err
+}
 
+// changeOver serves with the next pair once its authority has stood for long enough.
+func (k *Keeper) changeOver(next *pair, since, now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.next == nil {
 		k.next, k.nextSince = next, now
-		return nil
+		return
 	}
 	if now.Sub(since) >= k.overlap() {
 		k.current, k.next = next, nil
@@ -142,59 +161,142 @@ func (k *Keeper) step(ctx context.Context, now time.Time) error {
 			l.Enqueue()
 		}
 	}
-	return nil
 }
 
-// publish puts authorities first in an APIService's caBundle, unless they stand high
-// enough in it already.
-func (k *Keeper) publish(ctx context.Context, name string, own [][]byte, now time.Time) error {
+// publish puts authorities, that of the certificate in use first, into the APIServices
+// that are ours, unless they stand high enough there already. It says whether they
+// stand in all of these; an error about one of them keeps it from no other.
+func (k *Keeper) publish(ctx context.Context, own [][]byte, now time.Time) (stand bool, err error) {
+	var ours []*entry
+	var errs []error
+	unsure, foreign, served := false, false, false
+	for _, name := range k.cfg.Names {
+		found, is, err := k.look(ctx, name, own[0])
+		if err != nil {
+			errs = append(errs, err)
+		}
+		k.saw(name, is)
+		unsure, foreign = unsure || is == unread, foreign || is == notOurs
+		if found != nil {
+			ours = append(ours, found)
+			served = served || len(found.bundle) > 0
+		}
+	}
+	if foreign && !served && !k.wasPublished() {
+		return false, errors.Join(errs...) // no adapter of ours ever served: whoever installs it has to choose first
+	}
+	stand = len(ours) > 0 && !unsure
+	for _, found := range ours {
+		if safe(found.bundle, own) {
+			continue
+		}
+		if err := k.write(ctx, found, own, now); err != nil {
+			errs = append(errs, err)
+			stand = false
+			continue
+		}
+		k.saw(found.name, trusts)
+	}
+	return stand, errors.Join(errs...)
+}
+
+// entry is an APIService of ours, as it was read.
+type entry struct {
+	name, resourceVersion string
+	bundle                []byte
+}
+
+// look reads an APIService. It is nil with an error where it cannot be read, or is not
+// ours.
+func (k *Keeper) look(ctx context.Context, name string, current []byte) (*entry, standing, error) {
 	object, err := k.cfg.APIServices.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return fmt.Errorf("there is no APIService %s: %w; apply the manifest of metrics-adapter", name, err)
+		return nil, notOurs, fmt.Errorf("there is no APIService %s: %w; apply the manifest of metrics-adapter", name, err)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot read APIService %s: %w", name, err)
+		return nil, unread, fmt.Errorf("cannot read APIService %s: %w", name, err)
 	}
 	if owner := serviceOf(object); owner != k.cfg.Service {
-		return fmt.Errorf("APIService %s belongs to Service %s, not %s; only one adapter can serve custom metrics: remove the other, or serve files with --tls-cert-file", name, owner, k.cfg.Service)
+		return nil, notOurs, fmt.Errorf("APIService %s belongs to Service %s, not %s; only one adapter can serve custom metrics: remove the other, or serve files with --tls-cert-file", name, owner, k.cfg.Service)
 	}
 	text, _, err := unstructured.NestedString(object.Object, "spec", "caBundle")
 	if err != nil {
-		return fmt.Errorf("cannot read the caBundle of APIService %s: %w", name, err)
+		return nil, unread, fmt.Errorf("cannot read the caBundle of APIService %s: %w", name, err)
 	}
 	bundle, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
 		bundle = nil // not a bundle: replaced whole
 	}
-	if safe(bundle, own) {
-		return nil
+	is := distrusts
+	if bytes.Contains(bundle, current) {
+		is = trusts
 	}
+	return &entry{name: name, resourceVersion: object.GetResourceVersion(), bundle: bundle}, is, nil
+}
+
+// write puts authorities first in the caBundle of an APIService.
+func (k *Keeper) write(ctx context.Context, found *entry, own [][]byte, now time.Time) error {
 	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"resourceVersion": object.GetResourceVersion()},
-		"spec":     map[string]any{"caBundle": mergeBundle(bundle, own, now)},
+		"metadata": map[string]any{"resourceVersion": found.resourceVersion},
+		"spec":     map[string]any{"caBundle": mergeBundle(found.bundle, own, now)},
 	})
 	if err != nil {
-		return fmt.Errorf("cannot encode the caBundle of APIService %s: %w", name, err)
+		return fmt.Errorf("cannot encode the caBundle of APIService %s: %w", found.name, err)
 	}
-	if _, err := k.cfg.APIServices.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager}); err != nil {
-		return fmt.Errorf("cannot write the caBundle of APIService %s: %w", name, err)
+	if _, err := k.cfg.APIServices.Patch(ctx, found.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager}); err != nil {
+		return fmt.Errorf("cannot write the caBundle of APIService %s: %w", found.name, err)
 	}
 	return nil
 }
 
-// note remembers whether the authority is published, and logs a change of that.
+// saw enters how an APIService stands. A look that failed changes nothing.
+func (k *Keeper) saw(name string, is standing) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if is != unread {
+		k.seen[name] = is
+	}
+}
+
+func (k *Keeper) wasPublished() bool {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.ever
+}
+
+// note remembers whether the authority is published, and logs a change of what keeps
+// it from standing everywhere. A conflict is tried again at once, and no news.
 func (k *Keeper) note(err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if (err == nil) != (k.published == nil) || err != nil && k.published != nil && err.Error() != k.published.Error() {
-		switch {
-		case err == nil:
-			k.cfg.Log.Info("The serving certificate's authority stands in the APIServices", "apiServices", k.cfg.Names)
-		case !apierrors.IsConflict(err):
-			k.cfg.Log.Warn("Cannot publish the serving certificate's authority", "err", err)
-		}
+	k.published = k.judge(err)
+	k.ever = k.ever || k.published == nil
+	switch {
+	case apierrors.IsConflict(err):
+		return
+	case err == nil && k.told != nil:
+		k.cfg.Log.Info("The serving certificate's authority stands in the APIServices", "apiServices", k.cfg.Names)
+	case err != nil && (k.told == nil || err.Error() != k.told.Error()):
+		k.cfg.Log.Warn("Cannot publish the serving certificate's authority", "err", err, "ready", k.published == nil)
 	}
-	k.published = err
+	k.told = err
+}
+
+// judge says whether every APIService of ours trusts the certificate in use, as far as
+// is known, else why not. Where none is ours any more, it stays as it was.
+func (k *Keeper) judge(err error) error {
+	trusted := false
+	for _, name := range k.cfg.Names {
+		is := k.seen[name]
+		if is == unread || is == distrusts {
+			return err
+		}
+		trusted = trusted || is == trusts
+	}
+	if trusted || k.published == nil {
+		return nil
+	}
+	return err
 }
 
 // Published returns nil when kube-apiserver can verify the certificate in use,

@@ -169,6 +169,109 @@ func TestPublishRefuses(t *testing.T) {
 	}
 }
 
+// TestPublishedStays has what was published stay so, whatever a later look runs into, and
+// go where a look shows that it went.
+func TestPublishedStays(t *testing.T) {
+	type replaced = map[string]*unstructured.Unstructured
+	refusing := func(verb string) func(*fake.FakeDynamicClient) {
+		return func(client *fake.FakeDynamicClient) {
+			client.PrependReactor(verb, "apiservices", func(clienttesting.Action) (bool, runtime.Object, error) {
+				return true, nil, errors.NewInternalError(context.DeadlineExceeded)
+			})
+		}
+	}
+	theirs := apiService("v1beta1.x", "prometheus-adapter")
+	cases := map[string]struct {
+		reason    string
+		after     time.Duration // since the certificate was made
+		objects   replaced      // by others, nil for deleted
+		change    func(*fake.FakeDynamicClient)
+		told      string // what is still wrong
+		published bool
+	}{
+		"Well":          {reason: "Nothing has changed.", published: true},
+		"NoAnswer":      {reason: "Silence says nothing about the certificate.", change: refusing("get"), told: "cannot read APIService v1beta1.x", published: true},
+		"RenewalFails":  {reason: "The certificate in use has a third of its life left.", after: testLifetime*2/3 + time.Minute, change: refusing("patch"), told: "cannot write the caBundle of APIService v1beta1.x", published: true},
+		"OtherAdapter":  {reason: "The other version is ours, and has no other server.", objects: replaced{"v1beta1.x": theirs}, told: "belongs to Service callguard-system/prometheus-adapter", published: true},
+		"Deleted":       {reason: "The same.", objects: replaced{"v1beta1.x": nil}, told: "there is no APIService v1beta1.x", published: true},
+		"BothTaken":     {reason: "Nobody asks us any more; there is nothing to give up.", objects: replaced{"v1beta1.x": theirs, "v1beta2.x": nil}, told: "there is no APIService v1beta2.x", published: true},
+		"Emptied":       {reason: "It is written again within the same look.", objects: replaced{"v1beta2.x": apiService("v1beta2.x", "metrics-adapter")}, published: true},
+		"EmptiedForBad": {reason: "kube-apiserver verifies us no more.", objects: replaced{"v1beta2.x": apiService("v1beta2.x", "metrics-adapter")}, change: refusing("patch"), told: "cannot write the caBundle of APIService v1beta2.x"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			client := cluster(apiService("v1beta1.x", "metrics-adapter"), apiService("v1beta2.x", "metrics-adapter"))
+			k := keeper(t, client)
+			look := func(at time.Time) error {
+				err := k.step(t.Context(), at)
+				k.note(err)
+				return err
+			}
+			if err := look(time.Now()); err != nil || k.Published() != nil {
+				t.Fatalf("not published at first: %v", k.Published())
+			}
+			replace(t, client, tc.objects)
+			if tc.change != nil {
+				tc.change(client)
+			}
+			for range 2 {
+				err := look(time.Now().Add(tc.after))
+				if tc.told == "" && err != nil || tc.told != "" && (err == nil || !strings.Contains(err.Error(), tc.told)) {
+					t.Errorf("%s\nit tells %v, want %q", tc.reason, err, tc.told)
+				}
+				if is := k.Published(); (is == nil) != tc.published {
+					t.Errorf("%s\npublished: %v, want it so: %t", tc.reason, is, tc.published)
+				}
+			}
+		})
+	}
+}
+
+// replace has others delete and make APIServices.
+func replace(t *testing.T, client dynamic.Interface, objects map[string]*unstructured.Unstructured) {
+	t.Helper()
+	for name, object := range objects {
+		if err := APIServices(client).Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if object == nil {
+			continue
+		}
+		if _, err := APIServices(client).Create(t.Context(), object.DeepCopy(), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestBesideAnotherAdapter has another adapter take one version for good. A replica renews
+// its certificate for the other version, one that starts is ready for it, and neither
+// touches what is not theirs.
+func TestBesideAnotherAdapter(t *testing.T) {
+	client := cluster(apiService("v1beta1.x", "metrics-adapter"), apiService("v1beta2.x", "metrics-adapter"))
+	replicas := []*Keeper{keeper(t, client)}
+	now := time.Now()
+	look := func() {
+		for _, k := range replicas {
+			k.note(k.step(t.Context(), now))
+			if err := k.Published(); err != nil {
+				t.Fatalf("not published at %s: %v", now, err)
+			}
+			if err := verifies(t, k, bundleOf(t, client, "v1beta2.x"), now); err != nil {
+				t.Fatalf("not trusted at %s: %v", now, err)
+			}
+		}
+	}
+	look()
+	replace(t, client, map[string]*unstructured.Unstructured{"v1beta1.x": apiService("v1beta1.x", "prometheus-adapter")})
+	replicas = append(replicas, keeper(t, client))
+	for end := now.Add(2 * testLifetime); now.Before(end); now = now.Add(time.Minute) {
+		look()
+	}
+	if bundle := bundleOf(t, client, "v1beta1.x"); len(bundle) > 0 {
+		t.Errorf("the other adapter's caBundle is written:\n%s", bundle)
+	}
+}
+
 func TestConflictIsTriedAgain(t *testing.T) {
 	client := cluster(apiService("v1beta1.x", "metrics-adapter"), apiService("v1beta2.x", "metrics-adapter"))
 	conflicts := 2
