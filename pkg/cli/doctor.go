@@ -171,34 +171,39 @@ func (c *cluster) checkServer() []finding {
 	case !serves("validatingadmissionpolicies"):
 		return []finding{{fail, check, fmt.Sprintf("%s has no ValidatingAdmissionPolicy, so nothing holds calls", version), "callguard needs Kubernetes 1.30 or newer"}}
 	case !serves("mutatingadmissionpolicies"):
-		return []finding{{warn, check, fmt.Sprintf("%s has no MutatingAdmissionPolicy: an eviction may shorten the grace of a released pod", version), "never use kubectl drain --grace-period; Kubernetes 1.36 has it"}}
+		return []finding{{warn, check, fmt.Sprintf("%s has no MutatingAdmissionPolicy: %s", version, guard.WithoutGrace), "never use kubectl drain --grace-period; Kubernetes 1.36 has it"}}
 	}
 	return []finding{{ok, check, fmt.Sprintf("%s serves validating and mutating admission policies", version), ""}}
 }
 
 func (c *cluster) checkDoors(ctx context.Context, s scene) []finding {
 	const check = "doors"
-	if err := guard.DoorsStand(ctx, c.client, s.admin.doors); err != nil {
+	graceless, err := guard.DoorsStand(ctx, c.client, s.admin.doors)
+	if err != nil {
 		if forbidden(err) {
 			return []finding{{warn, check, fmt.Sprintf("not checked: %v", err), ""}}
 		}
 		return []finding{{fail, check, err.Error(), doorsCure(err, s.admin) + "; nothing is released until then, and calls may be lost"}}
 	}
-	text := "all admission policies stand as this version has them"
+	text, findings := "all admission policies stand as this version has them", []finding(nil)
+	if graceless {
+		text = "all other admission policies stand as this version has them"
+		findings = []finding{{warn, check, "MutatingAdmissionPolicy and binding callguard-grace are missing: " + guard.WithoutGrace, guard.GraceCure + "; until then never use kubectl drain --grace-period"}}
+	}
 	if s.admin.note != "" {
 		text += " (" + s.admin.note + ")"
 	}
 	pods := s.enabledPods()
 	if !slices.ContainsFunc(pods, guard.Locked) {
-		return []finding{{ok, check, text + "; there is no locked pod to try them on", ""}}
+		return append(findings, finding{ok, check, text + "; there is no locked pod to try them on", ""})
 	}
 	switch err := c.tryDoor(ctx, s.admin, pods); {
 	case errors.Is(err, guard.ErrNotTried):
-		return []finding{{ok, check, text + "; " + err.Error(), ""}}
+		return append(findings, finding{ok, check, text + "; " + err.Error(), ""})
 	case err != nil:
-		return []finding{{fail, check, err.Error(), "calls may be lost; see the log of kube-apiserver for the policies named callguard-…"}}
+		return append(findings, finding{fail, check, err.Error(), "calls may be lost; see the log of kube-apiserver for the policies named callguard-…"})
 	}
-	return []finding{{ok, check, text + ", and the API server refuses to delete a locked pod", ""}}
+	return append(findings, finding{ok, check, text + ", and the API server refuses to delete a locked pod", ""})
 }
 
 func (c *cluster) checkGuard(ctx context.Context) []finding {

@@ -54,6 +54,30 @@ func TestDoctor(t *testing.T) {
 			},
 			want: []string{"FAIL doors ValidatingAdmissionPolicy callguard-birth is missing; apply the chart again; nothing is released until then"},
 		},
+		"NoGraceDoor": {
+			reason: "The server could do it only after the install; nothing is at stake but the grace of pods that were let go.",
+			change: func(t *testing.T, s *stage) {
+				t.Helper()
+				admission := s.client.AdmissionregistrationV1()
+				if err := errors.Join(admission.MutatingAdmissionPolicies().Delete(t.Context(), "callguard-grace", metav1.DeleteOptions{}),
+					admission.MutatingAdmissionPolicyBindings().Delete(t.Context(), "callguard-grace", metav1.DeleteOptions{})); err != nil {
+					t.Fatal(err)
+				}
+			},
+			want: []string{
+				"WARN doors MutatingAdmissionPolicy and binding callguard-grace are missing: an eviction may shorten the grace of a released pod; helm upgrade the chart",
+				"OK doors all other admission policies stand as this version has them, and the API server refuses to delete a locked pod",
+			},
+		},
+		"HalfAGraceDoor": {
+			reason: "That is no older install.", failed: true, change: func(t *testing.T, s *stage) {
+				t.Helper()
+				if err := s.client.AdmissionregistrationV1().MutatingAdmissionPolicyBindings().Delete(t.Context(), "callguard-grace", metav1.DeleteOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			},
+			want: []string{"FAIL doors MutatingAdmissionPolicyBinding callguard-grace is missing; apply the chart again"},
+		},
 		"OpenDoor": {
 			reason: "It stands, and does not act.", failed: true, change: func(_ *testing.T, s *stage) {
 				s.fake.PrependReactor("delete", "pods", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, nil })

@@ -27,7 +27,7 @@ const leaderWithin = 12 * time.Second
 // is a note.
 func (c *cluster) preflight(ctx context.Context, a administered, pods []*corev1.Pod) (refusals, notes []string) {
 	refuse := func(format string, args ...any) { refusals = append(refusals, oneLine(fmt.Sprintf(format, args...))) }
-	if err := guard.DoorsStand(ctx, c.client, a.doors); err != nil {
+	if _, err := guard.DoorsStand(ctx, c.client, a.doors); err != nil {
 		refuse("callguard's admission policies are not known to be in force, so a call could be lost: %v; %s", err, doorsCure(err, a))
 	}
 	switch _, err := guard.Leader(ctx, c.client, c.callguard, leaderWithin); {

@@ -133,7 +133,7 @@ func (c *cluster) explainOne(ctx context.Context, a administered, n counts, pod 
 // doorsKnown says what is wrong with the doors, as far as that can be read: whoever
 // may not read them has the guard's word for it, in its Events.
 func (c *cluster) doorsKnown(ctx context.Context, a administered) error {
-	err := guard.DoorsStand(ctx, c.client, a.doors)
+	_, err := guard.DoorsStand(ctx, c.client, a.doors)
 	if forbidden(err) {
 		return nil
 	}

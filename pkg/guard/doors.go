@@ -59,6 +59,7 @@ type Doors struct {
 	bindings         admissionlisters.ValidatingAdmissionPolicyBindingLister
 	mutatingPolicies admissionlisters.MutatingAdmissionPolicyLister // nil where the cluster has none
 	mutatingBindings admissionlisters.MutatingAdmissionPolicyBindingLister
+	graceless        bool // the grace door was missing at the last look
 
 	mu   sync.Mutex
 	err  error
@@ -133,7 +134,7 @@ func (d *Doors) askForMutating(ctx context.Context) error {
 		return err
 	}
 	if !serves {
-		d.log.Warn("This cluster has no MutatingAdmissionPolicy (on from Kubernetes 1.36): an eviction may shorten the grace of a released pod")
+		d.log.Warn("This cluster has no MutatingAdmissionPolicy (on from Kubernetes 1.36): " + WithoutGrace)
 		return nil
 	}
 	admission := d.factory.Admissionregistration().V1()
@@ -234,11 +235,23 @@ func (d *Doors) look(ctx context.Context) error {
 	if d.mutatingPolicies != nil {
 		is.mutatingPolicy, is.mutatingBinding = d.mutatingPolicies.Get, d.mutatingBindings.Get
 	}
+	graceless := is.graceless(d.want)
+	if graceless && !d.graceless {
+		d.log.Warn("The grace door is missing: "+WithoutGrace, "do", GraceCure)
+	}
+	d.graceless = graceless
 	if err := is.differs(d.want); err != nil {
 		return err
 	}
 	return d.try(ctx)
 }
+
+// What it means that there is no grace door, and what to do where the cluster could have
+// it: the chart renders none for one that cannot, so one that was upgraded has none yet.
+const (
+	WithoutGrace = "an eviction may shorten the grace of a released pod"
+	GraceCure    = "helm upgrade the chart; helm template needs --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"
+)
 
 // standing is where the doors of a cluster are read, by name. The last two are nil
 // where it has no mutating policies.
@@ -249,7 +262,27 @@ type standing struct {
 	mutatingBinding func(string) (*admissionregistrationv1.MutatingAdmissionPolicyBinding, error)
 }
 
-// differs says which doors are missing or altered.
+// graceless says that the grace door is not there at all, although the cluster could
+// have it. It weakens released pods only, so it is in the way of nothing. A half of it
+// is somebody's mistake, or means something else than it says.
+func (s standing) graceless(want *manifests.Doors) bool {
+	if s.mutatingPolicy == nil {
+		return false
+	}
+	for _, want := range want.MutatingPolicies {
+		if _, err := s.mutatingPolicy(want.Name); !apierrors.IsNotFound(err) {
+			return false
+		}
+	}
+	for _, want := range want.MutatingBindings {
+		if _, err := s.mutatingBinding(want.Name); !apierrors.IsNotFound(err) {
+			return false
+		}
+	}
+	return true
+}
+
+// differs says which doors are missing or altered. The grace door may be missing.
 func (s standing) differs(want *manifests.Doors) error {
 	var errs []error
 	for _, want := range want.Policies {
@@ -260,7 +293,7 @@ func (s standing) differs(want *manifests.Doors) error {
 		is, err := s.binding(want.Name)
 		errs = append(errs, compare("ValidatingAdmissionPolicyBinding", want.Name, err, func() bool { return equality.Semantic.DeepEqual(want.Spec, is.Spec) }))
 	}
-	if s.mutatingPolicy == nil {
+	if s.mutatingPolicy == nil || s.graceless(want) {
 		return errors.Join(errs...)
 	}
 	for _, want := range want.MutatingPolicies {
@@ -275,16 +308,17 @@ func (s standing) differs(want *manifests.Doors) error {
 }
 
 // DoorsStand reads the doors of a cluster once, and says which of them are missing
-// or altered; nil when all stand as this version of callguard has them. Whether the
+// or altered; nil when all stand as this version of callguard has them. The grace door
+// may be missing, and graceless says so where the cluster could have it. Whether the
 // API server acts on them, TryDoor tells.
-func DoorsStand(ctx context.Context, client kubernetes.Interface, values manifests.Values) error {
+func DoorsStand(ctx context.Context, client kubernetes.Interface, values manifests.Values) (graceless bool, err error) {
 	want, err := manifests.Parse(values)
 	if err != nil {
-		return err
+		return false, err
 	}
 	serves, err := ServesMutating(client)
 	if err != nil {
-		return err
+		return false, err
 	}
 	admission := client.AdmissionregistrationV1()
 	is := standing{
@@ -303,7 +337,7 @@ func DoorsStand(ctx context.Context, client kubernetes.Interface, values manifes
 			return admission.MutatingAdmissionPolicyBindings().Get(ctx, name, metav1.GetOptions{})
 		}
 	}
-	return is.differs(want)
+	return is.graceless(want), is.differs(want)
 }
 
 func compare(kind, name string, err error, same func() bool) error {

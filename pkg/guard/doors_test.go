@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -62,6 +64,12 @@ func refusal(pod string) error {
 // it has these resources, or nothing, and answers deletions of pods with answer.
 func doorsOn(t *testing.T, resources []string, answer func(pod string) error, objects ...runtime.Object) (*Doors, *fake.Clientset, *noted, *prometheus.Registry) {
 	t.Helper()
+	return doorsLogging(t, slog.DiscardHandler, resources, answer, objects...)
+}
+
+// doorsLogging is the same with a log.
+func doorsLogging(t *testing.T, log slog.Handler, resources []string, answer func(pod string) error, objects ...runtime.Object) (*Doors, *fake.Clientset, *noted, *prometheus.Registry) {
+	t.Helper()
 	g, client := newGuard(t, objects...)
 	if resources != nil {
 		served := &metav1.APIResourceList{GroupVersion: "admissionregistration.k8s.io/v1"}
@@ -75,7 +83,7 @@ func doorsOn(t *testing.T, resources []string, answer func(pod string) error, ob
 	})
 	events, registry := &noted{}, prometheus.NewRegistry()
 	d, err := NewDoors(DoorsConfig{
-		Client: client, Values: manifests.DefaultValues(), Recorder: events, Registry: registry, Log: slog.New(slog.DiscardHandler),
+		Client: client, Values: manifests.DefaultValues(), Recorder: events, Registry: registry, Log: slog.New(log),
 		About: &corev1.ObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "callguard-system", Name: "drain-guard"},
 	})
 	if err != nil {
@@ -157,6 +165,19 @@ func TestDoors(t *testing.T) {
 		"BindingMissing":  {reason: "A policy that is not bound judges nothing.", doors: lacking[binding]("callguard-delete"), want: "ValidatingAdmissionPolicyBinding callguard-delete is missing"},
 		"MutatingMissing": {reason: "An eviction could shorten a grace.", doors: lacking[mutatingPolicy]("callguard-grace"), want: "MutatingAdmissionPolicy callguard-grace is missing"},
 		"MutatingUnbound": {reason: "So it could here.", doors: lacking[mutatingBinding]("callguard-grace"), want: "MutatingAdmissionPolicyBinding callguard-grace is missing"},
+		"NoGraceDoor": {
+			reason: "The cluster could have it only after the install; it is about pods that were let go.",
+			doors: func(doors []runtime.Object) []runtime.Object {
+				return lacking[mutatingPolicy]("callguard-grace")(lacking[mutatingBinding]("callguard-grace")(doors))
+			},
+		},
+		"NoGraceNorDelete": {
+			reason: "It excuses no other.",
+			doors: func(doors []runtime.Object) []runtime.Object {
+				return lacking[binding]("callguard-delete")(lacking[mutatingPolicy]("callguard-grace")(lacking[mutatingBinding]("callguard-grace")(doors)))
+			},
+			want: "ValidatingAdmissionPolicyBinding callguard-delete is missing",
+		},
 		"NoMutating": {
 			reason: "What a cluster does not know is not asked of it.", resources: validatingOnly,
 			doors: func(doors []runtime.Object) []runtime.Object {
@@ -328,6 +349,88 @@ func TestDoorsTold(t *testing.T) {
 	told := "Warning DoorsNotInForce on Deployment callguard-system/drain-guard: Nothing is released, for callguard's admission policies are not in force: " + missing + "; apply the chart again"
 	if diff := cmp.Diff([]string{told, told}, events.list()); diff != "" {
 		t.Errorf("Events: -want, +got:\n%s", diff)
+	}
+}
+
+// logged keeps the lines of a log.
+type logged struct {
+	slog.Handler
+
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *logged) Handle(_ context.Context, r slog.Record) error {
+	text := r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		text += " " + a.String()
+		return true
+	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, text)
+	return nil
+}
+
+func (l *logged) list() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.lines)
+}
+
+// TestGraceDoorMissing starts a guard where the server knows the grace door and the
+// install was older. It says so each time it begins to be so, and what to do.
+func TestGraceDoorMissing(t *testing.T) {
+	log := &logged{Handler: slog.NewTextHandler(io.Discard, nil)}
+	doors := standingDoors(t)
+	d, client, events, _ := doorsLogging(t, log, allPolicies(), refusal, append(doors, enabledNamespace(), webPod("a"))...)
+	eventually(t, "the doors are in force", func() bool { return d.InForce() == nil })
+	admission := client.AdmissionregistrationV1()
+	policies, bindings := admission.MutatingAdmissionPolicies(), admission.MutatingAdmissionPolicyBindings()
+	policy, err := policies.Get(t.Context(), "callguard-grace", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	binding, err := bindings.Get(t.Context(), "callguard-grace", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const half = "MutatingAdmissionPolicyBinding callguard-grace is missing"
+	warned := func() int {
+		n := 0
+		for _, line := range log.list() {
+			if line == "The grace door is missing: "+WithoutGrace+" do="+GraceCure {
+				n++
+			}
+		}
+		return n
+	}
+	for times := range 2 {
+		if err := bindings.Delete(t.Context(), binding.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "half a grace door is none", func() bool { return d.InForce() != nil && d.InForce().Error() == half })
+		if err := policies.Delete(t.Context(), policy.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "without it the doors are in force, and it is said", func() bool { return d.InForce() == nil && warned() == times+1 })
+		for range 3 { // the second is taken when a look is over
+			d.changed <- struct{}{}
+		}
+		if n := warned(); n != times+1 {
+			t.Errorf("it is said %d times, want %d", n, times+1)
+		}
+		if _, err := policies.Create(t.Context(), policy.DeepCopy(), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "half a grace door is none", func() bool { return d.InForce() != nil && d.InForce().Error() == half })
+		if _, err := bindings.Create(t.Context(), binding.DeepCopy(), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the doors are in force", func() bool { return d.InForce() == nil })
+	}
+	if n := len(events.list()); n == 0 {
+		t.Error("half a door is worth an Event")
 	}
 }
 
