@@ -35,6 +35,16 @@ func advices() map[string]advice {
 	}
 }
 
+// notKnownHere stands for the verdict on a pod whose calls this plugin cannot read: what
+// the guard makes of it is not known here.
+const notKnownHere = "without the metrics API its calls are not known here; the guard asks its witnesses itself, and lets it go when all say zero"
+
+// onlyGuardKnows says that a verdict is one of a missing number which the guard does not
+// take from the metrics API, and may have.
+func onlyGuardKnows(x guard.Explanation, n counts) bool {
+	return n.unread && x.Verdict.Rule == "unknown"
+}
+
 // adviceOn says what an explained pod waits for, and what an operator can do.
 func adviceOn(x guard.Explanation) advice {
 	switch {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -144,6 +145,9 @@ type counts struct {
 	byPod     map[string]call.Reading
 	// err says why no pod's calls are known.
 	err error
+	// unread says that it is the API that cannot be read, not the adapter that does not
+	// know. What the guard knows is another question then.
+	unread bool
 }
 
 func metricsPath(namespace, pod string) string {
@@ -156,6 +160,7 @@ func (c *cluster) calls(ctx context.Context, namespace string) counts {
 	var list v1beta2.MetricValueList
 	if err := c.get(ctx, metricsPath(namespace, "*"), &list); err != nil {
 		found.err = explainMetrics(err)
+		found.unread = !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), activeCalls+" is not known")
 		return found
 	}
 	for _, item := range list.Items {

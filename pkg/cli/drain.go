@@ -398,6 +398,9 @@ func (w *progress) standings(ctx context.Context, pods []*corev1.Pod) []standing
 				s := standing{pod: x.Pod, since: x.Intent.At}
 				if x.Intent.Intent != "" && x.State != call.Released {
 					s.why = x.Verdict.Why
+					if onlyGuardKnows(x, counted) {
+						s.why = notKnownHere + "; its Events say what holds it"
+					}
 				}
 				held[string(x.Pod.UID)] = s
 			}

@@ -311,6 +311,12 @@ func TestProgress(t *testing.T) {
 			t.Errorf("it does not say %q:\n%s", want, first)
 		}
 	}
+	s.metrics = apierrors.NewServiceUnavailable("the server is currently unable to handle the request")
+	w.look(t.Context(), pods)
+	if want := "calls unknown: without the metrics API its calls are not known here; the guard asks its witnesses itself"; !strings.Contains(out.String(), want) {
+		t.Errorf("it does not say %q:\n%s", want, out.String())
+	}
+	s.metrics = nil
 	s.refuse("list", "replicasets")
 	w.look(t.Context(), pods)
 	if !strings.Contains(out.String(), "why pods of namespace voice stay is not known: cannot list the ReplicaSets") {

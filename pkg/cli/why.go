@@ -105,8 +105,13 @@ func why(ctx context.Context, c *cluster, out io.Writer, namespace, name string)
 	if x.Verdict.Rule != "" {
 		outcome += " by rule " + x.Verdict.Rule
 	}
-	say("Verdict", "%s: %s", outcome, x.Verdict.Why)
 	advised := adviceOn(x)
+	if onlyGuardKnows(x, n) {
+		say("Verdict", "?: %s", notKnownHere)
+		advised = advice{waits: "what the guard's latest Held Event names", do: "see its Events; kubectl calls doctor says who serves the metrics API, if anybody"}
+	} else {
+		say("Verdict", "%s: %s", outcome, x.Verdict.Why)
+	}
 	say("Waits for", "%s", advised.waits)
 	if until := limit(x); until != "" {
 		say("At most until", "%s", until)

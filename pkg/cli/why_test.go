@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -95,6 +96,30 @@ Events:
 State:       draining, and should go (drain) for 2m, since ` + since + `
 Calls:       ?, and unknown is not zero: active_calls is not known: 1 of 1 pods are unknown; pod a: its agent does not answer
 Verdict:     Hold by rule unknown: its witness rooms cannot tell whether it holds calls: no witness of it answers
+Waits for:   its witnesses to answer, for unknown is not zero
+Do:          see the reason: LiveKit, the agent's port or the gate does not answer
+Events:  none by callguard
+`,
+		},
+		"NoMetricsAPI": {
+			reason: "That the plugin cannot read a number says nothing about the guard, which has witnesses of its own.", objects: []runtime.Object{newPod("a", draining), newGuardDeployment()},
+			metrics: apierrors.NewServiceUnavailable("the server is currently unable to handle the request"),
+			want: `Pod:         voice/a on node-1
+State:       draining, and should go (drain) for 2m, since ` + since + `
+Calls:       ?, and unknown is not zero: the metrics API does not answer: the server is currently unable to handle the request
+Verdict:     ?: without the metrics API its calls are not known here; the guard asks its witnesses itself, and lets it go when all say zero
+Waits for:   what the guard's latest Held Event names
+Do:          see its Events; kubectl calls doctor says who serves the metrics API, if anybody
+Events:  none by callguard
+`,
+		},
+		"NobodyKnows": {
+			reason: "The adapter answers, and asks the same witnesses as the guard.", objects: []runtime.Object{newPod("a", draining), newGuardDeployment()},
+			metrics: apierrors.NewServiceUnavailable("active_calls is not known: LiveKit is silent"),
+			want: `Pod:         voice/a on node-1
+State:       draining, and should go (drain) for 2m, since ` + since + `
+Calls:       ?, and unknown is not zero: the metrics API does not answer: active_calls is not known: LiveKit is silent
+Verdict:     Hold by rule unknown: its witness rooms cannot tell whether it holds calls: the metrics API does not answer: active_calls is not known: LiveKit is silent
 Waits for:   its witnesses to answer, for unknown is not zero
 Do:          see the reason: LiveKit, the agent's port or the gate does not answer
 Events:  none by callguard
