@@ -20,6 +20,7 @@ import (
 	"k8s.io/kubectl/pkg/drain"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/guard"
 )
 
 const (
@@ -30,6 +31,8 @@ const (
 	lastWords = 10 * time.Second
 	// passes bounds how often pods are evicted that came to the node meanwhile.
 	passes = 3
+	// leaderPace is how often a drain asks whether a guard leads.
+	leaderPace = time.Minute
 	// shown bounds the reasons of a refusal, and the pods that are named at the end.
 	shown = 20
 
@@ -45,11 +48,11 @@ type drainOptions struct {
 	ignoreDaemonSets   bool
 	deleteEmptyDirData bool
 	force              bool
-	pace               time.Duration
+	pace, leaderPace   time.Duration
 }
 
 func newDrain(c *common) *cobra.Command {
-	o := &drainOptions{common: c, pace: drainPace}
+	o := &drainOptions{common: c, pace: drainPace, leaderPace: leaderPace}
 	cmd := &cobra.Command{
 		Use: "drain NODE", Short: "Drain a node without losing a call", Args: oneName("node"),
 		Long: "Cordons a node and evicts its pods, as kubectl drain does, and shows what holds it up: which pods, how many calls,\n" +
@@ -199,6 +202,7 @@ func (o *drainOptions) evict(ctx context.Context, c *cluster, w *progress, pods 
 	looking, stop := context.WithCancel(ctx)
 	var looks sync.WaitGroup
 	looks.Go(func() { w.watch(looking, pods, o.pace) })
+	looks.Go(func() { w.watchLeader(looking, cmp.Or(o.leaderPace, leaderPace)) })
 	errs := make([]error, len(pods))
 	var evictions sync.WaitGroup
 	for i, pod := range pods {
@@ -250,6 +254,8 @@ type progress struct {
 	cluster *cluster
 	admin   administered
 	node    string
+	// leaderless says that no guard led when watchLeader asked last.
+	leaderless bool
 
 	mu   sync.Mutex
 	out  io.Writer
@@ -277,6 +283,31 @@ func (w *progress) watch(ctx context.Context, pods []*corev1.Pod, every time.Dur
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+	}
+}
+
+// watchLeader says when no guard leads any more, and when one does again, until ctx is
+// done. It begins after a pause, for one led when the drain began.
+func (w *progress) watchLeader(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		holder, err := guard.Leader(ctx, w.cluster.client, w.cluster.callguard, leaderWithin)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, guard.ErrNoLeader) && !w.leaderless:
+			w.leaderless = true
+			w.say("%s, and guarded pods stay until one does; see Deployment %s/%s", line(err), w.cluster.callguard, guardName)
+		case err == nil && w.leaderless:
+			w.leaderless = false
+			w.say("%s leads again", holder)
 		}
 	}
 }

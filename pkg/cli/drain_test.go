@@ -126,6 +126,40 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// TestDrainWithoutGuard has the guard die under a drain, and another one take over.
+func TestDrainWithoutGuard(t *testing.T) {
+	s := newDrainStage(t)
+	const lost, again = "no drain-guard leads: there is no lease callguard-system/drain-guard, and guarded pods stay until one does; see Deployment callguard-system/drain-guard\n", "guard-1 leads again\n"
+	out, asked := &trial.Log{}, 0
+	s.fake.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
+		if !strings.Contains(out.String(), "cordoned") || asked == 3 {
+			return false, nil, nil
+		}
+		asked++
+		return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "leases"}, guard.LeaseName)
+	})
+	e := &evictions{answer: func(string, int) error {
+		if !strings.Contains(out.String(), again) {
+			return tooMany()
+		}
+		return nil
+	}}
+	e.on(s)
+	common, _, _ := newCommon()
+	common.Out = out
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	o := drainOptions{common: common, pace: pace, leaderPace: pace}
+	if err := o.run(ctx, s.cluster, "node-1"); err != nil {
+		t.Fatalf("%v; it says:\n%s", err, out)
+	}
+	for _, once := range []string{lost, again} {
+		if n := strings.Count(out.String(), once); n != 1 {
+			t.Errorf("it says %d times, want once: %q\n%s", n, once, out)
+		}
+	}
+}
+
 // TestDrainInterrupted is Ctrl-C, and a timeout, while a pod holds a call.
 func TestDrainInterrupted(t *testing.T) {
 	for name, timeout := range map[string]time.Duration{"interrupted": 0, "--timeout is over": time.Second} {
