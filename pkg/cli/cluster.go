@@ -35,7 +35,8 @@ const (
 
 	clientQPS, clientBurst = 50, 100
 
-	guardName = "drain-guard"
+	guardName   = "drain-guard"
+	adapterName = "metrics-adapter" // of its Service
 )
 
 // cluster is what the verbs read of a cluster.

@@ -133,8 +133,9 @@ func (c *cluster) examine(ctx context.Context, namespace string) []finding {
 	known("opt-in", func() []finding { return checkOptIn(s) }, podsErr, namespacesErr)
 	known("other-budgets", func() []finding { return checkForeign(s) }, podsErr, namespacesErr, budgetsErr)
 	known("pods", func() []finding { return checkPods(s) }, podsErr, namespacesErr)
-	findings = append(findings, c.checkMetricsAPI(ctx)...)
-	known("calls", func() []finding { return c.checkCalls(ctx, s) }, podsErr, namespacesErr)
+	api, others := c.checkMetricsAPI(ctx)
+	findings = append(findings, api...)
+	known("calls", func() []finding { return c.checkCalls(ctx, s, others) }, podsErr, namespacesErr)
 	return findings
 }
 
@@ -316,23 +317,31 @@ func checkPods(s scene) []finding {
 	return bounded(list, finding{ok, check, "every guarded pod has the grace its agent needs, and is locked from birth", ""})
 }
 
-func (c *cluster) checkMetricsAPI(ctx context.Context) []finding {
+// checkMetricsAPI also says whether the API, or a version of it, is another adapter's.
+func (c *cluster) checkMetricsAPI(ctx context.Context) (list []finding, others bool) {
 	const check = "metrics-api"
-	owner := ""
+	ours, theirs := c.callguard+"/"+adapterName, ""
+	var missing, taken []string
 	for _, version := range []string{"v1beta1", "v1beta2"} {
 		name := version + ".custom.metrics.k8s.io"
 		var service apiregistrationv1.APIService
 		err := c.get(ctx, "/apis/apiregistration.k8s.io/v1/apiservices/"+name, &service)
 		switch {
 		case apierrors.IsForbidden(err):
-			return []finding{{warn, check, "not checked: " + err.Error(), ""}}
+			return []finding{{warn, check, "not checked: " + err.Error(), ""}}, false
 		case apierrors.IsNotFound(err):
-			return []finding{{fail, check, "there is no APIService " + name + ": autoscalers read no calls", "install the metrics-adapter with charts/callguard"}}
+			missing = append(missing, name)
+			continue
 		case err != nil:
-			return []finding{{fail, check, fmt.Sprintf("cannot read APIService %s: %v", name, err), ""}}
+			return []finding{{fail, check, fmt.Sprintf("cannot read APIService %s: %v", name, err), ""}}, false
 		}
+		owner := ""
 		if service.Spec.Service != nil {
 			owner = service.Spec.Service.Namespace + "/" + service.Spec.Service.Name
+		}
+		if owner != ours {
+			theirs = cmp.Or(owner, "kube-apiserver itself")
+			taken = append(taken, name)
 		}
 		i := slices.IndexFunc(service.Status.Conditions, func(c apiregistrationv1.APIServiceCondition) bool { return c.Type == apiregistrationv1.Available })
 		if i < 0 || service.Status.Conditions[i].Status != apiregistrationv1.ConditionTrue {
@@ -340,13 +349,22 @@ func (c *cluster) checkMetricsAPI(ctx context.Context) []finding {
 			if i >= 0 {
 				why = service.Status.Conditions[i].Message
 			}
-			return []finding{{fail, check, fmt.Sprintf("APIService %s is not available: %s", name, why), "see the log of " + cmp.Or(owner, "its server")}}
+			return []finding{{fail, check, fmt.Sprintf("APIService %s is not available: %s", name, why), "see the log of " + cmp.Or(owner, "its server")}}, owner != ours
 		}
 	}
-	return []finding{{ok, check, "custom.metrics.k8s.io is available, by Service " + owner, ""}}
+	switch {
+	case len(taken) > 0:
+		return []finding{{warn, check, fmt.Sprintf("%s is served by %s, not by callguard's Service %s: autoscalers and this plugin read no calls of callguard's there; calls are held all the same", strings.Join(taken, " and "), theirs, ours),
+			"autoscalers read them through the other adapter, as the README of charts/callguard says under \"Another adapter\"; or remove it, and install the metrics-adapter"}}, true
+	case len(missing) > 0:
+		return []finding{{fail, check, "there is no APIService " + strings.Join(missing, " and ") + ": autoscalers and this plugin read no calls; they are held all the same",
+			"install the metrics-adapter (metricsAdapter.enabled=true of charts/callguard); or another adapter, as its README says under \"Another adapter\""}}, false
+	}
+	return []finding{{ok, check, "custom.metrics.k8s.io is available, by Service " + ours, ""}}, false
 }
 
-func (c *cluster) checkCalls(ctx context.Context, s scene) []finding {
+// checkCalls takes it for no failure that the API is another adapter's and has no calls.
+func (c *cluster) checkCalls(ctx context.Context, s scene, others bool) []finding {
 	const check = "calls"
 	byNamespace := map[string][]*corev1.Pod{}
 	for _, pod := range s.enabledPods() {
@@ -364,7 +382,14 @@ func (c *cluster) checkCalls(ctx context.Context, s scene) []finding {
 		pods += len(mine)
 		counted := c.calls(ctx, name)
 		if counted.err != nil {
-			list = append(list, finding{fail, check, fmt.Sprintf("of the %d pods of namespace %s they are not known: %s", len(mine), name, counted.err), "autoscalers and drains wait until they are"})
+			bad, do := fail, "autoscalers and drains wait until they are"
+			if counted.unread {
+				do = "autoscalers wait until they are; the guard asks the pods' witnesses itself"
+				if others {
+					bad, do = warn, "the guard asks the pods' witnesses itself"
+				}
+			}
+			list = append(list, finding{bad, check, fmt.Sprintf("of the %d pods of namespace %s they are not known: %s", len(mine), name, counted.err), do})
 			continue
 		}
 		unknown, example := 0, ""

@@ -126,6 +126,26 @@ func TestDoctor(t *testing.T) {
 			reason: "Nobody serves the metrics.", failed: true, change: func(_ *testing.T, s *stage) { s.apiServices = errors.New("no answer") },
 			want: []string{"FAIL metrics-api cannot read APIService v1beta1.custom.metrics.k8s.io: no answer"},
 		},
+		"OtherAdapter": {
+			reason: "A documented way to run it: calls are held, and read elsewhere.", change: func(_ *testing.T, s *stage) {
+				s.owners = map[string]string{"v1beta1": "prometheus-adapter"}
+				s.metrics = errors.New("no such metric")
+			},
+			want: []string{
+				"WARN metrics-api v1beta1.custom.metrics.k8s.io is served by callguard-system/prometheus-adapter, not by callguard's Service callguard-system/metrics-adapter: autoscalers and this plugin read no calls",
+				"WARN calls of the 2 pods of namespace voice they are not known: the metrics API does not answer: no such metric; the guard asks",
+			},
+		},
+		"HalfTaken": {
+			reason: "Whoever reads that version reads no calls.", change: func(_ *testing.T, s *stage) {
+				s.owners = map[string]string{"v1beta1": "prometheus-adapter", "v1beta2": "metrics-adapter"}
+			},
+			want: []string{"WARN metrics-api v1beta1.custom.metrics.k8s.io is served by callguard-system/prometheus-adapter"},
+		},
+		"NoAdapter": {
+			reason: "Both ways out.", failed: true, change: func(_ *testing.T, s *stage) { s.owners = map[string]string{} },
+			want: []string{"FAIL metrics-api there is no APIService v1beta1.custom.metrics.k8s.io and v1beta2.custom.metrics.k8s.io: autoscalers and this plugin read no calls; they are held all the same; install the metrics-adapter (metricsAdapter.enabled=true of charts/callguard); or another adapter"},
+		},
 		"Metrics": {
 			reason: "Unknown is not zero.", failed: true, change: func(_ *testing.T, s *stage) { s.metrics = errors.New("LiveKit is silent") },
 			want: []string{"FAIL calls of the 2 pods of namespace voice they are not known: the metrics API does not answer: LiveKit is silent"},

@@ -160,6 +160,9 @@ type stage struct {
 	metrics error
 	// apiServices says what is wrong with the APIServices.
 	apiServices error
+	// owners are the Services of APIServices by version, instead of callguard's; of
+	// none, there is no such APIService.
+	owners map[string]string
 }
 
 // newStage returns a stage on which all is well, at noon.
@@ -207,8 +210,15 @@ func (s *stage) get(_ context.Context, asked string, into any) error {
 		if s.apiServices != nil {
 			return s.apiServices
 		}
+		owner := "metrics-adapter"
+		if s.owners != nil {
+			version, _, _ := strings.Cut(path.Base(asked), ".")
+			if owner = s.owners[version]; owner == "" {
+				return apierrors.NewNotFound(schema.GroupResource{Resource: "apiservices"}, path.Base(asked))
+			}
+		}
 		return assign(into, apiregistrationv1.APIService{
-			Spec:   apiregistrationv1.APIServiceSpec{Service: &apiregistrationv1.ServiceReference{Namespace: "callguard-system", Name: "metrics-adapter"}},
+			Spec:   apiregistrationv1.APIServiceSpec{Service: &apiregistrationv1.ServiceReference{Namespace: "callguard-system", Name: owner}},
 			Status: apiregistrationv1.APIServiceStatus{Conditions: []apiregistrationv1.APIServiceCondition{{Type: apiregistrationv1.Available, Status: apiregistrationv1.ConditionTrue}}},
 		})
 	}
