@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -360,6 +359,8 @@ type logged struct {
 	lines []string
 }
 
+func (l *logged) Enabled(context.Context, slog.Level) bool { return true }
+
 func (l *logged) Handle(_ context.Context, r slog.Record) error {
 	text := r.Message
 	r.Attrs(func(a slog.Attr) bool {
@@ -381,7 +382,7 @@ func (l *logged) list() []string {
 // TestGraceDoorMissing starts a guard where the server knows the grace door and the
 // install was older. It says so each time it begins to be so, and what to do.
 func TestGraceDoorMissing(t *testing.T) {
-	log := &logged{Handler: slog.NewTextHandler(io.Discard, nil)}
+	log := &logged{Handler: slog.DiscardHandler}
 	doors := standingDoors(t)
 	d, client, events, _ := doorsLogging(t, log, allPolicies(), refusal, append(doors, enabledNamespace(), webPod("a"))...)
 	eventually(t, "the doors are in force", func() bool { return d.InForce() == nil })
