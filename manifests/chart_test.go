@@ -106,12 +106,15 @@ func TestChart(t *testing.T) {
 						chosen = append(chosen, pod)
 					}
 				}
-				want := "Deployment/" + id[strings.LastIndex(id, "/")+1:]
-				if id == "Service/metrics-adapter-peers" {
-					want = "Deployment/metrics-adapter"
+				want := []string{"Deployment/" + id[strings.LastIndex(id, "/")+1:]}
+				switch id {
+				case "Service/metrics-adapter-peers":
+					want = []string{"Deployment/metrics-adapter"}
+				case "NetworkPolicy/callguard-hooks": // what is there of them with these values
+					want = slices.DeleteFunc([]string{"Job/drain-guard-unlock", "Pod/metrics-adapter-check"}, func(id string) bool { return !seen[id] })
 				}
-				if len(chosen) != 1 || chosen[0] != want {
-					t.Errorf("%s chooses the pods of %v, want those of %s and no others", id, chosen, want)
+				if slices.Sort(chosen); !slices.Equal(chosen, want) {
+					t.Errorf("%s chooses the pods of %v, want those of %v and no others", id, chosen, want)
 				}
 			}
 		})
