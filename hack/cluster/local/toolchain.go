@@ -130,7 +130,7 @@ func (p buildPlan) arguments(out string) []string {
 	} else {
 		out += string(filepath.Separator)
 	}
-	return append([]string{"build", "-v", "-buildvcs=false", "-ldflags=" + p.ldflags, "-o", out}, p.packages...)
+	return append([]string{"build", "-v", "-trimpath", "-buildvcs=false", "-ldflags=" + p.ldflags, "-o", out}, p.packages...)
 }
 
 // programs are the names of what is built.

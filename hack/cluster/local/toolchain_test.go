@@ -30,8 +30,8 @@ func TestPlanBuild(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("programs by module: -want, +got:\n%s", diff)
 	}
-	flags := kubernetesVersionFlags("v1.36.3")
-	for _, part := range []string{"gitVersion=v1.36.3", "gitMajor=1", "gitMinor=36"} {
+	flags := kubernetesVersionFlags("v1.37.2")
+	for _, part := range []string{"gitVersion=v1.37.2", "gitMajor=1", "gitMinor=37"} {
 		if !strings.HasSuffix(flags, part) && !strings.Contains(flags, part+" ") {
 			t.Errorf("version flags %q lack %s", flags, part)
 		}
