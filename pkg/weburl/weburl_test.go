@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package weburl
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestParse(t *testing.T) {
+	for raw, want := range map[string]string{
+		"wss://livekit.example.com":          "https://livekit.example.com",
+		"ws://livekit:7880":                  "http://livekit:7880",
+		"http://10.0.0.1:7880":               "http://10.0.0.1:7880",
+		"https://[2001:db8::1]:443":          "https://[2001:db8::1]:443",
+		"WS://LiveKit:7880":                  "http://LiveKit:7880",
+		"wss://livekit.example.com/":         "https://livekit.example.com",
+		"wss://livekit.example.com//":        "https://livekit.example.com",
+		"wss://example.com/livekit//a/":      "https://example.com/livekit/a",
+		" wss://livekit.example.com\n":       "https://livekit.example.com",
+		"https://x.openai.azure.com/openai/": "https://x.openai.azure.com/openai",
+	} {
+		got, err := Parse(raw, "wss://livekit.example.com")
+		if err != nil {
+			t.Errorf("Parse(%q): %v", raw, err)
+		} else if got.String() != want {
+			t.Errorf("Parse(%q) is %s, want %s", raw, got, want)
+		}
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	for raw, want := range map[string]string{
+		"":                         "it is empty",
+		"livekit.example.com":      `"livekit.example.com" cannot be used: its scheme is not`,
+		"ftp://livekit":            "its scheme is not ws, wss, http or https",
+		"wss://":                   "it names no host",
+		"wss:///agent":             "it names no host",
+		"wss://:7880":              "it names no host",
+		"wss://livekit:":           "its port is not a number",
+		"wss://livekit:70000":      "its port is not a number",
+		"wss://livekit:port":       "invalid port",
+		"wss://livekit\n.example":  "invalid control character",
+		"wss://me:hush@livekit":    "user name or password",
+		"wss://livekit?token=hush": "query or a fragment",
+		"wss://livekit#hush":       "query or a fragment",
+		"livekit:7880":             "its scheme is not",
+	} {
+		_, err := Parse(raw, "wss://livekit.example.com")
+		if err == nil {
+			t.Errorf("Parse(%q) worked; want an error with %q", raw, want)
+			continue
+		}
+		text := err.Error()
+		if !strings.Contains(text, want) || !strings.HasSuffix(text, "use one such as wss://livekit.example.com") {
+			t.Errorf("Parse(%q): %s; want it to hold %q and what would work", raw, text, want)
+		}
+		if strings.Contains(text, "hush") {
+			t.Errorf("Parse(%q) repeats a secret: %s", raw, text)
+		}
+	}
+}
