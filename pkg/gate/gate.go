@@ -3,6 +3,7 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -48,6 +49,9 @@ type Config struct {
 	Journal string
 	// Workers are where the agents of the pod answer GET /worker.
 	Workers []string
+	// LaunchLimit is the longest that the agent takes from a job's assignment to its
+	// process; 0 is DefaultLaunchLimit.
+	LaunchLimit time.Duration
 	// APIKey and APISecret let the gate look into the rooms of its jobs; may be empty.
 	APIKey, APISecret string
 
@@ -110,9 +114,11 @@ func New(cfg Config) (*Gate, error) {
 		closing:  make(chan struct{}),
 		reach:    reach{log: cfg.Log, upstream: upstream.String()},
 	}
-	g.book = newBook(cfg.Pod, time.Now(), g.counts)
+	g.book = newBook(cfg.Pod, cmp.Or(cfg.LaunchLimit, DefaultLaunchLimit), time.Now(), g.counts)
 	cfg.Registry.MustRegister(newCollector(g.book))
-	g.ends = newEnds(g.book, cfg, upstream, transport)
+	if g.ends, err = newEnds(g.book, cfg, transport); err != nil {
+		return nil, err
+	}
 	g.other = &httputil.ReverseProxy{
 		Transport:     transport,
 		FlushInterval: -1,
