@@ -55,7 +55,8 @@ e2e-nodes: ## Test both charts on real nodes, kubelet and containerd (needs root
 test: unit charts e2e ## Run unit, charts, then e2e
 
 .PHONY: model
-model: ## Drive the guard through more interleavings than `make unit` does, about 10 minutes
+model: ## Drive gate and guard through more of their worlds than `make unit` does, about 15 minutes
+	go test -v -count=1 -timeout 30m -run NoJobIsTakenForOver ./pkg/gate -model 100000
 	go test -v -count=1 -timeout 60m -run Interleavings ./pkg/guard -model 40000
 
 .PHONY: bench

@@ -54,24 +54,29 @@ func newBook(pod types.UID, launchLimit time.Duration, began time.Time, counts *
 // is free while something is written.
 func (b *book) update(change func()) {
 	b.mu.Lock()
+	unlisted := b.number.unlisted
 	change()
+	if b.number.unlisted != unlisted {
+		b.journal.number(unlistedFile, b.number.unlisted)
+	}
 	b.mu.Unlock()
 	b.journal.flush()
 }
 
 // restore takes over what an earlier gate knew. whole says that there was no
 // more to know.
-func (b *book) restore(records []record, most int, whole bool) {
-	b.update(func() {
-		b.whole, b.most, b.used = whole, max(b.most, most), b.used || most > 0 || len(records) > 0
-		for _, r := range records {
-			j := &job{id: r.ID, room: r.Room, agent: r.Agent, phase: assigned, since: r.Started, started: r.Started}
-			if r.Launched {
-				j.phase = launched
-			}
-			b.jobs[r.ID] = j
+func (b *book) restore(l legacy, whole bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.whole, b.most, b.number.unlisted = whole, max(b.most, l.workers), l.unlisted
+	b.used = b.used || l.workers > 0 || len(l.jobs) > 0
+	for _, r := range l.jobs {
+		j := &job{id: r.ID, room: r.Room, agent: r.Agent, phase: assigned, since: r.Started, started: r.Started}
+		if r.Launched {
+			j.phase = launched
 		}
-	})
+		b.jobs[r.ID] = j
+	}
 }
 
 // drain puts the order in force. It stays: what it is good for is that nothing
@@ -105,7 +110,7 @@ func (b *book) register(session uint64) {
 		b.sessions[session], b.used = true, true
 		if len(b.sessions) > b.most {
 			b.most = len(b.sessions)
-			b.journal.workers(b.most)
+			b.journal.number(workersFile, b.most)
 		}
 	})
 }
@@ -235,6 +240,7 @@ func (b *book) launchLocked(session uint64, id string, now time.Time) {
 		b.jobs[id] = j
 		j.session = session
 		b.number.unlisted = max(0, b.number.unlisted-1) // it may have been known by number
+		b.number.perhaps = min(b.number.perhaps, b.number.unlisted)
 		j.to(launched, now)
 		b.keepLocked(j)
 		return
@@ -254,10 +260,16 @@ func (b *book) launchLocked(session uint64, id string, now time.Time) {
 // the number had shown a launch that nobody could name, it was this one's.
 func (b *book) proveLocked(j *job, p phase, now time.Time) {
 	if j.phase == assigned {
-		b.number.unnamed = max(0, b.number.unnamed-1)
+		b.number.found()
 	}
 	j.to(p, now)
 	b.keepLocked(j)
+}
+
+// reportsOf reports whether the worker of a job says when it has launched it. Where
+// there was never more than one worker, one that came on another websocket is the same.
+func (b *book) reportsOf(j *job) bool {
+	return b.reports[j.session] || b.most <= 1 && len(b.reports) > 0
 }
 
 // leave notes that LiveKit tells the worker to end a job: its agent has left the
@@ -270,7 +282,7 @@ func (b *book) leave(id string, now time.Time) {
 		case j.phase == launched || j.phase == inRoom:
 			j.told, j.absent = true, time.Time{}
 			j.to(left, now)
-		case j.phase == assigned && !b.reports[j.session] && (b.number.unnamed > 0 || !b.number.usable):
+		case j.phase == assigned && !b.reportsOf(j) && (b.number.unnamed > 0 || !b.number.usable):
 			// The number shows that a job was launched, or there is none, and only an agent
 			// that was in its room leaves it.
 			j.told, j.absent = true, time.Time{}
@@ -286,8 +298,11 @@ func (b *book) end(session uint64, id string, now time.Time) {
 	b.update(func() {
 		b.reports[session] = true
 		if j := b.jobs[id]; j != nil {
-			if j.phase == assigned {
-				b.number.unnamed = max(0, b.number.unnamed-1)
+			switch {
+			case j.phase == assigned:
+				b.number.found()
+			case j.hasProcess():
+				b.number.over = max(0, b.number.over-1) // it may have been this one
 			}
 			b.endLocked(j, endByWorker, now)
 		}
@@ -314,6 +329,7 @@ func (b *book) endLocked(j *job, by string, now time.Time) {
 func (b *book) expireLocked(canLook bool, now time.Time) {
 	counted := b.number.usable
 	silent := b.number.err != nil && !b.number.at.IsZero()
+	b.nameLocked(now)
 	for _, j := range b.inLocked(offered, late, accepted, assigned, left, stuck) {
 		age := now.Sub(j.since)
 		switch j.phase {
@@ -324,7 +340,7 @@ func (b *book) expireLocked(canLook bool, now time.Time) {
 		case assigned:
 			switch {
 			case age < b.limits.launch:
-			case b.reports[j.session]: // its worker would have said that it was launched
+			case b.reportsOf(j): // its worker would have said that it was launched
 				b.endLocked(j, endByTime, now)
 			default:
 				// It was launched, or never will be: from now on the number and its room tell.
@@ -402,7 +418,7 @@ func (b *book) saw(id string, s sight, now time.Time) {
 		}
 		over := j.saw(s, b.limits, now)
 		switch {
-		case over && b.number.unnamed > 0 && !b.reports[j.session]: // a process may have it
+		case over && b.number.unnamed > 0 && !b.reportsOf(j): // a process may have it
 			b.proveLocked(j, left, now)
 		case over:
 			b.endLocked(j, endByRoom, now)
@@ -486,6 +502,7 @@ func (b *book) answer(now time.Time) witness.Answer {
 			ID: j.id, State: j.phase.public(), Since: j.since, Started: j.started, Room: j.room, Agent: j.agent,
 		})
 	}
+	a.Running = max(0, a.Running-b.number.over)
 	a.Unlisted = b.number.unlisted
 	a.Calls = a.Accepted + a.Running + a.Ending + a.Unlisted
 	a.Used = b.used || !b.number.at.IsZero()

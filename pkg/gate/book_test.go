@@ -72,8 +72,8 @@ func TestBook(t *testing.T) {
 		}
 	}
 	drain := func(b *book, _ time.Time) { b.drain("drain 2026-01-02T15:04:05Z") }
-	begin := func(b *book, _ time.Time) { b.restore(nil, 0, true); b.register(1) }
-	unused := func(b *book, _ time.Time) { b.restore(nil, 0, true) }
+	begin := func(b *book, _ time.Time) { b.restore(legacy{}, true); b.register(1) }
+	unused := func(b *book, _ time.Time) { b.restore(legacy{}, true) }
 	again := func(b *book, _ time.Time) { b.register(1) } // an earlier gate is not known
 
 	cases := map[string]struct {
@@ -399,7 +399,7 @@ func TestBook(t *testing.T) {
 		},
 		"UsedBefore": {
 			reason: "A worker came to an earlier gate.",
-			steps:  []step{{0, func(b *book, _ time.Time) { b.restore(nil, 1, true) }, "0/0/0/0"}, {1, drain, "0/0/0/0 d"}},
+			steps:  []step{{0, func(b *book, _ time.Time) { b.restore(legacy{workers: 1}, true) }, "0/0/0/0"}, {1, drain, "0/0/0/0 d"}},
 		},
 		"TheOrderStays": {
 			reason: "An order is not taken back while the gate runs.",
@@ -437,7 +437,7 @@ func TestNoAcceptAfterTheOrder(t *testing.T) {
 	for range 50 {
 		now := time.Now()
 		b := newBook("pod", DefaultLaunchLimit, now, NewMetrics(prometheus.NewRegistry()))
-		b.restore(nil, 0, true)
+		b.restore(legacy{}, true)
 		taken := make(chan int)
 		const workers, offers = 8, 200
 		for w := range workers {
@@ -496,8 +496,8 @@ func TestJournal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if jobs, workers, err := j.read(); len(jobs) != 0 || workers != 0 || err != nil {
-		t.Errorf("an empty folder is a first start; got %v, %d, %v", jobs, workers, err)
+	if left, err := j.read(); len(left.jobs) != 0 || left.workers != 0 || err != nil {
+		t.Errorf("an empty folder is a first start; got %v, %v", left, err)
 	}
 	at := time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
 	a, b := record{ID: "AJ_a", Room: "r", Agent: "x", Started: at}, record{ID: "../b/%", Room: "r", Agent: "y", Started: at}
@@ -506,18 +506,20 @@ func TestJournal(t *testing.T) {
 	j.add(record{ID: "gone", Started: at})
 	j.drop("gone")
 	j.drop("never")
-	j.workers(2)
+	j.number(workersFile, 2)
+	j.number(unlistedFile, 1)
 	j.flush()
 	// A gate was killed in the middle of a write.
 	if err := os.WriteFile(filepath.Join(dir, "AJ_half.job"), []byte(`{"id":"AJ_ha`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	jobs, workers, err := j.read()
+	left, err := j.read()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]record{b, a, {ID: "AJ_half"}}, jobs); diff != "" || workers != 2 {
-		t.Errorf("%d workers, -want, +got:\n%s", workers, diff)
+	want := legacy{jobs: []record{b, a, {ID: "AJ_half"}}, workers: 2, unlisted: 1}
+	if diff := cmp.Diff(want, left, cmp.AllowUnexported(legacy{})); diff != "" {
+		t.Errorf("-want, +got:\n%s", diff)
 	}
 	if _, err := openJournal(dir+"/none", log); err == nil || !strings.Contains(err.Error(), "emptyDir") {
 		t.Errorf("a missing folder must say what to do; got %v", err)

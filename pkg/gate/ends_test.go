@@ -51,7 +51,7 @@ func looking(t *testing.T, rooms answers, jobs ...string) (*ends, *trial.Log) {
 	logs := &trial.Log{}
 	began := time.Now().Add(-time.Hour)
 	b := newBook("pod", DefaultLaunchLimit, began, NewMetrics(prometheus.NewRegistry()))
-	b.restore(nil, 0, true)
+	b.restore(legacy{}, true)
 	for i, name := range jobs {
 		at := began.Add(time.Duration(i) * time.Second)
 		b.assign(1, name, name, "agent", at)

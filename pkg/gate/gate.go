@@ -183,18 +183,18 @@ func trusted(ca []byte) (*tls.Config, error) {
 
 // recall takes over what an earlier gate of the pod knew.
 func (g *Gate) recall() error {
-	jobs, workers, err := g.journal.read()
+	left, err := g.journal.read()
 	if err != nil {
 		return err
 	}
 	g.book.journal = g.journal
 	whole := g.journal != nil && g.journal.whole
-	g.book.restore(jobs, workers, whole)
+	g.book.restore(left, whole)
 	if g.journal != nil && !whole {
 		g.cfg.Log.Warn("The journal lacks jobs that could not be written; the agent is asked how many it has")
 	}
-	if len(jobs) > 0 {
-		g.cfg.Log.Info("An earlier gate's jobs are taken over", "jobs", len(jobs))
+	if len(left.jobs) > 0 {
+		g.cfg.Log.Info("An earlier gate's jobs are taken over", "jobs", len(left.jobs))
 	}
 	return nil
 }

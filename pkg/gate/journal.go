@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	jobSuffix   = ".job"
-	workersFile = "workers"
+	jobSuffix    = ".job"
+	workersFile  = "workers"
+	unlistedFile = "unlisted"
 	// wholeFile says whether the journal has all that its gates knew: wholeYes, or
 	// nothing if something could not be written. It is made while the folder is
 	// empty, since a full one still lets a file be cut.
@@ -94,24 +95,38 @@ func openJournal(dir string, log *slog.Logger) (*journal, error) {
 	return j, nil
 }
 
-// read returns what an earlier gate left: its jobs, and the most workers that were
-// registered at once. A file that cannot be read is a job all the same. From then on
-// whole says whether that is all there was.
-func (j *journal) read() (jobs []record, workers int, err error) {
+// legacy is what an earlier gate knew.
+type legacy struct {
+	jobs     []record
+	workers  int // the most that were registered at once
+	unlisted int // jobs that were known by number only
+}
+
+// read returns what an earlier gate left. A file that cannot be read is a job all the
+// same. From then on whole says whether that is all there was.
+func (j *journal) read() (l legacy, err error) {
 	if j == nil {
-		return nil, 0, nil
+		return l, nil
 	}
 	entries, err := os.ReadDir(j.dir)
 	if err != nil {
-		return nil, 0, fmt.Errorf("the journal cannot be read: %w", err)
+		return l, fmt.Errorf("the journal cannot be read: %w", err)
 	}
 	if j.whole, err = j.begin(); err != nil {
-		return nil, 0, err
+		return l, err
 	}
 	for _, e := range entries {
 		raw, err := os.ReadFile(filepath.Join(j.dir, e.Name()))
-		if e.Name() == workersFile && err == nil {
-			workers, err = strconv.Atoi(strings.TrimSpace(string(raw)))
+		number := func(n *int) {
+			if err == nil {
+				*n, err = strconv.Atoi(strings.TrimSpace(string(raw)))
+			}
+		}
+		switch e.Name() {
+		case workersFile:
+			number(&l.workers)
+		case unlistedFile:
+			number(&l.unlisted)
 		}
 		name, isJob := strings.CutSuffix(e.Name(), jobSuffix)
 		if !isJob {
@@ -129,9 +144,9 @@ func (j *journal) read() (jobs []record, workers int, err error) {
 			j.log.Warn("A file of the journal is half written; its job counts", "job", id, "err", err)
 			r = record{ID: id}
 		}
-		jobs = append(jobs, r)
+		l.jobs = append(l.jobs, r)
 	}
-	return jobs, workers, nil
+	return l, nil
 }
 
 // begin says whether the journal is whole. That of the pod's first gate is.
@@ -179,10 +194,11 @@ func (j *journal) drop(id string) {
 	})
 }
 
-func (j *journal) workers(n int) {
+// number has workersFile or unlistedFile say a number.
+func (j *journal) number(file string, n int) {
 	if j != nil {
 		j.later(func() {
-			name := filepath.Join(j.dir, workersFile)
+			name := filepath.Join(j.dir, file)
 			j.wrote(name, os.WriteFile(name, []byte(strconv.Itoa(n)), 0o600))
 		})
 	}

@@ -18,8 +18,10 @@ type number struct {
 
 	unnamed  int       // of the assigned jobs, those that a process has by number: not known which
 	unlisted int       // jobs that a process has by number, and nobody can name
+	perhaps  int       // of these, those that may be assigned jobs all the same
 	lack     int       // launched jobs that the number does not have, though nobody said that they ended
 	since    time.Time // since when it lacks so many
+	over     int       // of these, those that are taken for ended by now: not known which
 	usable   bool      // the latest told of all agents
 }
 
@@ -40,6 +42,7 @@ func (b *book) tell(calls, covered int, err error, canLook bool, asked, now time
 			n.calls, n.at = calls, now
 			n.lack, n.since = 0, time.Time{}
 			n.unlisted = max(0, calls-len(b.inLocked(assigned, launched, inRoom, left, stuck)))
+			n.perhaps = min(n.perhaps, n.unlisted)
 		default:
 			n.calls, n.at = calls, now
 			b.countLocked(canLook, now)
@@ -55,18 +58,23 @@ func (b *book) countLocked(canLook bool, now time.Time) {
 	n := &b.number
 	waiting := b.inLocked(assigned)
 	n.unnamed = min(n.unnamed, len(waiting))
-	excess := n.calls - len(b.inLocked(launched, inRoom, left, stuck)) - n.unnamed - n.unlisted
+	excess := n.calls - (len(b.inLocked(launched, inRoom, left, stuck)) - n.over) - n.unnamed - n.unlisted
 	if excess >= 0 {
 		n.lack, n.since = 0, time.Time{}
+		wrong := min(excess, n.over) // what was taken for ended has not, for all that is known
+		n.over -= wrong
+		excess -= wrong
 		if now.Sub(n.moved) < b.limits.doubt {
 			return // it may have a job still that its worker has just said has ended
 		}
-		named := min(max(0, excess-b.ghostsLocked(now)), len(waiting)-n.unnamed)
+		named := min(excess, len(waiting)-n.unnamed)
+		perhaps := min(named, b.ghostsLocked(now))
 		if !b.whole && now.Sub(b.began) < b.limits.launch {
-			named = 0 // it may be a job that an earlier gate knew of
+			perhaps = named // it may be a job that an earlier gate knew of
 		}
-		n.unnamed += named
-		n.unlisted += excess - named
+		n.unnamed += named - perhaps
+		n.unlisted += excess - named + perhaps
+		n.perhaps += perhaps
 		if n.unnamed == len(waiting) {
 			for _, j := range waiting {
 				b.proveLocked(j, launched, now)
@@ -85,6 +93,7 @@ func (b *book) countLocked(canLook bool, now time.Time) {
 	}
 	fewer := min(lack, n.unlisted)
 	n.unlisted -= fewer
+	n.perhaps = min(n.perhaps, n.unlisted)
 	b.lackLocked(lack-fewer, canLook, now)
 }
 
@@ -100,10 +109,39 @@ func (b *book) ghostsLocked(now time.Time) int {
 	return ghosts
 }
 
-// lackLocked ends jobs that the number lacks though nobody said that they ended,
-// once it has lacked them for long enough. No more are ended than it lacks, and none
-// that has not been launched: of a worker that says so, and of any other until the
-// number has shown it.
+// found enters that an assigned job is known to have a process: the number had
+// shown that one was launched, and not which.
+func (n *number) found() {
+	switch {
+	case n.unnamed > 0:
+		n.unnamed--
+	case n.perhaps > 0:
+		n.perhaps--
+		n.unlisted--
+	}
+}
+
+// nameLocked gives names to the jobs that are over by number, as soon as it is known
+// which: one that has left its room, or all that there are.
+func (b *book) nameLocked(now time.Time) {
+	n := &b.number
+	for _, j := range append(b.inLocked(stuck), b.inLocked(left)...) {
+		if n.over > 0 {
+			b.endLocked(j, endByNumber, now)
+			n.over--
+		}
+	}
+	if running := b.inLocked(launched, inRoom); n.over >= len(running) {
+		for _, j := range running {
+			b.endLocked(j, endByNumber, now)
+		}
+		n.over = 0
+	}
+}
+
+// lackLocked takes jobs for over that the number lacks though nobody said that they
+// ended, once it has lacked them for long enough: no more than it lacks, and none that
+// has not been launched, for all that the worker says or the number has shown.
 func (b *book) lackLocked(lack int, canLook bool, now time.Time) {
 	n := &b.number
 	if lack == 0 || lack > n.lack {
@@ -113,16 +151,14 @@ func (b *book) lackLocked(lack int, canLook bool, now time.Time) {
 		n.since = time.Time{}
 		return
 	}
-	age := now.Sub(n.since)
-	for _, j := range b.inLocked(launched, inRoom) {
-		enough := b.limits.doubt
-		if canLook && j.canBeLookedFor() {
-			enough = b.limits.lack
-		}
-		if n.lack > 0 && age >= enough {
-			b.endLocked(j, endByNumber, now)
-			n.lack--
-		}
+	age, enough := now.Sub(n.since), b.limits.doubt
+	if canLook {
+		enough = b.limits.lack
+	}
+	if age >= enough {
+		more := min(n.lack, len(b.inLocked(launched, inRoom))-n.over)
+		n.over += more
+		n.lack -= more
 	}
 	if n.lack == 0 || n.unnamed == 0 || age < b.limits.lack {
 		return
@@ -130,7 +166,7 @@ func (b *book) lackLocked(lack int, canLook bool, now time.Time) {
 	n.unnamed--
 	n.lack--
 	waiting := b.inLocked(assigned)
-	if i := slices.IndexFunc(waiting, func(j *job) bool { return !b.reports[j.session] }); i >= 0 {
+	if i := slices.IndexFunc(waiting, func(j *job) bool { return !b.reportsOf(j) }); i >= 0 {
 		b.endLocked(waiting[i], endByNumber, now)
 	}
 }
