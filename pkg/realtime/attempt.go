@@ -3,7 +3,6 @@
 package realtime
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -65,7 +64,7 @@ func (l *line) try(ctx context.Context, key string) Outcome {
 		body, _ := io.ReadAll(io.LimitReader(answer.Body, maxHeard)) // what there is of it
 		o := answered(answer.StatusCode, body)
 		o.RetryAfter = retryAfter(answer.Header.Get("Retry-After"))
-		o.azure = answer.Header.Get("Apim-Request-Id") != "" || bytes.Contains(body, []byte("cognitiveservices.azure.com"))
+		o.azure = byAzure(answer.Header, body)
 		return o
 	case ctx.Err() != nil:
 		return failed(Timeout, "no websocket opened in time")

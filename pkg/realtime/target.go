@@ -3,6 +3,7 @@
 package realtime
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/http"
@@ -94,6 +95,17 @@ func hostOf(u *url.URL) host {
 	}
 }
 
+// byAzure reports whether an answer is Azure OpenAI's, also where another name, such as
+// a gateway's, leads there.
+func byAzure(header http.Header, body []byte) bool {
+	if header.Get("Apim-Request-Id") != "" {
+		return true
+	}
+	return slices.ContainsFunc([]string{"cognitiveservices.azure.com", "invalid subscription key"}, func(words string) bool {
+		return bytes.Contains(body, []byte(words))
+	})
+}
+
 func newTarget(cfg Config) (target, error) {
 	u, err := ParseBaseURL(cfg.BaseURL)
 	if err != nil {
@@ -168,14 +180,14 @@ func (t *target) remedy(o Outcome) string {
 	case !t.deployment:
 		return ""
 	}
-	switch o.Reason { //nolint:exhaustive // the others mean the same wherever they come from
+	switch o.Reason {
 	case KeyRejected:
 		return "put a valid key of this very resource into the Secret; its file is read again at each probe"
 	case Forbidden:
 		return "check the network rules of the resource, and the roles of whom the key or token belongs to"
 	case ModelGone:
 		return "name a deployment of a realtime model in --deployment, and check --base-url and --api-version"
-	default:
+	default: // the others mean the same wherever they come from
 		return ""
 	}
 }

@@ -236,6 +236,25 @@ func TestRemedy(t *testing.T) {
 	}
 }
 
+// TestByAzure: Azure is known by what it says, too.
+func TestByAzure(t *testing.T) {
+	for name, tc := range map[string]struct {
+		header http.Header
+		body   string
+		want   bool
+	}{
+		"Header":  {header: http.Header{"Apim-Request-Id": {"1"}}, want: true},
+		"Bearer":  {body: azureBearer, want: true},
+		"Key":     {body: azureKey, want: true},
+		"OpenAI":  {body: `{"error":{"message":"Incorrect API key provided","type":"invalid_request_error","code":"invalid_api_key"}}`},
+		"Nothing": {},
+	} {
+		if got := byAzure(tc.header, []byte(tc.body)); got != tc.want {
+			t.Errorf("%s: byAzure is %t, want %t", name, got, tc.want)
+		}
+	}
+}
+
 // TestBaseURLs: one URL, as people write it.
 func TestBaseURLs(t *testing.T) {
 	want := &url.URL{Scheme: "wss", Host: "api.openai.com", Path: "/v1"}

@@ -14,7 +14,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -30,22 +29,6 @@ import (
 )
 
 const key = "sk-proj-in-no-log"
-
-// asProbe in the environment makes the test's binary the program: Go reads the
-// variables of a proxy once in a process.
-const asProbe = "CALLGUARD_TEST_AS_PROBE"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(asProbe) == "" {
-		os.Exit(m.Run())
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := Main(ctx, os.Args[1:], os.Getenv, os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
 
 // TestProxy: the program reaches Azure OpenAI, in a name that only a proxy knows,
 // through the proxy that its environment names.
