@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), CI (tests print every result).
-UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/... ./test/monitoring/...
+UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/... ./test/monitoring/... ./test/python/...
 INSTANCE := $(if $(NAME),--name $(NAME))
 
 .DEFAULT_GOAL := help
@@ -35,7 +35,7 @@ clean: ## Remove what build made; programs of the local cluster stay in the user
 ##@ Test
 
 .PHONY: unit
-unit: ## Test every package by itself, with the race detector (needs gcc)
+unit: ## Test every package by itself, with the race detector (needs gcc and python3)
 	CGO_ENABLED=1 go test -race $(if $(CI),-v -count=1) $(UNIT)
 
 .PHONY: charts

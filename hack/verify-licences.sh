@@ -13,7 +13,7 @@ while IFS= read -r -d '' file; do
 	*) want='# SPDX-License-Identifier: Apache-2.0' ;;
 	esac
 	head -n 2 "$file" | grep -qxF -e "$want" || missing+=("$file")
-done < <(git -c safe.directory="$PWD" ls-files -z --cached --others --exclude-standard -- '*.go' '*.sh' .ci Makefile)
+done < <(git -c safe.directory="$PWD" ls-files -z --cached --others --exclude-standard -- '*.go' '*.sh' '*.py' .ci Makefile)
 
 if ((${#missing[@]} > 0)); then
 	echo "These files do not name their licence: put \"SPDX-License-Identifier: Apache-2.0\", as a comment, in their first line (in a script below #!)" >&2

@@ -7,13 +7,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -29,41 +27,10 @@ const (
 
 // line opens one websocket after the other.
 type line struct {
-	url     *url.URL // wss or ws, with its query
-	headers http.Header
-	trust   *tls.Config
-	proxy   func(*http.Request) (*url.URL, error)
-}
+	target
 
-// ParseBaseURL takes wss and https, and, on loopback only, ws and http: the key
-// goes over it. It returns the URL with scheme wss or ws.
-func ParseBaseURL(raw string) (*url.URL, error) {
-	const use = "use one such as wss://api.openai.com/v1"
-	u, err := url.Parse(strings.TrimSuffix(raw, "/"))
-	if err != nil { // its text repeats the URL, and with it a password
-		return nil, errors.New("the base URL is none; " + use)
-	}
-	switch u.Scheme {
-	case "https", "http":
-		u.Scheme = "ws" + strings.TrimPrefix(u.Scheme, "http")
-	case "wss", "ws":
-	default:
-		return nil, fmt.Errorf("the base URL %q cannot be used: its scheme is not wss; %s", u.Redacted(), use)
-	}
-	switch {
-	case u.Hostname() == "":
-		return nil, fmt.Errorf("the base URL %q cannot be used: it names no host; %s", u.Redacted(), use)
-	case u.User != nil:
-		return nil, fmt.Errorf("the base URL %q cannot be used: it holds a password; the key belongs into a file", u.Redacted())
-	case u.Scheme == "ws" && !loopback(u.Hostname()):
-		return nil, fmt.Errorf("the base URL %q cannot be used: the key would travel in clear text; %s", u.Redacted(), use)
-	}
-	return u, nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	trust *tls.Config
+	proxy func(*http.Request) (*url.URL, error)
 }
 
 // trusted is TLS that trusts the authorities in ca, in PEM, besides the system's.
@@ -81,16 +48,14 @@ func trusted(ca []byte) (*tls.Config, error) {
 	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, nil
 }
 
-// with is the request's headers with a key. There is no OpenAI-Beta among them:
-// the API refuses it.
-func (l *line) with(key string) http.Header {
-	header := l.headers.Clone()
-	header.Set("Authorization", "Bearer "+key)
-	return header
-}
-
 // attempt opens one session and closes it. It ends with ctx, wherever it is.
 func (l *line) attempt(ctx context.Context, key string) Outcome {
+	o := l.try(ctx, key)
+	o.Remedy = l.remedy(o)
+	return o
+}
+
+func (l *line) try(ctx context.Context, key string) Outcome {
 	conn, answer, err := l.dial(ctx, key)
 	switch {
 	case err == nil:
@@ -99,6 +64,7 @@ func (l *line) attempt(ctx context.Context, key string) Outcome {
 		body, _ := io.ReadAll(io.LimitReader(answer.Body, maxHeard)) // what there is of it
 		o := answered(answer.StatusCode, body)
 		o.RetryAfter = retryAfter(answer.Header.Get("Retry-After"))
+		o.azure = byAzure(answer.Header, body)
 		return o
 	case ctx.Err() != nil:
 		return failed(Timeout, "no websocket opened in time")

@@ -18,6 +18,7 @@
 //	outcome  what a refusal, a close or a first event means; pure
 //	verdict  outcomes and calls → ready or not, and why; pure
 //	pace     when to probe again; pure
+//	target   where sessions are asked for and as whom: OpenAI, Azure OpenAI, a gateway
 //	attempt  one probe: the websocket, bounded in time and size
 //	key      the key's file, and keeping the key out of every text
 //	about    what GET /models says of the model: when it will be shut down

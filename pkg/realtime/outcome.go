@@ -107,10 +107,14 @@ type Outcome struct {
 	Reason Reason
 	// What happened; never with the key in it.
 	What string
+	// Remedy is what an operator can do, where more is known than the reason tells.
+	Remedy string
 	// SessionModel is the model that session.created named.
 	SessionModel string
 	// RetryAfter is how long the server asked to wait; zero if it did not.
 	RetryAfter time.Duration
+
+	azure bool // it was Azure that answered, whatever its name here
 }
 
 // Class is the class of the outcome.
@@ -118,10 +122,14 @@ func (o Outcome) Class() Class { return o.Reason.Class() }
 
 // Why is the sentence an operator reads: what happened, and what to do.
 func (o Outcome) Why() string {
-	if remedy := o.Reason.remedy(); remedy != "" {
-		return o.What + "; " + remedy
+	remedy := o.Remedy
+	if remedy == "" {
+		remedy = o.Reason.remedy()
 	}
-	return o.What
+	if remedy == "" {
+		return o.What
+	}
+	return o.What + "; " + remedy
 }
 
 func failed(r Reason, format string, args ...any) Outcome {
@@ -158,21 +166,24 @@ func (p problem) detail() string {
 	}
 }
 
-// byCode knows the codes that say why.
+// byCode knows the codes that say why; those in capitals are Azure's, one of them as
+// it is misspelt there.
 func byCode(code string) (Reason, bool) {
 	switch code {
 	case "invalid_api_key", "authentication_error":
 		return KeyRejected, true
-	case "permission_error", "unsupported_country_region_territory":
+	case "permission_error", "unsupported_country_region_territory", "PermissionDenied":
 		return Forbidden, true
 	case "beta_api_shape_disabled":
 		return BetaShape, true
-	case "model_not_found", "invalid_model":
+	case "model_not_found", "invalid_model", "DeploymentNotFound", "OperationNotSupported", "OpperationNotSupported":
 		return ModelGone, true
 	case "insufficient_quota", "billing_hard_limit_reached", "billing_not_active":
 		return Quota, true
 	case "account_deactivated":
 		return Account, true
+	case "mismatched_organization", "mismatched_project":
+		return Request, true
 	case "rate_limit_exceeded", "rate_limit_error":
 		return RateLimited, true
 	case "server_error":
@@ -186,10 +197,14 @@ func byCode(code string) (Reason, bool) {
 // its status, where it is OpenAI's.
 func answered(status int, body []byte) Outcome {
 	var said struct {
-		Error problem `json:"error"`
+		Error   problem `json:"error"`
+		Message string  `json:"message"` // of Azure's front door, which has no error around it
 	}
 	if json.Unmarshal(body, &said) != nil {
-		said.Error = problem{} // a page of somebody else, or only half of one
+		said.Error, said.Message = problem{}, "" // a page of somebody else, or only half of one
+	}
+	if said.Error == (problem{}) {
+		said.Error.Message = said.Message
 	}
 	line := fmt.Sprintf("%d %s", status, http.StatusText(status))
 	why := "the upgrade to a websocket was answered " + strings.TrimSpace(line) + said.Error.detail()

@@ -23,12 +23,20 @@ import (
 
 // Config is what a Prober needs.
 type Config struct {
-	// BaseURL is the API's, such as wss://api.openai.com/v1.
+	// BaseURL is the API's, such as wss://api.openai.com/v1 or, of a resource of Azure
+	// OpenAI, https://RESOURCE.openai.azure.com.
 	BaseURL string
 	// Model is asked for by each session.
 	Model string
+	// Deployment is asked for in its place on Azure OpenAI; without it there, one that
+	// is named as the model.
+	Deployment string
+	// APIVersion is that of Azure's preview API; may be empty.
+	APIVersion string
 	// KeyFile is the file with the key; it is read at each probe.
 	KeyFile string
+	// AuthHeader carries the key; Bearer without it.
+	AuthHeader AuthHeader
 	// Organization and Project name whom a session is for; may be empty.
 	Organization, Project string
 	// CA are certificates to trust besides the system's, in PEM; may be empty.
@@ -81,7 +89,7 @@ type Prober struct {
 
 // New checks cfg. Nothing is dialed or read before Run.
 func New(cfg Config, options ...Option) (*Prober, error) {
-	base, err := ParseBaseURL(cfg.BaseURL)
+	to, err := newTarget(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -96,20 +104,9 @@ func New(cfg Config, options ...Option) (*Prober, error) {
 	if cfg.Rules.StaleAfter == 0 {
 		cfg.Rules.StaleAfter = 3*cfg.Interval + cfg.Timeout
 	}
-	u := base.JoinPath("realtime")
-	query := u.Query()
-	query.Set("model", cfg.Model)
-	u.RawQuery = query.Encode()
-	headers := http.Header{}
-	if cfg.Organization != "" {
-		headers.Set("OpenAI-Organization", cfg.Organization)
-	}
-	if cfg.Project != "" {
-		headers.Set("OpenAI-Project", cfg.Project)
-	}
 	p := &Prober{
 		cfg:     cfg,
-		line:    &line{url: u, headers: headers, trust: trust, proxy: http.ProxyFromEnvironment},
+		line:    &line{target: to, trust: trust, proxy: http.ProxyFromEnvironment},
 		clock:   clock.RealClock{},
 		chance:  rand.Float64,
 		secrets: newSecrets(),
@@ -193,13 +190,22 @@ func (p *Prober) tell(was string, o Outcome) {
 		}
 		p.said = v
 	}
-	if m := o.SessionModel; o.Class() == OK && m != was && m != "" && !sameModel(p.cfg.Model, m) {
+	if m := o.SessionModel; o.Class() == OK && m != was && p.mismatch(m) {
 		p.cfg.Log.Warn("A session has another model than the one asked for", "asked", p.cfg.Model, "got", m)
 	}
 }
 
-// learn looks the model up, now and then.
+// mismatch reports whether a session has another model than the one asked for.
+// Which model a deployment has is said where it is made, not here.
+func (p *Prober) mismatch(model string) bool {
+	return model != "" && !p.line.deployment && !sameModel(p.cfg.Model, model)
+}
+
+// learn looks the model up, now and then. Azure lists models, and no deployments.
 func (p *Prober) learn(ctx context.Context, key string, now time.Time) {
+	if p.line.deployment {
+		return
+	}
 	p.mu.Lock()
 	due := p.looked.IsZero() || now.Sub(p.looked) >= aboutEvery
 	p.mu.Unlock()
@@ -254,7 +260,7 @@ func (p *Prober) Report() Report {
 	defer p.mu.Unlock()
 	r.State, r.SessionModel = p.state, p.model
 	r.Unseen, r.Shutdown = p.about.unseen, p.about.shutdown
-	r.Mismatch = p.model != "" && !sameModel(p.cfg.Model, p.model)
+	r.Mismatch = p.mismatch(p.model)
 	r.Verdict = p.cfg.Rules.Judge(r.State, r.Calls, r.At)
 	return r
 }

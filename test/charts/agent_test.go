@@ -145,6 +145,140 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+// TestOpenAI: the probe asks where the agent asks, as the agent asks, whoever's API it is.
+func TestOpenAI(t *testing.T) {
+	t.Parallel()
+	const endpoint = "openai.baseUrl=https://res.openai.azure.com"
+	type told map[string]string
+	plain := told{
+		"OPENAI_BASE_URL": "https://api.openai.com/v1", "AZURE_OPENAI_ENDPOINT": "", "AZURE_OPENAI_DEPLOYMENT": "", "AZURE_OPENAI_API_KEY": "",
+		"OPENAI_API_VERSION": "", "OPENAI_ORG_ID": "", "OPENAI_PROJECT_ID": "", "NODE_EXTRA_CA_CERTS": "", "HTTPS_PROXY": "",
+	}
+	with := func(over told) told {
+		all := maps.Clone(plain)
+		maps.Copy(all, over)
+		return all
+	}
+	for name, tc := range map[string]struct {
+		reason string
+		given
+		probe []string // what differs from the default's arguments
+		agent told
+	}{
+		"Default": {
+			reason: "OpenAI is asked as it wants to be asked, and nothing of Azure's is there.",
+			probe:  []string{"--base-url=https://api.openai.com/v1"}, agent: plain,
+		},
+		"Written": {
+			reason: "A URL is the same one however it is written.", given: given{json: []string{`openai.baseUrl=" WSS://api.openai.com//v1/\n"`}},
+			probe: []string{"--base-url=https://api.openai.com/v1"}, agent: plain,
+		},
+		"Azure": {
+			reason: "The endpoint, as the portal shows it, is all that the SDKs ask for.", given: given{set: []string{endpoint + "/", "openai.azure.enabled=true", "openai.azure.deployment=voice-1"}},
+			probe: []string{"--base-url=https://res.openai.azure.com", "--auth-header=api-key", "--deployment=voice-1"},
+			agent: with(told{"OPENAI_BASE_URL": "", "AZURE_OPENAI_ENDPOINT": "https://res.openai.azure.com", "AZURE_OPENAI_DEPLOYMENT": "voice-1", "AZURE_OPENAI_API_KEY": "voice-secrets/openai"}),
+		},
+		"AzureV1": {
+			reason: "The SDKs add /openai themselves.", given: given{set: []string{endpoint + "/openai/v1/", "openai.azure.enabled=true"}},
+			probe: []string{"--base-url=https://res.openai.azure.com/openai/v1", "--auth-header=api-key"},
+			agent: with(told{"OPENAI_BASE_URL": "", "AZURE_OPENAI_ENDPOINT": "https://res.openai.azure.com", "AZURE_OPENAI_DEPLOYMENT": "gpt-realtime-2.1", "AZURE_OPENAI_API_KEY": "voice-secrets/openai"}),
+		},
+		"AzurePreview": {
+			reason: "A version is asked for by both.", given: given{set: []string{endpoint, "openai.azure.enabled=true", "openai.azure.apiVersion=2025-04-01-preview", "openai.keyAsEnv=false"}},
+			probe: []string{"--base-url=https://res.openai.azure.com", "--auth-header=api-key", "--api-version=2025-04-01-preview"},
+			agent: with(told{"OPENAI_BASE_URL": "", "AZURE_OPENAI_ENDPOINT": "https://res.openai.azure.com", "AZURE_OPENAI_DEPLOYMENT": "gpt-realtime-2.1", "OPENAI_API_VERSION": "2025-04-01-preview"}),
+		},
+		"Whom": {
+			reason: "Sessions are for an organization and a project.", given: given{set: []string{"openai.organization=org-1", "openai.project=proj_1"}},
+			probe: []string{"--base-url=https://api.openai.com/v1", "--organization=org-1", "--project=proj_1"},
+			agent: with(told{"OPENAI_ORG_ID": "org-1", "OPENAI_PROJECT_ID": "proj_1"}),
+		},
+		"CA": {
+			reason: "An authority of one's own is trusted besides the others.", given: given{set: []string{"openai.ca.configMap=authorities", "openai.ca.key=all.pem"}},
+			probe: []string{"--base-url=https://api.openai.com/v1", "--ca-file=/etc/openai-ca/all.pem"},
+			agent: with(told{"NODE_EXTRA_CA_CERTS": "/etc/openai-ca/all.pem"}),
+		},
+		"OldValues": {
+			reason: "An upgrade with the values of before has none of these.", given: given{json: []string{"openai.azure=null", "openai.ca=null", "openai.proxy=null", "openai.organization=null", "openai.project=null"}},
+			probe: []string{"--base-url=https://api.openai.com/v1"}, agent: plain,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := deployment(t, tc.must(t), "agent")
+			var args []string
+			for _, arg := range container(t, d, "realtime-probe").Args {
+				flag, _, _ := strings.Cut(arg, "=")
+				if slices.Contains([]string{"--base-url", "--auth-header", "--deployment", "--api-version", "--organization", "--project", "--ca-file"}, flag) {
+					args = append(args, arg)
+				}
+			}
+			if diff := cmp.Diff(tc.probe, args); diff != "" {
+				t.Errorf("%s realtime-probe (-want +got):\n%s", tc.reason, diff)
+			}
+			got := told{}
+			for name := range plain {
+				got[name] = ""
+			}
+			for _, e := range container(t, d, "agent").Env {
+				if _, asked := plain[e.Name]; !asked {
+					continue
+				}
+				if got[e.Name] = e.Value; e.ValueFrom != nil {
+					got[e.Name] = e.ValueFrom.SecretKeyRef.Name + "/" + e.ValueFrom.SecretKeyRef.Key
+				}
+			}
+			if diff := cmp.Diff(tc.agent, got); diff != "" {
+				t.Errorf("%s the agent (-want +got):\n%s", tc.reason, diff)
+			}
+			for _, c := range []string{"agent", "realtime-probe"} {
+				mounted := slices.ContainsFunc(container(t, d, c).VolumeMounts, func(m corev1.VolumeMount) bool {
+					return m.Name == "openai-ca" && m.MountPath == "/etc/openai-ca" && m.ReadOnly
+				})
+				if wanted := tc.agent["NODE_EXTRA_CA_CERTS"] != ""; mounted != wanted {
+					t.Errorf("%s has the certificates: %t; want %t", c, mounted, wanted)
+				}
+			}
+		})
+	}
+}
+
+// TestProxy: the probe has a proxy, and the agent, whose way to call-gate goes
+// through none, only what its own values give it.
+func TestProxy(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		given
+		want corev1.EnvVar
+	}{
+		"Text": {given{set: []string{"openai.proxy.url=http://proxy:3128"}}, corev1.EnvVar{Name: "HTTPS_PROXY", Value: "http://proxy:3128"}},
+		"Secret": {
+			given{set: []string{"openai.proxy.existingSecret=proxy", "openai.proxy.existingSecretKey=url"}},
+			corev1.EnvVar{Name: "HTTPS_PROXY", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "proxy"}, Key: "url"}}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := deployment(t, tc.must(t), "agent")
+			for _, c := range []string{"realtime-probe", "call-gate", "agent"} {
+				var got []corev1.EnvVar
+				for _, e := range container(t, d, c).Env {
+					if e.Name == "HTTPS_PROXY" {
+						got = append(got, e)
+					}
+				}
+				want := []corev1.EnvVar(nil)
+				if c == "realtime-probe" {
+					want = []corev1.EnvVar{tc.want}
+				}
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("HTTPS_PROXY of %s (-want +got):\n%s", c, diff)
+				}
+			}
+		})
+	}
+}
+
 func TestAutoscaling(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -435,6 +569,9 @@ func TestNotes(t *testing.T) {
 		"Snapshot":  {given: given{set: []string{"openai.model=gpt-realtime-mini-2025-10-06"}}, want: "use gpt-realtime-2.1-mini."},
 		"Preview":   {given: given{set: []string{"openai.model=gpt-4o-realtime-preview"}}, want: "is a preview that is being retired"},
 		"Current":   {given: given{}, not: "WARNING"},
+		"AzureKey":  {given: given{set: []string{"openai.baseUrl=https://res.openai.azure.com/openai/v1"}}, want: "openai.baseUrl is Azure's, which takes a key in the header api-key; set openai.azure.enabled=true"},
+		"NotAzure":  {given: given{set: []string{"openai.baseUrl=https://gateway.westeurope.cloudapp.azure.com/v1"}}, not: "WARNING"},
+		"Azure":     {given: given{set: []string{"openai.baseUrl=https://res.openai.azure.com", "openai.azure.enabled=true"}}, not: "WARNING"},
 		"HostNet":   {given: given{file: "full"}, want: "pod security must allow that"},
 		"OneOfOne":  {given: given{file: "unguarded", set: []string{"agent.replicas=1"}}, want: "no node with one of them can be drained"},
 		"TwoOfOne":  {given: given{file: "unguarded"}, not: "can be drained"},

@@ -30,6 +30,7 @@ func matrix() map[string]given {
 		"cloud":     {file: "cloud"},
 		"full":      {file: "full"},
 		"unguarded": {file: "unguarded"},
+		"azure":     {file: "azure"},
 
 		"LongRelease":       {release: strings.Repeat("r", 53), file: "full"},
 		"DottedRelease":     {release: "team.voice"},

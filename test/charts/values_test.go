@@ -62,13 +62,23 @@ func TestRefused(t *testing.T) {
 		"GraceOfEqualLength": {given{set: []string{"worker.terminationGracePeriodSeconds=3600"}}, "worker.terminationGracePeriodSeconds is 3600"},
 		"Recreate":           {given{set: []string{"agent.strategy.type=Recreate"}}, "agent.strategy.type is Recreate"},
 		"GateThatIsOff":      {given{file: "cloud", set: []string{"callguard.gate.enabled=false"}}, "callguard.witnesses is \"gate\", and there is no gate"},
+		"AzureAtOpenAI":      {given{set: []string{"openai.azure.enabled=true"}}, "openai.baseUrl, https://api.openai.com/v1, is OpenAI's own; use the endpoint of your resource, such as https://RESOURCE.openai.azure.com"},
+		"AzureForgotten":     {given{set: []string{"openai.azure.apiVersion=2025-04-01-preview"}}, `openai.azure.apiVersion is "2025-04-01-preview", and openai.azure.enabled is false, so nothing reads it; set openai.azure.enabled=true`},
+		"OpenAIQuery":        {given{set: []string{"openai.baseUrl=https://res.openai.azure.com/openai/realtime?api-version=1"}}, "openai.baseUrl holds a password, a query or a fragment; use one such as https://api.openai.com/v1, and openai.azure.apiVersion"},
+		"OpenAIPassword":     {given{set: []string{"openai.baseUrl=https://me:hush@api.example.com/v1"}}, "openai.baseUrl holds a password"},
+		"ProxyPassword":      {given{set: []string{"openai.proxy.url=http://me:hush@proxy:3128"}}, "openai.proxy.url holds a password; put the URL into a Secret, and name that in openai.proxy.existingSecret"},
+		"Organization":       {given{set: []string{"openai.organization=a b"}}, "/openai/organization"},
 		"PlainOpenAI":        {given{set: []string{"openai.baseUrl=http://api.example.com/v1"}}, "/openai/baseUrl"},
 		"SharedPort":         {given{set: []string{"agent.port=8089"}}, "share a port"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if _, err := tc.render(); err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("got %v\nwant an error with %s", err, tc.want)
+			_, err := tc.render()
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("got %v\nwant an error with %s", err, tc.want)
+			}
+			if strings.Contains(err.Error(), "hush") {
+				t.Errorf("the error repeats a password: %v", err)
 			}
 		})
 	}
@@ -82,6 +92,8 @@ func TestAccepted(t *testing.T) {
 		"Global":        {set: []string{"global.imageRegistry=x", "enabled=true", "voice-lib.global.x=y"}},
 		"DigestAlone":   {set: []string{"agent.image.tag=", "agent.image.digest=" + digest}},
 		"NewModel":      {set: []string{"openai.model=gpt-realtime-9"}},
+		"LocalOpenAI":   {set: []string{"openai.baseUrl=http://localhost"}},
+		"LocalPort":     {set: []string{"openai.baseUrl=WS://127.0.0.1:8000/v1/"}},
 		"CustomVoice":   {set: []string{"openai.voice=voice_68a1"}},
 		"TargetNumber":  {json: []string{`agent.autoscaling.targetActiveCalls=8`}},
 		"FreeForm":      {set: []string{"agent.resources.limits.nvidia\\.com/gpu=1", "agent.affinity.nodeAffinity.x=y"}},
@@ -186,8 +198,8 @@ func TestAsPart(t *testing.T) {
 func TestLint(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob(filepath.Join(folder, "ci", "*-values.yaml"))
-	if err != nil || len(files) < 4 {
-		t.Fatalf("want four files of values in ci/, got %v, %v", files, err)
+	if err != nil || len(files) < 5 {
+		t.Fatalf("want five files of values in ci/, got %v, %v", files, err)
 	}
 	for _, file := range files {
 		vals, err := (&values.Options{ValueFiles: []string{file}}).MergeValues(nil)

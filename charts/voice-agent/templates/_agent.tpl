@@ -21,6 +21,7 @@ A Deployment of agents, with its account and, where callguard does not guard it,
 {{- if and .guarded (not $gate) (has "gate" (splitList "," $callguard.witnesses)) -}}
 {{- fail (printf "callguard.witnesses is %q, and there is no gate: its pods would never be let go; set callguard.gate.enabled=true, or use rooms,worker" $callguard.witnesses) -}}
 {{- end -}}
+{{- include "voice-agent.checkOpenAI" .ctx -}}
 {{- $ports := dict "agent" (int $values.port) -}}
 {{- if $gate -}}
 {{- $_ := set $ports "callguard.gate.port" (int $callguard.gate.port) -}}
@@ -126,9 +127,30 @@ spec:
         command: [/realtime-probe]
         args:
         - --bind-address=:{{ int $realtime.port }}
-        - --base-url={{ .ctx.Values.openai.baseUrl }}
-        - --model={{ .ctx.Values.openai.model }}
-        - --key-file=/etc/openai/{{ .ctx.Values.openai.existingSecretKey }}
+        {{- with .ctx.Values.openai }}
+        - --base-url={{ include "voice-agent.openaiURL" $.ctx }}
+        - --model={{ .model }}
+        - --key-file=/etc/openai/{{ .existingSecretKey }}
+        {{- $azure := .azure | default dict }}
+        {{- if $azure.enabled }}
+        - --auth-header=api-key
+        {{- with $azure.deployment }}
+        - --deployment={{ . }}
+        {{- end }}
+        {{- with $azure.apiVersion }}
+        - --api-version={{ . }}
+        {{- end }}
+        {{- end }}
+        {{- with .organization }}
+        - --organization={{ . }}
+        {{- end }}
+        {{- with .project }}
+        - --project={{ . }}
+        {{- end }}
+        {{- with include "voice-agent.openaiCA" $.ctx }}
+        - --ca-file={{ . }}
+        {{- end }}
+        {{- end }}
         {{- if $gate }}
         - --calls-url=http://127.0.0.1:{{ int $callguard.gate.statusPort }}/calls
         {{- else }}
@@ -137,8 +159,15 @@ spec:
         - --interval={{ $realtime.interval }}
         - --mode={{ $realtime.mode }}
         env:
-        - name: POD_UID
-          valueFrom: {fieldRef: {fieldPath: metadata.uid}}
+          {{- $env := dict "POD_UID" (dict "valueFrom" (dict "fieldRef" (dict "fieldPath" "metadata.uid"))) }}
+          {{- with .ctx.Values.openai.proxy }}
+          {{- if .existingSecret }}
+          {{- $_ := set $env "HTTPS_PROXY" (include "voice-lib.fromSecret" (dict "secret" .existingSecret "key" (.existingSecretKey | default "proxy")) | fromYaml) }}
+          {{- else if .url }}
+          {{- $_ := set $env "HTTPS_PROXY" .url }}
+          {{- end }}
+          {{- end }}
+          {{- include "voice-lib.env" (dict "sets" (list $env)) | nindent 10 }}
         ports:
         - {name: realtime, containerPort: {{ int $realtime.port }}}
         livenessProbe:
@@ -156,6 +185,9 @@ spec:
           {{- include "voice-lib.containerSecurity" (dict "over" (dict "runAsUser" 65532)) | nindent 10 }}
         volumeMounts:
         - {name: openai, mountPath: /etc/openai, readOnly: true}
+        {{- if include "voice-agent.openaiCA" .ctx }}
+        - {name: openai-ca, mountPath: /etc/openai-ca, readOnly: true}
+        {{- end }}
       {{- end }}
       containers:
       - name: {{ .component }}
@@ -200,6 +232,9 @@ spec:
         - {name: tmp, mountPath: /tmp}
         - {name: podinfo, mountPath: /podinfo, readOnly: true}
         - {name: openai, mountPath: /etc/openai, readOnly: true}
+        {{- if include "voice-agent.openaiCA" .ctx }}
+        - {name: openai-ca, mountPath: /etc/openai-ca, readOnly: true}
+        {{- end }}
         {{- with $values.volumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -211,6 +246,9 @@ spec:
           - {path: annotations, fieldRef: {fieldPath: metadata.annotations}}
       # Mounted whole: a key that is rotated arrives in running pods, which it does not by subPath.
       - {name: openai, secret: {secretName: {{ .ctx.Values.openai.existingSecret }}}}
+      {{- if include "voice-agent.openaiCA" .ctx }}
+      - {name: openai-ca, configMap: {name: {{ .ctx.Values.openai.ca.configMap }}}}
+      {{- end }}
       {{- if $gate }}
       - {name: journal, emptyDir: {}}
       {{- end }}

@@ -37,15 +37,78 @@ LIVEKIT_API_SECRET:
   {{- include "voice-lib.fromSecret" (dict "secret" $secret "key" "api-secret") | nindent 2 }}
 {{- end }}
 
+{{- /* openai.baseUrl as the SDKs take it: https or http, no slash at the end or twice, no space around it. */ -}}
+{{- define "voice-agent.openaiURL" -}}
+{{- $parts := regexSplit "://" (trim .Values.openai.baseUrl) 2 -}}
+{{- printf "%s://%s" (index $parts 0 | lower | replace "ws" "http") (regexReplaceAll "/+" (index $parts 1) "/" | trimSuffix "/") -}}
+{{- end }}
+
+{{- /* The file with certificates to trust for it; empty where there is none. */ -}}
+{{- define "voice-agent.openaiCA" -}}
+{{- with .Values.openai.ca -}}
+{{- if .configMap -}}
+/etc/openai-ca/{{ .key | default "ca.crt" }}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* What of the openai values cannot work together. */ -}}
+{{- define "voice-agent.checkOpenAI" -}}
+{{- $azure := .Values.openai.azure | default dict -}}
+{{- /* Neither is shown: the schema, which would show it, lets it through to here. */ -}}
+{{- if regexMatch "[?#@]" .Values.openai.baseUrl -}}
+{{- fail "openai.baseUrl holds a password, a query or a fragment; use one such as https://api.openai.com/v1, and openai.azure.apiVersion and openai.azure.deployment for what Azure has behind a ?" -}}
+{{- end -}}
+{{- with .Values.openai.proxy -}}
+{{- if contains "@" (.url | default "") -}}
+{{- fail "openai.proxy.url holds a password; put the URL into a Secret, and name that in openai.proxy.existingSecret" -}}
+{{- end -}}
+{{- end -}}
+{{- $host := regexFind "//[^/:]*" (include "voice-agent.openaiURL" .) | lower -}}
+{{- if and $azure.enabled (hasSuffix ".openai.com" $host) -}}
+{{- fail (printf "openai.azure.enabled is true, and openai.baseUrl, %s, is OpenAI's own; use the endpoint of your resource, such as https://RESOURCE.openai.azure.com" .Values.openai.baseUrl) -}}
+{{- end -}}
+{{- range $name := list "deployment" "apiVersion" -}}
+{{- if and (not $azure.enabled) (get $azure $name) -}}
+{{- fail (printf "openai.azure.%s is %q, and openai.azure.enabled is false, so nothing reads it; set openai.azure.enabled=true" $name (get $azure $name)) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- /* What agent and worker are told, as a set for voice-lib.env: models, verticals, MCP servers, their own pod. */ -}}
 {{- define "voice-agent.toldEnv" -}}
 OPENAI_MODEL: {{ .Values.openai.model | quote }}
 OPENAI_VOICE: {{ .Values.openai.voice | quote }}
-OPENAI_BASE_URL: {{ .Values.openai.baseUrl | quote }}
 OPENAI_API_KEY_FILE: {{ printf "/etc/openai/%s" .Values.openai.existingSecretKey | quote }}
+{{- $keys := list "OPENAI_API_KEY" }}
+{{- with .Values.openai }}
+{{- $azure := .azure | default dict }}
+{{- if $azure.enabled }}
+{{- $keys = append $keys "AZURE_OPENAI_API_KEY" }}
+{{- /* The SDKs add /openai themselves, and take an OPENAI_BASE_URL for the whole of it: so there is none. */}}
+AZURE_OPENAI_ENDPOINT: {{ regexReplaceAll "(/openai(/v1)?)?(/realtime)?$" (include "voice-agent.openaiURL" $) "" | quote }}
+AZURE_OPENAI_DEPLOYMENT: {{ $azure.deployment | default .model | quote }}
+{{- with $azure.apiVersion }}
+OPENAI_API_VERSION: {{ . | quote }}
+{{- end }}
+{{- else }}
+OPENAI_BASE_URL: {{ include "voice-agent.openaiURL" $ | quote }}
+{{- end }}
+{{- with .organization }}
+OPENAI_ORG_ID: {{ . | quote }}
+{{- end }}
+{{- with .project }}
+OPENAI_PROJECT_ID: {{ . | quote }}
+{{- end }}
+{{- with include "voice-agent.openaiCA" $ }}
+NODE_EXTRA_CA_CERTS: {{ . | quote }}
+{{- end }}
+{{- end }}
 {{- if .Values.openai.keyAsEnv }}
-OPENAI_API_KEY:
-  {{- include "voice-lib.fromSecret" (dict "secret" .Values.openai.existingSecret "key" .Values.openai.existingSecretKey) | nindent 2 }}
+{{- range $keys }}
+{{ . }}:
+  {{- include "voice-lib.fromSecret" (dict "secret" $.Values.openai.existingSecret "key" $.Values.openai.existingSecretKey) | nindent 2 }}
+{{- end }}
 {{- end }}
 POD_UID:
   valueFrom: {fieldRef: {fieldPath: metadata.uid}}

@@ -59,7 +59,8 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	}
 	var asked *gate.Reader
 	cfg := realtime.Config{
-		BaseURL: o.baseURL, Model: o.model, KeyFile: o.keyFile, Organization: o.organization, Project: o.project, CA: ca,
+		BaseURL: o.baseURL, Model: o.model, Deployment: o.deployment, APIVersion: o.apiVersion,
+		KeyFile: o.keyFile, AuthHeader: realtime.AuthHeader(o.authHeader), Organization: o.organization, Project: o.project, CA: ca,
 		Interval: o.interval, Timeout: o.timeout,
 		Rules:    realtime.Rules{Strict: o.mode == modeStrict, Grace: o.grace, FatalAfter: o.fatalAfter},
 		Registry: registry, Log: log,

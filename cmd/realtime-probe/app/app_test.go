@@ -6,10 +6,14 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -25,6 +29,83 @@ import (
 )
 
 const key = "sk-proj-in-no-log"
+
+// TestProxy: the program reaches Azure OpenAI, in a name that only a proxy knows,
+// through the proxy that its environment names.
+func TestProxy(t *testing.T) {
+	var upgrader websocket.Upgrader
+	asked := make(chan *http.Request, 64)
+	api := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case asked <- r.Clone(context.WithoutCancel(r.Context())):
+		default:
+		}
+		conn, err := upgrader.Upgrade(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer conn.Close() //nolint:errcheck // it has ended
+		_ = conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"session.created"}`))
+		_, _, _ = conn.ReadMessage()
+	}))
+	defer api.Close()
+	var through atomic.Int64
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect || r.Host != "example.com:443" {
+			http.Error(w, "not for this proxy", http.StatusForbidden)
+			return
+		}
+		to, err := (&net.Dialer{}).DialContext(r.Context(), "tcp", api.Listener.Addr().String())
+		if err != nil {
+			http.Error(w, "nobody there", http.StatusBadGateway)
+			return
+		}
+		defer to.Close() //nolint:errcheck // it has ended
+		conn, in, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close() //nolint:errcheck // it has ended
+		through.Add(1)
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
+		go func() { _, _ = io.Copy(conn, to) }()
+		_, _ = io.Copy(to, in)
+	}))
+	defer proxy.Close()
+
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	keyFile, caFile := filepath.Join(folder, "api-key"), filepath.Join(folder, "ca.pem")
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: api.Certificate().Raw}) // for example.com, too
+	if err := errors.Join(os.WriteFile(keyFile, []byte(key), 0o600), os.WriteFile(caFile, ca, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	said := &trial.Log{}
+	probe := exec.CommandContext(t.Context(), self, "--base-url=https://example.com/", "--model=voice-1", "--auth-header=api-key",
+		"--key-file="+keyFile, "--ca-file="+caFile, "--calls-url=", "--bind-address=127.0.0.1:0", "--log-level=debug")
+	probe.Env = append(os.Environ(), asProbe+"=1", "HTTPS_PROXY="+proxy.URL, "NO_PROXY=", "no_proxy=")
+	probe.Stdout, probe.Stderr = said, said
+	if err := probe.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = probe.Process.Signal(os.Interrupt) // it may have ended
+		_ = probe.Wait()
+	})
+	within(t, said, "a session opens", func() bool { return strings.Contains(said.String(), "Realtime takes sessions") })
+	if through.Load() == 0 {
+		t.Error("the session did not go through the proxy")
+	}
+	if r := <-asked; r.URL.String() != "/openai/v1/realtime?model=voice-1" || r.Header.Get("Api-Key") != key || r.Header.Get("Authorization") != "" {
+		t.Errorf("asked for %s with headers %v; want Azure's path and header", r.URL, r.Header)
+	}
+	if strings.Contains(said.String(), key) {
+		t.Errorf("the key is in the log: %s", said)
+	}
+}
 
 // TestProgram runs the program between an API that refuses every key and a gate:
 // the pod is ready exactly as long as it holds calls, or nobody knows.

@@ -35,6 +35,8 @@ const minInterval = 10 * time.Second
 // Options are what the flags say.
 type Options struct {
 	baseURL, model, keyFile string
+	authHeader              string
+	deployment, apiVersion  string
 	organization, project   string
 	caFile                  string
 
@@ -50,16 +52,19 @@ type Options struct {
 // NewOptions returns the defaults.
 func NewOptions(env func(string) string) *Options {
 	return &Options{
-		baseURL:    "wss://api.openai.com/v1",
-		interval:   time.Minute,
-		timeout:    8 * time.Second,
-		grace:      5 * time.Minute,
-		fatalAfter: 2,
-		mode:       modeCached,
-		listen:     ":8080",
-		callsURL:   defaultCalls(),
-		podUID:     env("POD_UID"),
-		logLevel:   "info",
+		baseURL:      "wss://api.openai.com/v1",
+		authHeader:   string(realtime.Bearer),
+		organization: env("OPENAI_ORG_ID"),
+		project:      env("OPENAI_PROJECT_ID"),
+		interval:     time.Minute,
+		timeout:      8 * time.Second,
+		grace:        5 * time.Minute,
+		fatalAfter:   2,
+		mode:         modeCached,
+		listen:       ":8080",
+		callsURL:     defaultCalls(),
+		podUID:       env("POD_UID"),
+		logLevel:     "info",
 	}
 }
 
@@ -70,11 +75,14 @@ func defaultCalls() string {
 // Flags returns the flags, bound to the options.
 func (o *Options) Flags() *pflag.FlagSet {
 	fs := pflag.NewFlagSet("realtime-probe", pflag.ContinueOnError)
-	fs.StringVar(&o.baseURL, "base-url", o.baseURL, "The API; /realtime is added to it. Proxies are taken from HTTPS_PROXY and NO_PROXY.")
+	fs.StringVar(&o.baseURL, "base-url", o.baseURL, "The API; /realtime is added to it. Of Azure OpenAI, the resource's, such as https://RESOURCE.openai.azure.com; /openai/v1/realtime is added. Proxies are taken from HTTPS_PROXY and NO_PROXY.")
 	fs.StringVar(&o.model, "model", o.model, "The model that the agent asks for, such as gpt-realtime-2.1.")
 	fs.StringVar(&o.keyFile, "key-file", o.keyFile, "File with the API key, from a Secret that is mounted without subPath. It is read at each probe, so a rotation is seen.")
-	fs.StringVar(&o.organization, "organization", o.organization, "Organization that sessions are for; may be empty.")
-	fs.StringVar(&o.project, "project", o.project, "Project that sessions are for; may be empty.")
+	fs.StringVar(&o.authHeader, "auth-header", o.authHeader, "Header that carries the key: bearer (Authorization: Bearer), or api-key, as Azure OpenAI takes the keys of a resource.")
+	fs.StringVar(&o.deployment, "deployment", o.deployment, "Deployment of Azure OpenAI to ask for. Default: the name in --model.")
+	fs.StringVar(&o.apiVersion, "api-version", o.apiVersion, "API version of Azure OpenAI's preview, at /openai/realtime. Empty: /openai/v1, which has none.")
+	fs.StringVar(&o.organization, "organization", o.organization, "Organization that sessions are for; may be empty. Default: $OPENAI_ORG_ID.")
+	fs.StringVar(&o.project, "project", o.project, "Project that sessions are for; may be empty. Default: $OPENAI_PROJECT_ID.")
 	fs.StringVar(&o.caFile, "ca-file", o.caFile, "Certificates to trust for the API besides the system's, in PEM.")
 	fs.DurationVar(&o.interval, "interval", o.interval, "Pause between probes, give or take a fifth. After a failure: a quarter of it, then longer and longer, up to 5m.")
 	fs.DurationVar(&o.timeout, "timeout", o.timeout, "How long a probe may take, from the name lookup to session.created.")
@@ -98,10 +106,15 @@ func (o *Options) Validate() error {
 		{"model", o.model, "the model that the agent asks for, such as gpt-realtime-2.1"},
 		{"organization", o.organization, "an organization's name such as org-123"},
 		{"project", o.project, "a project's name such as proj_123"},
+		{"deployment", o.deployment, "a deployment's name such as gpt-realtime"},
+		{"api-version", o.apiVersion, "a version such as 2025-04-01-preview, or none"},
 	} {
 		if strings.ContainsFunc(text.value, func(r rune) bool { return r <= ' ' || r > '~' }) || text.flag == "model" && text.value == "" {
 			m.Wrong(text.flag, text.value, text.use)
 		}
+	}
+	if header := realtime.AuthHeader(o.authHeader); header != realtime.Bearer && header != realtime.APIKey {
+		m.Wrong("auth-header", o.authHeader, "bearer, or api-key for Azure OpenAI")
 	}
 	if o.keyFile == "" {
 		m.Wrong("key-file", "", "the file of a mounted Secret, such as /etc/openai/api-key")

@@ -28,7 +28,14 @@ func TestOptions(t *testing.T) {
 		"Nothing":   {reason: "Every mistake is told at once.", want: []string{`--model is ""`, `--key-file is ""`, `--pod-uid is ""`}},
 		"NoPod":     {reason: "A gate's answer has to be that of this pod.", args: least, want: []string{`--pod-uid is ""; use $POD_UID`}},
 		"HTTPS":     {reason: "The URL of the SDKs works.", env: inPod, args: with("--base-url=https://eu.api.openai.com/v1")},
-		"ClearText": {reason: "The key is not sent in clear text.", env: inPod, args: with("--base-url=ws://gateway/v1"), want: []string{"--base-url: the base URL"}},
+		"ClearText": {reason: "The key is not sent in clear text.", env: inPod, args: with("--base-url=ws://gateway/v1"), want: []string{`--base-url: "http://gateway/v1" cannot be used: the key would travel in clear text`}},
+		"Written":   {reason: "A URL works as every program takes it.", env: inPod, args: with("--base-url=WSS://api.openai.com//v1/\n")},
+		"Azure":     {reason: "A resource of Azure OpenAI is one URL and a header.", env: inPod, args: with("--base-url=https://x.openai.azure.com/", "--auth-header=api-key", "--deployment=voice-1")},
+		"Preview":   {reason: "Its preview has versions.", env: inPod, args: with("--base-url=https://x.openai.azure.com/openai", "--auth-header=api-key", "--api-version=2025-04-01-preview")},
+		"TargetURI": {reason: "What stands behind ? has settings of its own.", env: inPod, args: with("--base-url=https://x.openai.azure.com/openai/realtime?api-version=1"), want: []string{"--api-version and --deployment"}},
+		"Header":    {reason: "A header is one of two.", env: inPod, args: with("--auth-header=Authorization"), want: []string{`--auth-header is "Authorization"; use bearer, or api-key for Azure OpenAI`}},
+		"Deploy":    {reason: "A name is one word.", env: inPod, args: with("--deployment=a b", "--api-version=a b"), want: []string{`--deployment is "a b"`, `--api-version is "a b"`}},
+		"FromEnv":   {reason: "The environment of OpenAI's SDKs is checked, too.", env: map[string]string{"POD_UID": "uid", "OPENAI_ORG_ID": "org\n1", "OPENAI_PROJECT_ID": "proj 1"}, args: least, want: []string{`--organization is "org\n1"`, `--project is "proj 1"`}},
 		"ModelList": {reason: "A model is one.", env: inPod, args: with("--model=a b"), want: []string{`--model is "a b"`}},
 		"HeaderBad": {reason: "A header is one line.", env: inPod, args: with("--project=a\nb", "--organization=a b"), want: []string{`--organization is "a b"`, `--project is "a\nb"`}},
 		"TooOften":  {reason: "A session a second costs more than it tells.", env: inPod, args: with("--interval=1s"), want: []string{`--interval is "1s"; use 10s or more`}},
@@ -50,7 +57,12 @@ func TestOptions(t *testing.T) {
 			programtest.Validate(t, tc.reason, NewOptions(func(name string) string { return tc.env[name] }), tc.args, tc.want)
 		})
 	}
-	o := NewOptions(func(string) string { return "uid" })
+	o := NewOptions(func(name string) string {
+		return map[string]string{"POD_UID": "uid", "OPENAI_ORG_ID": "org-1", "OPENAI_PROJECT_ID": "proj_1"}[name]
+	})
+	if o.organization != "org-1" || o.project != "proj_1" {
+		t.Errorf("organization and project are %q and %q; want those of $OPENAI_ORG_ID and $OPENAI_PROJECT_ID", o.organization, o.project)
+	}
 	pod, err := o.pod()
 	if err != nil {
 		t.Fatal(err)
