@@ -198,6 +198,10 @@ func (a ableAt) rank() int {
 // keyVariable is the variable from which agents, and the gate, have their LiveKit key.
 const keyVariable = "LIVEKIT_API_KEY"
 
+// KeySecret is the Secret that a pod's LiveKit key comes from, as namespace/name; empty
+// where the pod does not say.
+func KeySecret(pod *corev1.Pod) string { return (&snapshot{}).member(pod).keySecret() }
+
 // keySecret is the Secret that the pod's LiveKit key comes from, as namespace/name; empty
 // where the pod does not say.
 func (m *member) keySecret() string {
