@@ -22,8 +22,8 @@ func advices() map[string]advice {
 	return map[string]advice{
 		"serving":       {waits: "nothing", do: "nothing; to have it go, drain its node, or annotate it with " + call.LeaveAnnotation},
 		"ended":         {waits: "callguard, which lets it go within seconds", do: "nothing"},
-		"bounds":        {waits: "its replacements, which come a few at a time", do: "see why new pods of its workload are not ready: room, quota, image, node selector"},
-		"floor":         {waits: "others of its workload that can take calls in its place", do: "see why they are not ready: room, quota, image; or allow fewer with annotation " + call.MinAvailableAnnotation + " of the workload"},
+		"bounds":        {waits: "its replacements, which come a few at a time", do: "see why new pods of its workload are not ready: room, quota, image, node selector; or, with a call-gate, why their workers are not registered with LiveKit"},
+		"floor":         {waits: "others of its workload that can take calls in its place", do: "see why they are not ready: room, quota, image; or, with a call-gate, why their workers are not registered with LiveKit, which its Held Event says; or allow fewer with annotation " + call.MinAvailableAnnotation + " of the workload"},
 		"idle":          {waits: "callguard, which lets it go within seconds", do: "nothing"},
 		"lostnode":      {waits: "callguard, which lets it go within seconds", do: "nothing"},
 		"deadline":      {waits: "callguard, which lets it go within seconds, with its calls", do: "nothing; the administrator or its team has set this limit"},

@@ -22,6 +22,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/verdict"
 )
 
 // level is how bad a finding is.
@@ -132,7 +133,7 @@ func (c *cluster) examine(ctx context.Context, namespace string) []finding {
 	known("namespaces", func() []finding { return checkNamespaces(s) }, namespacesErr, budgetsErr)
 	known("opt-in", func() []finding { return checkOptIn(s) }, podsErr, namespacesErr)
 	known("other-budgets", func() []finding { return checkForeign(s) }, podsErr, namespacesErr, budgetsErr)
-	known("pods", func() []finding { return checkPods(s) }, podsErr, namespacesErr)
+	known("pods", func() []finding { return c.checkPods(ctx, s) }, podsErr, namespacesErr)
 	api, others := c.checkMetricsAPI(ctx)
 	findings = append(findings, api...)
 	known("calls", func() []finding { return c.checkCalls(ctx, s, others) }, podsErr, namespacesErr)
@@ -290,11 +291,14 @@ func checkForeign(s scene) []finding {
 }
 
 // checkPods looks for what weakens pods that are held.
-func checkPods(s scene) []finding {
+func (c *cluster) checkPods(ctx context.Context, s scene) []finding {
 	const check = "pods"
-	var short, unlocked, pending []*corev1.Pod
+	var short, unlocked, pending, unable []*corev1.Pod
 	for _, pod := range s.enabledPods() {
 		grace := pod.Spec.TerminationGracePeriodSeconds
+		if gateUnready(pod, c.now()) {
+			unable = append(unable, pod)
+		}
 		switch {
 		case pod.Labels[call.ReleasedLabel] == string(call.Unlock):
 			unlocked = append(unlocked, pod)
@@ -313,8 +317,46 @@ func checkPods(s scene) []finding {
 	needed := s.admin.settings.AgentDrainTimeout
 	add(warn, short, fmt.Sprintf("have a shorter grace than the %s an agent may take to finish its calls", needed), fmt.Sprintf("terminationGracePeriodSeconds: %d", int(needed.Seconds())))
 	add(warn, unlocked, "were unlocked, and nothing holds their calls", "replace them: kubectl rollout restart")
+	if len(unable) > 0 {
+		what, do := c.whyUnable(ctx, unable[0])
+		add(warn, unable, "can take no call: "+what, do)
+	}
 	add(fail, pending, "are Pending while a container runs, and are evicted past every budget", "make helpers native sidecars")
 	return bounded(list, finding{ok, check, "every guarded pod has the grace its agent needs, and is locked from birth", ""})
+}
+
+// registersWithin is how long a worker may take to be registered with LiveKit.
+const registersWithin = 2 * time.Minute
+
+// gateUnready reports whether the pod's call-gate, by its readiness probe, has had no
+// worker registered with LiveKit for long.
+func gateUnready(pod *corev1.Pod, now time.Time) bool {
+	return pod.Annotations[call.GatePortAnnotation] != "" && pod.DeletionTimestamp == nil &&
+		slices.ContainsFunc(pod.Spec.InitContainers, func(gate corev1.Container) bool {
+			return gate.ReadinessProbe != nil && gate.ReadinessProbe.HTTPGet != nil && gate.ReadinessProbe.HTTPGet.Path == "/readyz" &&
+				slices.ContainsFunc(pod.Status.InitContainerStatuses, func(c corev1.ContainerStatus) bool {
+					return c.Name == gate.Name && !c.Ready && c.State.Running != nil && now.Sub(c.State.Running.StartedAt.Time) >= registersWithin
+				})
+		})
+}
+
+// whyUnable asks a pod's gate through the API server why no worker is registered. Where
+// that is not allowed, or does not work, it says how to.
+func (c *cluster) whyUnable(ctx context.Context, pod *corev1.Pod) (what, do string) {
+	path := fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%s/proxy/calls", pod.Namespace, pod.Name, pod.Annotations[call.GatePortAnnotation])
+	var answer struct {
+		Able   *bool        `json:"able"`
+		Unable call.Ability `json:"unable"`
+	}
+	secret := guard.KeySecret(pod)
+	if err := c.get(ctx, path, &answer); err == nil && answer.Able != nil && !*answer.Able && answer.Unable.Unable() {
+		return verdict.Unable{Pod: pod.Namespace + "/" + pod.Name, Secret: secret, Why: answer.Unable}.Sentence(), "kubectl get --raw " + path + " says more"
+	}
+	what = "no worker is registered with LiveKit through their call-gates"
+	if secret != "" {
+		what += ", which have their key from Secret " + secret
+	}
+	return what, "kubectl get --raw " + path + " says why"
 }
 
 // checkMetricsAPI also says whether the API, or a version of it, is another adapter's.

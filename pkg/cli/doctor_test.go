@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -120,6 +121,25 @@ func TestDoctor(t *testing.T) {
 				"WARN pods 1 of 5 guarded pods, such as voice/c, have a shorter grace than the 1h0m0s an agent may take to finish its calls; terminationGracePeriodSeconds: 3600",
 				"WARN pods 1 of 5 guarded pods, such as voice/d, were unlocked, and nothing holds their calls",
 				"FAIL pods 1 of 5 guarded pods, such as voice/e, are Pending while a container runs",
+			},
+		},
+		"Unable": {
+			reason: "LiveKit refuses the key, says the gate, and whose that is.", objects: []runtime.Object{newPod("c", gated(false, time.Hour)), newPod("d", gated(true, time.Hour)), newPod("e", gated(false, time.Minute))},
+			change: func(_ *testing.T, s *stage) {
+				s.calls["c"], s.calls["d"], s.calls["e"] = 0, 0, 0
+				s.gate = `{"able":false,"unable":"refused"}`
+			},
+			want: []string{
+				"OK opt-in every guarded pod is in an enabled namespace: 5 pods", "OK calls known of all running guarded pods: 3 calls in 5 pods",
+				"WARN pods 1 of 5 guarded pods, such as voice/c, can take no call: LiveKit refuses the key of Secret voice/livekit (pod voice/c); kubectl get --raw /api/v1/namespaces/voice/pods/c:8089/proxy/calls says more",
+			},
+		},
+		"UnableUnasked": {
+			reason: "Who may not ask the gate still reads that it has no worker.", objects: []runtime.Object{newPod("c", gated(false, time.Hour))},
+			change: func(_ *testing.T, s *stage) { s.calls["c"] = 0 },
+			want: []string{
+				"OK opt-in every guarded pod is in an enabled namespace: 3 pods", "OK calls known of all running guarded pods: 3 calls in 3 pods",
+				"WARN pods 1 of 3 guarded pods, such as voice/c, can take no call: no worker is registered with LiveKit through their call-gates, which have their key from Secret voice/livekit; kubectl get --raw /api/v1/namespaces/voice/pods/c:8089/proxy/calls says why",
 			},
 		},
 		"NoAPI": {

@@ -93,6 +93,15 @@ func grace(seconds int64) edit {
 	return func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = &seconds }
 }
 
+// gated has a call-gate that has run for so long, with a readiness probe.
+func gated(ready bool, runs time.Duration) edit {
+	return func(p *corev1.Pod) {
+		p.Annotations[call.GatePortAnnotation], p.Annotations[call.SecretAnnotation] = "8089", "livekit"
+		p.Spec.InitContainers = []corev1.Container{{Name: "call-gate", ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/readyz"}}}}}
+		p.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "call-gate", Ready: ready, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(noon().Add(-runs))}}}}
+	}
+}
+
 func newNamespace(name string, enabled bool) *corev1.Namespace {
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{}}}
 	if enabled {
@@ -158,6 +167,8 @@ type stage struct {
 	calls map[string]int64
 	// metrics is the error of the metrics API.
 	metrics error
+	// gate is what gates answer through the API server; empty: that is not allowed.
+	gate string
 	// apiServices says what is wrong with the APIServices.
 	apiServices error
 	// owners are the Services of APIServices by version, instead of callguard's; of
@@ -221,6 +232,12 @@ func (s *stage) get(_ context.Context, asked string, into any) error {
 			Spec:   apiregistrationv1.APIServiceSpec{Service: &apiregistrationv1.ServiceReference{Namespace: "callguard-system", Name: owner}},
 			Status: apiregistrationv1.APIServiceStatus{Conditions: []apiregistrationv1.APIServiceCondition{{Type: apiregistrationv1.Available, Status: apiregistrationv1.ConditionTrue}}},
 		})
+	}
+	if strings.HasSuffix(asked, "/proxy/calls") {
+		if s.gate == "" {
+			return apierrors.NewForbidden(schema.GroupResource{Resource: "pods/proxy"}, "", errors.New("no right to get"))
+		}
+		return json.Unmarshal([]byte(s.gate), into)
 	}
 	if s.metrics != nil {
 		return s.metrics

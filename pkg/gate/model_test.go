@@ -314,12 +314,12 @@ func (w *world) startGate(left legacy, whole bool) {
 	w.up = true
 }
 
-var errAway = errors.New("connection refused")
+var errGone = errors.New("connection refused")
 
 // number is the agent's page. Its answer is as old as the question.
 func (w *world) number(context.Context) (int, error) {
 	if !w.page {
-		return 0, errAway
+		return 0, errGone
 	}
 	n := 0
 	for _, j := range w.jobs {
@@ -334,7 +334,7 @@ func (w *world) number(context.Context) (int, error) {
 	}
 	w.advance(took)
 	if w.book != book {
-		return 0, errAway
+		return 0, errGone
 	}
 	if w.mutant.oldNumbers {
 		w.book.number.moved = time.Time{}
@@ -353,7 +353,7 @@ func (w *world) Room(_ context.Context, name string) (livekit.Room, error) {
 		if w.mutant.blindIsAbsent {
 			return livekit.Room{}, nil
 		}
-		return livekit.Room{}, errAway
+		return livekit.Room{}, errGone
 	}
 	if w.now.Before(w.blink) {
 		return livekit.Room{Open: j.open && w.chance(50)}, nil

@@ -49,6 +49,19 @@ func TestSidecars(t *testing.T) {
 	if got := env(container(t, agent, "agent"))["LIVEKIT_URL"]; got != "ws://127.0.0.1:7880" {
 		t.Errorf("the agent's LIVEKIT_URL is %q, want the gate", got)
 	}
+	if got := env(container(t, agent, "agent"))["LIVEKIT_PUBLIC_URL"]; got != "ws://v-voice-agent-livekit.voice.svc:7880" {
+		t.Errorf("the agent's LIVEKIT_PUBLIC_URL is %q, want the real LiveKit: avatar providers are told it", got)
+	}
+	// A startup probe that waits for a worker would wait for ever: the agent starts after it.
+	if p := gate.ReadinessProbe; p == nil || p.HTTPGet == nil || p.HTTPGet.Path != "/readyz" || p.HTTPGet.Port.String() != "gate" {
+		t.Errorf("call-gate's readiness probe is %+v, want GET /readyz: ready is not able", p)
+	}
+	if p := gate.StartupProbe; p == nil || p.HTTPGet == nil || p.HTTPGet.Path != "/healthz" {
+		t.Errorf("call-gate's startup probe is %+v, want GET /healthz", p)
+	}
+	if gate.LivenessProbe != nil {
+		t.Errorf("call-gate has liveness probe %+v; that LiveKit is away is no reason to restart it", gate.LivenessProbe)
+	}
 
 	probe := container(t, agent, "realtime-probe")
 	if diff := cmp.Diff([]string{

@@ -109,6 +109,11 @@ spec:
           httpGet: {path: /healthz, port: gate}
           periodSeconds: 1
           failureThreshold: 60
+        # Never a startup probe: the agent, whose worker it is about, starts after this container has.
+        readinessProbe:
+          httpGet: {path: /readyz, port: gate}
+          periodSeconds: 2
+          timeoutSeconds: 3
         {{- with $callguard.gate.resources }}
         resources:
           {{- toYaml . | nindent 10 }}
@@ -202,7 +207,10 @@ spec:
           {{- toYaml . | nindent 10 }}
         {{- end }}
         env:
-          {{- $sets := list (include "voice-agent.toldEnv" .ctx | fromYaml) (include "voice-agent.livekitEnv" .ctx | fromYaml) }}
+          {{- $livekit := include "voice-agent.livekitEnv" .ctx | fromYaml }}
+          {{- /* For whoever sends LiveKit's URL to others, where the gate's is of no use. */}}
+          {{- $_ := set $livekit "LIVEKIT_PUBLIC_URL" (get $livekit "LIVEKIT_URL") }}
+          {{- $sets := list (include "voice-agent.toldEnv" .ctx | fromYaml) $livekit }}
           {{- if $gate }}
           {{- $sets = append $sets (dict "LIVEKIT_URL" (printf "ws://127.0.0.1:%d" (int $callguard.gate.port))) }}
           {{- end }}
