@@ -272,12 +272,15 @@ func TestLargeMetadataAndLongNames(t *testing.T) {
 // TestManyRoomsWithinALimit: the guard reads every room before it believes a zero,
 // however long the limit makes that take, and dates it so.
 func TestManyRoomsWithinALimit(t *testing.T) {
-	const rooms = 200
+	const rooms = 100
 	lk := withRooms(rooms)
 	settings := func(c *Config) { asGuard(c); c.RequestsPerMinute = 300 }
 	inNoTime(t, lk, settings, func(t *testing.T, r *Reader) {
 		soon(t, 3*time.Minute, "all rooms are known", allRead(r, rooms))
 		throughout(t, 10*time.Minute, "all rooms are known", allRead(r, rooms))
+		marked := time.Now()
+		soon(t, 3*time.Minute, "all rooms were read after the mark", func() bool { return r.Reading("idle", time.Now()).At().After(marked) })
+		t.Logf("a zero of after a mark takes %s with %d rooms", time.Since(marked), rooms)
 		lk.set(func() { lk.rooms["late"] = agentOf("PA_late", "pod-late") })
 		joined := time.Now()
 		soon(t, 3*time.Minute, "the agent is read", func() bool {
