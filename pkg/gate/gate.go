@@ -228,7 +228,7 @@ func (g *Gate) wonder(ctx context.Context) {
 	case <-ctx.Done():
 	case <-timer.C:
 		if a := g.answer(time.Now()); a.Unable == call.NoWorker {
-			g.cfg.Log.Warn("The pod can take no call: " + a.UnableWhy)
+			g.cfg.Log.Warn("The pod can take no call", "why", a.UnableWhy)
 		}
 	}
 }

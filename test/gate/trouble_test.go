@@ -107,7 +107,7 @@ func TestLiveKitDownAtStart(t *testing.T) {
 	g := startGate(t, s, port, "--journal="+t.TempDir())
 	a := launchAgent(t, s, g.agentURL, port, nodeagent.Plain)
 	trial.Within(t, patience, "the agent is told to try again", func() error {
-		if !a.says(t, "worker connection closed unexpectedly") || !g.says(t, "cannot be reached; check that it runs") {
+		if !a.says(t, "failed to connect to LiveKit server") || !g.says(t, "cannot be reached; check that it runs") {
 			return errors.New("the logs do not say so")
 		}
 		return nil

@@ -66,6 +66,46 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// TestAbility reads whether a pod can take calls. What the guard tells of it is one word of
+// a closed set, whatever a pod writes.
+func TestAbility(t *testing.T) {
+	cases := map[string]struct {
+		reason string
+		body   string
+		want   call.Ability
+	}{
+		"Before":  {reason: "A gate of before does not say: it is judged as before.", body: `{"pod":"a","known":true,"calls":0}`, want: call.Unsaid},
+		"Able":    {reason: "A worker is registered.", body: `{"pod":"a","known":true,"calls":0,"able":true,"registered":1}`, want: call.Able},
+		"Refused": {reason: "LiveKit refuses its key.", body: `{"pod":"a","known":true,"calls":0,"able":false,"unable":"refused"}`, want: call.Refused},
+		"Unknown": {reason: "A gate that does not know its calls knows that.", body: `{"pod":"a","known":false,"calls":0,"able":false,"unable":"gone"}`, want: call.Gone},
+		"Newer":   {reason: "A reason that is not known is one all the same.", body: `{"pod":"a","known":true,"calls":0,"able":false,"unable":"on-holiday"}`, want: call.OtherwiseNo},
+		"Foreign": {reason: "Nothing that a pod writes goes further.", body: `{"pod":"a","known":true,"calls":0,"able":false,"unable":"+4930123456 <script>"}`, want: call.OtherwiseNo},
+		"Claims":  {reason: "A word that is no reason is none.", body: `{"pod":"a","known":true,"calls":0,"able":false,"unable":"able"}`, want: call.OtherwiseNo},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			answer, err := parse([]byte(tc.body), "a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := answer.reading(time.Now()).Ability(); got != tc.want {
+				t.Errorf("%s\n%q; want %q", tc.reason, got, tc.want)
+			}
+		})
+	}
+}
+
+// TestReasonsAreShort: a reason stands in Events.
+func TestReasonsAreShort(t *testing.T) {
+	answer, err := parse([]byte(`{"pod":"a","known":false,"calls":0,"reason":"`+strings.Repeat("long \\n", 10_000)+`"}`), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if why := answer.reading(time.Now()).Reason(); len(why) > maxReason+100 || strings.ContainsAny(why, "\n\t") {
+		t.Errorf("%d bytes: %q", len(why), why)
+	}
+}
+
 // TestReader lets a gate answer, fail in every way there is, and come back.
 func TestReader(t *testing.T) {
 	var status atomic.Int64
