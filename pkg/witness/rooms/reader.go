@@ -218,7 +218,7 @@ func isOutage(err error) bool {
 	return err != nil && !limited
 }
 
-// sweepEvery is how often a sweep begins: no so often that lists of rooms take more
+// sweepEvery is how often a sweep begins: not so often that lists of rooms take more
 // than their share of the limit.
 func (r *Reader) sweepEvery(now time.Time) time.Duration {
 	every := r.cfg.sweepEvery()
@@ -431,7 +431,7 @@ func (r *Reader) participants(ctx context.Context, c *livekit.Client, room strin
 	return in.Agents, listed, nil
 }
 
-// again says whether and how soon a room wants another look: because a webhook
+// again reports whether and how soon a room wants another look: because a webhook
 // knows more than its list, or because a seat is missing.
 func (r *Reader) again(room string, listed map[string]bool, missing bool) (time.Duration, bool) {
 	now := time.Now()
