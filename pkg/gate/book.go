@@ -502,7 +502,8 @@ func (b *book) answer(now time.Time) witness.Answer {
 			ID: j.id, State: j.phase.public(), Since: j.since, Started: j.started, Room: j.room, Agent: j.agent,
 		})
 	}
-	a.Running = max(0, a.Running-b.number.over)
+	over := min(b.number.over, a.Ending)
+	a.Ending, a.Running = a.Ending-over, max(0, a.Running-(b.number.over-over))
 	a.Unlisted = b.number.unlisted
 	a.Calls = a.Accepted + a.Running + a.Ending + a.Unlisted
 	a.Used = b.used || !b.number.at.IsZero()

@@ -174,7 +174,7 @@ type sightings struct {
 }
 
 func (s *sightings) ill(err error) {
-	cause, cure := "unreachable", "check that LiveKit runs, and the gate's LIVEKIT_URL"
+	cause, cure := cause(err), "check that LiveKit runs, and the gate's LIVEKIT_URL"
 	if refused, ok := errors.AsType[*livekit.Refused](err); ok {
 		cause, cure = refused.Answer, refused.Cure
 	}
@@ -182,7 +182,7 @@ func (s *sightings) ill(err error) {
 		return
 	}
 	s.told[cause] = true
-	s.log.Warn(fmt.Sprintf("call-gate cannot look into the rooms of its jobs at LiveKit; those that nobody says have ended count for %s or longer; %s", s.book.limits.lack, cure), "err", err)
+	s.log.Warn(fmt.Sprintf("call-gate cannot look into the rooms of its jobs at LiveKit; those that nobody says have ended count for %s or longer; %s", s.book.limits.lack, cure), "err", cause)
 }
 
 func (s *sightings) well() {

@@ -54,6 +54,9 @@ type limits struct {
 	// taken for ended, and lack the same where looks could tell, or no launch was seen:
 	// longer than anything that a list of LiveKit is late by.
 	doubt, lack time.Duration
+	// back is how long an agent that LiveKit did not say has left may take to be in its
+	// room again: it tries for as long where LiveKit was started anew.
+	back time.Duration
 	// absent is how long an agent must be missing from its room, and gone how long the
 	// room itself of a job that has not been launched: a LiveKit that was started anew
 	// knows no room until its callers are back.
@@ -70,6 +73,7 @@ func limitsWith(launch time.Duration) limits {
 		launch: launch, answer: 3 * time.Second, reserve: 15 * time.Second,
 		ending: 6 * time.Minute, endingUnseen: 10 * time.Second, endingUntold: 30 * time.Second,
 		doubt: 3 * time.Second, lack: 2 * time.Minute,
+		back:   time.Minute,
 		absent: 2 * time.Second, gone: 30 * time.Second,
 		blind: 10 * time.Minute, blindAtWork: time.Hour,
 	}
@@ -196,6 +200,12 @@ func (j *job) isOver(l limits, counted, silent, canLook bool, now time.Time) boo
 	default:
 		return age >= l.endingUntold
 	}
+}
+
+// mayComeBack reports whether a job that looks no longer find in its room may be there
+// again.
+func (j *job) mayComeBack(l limits, now time.Time) bool {
+	return j.phase == left && !j.told && now.Sub(j.since) < l.back
 }
 
 // nextLook is when the job's room is to be looked at.

@@ -82,15 +82,11 @@ func (b *book) countLocked(canLook bool, now time.Time) {
 		}
 		return
 	}
-	// What has ended by number has no name. One that was at work after its call is
-	// likely to, first the one that was given up: who is at work still counts.
+	// Those that are at work after their call are likely to end.
 	lack := -excess
-	for _, j := range append(b.inLocked(stuck), b.inLocked(left)...) {
-		if lack > 0 {
-			b.endLocked(j, endByNumber, now)
-			lack--
-		}
-	}
+	likely := min(lack, max(0, len(b.inLocked(left, stuck))-n.over))
+	n.over += likely
+	lack -= likely
 	fewer := min(lack, n.unlisted)
 	n.unlisted -= fewer
 	n.perhaps = min(n.perhaps, n.unlisted)
@@ -122,14 +118,19 @@ func (n *number) found() {
 }
 
 // nameLocked gives names to the jobs that are over by number, as soon as it is known
-// which: one that has left its room, or all that there are.
+// which: all that have left their rooms, or all that there are. Of several the one that
+// left first is taken, so that who is at work still left later and counts for longer;
+// but not while one may be on its way back.
 func (b *book) nameLocked(now time.Time) {
 	n := &b.number
-	for _, j := range append(b.inLocked(stuck), b.inLocked(left)...) {
-		if n.over > 0 {
-			b.endLocked(j, endByNumber, now)
-			n.over--
-		}
+	left := append(b.inLocked(stuck), b.inLocked(left)...)
+	back := slices.ContainsFunc(left, func(j *job) bool { return j.mayComeBack(b.limits, now) })
+	if n.over < len(left) && back {
+		return
+	}
+	for _, j := range left[:min(n.over, len(left))] {
+		b.endLocked(j, endByNumber, now)
+		n.over--
 	}
 	if running := b.inLocked(launched, inRoom); n.over >= len(running) {
 		for _, j := range running {
@@ -156,7 +157,7 @@ func (b *book) lackLocked(lack int, canLook bool, now time.Time) {
 		enough = b.limits.lack
 	}
 	if age >= enough {
-		more := min(n.lack, len(b.inLocked(launched, inRoom))-n.over)
+		more := min(n.lack, len(b.inLocked(launched, inRoom, left, stuck))-n.over)
 		n.over += more
 		n.lack -= more
 	}
