@@ -27,6 +27,10 @@ const (
 	// DeadlineAnnotation of a pod template is how long a pod may be held once it
 	// takes no new call.
 	DeadlineAnnotation = "callguard.dev/drain-deadline"
+	// LaunchLimitAnnotation of a pod template is how long an agent without call-gate may
+	// take to start a job that it was assigned; such as "2m". Zero is believed after so
+	// long, where that is longer than the guard's --settle.
+	LaunchLimitAnnotation = "callguard.dev/launch-limit"
 	// OnDeadlineAnnotation of a pod template says what happens then.
 	OnDeadlineAnnotation = "callguard.dev/on-deadline"
 )
@@ -103,6 +107,18 @@ func ParseDeadline(after, then string) (Deadline, error) {
 		return Deadline{After: d.After}, errors.Join(errs...)
 	}
 	return d, nil
+}
+
+// ParseLaunchLimit reads the value of LaunchLimitAnnotation; without one it is zero.
+func ParseLaunchLimit(value string) (time.Duration, error) {
+	if value == "" {
+		return 0, nil
+	}
+	limit, err := time.ParseDuration(value)
+	if err != nil || limit <= 0 {
+		return 0, fmt.Errorf("annotation %s is %q; use a duration above zero, such as %q", LaunchLimitAnnotation, value, "2m")
+	}
+	return limit, nil
 }
 
 // ParseMinAvailable reads the value of MinAvailableAnnotation for a workload of

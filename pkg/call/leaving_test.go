@@ -45,6 +45,23 @@ func TestParseDeadline(t *testing.T) {
 	}
 }
 
+func TestParseLaunchLimit(t *testing.T) {
+	for value, want := range map[string]struct {
+		limit time.Duration
+		err   string
+	}{
+		"":    {},
+		"2m":  {limit: 2 * time.Minute},
+		"120": {err: `annotation callguard.dev/launch-limit is "120"; use a duration above zero, such as "2m"`},
+		"-2m": {err: `annotation callguard.dev/launch-limit is "-2m"; use a duration above zero, such as "2m"`},
+	} {
+		got, err := ParseLaunchLimit(value)
+		if got != want.limit || errText(err) != want.err {
+			t.Errorf("%q: got %s, %q; want %s, %q", value, got, errText(err), want.limit, want.err)
+		}
+	}
+}
+
 func TestParseMinAvailable(t *testing.T) {
 	cases := map[string]struct {
 		replicas, want int

@@ -386,7 +386,7 @@ func (b *book) unseen(id string, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if j := b.jobs[id]; j != nil {
-		j.looked = now
+		j.looked, j.gone = now, time.Time{} // a LiveKit that was away may have been started anew
 		if j.blind.IsZero() {
 			j.blind = now
 		}

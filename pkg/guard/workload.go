@@ -43,6 +43,8 @@ type member struct {
 	marked   call.Mark // from its annotations
 	drained  time.Time
 	deadline call.Deadline
+	// launchLimit is how long its agent may take to start a job, where it says so.
+	launchLimit time.Duration
 	causes   verdict.Causes
 	wanted   bool // something wants it to go
 	chosen   string
@@ -119,6 +121,10 @@ func (s *snapshot) member(pod *corev1.Pod) *member {
 	}
 	var err error
 	m.deadline, err = call.ParseDeadline(pod.Annotations[call.DeadlineAnnotation], pod.Annotations[call.OnDeadlineAnnotation])
+	if err != nil {
+		m.complaints = append(m.complaints, err)
+	}
+	m.launchLimit, err = call.ParseLaunchLimit(pod.Annotations[call.LaunchLimitAnnotation])
 	if err != nil {
 		m.complaints = append(m.complaints, err)
 	}
@@ -353,6 +359,7 @@ func (w *workload) others(of *member) (able, stuck, aside int) {
 // facts are what a verdict on a member rests on, but for its witnesses.
 func (w *workload) facts(s *snapshot, m *member, intent call.Mark, now time.Time, limits verdict.Limits) verdict.Facts {
 	able, stuck, aside := w.others(m)
+	limits.Settle = max(limits.Settle, m.launchLimit)
 	return verdict.Facts{
 		Now: now, Intent: intent, Chosen: m.chosen,
 		Pod: verdict.Pod{

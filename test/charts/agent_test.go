@@ -212,7 +212,7 @@ func TestOpenAI(t *testing.T) {
 			agent: with(told{"NODE_EXTRA_CA_CERTS": "/etc/openai-ca/all.pem"}),
 		},
 		"OldValues": {
-			reason: "An upgrade with the values of before has none of these.", given: given{json: []string{"openai.azure=null", "openai.ca=null", "openai.proxy=null", "openai.organization=null", "openai.project=null"}},
+			reason: "An upgrade with the values of before has none of these.", given: given{json: []string{"openai.azure=null", "openai.ca=null", "openai.proxy=null", "openai.organization=null", "openai.project=null", "callguard.gate.launchLimit=null"}},
 			probe: []string{"--base-url=https://api.openai.com/v1"}, agent: plain,
 		},
 	} {

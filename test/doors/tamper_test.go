@@ -93,7 +93,7 @@ func TestTamper(t *testing.T) {
 	const (
 		guarded   = "callguard-tamper-pods: label callguard.dev/guarded of pod %s is fixed at its birth."
 		witnesses = "callguard-tamper-pods: annotations callguard.dev/witnesses, livekit-secret, worker-port and gate-port of pod %s say who counts its calls, and are fixed at its birth."
-		ceiling   = "callguard-tamper-pods: annotations callguard.dev/drain-deadline and on-deadline of pod %s say when its calls may be ended, and are fixed at its birth."
+		ceiling   = "callguard-tamper-pods: annotations callguard.dev/drain-deadline, on-deadline and launch-limit of pod %s say when its calls may be ended, and are fixed at its birth."
 		released  = "callguard-tamper-pods: label callguard.dev/released of pod %s is set by callguard, once, when its calls are over."
 		draining  = "callguard-tamper-pods: annotation callguard.dev/draining of pod %s is set by callguard, once, when it has to leave."
 		aside     = "callguard-tamper-pods: annotations callguard.dev/aside and callguard.dev/hash of pod %s are written by callguard only."
@@ -124,6 +124,7 @@ func TestTamper(t *testing.T) {
 		"Deadline changed":     {"It was agreed at its birth.", "witnessed", annotate(call.DeadlineAnnotation, "1s"), []update{spec, status}, nobody, ceiling},
 		"Deadline removed":     {"By nobody, for less or for more.", "witnessed", unannotate(call.DeadlineAnnotation), []update{spec, status}, nobody, ceiling},
 		"On-deadline added":    {"What happens then, too.", "serving", annotate(call.OnDeadlineAnnotation, "Release"), []update{spec, status}, nobody, ceiling},
+		"Launch limit added":   {"A call that is being connected would be cut off.", "serving", annotate(call.LaunchLimitAnnotation, "1s"), []update{spec, status}, nobody, ceiling},
 		"Address":              {"Another pod would answer for its calls.", "serving", func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "10.9.9.9", []corev1.PodIP{{IP: "10.9.9.9"}} }, []update{status}, kubelets, statuses},
 		"Released":             {"The guard alone releases.", "serving", label(call.ReleasedLabel, "drain"), []update{spec, status}, onlyGuard, released},
 		"Released empty":       {"An empty label is one.", "serving", label(call.ReleasedLabel, ""), []update{spec, status}, onlyGuard, released},

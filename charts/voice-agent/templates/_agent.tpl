@@ -101,6 +101,7 @@ spec:
         - --worker-ports={{ int $values.port }}
         - --order-file=/podinfo/annotations
         - --journal=/journal
+        - --launch-limit={{ $callguard.gate.launchLimit | default "5m" }}
         env:
           {{- include "voice-lib.env" (dict "sets" (list (include "voice-agent.livekitEnv" .ctx | fromYaml) (dict "POD_UID" (dict "valueFrom" (dict "fieldRef" (dict "fieldPath" "metadata.uid")))))) | nindent 10 }}
         ports:
