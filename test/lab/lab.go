@@ -18,11 +18,11 @@ import (
 	"io"
 	"log/slog"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -50,6 +50,10 @@ type Options struct {
 	GuardArgs []string
 	// NodeLeaseSeconds is how long a node that is not heard counts as alive.
 	NodeLeaseSeconds int
+	// OldGate is a call-gate of another checkout, for pods that name OldGateKind.
+	OldGate string
+	// Seed makes the random times of agents repeat themselves.
+	Seed uint64
 	// NoFleet leaves out the fleet and the callers: guarded pods have no process.
 	NoFleet  bool
 	Progress io.Writer
@@ -175,9 +179,10 @@ func (l *Lab) startFleet(ctx context.Context, o Options) error {
 			}
 			return kubernetes.NewForConfig(config)
 		},
-		LiveKit: func(*corev1.Pod) (fleet.Project, bool) { return project(l.LiveKits[0]), true },
-		MaxJobs: o.MaxJobs,
-		Log:     slog.New(slog.DiscardHandler),
+		LiveKit: l.projectOf,
+		MaxJobs: o.MaxJobs, Seed: o.Seed,
+		Gate: l.gate(o.OldGate), Volumes: filepath.Join(l.Cluster.Dir(), "volumes"),
+		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err
