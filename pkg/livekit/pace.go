@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package livekit
+
+import (
+	"context"
+	"math"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// CloudLimit is how many requests a minute a process sends to a project of LiveKit
+	// Cloud, which takes 1,000 a minute of all who ask for it: two adapters and the
+	// guard ask for 900.
+	CloudLimit = 300
+	// LeastLimit is the least limit that can be set or learned: a list of the rooms
+	// every 15 s, and as much again for the rooms.
+	LeastLimit = 12
+
+	window = 60 // seconds
+
+	// told is how long nothing is asked after a 429 that does not say how long; it
+	// doubles up to toldMost while 429 follows 429. toldMost also bounds what LiveKit
+	// says: who answers with a year would be asked never again.
+	told     = 10 * time.Second
+	toldMost = 10 * time.Minute
+	// learnedFor is how long the limit that a 429 taught is kept to.
+	learnedFor = time.Hour
+)
+
+// Limit is the number of requests a minute to the project at a URL: what is set, or,
+// for 0, CloudLimit for LiveKit Cloud and none for LiveKit's own server, which has
+// none.
+func Limit(set int, projectURL string) int {
+	if set > 0 {
+		return set
+	}
+	if u, err := url.Parse(strings.TrimSpace(projectURL)); err == nil {
+		host := strings.ToLower(u.Hostname())
+		if host == "livekit.cloud" || strings.HasSuffix(host, ".livekit.cloud") {
+			return CloudLimit
+		}
+	}
+	return 0
+}
+
+// Pace keeps the requests of a process to one project within its limit: within any 60
+// seconds there are no more than so many. After a 429 nothing is sent for as long as
+// that says, and the limit is lower for an hour than what was sent before it. Its
+// methods are safe for concurrent use.
+type Pace struct {
+	limit int // of requests a minute; 0 is none
+
+	mu          sync.Mutex
+	learned     int // a lower one, until learnedTill
+	learnedTill time.Time
+	tokens      float64
+	filled      time.Time // when tokens was right
+	pause       time.Time // nothing is sent before
+	refusals    int       // one after another
+	sent        [window]int
+	second      int64 // the latest of sent
+}
+
+// NewPace returns a Pace of so many requests a minute; 0 is no limit until LiveKit
+// answers 429.
+func NewPace(perMinute int) *Pace { return &Pace{limit: perMinute, tokens: math.Inf(1)} }
+
+// Limit returns the limit of requests a minute as of now; 0 is none.
+func (p *Pace) Limit(now time.Time) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.limitAt(now)
+}
+
+func (p *Pace) limitAt(now time.Time) int {
+	if p.learned > 0 && now.Before(p.learnedTill) && (p.limit == 0 || p.learned < p.limit) {
+		return p.learned
+	}
+	return p.limit
+}
+
+// A quarter of the limit may be sent at once; what comes after it comes at three
+// quarters of the limit, so that no minute has more than the limit.
+func burst(limit int) float64     { return math.Max(1, math.Floor(float64(limit)/4)) }
+func perSecond(limit int) float64 { return math.Max(1, float64(limit)-burst(limit)) / window }
+
+// Share is how many requests may be sent evenly within d; 0 is any number.
+func (p *Pace) Share(d time.Duration, now time.Time) int {
+	limit := p.Limit(now)
+	if limit == 0 {
+		return 0
+	}
+	return max(1, int(perSecond(limit)*d.Seconds()))
+}
+
+// take takes one request of the limit, or says when there is one to take.
+func (p *Pace) take(now time.Time) *TooMany {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now.Before(p.pause) {
+		return &TooMany{Until: p.pause, Told: true}
+	}
+	if limit := p.limitAt(now); limit > 0 {
+		p.tokens = math.Min(burst(limit), p.tokens+now.Sub(p.filled).Seconds()*perSecond(limit))
+		p.filled = now
+		if p.tokens < 1 {
+			wait := time.Duration((1 - p.tokens) / perSecond(limit) * float64(time.Second))
+			return &TooMany{Until: now.Add(wait + time.Millisecond)}
+		}
+		p.tokens--
+	}
+	p.roll(now)
+	p.sent[p.second%window]++
+	return nil
+}
+
+// wait takes one request of the limit. It waits for it no longer than patience.
+func (p *Pace) wait(ctx context.Context, patience time.Duration) error {
+	deadline := time.Now().Add(patience)
+	for {
+		now := time.Now()
+		tooMany := p.take(now)
+		if tooMany == nil {
+			return nil
+		}
+		if tooMany.Until.After(deadline) {
+			return tooMany
+		}
+		timer := time.NewTimer(tooMany.Until.Sub(now))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
+}
+
+// refused enters that LiveKit answered 429, or 503 with a time, and returns when it
+// may be asked again.
+func (p *Pace) refused(header http.Header, learn bool, now time.Time) *TooMany {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pause, ok := retryAfter(header, now)
+	if !ok {
+		pause = told << min(p.refusals, 6)
+	}
+	p.refusals++
+	until := now.Add(min(max(pause, time.Second), toldMost))
+	if learn && !now.Before(p.pause) { // once for all that were under way
+		p.roll(now)
+		asked := 0
+		for _, n := range p.sent {
+			asked += n
+		}
+		learned := max(LeastLimit, asked*3/4)
+		switch limit := p.limitAt(now); {
+		case limit == 0 || learned < limit:
+			p.learned = learned
+		case !now.Before(p.learnedTill):
+			p.learned = 0
+		}
+		p.learnedTill = now.Add(learnedFor)
+		p.tokens, p.filled = 0, now
+	}
+	if until.After(p.pause) {
+		p.pause = until
+	}
+	return &TooMany{Until: p.pause, Told: true}
+}
+
+// answered enters that LiveKit did not refuse.
+func (p *Pace) answered() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refusals = 0
+}
+
+// roll makes room for the seconds since the latest.
+func (p *Pace) roll(now time.Time) {
+	second := now.Unix()
+	for s := max(p.second+1, second-window+1); s <= second; s++ {
+		p.sent[s%window] = 0
+	}
+	p.second = max(p.second, second)
+}
+
+// retryAfter reads the header of that name: seconds, or a date.
+func retryAfter(header http.Header, now time.Time) (time.Duration, bool) {
+	value := strings.TrimSpace(header.Get("Retry-After"))
+	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil && seconds >= 0 {
+		return time.Duration(min(seconds, int64(toldMost/time.Second))) * time.Second, true
+	}
+	if date, err := http.ParseTime(value); err == nil {
+		// A date has no fractions of a second. Where its clock is behind, it is over.
+		return date.Add(time.Second).Sub(now), true
+	}
+	return 0, false
+}

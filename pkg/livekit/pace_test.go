@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package livekit
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func contextThatEnds(t *testing.T, after time.Duration) (context.Context, context.CancelFunc) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(after, cancel)
+	return ctx, cancel
+}
+
+// limited is a server that takes so many requests in any 60 seconds and answers 429
+// past them, as LiveKit Cloud does past its 1,000, with Retry-After: 20.
+type limited struct {
+	http.Handler
+
+	takes   int
+	after   string
+	sent    []time.Time
+	most    int // in any 60 seconds
+	refused int
+	early   int // asked again before Retry-After was over
+	until   time.Time
+}
+
+func (l *limited) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	now := time.Now()
+	if now.Before(l.until) {
+		l.early++
+	}
+	l.sent = append(l.sent, now)
+	for now.Sub(l.sent[0]) >= time.Minute {
+		l.sent = l.sent[1:]
+	}
+	l.most = max(l.most, len(l.sent))
+	if len(l.sent) > l.takes {
+		l.refused++
+		w.Header().Set("Retry-After", l.after)
+		w.WriteHeader(http.StatusTooManyRequests)
+		if seconds, err := strconv.Atoi(l.after); err == nil {
+			l.until = now.Add(time.Duration(seconds) * time.Second)
+		}
+		return
+	}
+	l.Handler.ServeHTTP(w, r)
+}
+
+// TestNoMinuteHasMoreThanTheLimit asks as fast as the pace allows, for an hour.
+func TestNoMinuteHasMoreThanTheLimit(t *testing.T) {
+	for _, limit := range []int{LeastLimit, 60, CloudLimit, 1000} {
+		t.Run(strconv.Itoa(limit), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := &limited{Handler: newFake(), takes: limit, after: "20"}
+				c := clientOf(t, server, func(c *Config) { c.Pace, c.Patience = NewPace(limit), time.Hour })
+				sent := 0
+				for end := time.Now().Add(time.Hour); time.Now().Before(end); sent++ {
+					if _, err := c.Rooms(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					if sent%(20*limit) == 0 {
+						time.Sleep(2 * time.Minute) // it is idle, and may be quick again
+					}
+				}
+				if server.most > limit || server.refused > 0 {
+					t.Errorf("%d requests in a minute", server.most)
+				}
+				if sent < 60*limit/2 {
+					t.Errorf("%d requests in an hour are too few", sent)
+				}
+			})
+		})
+	}
+}
+
+// TestTooManyRequests: after a 429 nothing is sent for as long as it says, and less
+// often than before.
+func TestTooManyRequests(t *testing.T) {
+	date := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
+	cases := map[string]struct {
+		reason      string
+		status      int
+		after       func() string
+		least, most time.Duration
+	}{
+		"Seconds":       {"As LiveKit Cloud says it.", 429, func() string { return "20" }, 20 * time.Second, 20 * time.Second},
+		"Date":          {"As a proxy may say it.", 429, func() string { return date(30 * time.Second) }, 30 * time.Second, 31 * time.Second},
+		"Silent":        {"It does not say how long.", 429, func() string { return "" }, told, told},
+		"Rubbish":       {"Nor here.", 429, func() string { return "-1" }, told, told},
+		"Past":          {"A clock that is behind.", 429, func() string { return date(-time.Hour) }, time.Second, time.Second},
+		"ForEver":       {"It would be asked never again.", 429, func() string { return "9000000000" }, toldMost, toldMost},
+		"Unavailable":   {"503 with a time is one, too.", 503, func() string { return "20" }, 20 * time.Second, 20 * time.Second},
+		"ZeroIsASecond": {"No storm.", 429, func() string { return "0" }, time.Second, time.Second},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				lk, asked := newFake(), 0
+				lk.instead = func(w http.ResponseWriter, _ *http.Request) bool {
+					if asked++; asked > 1 {
+						return false
+					}
+					if after := tc.after(); after != "" {
+						w.Header().Set("Retry-After", after)
+					}
+					w.WriteHeader(tc.status)
+					return true
+				}
+				began := time.Now()
+				c := clientOf(t, lk, nil)
+				_, err := c.Rooms(t.Context())
+				tooMany, ok := errors.AsType[*TooMany](err)
+				if !ok || !tooMany.Told {
+					t.Fatalf("%s %v", tc.reason, err)
+				}
+				if pause := tooMany.Until.Sub(began); pause < tc.least || pause > tc.most {
+					t.Errorf("%s it is asked again after %s, want %s to %s", tc.reason, pause, tc.least, tc.most)
+				}
+				time.Sleep(time.Until(tooMany.Until) - time.Millisecond)
+				if _, err := c.Rooms(t.Context()); err == nil || asked != 1 {
+					t.Errorf("%s it was asked %d times before that: %v", tc.reason, asked, err)
+				}
+				time.Sleep(10 * time.Second) // what is learned leaves some seconds between two
+				if _, err := c.Rooms(t.Context()); err != nil {
+					t.Errorf("%s after that: %v", tc.reason, err)
+				}
+			})
+		})
+	}
+}
+
+// TestLearnsTheLimit: a server that takes less than the limit, or one of unknown limit,
+// refuses a few times and then no more.
+func TestLearnsTheLimit(t *testing.T) {
+	for name, limit := range map[string]int{"NoLimit": 0, "CloudLimit": CloudLimit} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := &limited{Handler: newFake(), takes: 60, after: "20"}
+				c := clientOf(t, server, func(c *Config) { c.Pace, c.Patience = NewPace(limit), 5*time.Second })
+				for end := time.Now().Add(50 * time.Minute); time.Now().Before(end); {
+					if _, err := c.Rooms(t.Context()); err != nil {
+						time.Sleep(time.Second)
+					}
+				}
+				if server.refused > 3 || server.early > 0 {
+					t.Errorf("%d requests were refused, %d of them before it might be asked again", server.refused, server.early)
+				}
+				if got := c.Pace().Limit(time.Now()); got < 30 || got > 60 {
+					t.Errorf("it learned %d a minute", got)
+				}
+			})
+		})
+	}
+}
+
+func TestLimit(t *testing.T) {
+	cases := map[string]struct {
+		reason string
+		set    int
+		url    string
+		want   int
+	}{
+		"Cloud":  {"LiveKit Cloud has a limit.", 0, "wss://voice-1a2b.livekit.cloud", CloudLimit},
+		"Shouts": {"Letter case is nothing.", 0, " WSS://Voice.LiveKit.Cloud/\n", CloudLimit},
+		"Own":    {"LiveKit's own server has none.", 0, "ws://livekit:7880", 0},
+		"Else":   {"Nor another's.", 0, "wss://livekit.cloud.example.com", 0},
+		"Set":    {"What is set holds.", 60, "wss://voice.livekit.cloud", 60},
+	}
+	for name, tc := range cases {
+		if got := Limit(tc.set, tc.url); got != tc.want {
+			t.Errorf("%s: %s got %d, want %d", name, tc.reason, got, tc.want)
+		}
+	}
+}
