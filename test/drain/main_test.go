@@ -17,6 +17,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -32,6 +34,8 @@ var (
 	nodes = newPool(nodeCount)
 	// dialling bounds how many callers of all stories join their rooms at once.
 	dialling = make(chan struct{}, 6)
+	// lines numbers the stories, which name their rooms by telephone numbers.
+	lines atomic.Int64
 )
 
 // guardArgs are the guard's flags unless a story is about them. A short settle
@@ -60,6 +64,10 @@ func run(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
+	if leaks, read, err := stage.Leaks(ctx); err != nil || len(leaks) > 0 || read == 0 {
+		fmt.Fprintf(os.Stderr, "of %d texts that callguard said, these tell what is not for everybody: %v\n%s\n", read, err, strings.Join(leaks, "\n"))
+		code = 1
+	}
 	if err := stage.Close(context.WithoutCancel(ctx)); err != nil {
 		fmt.Fprintf(os.Stderr, "cannot clear the stage: %v\n", err)
 		return 1

@@ -85,6 +85,8 @@ type Lab struct {
 	Callers *fleet.Callers
 
 	progress  io.Writer
+	ears      ears
+	stopEars  func()
 	stopFleet func() error
 
 	mu     sync.Mutex
@@ -110,7 +112,7 @@ func Open(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Cluster: cluster, progress: o.Progress, built: map[string]bool{}}
+	l := &Lab{Cluster: cluster, progress: o.Progress, built: map[string]bool{}, stopEars: func() {}, ears: ears{said: map[string]string{}}}
 	if err := l.set(ctx, o, webhooks); err != nil {
 		return nil, errors.Join(err, l.Close(context.WithoutCancel(ctx)))
 	}
@@ -124,6 +126,11 @@ func (l *Lab) set(ctx context.Context, o Options, webhooks string) error {
 	}
 	l.Config.QPS, l.Config.Burst = 200, 400
 	if l.Client, err = kubernetes.NewForConfig(l.Config); err != nil {
+		return err
+	}
+	listening, stop := context.WithCancel(context.WithoutCancel(ctx))
+	l.stopEars = stop
+	if err := l.listen(listening); err != nil {
 		return err
 	}
 	for i := range max(o.LiveKits, 1) {
@@ -210,6 +217,7 @@ func project(lk local.LiveKit) fleet.Project {
 // Close clears the stage: callers hang up, processes end, the cluster goes.
 func (l *Lab) Close(ctx context.Context) error {
 	var errs []error
+	l.stopEars()
 	if l.stopFleet != nil {
 		errs = append(errs, l.stopFleet())
 	}
