@@ -211,6 +211,8 @@ type Reading struct {
 	newest time.Time
 	sealed bool
 	others bool
+	// ability is what a gate says beside its number, known or not.
+	ability Ability
 }
 
 // Known is a reading of n calls that was true at the time given.
@@ -248,6 +250,17 @@ func (r Reading) WithUnattributed() Reading {
 
 // Unattributed says whether there are such calls.
 func (r Reading) Unattributed() bool { return r.others }
+
+// WithAbility is the reading of a gate, with what it says of whether the pod can take
+// calls.
+func (r Reading) WithAbility(a Ability) Reading {
+	r.ability = a
+	return r
+}
+
+// Ability is what the gate says of whether the pod can take calls; empty where it did
+// not answer, and for all other witnesses.
+func (r Reading) Ability() Ability { return r.ability }
 
 // Calls returns the number of calls, and false when it is unknown.
 func (r Reading) Calls() (int, bool) { return r.calls, r.known }

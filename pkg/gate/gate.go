@@ -3,12 +3,13 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -23,13 +24,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/weburl"
 )
 
 const (
 	agentPath   = "/agent"
 	dialTimeout = 10 * time.Second
-	// maxRefusal is how much of LiveKit's answer is passed on where it opens no websocket.
-	maxRefusal = 4 << 10
+	exampleURL  = "wss://livekit.example.com"
 )
 
 // Config is what a Gate needs.
@@ -53,27 +56,34 @@ type Config struct {
 
 	Registry *prometheus.Registry
 	Log      *slog.Logger
+
+	// patience is holdFor, but in tests.
+	patience time.Duration
 }
 
 // Gate is one pod's gate.
 type Gate struct {
-	cfg      Config
-	upstream *url.URL // http or https
-	media    string   // the same as ws or wss
-	dialer   *websocket.Dialer
-	upgrader websocket.Upgrader
-	other    *httputil.ReverseProxy
-	book     *book
-	journal  *journal
-	ends     *ends
-	counts   *Metrics
+	cfg       Config
+	upstream  *url.URL // http or https
+	media     string   // the same as ws or wss
+	dialer    *websocket.Dialer
+	transport *http.Transport
+	upgrader  websocket.Upgrader
+	other     *httputil.ReverseProxy
+	book      *book
+	able      *able
+	journal   *journal
+	ends      *ends
+	counts    *Metrics
 
 	sessions sync.Map // of *session by id
 	closing  chan struct{}
 	running  sync.WaitGroup
 	next     atomic.Uint64
 	reach    reach
-	lifted   atomic.Bool // the order is gone from the file
+	outage   outage
+	patience time.Duration // holdFor
+	lifted   atomic.Bool   // the order is gone from the file
 }
 
 // New checks cfg. Nothing is listened on, dialed or read before Run, but for
@@ -100,7 +110,7 @@ func New(cfg Config) (*Gate, error) {
 		IdleConnTimeout:     90 * time.Second,
 	}
 	g := &Gate{
-		cfg: cfg, upstream: upstream, media: "ws" + strings.TrimPrefix(upstream.String(), "http"),
+		cfg: cfg, upstream: upstream, media: "ws" + strings.TrimPrefix(upstream.String(), "http"), transport: transport,
 		dialer: &websocket.Dialer{
 			Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust, HandshakeTimeout: dialTimeout,
 		},
@@ -109,18 +119,21 @@ func New(cfg Config) (*Gate, error) {
 		counts:   NewMetrics(cfg.Registry),
 		closing:  make(chan struct{}),
 		reach:    reach{log: cfg.Log, upstream: upstream.String()},
+		patience: cmp.Or(cfg.patience, holdFor),
 	}
 	g.book = newBook(cfg.Pod, time.Now(), g.counts)
+	g.able = newAble(upstream.String(), time.Now(), cfg.Registry)
 	cfg.Registry.MustRegister(newCollector(g.book))
 	g.ends = newEnds(g.book, cfg, upstream, transport)
 	g.other = &httputil.ReverseProxy{
 		Transport:     transport,
 		FlushInterval: -1,
 		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(upstream) },
-		ErrorLog:      slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+		ErrorLog:      log.New(Discreet{cfg.Log}, "", 0),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if r.Context().Err() == nil {
-				g.unreachable(w, err)
+				why := g.unreachable(err)
+				http.Error(w, "call-gate: "+why+": "+cause(err), http.StatusBadGateway)
 			}
 		},
 	}
@@ -136,27 +149,12 @@ func New(cfg Config) (*Gate, error) {
 	return g, nil
 }
 
-// parseUpstream takes ws, wss, http and https, as LiveKit's SDKs do. It takes no
-// password, and so nothing that is logged or told has one.
+// parseUpstream reads LiveKit's URL. It takes no password, and so nothing that is logged
+// or told has one.
 func parseUpstream(raw string) (*url.URL, error) {
-	if strings.Contains(raw, "@") { // it is not repeated
-		return nil, errors.New("LiveKit's URL holds a user name or password before an @; leave these out, such as in wss://livekit.example.com: LiveKit takes the agent's own token")
-	}
-	u, err := url.Parse(strings.TrimSuffix(raw, "/"))
-	if err == nil {
-		switch u.Scheme {
-		case "ws", "wss":
-			u.Scheme = "http" + strings.TrimPrefix(u.Scheme, "ws")
-		case "http", "https":
-		default:
-			err = errors.New("its scheme is not ws, wss, http or https")
-		}
-	}
-	if err == nil && u.Host == "" {
-		err = errors.New("it names no host")
-	}
+	u, err := weburl.Parse(raw, exampleURL)
 	if err != nil {
-		return nil, fmt.Errorf("LiveKit's URL %q cannot be used: %w; use one such as wss://livekit.example.com", raw, err)
+		return nil, fmt.Errorf("LiveKit's URL: %w", err)
 	}
 	return u, nil
 }
@@ -202,23 +200,42 @@ func (g *Gate) Run(ctx context.Context, agent, status net.Listener) error {
 		close(g.closing)
 		return nil
 	})
-	group.Go(func() error { return serve(ctx, agent, g.Handler()) })
-	group.Go(func() error { return serve(ctx, status, g.Status()) })
+	group.Go(func() error { return g.serve(ctx, agent, g.Handler()) })
+	group.Go(func() error { return g.serve(ctx, status, g.Status()) })
 	group.Go(func() error { return g.followOrder(ctx) })
 	group.Go(func() error { return g.ends.run(ctx) })
+	group.Go(func() error { g.wonder(ctx); return nil })
 	err := group.Wait()
 	g.running.Wait()
 	g.ends.close()
 	return err
 }
 
-func serve(ctx context.Context, l net.Listener, h http.Handler) error {
+// wonderAfter is how long no worker has come before that is worth a line in the log: an
+// agent that goes past the gate, or to a proxy, is heard of nowhere else.
+const wonderAfter = 2 * time.Minute
+
+// wonder says so once.
+func (g *Gate) wonder(ctx context.Context) {
+	timer := time.NewTimer(wonderAfter)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+		if a := g.answer(time.Now()); a.Unable == call.NoWorker {
+			g.cfg.Log.Warn("The pod can take no call: " + a.UnableWhy)
+		}
+	}
+}
+
+func (g *Gate) serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	server := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          slog.NewLogLogger(g.cfg.Log.Handler(), slog.LevelWarn), // its own words: a handler's panic
 	}
 	stopped := make(chan struct{})
 	go func() {
@@ -250,57 +267,74 @@ func (g *Gate) Handler() http.Handler {
 }
 
 // serveWorker opens LiveKit's websocket first, so that the worker hears LiveKit's
-// own refusal, and runs until one of the two ends.
+// own refusal, and runs until one of the two ends. A LiveKit that is away refuses nobody:
+// the worker is kept until it tries again.
 func (g *Gate) serveWorker(w http.ResponseWriter, r *http.Request) {
 	g.running.Add(1)
 	defer g.running.Done()
 	g.book.comes()
 	server, answer, err := g.dial(r)
-	if err != nil {
-		if answer == nil {
-			g.counts.connections.WithLabelValues("unreachable").Inc()
-			g.unreachable(w, err)
-			return
+	if answer != nil {
+		// What else is in it is nobody's business: LiveKit repeats tokens in it.
+		_ = answer.Body.Close()
+	}
+	switch {
+	case err == nil:
+	case answer == nil, away(answer.StatusCode):
+		g.counts.connections.WithLabelValues("unreachable").Inc()
+		if answer != nil {
+			err = &errAway{answer.StatusCode}
 		}
-		defer answer.Body.Close()
+		g.unreachable(err)
+		g.able.fails(call.Unreachable, 0, time.Now())
+		g.hold(w, r)
+		return
+	default:
 		g.counts.connections.WithLabelValues("refused").Inc()
-		g.refused(w, answer)
+		g.refused(w, answer.StatusCode)
 		return
 	}
 	defer server.Close() //nolint:errcheck // it has ended
 	g.reach.well()
+	g.outage.end()
 	var header http.Header
 	if p := server.Subprotocol(); p != "" {
 		header = http.Header{"Sec-Websocket-Protocol": {p}}
 	}
 	agent, err := g.upgrader.Upgrade(w, r, header)
 	if err != nil { // the worker has its answer
-		g.cfg.Log.Warn("A worker's websocket could not be opened", "err", err)
+		g.cfg.Log.Warn("A worker's websocket could not be opened", "err", cause(err))
 		return
 	}
 	defer agent.Close() //nolint:errcheck // it has ended
 	g.counts.connections.WithLabelValues("open").Inc()
 
 	id := g.next.Add(1)
-	log := g.cfg.Log.With("session", id)
+	lines := g.cfg.Log.With("session", id)
 	s := &session{
-		filter: filter{id: id, book: g.book, url: g.media, log: log},
-		agent:  &wire{conn: agent}, server: &wire{conn: server}, onReady: g.ends.soon,
+		filter: filter{id: id, book: g.book, url: g.media, log: lines},
+		agent:  &wire{conn: agent}, server: &wire{conn: server}, onReady: g.ends.soon, able: g.able,
 	}
 	g.sessions.Store(id, s)
 	defer g.sessions.Delete(id)
+	g.able.fails(call.Registering, 0, time.Now())
+	defer func() { g.able.loses(id, time.Now()) }()
 	err = s.run(g.closing) //nolint:contextcheck // the request's context ends with the connection that the websocket took over
-	var ended *errEnded
+	why := cause(err)
+	ended, isEnd := errors.AsType[*errEnded](err)
+	if isEnd {
+		why = ended.Error()
+	}
 	switch {
 	case errors.Is(err, errClosing):
 	case errors.Is(err, websocket.ErrReadLimit):
-		log.Warn("A worker's websocket was closed: a frame is larger than the gate takes", "most", maxFrame, "err", err)
+		lines.Warn("A worker's websocket was closed: a frame is larger than the gate takes", "most", maxFrame)
 	case s.known.Load():
-		log.Info("A worker's websocket ended; its jobs go on", "why", err)
-	case errors.As(err, &ended):
-		log.Warn("A websocket ended before a worker registered on it; is this an agent?", "why", err)
+		lines.Info("A worker's websocket ended; its jobs go on", "why", why)
+	case isEnd:
+		lines.Warn("A websocket ended before a worker registered on it; is this an agent?", "why", why)
 	default:
-		log.Warn("A websocket ended before a worker registered on it", "why", err)
+		lines.Warn("A websocket ended before a worker registered on it", "why", why)
 	}
 }
 
@@ -330,29 +364,50 @@ func (g *Gate) dial(r *http.Request) (conn *websocket.Conn, answer *http.Respons
 	return dialer.DialContext(ctx, u.String(), header)
 }
 
+// errAway is an answer in the place of LiveKit's.
+type errAway struct{ status int }
+
+func (e *errAway) Error() string {
+	return fmt.Sprintf("what is before it answers %d %s", e.status, http.StatusText(e.status))
+}
+
 // refused passes on how LiveKit refused a websocket. An answer of success is no
 // websocket either, so the worker must not take it for one.
-func (g *Gate) refused(w http.ResponseWriter, answer *http.Response) {
-	body, _ := io.ReadAll(io.LimitReader(answer.Body, maxRefusal)) // what there is of it
-	status := answer.StatusCode
-	why := fmt.Sprintf("LiveKit at %s refuses the worker's websocket: %s", g.upstream.Redacted(), answer.Status)
+func (g *Gate) refused(w http.ResponseWriter, status int) {
+	why := fmt.Sprintf("LiveKit at %s refuses the worker's websocket: %d %s", g.upstream, status, http.StatusText(status))
+	class := call.NotLiveKit
 	switch {
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
-		why += "; check the agent's LIVEKIT_API_KEY and LIVEKIT_API_SECRET"
+		class = call.Refused
+		why += "; check the agent's LIVEKIT_API_KEY and LIVEKIT_API_SECRET, and that the clocks agree"
 	case status < http.StatusBadRequest:
-		status = http.StatusBadGateway
 		why += "; what answers there speaks no websockets: check the gate's LIVEKIT_URL"
 	default:
 		why += "; check the gate's LIVEKIT_URL"
 	}
-	g.reach.ill(why, errors.New(strings.TrimSpace(string(body))))
-	http.Error(w, "call-gate: "+why+": "+strings.TrimSpace(string(body)), status)
+	g.able.fails(class, status, time.Now())
+	g.reach.ill(why, "")
+	if status < http.StatusBadRequest {
+		status = http.StatusBadGateway
+	}
+	http.Error(w, "call-gate: "+why, status)
 }
 
-func (g *Gate) unreachable(w http.ResponseWriter, err error) {
-	why := fmt.Sprintf("LiveKit at %s cannot be reached; check that it runs, and the gate's LIVEKIT_URL", g.upstream.Redacted())
-	g.reach.ill(why, err)
-	http.Error(w, "call-gate: "+why+": "+err.Error(), http.StatusBadGateway)
+// unreachable notes that LiveKit cannot be reached, and says it.
+func (g *Gate) unreachable(err error) (why string) {
+	why = fmt.Sprintf("LiveKit at %s cannot be reached; check that it runs, and the gate's LIVEKIT_URL", g.upstream)
+	g.reach.ill(why, cause(err))
+	return why
+}
+
+// Discreet is where a library may write its log, whose lines may hold anything that
+// others sent: that there was one is all that is kept.
+type Discreet struct{ Log *slog.Logger }
+
+// Write implements io.Writer.
+func (d Discreet) Write(line []byte) (int, error) {
+	d.Log.Debug("A library has something to say of what others sent; it is not repeated")
+	return len(line), nil
 }
 
 // reach tells in the log when LiveKit stops or begins to take workers.
@@ -363,13 +418,16 @@ type reach struct {
 	why      string
 }
 
-func (r *reach) ill(why string, err error) {
+func (r *reach) ill(why, cause string) {
 	r.mu.Lock()
 	news := r.why != why
 	r.why = why
 	r.mu.Unlock()
-	if news {
-		r.log.Warn(why, "err", err)
+	switch {
+	case news && cause != "":
+		r.log.Warn(why, "err", cause)
+	case news:
+		r.log.Warn(why)
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/livekit/protocol/livekit"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/callguard/callguard/pkg/call"
 	witness "github.com/callguard/callguard/pkg/witness/gate"
@@ -343,23 +344,40 @@ func TestTrouble(t *testing.T) {
 			_ = c.Close()
 		}
 	}()
+	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "no healthy upstream", http.StatusServiceUnavailable)
+	}))
+	defer busy.Close()
+	const held = http.StatusSwitchingProtocols
 	cases := map[string]struct {
 		upstream string
 		token    string
 		status   int
 		log      string
+		unable   call.Ability
 	}{
-		"Down":     {nobody, "good", http.StatusBadGateway, "cannot be reached"},
-		"WrongKey": {newUpstream(t).URL, "bad", http.StatusUnauthorized, "check the agent's LIVEKIT_API_KEY"},
-		"HTTPOnly": {plain.URL, "good", http.StatusBadGateway, "speaks no websockets"},
-		"NoHTTP":   {"ws://" + garbage.Addr().String(), "good", http.StatusBadGateway, "cannot be reached"},
-		"NotTLS":   {"wss" + strings.TrimPrefix(plain.URL, "http"), "good", http.StatusBadGateway, "cannot be reached"},
+		"Down":     {nobody, "good", held, "cannot be reached", call.Unreachable},
+		"WrongKey": {newUpstream(t).URL, "bad", http.StatusUnauthorized, "check the agent's LIVEKIT_API_KEY", call.Refused},
+		"HTTPOnly": {plain.URL, "good", http.StatusBadGateway, "speaks no websockets", call.NotLiveKit},
+		"NoHTTP":   {"ws://" + garbage.Addr().String(), "good", held, "cannot be reached", call.Unreachable},
+		"NotTLS":   {"wss" + strings.TrimPrefix(plain.URL, "http"), "good", held, "cannot be reached", call.Unreachable},
+		"Replaced": {busy.URL, "good", held, "what is before it answers 503", call.Unreachable},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			g := open(t, tc.upstream, nil)
+			g := open(t, tc.upstream, func(c *Config) { c.patience = 50 * time.Millisecond })
 			for range 3 {
-				_, resp, err := websocket.DefaultDialer.Dial(g.agentURL+"/agent", http.Header{"Authorization": {"Bearer " + tc.token}})
+				conn, resp, err := websocket.DefaultDialer.Dial(g.agentURL+"/agent", http.Header{"Authorization": {"Bearer " + tc.token}})
+				if tc.status == held {
+					if err != nil {
+						t.Fatalf("a worker is kept while LiveKit is away; got %v", err)
+					}
+					if _, _, err := conn.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseTryAgainLater) {
+						t.Errorf("it is told to try again; got %v", err)
+					}
+					_ = conn.Close()
+					continue
+				}
 				if !errors.Is(err, websocket.ErrBadHandshake) {
 					t.Fatalf("want a bad handshake, got %v", err)
 				}
@@ -372,8 +390,15 @@ func TestTrouble(t *testing.T) {
 			if n := strings.Count(g.logs.String(), tc.log); n != 1 {
 				t.Errorf("the log says %q %d times; want once for the same trouble:\n%s", tc.log, n, g.logs)
 			}
-			if a := g.calls(t); a.Calls != 0 || a.Workers != 0 || !a.Used || !a.Known {
+			a := g.calls(t)
+			if a.Calls != 0 || a.Workers != 0 || !a.Used || !a.Known {
 				t.Errorf("an agent that LiveKit takes no websocket of has no calls, and this says %+v", a)
+			}
+			if a.Ability() != tc.unable || a.UnableWhy == "" {
+				t.Errorf("it says that it is %q: %s; want %q", a.Ability(), a.UnableWhy, tc.unable)
+			}
+			if n := testutil.ToFloat64(g.able.refusals.WithLabelValues(string(tc.unable))); n != 3 {
+				t.Errorf("%v refused registrations are counted", n)
 			}
 		})
 	}
@@ -394,13 +419,18 @@ func TestTLS(t *testing.T) {
 	if err != nil || m.GetAssignment().GetUrl() != "wss"+strings.TrimPrefix(secure.URL, "https") {
 		t.Errorf("the assignment leads to %q, %v", m.GetAssignment().GetUrl(), err)
 	}
-	_, resp, err := websocket.DefaultDialer.Dial(open(t, secure.URL, nil).agentURL+"/agent", nil)
-	if err == nil || resp == nil {
-		t.Fatalf("an unknown authority must not be trusted: %v", err)
+	stranger := open(t, secure.URL, func(c *Config) { c.patience = 50 * time.Millisecond })
+	conn, resp, err := websocket.DefaultDialer.Dial(stranger.agentURL+"/agent", nil)
+	if err != nil {
+		t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusBadGateway {
-		t.Errorf("got %s", resp.Status)
+	resp.Body.Close()
+	defer func() { _ = conn.Close() }()
+	if _, _, err := conn.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseTryAgainLater) {
+		t.Errorf("an unknown authority must not be trusted: %v", err)
+	}
+	if !strings.Contains(stranger.logs.String(), "its certificate is signed by an unknown authority") {
+		t.Errorf("the log does not say why:\n%s", stranger.logs)
 	}
 }
 
@@ -479,7 +509,7 @@ func TestEndAmongFrames(t *testing.T) {
 		_ = agent.Close()
 	}
 	trial.Eventually(t, "every websocket has ended", func() bool { return strings.Count(g.logs.String(), "A websocket ended") == rounds })
-	if told := strings.Count(g.logs.String(), "the agent ended the websocket: websocket: close 4001: good-bye"); told != rounds {
+	if told := strings.Count(g.logs.String(), "the agent ended the websocket: close 4001"); told != rounds {
 		t.Errorf("the log gives %d of %d ends their reason", told, rounds)
 	}
 }

@@ -47,7 +47,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Namespace: "callguard", Subsystem: "gate", Name: "job_duration_seconds", Help: "How long jobs ran, from assignment to end.",
 			Buckets: []float64{10, 30, 60, 120, 300, 600, 1200, 3600, 7200},
 		}),
-		connections: counter("connections_total", "Worker websockets, by outcome (open, refused: LiveKit's answer, unreachable: no answer).", "outcome"),
+		connections: counter("connections_total", "Worker websockets, by outcome (open, refused: LiveKit's answer, unreachable: no answer; held: kept and closed because of that).", "outcome"),
 		unread: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: "callguard", Subsystem: "gate", Name: "unread_frames_total", Help: "Frames that were passed on without being understood.",
 		}),
@@ -66,7 +66,7 @@ func newCollector(b *book) *collector {
 	return &collector{
 		book:    b,
 		calls:   prometheus.NewDesc("callguard_gate_calls", "Calls of the pod, by phase (accepted, running, ending, unlisted).", []string{"phase"}, nil),
-		up:      prometheus.NewDesc("callguard_gate_workers", "Workers of the pod that have a websocket.", nil, nil),
+		up:      prometheus.NewDesc("callguard_gate_workers", "Workers of the pod that have a websocket and have sent their registration.", nil, nil),
 		drained: prometheus.NewDesc("callguard_gate_draining", "1 while the pod takes no more calls.", nil, nil),
 	}
 }

@@ -68,6 +68,8 @@ type session struct {
 	agent   *wire
 	server  *wire
 	onReady func()
+	able    *able
+	taken   bool // LiveKit has registered the worker; known to its own pump
 	why     atomic.Pointer[error]
 }
 
@@ -118,7 +120,8 @@ type errEnded struct {
 	err  error
 }
 
-func (e *errEnded) Error() string { return "the " + e.side + " ended the websocket: " + e.err.Error() }
+// Error does not repeat what the side said.
+func (e *errEnded) Error() string { return "the " + e.side + " ended the websocket: " + cause(e.err) }
 func (e *errEnded) Unwrap() error { return e.err }
 
 // pump passes frames of one side on to the other through a handler, which writes
@@ -164,7 +167,7 @@ func (s *session) passUp(f frame) error {
 	s.server.mu.Lock()
 	passed, after, err := s.fromAgent(f, time.Now())
 	if err != nil {
-		s.log.Debug("A frame of the agent is passed on unread", "bytes", len(f.body), "err", err)
+		s.log.Debug("A frame of the agent is passed on unread", "bytes", len(f.body)) // err repeats it
 	}
 	err = nil
 	for _, f := range []*frame{passed, after} {
@@ -183,12 +186,27 @@ func (s *session) passUp(f frame) error {
 func (s *session) passDown(f frame) error {
 	passed, answer, err := s.fromServer(f, time.Now())
 	if err != nil {
-		s.log.Debug("A frame of LiveKit is passed on unread", "bytes", len(f.body), "err", err)
+		s.log.Debug("A frame of LiveKit is passed on unread", "bytes", len(f.body)) // err repeats it
+	}
+	if !s.taken {
+		s.registered(f)
 	}
 	if answer != nil {
 		return s.server.write(*answer)
 	}
 	return s.agent.write(*passed)
+}
+
+// registered notes when LiveKit has answered the worker's registration: from then on it
+// sends offers.
+func (s *session) registered(f frame) {
+	m, err := f.server()
+	if err != nil || m.GetRegister() == nil {
+		return
+	}
+	s.taken = true
+	s.able.registers(s.id, time.Now())
+	s.log.Info("LiveKit has registered the worker")
 }
 
 // sayFull tells LiveKit that the worker takes no job.

@@ -14,18 +14,21 @@ import (
 	witness "github.com/callguard/callguard/pkg/witness/gate"
 )
 
-// Status serves GET /calls for callguard, /metrics, and /healthz, which is well
-// as soon as it answers: whether LiveKit does is no reason to restart the gate.
+// Status serves GET /calls for callguard, /metrics, /healthz, which is well as soon as
+// it answers: whether LiveKit does is no reason to restart the gate; and /readyz, which
+// is ready while the pod can take calls. Only a readiness probe may ask that: the agent
+// starts when the gate has.
 func (g *Gate) Status() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+witness.Path, g.calls)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(g.cfg.Registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
+	mux.HandleFunc("GET /readyz", g.readyz)
 	return mux
 }
 
 func (g *Gate) calls(w http.ResponseWriter, r *http.Request) {
-	a := g.book.answer(time.Now())
+	a := g.answer(time.Now())
 	if !inside(r.RemoteAddr) {
 		for i := range a.Jobs {
 			a.Jobs[i].Room, a.Jobs[i].Agent = "", ""
@@ -34,6 +37,22 @@ func (g *Gate) calls(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	_ = json.NewEncoder(w).Encode(a) // who asked is gone
+}
+
+// answer is all that the gate says of its pod.
+func (g *Gate) answer(now time.Time) witness.Answer {
+	a := g.book.answer(now)
+	g.able.tell(&a)
+	return a
+}
+
+func (g *Gate) readyz(w http.ResponseWriter, _ *http.Request) {
+	now := time.Now()
+	if why, ready := g.able.ready(g.book.answer(now).Calls, now); !ready {
+		http.Error(w, why, http.StatusServiceUnavailable)
+		return
+	}
+	_, _ = io.WriteString(w, "ok\n")
 }
 
 // inside says whether a request comes from the pod itself, as kubectl exec and

@@ -106,8 +106,8 @@ func TestLiveKitDownAtStart(t *testing.T) {
 	port := freePorts(t, 1)[0]
 	g := startGate(t, s, port, "--journal="+t.TempDir())
 	a := launchAgent(t, s, g.agentURL, port, nodeagent.Plain)
-	trial.Within(t, patience, "the agent hears that LiveKit is down", func() error {
-		if !a.says(t, "Unexpected server response: 502") || !g.says(t, "cannot be reached; check that it runs") {
+	trial.Within(t, patience, "the agent is told to try again", func() error {
+		if !a.says(t, "worker connection closed unexpectedly") || !g.says(t, "cannot be reached; check that it runs") {
 			return errors.New("the logs do not say so")
 		}
 		return nil

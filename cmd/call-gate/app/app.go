@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"runtime/debug"
@@ -28,6 +29,8 @@ func Main(ctx context.Context, args []string, env func(string) string, stderr io
 	if err != nil {
 		return err
 	}
+	// Where net/http writes what it got and did not ask for.
+	stdlog.SetOutput(gate.Discreet{Log: log})
 	if env("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}

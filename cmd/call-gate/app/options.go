@@ -6,16 +6,16 @@ package app
 
 import (
 	"errors"
+	"fmt"
 	"net"
-	"net/url"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/weburl"
 )
 
 // Options are what the flags say. LiveKit's settings come from the environment
@@ -51,7 +51,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.StringVar(&o.livekitURL, "livekit-url", o.livekitURL, "The real LiveKit, such as wss://livekit.example.com. Default: $LIVEKIT_URL.")
 	fs.StringVar(&o.podUID, "pod-uid", o.podUID, "UID of the pod. Default: $POD_UID, from the downward API.")
 	fs.StringVar(&o.listen, "bind-address", o.listen, "Where the agent's LIVEKIT_URL leads to.")
-	fs.StringVar(&o.status, "status-address", o.status, "Where GET /calls, /metrics and /healthz are answered; its port stands in the pod's annotation "+call.GatePortAnnotation+".")
+	fs.StringVar(&o.status, "status-address", o.status, "Where GET /calls, /metrics, /healthz and /readyz are answered; its port stands in the pod's annotation "+call.GatePortAnnotation+".")
 	fs.IntSliceVar(&o.workerPorts, "worker-ports", o.workerPorts, "Ports at which the agents of the pod answer GET /worker, one for each worker process.")
 	fs.StringVar(&o.orderFile, "order-file", o.orderFile, "File of a downwardAPI volume with metadata.annotations, or with the one annotation "+call.DrainingAnnotation+". Without it nobody can order the pod to drain.")
 	fs.StringVar(&o.journal, "journal", o.journal, "Folder of an emptyDir, in which a gate that is started again finds the jobs. Without it the agent is asked how many it has.")
@@ -63,10 +63,8 @@ func (o *Options) Flags() *pflag.FlagSet {
 // Validate reports every mistake at once, each with a value that would work.
 func (o *Options) Validate() error {
 	var m program.Mistakes
-	if strings.Contains(o.livekitURL, "@") { // it is not repeated
-		m.Add(errors.New("--livekit-url holds a user name or password before an @; leave these out, such as in wss://livekit.example.com"))
-	} else if u, err := url.Parse(o.livekitURL); err != nil || u.Host == "" {
-		m.Wrong("livekit-url", o.livekitURL, "the URL of the real LiveKit, such as wss://livekit.example.com")
+	if u, err := weburl.Parse(o.livekitURL, "wss://livekit.example.com"); err != nil {
+		m.Add(fmt.Errorf("--livekit-url: %w", err))
 	} else if u.Host == o.listen {
 		m.Wrong("livekit-url", o.livekitURL, "the real LiveKit: this is the gate itself, where only the agent's LIVEKIT_URL leads")
 	}

@@ -28,10 +28,10 @@ func TestOptions(t *testing.T) {
 	}{
 		"Pod":         {reason: "What a pod sets is enough.", env: pod},
 		"NoKey":       {reason: "The gate works without a key.", env: map[string]string{"LIVEKIT_URL": "ws://livekit:7880", "POD_UID": "uid"}},
-		"Nothing":     {reason: "Every mistake is told at once.", want: []string{`--livekit-url is ""`, `--pod-uid is ""`}},
+		"Nothing":     {reason: "Every mistake is told at once.", want: []string{"--livekit-url: \"\" cannot be used: it is empty; use one such as wss://livekit.example.com", `--pod-uid is ""`}},
 		"HalfAKey":    {reason: "Half a key is a mistake.", env: with("LIVEKIT_API_SECRET", ""), want: []string{"LIVEKIT_API_KEY and LIVEKIT_API_SECRET"}},
 		"ItsOwn":      {reason: "A gate that leads to itself would loop.", env: with("LIVEKIT_URL", "ws://127.0.0.1:7880"), want: []string{"this is the gate itself"}},
-		"Password":    {reason: "It would stand in the log.", env: with("LIVEKIT_URL", "wss://user:hidden@livekit.example.com"), want: []string{"--livekit-url holds a user name or password"}},
+		"Password":    {reason: "It would stand in the log.", env: with("LIVEKIT_URL", "wss://user:hidden@livekit.example.com"), want: []string{"--livekit-url: the URL cannot be used: it holds a user name or password"}},
 		"Ports":       {reason: "Ports are ports.", env: pod, args: []string{"--worker-ports=0,8081", "--status-address=8089"}, want: []string{`--status-address is "8089"`, `--worker-ports is "0"`}},
 		"NoSuchFile":  {reason: "A file that is named is there.", env: pod, args: []string{"--ca-file=/does/not/exist"}, want: []string{"--ca-file"}},
 		"Level":       {reason: "A level is one of four.", env: pod, args: []string{"--log-level=loud"}, want: []string{`--log-level is "loud"`}},

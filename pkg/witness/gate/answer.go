@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -46,8 +47,35 @@ type Answer struct {
 	// Drained says that the pod is draining and holds no call, for good.
 	Drained bool `json:"drained"`
 
-	Workers int   `json:"workers"` // registered now
+	// Able says whether a worker is registered with LiveKit now, for which LiveKit's own
+	// answer to its registration is the evidence: only then can the pod take calls. It is
+	// nil in the answer of a gate of before, of which it is not known.
+	Able *bool `json:"able,omitempty"`
+	// AbleSince is since when that is so, by the gate's clock.
+	AbleSince time.Time `json:"ableSince,omitzero"`
+	// Registered is how many workers LiveKit has registered.
+	Registered int `json:"registered"`
+	// Unable says why none is, of a closed set; UnableWhy says it in a sentence.
+	Unable    call.Ability `json:"unable,omitempty"`
+	UnableWhy string       `json:"unableWhy,omitempty"`
+
+	Workers int   `json:"workers"` // that have sent their registration and are there
 	Jobs    []Job `json:"jobs,omitempty"`
+}
+
+// Ability is whether the pod can take calls, as the answer says. What it does not name
+// as others do is one word: nothing that a pod may write goes further.
+func (a Answer) Ability() call.Ability {
+	switch {
+	case a.Able == nil:
+		return call.Unsaid
+	case *a.Able:
+		return call.Able
+	case a.Unable.Unable():
+		return a.Unable
+	default:
+		return call.OtherwiseNo
+	}
 }
 
 // Job is one accepted offer or job. Its room and its agent's identity are told
@@ -65,9 +93,21 @@ type Job struct {
 // reading is the number of calls of an answer that was asked for at a time.
 func (a Answer) reading(at time.Time) call.Reading {
 	if !a.Known {
-		return call.Unknown("the gate does not know: %s", a.Reason)
+		return call.Unknown("the gate does not know: %s", cut(a.Reason)).WithAbility(a.Ability())
 	}
-	return call.Known(a.Calls, at)
+	return call.Known(a.Calls, at).WithAbility(a.Ability())
+}
+
+// maxReason is how much of a reason is repeated: it stands in Events.
+const maxReason = 300
+
+// cut is a reason in one line that is not too long.
+func cut(reason string) string {
+	reason = strings.Join(strings.Fields(reason), " ")
+	if len(reason) > maxReason {
+		reason = strings.ToValidUTF8(reason[:maxReason], "") + "…"
+	}
+	return reason
 }
 
 // maxCalls is more than any pod holds; a larger number is a mistake.
@@ -83,13 +123,13 @@ func parse(body []byte, pod types.UID) (Answer, error) {
 		Used  *bool `json:"used"`
 	}
 	if err := json.Unmarshal(body, &answer); err != nil {
-		return Answer{}, fmt.Errorf("the answer is not a gate's: %w", err)
+		return Answer{}, errors.New("the answer is not a gate's") // the library's error repeats what it holds
 	}
 	switch {
 	case answer.Known == nil || answer.Calls == nil:
 		return Answer{}, errors.New("the answer names no calls, so it is not a gate's")
 	case answer.Pod != pod:
-		return Answer{}, fmt.Errorf("the gate is that of pod %q, not of %q; set its POD_UID from metadata.uid", answer.Pod, pod)
+		return Answer{}, fmt.Errorf("the gate is that of pod %q, not of %q; set its POD_UID from metadata.uid", cut(string(answer.Pod)), pod)
 	case *answer.Calls < 0 || *answer.Calls > maxCalls:
 		return Answer{}, fmt.Errorf("calls is %d, which is no number of calls", *answer.Calls)
 	}

@@ -236,7 +236,8 @@ func Get[Answer any](ctx context.Context, client *http.Client, url string, limit
 	case err != nil:
 		return answer, fmt.Errorf("cannot read the answer of %s: %w", url, err)
 	case resp.StatusCode != http.StatusOK:
-		return answer, fmt.Errorf("%s answered %s", url, resp.Status)
+		// Not with the words of whoever answers.
+		return answer, fmt.Errorf("%s answered %d %s", url, resp.StatusCode, http.StatusText(resp.StatusCode))
 	case int64(len(body)) > limit:
 		return answer, fmt.Errorf("%s answered more than %d bytes", url, limit)
 	}

@@ -24,7 +24,7 @@ func parse(body []byte) (int, error) {
 		SDKVersion string   `json:"sdk_version"`
 	}
 	if err := json.Unmarshal(body, &answer); err != nil {
-		return 0, fmt.Errorf("the answer is not an agent's: %w", err)
+		return 0, errors.New("the answer is not an agent's") // the library's error repeats what it holds
 	}
 	switch {
 	case answer.SDKVersion == "":

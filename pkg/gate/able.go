@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/callguard/callguard/pkg/call"
+	witness "github.com/callguard/callguard/pkg/witness/gate"
+)
+
+// readyFor is how long the pod stays ready without a worker: one that lost its
+// websocket is back in seconds.
+const readyFor = 30 * time.Second
+
+// able knows whether a worker is registered with LiveKit, and if not, why: what the
+// worker sends is no evidence, LiveKit's answer to its registration is. It is pure, but
+// for its lock.
+type able struct {
+	mu       sync.Mutex
+	upstream string
+	sessions map[uint64]bool // that LiveKit has registered
+	since    time.Time       // that it is as it is
+	left     time.Time       // when the last worker went; zero if none ever registered
+	why      call.Ability    // the latest reason while none is registered
+	status   int             // of LiveKit's refusal
+
+	refusals *prometheus.CounterVec
+}
+
+func newAble(upstream string, began time.Time, reg prometheus.Registerer) *able {
+	a := &able{
+		upstream: upstream, sessions: map[uint64]bool{}, since: began, why: call.NoWorker,
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "callguard", Subsystem: "gate", Name: "refused_registrations_total",
+			Help: "Workers that came and could not be registered with LiveKit, by the reason (refused: its key, not-livekit: what answers takes no workers, unreachable).",
+		}, []string{"why"}),
+	}
+	for _, why := range []call.Ability{call.Refused, call.NotLiveKit, call.Unreachable} {
+		a.refusals.WithLabelValues(string(why))
+	}
+	reg.MustRegister(a.refusals, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "callguard", Subsystem: "gate", Name: "registered_workers",
+		Help: "Workers of the pod that LiveKit has registered: without one no call can come.",
+	}, func() float64 { a.mu.Lock(); defer a.mu.Unlock(); return float64(len(a.sessions)) }))
+	return a
+}
+
+// registers notes that LiveKit has answered a worker's registration.
+func (a *able) registers(session uint64, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.sessions) == 0 {
+		a.since = now
+	}
+	a.sessions[session] = true
+}
+
+// loses notes that a worker's websocket is gone.
+func (a *able) loses(session uint64, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.sessions[session] {
+		return
+	}
+	delete(a.sessions, session)
+	if len(a.sessions) == 0 {
+		a.since, a.left, a.why = now, now, call.Gone
+	}
+}
+
+// fails notes why a worker that came is not registered. While another one is, that
+// does not matter.
+func (a *able) fails(why call.Ability, status int, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if why != call.Registering {
+		a.refusals.WithLabelValues(string(why)).Inc()
+	}
+	if len(a.sessions) > 0 {
+		return
+	}
+	if a.why != why {
+		a.since = now
+	}
+	a.why, a.status = why, status
+}
+
+// ready reports whether the pod is to be in Services, and why not. A pod that talks
+// stays: that LiveKit is away for a moment is no reason to take it out.
+func (a *able) ready(calls int, now time.Time) (why string, ready bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.sessions) > 0 || calls > 0 || !a.left.IsZero() && now.Sub(a.left) < readyFor {
+		return "", true
+	}
+	return a.sentenceLocked(), false
+}
+
+// tell enters in an answer whether the pod can take calls.
+func (a *able) tell(answer *witness.Answer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	is := len(a.sessions) > 0
+	answer.Able, answer.AbleSince, answer.Registered = &is, a.since, len(a.sessions)
+	if !is {
+		answer.Unable, answer.UnableWhy = a.why, a.sentenceLocked()
+	}
+}
+
+func (a *able) sentenceLocked() string {
+	switch a.why {
+	case call.NoWorker:
+		return "no worker has ever connected to the gate; the agent's LIVEKIT_URL has to be the gate's address; and with HTTPS_PROXY or HTTP_PROXY set, LiveKit Agents for Python goes to the proxy whatever NO_PROXY says, unless it is given http_proxy=None"
+	case call.Registering:
+		return "a worker has connected, and LiveKit has not registered it"
+	case call.Refused:
+		return fmt.Sprintf("LiveKit at %s refuses the worker's key (%d); check the agent's LIVEKIT_API_KEY and LIVEKIT_API_SECRET", a.upstream, a.status)
+	case call.NotLiveKit:
+		return fmt.Sprintf("what answers at %s takes no workers (%d %s); check the gate's LIVEKIT_URL", a.upstream, a.status, http.StatusText(a.status))
+	case call.Unreachable:
+		return fmt.Sprintf("LiveKit at %s cannot be reached; check that it runs, and the gate's LIVEKIT_URL", a.upstream)
+	default:
+		return "the last worker went at " + a.left.UTC().Format(time.RFC3339) + ", and none has come back"
+	}
+}
