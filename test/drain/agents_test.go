@@ -3,14 +3,18 @@
 package drain
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -62,7 +66,8 @@ func TestNodeAgentsAnswerAllCalls(t *testing.T) {
 
 func answersAll(t *testing.T, timing map[string]string) {
 	s := tell(t, agentNodes)
-	s.deploy(agentPods, gated(timing, true))
+	s.deploy(agentPods, gated(timing, lab.GateKind, true))
+	s.hearGates()
 	c := &callersIn{s: s, waiting: map[string]bool{}}
 	c.begin(manyCalls)
 
@@ -106,15 +111,84 @@ func answersAll(t *testing.T, timing map[string]string) {
 	})
 }
 
-// gated has agents of a timing behind the gate of this checkout.
-func gated(timing map[string]string, probes bool) func(*appsv1.Deployment) {
+// gated has agents of a timing behind gates of a kind.
+func gated(timing map[string]string, kind string, probes bool) func(*appsv1.Deployment) {
 	return func(d *appsv1.Deployment) {
 		for name, value := range timing {
 			d.Spec.Template.Annotations[name] = value
 		}
-		lab.Gated(&d.Spec.Template, lab.GateKind, probes)
+		lab.Gated(&d.Spec.Template, kind, probes)
 		all, none := intstr.FromString("100%"), intstr.FromInt32(0)
 		d.Spec.Strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{MaxSurge: &all, MaxUnavailable: &none}
+	}
+}
+
+// hearGates listens to what the gates of the story's pods say to everybody, until the story is over.
+func (s *story) hearGates() {
+	ctx, stop := context.WithCancel(s.t.Context())
+	var done sync.WaitGroup
+	done.Go(func() {
+		for ctx.Err() == nil {
+			for _, a := range s.agents() {
+				for _, page := range []string{"/metrics", "/readyz", "/healthz"} {
+					if a.Gate != "" {
+						_ = stage.HearPage(ctx, a.Gate+page) // it may be gone
+					}
+				}
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(3 * time.Second):
+			}
+		}
+	})
+	s.t.Cleanup(func() { stop(); done.Wait() })
+}
+
+// TestRolloutWithAWrongKey gives the agents a Secret whose key LiveKit refuses (case P6). The old ones serve on, and
+// people are told which Secret it is, whether or not the pods have readiness probes.
+func TestRolloutWithAWrongKey(t *testing.T) {
+	for name, probes := range map[string]bool{"Probed": true, "ReadyFromTheirStart": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := tell(t, 2)
+			right, wrong := stage.LiveKits[0], stage.LiveKits[0]
+			wrong.APISecret = "planted-" + s.ns + "-that-is-long-enough-for-a-key"
+			s.must(stage.Secret(t.Context(), s.ns, "livekit", right))
+			s.must(stage.Secret(t.Context(), s.ns, "livekit-next", wrong))
+			s.deploy(3, gated(map[string]string{call.SecretAnnotation: "livekit", fleet.MaxJobsAnnotation: "5"}, lab.GateKind, probes))
+			s.hearGates()
+			s.dial(3)
+			old := s.pods(all)
+
+			s.does("patch", "deployment/"+lab.AgentName, "--patch",
+				fmt.Sprintf(`{"spec":{"template":{"metadata":{"annotations":{%q:"livekit-next"}}}}}`, call.SecretAnnotation))
+			next := func(p *corev1.Pod) bool { return p.Annotations[call.SecretAnnotation] == "livekit-next" }
+			s.eventually(inTime, "new pods run", func() (bool, error) {
+				return len(s.pods(func(p *corev1.Pod) bool { return next(p) && runs(p) })) > 0, nil
+			})
+			for range 6 {
+				s.always(5*s1, "the old pods take calls", func() (bool, error) {
+					return len(s.pods(func(p *corev1.Pod) bool { return !next(p) && ready(p) && !leaving(p) })) == len(old) && s.talking(), nil
+				})
+				s.dial(1)
+			}
+			s.there(old...)
+			s.eventually(soon, "why names the Secret", func() (bool, error) {
+				pods := s.pods(next)
+				if len(pods) == 0 {
+					return false, errors.New("there is no new pod")
+				}
+				out, errOut, _ := calls(t, "why", pods[0], "-n", s.ns)
+				return shown(strings.Contains(out, "livekit-next") && strings.Contains(out, "refuses"), out+errOut)
+			})
+
+			s.does("rollout", "undo", "deployment/"+lab.AgentName)
+			s.eventually(inTime, "the new pods are gone", func() (bool, error) { return len(s.pods(next)) == 0, errors.New(s.watch.describe()) })
+			s.dial(1)
+			s.hangUpAll()
+			s.noneDropped()
+		})
 	}
 }
 

@@ -4,6 +4,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -19,7 +21,8 @@ import (
 	"github.com/callguard/callguard/test/fleet"
 )
 
-// The kinds of gates, as fleet.GateAnnotation names them: that of this checkout, and that of Options.OldGate.
+// The kinds of gates, as fleet.GateAnnotation names them: that of this checkout, and one of before. The latter is
+// Options.OldGate or, where none is given, that of this checkout with the answers of one before.
 const (
 	GateKind    = "this"
 	OldGateKind = "old"
@@ -62,13 +65,15 @@ func (l *Lab) gate(old string) func(*corev1.Pod, string, []string, []string) (fl
 		case GateKind:
 			program, err = l.program(context.Background(), gateName) // built once for the stage
 		case OldGateKind:
-			program = old
+			if program = old; old == "" {
+				return l.playOldGate(pod, args, env)
+			}
 		}
 		if err != nil {
 			return nil, err
 		}
 		if program == "" {
-			return nil, fmt.Errorf("there is no gate of kind %q; use %q, or %q and Options.OldGate", kind, GateKind, OldGateKind)
+			return nil, fmt.Errorf("there is no gate of kind %q; use %q or %q", kind, GateKind, OldGateKind)
 		}
 		log := filepath.Join(l.Cluster.Dir(), "logs", gateName+"-"+pod.Namespace+"-"+pod.Name+".log")
 		return startIn(env, gateName, program, log, args...)
@@ -92,13 +97,25 @@ func (l *Lab) projectOf(pod *corev1.Pod) (fleet.Project, bool) {
 	return fleet.Project{URL: text("url"), APIKey: text("api-key"), APISecret: text("api-secret")}, true
 }
 
-// Secret makes a Secret of a LiveKit project, as pods name it in their annotations, with a key that may be another's.
+// Secret makes a Secret of a LiveKit project, as pods name it in their annotations, and lets callguard read it. Its key
+// is heard of nowhere else.
 func (l *Lab) Secret(ctx context.Context, namespace, name string, lk local.LiveKit) error {
+	l.Plant(lk.APISecret)
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
 	_, err := l.Client.CoreV1().Secrets(namespace).Create(ctx, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
-		StringData: map[string]string{"url": lk.URL, "api-key": lk.APIKey, "api-secret": lk.APISecret},
+		ObjectMeta: meta, StringData: map[string]string{"url": lk.URL, "api-key": lk.APIKey, "api-secret": lk.APISecret},
 	}, metav1.CreateOptions{})
-	if err != nil {
+	_, roleErr := l.Client.RbacV1().Roles(namespace).Create(ctx, &rbacv1.Role{
+		ObjectMeta: meta, Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: []string{name}, Verbs: []string{"get"}}},
+	}, metav1.CreateOptions{})
+	_, bindErr := l.Client.RbacV1().RoleBindings(namespace).Create(ctx, &rbacv1.RoleBinding{
+		ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name},
+		Subjects: []rbacv1.Subject{
+			{Kind: rbacv1.ServiceAccountKind, Namespace: AdapterNamespace, Name: AdapterName},
+			{Kind: rbacv1.ServiceAccountKind, Namespace: GuardNamespace, Name: GuardName},
+		},
+	}, metav1.CreateOptions{})
+	if err := errors.Join(err, roleErr, bindErr); err != nil {
 		return fmt.Errorf("cannot make Secret %s/%s: %w", namespace, name, err)
 	}
 	return nil

@@ -50,7 +50,7 @@ type Options struct {
 	GuardArgs []string
 	// NodeLeaseSeconds is how long a node that is not heard counts as alive.
 	NodeLeaseSeconds int
-	// OldGate is a call-gate of another checkout, for pods that name OldGateKind.
+	// OldGate is a call-gate of an earlier checkout, for pods that name OldGateKind.
 	OldGate string
 	// Seed makes the random times of agents repeat themselves.
 	Seed uint64
