@@ -68,15 +68,15 @@ func runningPod(annotations map[string]string) *corev1.Pod {
 // start runs a fleet over one pod of one node, without LiveKit, and waits until the pod's process runs.
 func start(t *testing.T, pod *corev1.Pod) (*Fleet, *fake.Clientset, string) {
 	t.Helper()
-	return startWith(t, pod, func(*corev1.Pod) (Project, bool) { return Project{}, false })
+	return startWith(t, pod, func(*Config) {})
 }
 
-// startWith is start with a LiveKit.
-func startWith(t *testing.T, pod *corev1.Pod, livekit func(*corev1.Pod) (Project, bool)) (*Fleet, *fake.Clientset, string) {
+// startWith is start with a changed Config.
+func startWith(t *testing.T, pod *corev1.Pod, change func(*Config)) (*Fleet, *fake.Clientset, string) {
 	t.Helper()
 	client := fake.NewClientset(pod, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: pod.Spec.NodeName}})
 	port := freePort(t)
-	f, err := New(Config{
+	cfg := Config{
 		Client: client, Port: port,
 		NodeClient: func(node string) (kubernetes.Interface, error) {
 			if node != pod.Spec.NodeName {
@@ -84,8 +84,10 @@ func startWith(t *testing.T, pod *corev1.Pod, livekit func(*corev1.Pod) (Project
 			}
 			return client, nil
 		},
-		LiveKit: livekit,
-	})
+		LiveKit: func(*corev1.Pod) (Project, bool) { return Project{}, false },
+	}
+	change(&cfg)
+	f, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,9 @@ func startPeer(t *testing.T, annotations map[string]string) (*peer, *Fleet, stri
 	}))
 	t.Cleanup(server.Close)
 	project := Project{URL: "ws" + strings.TrimPrefix(server.URL, "http"), APIKey: "key", APISecret: "a-secret-that-is-long-enough-for-it"}
-	f, _, url := startWith(t, runningPod(annotations), func(*corev1.Pod) (Project, bool) { return project, true })
+	f, _, url := startWith(t, runningPod(annotations), func(c *Config) {
+		c.LiveKit = func(*corev1.Pod) (Project, bool) { return project, true }
+	})
 	return p, f, url
 }
 
