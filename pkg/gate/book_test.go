@@ -34,13 +34,13 @@ func TestBook(t *testing.T) {
 		}
 	}
 	number := func(n int) func(*book, time.Time) {
-		return func(b *book, now time.Time) { b.tell(n, 1, nil, false, now) }
+		return func(b *book, now time.Time) { b.tell(n, 1, nil, false, now, now) }
 	}
 	withKey := func(n int) func(*book, time.Time) {
-		return func(b *book, now time.Time) { b.tell(n, 1, nil, true, now) }
+		return func(b *book, now time.Time) { b.tell(n, 1, nil, true, now, now) }
 	}
-	silent := func(b *book, now time.Time) { b.tell(0, 0, errSilent, false, now) }
-	mute := func(b *book, now time.Time) { b.tell(0, 0, errSilent, true, now) } // with a key
+	silent := func(b *book, now time.Time) { b.tell(0, 0, errSilent, false, now, now) }
+	mute := func(b *book, now time.Time) { b.tell(0, 0, errSilent, true, now, now) } // with a key
 	unseen := func(id string) func(*book, time.Time) {
 		return func(b *book, now time.Time) { b.unseen(id, now) }
 	}
@@ -48,10 +48,23 @@ func TestBook(t *testing.T) {
 		return func(b *book, now time.Time) { b.leave(id, now) }
 	}
 	end := func(id string) func(*book, time.Time) {
-		return func(b *book, now time.Time) { b.end(id, now) }
+		return func(b *book, now time.Time) { b.end(1, id, now) }
 	}
 	found := func(id string, there bool) func(*book, time.Time) {
-		return func(b *book, now time.Time) { b.found(id, there, now) }
+		return func(b *book, now time.Time) { b.saw(id, sight{open: true, there: there}, now) }
+	}
+	gone := func(id string) func(*book, time.Time) {
+		return func(b *book, now time.Time) { b.saw(id, sight{}, now) }
+	}
+	runs := func(id string) func(*book, time.Time) {
+		return func(b *book, now time.Time) { b.launched(1, id, now) }
+	}
+	takeMany := func(n int) func(*book, time.Time) {
+		return func(b *book, now time.Time) {
+			for i := range n {
+				take(fmt.Sprint("job-", i))(b, now)
+			}
+		}
 	}
 	noLook := func(b *book, now time.Time) { // no room needs a look
 		for _, j := range b.look(now) {
@@ -98,45 +111,103 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"FailedLaunch": {
-			reason: "A job that never came to be does not stay for ever.",
+			reason: "A job that never came to be does not stay for ever, but minutes.",
 			steps: []step{
-				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {17, number(0), "0/1/0/0"}, {19, number(0), "0/1/0/0"}, {20.1, number(0), "0/0/0/0"},
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {17, number(0), "0/1/0/0"}, {300, number(0), "0/1/0/0"}, {302, number(0), "0/1/0/0"}, {303, number(0), "0/1/0/0"}, {306, number(0), "0/0/0/0"},
 			},
 		},
-		"FailedLaunchWithKey": {
-			reason: "Where LiveKit can be asked, only it says that the agent is not there.",
+		"FailedLaunchBesideACaller": {
+			reason: "A room that waits for its agent outweighs the number, for as long as the agent may come.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {17, withKey(0), "0/1/0/0"}, {60, withKey(0), "0/1/0/0"},
-				{61, found("a", false), "0/1/0/0"}, {62, found("a", false), "0/1/0/0"}, {63.1, found("a", false), "0/0/1/0"}, {63.2, withKey(0), "0/0/0/0"},
+				{61, found("a", false), "0/1/0/0"}, {100, found("a", false), "0/1/0/0"}, {200, withKey(0), "0/1/0/0"},
+				{302, withKey(0), "0/1/0/0"}, {303, withKey(0), "0/1/0/0"}, {422, withKey(0), "0/1/0/0"}, {423, withKey(0), "0/0/0/0"},
+			},
+		},
+		"CallerGoneBeforeTheLaunch": {
+			reason: "A job whose room has closed has nobody to talk to; a list that lacks a room for a moment is no proof.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, withKey(0), "0/1/0/0"}, {10, gone("a"), "0/1/0/0"}, {15, gone("a"), "0/1/0/0"},
+				{20, found("a", false), "0/1/0/0"}, {25, gone("a"), "0/1/0/0"}, {54, gone("a"), "0/1/0/0"}, {55, gone("a"), "0/0/0/0"},
+			},
+		},
+		"GivenUpAndThereAfterAll": {
+			reason: "A job that was given up comes back under its own name.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {10, gone("a"), "0/1/0/0"}, {40, gone("a"), "0/0/0/0"},
+				{41, drain, "0/0/0/0 d"}, {42, runs("a"), "0/1/0/0"}, {43, withKey(1), "0/1/0/0"}, {90, end("a"), "0/0/0/0 d"},
+			},
+		},
+		"PythonWithoutWarmProcesses": {
+			reason: "The worker says yes, and its process is there half a minute later (P1, P3).",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, drain, "0/1/0/0"}, {18, number(0), "0/1/0/0"}, {39, number(0), "0/1/0/0"},
+				{40, runs("a"), "0/1/0/0"}, {41, number(1), "0/1/0/0"}, {90, end("a"), "0/0/0/0 d"},
+			},
+		},
+		"PythonTenAtOnce": {
+			reason: "Ten jobs wait for two processes at a time, beside two calls (P2).",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {1, take("b"), "0/2/0/0"}, {2, runs("a"), "0/2/0/0"}, {2, runs("b"), "0/2/0/0"}, {3, number(2), "0/2/0/0"},
+				{10, takeMany(10), "0/12/0/0"}, {11, number(2), "0/12/0/0"}, {18, number(4), "0/12/0/0"}, {26, number(6), "0/12/0/0"}, {40, number(8), "0/12/0/0"},
+				{200, number(10), "0/12/0/0"}, {240, number(12), "0/12/0/0"},
+			},
+		},
+		"PythonEndsAnUnlaunchedJob": {
+			reason: "A Python worker does not heed LiveKit's end of a job that it has not launched: it comes.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, runs("a"), "0/1/0/0"}, {3, number(1), "0/1/0/0"}, {4, end("a"), "0/0/0/0"},
+				{10, take("b"), "0/1/0/0"}, {11, number(0), "0/1/0/0"}, {12, leave("b"), "0/1/0/0"}, {30, number(0), "0/1/0/0"}, {40, runs("b"), "0/1/0/0"},
+			},
+		},
+		"LaunchAndEndInOneLook": {
+			reason: "A number that stays may be one that ended and one that began: the one that began counts.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"},
+				{61, take("b"), "0/1/1/0"}, {61.1, number(1), "0/1/1/0"}, {400, number(1), "0/1/1/0"}, {401, number(1), "0/1/0/0"}, {900, number(1), "0/1/0/0"},
+			},
+		},
+		"LateYes": {
+			reason: "LiveKit waits 3 s for an answer: no job follows a later one (P9).",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, func(b *book, now time.Time) { b.offer(1, "a", "r", now) }, "0/0/0/0"},
+				{5, func(b *book, now time.Time) { b.accept(1, "a", "x", now) }, "0/0/0/0"}, {6, drain, "0/0/0/0"}, {19, number(0), "0/0/0/0"}, {20, number(0), "0/0/0/0 d"},
+			},
+		},
+		"LateYesAndAssigned": {
+			reason: "Should LiveKit have waited after all, the job counts.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, func(b *book, now time.Time) { b.offer(1, "a", "r", now) }, "0/0/0/0"},
+				{5, func(b *book, now time.Time) { b.accept(1, "a", "x", now) }, "0/0/0/0"}, {6, drain, "0/0/0/0"},
+				{7, func(b *book, now time.Time) { b.assign(1, "a", "r", "x", now) }, "0/1/0/0"},
 			},
 		},
 		"NoLookWorksAndTheNumberIsLow": {
 			reason: "Where LiveKit could be asked and never answers, a number that stays low for minutes ends a job.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, withKey(1), "0/1/0/0"}, {20, unseen("a"), "0/1/0/0"},
-				{30, withKey(0), "0/1/0/0"}, {629, withKey(0), "0/1/0/0"}, {630, withKey(0), "0/0/0/0"},
+				{30, withKey(0), "0/1/0/0"}, {149, withKey(0), "0/1/0/0"}, {150, withKey(0), "0/0/0/0"},
 			},
 		},
 		"NoLookWorksAndTheNumberIsLowAnew": {
 			reason: "The minutes are those for which the number was low, and not those for which LiveKit was silent.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, withKey(1), "0/1/0/0"}, {20, unseen("a"), "0/1/0/0"},
-				{30, withKey(0), "0/1/0/0"}, {600, withKey(1), "0/1/0/0"}, {610, withKey(0), "0/1/0/0"}, {1000, withKey(0), "0/1/0/0"},
-				{1209, withKey(0), "0/1/0/0"}, {1210, withKey(0), "0/0/0/0"},
+				{30, withKey(0), "0/1/0/0"}, {140, withKey(1), "0/1/0/0"}, {610, withKey(0), "0/1/0/0"}, {729, withKey(0), "0/1/0/0"}, {730, withKey(0), "0/0/0/0"},
 			},
 		},
-		"OneLookWorks": {
-			reason: "One look that finds the agent outweighs the number and all that failed before.",
+		"OnlyRedisRemembers": {
+			reason: "A number that has said zero for minutes outweighs a list that has the agent for ever (V1).",
 			steps: []step{
-				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, withKey(1), "0/1/0/0"}, {20, unseen("a"), "0/1/0/0"}, {30, withKey(0), "0/1/0/0"},
-				{600, found("a", true), "0/1/0/0"}, {602, unseen("a"), "0/1/0/0"}, {700, withKey(0), "0/1/0/0"}, {1201, withKey(0), "0/1/0/0"}, {1202, withKey(0), "0/0/0/0"},
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, withKey(1), "0/1/0/0"}, {20, found("a", true), "0/1/0/0"}, {30, withKey(0), "0/1/0/0"},
+				{32, found("a", true), "0/1/0/0"}, {100, found("a", true), "0/1/0/0"}, {149, withKey(0), "0/1/0/0"}, {150, withKey(0), "0/0/0/0"},
 			},
 		},
-		"NoLookWorksOfOne": {
-			reason: "The number ends the job whose room nobody sees, not the one that LiveKit can be asked of.",
+		"LackingOneAfterTheOther": {
+			reason: "The minutes of the second begin when it is lacking, too.",
 			steps: []step{
-				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {1, take("b"), "0/2/0/0"}, {2, withKey(2), "0/2/0/0"}, {20, unseen("b"), "0/2/0/0"},
-				{30, withKey(0), "0/2/0/0"}, {700, withKey(0), "0/1/0/0"}, {900, withKey(0), "0/1/0/0"}, {901, found("a", true), "0/1/0/0"},
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {1, take("b"), "0/2/0/0"}, {2, withKey(2), "0/2/0/0"},
+				{30, withKey(1), "0/2/0/0"}, {100, withKey(0), "0/2/0/0"}, {219, withKey(0), "0/2/0/0"}, {220, withKey(0), "0/0/0/0"},
 			},
 		},
 		"NoLookWorksAndTheAgentIsAtWork": {
@@ -212,10 +283,10 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"ZombieProcess": {
-			reason: "A process that never ends does not hold the pod for ever, nor comes back as another job.",
+			reason: "A process that never ends does not hold the pod for ever, nor comes back as another job. Which of two has ended, a number does not say: the call counts.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"}, {300, number(1), "0/0/1/0"},
-				{421, number(1), "0/0/0/0"}, {430, number(1), "0/0/0/0"}, {440, take("b"), "0/1/0/0"}, {441, number(2), "0/1/0/0"}, {450, leave("b"), "0/0/1/0"}, {451, number(1), "0/0/0/0"},
+				{421, number(1), "0/0/0/0"}, {430, number(1), "0/0/0/0"}, {440, take("b"), "0/1/0/0"}, {441, number(2), "0/1/0/0"}, {450, leave("b"), "0/0/1/0"}, {451, number(1), "0/0/1/0"}, {809, number(1), "0/0/1/0"}, {810, number(1), "0/0/0/0"},
 			},
 		},
 		"ZombieEndsBesideACall": {
@@ -239,8 +310,8 @@ func TestBook(t *testing.T) {
 		"ZombieEndsBesideTheUnlisted": {
 			reason: "Nor one that nobody can name.",
 			steps: []step{
-				{0, again, "0/0/0/0 ?"}, {1, number(1), "0/0/0/1"}, {20, take("a"), "0/1/0/1"}, {21, number(2), "0/1/0/1"}, {60, leave("a"), "0/0/1/1"},
-				{421, number(2), "0/0/0/1"}, {500, number(1), "0/0/0/1"}, {510, number(1), "0/0/0/1"}, {511, drain, "0/0/0/1"}, {600, number(0), "0/0/0/0 d"},
+				{0, again, "0/0/0/0 ?"}, {1, number(1), "0/0/0/1"}, {320, take("a"), "0/1/0/1"}, {321, number(2), "0/1/0/1"}, {360, leave("a"), "0/0/1/1"},
+				{721, number(2), "0/0/0/1"}, {800, number(1), "0/0/0/1"}, {810, number(1), "0/0/0/1"}, {811, drain, "0/0/0/1"}, {900, number(0), "0/0/0/0 d"},
 			},
 		},
 		"ZombieEndsAsACallBegins": {
@@ -255,9 +326,9 @@ func TestBook(t *testing.T) {
 			reason: "A call that ends beside it shows in the number, whoever says so first.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"}, {421, number(1), "0/0/0/0"},
-				{430, take("b"), "0/1/0/0"}, {431, number(2), "0/1/0/0"}, {500, end("b"), "0/0/0/0"}, {500.1, number(2), "0/0/0/1"}, {501, number(1), "0/0/0/0"},
-				{510, take("c"), "0/1/0/0"}, {511, number(2), "0/1/0/0"}, {600, leave("c"), "0/0/1/0"}, {601, number(1), "0/0/0/0"}, {700, number(1), "0/0/0/0"},
-				{710, take("d"), "0/1/0/0"}, {711, number(2), "0/1/0/0"}, {800, number(1), "0/1/0/0"}, {900, number(1), "0/1/0/0"},
+				{430, take("b"), "0/1/0/0"}, {431, number(2), "0/1/0/0"}, {500, end("b"), "0/0/0/0"}, {500.1, number(2), "0/0/0/0"}, {501, number(1), "0/0/0/0"},
+				{510, take("c"), "0/1/0/0"}, {511, number(2), "0/1/0/0"}, {600, leave("c"), "0/0/1/0"}, {601, number(1), "0/0/1/0"}, {960, number(1), "0/0/0/0"},
+				{970, take("d"), "0/1/0/0"}, {971, number(2), "0/1/0/0"}, {1000, number(1), "0/1/0/0"}, {1100, number(1), "0/1/0/0"},
 			},
 		},
 		"AcceptedNeverAssigned": {
@@ -287,12 +358,12 @@ func TestBook(t *testing.T) {
 			reason: "A gate that knows of no jobs is told their number, and does not take a first zero for granted.",
 			steps: []step{
 				{0, again, "0/0/0/0 ?"}, {1, number(0), "0/0/0/0 ?"}, {2, number(1), "0/0/0/1"}, {3, drain, "0/0/0/1"},
-				{30, number(1), "0/0/0/1"}, {40, number(0), "0/0/0/0 d"},
+				{30, number(1), "0/0/0/1"}, {40, number(0), "0/0/0/0 ?"}, {300, number(0), "0/0/0/0 d"},
 			},
 		},
 		"StartedAgainIdle": {
 			reason: "The agent's zero counts once a job of before would have been launched.",
-			steps:  []step{{0, again, "0/0/0/0 ?"}, {14, number(0), "0/0/0/0 ?"}, {15, number(0), "0/0/0/0"}},
+			steps:  []step{{0, again, "0/0/0/0 ?"}, {299, number(0), "0/0/0/0 ?"}, {300, number(0), "0/0/0/0"}},
 		},
 		"StartedAgainAndNamed": {
 			reason: "LiveKit Agents for Python names its jobs when it registers again.",
@@ -304,8 +375,8 @@ func TestBook(t *testing.T) {
 		"UnlistedIsNotTakenForEnding": {
 			reason: "A job of an earlier gate outlives one of this gate.",
 			steps: []step{
-				{0, again, "0/0/0/0 ?"}, {1, number(1), "0/0/0/1"}, {20, take("a"), "0/1/0/1"}, {21, number(2), "0/1/0/1"},
-				{60, leave("a"), "0/0/1/1"}, {61, number(1), "0/0/0/1"}, {900, number(1), "0/0/0/1"}, {901, number(0), "0/0/0/0"},
+				{0, again, "0/0/0/0 ?"}, {1, number(1), "0/0/0/1"}, {320, take("a"), "0/1/0/1"}, {321, number(2), "0/1/0/1"},
+				{360, leave("a"), "0/0/1/1"}, {361, number(1), "0/0/0/1"}, {900, number(1), "0/0/0/1"}, {901, number(0), "0/0/0/0"},
 			},
 		},
 		"TwoWorkersOnePort": {
@@ -340,7 +411,7 @@ func TestBook(t *testing.T) {
 	start := time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			b := newBook("pod", start, NewMetrics(prometheus.NewRegistry()))
+			b := newBook("pod", DefaultLaunchLimit, start, NewMetrics(prometheus.NewRegistry()))
 			for i, s := range tc.steps {
 				now := start.Add(time.Duration(s.at * float64(time.Second)))
 				s.do(b, now)
@@ -365,7 +436,7 @@ func TestBook(t *testing.T) {
 func TestNoAcceptAfterTheOrder(t *testing.T) {
 	for range 50 {
 		now := time.Now()
-		b := newBook("pod", now, NewMetrics(prometheus.NewRegistry()))
+		b := newBook("pod", DefaultLaunchLimit, now, NewMetrics(prometheus.NewRegistry()))
 		b.restore(nil, 0, true)
 		taken := make(chan int)
 		const workers, offers = 8, 200
@@ -436,6 +507,7 @@ func TestJournal(t *testing.T) {
 	j.drop("gone")
 	j.drop("never")
 	j.workers(2)
+	j.flush()
 	// A gate was killed in the middle of a write.
 	if err := os.WriteFile(filepath.Join(dir, "AJ_half.job"), []byte(`{"id":"AJ_ha`), 0o600); err != nil {
 		t.Fatal(err)

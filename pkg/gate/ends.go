@@ -3,27 +3,23 @@
 package gate
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"mime"
 	"net"
 	"net/http"
-	"net/url"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
-
+	"github.com/callguard/callguard/pkg/livekit"
 	"github.com/callguard/callguard/pkg/witness/worker"
 )
 
 const (
 	askTimeout = 2 * time.Second
-	maxRoom    = 4 << 20 // bytes of one room's participants
+	// requestsPerMinute bounds the looks of one gate: LiveKit Cloud takes 1,000 requests
+	// a minute of a whole project.
+	requestsPerMinute = 60
 )
 
 // ends finds out that jobs have ended. What LiveKit and the worker say of a job
@@ -33,33 +29,47 @@ const (
 // reconnect LiveKit does not either.
 type ends struct {
 	book    *book
-	workers []string // URLs
-	local   *http.Client
+	now     func() time.Time
+	workers []func(context.Context) (int, error) // the number of jobs of each agent
+	rooms   rooms                                // nil without a key
+	sight   sightings
 
-	livekit     *http.Client
-	url         string
-	key, secret string
-	sight       sight
-
-	wake chan struct{}
+	wake  chan struct{}
+	close func()
 }
 
-func newEnds(b *book, cfg Config, upstream *url.URL, transport http.RoundTripper) *ends {
+// rooms is what is asked of LiveKit.
+type rooms interface {
+	Room(ctx context.Context, name string) (livekit.Room, error)
+}
+
+func newEnds(b *book, cfg Config, transport http.RoundTripper) (*ends, error) {
+	local := &http.Client{Timeout: askTimeout, Transport: &http.Transport{
+		Proxy:               nil, // it is the pod itself
+		DialContext:         (&net.Dialer{Timeout: askTimeout}).DialContext,
+		MaxIdleConnsPerHost: 1,
+	}}
 	e := &ends{
-		book: b, workers: cfg.Workers, wake: make(chan struct{}, 1),
-		local: &http.Client{Timeout: askTimeout, Transport: &http.Transport{
-			Proxy:               nil, // it is the pod itself
-			DialContext:         (&net.Dialer{Timeout: askTimeout}).DialContext,
-			MaxIdleConnsPerHost: 1,
-		}},
-		livekit: &http.Client{Timeout: askTimeout, Transport: transport},
-		url:     upstream.JoinPath("/twirp/livekit.RoomService/ListParticipants").String(),
-		sight:   sight{log: cfg.Log, upstream: upstream.String(), told: map[string]bool{}},
+		book: b, now: time.Now, wake: make(chan struct{}, 1),
+		sight: sightings{book: b, log: cfg.Log, told: map[string]bool{}},
+		close: local.CloseIdleConnections,
 	}
-	if cfg.APIKey != "" && cfg.APISecret != "" {
-		e.key, e.secret = cfg.APIKey, cfg.APISecret
+	for _, u := range cfg.Workers {
+		e.workers = append(e.workers, func(ctx context.Context) (int, error) { return worker.Get(ctx, local, u) })
 	}
-	return e
+	if cfg.APIKey == "" || cfg.APISecret == "" {
+		return e, nil
+	}
+	client, err := livekit.New(livekit.Config{
+		Credentials: livekit.Credentials{URL: cfg.Upstream, APIKey: cfg.APIKey, APISecret: cfg.APISecret},
+		Transport:   transport,
+		Pace:        livekit.NewPace(requestsPerMinute),
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.rooms = client
+	return e, nil
 }
 
 // soon has the agents asked now.
@@ -72,8 +82,7 @@ func (e *ends) soon() {
 
 func (e *ends) run(ctx context.Context) error {
 	for {
-		e.ask(ctx)
-		e.look(ctx)
+		e.round(ctx)
 		timer := time.NewTimer(e.book.pause())
 		select {
 		case <-ctx.Done():
@@ -87,154 +96,98 @@ func (e *ends) run(ctx context.Context) error {
 	}
 }
 
-func (e *ends) close() {
-	e.local.CloseIdleConnections()
-	e.livekit.CloseIdleConnections()
+// round asks everybody once.
+func (e *ends) round(ctx context.Context) {
+	e.ask(ctx)
+	e.look(ctx)
 }
 
 // ask asks every agent for the number of its jobs.
 func (e *ends) ask(ctx context.Context) {
-	if len(e.workers) == 0 {
-		e.book.tell(0, 0, errors.New("no worker port is given"), e.key != "", time.Now())
-		return
-	}
+	asked := e.now()
 	sum := 0
-	for _, u := range e.workers {
-		n, err := worker.Get(ctx, e.local, u)
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil {
-			e.book.tell(0, 0, err, e.key != "", time.Now())
-			return
+	var err error
+	if len(e.workers) == 0 {
+		err = errors.New("no worker port is given")
+	}
+	for _, number := range e.workers {
+		var n int
+		if n, err = number(ctx); err != nil {
+			break
 		}
 		sum += n
 	}
-	e.book.tell(sum, len(e.workers), nil, e.key != "", time.Now())
+	if ctx.Err() == nil {
+		e.book.tell(sum, len(e.workers), err, e.rooms != nil, asked, e.now())
+	}
 }
 
 // look asks LiveKit whether the agents of some jobs are still in their rooms. No
 // answer is no news. One room's refusal says nothing of the others; where LiveKit
-// does not answer at all, the rest waits for the next round, and is first then.
+// does not answer at all, or may not be asked now, the rest waits for the next
+// round, and is first then.
 func (e *ends) look(ctx context.Context) {
-	if e.key == "" {
+	if e.rooms == nil {
 		return
 	}
-	for _, j := range e.book.look(time.Now()) {
-		there, err := e.there(ctx, j.room, j.agent)
+	for _, j := range e.book.look(e.now()) {
+		room, err := e.rooms.Room(ctx, j.room)
 		if ctx.Err() != nil {
 			return
 		}
+		if _, ok := errors.AsType[*livekit.TooMany](err); ok {
+			return
+		}
 		if err != nil {
-			e.book.unseen(j.id, time.Now())
+			e.book.unseen(j.id, e.now())
 			e.sight.ill(err)
-			if _, ok := errors.AsType[*errRefused](err); !ok {
+			if _, ok := errors.AsType[*livekit.Refused](err); !ok {
 				return
 			}
 			continue
 		}
-		e.book.found(j.id, there, time.Now())
+		e.book.saw(j.id, sight{open: room.Open, there: e.isIn(room, j)}, e.now())
 		if !e.book.isBlind() {
 			e.sight.well()
 		}
 	}
 }
 
-// errRefused says that LiveKit, or something before it, answered and did not say
-// who is in a room.
-type errRefused struct{ answer, cure string }
-
-func (e *errRefused) Error() string { return e.answer }
-
-// there says whether an agent is in its room. Its errors name neither the room,
-// which may be a caller's number, nor the secret.
-func (e *ends) there(ctx context.Context, room, agent string) (bool, error) {
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
-		"iss": e.key, "exp": time.Now().Add(time.Minute).Unix(), "nbf": time.Now().Add(-time.Minute).Unix(),
-		"video": map[string]any{"roomAdmin": true, "room": room},
-	}).SignedString([]byte(e.secret))
-	if err != nil {
-		return false, fmt.Errorf("cannot sign a token: %w", err)
-	}
-	body, err := json.Marshal(map[string]string{"room": room})
-	if err != nil {
-		return false, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.url, bytes.NewReader(body))
-	if err != nil {
-		return false, err
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := e.livekit.Do(req)
-	if err != nil {
-		return false, err
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxRoom+1))
-	if err != nil {
-		return false, err
-	}
-	media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if err != nil {
-		media = ""
-	}
-	// Without its code, and its type, an answer may be a page of something between:
-	// that is neither an empty room nor none.
-	var answer struct {
-		Code         string `json:"code"`
-		Participants []struct {
-			Identity string `json:"identity"`
-			State    string `json:"state"`
-		} `json:"participants"`
-	}
-	readable := media == "application/json" && len(raw) <= maxRoom && json.Unmarshal(raw, &answer) == nil
-	status := resp.StatusCode
-	said := fmt.Sprintf("it answers %d %s", status, http.StatusText(status))
-	switch {
-	case status == http.StatusNotFound && readable && answer.Code == "not_found":
-		return false, nil // nor is anybody else: the room has closed
-	case status == http.StatusUnauthorized || status == http.StatusForbidden:
-		return false, &errRefused{said, "check the gate's LIVEKIT_API_KEY and LIVEKIT_API_SECRET, and that the clocks agree; or set neither, and it goes by the agent's number of jobs"}
-	case len(raw) > maxRoom:
-		return false, &errRefused{fmt.Sprintf("the participants of a room take more than %d MiB", maxRoom>>20), "keep less in their metadata and attributes"}
-	case status != http.StatusOK && readable && answer.Code != "" && answer.Code != "bad_route":
-		return false, &errRefused{said, "LiveKit's log says why"}
-	case status != http.StatusOK || !readable:
-		return false, &errRefused{said + ", and not as LiveKit does", "check the gate's LIVEKIT_URL"}
-	}
-	for _, p := range answer.Participants {
-		if p.Identity == agent && p.State != "DISCONNECTED" {
-			return true, nil
+// isIn reports whether a job's agent is in a room. Agents may all have one identity:
+// the attribute decides whose one is. Only of one without it the identity does.
+func (e *ends) isIn(room livekit.Room, j job) bool {
+	for _, a := range room.Agents {
+		sameName := j.agent == "" || a.Identity == j.agent
+		if sameName && (a.Pod == e.book.pod || a.Pod == "" && j.agent != "") {
+			return true
 		}
 	}
-	return false, nil
+	return false
 }
 
-// sight tells in the log when rooms can no longer be looked at, once for each
+// sightings tells in the log when rooms can no longer be looked at, once for each
 // cause, and when they all can again.
-type sight struct {
-	log      *slog.Logger
-	upstream string
-	told     map[string]bool
+type sightings struct {
+	book *book
+	log  *slog.Logger
+	told map[string]bool
 }
 
-func (s *sight) ill(err error) {
-	cause, cure := "unreachable", "check that it runs, and the gate's LIVEKIT_URL"
-	if refused, ok := errors.AsType[*errRefused](err); ok {
-		cause, cure = refused.answer, refused.cure
+func (s *sightings) ill(err error) {
+	cause, cure := "unreachable", "check that LiveKit runs, and the gate's LIVEKIT_URL"
+	if refused, ok := errors.AsType[*livekit.Refused](err); ok {
+		cause, cure = refused.Answer, refused.Cure
 	}
 	if s.told[cause] {
 		return
 	}
 	s.told[cause] = true
-	s.log.Warn(fmt.Sprintf("The gate cannot look into the rooms of its jobs at LiveKit; those that ended unseen count for %s or more; %s", blindFor, cure),
-		"url", s.upstream, "err", err)
+	s.log.Warn(fmt.Sprintf("call-gate cannot look into the rooms of its jobs at LiveKit; those that nobody says have ended count for %s or longer; %s", s.book.limits.lack, cure), "err", err)
 }
 
-func (s *sight) well() {
+func (s *sightings) well() {
 	if len(s.told) > 0 {
 		clear(s.told)
-		s.log.Info("The gate can look into the rooms of its jobs again", "url", s.upstream)
+		s.log.Info("call-gate can look into the rooms of its jobs again")
 	}
 }

@@ -52,9 +52,9 @@ func (s *filter) fromAgent(f frame, now time.Time) (passed, after *frame, err er
 	case *livekit.WorkerMessage_UpdateJob:
 		switch msg.UpdateJob.GetStatus() {
 		case livekit.JobStatus_JS_SUCCESS, livekit.JobStatus_JS_FAILED:
-			s.book.end(msg.UpdateJob.GetJobId(), now)
+			s.book.end(s.id, msg.UpdateJob.GetJobId(), now)
 		case livekit.JobStatus_JS_RUNNING:
-			s.book.launched(msg.UpdateJob.GetJobId())
+			s.book.launched(s.id, msg.UpdateJob.GetJobId(), now)
 		case livekit.JobStatus_JS_PENDING:
 		}
 	case *livekit.WorkerMessage_MigrateJob:

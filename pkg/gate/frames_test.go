@@ -301,7 +301,7 @@ func FuzzFrames(f *testing.F) {
 			in.kind = websocket.TextMessage
 		}
 		var out []frame
-		b := newBook("pod", time.Unix(0, 0), NewMetrics(prometheus.NewRegistry()))
+		b := newBook("pod", DefaultLaunchLimit, time.Unix(0, 0), NewMetrics(prometheus.NewRegistry()))
 		if draining {
 			b.drain("drain now")
 		}

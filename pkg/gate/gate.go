@@ -51,6 +51,9 @@ type Config struct {
 	Journal string
 	// Workers are where the agents of the pod answer GET /worker.
 	Workers []string
+	// LaunchLimit is the longest that the agent takes from a job's assignment to its
+	// process; 0 is DefaultLaunchLimit.
+	LaunchLimit time.Duration
 	// APIKey and APISecret let the gate look into the rooms of its jobs; may be empty.
 	APIKey, APISecret string
 
@@ -121,10 +124,12 @@ func New(cfg Config) (*Gate, error) {
 		reach:    reach{log: cfg.Log, upstream: upstream.String()},
 		patience: cmp.Or(cfg.patience, holdFor),
 	}
-	g.book = newBook(cfg.Pod, time.Now(), g.counts)
+	g.book = newBook(cfg.Pod, cmp.Or(cfg.LaunchLimit, DefaultLaunchLimit), time.Now(), g.counts)
 	g.able = newAble(upstream.String(), time.Now(), cfg.Registry)
 	cfg.Registry.MustRegister(newCollector(g.book))
-	g.ends = newEnds(g.book, cfg, upstream, transport)
+	if g.ends, err = newEnds(g.book, cfg, transport); err != nil {
+		return nil, err
+	}
 	g.other = &httputil.ReverseProxy{
 		Transport:     transport,
 		FlushInterval: -1,

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -29,14 +30,45 @@ const (
 // file for each job that runs, written before the worker hears of the job, so
 // that a gate that is killed at any moment leaves none out. While it lacks one
 // that could not be written, it says so to the gate that comes next. Files are not
-// synced to disk: if the node dies the pod does too. Nil is no journal. The book
-// calls it under its lock.
+// synced to disk: if the node dies the pod does too. Nil is no journal.
+//
+// What is to be written is said in the order in which it happened, at no cost, and
+// is written in that order by flush.
 type journal struct {
 	dir string
 	log *slog.Logger
 
-	whole bool            // it was when this gate began
-	lacks map[string]bool // files that could not be written
+	whole bool // it was when this gate began
+
+	mu   sync.Mutex
+	todo []func()
+
+	writing sync.Mutex
+	lacks   map[string]bool // files that could not be written
+}
+
+// later has something written by the next flush.
+func (j *journal) later(write func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.todo = append(j.todo, write)
+}
+
+// flush writes what there is to write. When it returns, all is written that was
+// there when it was called.
+func (j *journal) flush() {
+	if j == nil {
+		return
+	}
+	j.writing.Lock()
+	defer j.writing.Unlock()
+	j.mu.Lock()
+	todo := j.todo
+	j.todo = nil
+	j.mu.Unlock()
+	for _, write := range todo {
+		write()
+	}
 }
 
 // record is what is kept of a job.
@@ -45,6 +77,8 @@ type record struct {
 	Room    string    `json:"room"`
 	Agent   string    `json:"agent"`
 	Started time.Time `json:"started"`
+	// Launched says that a process has it. Earlier gates did not write it.
+	Launched bool `json:"launched,omitempty"`
 }
 
 func openJournal(dir string, log *slog.Logger) (*journal, error) {
@@ -120,27 +154,37 @@ func (j *journal) add(r record) {
 	if j == nil {
 		return
 	}
-	raw, err := json.Marshal(r)
-	if err == nil {
-		err = os.WriteFile(j.file(r.ID), raw, 0o600)
-	}
-	j.wrote(j.file(r.ID), err)
+	j.later(func() {
+		name := j.file(r.ID)
+		raw, err := json.Marshal(r)
+		if err == nil { // a gate that is killed in mid-write leaves what was there
+			err = os.WriteFile(name+".new", raw, 0o600)
+		}
+		if err == nil {
+			err = os.Rename(name+".new", name)
+		}
+		j.wrote(name, err)
+	})
 }
 
 func (j *journal) drop(id string) {
 	if j == nil {
 		return
 	}
-	if err := os.Remove(j.file(id)); !j.lacks[j.file(id)] {
-		j.told(err)
-	}
-	j.wrote(j.file(id), nil) // it is over: nothing is lacking
+	j.later(func() {
+		if err := os.Remove(j.file(id)); !j.lacks[j.file(id)] {
+			j.told(err)
+		}
+		j.wrote(j.file(id), nil) // it is over: nothing is lacking
+	})
 }
 
 func (j *journal) workers(n int) {
 	if j != nil {
-		name := filepath.Join(j.dir, workersFile)
-		j.wrote(name, os.WriteFile(name, []byte(strconv.Itoa(n)), 0o600))
+		j.later(func() {
+			name := filepath.Join(j.dir, workersFile)
+			j.wrote(name, os.WriteFile(name, []byte(strconv.Itoa(n)), 0o600))
+		})
 	}
 }
 

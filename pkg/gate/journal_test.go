@@ -30,12 +30,12 @@ func TestJournalThatLacksAJob(t *testing.T) {
 		"LackingOneOfTwo": {reason: "One of two is not all.", calls: 1,
 			does: func(b *book) { b.assign(1, "a", "r", "g", time.Now()); b.assign(1, long, "r", "g", time.Now()) }},
 		"LackingOver": {reason: "When the job is over nothing is lacking any more.", known: true,
-			does: func(b *book) { b.assign(1, long, "r", "g", time.Now()); b.end(long, time.Now()) }},
+			does: func(b *book) { b.assign(1, long, "r", "g", time.Now()); b.end(1, long, time.Now()) }},
 		"OtherOver": {reason: "Another job's end does not make up for it.",
 			does: func(b *book) {
 				b.assign(1, "a", "r", "g", time.Now())
 				b.assign(1, long, "r", "g", time.Now())
-				b.end("a", time.Now())
+				b.end(1, "a", time.Now())
 			}},
 		"WorkersLacking": {reason: "Fewer agents than there are would be asked.",
 			before: func(t *testing.T, dir string) {
@@ -52,7 +52,7 @@ func TestJournalThatLacksAJob(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			does: func(b *book) { b.assign(1, long, "r", "g", time.Now()); b.end(long, time.Now()) }},
+			does: func(b *book) { b.assign(1, long, "r", "g", time.Now()); b.end(1, long, time.Now()) }},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -19,7 +19,8 @@ const (
 
 	endByWorker = "worker" // it said so
 	endByNumber = "number" // the agent has fewer jobs
-	endByTime   = "time"   // it had left its room long before
+	endByRoom   = "room"   // it is closed, and no process had the job
+	endByTime   = "time"   // it was given up
 )
 
 // Metrics count what the gate does.
@@ -39,7 +40,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		offers:  counter("offers_total", "Job offers of LiveKit, by what became of them (passed, refused: the pod was draining).", "fate"),
 		answers: counter("answers_total", "Answers of the agent to offers (accepted, declined, overruled: it accepted and the pod was draining).", "answer"),
-		ends:    counter("job_ends_total", "Jobs that ended, by who said so (worker, number: of the agent's jobs, time: it was given up).", "by"),
+		ends:    counter("job_ends_total", "Jobs that ended, by who said so (worker, number: of the agent's jobs, room: it closed before a process had the job, time: it was given up).", "by"),
 		jobs: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: "callguard", Subsystem: "gate", Name: "jobs_total", Help: "Jobs that LiveKit assigned.",
 		}),
@@ -83,9 +84,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
 	}
 	gauge(c.calls, a.Accepted, string(accepted))
-	gauge(c.calls, a.Running, string(running))
-	gauge(c.calls, a.Ending, string(ending))
+	gauge(c.calls, a.Running, "running")
+	gauge(c.calls, a.Ending, "ending")
 	gauge(c.calls, a.Unlisted, "unlisted")
 	gauge(c.up, a.Workers)
-	gauge(c.drained, truth(a.Draining != ""))
+	draining := 0
+	if a.Draining != "" {
+		draining = 1
+	}
+	gauge(c.drained, draining)
 }

@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/gate"
 	"github.com/callguard/callguard/pkg/weburl"
 )
 
@@ -30,6 +32,7 @@ type Options struct {
 	orderFile      string
 	journal        string
 	caFile         string
+	launchLimit    time.Duration
 	logLevel       program.LogLevel
 }
 
@@ -41,6 +44,7 @@ func NewOptions(env func(string) string) *Options {
 		listen:      "127.0.0.1:7880",
 		status:      ":" + strconv.Itoa(call.DefaultGatePort),
 		workerPorts: []int{call.DefaultWorkerPort},
+		launchLimit: gate.DefaultLaunchLimit,
 		logLevel:    "info",
 	}
 }
@@ -56,6 +60,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.StringVar(&o.orderFile, "order-file", o.orderFile, "File of a downwardAPI volume with metadata.annotations, or with the one annotation "+call.DrainingAnnotation+". Without it nobody can order the pod to drain.")
 	fs.StringVar(&o.journal, "journal", o.journal, "Folder of an emptyDir, in which a gate that is started again finds the jobs. Without it the agent is asked how many it has.")
 	fs.StringVar(&o.caFile, "ca-file", o.caFile, "Certificates to trust for LiveKit besides the system's, in PEM.")
+	fs.DurationVar(&o.launchLimit, "launch-limit", o.launchLimit, "The longest that the agent takes to start a job it was assigned: the attempts of its SDK times initialize_process_timeout, and room for jobs that stand in line. An assigned job counts for so long, unless it is known to run or to be over.")
 	o.logLevel.AddFlag(fs)
 	return fs
 }
@@ -80,6 +85,9 @@ func (o *Options) Validate() error {
 	}
 	if (o.apiKey == "") != (o.apiSecret == "") {
 		m.Add(errors.New("of LIVEKIT_API_KEY and LIVEKIT_API_SECRET one is set; set both, so that the gate can look into rooms, or none"))
+	}
+	if o.launchLimit <= 0 {
+		m.Wrong("launch-limit", o.launchLimit, "more than the agent ever takes to start a job, such as "+gate.DefaultLaunchLimit.String())
 	}
 	m.File("ca-file", o.caFile)
 	m.Add(o.logLevel.Validate())
