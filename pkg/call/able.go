@@ -14,6 +14,10 @@ const (
 	Able Ability = "able"
 	// Unsaid: the gate answers, and is of a version that does not say.
 	Unsaid Ability = "unsaid"
+	// Silent: the gate does not answer.
+	Silent Ability = "silent"
+
+	// The others say why the pod can take no call.
 
 	NoWorker    Ability = "no-worker"   // no worker has ever come to the gate
 	Registering Ability = "registering" // one has, and LiveKit has not registered it
@@ -31,7 +35,3 @@ func Inabilities() []Ability {
 
 // Unable reports whether the gate says that the pod can take no call.
 func (a Ability) Unable() bool { return slices.Contains(Inabilities(), a) }
-
-// Mends reports whether what keeps the pod from calls may be over by itself: LiveKit
-// comes back, and the workers that wait for it register.
-func (a Ability) Mends() bool { return a == Unreachable || a == Registering }

@@ -259,7 +259,7 @@ func (r Reading) WithAbility(a Ability) Reading {
 }
 
 // Ability is what the gate says of whether the pod can take calls; empty where it did
-// not answer, and for all other witnesses.
+// not answer, and of all other witnesses.
 func (r Reading) Ability() Ability { return r.ability }
 
 // Calls returns the number of calls, and false when it is unknown.

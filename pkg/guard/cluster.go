@@ -154,6 +154,7 @@ func trim(obj any) (any, error) {
 
 func trimPod(pod *corev1.Pod) {
 	pod.Spec = corev1.PodSpec{
+		Containers: trimContainers(pod.Spec.Containers), InitContainers: trimContainers(pod.Spec.InitContainers),
 		NodeName: pod.Spec.NodeName, Tolerations: pod.Spec.Tolerations,
 		TerminationGracePeriodSeconds: pod.Spec.TerminationGracePeriodSeconds,
 	}

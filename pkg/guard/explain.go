@@ -21,6 +21,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/verdict"
 	"github.com/callguard/callguard/pkg/verdict/rules"
+	"github.com/callguard/callguard/pkg/verdict/rules/floor"
 )
 
 // Explainer says what the guard would decide about pods now: it gathers facts from
@@ -94,7 +95,7 @@ func (e Explainer) Explain(ctx context.Context, namespace string, about func(*co
 		}
 		for _, m := range w.members {
 			if about(m.object) {
-				x := e.explain(m, p)
+				x := e.explain(w, m, p)
 				x.Unsure = append(x.Unsure, unsure[m.Node]...)
 				list = append(list, x)
 			}
@@ -131,7 +132,7 @@ type hearsay func(*call.Pod) call.Reading
 func (h hearsay) Ask(_ context.Context, pod *call.Pod) call.Reading { return h(pod) }
 
 // explain finds what a plan makes of a member.
-func (e Explainer) explain(m *member, p plan) Explanation {
+func (e Explainer) explain(w *workload, m *member, p plan) Explanation {
 	x := Explanation{Pod: m.object, State: call.StateOf(m.object.Labels, m.object.Annotations)}
 	for _, j := range p.judged {
 		if j.member == m {
@@ -139,6 +140,7 @@ func (e Explainer) explain(m *member, p plan) Explanation {
 			if x.Intent.At.Equal(e.Now) {
 				x.Intent.At = time.Time{} // dated by this look
 			}
+			x.Unsure = append(x.Unsure, unsureOf(w, j)...)
 			return x
 		}
 	}
@@ -157,6 +159,20 @@ func (e Explainer) explain(m *member, p plan) Explanation {
 		}
 	}
 	return x
+}
+
+// unsureOf says of a pod that may stop taking calls, because of others that are ready,
+// that the guard asks the gates of these.
+func unsureOf(w *workload, j judgement) []string {
+	if j.verdict.Outcome != verdict.Drain || j.verdict.Rule != (floor.Rule{}).Name() || j.facts.Workload.Able == 0 {
+		return nil
+	}
+	for _, m := range w.members {
+		if m != j.member && m.gated && m.serves() {
+			return []string{"whether the workers of the other pods, such as " + m.Name + ", are registered with LiveKit only the guard knows, which asks their gates; where they are not, a Held Event says why"}
+		}
+	}
+	return nil
 }
 
 // nodes reads nodes by name. Of one that may not be read it says so.

@@ -65,11 +65,14 @@ type Guard struct {
 	rules    verdict.Rules
 	cluster  *cluster
 	readings *readings
-	steps    *steps
-	budgets  *budgets
-	report   *report
-	dates    *dates
-	now      func() time.Time
+	// gates reads what the gates say of pods that nobody wants to go, and that others
+	// have to be able to rely on. Nil where nobody can ask them.
+	gates   *readings
+	steps   *steps
+	budgets *budgets
+	report  *report
+	dates   *dates
+	now     func() time.Time
 	// once has plan answer with what is known now: nobody waits for witnesses.
 	once bool
 
@@ -93,6 +96,10 @@ func New(cfg Config) (*Guard, error) {
 	g.steps = &steps{client: cfg.Client, costs: cfg.DeletionCosts}
 	g.readings = newReadings(cfg.Witnesses, cfg.ReadEvery, func() time.Time { return g.now() })
 	g.readings.changed = g.pokePod
+	if gate := cfg.Witnesses[call.Gate]; gate != nil {
+		g.gates = newReadings(map[call.Witness]Witness{call.Gate: gate}, cfg.ReadEvery, func() time.Time { return g.now() })
+		g.gates.changed = g.pokePod
+	}
 	if cfg.Projects != nil {
 		g.readings.projects = cfg.Projects
 	}
@@ -155,6 +162,9 @@ func (g *Guard) Lead(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return g.readings.run(ctx) })
+	if g.gates != nil {
+		group.Go(func() error { return g.gates.run(ctx) })
+	}
 	group.Go(func() error { return g.budgets.run(ctx) })
 	group.Go(func() error { return watchRefusals(ctx, g.cfg.Client, g.report) })
 	group.Go(func() error {
@@ -255,11 +265,19 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 	}
 	if plan.moves() {
 		// What concerns the group is decided on what is true now.
+		asked := plan.drains()
+		if asked {
+			g.askGatesNow(ctx, w)
+		}
 		if s, err = live(ctx, g.cfg.Client, key.Namespace); err != nil {
 			return 0, err
 		}
 		w = s.workload(key)
-		plan = g.plan(ctx, s, w)
+		if plan = g.plan(ctx, s, w); plan.drains() && !asked {
+			g.askGatesNow(ctx, w)
+			w = s.workload(key)
+			plan = g.plan(ctx, s, w)
+		}
 	}
 	for i := range plan.judged {
 		err = errors.Join(err, g.act(ctx, s, w, &plan.judged[i]))

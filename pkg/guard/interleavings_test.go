@@ -94,6 +94,10 @@ func scenarios() map[string]scenario {
 			reason: "The same with two guards.",
 			start:  deployed, more: allowance{ticks: 2, calls: 1}, guards: "AB",
 		},
+		"Able": {
+			reason: "A replacement is ready before its worker is registered with LiveKit, and its gate may not answer: until it says so, the old pod takes the calls.",
+			start:  gatedDeployed, left: allowance{lies: 1}, more: allowance{ticks: 2, calls: 1, lies: 2, faults: 1, kills: 1}, guards: "A",
+		},
 		"ScaledDown": {
 			reason: "Exactly as many pods leave as are too many.",
 			start:  scaledDown, left: allowance{calls: 1, faults: 1}, more: allowance{ticks: 2, calls: 1, faults: 1, kills: 1}, guards: "A",
@@ -182,6 +186,10 @@ func TestInterleavingsRefute(t *testing.T) {
 		"NoMark": {
 			reason: "A pod that is idle and takes calls is not idle for long.",
 			in:     begun, mutant: mutant{rules: func(verdict.Rules) verdict.Rules { return verdict.Rules{unmarked{}} }}, want: "never told to take no call",
+		},
+		"ReadyIsAble": {
+			reason: "A pod that is ready takes no call before its worker is registered.",
+			in:     scenarios()["Able"], mutant: mutant{readyIsAble: true}, want: "no other can take any",
 		},
 		"CachedLists": {
 			reason: "Who counts on an old list sets a second pod aside.",
@@ -301,6 +309,20 @@ func deployed() *world {
 	return w
 }
 
+// gatedDeployed is the same with gates, of which one says that it is able.
+func gatedDeployed() *world {
+	w := empty()
+	w.gated = true
+	w.maxPods, w.maxAside = 2, 1
+	w.drains, w.store.cordoned = true, true
+	w.deploy(1)
+	w.first = w.store.pods[0].UID
+	a := w.agents[w.first]
+	a.able = true
+	w.agents[w.first] = a
+	return w
+}
+
 // scaledDown is a Deployment that has two pods and wants one.
 func scaledDown() *world {
 	w := empty()
@@ -323,6 +345,10 @@ func (w *world) deploy(pods int) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: modelNamespace, Name: "web-h", UID: "replicaset", OwnerReferences: []metav1.OwnerReference{owner}},
 		Spec:       appsv1.ReplicaSetSpec{Replicas: &one, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{hashLabel: "h"}}},
 	}
+	// They were there before anybody wanted one of them to go.
+	now := w.now
+	defer func() { w.now = now }()
+	w.now = now.Add(-time.Hour)
 	for i := range pods {
 		w.create(fmt.Sprint("web-", i+1), oldNode, ownerOf(w.store.replicaSet, "ReplicaSet"), map[string]string{hashLabel: "h"}, true)
 	}

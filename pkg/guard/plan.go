@@ -57,11 +57,19 @@ func (p plan) moves() bool {
 	})
 }
 
+// drains says whether a pod is to stop taking calls for which others have to be able to.
+func (p plan) drains() bool {
+	return slices.ContainsFunc(p.judged, func(j judgement) bool {
+		return j.verdict.Outcome == verdict.Drain && j.facts.Pod.Running
+	})
+}
+
 // plan judges every member of a workload, each in the light of what is decided
 // about those before it.
 func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 	now := g.now()
 	var p plan
+	g.hears(w, now)
 	for _, m := range w.members {
 		m.causes = g.causes(s, m)
 	}
@@ -71,6 +79,7 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 	for _, m := range w.members {
 		_, m.wanted = verdict.Intent(m.causes, now, g.cfg.RemovalDelay)
 	}
+	g.asksGates(w)
 	for _, m := range w.members {
 		switch {
 		case m.leaving || m.unlocked():

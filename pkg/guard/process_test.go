@@ -122,6 +122,14 @@ func (p *process) build() *Guard {
 		changed: func(types.UID) {}, projects: func(map[call.Project]bool) {},
 		queue: noDelays{}, records: map[types.UID]*entry{},
 	}
+	if w.gated && !w.mutant.readyIsAble {
+		gates := map[call.Witness]Witness{call.Gate: modelWitness{call.Gate}}
+		g.gates = &readings{
+			witnesses: gates, every: g.cfg.ReadEvery, now: g.now,
+			changed: func(types.UID) {}, projects: func(map[call.Project]bool) {},
+			queue: noDelays{}, records: map[types.UID]*entry{},
+		}
+	}
 	return g
 }
 
@@ -168,12 +176,23 @@ func (w *world) informed(s store) *cluster {
 func (p *process) clone(w *world) *process {
 	c := newProcess(w, p.name, p.view)
 	c.guard.dates.at, c.guard.deleted = maps.Clone(p.guard.dates.at), maps.Clone(p.guard.deleted)
-	for uid, e := range p.guard.readings.records {
-		copied := *e
-		copied.last = maps.Clone(e.last)
-		c.guard.readings.records[uid] = &copied
+	from, to := p.kept(), c.kept()
+	for i := range from {
+		for uid, e := range from[i].records {
+			copied := *e
+			copied.last = maps.Clone(e.last)
+			to[i].records[uid] = &copied
+		}
 	}
 	return c
+}
+
+// kept are all readings of a guard.
+func (p *process) kept() []*readings {
+	if p.guard.gates == nil {
+		return []*readings{p.guard.readings}
+	}
+	return []*readings{p.guard.readings, p.guard.gates}
 }
 
 // key is the same for two guards that will do the same.
@@ -211,6 +230,11 @@ func (p *process) memory() string {
 			last := e.last[name]
 			n, known := last.Calls()
 			fmt.Fprintf(&b, " %d %t %d", n, known, last.At().UnixMilli())
+		}
+	}
+	if gates := p.guard.gates; gates != nil {
+		for _, uid := range slices.Sorted(maps.Keys(gates.records)) {
+			fmt.Fprintf(&b, "gate %s %s|", uid, gates.records[uid].ability)
 		}
 	}
 	return b.String()
@@ -324,13 +348,15 @@ func (p *process) actions() (list []action) {
 
 // readAll reads all pods that are wanted, at once.
 func (p *process) readAll(outcome string) {
-	for _, uid := range slices.Sorted(maps.Keys(p.guard.readings.records)) {
-		p.start("reads", func(ctx context.Context) { p.guard.readings.read(ctx, uid) })
-		for i := 0; i < len(p.tasks); {
-			if t := p.tasks[i]; t.name != "reads" {
-				i++
-			} else {
-				p.serve(t, t.waiting[0], outcome)
+	for _, r := range p.kept() {
+		for _, uid := range slices.Sorted(maps.Keys(r.records)) {
+			p.start("reads", func(ctx context.Context) { r.read(ctx, uid) })
+			for i := 0; i < len(p.tasks); {
+				if t := p.tasks[i]; t.name != "reads" {
+					i++
+				} else {
+					p.serve(t, t.waiting[0], outcome)
+				}
 			}
 		}
 	}
@@ -426,7 +452,7 @@ func (p *process) serve(t *task, r *question, outcome string) {
 		}
 	}
 	n, known := a.reading.Calls()
-	heard := fmt.Sprintf("%s %s %d %t %d %t", r.verb, outcome, n, known, a.reading.At().UnixMilli(), a.err != nil)
+	heard := fmt.Sprintf("%s %s %d %t %d %t %s", r.verb, outcome, n, known, a.reading.At().UnixMilli(), a.err != nil, a.reading.Ability())
 	if a.pod != nil {
 		heard += podKey(a.pod)
 	}
@@ -470,6 +496,12 @@ func (w *world) witness(name call.Witness, uid types.UID, outcome string) call.R
 			return call.Known(0, w.now)
 		}
 		return call.Unknown("it does not answer")
+	}
+	if name == call.Gate {
+		if a.able {
+			return call.Known(0, w.now).WithAbility(call.Able)
+		}
+		return call.Known(0, w.now).WithAbility(call.NoWorker)
 	}
 	n := 0
 	if name == call.Rooms && is.room || name == call.Worker && is.job {
@@ -619,6 +651,7 @@ type mutant struct {
 	rules         func(verdict.Rules) verdict.Rules
 	unknownIsZero bool
 	cachedLists   bool
+	readyIsAble   bool // it asks no gate
 }
 
 // without drops fields from the metadata of a PATCH.

@@ -52,6 +52,14 @@ type entry struct {
 	first time.Time // when it was first read
 	began time.Time // when a call was last seen to begin
 	last  map[call.Witness]verdict.Reading
+	// ability is what the pod's gate said last of whether it can take calls, and since
+	// when it has said the same; empty before it was asked.
+	ability      call.Ability
+	abilitySince time.Time
+}
+
+func newEntry(pod *call.Pod, until time.Time) *entry {
+	return &entry{pod: pod, until: until, last: map[call.Witness]verdict.Reading{}}
 }
 
 func newReadings(witnesses map[call.Witness]Witness, every time.Duration, now func() time.Time) *readings {
@@ -106,7 +114,7 @@ func (r *readings) want(pod *call.Pod) {
 	}
 	rec := r.records[pod.UID]
 	if rec == nil {
-		rec = &entry{last: map[call.Witness]verdict.Reading{}}
+		rec = newEntry(nil, time.Time{})
 		r.records[pod.UID] = rec
 		r.queue.Add(pod.UID)
 	}
@@ -169,6 +177,9 @@ func (e *entry) enter(answers map[call.Witness]call.Reading, now time.Time) (cha
 		e.first = now
 	}
 	for name, answer := range answers {
+		if name == call.Gate {
+			changed = e.hearAbility(answer, now) || changed
+		}
 		before, seen := e.last[name]
 		was, wasKnown := before.Calls()
 		is, known := answer.Calls()

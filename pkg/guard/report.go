@@ -18,6 +18,8 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/verdict"
+	"github.com/callguard/callguard/pkg/verdict/rules/bounds"
+	"github.com/callguard/callguard/pkg/verdict/rules/floor"
 )
 
 // The reasons of Events.
@@ -56,6 +58,7 @@ type held struct {
 	key   Key
 	pod   types.NamespacedName
 	rule  string
+	cause call.Ability // what keeps others of its workload from calls, if that is why
 	since time.Time
 	told  bool
 }
@@ -99,8 +102,9 @@ func (r *report) holdsNothing() {
 func (r *report) holds(w *workload, j judgement) {
 	r.mu.Lock()
 	h, was := r.held[j.UID]
-	if !was || h.rule != j.verdict.Rule {
-		h = held{key: w.key, pod: j.NamespacedName, rule: j.verdict.Rule, since: j.facts.Now}
+	cause := j.cause()
+	if !was || h.rule != j.verdict.Rule || h.cause != cause {
+		h = held{key: w.key, pod: j.NamespacedName, rule: j.verdict.Rule, cause: cause, since: j.facts.Now}
 	}
 	tell := !h.told && j.facts.Now.Sub(h.since) >= tellAfter
 	h.told = h.told || tell
@@ -111,6 +115,17 @@ func (r *report) holds(w *workload, j judgement) {
 	}
 	r.log.Info("Pod is held", "pod", j.NamespacedName.String(), "intent", j.intent.Intent, "rule", j.verdict.Rule, "why", j.verdict.Why)
 	r.tell(w, j.member, corev1.EventTypeNormal, ReasonHeld, fmt.Sprintf("Pod %s stays (%s): %s", j.NamespacedName, j.intent.Intent, j.verdict.Why))
+}
+
+// cause is what keeps the others of the workload from calls, where a pod waits for them:
+// when that changes there is something else to mend.
+func (j judgement) cause() call.Ability {
+	switch j.verdict.Rule {
+	case floor.Rule{}.Name(), bounds.Rule{}.Name():
+		return j.facts.Workload.Unable.Why
+	default:
+		return ""
+	}
 }
 
 // stepped tells that a pod has made a step.

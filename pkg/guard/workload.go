@@ -36,7 +36,9 @@ type member struct {
 	object   *corev1.Pod
 	owner    *owner // nil where it has none, or none that is known
 	ready    bool
-	leaving  bool // deleted already
+	gated    bool   // it has a call-gate
+	able     ableAt // what that says
+	leaving  bool   // deleted already
 	aside    bool
 	marked   call.Mark // from its annotations
 	drained  time.Time
@@ -92,7 +94,7 @@ func (s *snapshot) desired(w *workload) int {
 func (s *snapshot) member(pod *corev1.Pod) *member {
 	p, complaints := pods.FromPod(pod)
 	m := &member{
-		Pod: p, object: pod, complaints: complaints,
+		Pod: p, object: pod, complaints: complaints, gated: gated(pod, p),
 		leaving: pod.DeletionTimestamp != nil,
 		aside:   strings.HasSuffix(pod.Labels[hashLabel], call.AsideSuffix),
 	}
@@ -324,7 +326,7 @@ func daemonSetExcess(w *workload, o *owner) excess {
 func candidate(m *member, leaving bool, calls call.Reading) verdict.Candidate {
 	n, known := calls.Calls()
 	return verdict.Candidate{
-		Name: m.Name, Running: m.Running, Ready: m.ready, Leaving: leaving,
+		Name: m.Name, Running: m.Running, Ready: m.ready && !m.able.why.Unable(), Leaving: leaving,
 		Calls: n, Known: known, Newest: calls.Newest(),
 	}
 }
@@ -335,7 +337,7 @@ func (w *workload) others(of *member) (able, stuck, aside int) {
 	for _, m := range w.members {
 		switch {
 		case m == of:
-		case m.serves():
+		case m.can():
 			able++
 		case m.aside:
 			if m.marked.Intent.OfNode() && !m.leaving {
@@ -355,11 +357,11 @@ func (w *workload) facts(s *snapshot, m *member, intent call.Mark, now time.Time
 		Now: now, Intent: intent, Chosen: m.chosen,
 		Pod: verdict.Pod{
 			State: m.State, Created: m.object.CreationTimestamp.Time, Drained: m.drained,
-			Running: m.Running, Ready: m.ready, InPlace: s.inPlace(m),
+			Running: m.Running, Ready: m.ready, InPlace: s.inPlace(m), Unable: m.useless(now),
 		},
 		Workload: verdict.Workload{
 			Desired: w.desired, MinAvailable: w.minAvailable, Surge: w.surge, Recreate: w.recreate,
-			Able: able, Coming: max(0, w.desired-1-able-stuck), Aside: aside,
+			Able: able, Coming: max(0, w.desired-1-able-stuck), Aside: aside, Unable: w.whyUnable(m, now),
 		},
 		Deadline: m.deadline,
 		Limits:   limits,

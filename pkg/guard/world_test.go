@@ -77,6 +77,9 @@ type agent struct {
 	// A call begins for both witnesses at once, and ends for each by itself: a job
 	// may be over while its agent is still in the room, and the other way round.
 	job, room bool
+	// able says that its worker is registered with LiveKit, as its gate says where it has
+	// one: a pod is ready before.
+	able bool
 	// marked is when the mark was written.
 	marked time.Time
 	// past is what was true before the clock last moved.
@@ -139,7 +142,9 @@ type stage struct {
 	pods  int
 	first types.UID
 	// drains says that the node of the first pod is to be emptied.
-	drains   bool
+	drains bool
+	// gated says that pods have a gate.
+	gated    bool
 	maxPods  int // that are not being deleted, at any time
 	maxAside int
 	clean    bool // nothing goes wrong: writes are counted
@@ -209,6 +214,9 @@ func (w *world) create(name, node string, owner metav1.OwnerReference, labels ma
 		Spec: corev1.PodSpec{NodeName: node, TerminationGracePeriodSeconds: &grace},
 	}
 	pod.Labels[call.GuardedLabel] = "true"
+	if w.gated {
+		pod.Annotations = map[string]string{call.GatePortAnnotation: "8089", call.WitnessesAnnotation: "rooms,worker"}
+	}
 	setRunning(pod, running)
 	w.store.pods = append(slices.Clone(w.store.pods), pod)
 	w.store.version++
@@ -330,6 +338,9 @@ func (w *world) checkStep(was, is *corev1.Pod) {
 	if before := was.Labels[call.ReleasedLabel]; before != "" && is.Labels[call.ReleasedLabel] != before {
 		w.fail("%s of pod %s (%s) goes from %q to %q", call.ReleasedLabel, was.Name, was.UID, before, is.Labels[call.ReleasedLabel])
 	}
+	if w.gated && marked(is) && !marked(was) && running(was) && a.able && !w.othersAble(was) {
+		w.fail("pod %s (%s) stops taking calls, and no other can take any", was.Name, was.UID)
+	}
 	if !released(was) && released(is) {
 		if !marked(was) {
 			w.fail("pod %s (%s) is released and was never told to take no call", was.Name, was.UID)
@@ -338,6 +349,13 @@ func (w *world) checkStep(was, is *corev1.Pod) {
 			w.fail("pod %s (%s) is released and holds a call", was.Name, was.UID)
 		}
 	}
+}
+
+// othersAble says whether another pod takes calls, in truth.
+func (w *world) othersAble(than *corev1.Pod) bool {
+	return slices.ContainsFunc(w.store.pods, func(pod *corev1.Pod) bool {
+		return pod.UID != than.UID && w.agents[pod.UID].able && running(pod) && !marked(pod) && pod.DeletionTimestamp == nil
+	})
 }
 
 // delete is a DELETE of a pod past all admission, as the eviction handler does it.
@@ -430,6 +448,9 @@ func (w *world) actions() (list []action) {
 		}
 		if a.accepted {
 			set("begins a call", func(a *agent) { a.accepted, a.job, a.room = false, true, true })
+		}
+		if w.gated && !a.able {
+			set("registers", func(a *agent) { a.able = true })
 		}
 		if a.job {
 			set("ends its job", func(a *agent) { a.job = false })
@@ -562,7 +583,7 @@ func (w *world) key() string {
 	fmt.Fprintf(&b, "%d %+v %d %s|", w.now.UnixMilli(), w.left, w.made, w.store.key())
 	for _, pod := range w.store.pods {
 		a := w.agents[pod.UID]
-		fmt.Fprintf(&b, "%t%t%t%t", a.heeded, a.accepted, a.job, a.room)
+		fmt.Fprintf(&b, "%t%t%t%t%t", a.heeded, a.accepted, a.job, a.room, a.able)
 		if !a.heeded || a.accepted {
 			fmt.Fprintf(&b, " %d", a.marked.UnixMilli())
 		}

@@ -58,6 +58,9 @@ type Pod struct {
 	Ready   bool
 	// InPlace says why the pod cannot be set aside; empty when it can.
 	InPlace string
+	// Unable says why the pod itself has long been able to take no call, and will not be
+	// by itself; none where it can, or may.
+	Unable Unable
 }
 
 // Workload is what counts of the pods that do the same work, whatever their
@@ -70,10 +73,14 @@ type Workload struct {
 	MinAvailable int
 	// Surge is how many replacements may be on their way at once, at least one.
 	Surge int
-	// Able counts the other pods that can take calls: ready, and serving.
+	// Able counts the other pods that can take calls: ready and serving, and with a
+	// call-gate a worker of theirs is registered with LiveKit.
 	Able int
-	// Coming counts the other replicas that are wanted and not ready.
+	// Coming counts the other replicas that are wanted and cannot yet.
 	Coming int
+	// Unable is one of those, and what keeps it; none where that is not known, or where
+	// it may just be starting.
+	Unable Unable
 	// Aside counts the other pods that were set aside because of their nodes, and are
 	// still there. Those that their owner does not want have a bound of their own.
 	Aside int

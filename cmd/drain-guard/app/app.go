@@ -145,12 +145,13 @@ func correlation() record.CorrelatorOptions {
 	return record.CorrelatorOptions{BurstSize: most, QPS: 1, MaxEvents: most}
 }
 
-// gateWitness asks a pod's gate, which knows when no call can begin any more.
+// gateWitness asks a pod's gate, which knows when no call can begin any more, and
+// whether the pod can take any.
 type gateWitness struct{ gates *gate.Reader }
 
 // Ask implements guard.Witness.
 func (g gateWitness) Ask(ctx context.Context, pod *call.Pod) call.Reading {
-	reading, answer := g.gates.Ask(ctx, pod)
+	reading, answer := g.gates.Ask(ctx, pod) // an answer's ability is in its reading
 	if answer.Drained {
 		return reading.WithSeal()
 	}

@@ -102,6 +102,22 @@ func TestStory(t *testing.T) {
 			"floor: enough others can take calls"},
 		{"But one at a time.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.InPlace, f.Workload.Able = "no replacement", 2 }), verdict.Hold, false,
 			"floor: too few others of its workload can take calls, and it cannot be replaced first: no replacement"},
+		{"The new revision has a wrong key: it is ready, and can take no call.", with(aside(0), func(f *verdict.Facts) {
+			f.Intent.Intent = call.Rollout
+			f.Workload.Unable = verdict.Unable{Pod: "voice/web-b", Secret: "voice/livekit", Why: call.Refused}
+		}), verdict.Hold, false,
+			"floor: too few others of its workload can take calls: LiveKit refuses the key of Secret voice/livekit (pod voice/web-b); it goes on serving until replacements are ready"},
+		{"Its neighbour's replacement is there, and no worker comes to its gate.", with(wanted(call.Drain), func(f *verdict.Facts) {
+			f.Workload.Coming, f.Workload.Able = 1, 2
+			f.Workload.Unable = verdict.Unable{Pod: "voice/web-b", Why: call.NoWorker}
+		}), verdict.Hold, false,
+			"bounds: replacements of its workload cannot take calls: no worker has ever connected to call-gate of pod voice/web-b; check its LIVEKIT_URL and proxy settings"},
+		{"No pod of the workload has ever been able to take a call: a drain does not wait for that.", with(aside(0), func(f *verdict.Facts) {
+			f.Pod.Unable = verdict.Unable{Pod: "voice/web-a", Why: call.Refused}
+		}), verdict.Drain, false, "floor: it can take no call itself: LiveKit refuses the key of pod voice/web-a"},
+		{"Nor does its step aside.", with(wanted(call.Drain), func(f *verdict.Facts) {
+			f.Workload.Coming, f.Pod.Unable = 3, verdict.Unable{Pod: "voice/web-a", Why: call.Gone}
+		}), verdict.SetAside, false, "bounds: a replacement comes first"},
 		{"Its Deployment was deleted.", with(wanted(call.Orphan), func(f *verdict.Facts) { f.Workload.Able = 0 }), verdict.Drain, false, "floor: enough others can take calls"},
 		{"It came after the cordon.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.Created = at(1) }), verdict.Hold, false,
 			"bounds: it was created after the drain began, so a replacement would come here too"},
@@ -169,6 +185,7 @@ func promise(f verdict.Facts, v verdict.Verdict) string {
 	for _, r := range f.Readings {
 		why = strings.ReplaceAll(why, r.Reason(), "")
 	}
+	why = strings.ReplaceAll(strings.ReplaceAll(why, f.Workload.Unable.Sentence(), ""), f.Pod.Unable.Sentence(), "")
 	switch {
 	case v.Outcome == verdict.Abstain:
 		return "there is always an answer"
@@ -185,12 +202,12 @@ func promise(f verdict.Facts, v verdict.Verdict) string {
 	case v.Outcome == verdict.SetAside && (p.InPlace != "" || f.Intent.Intent == call.Orphan):
 		return "what has no replacement is not set aside"
 	case v.Outcome == verdict.SetAside && f.Intent.Intent.OfNode() &&
-		(p.Created.After(f.Intent.At) || f.Workload.Coming >= f.Workload.Surge || f.Workload.Aside >= f.Workload.Desired):
+		(p.Created.After(f.Intent.At) || f.Workload.Coming >= f.Workload.Surge && p.Unable.Why == "" || f.Workload.Aside >= f.Workload.Desired):
 		return "for a node's sake pods are set aside within bounds only"
 	case v.Outcome == verdict.Drain && p.State == call.Draining:
 		return "no step is taken twice"
 	case v.Outcome == verdict.Drain && f.Workload.Able < verdict.Floor(f.Intent.Intent, f.Workload, p.InPlace != "") &&
-		p.Running && (f.Intent.Intent != call.LostNode || p.Ready):
+		p.Running && (f.Intent.Intent != call.LostNode || p.Ready) && p.Unable.Why == "":
 		return "no pod that takes calls stops while too few others can take them"
 	case v.Outcome == verdict.Release && p.State != call.Draining:
 		return "only a pod that takes no new call is released"
@@ -275,6 +292,16 @@ func situation(random *rand.Rand) verdict.Facts {
 	}
 	if maybe(3) {
 		f.Chosen = "its ReplicaSet has more pods than it wants, and it is idle"
+	}
+	why := func() call.Ability {
+		list := append(call.Inabilities(), call.Silent)
+		return list[random.Intn(len(list))]
+	}
+	if maybe(5) {
+		f.Workload.Unable = verdict.Unable{Pod: "voice/web-6f7d-x2", Secret: "voice/livekit-1", Why: why()}
+	}
+	if maybe(10) {
+		f.Pod.Unable = verdict.Unable{Pod: "voice/web-6f7d-x1", Why: why()}
 	}
 	if f.Pod.State == call.Draining && !maybe(20) {
 		f.Pod.Drained = ago(200)

@@ -27,7 +27,9 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 		return aside(f)
 	case f.CameSince():
 		return hold("it was created after the " + string(f.Intent.Intent) + " began, so a replacement would come here too")
-	case f.Workload.Coming >= f.Workload.Surge:
+	case f.Workload.Coming >= f.Workload.Surge && f.Pod.Unable.Why == "" && f.Workload.Unable.Why != "":
+		return hold("replacements of its workload cannot take calls: " + f.Workload.Unable.Sentence())
+	case f.Workload.Coming >= f.Workload.Surge && f.Pod.Unable.Why == "":
 		return hold("replacements of its workload are not ready yet")
 	case f.Workload.Aside >= f.Workload.Desired:
 		return hold("as many pods of its workload are aside as it has replicas")

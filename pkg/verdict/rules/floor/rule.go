@@ -22,11 +22,21 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 		return verdict.Verdict{}
 	case f.Intent.Intent == call.LostNode && !f.Pod.Ready:
 		return verdict.Verdict{Outcome: verdict.Drain, Why: "its node is lost"}
+	case f.Pod.Unable.Why != "":
+		return verdict.Verdict{Outcome: verdict.Drain, Why: "it can take no call itself: " + f.Pod.Unable.Sentence()}
 	case f.Workload.Able >= verdict.Floor(f.Intent.Intent, f.Workload, f.Pod.InPlace != ""):
 		return verdict.Verdict{Outcome: verdict.Drain, Why: "enough others can take calls"}
 	case f.Pod.InPlace != "":
-		return verdict.Verdict{Outcome: verdict.Hold, Why: "too few others of its workload can take calls, and it cannot be replaced first: " + f.Pod.InPlace}
+		return verdict.Verdict{Outcome: verdict.Hold, Why: tooFew(f) + ", and it cannot be replaced first: " + f.Pod.InPlace}
 	default:
-		return verdict.Verdict{Outcome: verdict.Hold, Why: "too few others of its workload can take calls; it goes on serving until replacements are ready"}
+		return verdict.Verdict{Outcome: verdict.Hold, Why: tooFew(f) + "; it goes on serving until replacements are ready"}
 	}
+}
+
+func tooFew(f verdict.Facts) string {
+	const why = "too few others of its workload can take calls"
+	if f.Workload.Unable.Why == "" {
+		return why
+	}
+	return why + ": " + f.Workload.Unable.Sentence()
 }

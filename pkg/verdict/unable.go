@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package verdict
+
+import "github.com/callguard/callguard/pkg/call"
+
+// Unable is a pod that cannot take calls, and why. The zero one is none.
+type Unable struct {
+	Pod string
+	// Secret is where its LiveKit key comes from, as namespace/name; empty where that is
+	// not known.
+	Secret string
+	Why    call.Ability
+}
+
+// Sentence says why, of what the pod says one of a closed set of words, and what to
+// look at.
+func (u Unable) Sentence() string {
+	switch {
+	case u.Why == call.Refused && u.Secret != "":
+		return "LiveKit refuses the key of Secret " + u.Secret + " (pod " + u.Pod + ")"
+	case u.Why == call.Refused:
+		return "LiveKit refuses the key of pod " + u.Pod
+	case u.Why == call.NotLiveKit:
+		return "what answers at the LIVEKIT_URL of call-gate of pod " + u.Pod + " takes no workers"
+	case u.Why == call.Unreachable:
+		return "call-gate of pod " + u.Pod + " cannot reach LiveKit"
+	case u.Why == call.NoWorker:
+		return "no worker has ever connected to call-gate of pod " + u.Pod + "; check its LIVEKIT_URL and proxy settings"
+	case u.Why == call.Registering:
+		return "LiveKit does not register the worker of pod " + u.Pod
+	case u.Why == call.Gone:
+		return "the worker of pod " + u.Pod + " has gone from LiveKit"
+	case u.Why == call.Silent:
+		return "call-gate of pod " + u.Pod + " does not answer"
+	default:
+		return "call-gate of pod " + u.Pod + " says that it can take no call"
+	}
+}
