@@ -174,13 +174,16 @@ func TestRolloutWithAWrongKey(t *testing.T) {
 				s.dial(1)
 			}
 			s.there(old...)
-			s.eventually(soon, "why names the Secret", func() (bool, error) {
-				pods := s.pods(next)
-				if len(pods) == 0 {
-					return false, errors.New("there is no new pod")
+			s.eventually(soon, "why names the Secret, of a pod of either revision", func() (bool, error) {
+				var said string
+				for _, pod := range s.pods(all) {
+					out, errOut, _ := calls(t, "why", pod, "-n", s.ns)
+					if strings.Contains(out, "LiveKit refuses the key of Secret "+s.ns+"/livekit-next") {
+						return true, nil
+					}
+					said += out + errOut
 				}
-				out, errOut, _ := calls(t, "why", pods[0], "-n", s.ns)
-				return shown(strings.Contains(out, "livekit-next") && strings.Contains(out, "refuses"), out+errOut)
+				return shown(false, said)
 			})
 
 			s.does("rollout", "undo", "deployment/"+lab.AgentName)
