@@ -3,7 +3,8 @@
 // Package ledger says how many calls a pod holds: it asks the pod's witnesses for
 // their latest readings and merges them by the one rule there is.
 //
-// It stores nothing and asks nobody outside the process.
+// It asks nobody outside the process, and stores nothing but since when witnesses
+// contradict each other.
 package ledger
 
 import (
@@ -31,29 +32,59 @@ type Ledger struct {
 	rooms  Rooms
 	worker Witness
 	gate   Witness
+	doubts *doubts
+}
+
+// Option is something that has a safe default.
+type Option func(*Ledger)
+
+// WithDisbelief has tell told a pod once, when calls that LiveKit alone lists of it no
+// longer count.
+func WithDisbelief(tell func(*call.Pod)) Option {
+	return func(l *Ledger) { l.doubts.tell = tell }
 }
 
 // New returns a Ledger of these witnesses.
-func New(rooms Rooms, worker, gate Witness) *Ledger {
-	return &Ledger{rooms: rooms, worker: worker, gate: gate}
+func New(rooms Rooms, worker, gate Witness, options ...Option) *Ledger {
+	l := &Ledger{rooms: rooms, worker: worker, gate: gate, doubts: newDoubts()}
+	for _, option := range options {
+		option(l)
+	}
+	return l
 }
 
 // Reading is the number of calls that a pod holds, for scaling. A pod without a
 // running container holds none: the kubelet says so.
 func (l *Ledger) Reading(pod *call.Pod, now time.Time) call.Reading {
+	reading, _ := l.weigh(pod, now)
+	return reading
+}
+
+// weigh is Reading, and how many calls that LiveKit lists do not count.
+func (l *Ledger) weigh(pod *call.Pod, now time.Time) (call.Reading, int) {
 	if !pod.Running {
-		return call.Known(0, now)
+		return call.Known(0, now), 0
 	}
-	var merged call.Reading
-	for i, w := range pod.Witnesses {
-		r := l.Ask(w, pod, now)
-		if i == 0 {
-			merged = r
-			continue
+	var rooms, other call.Reading
+	asksOther := false
+	for _, w := range pod.Witnesses {
+		switch r := l.Ask(w, pod, now); {
+		case w == call.Rooms:
+			rooms = r
+		case asksOther:
+			other = Merge(other, r)
+		default:
+			other, asksOther = r, true
 		}
-		merged = Merge(merged, r)
 	}
-	return merged
+	switch {
+	case !pod.Asks(call.Rooms):
+		return other, 0
+	case !asksOther:
+		return rooms, 0
+	}
+	rooms, disbelieved := l.doubts.weigh(pod, rooms, other, now)
+	return Merge(rooms, other), disbelieved
 }
 
 // Ask is the latest reading of one witness.

@@ -16,7 +16,7 @@ type Collector struct {
 	pods   func() []*call.Pod
 	now    func() time.Time
 
-	pod, reading, age *prometheus.Desc
+	pod, reading, age, disbelieved *prometheus.Desc
 }
 
 // NewCollector returns a Collector over the pods given.
@@ -29,6 +29,8 @@ func NewCollector(l *Ledger, pods func() []*call.Pod, now func() time.Time) *Col
 			"Latest readings of running guarded pods, by witness and outcome (known, unknown).", []string{"witness", "outcome"}, nil),
 		age: prometheus.NewDesc("callguard_reading_oldest_age_seconds",
 			"Age of the oldest known reading of a running guarded pod, by witness.", []string{"witness"}, nil),
+		disbelieved: prometheus.NewDesc("callguard_disbelieved_calls",
+			"Calls that LiveKit lists of pods whose agent or gate has known of none for 5 minutes. They do not count; the log names their rooms.", nil, nil),
 	}
 }
 
@@ -37,6 +39,7 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.pod
 	ch <- c.reading
 	ch <- c.age
+	ch <- c.disbelieved
 }
 
 // Collect implements prometheus.Collector.
@@ -51,8 +54,11 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for _, w := range call.Witnesses() {
 		witnesses[w] = &count{}
 	}
+	disbelieved := 0
 	for _, pod := range c.pods() {
-		calls, known := c.ledger.Reading(pod, now).Calls()
+		reading, not := c.ledger.weigh(pod, now)
+		disbelieved += not
+		calls, known := reading.Calls()
 		switch {
 		case !known:
 			pods["unknown"]++
@@ -77,6 +83,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
+	gauge(c.disbelieved, float64(disbelieved))
 	for known, n := range pods {
 		gauge(c.pod, float64(n), known)
 	}

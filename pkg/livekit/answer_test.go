@@ -369,3 +369,33 @@ func heap() int64 {
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
+
+func TestWhoHoldsACall(t *testing.T) {
+	attributed := map[string]string{call.PodAttribute: "uid"}
+	person := func(kind protocol.ParticipantInfo_Kind, attributes map[string]string) *protocol.ParticipantInfo {
+		return &protocol.ParticipantInfo{Sid: "PA", Kind: kind, Attributes: attributes}
+	}
+	cases := map[string]struct {
+		participant *protocol.ParticipantInfo
+		want        int
+	}{
+		"Agent":        {person(protocol.ParticipantInfo_AGENT, attributed), 1},
+		"Unattributed": {person(protocol.ParticipantInfo_AGENT, nil), 1},
+		"Avatar":       {person(protocol.ParticipantInfo_AGENT, map[string]string{publishOnBehalf: "agent-1"}), 0},
+		"AvatarOfOurs": {person(protocol.ParticipantInfo_AGENT, map[string]string{publishOnBehalf: "agent-1", call.PodAttribute: "uid"}), 0},
+		"CloudAgent": {&protocol.ParticipantInfo{Kind: protocol.ParticipantInfo_AGENT,
+			KindDetails: []protocol.ParticipantInfo_KindDetail{protocol.ParticipantInfo_CLOUD_AGENT}}, 0},
+		"Disconnected": {&protocol.ParticipantInfo{Kind: protocol.ParticipantInfo_AGENT, State: protocol.ParticipantInfo_DISCONNECTED, Attributes: attributed}, 0},
+		"Caller":       {person(protocol.ParticipantInfo_STANDARD, attributed), 0},
+		"SIP":          {person(protocol.ParticipantInfo_SIP, attributed), 0},
+		"Egress":       {person(protocol.ParticipantInfo_EGRESS, attributed), 0},
+		"Ingress":      {person(protocol.ParticipantInfo_INGRESS, attributed), 0},
+		"Bridge":       {person(protocol.ParticipantInfo_BRIDGE, attributed), 0},
+	}
+	for name, tc := range cases {
+		list := encoded(t, &protocol.ListParticipantsResponse{Participants: []*protocol.ParticipantInfo{tc.participant}})
+		if got, err := clientOf(t, says(list), nil).Participants(t.Context(), "r"); err != nil || len(got.Agents) != tc.want {
+			t.Errorf("%s: %d agents, %v; want %d", name, len(got.Agents), err, tc.want)
+		}
+	}
+}

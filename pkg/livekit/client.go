@@ -222,7 +222,7 @@ func (c *Client) Participants(ctx context.Context, name string) (Room, error) {
 // and the error says that it is not known who is in it.
 func (c *Client) Room(ctx context.Context, name string) (Room, error) {
 	room, err := c.Participants(ctx, name)
-	if err != nil && !isUnanswered(err) || room.Open {
+	if err != nil && !Unanswered(err) || room.Open {
 		return room, err
 	}
 	there, failed := c.Rooms(ctx, name)

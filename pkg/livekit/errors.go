@@ -53,9 +53,9 @@ func isNotFound(err error) bool {
 	return ok && refused.status == http.StatusNotFound && refused.code == "not_found"
 }
 
-// isUnanswered reports whether LiveKit found nobody who could say who is in a room.
+// Unanswered reports whether LiveKit found nobody who could say who is in a room.
 // Where it asks the room's node, it says so of a room that has closed, too.
-func isUnanswered(err error) bool {
+func Unanswered(err error) bool {
 	refused, ok := errors.AsType[*Refused](err)
 	return ok && (refused.code == "unavailable" || refused.code == "deadline_exceeded")
 }

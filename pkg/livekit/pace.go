@@ -90,13 +90,32 @@ func (p *Pace) limitAt(now time.Time) int {
 func burst(limit int) float64     { return math.Max(1, math.Floor(float64(limit)/4)) }
 func perSecond(limit int) float64 { return math.Max(1, float64(limit)-burst(limit)) / window }
 
-// Share is how many requests may be sent evenly within d; 0 is any number.
-func (p *Pace) Share(d time.Duration, now time.Time) int {
+// Evenly is how long so many requests take, sent evenly within the limit; 0 without one.
+func (p *Pace) Evenly(requests int, now time.Time) time.Duration {
 	limit := p.Limit(now)
 	if limit == 0 {
 		return 0
 	}
-	return max(1, int(perSecond(limit)*d.Seconds()))
+	return time.Duration(float64(requests) / perSecond(limit) * float64(time.Second))
+}
+
+// Within is how many requests the limit allows within d from now on, and how many of
+// them evenly. It is for a Pace with a limit.
+func (p *Pace) Within(d time.Duration, now time.Time) (most, evenly int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	limit := p.limitAt(now)
+	if limit == 0 {
+		return math.MaxInt, math.MaxInt
+	}
+	p.fill(limit, now)
+	even := perSecond(limit) * d.Seconds()
+	return int(math.Max(p.tokens, even)), int(even)
+}
+
+func (p *Pace) fill(limit int, now time.Time) {
+	p.tokens = math.Min(burst(limit), p.tokens+now.Sub(p.filled).Seconds()*perSecond(limit))
+	p.filled = now
 }
 
 // take takes one request of the limit, or says when there is one to take.
@@ -107,8 +126,7 @@ func (p *Pace) take(now time.Time) *TooMany {
 		return &TooMany{Until: p.pause, Told: true}
 	}
 	if limit := p.limitAt(now); limit > 0 {
-		p.tokens = math.Min(burst(limit), p.tokens+now.Sub(p.filled).Seconds()*perSecond(limit))
-		p.filled = now
+		p.fill(limit, now)
 		if p.tokens < 1 {
 			wait := time.Duration((1 - p.tokens) / perSecond(limit) * float64(time.Second))
 			return &TooMany{Until: now.Add(wait + time.Millisecond)}

@@ -15,6 +15,7 @@ import (
 	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/manifests"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/livekit"
 	"github.com/callguard/callguard/pkg/witness/rooms"
 )
 
@@ -53,7 +54,7 @@ func NewOptions() *Options {
 		bindAddress: ":8080",
 		logLevel:    "info",
 		livekit: rooms.Settings{
-			Resync: 3 * time.Second, MaxStaleness: 15 * time.Second, Timeout: 3 * time.Second, Concurrency: 16,
+			Resync: 3 * time.Second, MaxStaleness: 15 * time.Second, Timeout: livekit.DefaultTimeout, Concurrency: 16,
 		},
 		witnessTimeout: 2 * time.Second,
 		guard:          guard.DefaultSettings(),
@@ -73,9 +74,10 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.StringVar(&o.livekitKeyFile, "livekit-api-key-file", o.livekitKeyFile, "File with the API key of the default project.")
 	fs.StringVar(&o.livekitSecretFile, "livekit-api-secret-file", o.livekitSecretFile, "File with the API secret of the default project.")
 	fs.DurationVar(&o.livekit.Resync, "resync-interval", o.livekit.Resync, "The longest that a change in LiveKit goes unseen while a pod is to go. LiveKit is not read otherwise.")
-	fs.DurationVar(&o.livekit.MaxStaleness, "max-staleness", o.livekit.MaxStaleness, "Age from which what LiveKit said is not believed any more.")
-	fs.DurationVar(&o.livekit.Timeout, "livekit-timeout", o.livekit.Timeout, "Time limit of one request to LiveKit.")
+	fs.DurationVar(&o.livekit.MaxStaleness, "max-staleness", o.livekit.MaxStaleness, "Age from which what LiveKit said is not believed any more. Where --livekit-requests-per-minute makes reading all rooms take longer, it is twice as long as that takes.")
+	fs.DurationVar(&o.livekit.Timeout, "livekit-timeout", o.livekit.Timeout, "Time limit of one request to LiveKit. LiveKit itself may take 3s to say that a room's node is silent; give it more.")
 	fs.IntVar(&o.livekit.Concurrency, "livekit-concurrency", o.livekit.Concurrency, "Requests to one LiveKit project under way at once.")
+	fs.IntVar(&o.livekit.RequestsPerMinute, "livekit-requests-per-minute", o.livekit.RequestsPerMinute, "Limit of requests to one LiveKit project in any minute, of this process. 0 is 300 for LiveKit Cloud, whose 1,000 two adapters and the guard share, and none for other servers until one answers 429. The guard reads every room before it believes a zero, so a low limit makes a drain take longer.")
 	fs.DurationVar(&o.witnessTimeout, "witness-timeout", o.witnessTimeout, "Time limit of one request to a pod.")
 	fs.StringVar(&o.deletionCosts, "deletion-cost", o.deletionCosts, "auto: pods that leave are marked as the first to be deleted, and without the doors all pods by their calls. off: never.")
 	return fs
@@ -95,7 +97,7 @@ func (o *Options) Validate() error {
 		m.Wrong("livekit-url-file", o.livekitURLFile, "either this or --livekit-url")
 	}
 	if o.livekitURL != "" {
-		if err := rooms.ValidateURL(o.livekitURL); err != nil {
+		if err := livekit.ValidateURL(o.livekitURL); err != nil {
 			m.Add(fmt.Errorf("--livekit-url: %w", err))
 		}
 		for _, file := range []struct{ flag, path string }{{"livekit-api-key-file", o.livekitKeyFile}, {"livekit-api-secret-file", o.livekitSecretFile}} {
@@ -127,6 +129,9 @@ func (o *Options) Validate() error {
 	notNegative("release-patience", o.guard.ReleasePatience)
 	if o.livekit.MaxStaleness < o.livekit.Resync {
 		m.Wrong("max-staleness", o.livekit.MaxStaleness, "--resync-interval or more, such as "+max(5*o.livekit.Resync, time.Second).String())
+	}
+	if n := o.livekit.RequestsPerMinute; n != 0 && n < livekit.LeastLimit {
+		m.Wrong("livekit-requests-per-minute", n, fmt.Sprintf("0, or %d or more, such as %d", livekit.LeastLimit, livekit.CloudLimit))
 	}
 	if o.livekit.Concurrency < 1 {
 		m.Wrong("livekit-concurrency", o.livekit.Concurrency, "1 or more, such as 16")

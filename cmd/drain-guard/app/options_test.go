@@ -20,12 +20,12 @@ func TestValidate(t *testing.T) {
 		"Chart":    {reason: "The Secret may come later than the guard.", args: []string{"--livekit-url-file=/none/url", "--livekit-api-key-file=/none/key", "--livekit-api-secret-file=/none/secret"}},
 		"ForEver":  {reason: "Zero is no bound, and no wait.", args: []string{"--max-hold=0", "--settle=0", "--lost-node-release-after=0"}},
 		"AllAtOnce": {reason: "Every mistake is named in one go, with a value that would work.",
-			args: []string{"--livekit-url=lk", "--livekit-url-file=/url", "--resync-interval=0", "--max-staleness=-1s", "--livekit-concurrency=0", "--witness-timeout=0", "--read-interval=-1s",
+			args: []string{"--livekit-url=lk", "--livekit-url-file=/url", "--resync-interval=0", "--max-staleness=-1s", "--livekit-concurrency=0", "--livekit-requests-per-minute=5", "--witness-timeout=0", "--read-interval=-1s",
 				"--settle=-1s", "--max-hold=-1s", "--deletion-cost=on", "--bind-address=8080", "--namespace=", "--log-level=loud"},
 			want: []string{
 				`--livekit-url-file is "/url"; use either this or --livekit-url`, "wss://livekit.example.com", "--livekit-api-key-file", "--livekit-api-secret-file",
 				`--resync-interval is "0s"; use a duration above zero`, "--witness-timeout", "--read-interval",
-				`--settle is "-1s"; use zero or more, such as 20s`, "--max-hold", `--max-staleness is "-1s"; use --resync-interval or more, such as 1s`, "--livekit-concurrency", `--deletion-cost is "on"; use auto or off`, `--bind-address is "8080"; use an address with a port`,
+				`--settle is "-1s"; use zero or more, such as 20s`, "--max-hold", `--max-staleness is "-1s"; use --resync-interval or more, such as 1s`, `--livekit-requests-per-minute is "5"; use 0, or 12 or more, such as 300`, "--livekit-concurrency", `--deletion-cost is "on"; use auto or off`, `--bind-address is "8080"; use an address with a port`,
 				"--namespace", `--log-level is "loud"; use debug, info, warn or error`,
 			}},
 	}

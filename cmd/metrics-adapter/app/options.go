@@ -15,6 +15,7 @@ import (
 	basecmd "sigs.k8s.io/custom-metrics-apiserver/pkg/cmd"
 
 	"github.com/callguard/callguard/cmd/internal/program"
+	"github.com/callguard/callguard/pkg/livekit"
 	"github.com/callguard/callguard/pkg/witness/rooms"
 )
 
@@ -46,7 +47,7 @@ func NewOptions() *Options {
 	o := &Options{
 		base: &basecmd.AdapterBase{Name: "callguard-metrics-adapter", FlagSet: pflag.NewFlagSet("metrics-adapter", pflag.ContinueOnError)},
 		livekit: rooms.Settings{
-			Resync: 15 * time.Second, MaxStaleness: 45 * time.Second, Timeout: 5 * time.Second, Concurrency: 16,
+			Resync: 15 * time.Second, MaxStaleness: 45 * time.Second, Timeout: livekit.DefaultTimeout, Concurrency: 16, Hints: true,
 		},
 		workerInterval:      15 * time.Second,
 		workerTimeout:       2 * time.Second,
@@ -70,9 +71,10 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.StringVar(&o.livekitKeyFile, "livekit-api-key-file", o.livekitKeyFile, "File with the API key of the default project. Read again every minute.")
 	fs.StringVar(&o.livekitSecretFile, "livekit-api-secret-file", o.livekitSecretFile, "File with the API secret of the default project. Read again every minute.")
 	fs.DurationVar(&o.livekit.Resync, "resync-interval", o.livekit.Resync, "The longest that a change in LiveKit goes unseen without webhooks.")
-	fs.DurationVar(&o.livekit.MaxStaleness, "max-staleness", o.livekit.MaxStaleness, "Age from which a reading is not believed any more, and the metrics answer 503.")
-	fs.DurationVar(&o.livekit.Timeout, "livekit-timeout", o.livekit.Timeout, "Time limit of one request to LiveKit.")
+	fs.DurationVar(&o.livekit.MaxStaleness, "max-staleness", o.livekit.MaxStaleness, "Age from which a reading is not believed any more, and the metrics answer 503. A room counts as read while LiveKit's list of rooms says the same of it.")
+	fs.DurationVar(&o.livekit.Timeout, "livekit-timeout", o.livekit.Timeout, "Time limit of one request to LiveKit. LiveKit itself may take 3s to say that a room's node is silent; give it more.")
 	fs.IntVar(&o.livekit.Concurrency, "livekit-concurrency", o.livekit.Concurrency, "Requests to one LiveKit project under way at once.")
+	fs.IntVar(&o.livekit.RequestsPerMinute, "livekit-requests-per-minute", o.livekit.RequestsPerMinute, "Limit of requests to one LiveKit project in any minute, of this process. 0 is 300 for LiveKit Cloud, whose 1,000 two adapters and the guard share, and none for other servers until one answers 429. Within a limit, rooms whose line in LiveKit's list has changed are read first. Where it is too low for what changes, metrics answer 503 and say so.")
 	fs.DurationVar(&o.workerInterval, "worker-interval", o.workerInterval, "How often each agent's GET /worker, or its gate's GET /calls, is asked.")
 	fs.DurationVar(&o.workerTimeout, "worker-timeout", o.workerTimeout, "Time limit of one request to an agent or its gate.")
 	fs.IntVar(&o.workerConcurrency, "worker-concurrency", o.workerConcurrency, "Requests to agents under way at once, and as many to gates.")
@@ -91,7 +93,7 @@ func (o *Options) Validate() error {
 		m.Wrong("livekit-url-file", o.livekitURLFile, "either this or --livekit-url")
 	}
 	if o.livekitURL != "" {
-		if err := rooms.ValidateURL(o.livekitURL); err != nil {
+		if err := livekit.ValidateURL(o.livekitURL); err != nil {
 			m.Add(fmt.Errorf("--livekit-url: %w", err))
 		}
 	}
@@ -117,6 +119,9 @@ func (o *Options) Validate() error {
 	atLeast("worker-interval", o.workerInterval, time.Second)
 	atLeast("worker-timeout", o.workerTimeout, 100*time.Millisecond)
 	atLeast("certificate-lifetime", o.certificateLifetime, time.Minute)
+	if n := o.livekit.RequestsPerMinute; n != 0 && n < livekit.LeastLimit {
+		m.Wrong("livekit-requests-per-minute", n, fmt.Sprintf("0, or %d or more, such as %d", livekit.LeastLimit, livekit.CloudLimit))
+	}
 	concurrency := func(flag string, n int) {
 		if n < 1 || n > 1024 {
 			m.Wrong(flag, n, "a number from 1 to 1024, such as 16")

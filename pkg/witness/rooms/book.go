@@ -6,45 +6,15 @@ import (
 	"slices"
 	"time"
 
-	"github.com/livekit/protocol/livekit"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/livekit"
 )
-
-// publishOnBehalf marks the participant of an avatar service, which joins as an
-// agent on behalf of the agent that has the call.
-const publishOnBehalf = "lk.publish_on_behalf"
-
-// agent is one agent participant. Pod is empty where the participant does not
-// name one.
-type agent struct {
-	sid    string
-	pod    types.UID
-	joined time.Time
-}
-
-// agentsOf picks those participants that hold a call: agents, but neither
-// avatars nor agents that run in LiveKit Cloud instead of a pod.
-func agentsOf(participants []*livekit.ParticipantInfo) []agent {
-	var agents []agent
-	for _, p := range participants {
-		if p.GetKind() != livekit.ParticipantInfo_AGENT ||
-			p.GetState() == livekit.ParticipantInfo_DISCONNECTED ||
-			p.GetAttributes()[publishOnBehalf] != "" ||
-			slices.Contains(p.GetKindDetails(), livekit.ParticipantInfo_CLOUD_AGENT) {
-			continue
-		}
-		agents = append(agents, agent{
-			sid: p.GetSid(), pod: types.UID(p.GetAttributes()[call.PodAttribute]), joined: time.Unix(p.GetJoinedAt(), 0),
-		})
-	}
-	return agents
-}
 
 // seat is an agent's place in a room.
 type seat struct {
-	agent
+	livekit.Agent
 
 	missing time.Time // since when LiveKit no longer lists it; zero while it does
 }
@@ -94,6 +64,7 @@ func newBook(confirm, doubt time.Duration) *book {
 type change struct {
 	pods    []types.UID // whose calls changed
 	missing bool        // a seat of the room is missing: read it again after confirm
+	much    bool        // with it, much is lost together: the doubt is to last from the answer on
 }
 
 // apply enters a list of the agents of a room that was asked for at the time
@@ -101,7 +72,7 @@ type change struct {
 // a sweep runs, and after one that failed, nothing is taken for gone, since only
 // the end of a whole one shows how much was lost together. A list that was asked
 // for before the latest one is passed over.
-func (b *book) apply(room string, agents []agent, at time.Time, open bool, left func(sid string) bool) change {
+func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open bool, left func(sid string) bool) change {
 	entry := b.rooms[room]
 	switch {
 	case entry == nil && len(agents) == 0:
@@ -117,38 +88,39 @@ func (b *book) apply(room string, agents []agent, at time.Time, open bool, left 
 	var c change
 	kept := make([]seat, 0, len(agents))
 	for _, s := range entry.seats {
-		listed := slices.ContainsFunc(agents, func(a agent) bool { return a.sid == s.sid })
+		listed := slices.ContainsFunc(agents, func(a livekit.Agent) bool { return a.SID == s.SID })
 		switch {
 		case listed && !s.missing.IsZero():
 			s.missing = time.Time{}
-			b.count(room, s.agent, at, 0, -1)
-			c.pods = append(c.pods, s.pod)
+			b.count(room, s.Agent, at, 0, -1)
+			c.pods = append(c.pods, s.Pod)
 		case listed:
-		case left(s.sid) || slices.ContainsFunc(agents, func(a agent) bool { return a.pod == s.pod && s.pod != "" }):
+		case left(s.SID) || slices.ContainsFunc(agents, func(a livekit.Agent) bool { return a.Pod == s.Pod && s.Pod != "" }):
 			// It said so, or its pod's agent is in the room again under a new sid.
 			b.drop(room, s, at)
-			c.pods = append(c.pods, s.pod)
+			c.pods = append(c.pods, s.Pod)
 			continue
 		case s.missing.IsZero():
 			s.missing = at
-			b.count(room, s.agent, at, 0, 1)
+			b.count(room, s.Agent, at, 0, 1)
 			if b.lostMuch() {
+				c.much = true
 				b.doubtUntil = at.Add(b.doubt)
 			}
 		case !open && at.Sub(s.missing) >= b.confirm && !at.Before(b.doubtUntil):
 			b.drop(room, s, at)
-			c.pods = append(c.pods, s.pod)
+			c.pods = append(c.pods, s.Pod)
 			continue
 		}
 		kept = append(kept, s)
 	}
 	for _, a := range agents {
-		if slices.ContainsFunc(kept, func(s seat) bool { return s.sid == a.sid }) {
+		if slices.ContainsFunc(kept, func(s seat) bool { return s.SID == a.SID }) {
 			continue
 		}
-		kept = append(kept, seat{agent: a})
+		kept = append(kept, seat{Agent: a})
 		b.count(room, a, at, 1, 0)
-		c.pods = append(c.pods, a.pod)
+		c.pods = append(c.pods, a.Pod)
 	}
 	entry.seats = kept
 	c.missing = entry.hasMissing()
@@ -163,34 +135,36 @@ func (b *book) apply(room string, agents []agent, at time.Time, open bool, left 
 // could not be read. What it has lost is in doubt.
 func (b *book) outageOver(at time.Time) { b.doubtUntil = at.Add(b.doubt) }
 
-// lostMuch says whether more than half of all seats are missing, and more than
+// lostMuch reports whether more than half of all seats are missing, and more than
 // a few calls that happened to end together.
-func (b *book) lostMuch() bool { return b.missing >= 3 && 2*b.missing > b.seats }
+func (b *book) lostMuch() bool { return muchOf(b.missing, b.seats) }
+
+func muchOf(some, all int) bool { return some >= 3 && 2*some > all }
 
 func (b *book) drop(room string, s seat, at time.Time) {
 	missing := 0
 	if !s.missing.IsZero() {
 		missing = -1
 	}
-	b.count(room, s.agent, at, -1, missing)
+	b.count(room, s.Agent, at, -1, missing)
 }
 
 // count keeps the sums by pod.
-func (b *book) count(room string, a agent, at time.Time, seats, missing int) {
+func (b *book) count(room string, a livekit.Agent, at time.Time, seats, missing int) {
 	b.seats += seats
 	b.missing += missing
-	if a.pod == "" {
+	if a.Pod == "" {
 		b.unattributed += seats
 		return
 	}
-	h := b.pods[a.pod]
+	h := b.pods[a.Pod]
 	if h == nil {
 		h = &holding{rooms: map[string]int{}}
-		b.pods[a.pod] = h
+		b.pods[a.Pod] = h
 	}
 	h.at = at
-	if a.joined.After(h.newest) {
-		h.newest = a.joined
+	if a.Joined.After(h.newest) {
+		h.newest = a.Joined
 	}
 	h.missing += missing
 	h.rooms[room] += seats
@@ -209,14 +183,14 @@ func (b *book) sweptSince(at time.Time) {
 	}
 }
 
-// reading is what the book says of a pod, given when the latest sweep began.
+// reading is what the book says of a pod, given as of when all rooms are known.
 func (b *book) reading(pod types.UID, sweptAt, now time.Time) call.Reading {
 	h := b.pods[pod]
 	switch {
 	case h == nil:
 		return call.Known(0, sweptAt)
 	case h.missing > 0 && now.Before(b.doubtUntil):
-		return call.Unknown("LiveKit lost rooms of this pod; waiting whether its agents come back")
+		return call.Unknown("LiveKit stopped listing rooms of this pod; waiting to see whether its agents reconnect")
 	case h.at.After(sweptAt):
 		return call.Known(len(h.rooms), h.at).WithNewest(h.newest)
 	default:

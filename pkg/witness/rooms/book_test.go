@@ -8,10 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/livekit/protocol/livekit"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/livekit"
 )
 
 const (
@@ -27,18 +26,18 @@ func second(n float64) time.Time {
 type list struct {
 	at       float64
 	room     string
-	agents   []agent
+	agents   []livekit.Agent
 	sweeping bool
 	left     string // a sid whose leaving a webhook announced
 }
 
 func TestBook(t *testing.T) {
-	a1, a2 := agent{sid: "PA_1", pod: "pod-a"}, agent{sid: "PA_2", pod: "pod-a"}
-	b1 := agent{sid: "PA_3", pod: "pod-b"}
-	nobody := agent{sid: "PA_4"}
+	a1, a2 := livekit.Agent{SID: "PA_1", Pod: "pod-a"}, livekit.Agent{SID: "PA_2", Pod: "pod-a"}
+	b1 := livekit.Agent{SID: "PA_3", Pod: "pod-b"}
+	nobody := livekit.Agent{SID: "PA_4"}
 	many := func(n int) (lists []list) {
 		for i := range n {
-			lists = append(lists, list{at: 1, room: fmt.Sprint("r", i), agents: []agent{{sid: fmt.Sprint("PA_", i), pod: "pod-a"}}})
+			lists = append(lists, list{at: 1, room: fmt.Sprint("r", i), agents: []livekit.Agent{{SID: fmt.Sprint("PA_", i), Pod: "pod-a"}}})
 		}
 		return lists
 	}
@@ -58,35 +57,35 @@ func TestBook(t *testing.T) {
 	}{
 		"Nothing": {reason: "A pod in no room is idle.", now: 1, want: 0},
 		"OneCall": {reason: "An agent in a room is a call.",
-			lists: []list{{at: 1, room: "r", agents: []agent{a1}}}, now: 2, want: 1},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}}, now: 2, want: 1},
 		"RoomsNotAgents": {reason: "Two agents of a pod in one room are one call.",
-			lists: []list{{at: 1, room: "r", agents: []agent{a1, a2}}}, now: 2, want: 1},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1, a2}}}, now: 2, want: 1},
 		"OtherPod": {reason: "A call belongs to the pod that the agent names.",
-			lists: []list{{at: 1, room: "r", agents: []agent{b1}}}, now: 2, want: 0},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{b1}}}, now: 2, want: 0},
 		"Unattributed": {reason: "An agent that names no pod is counted as such.",
-			lists: []list{{at: 1, room: "r", agents: []agent{nobody, a1}}}, now: 2, want: 1, unattributed: 1},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{nobody, a1}}}, now: 2, want: 1, unattributed: 1},
 		"MissingOnce": {reason: "An agent missing from one list may stand in the next.",
-			lists: []list{{at: 1, room: "r", agents: []agent{a1}}, {at: 5, room: "r"}}, now: 6, want: 1},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5, room: "r"}}, now: 6, want: 1},
 		"MissingAndBack": {reason: "It came back.",
-			lists: []list{{at: 1, room: "r", agents: []agent{a1}}, {at: 5, room: "r"}, {at: 6, room: "r", agents: []agent{a1}}, {at: 20, room: "r"}}, now: 20, want: 1},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5, room: "r"}, {at: 6, room: "r", agents: []livekit.Agent{a1}}, {at: 20, room: "r"}}, now: 20, want: 1},
 		"MissingTooSoon": {reason: "A second list that is hardly later says no more than the first.",
-			lists: []list{{at: 1, room: "r", agents: []agent{a1}}, {at: 5, room: "r"}, {at: 5.5, room: "r"}}, now: 6, want: 1},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5, room: "r"}, {at: 5.5, room: "r"}}, now: 6, want: 1},
 		"MissingTwice": {reason: "Two lists apart agree: the call is over.",
-			lists: []list{{at: 1, room: "r", agents: []agent{a1}}, {at: 5, room: "r"}, {at: 6, room: "r"}}, now: 6, want: 0},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5, room: "r"}, {at: 6, room: "r"}}, now: 6, want: 0},
 		"LeftByWebhook": {reason: "The participant itself was announced to have left, and the list agrees.",
-			lists: []list{{at: 1, room: "r", agents: []agent{a1}}, {at: 5, room: "r", left: "PA_1"}}, now: 5, want: 0},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5, room: "r", left: "PA_1"}}, now: 5, want: 0},
 		"LeftOldSid": {reason: "A webhook about an earlier connection does not end the call of the new one.",
-			lists: []list{{at: 1, room: "r", agents: []agent{a2}}, {at: 5, room: "r", left: "PA_1"}}, now: 5, want: 1},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a2}}, {at: 5, room: "r", left: "PA_1"}}, now: 5, want: 1},
 		"LeftButListed": {reason: "While the list still has it, the call goes on.",
-			lists: []list{{at: 1, room: "r", agents: []agent{a1}}, {at: 5, room: "r", agents: []agent{a1}, left: "PA_1"}}, now: 5, want: 1},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5, room: "r", agents: []livekit.Agent{a1}, left: "PA_1"}}, now: 5, want: 1},
 		"Reconnected": {reason: "The same pod's agent under a new sid is the same call.",
-			lists: []list{{at: 1, room: "r", agents: []agent{a1}}, {at: 5, room: "r", agents: []agent{a2}}}, now: 5, want: 1},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5, room: "r", agents: []livekit.Agent{a2}}}, now: 5, want: 1},
 		"Handover": {reason: "Another pod took the call over; the first is over after its second miss.",
-			lists: []list{{at: 1, room: "r", agents: []agent{a1}}, {at: 5, room: "r", agents: []agent{b1}}, {at: 6, room: "r", agents: []agent{b1}}}, now: 6, want: 0},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5, room: "r", agents: []livekit.Agent{b1}}, {at: 6, room: "r", agents: []livekit.Agent{b1}}}, now: 6, want: 0},
 		"LateAnswer": {reason: "A list asked for earlier than the latest one changes nothing.",
-			lists: []list{{at: 5, room: "r", agents: []agent{a1}}, {at: 2, room: "r"}, {at: 3, room: "r"}}, now: 6, want: 1},
+			lists: []list{{at: 5, room: "r", agents: []livekit.Agent{a1}}, {at: 2, room: "r"}, {at: 3, room: "r"}}, now: 6, want: 1},
 		"DuringSweep": {reason: "Only the end of a sweep shows how much was lost together.",
-			lists: []list{{at: 1, room: "r", agents: []agent{a1}}, {at: 5, room: "r"}, {at: 7, room: "r", sweeping: true}}, now: 7, want: 1},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5, room: "r"}, {at: 7, room: "r", sweeping: true}}, now: 7, want: 1},
 		"FewEndTogether": {reason: "Two calls that end at once are no reason for doubt.",
 			lists: append(append(many(2), gone(2, 5, false)...), gone(2, 6, false)...), now: 6, want: 0},
 		"AllLost": {reason: "A LiveKit that lost all rooms at once may have restarted: unknown, not zero.",
@@ -102,11 +101,11 @@ func TestBook(t *testing.T) {
 				return back
 			}()...), now: 8, want: 6},
 		"AfterOutage": {reason: "What is gone after an outage is unknown, be it a single call.", outage: 5,
-			lists: []list{{at: 1, room: "r", agents: []agent{a1}}, {at: 5.1, room: "r"}, {at: 6.2, room: "r"}}, now: 7, want: -1},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5.1, room: "r"}, {at: 6.2, room: "r"}}, now: 7, want: -1},
 		"AfterOutageForGood": {reason: "After the doubt it is over.", outage: 5,
-			lists: []list{{at: 1, room: "r", agents: []agent{a1}}, {at: 5.1, room: "r"}, {at: 15.1, room: "r"}}, now: 15.2, want: 0},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5.1, room: "r"}, {at: 15.1, room: "r"}}, now: 15.2, want: 0},
 		"AfterOutageStillThere": {reason: "A call that outlived the outage is a call.", outage: 5,
-			lists: []list{{at: 1, room: "r", agents: []agent{a1}}, {at: 5.1, room: "r", agents: []agent{a1}}}, now: 6, want: 1},
+			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5.1, room: "r", agents: []livekit.Agent{a1}}}, now: 6, want: 1},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -148,11 +147,11 @@ func TestBookNeverBelowTheTruth(t *testing.T) {
 		case 1:
 			delete(truth, room)
 		}
-		var agents []agent
+		var agents []livekit.Agent
 		if pod, ok := truth[room]; ok {
 			// A list may lie, but not twice in a row about the same room.
 			if hidden[room] = !hidden[room] && rng.IntN(4) == 0; !hidden[room] {
-				agents = []agent{{sid: fmt.Sprint(room, pod), pod: pod}}
+				agents = []livekit.Agent{{SID: fmt.Sprint(room, pod), Pod: pod}}
 			}
 		}
 		b.apply(room, agents, at, false, func(string) bool { return false })
@@ -176,7 +175,7 @@ func TestBookNeverBelowTheTruth(t *testing.T) {
 
 func has(seats []seat, sid string) bool {
 	for _, s := range seats {
-		if s.sid == sid {
+		if s.SID == sid {
 			return true
 		}
 	}
@@ -193,41 +192,12 @@ func checkSums(t *testing.T, b *book) {
 			if !s.missing.IsZero() {
 				missing++
 			}
-			if s.pod == "" {
+			if s.Pod == "" {
 				unattributed++
 			}
 		}
 	}
 	if seats != b.seats || missing != b.missing || unattributed != b.unattributed {
 		t.Errorf("sums are %d/%d/%d, the rooms say %d/%d/%d", b.seats, b.missing, b.unattributed, seats, missing, unattributed)
-	}
-}
-
-func TestAgentsOf(t *testing.T) {
-	attributed := map[string]string{call.PodAttribute: "uid"}
-	person := func(kind livekit.ParticipantInfo_Kind, attributes map[string]string) *livekit.ParticipantInfo {
-		return &livekit.ParticipantInfo{Sid: "PA", Kind: kind, Attributes: attributes}
-	}
-	cases := map[string]struct {
-		participant *livekit.ParticipantInfo
-		want        int
-	}{
-		"Agent":        {person(livekit.ParticipantInfo_AGENT, attributed), 1},
-		"Unattributed": {person(livekit.ParticipantInfo_AGENT, nil), 1},
-		"Avatar":       {person(livekit.ParticipantInfo_AGENT, map[string]string{publishOnBehalf: "agent-1"}), 0},
-		"AvatarOfOurs": {person(livekit.ParticipantInfo_AGENT, map[string]string{publishOnBehalf: "agent-1", call.PodAttribute: "uid"}), 0},
-		"CloudAgent": {&livekit.ParticipantInfo{Kind: livekit.ParticipantInfo_AGENT,
-			KindDetails: []livekit.ParticipantInfo_KindDetail{livekit.ParticipantInfo_CLOUD_AGENT}}, 0},
-		"Disconnected": {&livekit.ParticipantInfo{Kind: livekit.ParticipantInfo_AGENT, State: livekit.ParticipantInfo_DISCONNECTED, Attributes: attributed}, 0},
-		"Caller":       {person(livekit.ParticipantInfo_STANDARD, attributed), 0},
-		"SIP":          {person(livekit.ParticipantInfo_SIP, attributed), 0},
-		"Egress":       {person(livekit.ParticipantInfo_EGRESS, attributed), 0},
-		"Ingress":      {person(livekit.ParticipantInfo_INGRESS, attributed), 0},
-		"Bridge":       {person(livekit.ParticipantInfo_BRIDGE, attributed), 0},
-	}
-	for name, tc := range cases {
-		if got := len(agentsOf([]*livekit.ParticipantInfo{tc.participant})); got != tc.want {
-			t.Errorf("%s: %d agents, want %d", name, got, tc.want)
-		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/livekit"
 )
 
 // Files say where the credentials of a project stand.
@@ -29,18 +30,18 @@ type Files struct {
 
 // FileCredentials reads a project's credentials from their files each time, so that
 // they can change. It is nil without a URL: there is no such project.
-func FileCredentials(f Files) func(context.Context) (Credentials, error) {
+func FileCredentials(f Files) func(context.Context) (livekit.Credentials, error) {
 	if f.URL == "" && f.URLFile == "" {
 		return nil
 	}
-	return func(context.Context) (Credentials, error) {
+	return func(context.Context) (livekit.Credentials, error) {
 		var errs []error
 		read := func(name string) string {
 			text, err := os.ReadFile(name)
 			errs = append(errs, err)
 			return strings.TrimSpace(string(text))
 		}
-		c := Credentials{URL: f.URL, APIKey: read(f.KeyFile), APISecret: read(f.SecretFile)}
+		c := livekit.Credentials{URL: f.URL, APIKey: read(f.KeyFile), APISecret: read(f.SecretFile)}
 		if f.URLFile != "" {
 			c.URL = read(f.URLFile)
 		}
@@ -50,14 +51,14 @@ func FileCredentials(f Files) func(context.Context) (Credentials, error) {
 
 // SecretCredentials reads a project from a Secret with the keys url, api-key and
 // api-secret.
-func SecretCredentials(client kubernetes.Interface) func(context.Context, types.NamespacedName) (Credentials, error) {
-	return func(ctx context.Context, name types.NamespacedName) (Credentials, error) {
+func SecretCredentials(client kubernetes.Interface) func(context.Context, types.NamespacedName) (livekit.Credentials, error) {
+	return func(ctx context.Context, name types.NamespacedName) (livekit.Credentials, error) {
 		secret, err := client.CoreV1().Secrets(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
 		if err != nil {
-			return Credentials{}, fmt.Errorf("cannot read Secret %s: %w; create it with keys url, api-key and api-secret, and let callguard get it", name, err)
+			return livekit.Credentials{}, fmt.Errorf("cannot read Secret %s: %w; create it with keys url, api-key and api-secret, and let callguard get it", name, err)
 		}
 		field := func(key string) string { return strings.TrimSpace(string(secret.Data[key])) }
-		return Credentials{URL: field("url"), APIKey: field("api-key"), APISecret: field("api-secret")}, nil
+		return livekit.Credentials{URL: field("url"), APIKey: field("api-key"), APISecret: field("api-secret")}, nil
 	}
 }
 
@@ -72,25 +73,25 @@ const (
 // need them: a release that ends or names another Secret takes the old one with it,
 // or callguard's right to it, while its pods still finish their calls.
 type Remembered struct {
-	read func(context.Context, types.NamespacedName) (Credentials, error)
+	read func(context.Context, types.NamespacedName) (livekit.Credentials, error)
 
 	mu   sync.Mutex
 	kept map[types.NamespacedName]kept
 }
 
 type kept struct {
-	Credentials
+	livekit.Credentials
 
 	at time.Time // when it was tried last
 }
 
 // Remember returns credentials that nothing is remembered of yet.
-func Remember(read func(context.Context, types.NamespacedName) (Credentials, error)) *Remembered {
+func Remember(read func(context.Context, types.NamespacedName) (livekit.Credentials, error)) *Remembered {
 	return &Remembered{read: read, kept: map[types.NamespacedName]kept{}}
 }
 
 // Get reads a Secret, and returns what it said last where it cannot be read any more.
-func (r *Remembered) Get(ctx context.Context, secret types.NamespacedName) (Credentials, error) {
+func (r *Remembered) Get(ctx context.Context, secret types.NamespacedName) (livekit.Credentials, error) {
 	c, err := r.read(ctx, secret)
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -3,11 +3,13 @@
 package rooms
 
 import (
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/livekit"
 )
 
 // Metrics count what the room readers and the webhook receiver do.
@@ -17,6 +19,7 @@ type Metrics struct {
 	sweptAt      *prometheus.GaugeVec
 	rooms        *prometheus.GaugeVec
 	unattributed *prometheus.GaugeVec
+	unread       *prometheus.GaugeVec
 	webhooks     *prometheus.CounterVec
 	forwards     *prometheus.CounterVec
 }
@@ -26,7 +29,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "callguard", Name: "livekit_requests_total",
-			Help: "Requests to LiveKit's RoomService, by project, method and outcome (ok, denied, error).",
+			Help: "Requests to LiveKit's RoomService, by project, method and outcome (ok, denied, too_many, error).",
 		}, []string{"project", "method", "outcome"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "callguard", Name: "livekit_request_duration_seconds",
@@ -35,7 +38,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"method"}),
 		sweptAt: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "callguard", Name: "livekit_last_sweep_timestamp_seconds",
-			Help: "When the latest complete reading of all rooms of a project began; 0 before the first.",
+			Help: "As of when all rooms of a project are known, but for those that cannot be read; 0 before the first time.",
 		}, []string{"project"}),
 		rooms: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "callguard", Name: "livekit_agent_rooms",
@@ -44,6 +47,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		unattributed: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "callguard", Name: "unattributed_agents",
 			Help: "Agents in the rooms of a project that name no pod. While there are any, pods with no witness but rooms are unknown.",
+		}, []string{"project"}),
+		unread: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "callguard", Name: "livekit_unread_rooms",
+			Help: "Rooms of a project that could never be read, so that nobody knows whose agents are in them. They count as unattributed agents do.",
 		}, []string{"project"}),
 		webhooks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "callguard", Name: "webhook_events_total",
@@ -54,15 +61,18 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Webhook requests passed on to other replicas, by outcome (ok, error, dropped).",
 		}, []string{"outcome"}),
 	}
-	reg.MustRegister(m.requests, m.duration, m.sweptAt, m.rooms, m.unattributed, m.webhooks, m.forwards)
+	reg.MustRegister(m.requests, m.duration, m.sweptAt, m.rooms, m.unattributed, m.unread, m.webhooks, m.forwards)
 	return m
 }
 
 func (m *Metrics) asked(p call.Project, method string, took time.Duration, err error) {
 	outcome := "ok"
+	_, tooMany := errors.AsType[*livekit.TooMany](err)
 	switch {
-	case denied(err):
+	case livekit.Denied(err):
 		outcome = "denied"
+	case tooMany:
+		outcome = "too_many"
 	case err != nil:
 		outcome = "error"
 	}
@@ -70,7 +80,7 @@ func (m *Metrics) asked(p call.Project, method string, took time.Duration, err e
 	m.duration.WithLabelValues(method).Observe(took.Seconds())
 }
 
-func (m *Metrics) swept(p call.Project, at time.Time, rooms, unattributed int) {
+func (m *Metrics) swept(p call.Project, at time.Time, rooms, unattributed, unread int) {
 	seconds := 0.0
 	if !at.IsZero() {
 		seconds = float64(at.UnixMilli()) / 1000
@@ -78,12 +88,13 @@ func (m *Metrics) swept(p call.Project, at time.Time, rooms, unattributed int) {
 	m.sweptAt.WithLabelValues(string(p)).Set(seconds)
 	m.rooms.WithLabelValues(string(p)).Set(float64(rooms))
 	m.unattributed.WithLabelValues(string(p)).Set(float64(unattributed))
+	m.unread.WithLabelValues(string(p)).Set(float64(unread))
 }
 
 // forget deletes the series of a project that is read no more.
 func (m *Metrics) forget(p call.Project) {
 	labels := prometheus.Labels{"project": string(p)}
-	for _, vec := range []*prometheus.GaugeVec{m.sweptAt, m.rooms, m.unattributed} {
+	for _, vec := range []*prometheus.GaugeVec{m.sweptAt, m.rooms, m.unattributed, m.unread} {
 		vec.DeletePartialMatch(labels)
 	}
 	m.requests.DeletePartialMatch(labels)

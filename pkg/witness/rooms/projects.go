@@ -16,14 +16,15 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/livekit"
 )
 
 // ProjectsConfig is what Projects needs.
 type ProjectsConfig struct {
 	// Default gives the credentials of the default project; nil if there is none.
-	Default func(context.Context) (Credentials, error)
+	Default func(context.Context) (livekit.Credentials, error)
 	// Secret gives the credentials that stand in a Secret.
-	Secret    func(context.Context, types.NamespacedName) (Credentials, error)
+	Secret    func(context.Context, types.NamespacedName) (livekit.Credentials, error)
 	Transport http.RoundTripper
 	// OnlyWanted leaves the default project unread while nobody wants it, too.
 	OnlyWanted bool
@@ -42,7 +43,8 @@ const maxProjects = 20
 // name, up to maxProjects of a namespace. Its methods are safe for concurrent use.
 type Projects struct {
 	cfg     ProjectsConfig
-	budget  *budget
+	budget  *livekit.Budget
+	paces   *paces
 	changed chan struct{}
 
 	mu      sync.RWMutex
@@ -52,8 +54,8 @@ type Projects struct {
 
 // NewProjects returns Projects that read nothing until Run.
 func NewProjects(cfg ProjectsConfig) *Projects {
-	cfg.Transport = boundHeaders(cfg.Transport)
-	return &Projects{cfg: cfg, budget: newBudget(), changed: make(chan struct{}, 1), readers: map[call.Project]*Reader{}}
+	cfg.Transport = livekit.BoundHeaders(cfg.Transport)
+	return &Projects{cfg: cfg, budget: livekit.NewBudget(), paces: newPaces(cfg.RequestsPerMinute), changed: make(chan struct{}, 1), readers: map[call.Project]*Reader{}}
 }
 
 // Want names the projects that pods work for. The default project needs no
@@ -131,15 +133,28 @@ func (p *Projects) Reading(pod *call.Pod, now time.Time) call.Reading {
 		return call.Unknown("%s", err)
 	}
 	reading := r.Reading(pod.UID, now)
+	unattributed, unread := r.Unattributed(), r.Unread(now)
 	switch {
-	case r.Unattributed() == 0:
+	case !reading.Known() || unattributed+unread == 0:
 		return reading
+	case len(pod.Witnesses) == 1 && unattributed == 0:
+		return call.Unknown("LiveKit does not say who is in %d rooms of project %s, and the pod has no other witness; check that all LiveKit nodes run",
+			unread, pod.Project)
 	case len(pod.Witnesses) == 1:
 		return call.Unknown("agents in LiveKit project %s name no pod in attribute %s, and the pod has no other witness",
 			pod.Project, call.PodAttribute)
 	default:
 		return reading.WithUnattributed()
 	}
+}
+
+// RoomSIDs returns the ids of the rooms that LiveKit lists a pod's agents in.
+func (p *Projects) RoomSIDs(pod *call.Pod) []string {
+	r, err := p.reader(pod.Project)
+	if err != nil {
+		return nil
+	}
+	return r.RoomSIDs(pod.UID)
 }
 
 // Ask is the reading of a pod's own project, as of its latest sweep.
@@ -214,16 +229,48 @@ func (p *Projects) wantedNow() []call.Project {
 func (p *Projects) config(project call.Project) Config {
 	credentials := p.cfg.Default
 	if secret, ok := project.Secret(); ok {
-		credentials = func(ctx context.Context) (Credentials, error) { return p.cfg.Secret(ctx, secret) }
+		credentials = func(ctx context.Context) (livekit.Credentials, error) { return p.cfg.Secret(ctx, secret) }
 	}
 	return Config{
 		Project:     project,
 		Credentials: credentials,
 		Transport:   p.cfg.Transport,
 		Budget:      p.budget,
+		Pace:        p.paces.of,
 		Settings:    p.cfg.Settings,
 		OnChange:    p.cfg.OnChange,
 		Metrics:     p.cfg.Metrics,
 		Log:         p.cfg.Log,
 	}
+}
+
+// paces are those of the projects of a process, by their credentials: two Secrets with
+// the same share one, and a project that nobody wants for a while keeps its own. A Secret
+// with the wrong key takes nothing from one with the right.
+type paces struct {
+	perMinute int
+
+	mu   sync.Mutex
+	made map[livekit.Credentials]*livekit.Pace
+}
+
+// maxPaces bounds the credentials that are remembered, at some 1 KiB each.
+const maxPaces = 4096
+
+func newPaces(perMinute int) *paces {
+	return &paces{perMinute: perMinute, made: map[livekit.Credentials]*livekit.Pace{}}
+}
+
+func (p *paces) of(creds livekit.Credentials) *livekit.Pace {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if pace := p.made[creds]; pace != nil {
+		return pace
+	}
+	if len(p.made) >= maxPaces {
+		clear(p.made)
+	}
+	pace := livekit.NewPace(livekit.Limit(p.perMinute, creds.URL))
+	p.made[creds] = pace
+	return pace
 }

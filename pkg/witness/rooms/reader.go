@@ -3,6 +3,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,14 +13,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/livekit/protocol/livekit"
+	protocol "github.com/livekit/protocol/livekit"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/semaphore"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/livekit"
 )
 
 const (
@@ -35,6 +36,12 @@ const (
 	// maxHints bounds the words of webhooks that are kept. Past that, rooms are
 	// still read at once.
 	maxHints = 10_000
+	// maxHinted bounds the name of a room and the id of a participant that a webhook
+	// names, which are kept.
+	maxHinted = 4 << 10
+	// maxAgents bounds the agents that are remembered of a project, at some 300 bytes
+	// each.
+	maxAgents = 25_000
 )
 
 // Config is what a Reader needs.
@@ -42,11 +49,14 @@ type Config struct {
 	Project call.Project
 	// Credentials are asked for at the start, after LiveKit refused them, and
 	// every minute.
-	Credentials func(context.Context) (Credentials, error)
+	Credentials func(context.Context) (livekit.Credentials, error)
 	Transport   http.RoundTripper
 	// Budget is what all answers under way of the process may take; nil is one of
 	// the Reader's own.
-	Budget *semaphore.Weighted
+	Budget *livekit.Budget
+	// Pace is the pace of requests with these credentials; nil is one of the Reader's
+	// own.
+	Pace func(livekit.Credentials) *livekit.Pace
 	Settings
 
 	// OnChange is told the pods whose number of calls changed.
@@ -66,6 +76,11 @@ type Settings struct {
 	Timeout time.Duration
 	// Concurrency bounds the requests under way.
 	Concurrency int
+	// RequestsPerMinute is the limit of requests to one project; 0 is what
+	// livekit.Limit says.
+	RequestsPerMinute int
+	// Hints lets a room count as read while the list of rooms says the same of it.
+	Hints bool
 }
 
 // confirm, sweepEvery and doubt divide the resync: a sweep begins every 0.7 to
@@ -74,6 +89,30 @@ func (s Settings) confirm() time.Duration    { return s.Resync / 10 }
 func (s Settings) sweepEvery() time.Duration { return wait.Jitter(s.Resync*7/10, 1.0/7) }
 func (s Settings) doubt() time.Duration      { return s.Resync / 2 }
 
+// A sweep begins no more rooms after sweepMost: one whose nodes are dead takes LiveKit
+// 3 s to say so. The others are first in the next one.
+func (s Settings) sweepMost() time.Duration { return s.MaxStaleness / 3 }
+
+// holdsUp is how long a room that cannot be read keeps all of its project from being
+// known, and unreadAfter when one that never could be counts as one that may hold a call
+// of any pod. Where hints do, a moment of not knowing matters less than the number.
+func (s Settings) holdsUp() time.Duration {
+	if s.Hints {
+		return 0
+	}
+	return s.MaxStaleness / 5
+}
+
+func (s Settings) unreadAfter() time.Duration {
+	if s.Hints {
+		return s.MaxStaleness
+	}
+	return 0
+}
+
+// listShare is the part of the limit that lists of rooms may take: one in so many.
+const listShare = 4
+
 // Reader reads one LiveKit project. Its methods are safe for concurrent use.
 type Reader struct {
 	cfg   Config
@@ -81,11 +120,14 @@ type Reader struct {
 
 	mu       sync.RWMutex
 	book     *book
-	sweptAt  time.Time // when the latest whole sweep began; zero before the first
+	roll     *roll
+	sweptAt  time.Time // as of when all rooms are known; zero before the first whole sweep
+	waiting  int       // rooms that the limit left to the next sweep
+	lost     bool      // the latest list lacks the rooms of more than half of all seats
 	sweeping bool
 	lastErr  error
 	hints    map[string]hint // by participant sid
-	client   *client         // nil until there are credentials
+	client   *livekit.Client // nil until there are credentials
 	loadedAt time.Time
 	loadErr  error
 }
@@ -100,12 +142,16 @@ type hint struct {
 // NewReader returns a Reader that does nothing until Run.
 func NewReader(cfg Config) *Reader {
 	if cfg.Budget == nil {
-		cfg.Budget = newBudget()
+		cfg.Budget = livekit.NewBudget()
+	}
+	if cfg.Pace == nil {
+		cfg.Pace = newPaces(cfg.RequestsPerMinute).of
 	}
 	return &Reader{
 		cfg:   cfg,
 		queue: workqueue.NewTypedDelayingQueue[string](),
 		book:  newBook(cfg.confirm(), cfg.doubt()),
+		roll:  newRoll(cfg.Hints),
 		hints: map[string]hint{},
 	}
 }
@@ -129,25 +175,35 @@ func (r *Reader) Run(ctx context.Context) error {
 
 func (r *Reader) sweepForEver(ctx context.Context) {
 	retry := r.retryDelays()
-	failing := false
+	var failed error
 	for ctx.Err() == nil {
-		pause := r.cfg.sweepEvery()
-		err := r.sweep(ctx, time.Now(), failing)
-		switch {
-		case ctx.Err() != nil:
+		began, every := time.Now(), r.sweepEvery(time.Now())
+		waiting, err := r.sweep(ctx, began, every, isOutage(failed))
+		if ctx.Err() != nil {
 			return
-		case err != nil:
-			pause = retry.Step()
-			if !failing {
-				r.cfg.Log.Warn("Cannot read LiveKit; its pods will be unknown", "project", r.cfg.Project, "err", err, "after", r.cfg.MaxStaleness)
+		}
+		pause := every
+		tooMany, limited := errors.AsType[*livekit.TooMany](err)
+		_, refused := errors.AsType[*livekit.Refused](err)
+		switch {
+		case err == nil:
+			retry = r.retryDelays()
+			if waiting { // the limit is what it waits for, not the time
+				pause = max(r.cfg.confirm(), every-time.Since(began))
 			}
-		case failing:
+		case limited:
+			pause = max(r.cfg.confirm(), time.Until(tooMany.Until))
+		case refused: // it is there, and is not asked more often for what it does not say
+		default:
+			pause = retry.Step()
+		}
+		switch {
+		case err != nil && failed == nil:
+			r.cfg.Log.Warn("Cannot read LiveKit; its pods will be unknown", "project", r.cfg.Project, "err", err, "after", r.cfg.MaxStaleness)
+		case err == nil && failed != nil:
 			r.cfg.Log.Info("LiveKit answers again", "project", r.cfg.Project)
 		}
-		if err == nil {
-			retry = r.retryDelays()
-		}
-		failing = err != nil
+		failed = err
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
@@ -155,35 +211,58 @@ func (r *Reader) sweepForEver(ctx context.Context) {
 	}
 }
 
+// isOutage reports whether LiveKit may have lost rooms since: not because it had
+// enough of questions.
+func isOutage(err error) bool {
+	_, limited := errors.AsType[*livekit.TooMany](err)
+	return err != nil && !limited
+}
+
+// sweepEvery is how often a sweep begins: no so often that lists of rooms take more
+// than their share of the limit.
+func (r *Reader) sweepEvery(now time.Time) time.Duration {
+	every := r.cfg.sweepEvery()
+	if pace := r.pace(); pace != nil {
+		every = max(every, pace.Evenly(listShare, now))
+	}
+	return every
+}
+
 // retryDelays grow from a thirtieth to a fifth of the resync, with jitter.
 func (r *Reader) retryDelays() wait.Backoff {
 	return wait.Backoff{Duration: r.cfg.Resync / 30, Factor: 2, Jitter: 0.5, Steps: 1 << 30, Cap: r.cfg.Resync / 5}
 }
 
-// sweep reads every room that LiveKit lists and every room that the book knows.
-func (r *Reader) sweep(ctx context.Context, began time.Time, afterOutage bool) (err error) {
+// sweep lists the rooms and reads those that the list and the book know, within what
+// the limit allows in the time until the next. Rooms whose line in the list has changed
+// are first. It reports whether some of those that have to be read wait for the next.
+//
+// One room that cannot be read ends no sweep: it is its own seats that are in doubt.
+func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration, afterOutage bool) (waiting bool, err error) {
 	defer func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.sweeping = false
 		r.lastErr = err
-		if err != nil {
+		switch {
+		case isOutage(err):
 			r.book.outageOver(time.Now()) // not before now: the rooms that webhooks name are read meanwhile
-		} else {
-			r.sweptAt = began
-			r.book.sweptSince(began)
+		case err == nil:
+			if whole := r.roll.whole(r.cfg.holdsUp(), time.Now()); whole.After(r.sweptAt) {
+				r.sweptAt = whole
+				r.book.sweptSince(whole)
+			}
 			r.dropHints(began)
 		}
-		r.cfg.Metrics.swept(r.cfg.Project, r.sweptAt, len(r.book.rooms), r.book.unattributed)
+		r.cfg.Metrics.swept(r.cfg.Project, r.sweptAt, len(r.book.rooms), r.book.unattributed, r.roll.unread(0, time.Now()))
 	}()
 	c, err := r.connect(ctx, began)
 	if err != nil {
-		return err
+		return false, err
 	}
-	var names []string
-	err = r.observe("ListRooms", func() (err error) { names, err = c.listRooms(ctx); return err })
+	list, err := c.Rooms(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 
 	r.mu.Lock()
@@ -191,21 +270,89 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, afterOutage bool) (
 	if afterOutage {
 		r.book.outageOver(time.Now())
 	}
-	todo := make(map[string]struct{}, len(names))
-	for _, name := range names {
-		todo[name] = struct{}{}
+	r.roll.list(list, began, func(room string) bool { return r.book.rooms[room] != nil })
+	unlisted := 0
+	for name, entry := range r.book.rooms {
+		if p := r.roll.places[name]; p == nil || !p.listed {
+			unlisted += len(entry.seats)
+		}
 	}
-	for name := range r.book.rooms {
-		todo[name] = struct{}{}
+	lost := muchOf(unlisted, r.book.seats)
+	if lost && !r.lost {
+		r.book.outageOver(time.Now())
 	}
+	r.lost = lost
+	must, others := r.roll.todo(r.cfg.Concurrency)
+	most, evenly := c.Pace().Within(every, time.Now())
+	// What is read again though nothing says that it has changed takes no more than
+	// half of the limit: webhooks want the rest.
+	n := min(len(must), most)
+	todo := append(must[:n:n], others[:min(len(others), max(0, min(most-n, evenly/2)))]...)
+	r.waiting = len(must) - n
 	r.mu.Unlock()
 
-	g, gctx := errgroup.WithContext(ctx)
+	s := &sweeping{}
+	g := errgroup.Group{}
 	g.SetLimit(r.cfg.Concurrency)
-	for room := range todo {
-		g.Go(func() error { return r.read(gctx, c, room) })
+	begun := 0
+	for _, room := range todo {
+		if s.stopped() || ctx.Err() != nil || time.Since(began) > r.cfg.sweepMost() {
+			break
+		}
+		begun++
+		g.Go(func() error { s.enter(r.read(ctx, c, room)); return nil })
 	}
-	return g.Wait()
+	_ = g.Wait() // none returns an error
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiting += max(0, n-begun) + s.unasked
+	return r.waiting > 0, errors.Join(ctx.Err(), s.over())
+}
+
+// sweeping is what came of the rooms of one sweep.
+type sweeping struct {
+	mu                     sync.Mutex
+	tried, failed, unasked int
+	last                   error
+	tooMany                *livekit.TooMany
+}
+
+func (s *sweeping) enter(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if tooMany, ok := errors.AsType[*livekit.TooMany](err); ok {
+		s.unasked++
+		if s.tooMany == nil || tooMany.Told {
+			s.tooMany = tooMany
+		}
+		return
+	}
+	s.tried++
+	if err != nil && !livekit.Unanswered(err) { // then a node is silent, not LiveKit
+		s.failed, s.last = s.failed+1, err
+	}
+}
+
+// stopped reports whether no further room may be asked for now.
+func (s *sweeping) stopped() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tooMany != nil
+}
+
+// over is why the sweep says nothing of the project: LiveKit had enough of questions,
+// or most rooms could not be read.
+func (s *sweeping) over() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.tooMany != nil && s.tooMany.Told:
+		return s.tooMany
+	case muchOf(s.failed, s.tried):
+		return s.last
+	default:
+		return nil
+	}
 }
 
 // readQueued reads the rooms that a webhook named or that need a second look.
@@ -225,21 +372,32 @@ func (r *Reader) readQueued(ctx context.Context) {
 	}
 }
 
-func (r *Reader) read(ctx context.Context, c *client, room string) error {
+func (r *Reader) read(ctx context.Context, c *livekit.Client, room string) error {
 	at := time.Now()
-	participants, err := r.participants(ctx, c, room)
+	agents, listed, err := r.participants(ctx, c, room)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	r.mu.Lock()
+	if err == nil && r.book.seats+len(agents) > maxAgents {
+		err = fmt.Errorf("LiveKit project %s has more than %d agents in its rooms, which is more than callguard counts", r.cfg.Project, maxAgents)
+	}
 	if err != nil {
+		if _, limited := errors.AsType[*livekit.TooMany](err); !limited { // else nobody was asked
+			r.roll.asked(room, at, err)
+		}
+		r.mu.Unlock()
 		return err
 	}
-
-	agents := agentsOf(participants)
-	r.mu.Lock()
-	if r.book.seats+len(agents) > maxAgents {
-		r.mu.Unlock()
-		return fmt.Errorf("LiveKit project %s has more than %d agents in its rooms, which is more than callguard counts", r.cfg.Project, maxAgents)
+	if _, _, failed := r.roll.failing(room); failed != nil && r.book.rooms[room] != nil {
+		r.book.outageOver(at) // its node may have lost it
 	}
+	r.roll.asked(room, at, nil)
 	changed := r.book.apply(room, agents, at, r.sweeping || r.lastErr != nil, func(sid string) bool { return r.hints[sid].left })
-	if again, ok := r.again(room, participants, changed.missing); ok {
+	if changed.much {
+		r.book.outageOver(time.Now()) // the answer may have taken longer than the doubt lasts
+	}
+	if again, ok := r.again(room, listed, changed.missing); ok {
 		r.queue.AddAfter(room, again)
 	}
 	r.mu.Unlock()
@@ -250,31 +408,33 @@ func (r *Reader) read(ctx context.Context, c *client, room string) error {
 	return nil
 }
 
-// participants asks who is in a room. Where LiveKit asks the room's node for that,
-// nobody answers for a room that has closed, nor for one whose node is silent; so it
-// is asked whether there is such a room. An error is left where there is, or where
+// participants asks which agents are in a room. Where LiveKit asks the room's node for
+// that, nobody answers for a room that has closed, nor for one whose node is silent; so
+// it is asked whether there is such a room. An error is left where there is, or where
 // that is not known either. What is asked is the room as of now, not the list of a
 // sweep: it may have closed since.
-func (r *Reader) participants(ctx context.Context, c *client, room string) (in []*livekit.ParticipantInfo, err error) {
-	err = r.observe("ListParticipants", func() (err error) { in, err = c.listParticipants(ctx, room); return err })
-	if _, ok := errors.AsType[*errNobodyAnswered](err); !ok {
-		return in, err
+func (r *Reader) participants(ctx context.Context, c *livekit.Client, room string) ([]livekit.Agent, map[string]bool, error) {
+	in, err := c.Participants(ctx, room)
+	if livekit.Unanswered(err) {
+		there, failed := c.Rooms(ctx, room)
+		if failed == nil && !slices.ContainsFunc(there, func(info livekit.RoomInfo) bool { return info.Name == room }) {
+			err = nil
+		}
 	}
-	var there []string
-	if r.observe("ListRooms", func() (err error) { there, err = c.listRooms(ctx, room); return err }) != nil || slices.Contains(there, room) {
-		return nil, err
+	if err != nil {
+		return nil, nil, err
 	}
-	return nil, nil
+	listed := make(map[string]bool, len(in.Agents))
+	for _, a := range in.Agents {
+		listed[a.SID] = true
+	}
+	return in.Agents, listed, nil
 }
 
 // again says whether and how soon a room wants another look: because a webhook
 // knows more than its list, or because a seat is missing.
-func (r *Reader) again(room string, participants []*livekit.ParticipantInfo, missing bool) (time.Duration, bool) {
+func (r *Reader) again(room string, listed map[string]bool, missing bool) (time.Duration, bool) {
 	now := time.Now()
-	listed := make(map[string]bool, len(participants))
-	for _, p := range participants {
-		listed[p.GetSid()] = true
-	}
 	unmet := false
 	for sid, h := range r.hints {
 		switch {
@@ -296,21 +456,22 @@ func (r *Reader) again(room string, participants []*livekit.ParticipantInfo, mis
 
 // Heed reads a room at once because of a webhook event. What the event says of
 // an agent is borne in mind until the room's list says the same.
-func (r *Reader) Heed(event *livekit.WebhookEvent) {
+func (r *Reader) Heed(event *protocol.WebhookEvent) {
 	room := event.GetRoom().GetName()
-	if room == "" || len(room) > maxField || len(event.GetParticipant().GetSid()) > maxField {
-		return // LiveKit has none of that length
+	if room == "" || len(room) > maxHinted || len(event.GetParticipant().GetSid()) > maxHinted {
+		return // it is left to the sweeps
 	}
-	if p := event.GetParticipant(); p.GetKind() == livekit.ParticipantInfo_AGENT {
-		r.mu.Lock()
+	r.mu.Lock()
+	r.roll.name(room)
+	if p := event.GetParticipant(); p.GetKind() == protocol.ParticipantInfo_AGENT {
 		if len(r.hints) < maxHints {
 			switch event.GetEvent() {
 			case "participant_joined", "participant_left", "participant_connection_aborted":
 				r.hints[p.GetSid()] = hint{room: room, left: event.GetEvent() != "participant_joined", until: time.Now().Add(hintLife)}
 			}
 		}
-		r.mu.Unlock()
 	}
+	r.mu.Unlock()
 	r.queue.Add(room)
 }
 
@@ -325,9 +486,9 @@ func (r *Reader) dropHints(now time.Time) {
 // connect returns a client with credentials not older than a minute, or the
 // earlier ones where they cannot be read any more: they hold until LiveKit
 // refuses them, so that a silent Kubernetes API does not stop the count.
-func (r *Reader) connect(ctx context.Context, now time.Time) (*client, error) {
+func (r *Reader) connect(ctx context.Context, now time.Time) (*livekit.Client, error) {
 	r.mu.RLock()
-	c, age, loadErr, refused := r.client, now.Sub(r.loadedAt), r.loadErr, denied(r.lastErr)
+	c, age, loadErr, refused := r.client, now.Sub(r.loadedAt), r.loadErr, livekit.Denied(r.lastErr)
 	r.mu.RUnlock()
 	life := credentialsLife
 	if loadErr != nil || refused {
@@ -346,13 +507,19 @@ func (r *Reader) connect(ctx context.Context, now time.Time) (*client, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.loadedAt, r.loadErr = now, err
-	if err == nil && (r.client == nil || r.client.creds != creds) {
-		r.client = newClient(creds, r.cfg.Transport, r.cfg.Budget, r.cfg.Timeout)
+	if err == nil && (r.client == nil || r.client.Credentials() != creds) {
+		r.client, err = livekit.New(livekit.Config{
+			Credentials: creds, Transport: r.cfg.Transport, Timeout: r.cfg.Timeout, Budget: r.cfg.Budget,
+			Pace: r.cfg.Pace(creds), Patience: r.cfg.Resync,
+			Asked: func(method string, took time.Duration, err error) {
+				r.cfg.Metrics.asked(r.cfg.Project, method, took, err)
+			},
+		})
 	}
 	return orElse(r.client, err)
 }
 
-func orElse(c *client, err error) (*client, error) {
+func orElse(c *livekit.Client, err error) (*livekit.Client, error) {
 	if c != nil {
 		return c, nil
 	}
@@ -364,20 +531,48 @@ func orElse(c *client, err error) (*client, error) {
 func (r *Reader) Secret(apiKey string) string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if r.client == nil || r.client.creds.APIKey != apiKey {
+	if r.client == nil || r.client.Credentials().APIKey != apiKey {
 		return ""
 	}
-	return r.client.creds.APISecret
+	return r.client.Credentials().APISecret
 }
 
-// Reading says how many calls a pod holds in this project.
+func (r *Reader) pace() *livekit.Pace {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if r.client == nil {
+		return nil
+	}
+	return r.client.Pace()
+}
+
+// Reading is how many calls a pod holds in this project. It is as of when the pod's
+// rooms, and the list of all, were read.
 func (r *Reader) Reading(pod types.UID, now time.Time) call.Reading {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if err := r.fresh(now); err != nil {
 		return call.Unknown("%s", err)
 	}
-	return r.book.reading(pod, r.sweptAt, now)
+	reading := r.book.reading(pod, r.sweptAt, now)
+	h := r.book.pods[pod]
+	if h == nil || !reading.Known() {
+		return reading
+	}
+	at := reading.At()
+	for room := range h.rooms {
+		sid, read, err := r.roll.failing(room)
+		if err == nil || !read.Before(at) {
+			continue
+		}
+		at = read
+		if now.Sub(read) > r.staleness(now) {
+			return call.Unknown("room %s of this pod was last read at %s, over %s ago: %s",
+				cmp.Or(sid, "of unknown id"), read.UTC().Format(time.RFC3339), r.staleness(now), err)
+		}
+	}
+	n, _ := reading.Calls()
+	return call.Known(n, at).WithNewest(reading.Newest())
 }
 
 // Unattributed returns the number of agents in the project's rooms that name no
@@ -386,6 +581,30 @@ func (r *Reader) Unattributed() int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.book.unattributed
+}
+
+// Unread returns the number of rooms that could never be read: whose agents are in
+// them nobody knows.
+func (r *Reader) Unread(now time.Time) int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.roll.unread(r.cfg.unreadAfter(), now)
+}
+
+// RoomSIDs returns the ids of the rooms that LiveKit lists a pod's agents in.
+func (r *Reader) RoomSIDs(pod types.UID) []string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	h := r.book.pods[pod]
+	if h == nil {
+		return nil
+	}
+	var sids []string
+	for room := range h.rooms {
+		sids = append(sids, r.roll.sid(room))
+	}
+	slices.Sort(sids)
+	return sids
 }
 
 // Fresh returns nil when what is known of the project can be believed, else why
@@ -398,22 +617,30 @@ func (r *Reader) Fresh(now time.Time) error {
 
 func (r *Reader) fresh(now time.Time) error {
 	cause := r.lastErr
-	if cause == nil {
+	switch {
+	case cause != nil:
+	case r.waiting > 0 && r.client != nil:
+		cause = fmt.Errorf("%d rooms wait for the limit of %d requests a minute; raise --livekit-requests-per-minute as far as LiveKit takes it",
+			r.waiting, r.client.Pace().Limit(now))
+	default:
 		cause = errors.New("still reading")
 	}
 	switch {
 	case r.sweptAt.IsZero():
 		return fmt.Errorf("LiveKit project %s has not been read yet: %w", r.cfg.Project, cause)
-	case now.Sub(r.sweptAt) > r.cfg.MaxStaleness:
+	case now.Sub(r.sweptAt) > r.staleness(now):
 		return fmt.Errorf("LiveKit project %s was last read at %s, over %s ago: %w",
-			r.cfg.Project, r.sweptAt.UTC().Format(time.RFC3339), r.cfg.MaxStaleness, cause)
+			r.cfg.Project, r.sweptAt.UTC().Format(time.RFC3339), r.staleness(now), cause)
 	}
 	return nil
 }
 
-func (r *Reader) observe(method string, ask func() error) error {
-	began := time.Now()
-	err := ask()
-	r.cfg.Metrics.asked(r.cfg.Project, method, time.Since(began), err)
-	return err
+// staleness is the age from which what was read is not believed. Without hints every
+// room has to be read, which may take the limit longer than that; then it is twice as
+// long as that takes.
+func (r *Reader) staleness(now time.Time) time.Duration {
+	if r.cfg.Hints || r.client == nil {
+		return r.cfg.MaxStaleness
+	}
+	return max(r.cfg.MaxStaleness, 2*r.client.Pace().Evenly(len(r.roll.places)+listShare, now))
 }

@@ -8,98 +8,20 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/livekit/protocol/auth"
-	"github.com/livekit/protocol/livekit"
+	protocol "github.com/livekit/protocol/livekit"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/twitchtv/twirp"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/livekit"
 	"github.com/callguard/callguard/test/trial"
 )
-
-// fakeLiveKit speaks the RoomService over its real wire format. Only these unit
-// tests use it; test/e2e asks a real livekit-server.
-type fakeLiveKit struct {
-	livekit.RoomService
-
-	mu       sync.Mutex
-	secret   string
-	rooms    map[string][]*livekit.ParticipantInfo
-	unlisted map[string]bool                  // rooms that ListRooms leaves out
-	noList   bool                             // ListRooms fails
-	byNodes  bool                             // a room's node is asked for its participants: of a closed room, nobody answers
-	silent   map[string]bool                  // rooms whose node does not answer
-	break_   func(w http.ResponseWriter) bool // breaks an answer, and says so
-	requests atomic.Int64
-}
-
-func newFakeLiveKit() *fakeLiveKit {
-	return &fakeLiveKit{secret: "secret", rooms: map[string][]*livekit.ParticipantInfo{}, unlisted: map[string]bool{}, silent: map[string]bool{}}
-}
-
-func (f *fakeLiveKit) set(change func()) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	change()
-}
-
-func (f *fakeLiveKit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	f.requests.Add(1)
-	f.mu.Lock()
-	breaks, secret := f.break_, f.secret
-	f.mu.Unlock()
-	if breaks != nil && breaks(w) {
-		return
-	}
-	token, err := auth.ParseAPIToken(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
-	if err == nil {
-		_, _, err = token.Verify(secret)
-	}
-	if err != nil {
-		if err := twirp.WriteError(w, twirp.Unauthenticated.Error("permissions denied")); err != nil {
-			panic(err)
-		}
-		return
-	}
-	livekit.NewRoomServiceServer(f).ServeHTTP(w, r)
-}
-
-func (f *fakeLiveKit) ListRooms(_ context.Context, req *livekit.ListRoomsRequest) (*livekit.ListRoomsResponse, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.noList {
-		return nil, twirp.Unavailable.Error("no")
-	}
-	answer := &livekit.ListRoomsResponse{}
-	for name := range f.rooms {
-		if !f.unlisted[name] && (len(req.Names) == 0 || slices.Contains(req.Names, name)) {
-			answer.Rooms = append(answer.Rooms, &livekit.Room{Name: name})
-		}
-	}
-	return answer, nil
-}
-
-func (f *fakeLiveKit) ListParticipants(_ context.Context, req *livekit.ListParticipantsRequest) (*livekit.ListParticipantsResponse, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, open := f.rooms[req.Room]; f.silent[req.Room] || f.byNodes && !open {
-		return nil, twirp.Unavailable.Error("no response from servers")
-	}
-	return &livekit.ListParticipantsResponse{Participants: f.rooms[req.Room]}, nil
-}
-
-func agentOf(sid, pod string) []*livekit.ParticipantInfo {
-	return []*livekit.ParticipantInfo{{Sid: sid, Identity: "agent-" + sid, Kind: livekit.ParticipantInfo_AGENT, Attributes: map[string]string{call.PodAttribute: pod}}}
-}
 
 func testSettings() Settings {
 	return Settings{Resync: 300 * time.Millisecond, MaxStaleness: 900 * time.Millisecond, Timeout: 200 * time.Millisecond, Concurrency: 4}
@@ -113,20 +35,12 @@ func overNetwork(t *testing.T, server http.Handler) *Reader {
 	return runReader(t, ts.URL, http.DefaultTransport, nil)
 }
 
-// direct brings requests to a handler, without a network between.
-type direct struct{ http.Handler }
-
-func (d direct) RoundTrip(req *http.Request) (*http.Response, error) {
-	rec := httptest.NewRecorder()
-	d.ServeHTTP(rec, req)
-	return rec.Result(), nil
-}
-
 // inNoTime tells a story of a Reader of lk. Its time is that of the story alone: it
 // passes when all wait for it, so that no machine is too slow for it.
 func inNoTime(t *testing.T, lk http.Handler, change func(*Config), story func(*testing.T, *Reader)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
+		t.Cleanup(func() { time.Sleep(nobodyAnswers) }) // what was given up is over
 		story(t, runReader(t, "http://livekit.example", direct{lk}, change))
 	})
 }
@@ -134,12 +48,14 @@ func inNoTime(t *testing.T, lk http.Handler, change func(*Config), story func(*t
 func runReader(t *testing.T, url string, transport http.RoundTripper, change func(*Config)) *Reader {
 	t.Helper()
 	cfg := Config{
-		Project:     call.DefaultProject,
-		Credentials: func(context.Context) (Credentials, error) { return Credentials{url, "key", "secret"}, nil },
-		Transport:   transport,
-		Settings:    testSettings(),
-		Metrics:     NewMetrics(prometheus.NewRegistry()),
-		Log:         slog.New(slog.DiscardHandler),
+		Project: call.DefaultProject,
+		Credentials: func(context.Context) (livekit.Credentials, error) {
+			return livekit.Credentials{URL: url, APIKey: "key", APISecret: "secret"}, nil
+		},
+		Transport: transport,
+		Settings:  testSettings(),
+		Metrics:   NewMetrics(prometheus.NewRegistry()),
+		Log:       slog.New(slog.DiscardHandler),
 	}
 	if change != nil {
 		change(&cfg)
@@ -196,7 +112,6 @@ func TestFailuresNeverMakeAZero(t *testing.T) {
 		}},
 		"CutsTheConnection": {breaks: func(f *fakeLiveKit) { f.break_ = func(http.ResponseWriter) bool { panic(http.ErrAbortHandler) } }},
 		"ChangesItsKeys":    {breaks: func(f *fakeLiveKit) { f.secret = "other" }, mends: func(f *fakeLiveKit) { f.secret = "secret" }},
-		"RoomsNodeIsSilent": {breaks: func(f *fakeLiveKit) { f.silent["r"] = true }, mends: func(f *fakeLiveKit) { clear(f.silent) }},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -239,8 +154,7 @@ func TestClosedRoomOfWhichNobodyAnswers(t *testing.T) {
 	lk := newFakeLiveKit()
 	lk.byNodes = true
 	lk.rooms["a"], lk.rooms["b"] = agentOf("PA_a", "pod-a"), agentOf("PA_b", "pod-b")
-	settings := func(c *Config) { c.Resync, c.MaxStaleness = time.Second, 3*time.Second }
-	inNoTime(t, lk, settings, func(t *testing.T, r *Reader) {
+	inNoTime(t, lk, asGuard, func(t *testing.T, r *Reader) {
 		trial.Eventually(t, "the calls are read", func() bool { return reads(r, "pod-a", 1)() && reads(r, "pod-b", 1)() })
 		lk.set(func() { delete(lk.rooms, "a") })
 		trial.Eventually(t, "the ended call is gone and the other is there", func() bool { return reads(r, "pod-a", 0)() && reads(r, "pod-b", 1)() })
@@ -353,7 +267,7 @@ func TestLostDuringAnOutage(t *testing.T) {
 		})
 		lk.set(func() { delete(lk.rooms, "r") })
 		for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
-			r.Heed(&livekit.WebhookEvent{Event: "participant_joined", Room: &livekit.Room{Name: "r"}, Participant: &livekit.ParticipantInfo{Sid: "PA_caller"}})
+			r.Heed(&protocol.WebhookEvent{Event: "participant_joined", Room: &protocol.Room{Name: "r"}, Participant: &protocol.ParticipantInfo{Sid: "PA_caller"}})
 			if reads(r, "pod", 0)() {
 				t.Fatal("what is lost in an outage reads as zero")
 			}
@@ -385,7 +299,7 @@ func TestListsHang(t *testing.T) {
 		time.Sleep(4 * time.Second) // a sweep has failed, and the next hangs
 		lk.set(func() { clear(lk.rooms) })
 		for range 200 {
-			r.Heed(&livekit.WebhookEvent{Event: "participant_left", Room: &livekit.Room{Name: "r"}, Participant: &livekit.ParticipantInfo{Sid: "PA_caller"}})
+			r.Heed(&protocol.WebhookEvent{Event: "participant_left", Room: &protocol.Room{Name: "r"}, Participant: &protocol.ParticipantInfo{Sid: "PA_caller"}})
 			time.Sleep(100 * time.Millisecond)
 			if reads(r, "pod", 0)() {
 				t.Fatal("what is lost in an outage reads as zero")
@@ -434,9 +348,9 @@ func TestCredentials(t *testing.T) {
 	missing.Store(true)
 	settings := func(c *Config) {
 		given := c.Credentials
-		c.Credentials = func(ctx context.Context) (Credentials, error) {
+		c.Credentials = func(ctx context.Context) (livekit.Credentials, error) {
 			if missing.Load() {
-				return Credentials{}, boom
+				return livekit.Credentials{}, boom
 			}
 			return given(ctx)
 		}
@@ -462,33 +376,18 @@ func TestCredentials(t *testing.T) {
 	})
 }
 
-func TestValidateCredentials(t *testing.T) {
-	err := Credentials{URL: "livekit:7880"}.Validate()
-	for _, want := range []string{`"livekit:7880"`, "wss://livekit.example.com", "API key is empty", "API secret is empty"} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("Validate() = %v, want it to say %s", err, want)
-		}
-	}
-	if err := (Credentials{"wss://livekit.example.com", "key", "hush"}).Validate(); err != nil {
-		t.Errorf("good credentials: %v", err)
-	}
-	if err := (Credentials{URL: "x", APISecret: "hush"}).Validate(); strings.Contains(err.Error(), "hush") {
-		t.Errorf("the error names the secret: %v", err)
-	}
-}
-
 // TestRemembered: a Secret that is gone, or that may not be read any more, is
 // remembered for as long as a pod names it.
 func TestRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		secret := types.NamespacedName{Namespace: "team", Name: "livekit"}
-		want := Credentials{"https://livekit.example", "key", "secret"}
+		want := livekit.Credentials{URL: "https://livekit.example", APIKey: "key", APISecret: "secret"}
 		var gone atomic.Bool
 		var asked atomic.Int64
-		r := Remember(func(_ context.Context, name types.NamespacedName) (Credentials, error) {
+		r := Remember(func(_ context.Context, name types.NamespacedName) (livekit.Credentials, error) {
 			asked.Add(1)
 			if gone.Load() || name != secret {
-				return Credentials{}, errors.New("forbidden")
+				return livekit.Credentials{}, errors.New("forbidden")
 			}
 			return want, nil
 		})

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/auth"
-	"github.com/livekit/protocol/livekit"
+	protocol "github.com/livekit/protocol/livekit"
 	"github.com/livekit/protocol/webhook"
 	"google.golang.org/protobuf/encoding/protojson"
 	"k8s.io/utils/lru"
@@ -109,7 +109,7 @@ func (w *Webhooks) serve(rw http.ResponseWriter, req *http.Request, only call.Pr
 
 // verify checks a request from the cheapest to the dearest and touches no state
 // but the memory of events seen, which only a verified event enters.
-func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only call.Project) ([]byte, map[call.Project]*Reader, *livekit.WebhookEvent, *refusal) {
+func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only call.Project) ([]byte, map[call.Project]*Reader, *protocol.WebhookEvent, *refusal) {
 	body, err := io.ReadAll(http.MaxBytesReader(rw, req.Body, maxWebhook))
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -149,9 +149,9 @@ func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only call.P
 	if len(readers) == 0 {
 		return nil, nil, nil, &refusal{http.StatusUnauthorized, "forged", errors.New("the webhook's signature does not fit its body and key, or has expired")}
 	}
-	event := &livekit.WebhookEvent{}
+	event := &protocol.WebhookEvent{}
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, event); err != nil {
-		return nil, nil, nil, &refusal{http.StatusBadRequest, "unreadable", fmt.Errorf("the body is no webhook event: %w", err)}
+		return nil, nil, nil, &refusal{http.StatusBadRequest, "unreadable", errors.New("the body is no webhook event")} // its error repeats the body
 	}
 	if id := event.GetId(); id != "" {
 		if _, again := w.seen.Get(id); again {

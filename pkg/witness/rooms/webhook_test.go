@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/livekit"
 	"github.com/callguard/callguard/test/trial"
 )
 
@@ -49,18 +50,20 @@ func twoProjects(t *testing.T) (*Projects, map[call.Project]*fakeLiveKit, *Metri
 	t.Helper()
 	team := call.SecretProject("team", "livekit")
 	fakes := map[call.Project]*fakeLiveKit{call.DefaultProject: newFakeLiveKit(), team: newFakeLiveKit()}
-	credentials := map[call.Project]Credentials{}
+	credentials := map[call.Project]livekit.Credentials{}
 	for project, fake := range fakes {
 		ts := httptest.NewServer(fake)
 		t.Cleanup(ts.Close)
 		name := map[call.Project]string{call.DefaultProject: "default", team: "team"}[project]
 		fake.secret = name + "-secret"
-		credentials[project] = Credentials{ts.URL, name + "-key", fake.secret}
+		credentials[project] = livekit.Credentials{URL: ts.URL, APIKey: name + "-key", APISecret: fake.secret}
 	}
 	metrics := NewMetrics(prometheus.NewRegistry())
 	p := NewProjects(ProjectsConfig{
-		Default:   func(context.Context) (Credentials, error) { return credentials[call.DefaultProject], nil },
-		Secret:    func(context.Context, types.NamespacedName) (Credentials, error) { return credentials[team], nil },
+		Default: func(context.Context) (livekit.Credentials, error) { return credentials[call.DefaultProject], nil },
+		Secret: func(context.Context, types.NamespacedName) (livekit.Credentials, error) {
+			return credentials[team], nil
+		},
 		Transport: http.DefaultTransport,
 		Settings:  Settings{Resync: time.Hour, MaxStaleness: 2 * time.Hour, Timeout: time.Minute, Concurrency: 2},
 		Metrics:   metrics,

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ledger
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+const (
+	// disbelief is how long a pod's gate or agent must have known of no call, and LiveKit
+	// must have listed no other one, until calls that LiveKit alone lists do not count. A
+	// LiveKit that was killed keeps its agents in Redis for ever.
+	disbelief = 5 * time.Minute
+	// gap is the longest time between two looks at a pod that count as one time of zero.
+	gap = 2 * time.Minute
+)
+
+// contradiction is since when one pod's witnesses have contradicted each other.
+type contradiction struct {
+	since, last time.Time
+	calls       int       // that LiveKit lists
+	newest      time.Time // when the latest of its agents joined, by LiveKit's clock
+	told        bool
+}
+
+// look enters what LiveKit and another witness say of a pod, and reports whether what
+// LiveKit says is not to be believed any more. A number that is unknown, a call that
+// both know, a call that came since, or a time in which nobody looked begin anew.
+func (c *contradiction) look(rooms, other call.Reading, now time.Time) bool {
+	n, known := rooms.Calls()
+	zero, knowsZero := other.Calls()
+	if !known || !knowsZero || n == 0 || zero > 0 {
+		*c = contradiction{}
+		return false
+	}
+	if c.since.IsZero() || now.Sub(c.last) > gap || n > c.calls || !rooms.Newest().Equal(c.newest) {
+		*c = contradiction{since: now}
+	}
+	c.last, c.calls, c.newest = now, n, rooms.Newest()
+	return now.Sub(c.since) >= disbelief
+}
+
+// doubts are the contradictions of all pods. Its methods are safe for concurrent use.
+type doubts struct {
+	mu   sync.Mutex
+	pods map[types.UID]*contradiction
+	// tell is told a pod once, when LiveKit is no longer believed of it.
+	tell func(*call.Pod)
+}
+
+func newDoubts() *doubts {
+	return &doubts{pods: map[types.UID]*contradiction{}, tell: func(*call.Pod) {}}
+}
+
+// weigh returns what LiveKit says of a pod, or zero where that is not to be believed,
+// and how many of its calls are not.
+func (d *doubts) weigh(pod *call.Pod, rooms, other call.Reading, now time.Time) (call.Reading, int) {
+	d.mu.Lock()
+	c := d.pods[pod.UID]
+	if c == nil {
+		if n, known := rooms.Calls(); !known || n == 0 {
+			d.mu.Unlock()
+			return rooms, 0
+		}
+		for uid, old := range d.pods { // of pods that are gone
+			if now.Sub(old.last) > gap {
+				delete(d.pods, uid)
+			}
+		}
+		c = &contradiction{}
+		d.pods[pod.UID] = c
+	}
+	disbelieved := c.look(rooms, other, now)
+	if c.since.IsZero() {
+		delete(d.pods, pod.UID)
+	}
+	first := disbelieved && !c.told
+	c.told = c.told || disbelieved
+	d.mu.Unlock()
+	if !disbelieved {
+		return rooms, 0
+	}
+	if first {
+		d.tell(pod)
+	}
+	n, _ := rooms.Calls()
+	return call.Known(0, rooms.At()), n
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rooms
+
+import (
+	"context"
+	"encoding/hex"
+	"hash/fnv"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/livekit/protocol/auth"
+	protocol "github.com/livekit/protocol/livekit"
+	"github.com/twitchtv/twirp"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+const (
+	// nobodyAnswers is how long LiveKit takes to say that a room's node does not
+	// answer: psrpc's DefaultClientTimeout, measured at a livekit-server 1.13.5 with
+	// enable_psrpc_for_get_list_participants as 3.00 s.
+	nobodyAnswers = 3 * time.Second
+	// lineLife is how old the numbers in the list of rooms may be: roomUpdateInterval
+	// in LiveKit's pkg/rtc/room.go.
+	lineLife = 5 * time.Second
+	// retryAfter is what LiveKit Cloud says past its limit of requests, in seconds.
+	retryAfter = "20"
+)
+
+// fakeLiveKit speaks the RoomService over its real wire format. Only these unit
+// tests use it; test/e2e asks a real livekit-server.
+type fakeLiveKit struct {
+	protocol.RoomService
+
+	mu       sync.Mutex
+	secret   string
+	rooms    map[string][]*protocol.ParticipantInfo
+	metadata string                           // of each room
+	lines    map[string]*line                 // as they were when they were last refreshed
+	unlisted map[string]bool                  // rooms that ListRooms leaves out
+	noList   bool                             // ListRooms fails
+	byNodes  bool                             // a room's node is asked for its participants: of a closed room, nobody answers
+	silent   map[string]bool                  // rooms whose node does not answer
+	broken   map[string]bool                  // rooms of which it answers rubbish
+	break_   func(w http.ResponseWriter) bool // breaks an answer, and says so
+	limit    int                              // of requests a minute; 0 is none
+	sent     []time.Time                      // of the latest minute, those refused too
+	most     int                              // of sent, ever
+	refused  int
+	requests atomic.Int64
+}
+
+type line struct {
+	*protocol.Room
+
+	at time.Time
+}
+
+func newFakeLiveKit() *fakeLiveKit {
+	return &fakeLiveKit{
+		secret: "secret", rooms: map[string][]*protocol.ParticipantInfo{}, lines: map[string]*line{},
+		unlisted: map[string]bool{}, silent: map[string]bool{}, broken: map[string]bool{},
+	}
+}
+
+func (f *fakeLiveKit) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+func (f *fakeLiveKit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.requests.Add(1)
+	f.mu.Lock()
+	breaks, secret := f.break_, f.secret
+	if f.tooMany() {
+		f.refused++
+		f.mu.Unlock()
+		w.Header().Set("Retry-After", retryAfter)
+		http.Error(w, "too many requests", http.StatusTooManyRequests)
+		return
+	}
+	f.mu.Unlock()
+	if breaks != nil && breaks(w) {
+		return
+	}
+	token, err := auth.ParseAPIToken(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
+	if err == nil {
+		_, _, err = token.Verify(secret)
+	}
+	if err != nil {
+		if err := twirp.WriteError(w, twirp.Unauthenticated.Error("permissions denied")); err != nil {
+			panic(err)
+		}
+		return
+	}
+	protocol.NewRoomServiceServer(f).ServeHTTP(w, r)
+}
+
+func (f *fakeLiveKit) tooMany() bool {
+	now := time.Now()
+	f.sent = append(slices.DeleteFunc(f.sent, func(t time.Time) bool { return now.Sub(t) >= time.Minute }), now)
+	f.most = max(f.most, len(f.sent))
+	return f.limit > 0 && len(f.sent) > f.limit
+}
+
+func (f *fakeLiveKit) ListRooms(_ context.Context, req *protocol.ListRoomsRequest) (*protocol.ListRoomsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.noList {
+		return nil, twirp.Unavailable.Error("no")
+	}
+	answer := &protocol.ListRoomsResponse{}
+	for name := range f.rooms {
+		if !f.unlisted[name] && (len(req.Names) == 0 || slices.Contains(req.Names, name)) {
+			answer.Rooms = append(answer.Rooms, f.line(name))
+		}
+	}
+	return answer, nil
+}
+
+// line is what the list says of a room. Agents count as publishers, and not as
+// participants.
+func (f *fakeLiveKit) line(name string) *protocol.Room {
+	if l := f.lines[name]; l != nil && time.Since(l.at) < lineLife {
+		return l.Room
+	}
+	room := &protocol.Room{Sid: "RM_" + sidOf(name), Name: name, Metadata: f.metadata, TurnPassword: "hush"}
+	for _, p := range f.rooms[name] {
+		room.NumPublishers++
+		if p.GetKind() != protocol.ParticipantInfo_AGENT {
+			room.NumParticipants++
+		}
+	}
+	f.lines[name] = &line{room, time.Now()}
+	return room
+}
+
+// sidOf is an id of a room that does not hold its name.
+func sidOf(name string) string {
+	sum := fnv.New64()
+	_, _ = sum.Write([]byte(name)) // it never fails
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+func (f *fakeLiveKit) ListParticipants(_ context.Context, req *protocol.ListParticipantsRequest) (*protocol.ListParticipantsResponse, error) {
+	f.mu.Lock()
+	in, open := f.rooms[req.Room]
+	silent, broken := f.silent[req.Room] || f.byNodes && !open, f.broken[req.Room]
+	f.mu.Unlock()
+	if silent {
+		time.Sleep(nobodyAnswers)
+		return nil, twirp.Unavailable.Error("no response from servers")
+	}
+	if broken {
+		return nil, twirp.Internal.Error("cannot load the participants of room " + req.Room)
+	}
+	return &protocol.ListParticipantsResponse{Participants: in}, nil
+}
+
+func agentOf(sid, pod string) []*protocol.ParticipantInfo {
+	return []*protocol.ParticipantInfo{{Sid: sid, Identity: "agent-" + sid, Kind: protocol.ParticipantInfo_AGENT, Attributes: map[string]string{call.PodAttribute: pod}}}
+}
+
+// direct brings requests to a handler, without a network between. A request that is
+// given up gets no answer, as over a network.
+type direct struct{ http.Handler }
+
+func (d direct) RoundTrip(req *http.Request) (*http.Response, error) {
+	answer := make(chan *http.Response, 1)
+	go func() {
+		rec := httptest.NewRecorder()
+		d.ServeHTTP(rec, req)
+		answer <- rec.Result()
+	}()
+	select {
+	case <-req.Context().Done():
+		return nil, req.Context().Err()
+	case resp := <-answer:
+		return resp, nil
+	}
+}

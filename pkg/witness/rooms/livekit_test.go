@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rooms
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	protocol "github.com/livekit/protocol/livekit"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/trial"
+)
+
+// number names a room as telephony does.
+const number = "call-+4930123456"
+
+// asAdapter and asGuard are the settings that the two programs have by default.
+func asAdapter(c *Config) {
+	c.Settings = Settings{Resync: 15 * time.Second, MaxStaleness: 45 * time.Second, Timeout: 5 * time.Second, Concurrency: 16, Hints: true}
+}
+
+func asGuard(c *Config) {
+	c.Settings = Settings{Resync: 3 * time.Second, MaxStaleness: 15 * time.Second, Timeout: 5 * time.Second, Concurrency: 16}
+}
+
+// podOf names the pod of a room's agent.
+func podOf(i int) types.UID { return types.UID(fmt.Sprint("pod-", i)) }
+
+// withRooms is a LiveKit with so many rooms, an agent of another pod in each.
+func withRooms(n int) *fakeLiveKit {
+	lk := newFakeLiveKit()
+	for i := range n {
+		lk.rooms[fmt.Sprint("r", i)] = agentOf(fmt.Sprint("PA_", i), string(podOf(i)))
+	}
+	return lk
+}
+
+// allRead reports whether the pods of so many rooms are known to hold a call each.
+func allRead(r *Reader, n int) func() bool {
+	return func() bool {
+		for i := range n {
+			if !reads(r, podOf(i), 1)() {
+				return false
+			}
+		}
+		return true
+	}
+}
+
+// throughout looks at something for as long as it is to be true, in a synctest's time.
+func throughout(t *testing.T, d time.Duration, what string, holds func() bool) {
+	t.Helper()
+	for began := time.Now(); time.Since(began) < d; time.Sleep(100 * time.Millisecond) {
+		if !holds() {
+			t.Fatalf("not true any more after %s: %s", time.Since(began), what)
+		}
+	}
+}
+
+// soon is trial.Eventually for what takes longer than that waits.
+func soon(t *testing.T, limit time.Duration, what string, holds func() bool) {
+	t.Helper()
+	for began := time.Now(); !holds(); time.Sleep(100 * time.Millisecond) {
+		if time.Since(began) > limit {
+			t.Fatalf("did not happen within %s: %s", limit, what)
+		}
+	}
+}
+
+// TestKnownAtSixtyRequestsAMinute keeps a limit, of a server that says it in a flag or
+// with 429, and knows all rooms throughout.
+func TestKnownAtSixtyRequestsAMinute(t *testing.T) {
+	const rooms, limit = 12, 60
+	for name, set := range map[string]int{"Set": limit, "Learned": 0} {
+		t.Run(name, func(t *testing.T) {
+			lk := withRooms(rooms)
+			lk.limit = limit
+			settings := func(c *Config) { asAdapter(c); c.RequestsPerMinute = set }
+			inNoTime(t, lk, settings, func(t *testing.T, r *Reader) {
+				soon(t, time.Minute, "all rooms are known", allRead(r, rooms))
+				throughout(t, 30*time.Minute, "all rooms are known", allRead(r, rooms))
+				if set > 0 && lk.refused > 0 || lk.refused > 2 {
+					t.Errorf("%d requests were refused", lk.refused)
+				}
+				if lk.most > limit+4 || set > 0 && lk.most > limit { // some are under way when the first is refused
+					t.Errorf("%d requests within a minute", lk.most)
+				}
+				t.Logf("at most %d requests within a minute, %d in all, %d refused", lk.most, lk.requests.Load(), lk.refused)
+
+				// Calls end and begin, one a minute, and are seen within two sweeps.
+				for i := range 10 {
+					lk.set(func() {
+						delete(lk.rooms, fmt.Sprint("r", i))
+						lk.rooms[fmt.Sprint("new", i)] = agentOf(fmt.Sprint("PA_new", i), "new")
+					})
+					began := time.Now()
+					soon(t, 40*time.Second, "the call that ended is gone, and the one that began is there", func() bool {
+						return reads(r, podOf(i), 0)() && reads(r, "new", i+1)()
+					})
+					time.Sleep(time.Minute - time.Since(began))
+				}
+				if set > 0 && lk.most > limit {
+					t.Errorf("%d requests within a minute", lk.most)
+				}
+			})
+		})
+	}
+}
+
+// TestErrorsAskNoMore counts requests while LiveKit fails in each way: no more than
+// while it is well.
+func TestErrorsAskNoMore(t *testing.T) {
+	const rooms = 12
+	perMinute := func(lk *fakeLiveKit) int64 {
+		before := lk.requests.Load()
+		time.Sleep(10 * time.Minute)
+		return (lk.requests.Load() - before) / 10
+	}
+	cases := map[string]func(*fakeLiveKit){
+		"TooMany":  func(lk *fakeLiveKit) { lk.limit = 1 },
+		"NoList":   func(lk *fakeLiveKit) { lk.noList = true },
+		"WrongKey": func(lk *fakeLiveKit) { lk.secret = "other" },
+		"AllBroken": func(lk *fakeLiveKit) {
+			for i := range rooms {
+				lk.broken[fmt.Sprint("r", i)] = true
+			}
+		},
+		"OneBroken": func(lk *fakeLiveKit) { lk.broken["r1"] = true },
+	}
+	for name, breaks := range cases {
+		t.Run(name, func(t *testing.T) {
+			lk := withRooms(rooms)
+			inNoTime(t, lk, asAdapter, func(t *testing.T, r *Reader) {
+				soon(t, time.Minute, "all rooms are known", allRead(r, rooms))
+				well := perMinute(lk)
+				lk.set(func() { breaks(lk) })
+				if ill := perMinute(lk); ill > well+1 {
+					t.Errorf("%d requests a minute, and %d while all was well", ill, well)
+				}
+			})
+		})
+	}
+}
+
+// TestDeadNode silences the node of half of the rooms, which LiveKit needs three
+// seconds to say of each: their pods are unknown, and all others are known throughout.
+func TestDeadNode(t *testing.T) {
+	const rooms = 60
+	for name, settings := range map[string]func(*Config){"Adapter": asAdapter, "Guard": asGuard} {
+		t.Run(name, func(t *testing.T) {
+			lk := withRooms(rooms)
+			lk.byNodes = true
+			inNoTime(t, lk, settings, func(t *testing.T, r *Reader) {
+				soon(t, time.Minute, "all rooms are known", allRead(r, rooms))
+				lk.set(func() {
+					for i := range rooms / 2 {
+						lk.silent[fmt.Sprint("r", i)] = true
+					}
+				})
+				died := time.Now()
+				throughout(t, 5*time.Minute, "the living node's rooms are known", func() bool {
+					for i := range rooms {
+						switch known := r.Reading(podOf(i), time.Now()).Known(); {
+						case reads(r, podOf(i), 0)():
+							t.Fatalf("pod %d reads zero", i)
+						case i >= rooms/2 && !known:
+							t.Logf("pod %d: %s", i, r.Reading(podOf(i), time.Now()).Reason())
+							return false
+						case i < rooms/2 && known && time.Since(died) > 2*r.cfg.MaxStaleness:
+							t.Fatalf("pod %d is known", i)
+						}
+					}
+					return reads(r, "idle", 0)()
+				})
+				if why := r.Reading(podOf(0), time.Now()).Reason(); !strings.Contains(why, "room RM_"+sidOf("r0")+" of this pod was last read at") ||
+					!strings.Contains(why, "none of its nodes answers for the room") {
+					t.Errorf("the reason is: %s", why)
+				}
+				// A release needs readings of after the mark: those of the living go on.
+				before := time.Now()
+				soon(t, 30*time.Second, "the living are read anew", func() bool { return r.Reading(podOf(rooms-1), time.Now()).At().After(before) })
+
+				// The node is back, without its rooms: they are in doubt, then gone.
+				lk.set(func() {
+					clear(lk.silent)
+					for i := range rooms / 2 {
+						delete(lk.rooms, fmt.Sprint("r", i))
+					}
+				})
+				soon(t, 2*time.Minute, "the dead node's calls are gone", reads(r, podOf(0), 0))
+			})
+		})
+	}
+}
+
+// TestNodeDiedBefore starts where a node is dead already: nobody knows whose agents its
+// rooms have, so pods that only LiveKit knows are unknown, and others are flagged.
+func TestNodeDiedBefore(t *testing.T) {
+	lk := withRooms(4)
+	lk.byNodes, lk.silent["r0"] = true, true
+	inNoTime(t, lk, asGuard, func(t *testing.T, r *Reader) {
+		p := &Projects{readers: map[call.Project]*Reader{call.DefaultProject: r}}
+		alone := &call.Pod{UID: podOf(1), Project: call.DefaultProject, Witnesses: []call.Witness{call.Rooms}}
+		two := &call.Pod{UID: podOf(1), Project: call.DefaultProject, Witnesses: call.DefaultWitnesses()}
+		soon(t, time.Minute, "the others are known", reads(r, podOf(1), 1))
+		throughout(t, time.Minute, "the others are known", reads(r, podOf(1), 1))
+		if reading := p.Reading(two, time.Now()); !reading.Known() || !reading.Unattributed() {
+			t.Errorf("a pod with a second witness: %+v", reading)
+		}
+		if reading := p.Reading(alone, time.Now()); reading.Known() || !strings.Contains(reading.Reason(), "does not say who is in 1 rooms") {
+			t.Errorf("a pod without one: %+v", reading)
+		}
+		lk.set(func() { clear(lk.silent) })
+		soon(t, time.Minute, "the room is read", reads(r, podOf(0), 1))
+		if reading := p.Reading(alone, time.Now()); !reading.Known() {
+			t.Errorf("it is still unknown: %s", reading.Reason())
+		}
+	})
+}
+
+// TestOneUnreadableRoom: it costs its own seats, and it is named by its id, never by
+// its name, which may be a caller's number.
+func TestOneUnreadableRoom(t *testing.T) {
+	for name, settings := range map[string]func(*Config){"Adapter": asAdapter, "Guard": asGuard} {
+		t.Run(name, func(t *testing.T) {
+			var log trial.Log
+			lk := withRooms(3)
+			lk.rooms[number] = agentOf("PA_n", "pod-n")
+			logged := func(c *Config) {
+				settings(c)
+				c.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+			}
+			inNoTime(t, lk, logged, func(t *testing.T, r *Reader) {
+				soon(t, time.Minute, "all rooms are known", func() bool { return allRead(r, 3)() && reads(r, "pod-n", 1)() })
+				lk.set(func() { lk.broken[number] = true })
+				throughout(t, 3*time.Minute, "the others are known", func() bool { return allRead(r, 3)() && reads(r, "idle", 0)() })
+				why := r.Reading("pod-n", time.Now()).Reason()
+				if !strings.Contains(why, "RM_"+sidOf(number)) || !strings.Contains(why, "500 Internal Server Error") || strings.Contains(why, "4930") {
+					t.Errorf("the reason is: %s", why)
+				}
+				r.Heed(&protocol.WebhookEvent{Event: "participant_joined", Room: &protocol.Room{Name: number}})
+				lk.set(func() { clear(lk.broken) })
+				soon(t, time.Minute, "it is known again", reads(r, "pod-n", 1))
+				if strings.Contains(log.String(), "4930") {
+					t.Errorf("the log names the room: %s", log.String())
+				}
+			})
+		})
+	}
+}
+
+// TestLargeMetadataAndLongNames: as much as LiveKit allows, or is set to allow, blinds
+// nobody: 512 KiB of metadata in each room and participant, and a name of 1,100 bytes,
+// which a server with limit.max_room_name_length: 4000 took.
+func TestLargeMetadataAndLongNames(t *testing.T) {
+	lk := withRooms(3)
+	lk.metadata = strings.Repeat("m", 512<<10)
+	long := strings.Repeat("n", 1_100)
+	lk.rooms[long] = agentOf("PA_l", "pod-l")
+	lk.rooms[long][0].Metadata = lk.metadata
+	lk.rooms[long][0].Attributes["a"] = lk.metadata
+	inNoTime(t, lk, asAdapter, func(t *testing.T, r *Reader) {
+		soon(t, time.Minute, "all rooms are known", func() bool { return allRead(r, 3)() && reads(r, "pod-l", 1)() })
+	})
+}
+
+// TestManyRoomsWithinALimit: the guard reads every room before it believes a zero,
+// however long the limit makes that take, and dates it so.
+func TestManyRoomsWithinALimit(t *testing.T) {
+	const rooms = 100
+	lk := withRooms(rooms)
+	settings := func(c *Config) { asGuard(c); c.RequestsPerMinute = 300 }
+	inNoTime(t, lk, settings, func(t *testing.T, r *Reader) {
+		soon(t, 3*time.Minute, "all rooms are known", allRead(r, rooms))
+		throughout(t, 10*time.Minute, "all rooms are known", allRead(r, rooms))
+		marked := time.Now()
+		soon(t, 3*time.Minute, "all rooms were read after the mark", func() bool { return r.Reading("idle", time.Now()).At().After(marked) })
+		t.Logf("a zero of after a mark takes %s with %d rooms", time.Since(marked), rooms)
+		lk.set(func() { lk.rooms["late"] = agentOf("PA_late", "pod-late") })
+		joined := time.Now()
+		soon(t, 3*time.Minute, "the agent is read", func() bool {
+			reading := r.Reading("pod-late", time.Now())
+			n, known := reading.Calls()
+			if known && n == 0 && reading.At().After(joined) {
+				t.Fatalf("a zero of after it joined, %s", reading.At().Sub(joined))
+			}
+			return known && n == 1
+		})
+		if lk.most > 300 {
+			t.Errorf("%d requests within a minute", lk.most)
+		}
+	})
+}
+
+// TestLimitTooLow: where rooms change faster than the limit lets them be read, the
+// project is unknown, and the reason says what to set.
+func TestLimitTooLow(t *testing.T) {
+	lk := withRooms(500)
+	settings := func(c *Config) { asAdapter(c); c.RequestsPerMinute = 12 }
+	inNoTime(t, lk, settings, func(t *testing.T, r *Reader) {
+		time.Sleep(5 * time.Minute)
+		why := r.Reading("idle", time.Now()).Reason()
+		if !strings.Contains(why, "has not been read yet") || !strings.Contains(why, "rooms wait for the limit of 12 requests a minute; raise --livekit-requests-per-minute") {
+			t.Errorf("the reason is: %s", why)
+		}
+	})
+}

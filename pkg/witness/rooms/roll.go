@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rooms
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/callguard/callguard/pkg/livekit"
+)
+
+// roll is which rooms there are and as of when it is known who is in each. It does no
+// I/O, reads no clock and is not safe for concurrent use.
+//
+// With hints, a room counts as read when the list of rooms says of it what it said when
+// the room was read: its number of publishers counts agents, and both of its numbers
+// are at most 5 s old. Two changes that make up for each other, and an agent that
+// publishes nothing, are not seen so; that room's turn comes again all the same.
+// Without hints only a read counts.
+type roll struct {
+	hints bool
+
+	places   map[string]*place
+	at       time.Time // when the latest list was asked for
+	nameless int       // rooms of it whose names are too long to ask for them
+}
+
+// place is one room.
+type place struct {
+	listed bool // in the latest list
+	line   livekit.RoomInfo
+	before time.Time // of the list before the first that had it: then there was no such room
+
+	tried time.Time // when it was asked for last; zero if never
+	read  time.Time // when the latest read that worked began; zero if none did
+	then  livekit.RoomInfo
+	err   error     // of the latest try
+	since time.Time // of the first try of those that failed since
+	dirty bool      // a webhook named it since it was asked for
+}
+
+func newRoll(hints bool) *roll { return &roll{hints: hints, places: map[string]*place{}} }
+
+// list enters a list of all rooms that was asked for at the time given. A room that is
+// gone from it is kept for as long as it holds seats.
+func (r *roll) list(rooms []livekit.RoomInfo, at time.Time, holds func(room string) bool) {
+	for _, p := range r.places {
+		p.listed = false
+	}
+	r.nameless = 0
+	for _, info := range rooms {
+		if info.Name == "" {
+			r.nameless++
+			continue
+		}
+		p := r.places[info.Name]
+		if p == nil {
+			p = &place{before: r.at}
+			r.places[info.Name] = p
+		}
+		p.listed, p.line = true, info
+	}
+	for name, p := range r.places {
+		if !p.listed && !holds(name) {
+			delete(r.places, name)
+		}
+	}
+	r.at = at
+}
+
+// name enters that a webhook named a room.
+func (r *roll) name(room string) {
+	if p := r.places[room]; p != nil {
+		p.dirty = true
+	}
+}
+
+// asked enters what came of asking for a room at the time given.
+func (r *roll) asked(room string, at time.Time, err error) {
+	p := r.places[room]
+	if p == nil {
+		if err != nil {
+			return // a list will have it, if there is such a room
+		}
+		p = &place{before: at}
+		r.places[room] = p
+	}
+	if at.Before(p.tried) {
+		return
+	}
+	p.tried = at
+	if err != nil {
+		if p.err == nil {
+			p.since = at
+		}
+		p.err = err
+		return
+	}
+	p.read, p.err, p.dirty = at, nil, false
+	if !at.Before(r.at) { // else the list may know of something later
+		p.then = p.line
+	}
+}
+
+// pending reports whether a room has to be read for the project to be known.
+func (r *roll) pending(p *place) bool {
+	return p.err == nil && (!r.hints || !p.listed || p.read.IsZero() || p.dirty || p.then != p.line)
+}
+
+// todo returns the rooms to be read: those that have to be, and then the others, each
+// with those first that have waited longest. No more than so many of those that cannot
+// be read are among them: a silent node takes its time.
+func (r *roll) todo(failing int) (must, others []string) {
+	var failed []string
+	for name, p := range r.places {
+		switch {
+		case p.err != nil:
+			failed = append(failed, name)
+		case r.pending(p):
+			must = append(must, name)
+		default:
+			others = append(others, name)
+		}
+	}
+	longest := func(a, b string) int {
+		if c := r.places[a].tried.Compare(r.places[b].tried); c != 0 {
+			return c
+		}
+		return strings.Compare(a, b)
+	}
+	slices.SortFunc(failed, longest)
+	others = append(others, failed[:min(len(failed), failing)]...)
+	slices.SortFunc(must, longest)
+	slices.SortFunc(others, longest)
+	return must, others
+}
+
+// whole is the time as of which all rooms are known, but for those that cannot be read:
+// a room counts as one of these from patience after the first try that failed on.
+func (r *roll) whole(patience time.Duration, now time.Time) time.Time {
+	whole := r.at
+	for _, p := range r.places {
+		known := whole
+		switch {
+		case p.err != nil && now.Sub(p.since) >= patience:
+		case p.err != nil && p.read.IsZero():
+			known = p.before
+		case p.err != nil:
+			known = p.read
+		case !r.pending(p):
+		case p.tried.IsZero():
+			known = p.before
+		case r.hints && p.tried.Before(r.at):
+			known = p.tried
+		case !r.hints:
+			known = p.tried
+		}
+		if known.Before(whole) {
+			whole = known
+		}
+	}
+	return whole
+}
+
+// unread is the number of rooms that could never be read, in spite of patience.
+func (r *roll) unread(patience time.Duration, now time.Time) int {
+	n := r.nameless
+	for _, p := range r.places {
+		if p.err != nil && p.read.IsZero() && now.Sub(p.since) >= patience {
+			n++
+		}
+	}
+	return n
+}
+
+// failing returns when a room was read last, and why it cannot be read since.
+func (r *roll) failing(room string) (sid string, read time.Time, err error) {
+	if p := r.places[room]; p != nil && p.err != nil {
+		return p.line.SID, p.read, p.err
+	}
+	return "", time.Time{}, nil
+}
+
+// sid is a room's id, by which it can be named in public.
+func (r *roll) sid(room string) string {
+	if p := r.places[room]; p != nil {
+		return p.line.SID
+	}
+	return ""
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rooms
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/callguard/callguard/pkg/livekit"
+)
+
+// TestRoll plays lists and reads of two rooms, and says what is to be read next and as
+// of which second all rooms are known.
+func TestRoll(t *testing.T) {
+	silent := errors.New("none of its nodes answers")
+	const patience = 5 * time.Second
+	type step struct {
+		at   float64
+		list string // the rooms, and their publishers
+		room string // else one that is asked for
+		err  error
+		hook string // else one that a webhook names
+	}
+	both := []step{{at: 1, list: "a1 b1"}, {at: 2, room: "a"}, {at: 3, room: "b"}, {at: 11, list: "a1 b1"}}
+	then := func(more ...step) []step { return append(both[:len(both):len(both)], more...) }
+	cases := map[string]struct {
+		reason       string
+		hints        bool
+		steps        []step
+		now          float64
+		must, others []string
+		whole        float64
+		unread       int
+	}{
+		"NotYet":   {reason: "Of rooms that were never read nothing is known.", hints: true, steps: both[:1], now: 1, must: []string{"a", "b"}, whole: -1},
+		"Half":     {reason: "Nor of all, when one was.", hints: true, steps: both[:2], now: 2, must: []string{"b"}, others: []string{"a"}, whole: -1},
+		"Read":     {reason: "All were read after the list.", hints: true, steps: both[:3], now: 3, others: []string{"a", "b"}, whole: 1},
+		"Same":     {reason: "The list says the same again: it counts as a read.", hints: true, steps: both, now: 11, others: []string{"a", "b"}, whole: 11},
+		"Strict":   {reason: "Without hints only a read counts.", steps: both, now: 11, must: []string{"a", "b"}, whole: 2},
+		"Changed":  {reason: "An agent publishes: the room is first, and not known since.", hints: true, steps: then(step{at: 21, list: "a1 b2"}), now: 21, must: []string{"b"}, others: []string{"a"}, whole: 3},
+		"New":      {reason: "There was no such room when the list before was asked for.", hints: true, steps: then(step{at: 21, list: "a1 b1 c0"}), now: 21, must: []string{"c"}, others: []string{"a", "b"}, whole: 11},
+		"Gone":     {reason: "A room with agents that the list lacks is read.", hints: true, steps: then(step{at: 21, list: "a1"}), now: 21, must: []string{"b"}, others: []string{"a"}, whole: 3},
+		"Webhook":  {reason: "A webhook knows more than the list.", hints: true, steps: then(step{hook: "a"}), now: 12, must: []string{"a"}, others: []string{"b"}, whole: 2},
+		"LateRead": {reason: "A read that began before the list may not have seen what that shows.", hints: true, steps: then(step{at: 21, list: "a2 b1"}, step{at: 20, room: "a"}), now: 21, must: []string{"a"}, others: []string{"b"}, whole: 20},
+		"Silent":   {reason: "For a moment, a room that cannot be read holds all up.", steps: then(step{at: 12, room: "a"}, step{at: 12, room: "b", err: silent}), now: 13, must: []string{"a"}, others: []string{"b"}, whole: 3},
+		"SilentOn": {reason: "Then it is its own seats' matter.", steps: then(step{at: 12, room: "a"}, step{at: 12, room: "b", err: silent}), now: 18, must: []string{"a"}, others: []string{"b"}, whole: 11},
+		"NeverRead": {reason: "A room that could never be read is counted.", steps: then(step{at: 21, list: "a1 b1 c0"}, step{at: 22, room: "a"}, step{at: 22, room: "b"}, step{at: 22, room: "c", err: silent}),
+			now: 30, must: []string{"a", "b"}, others: []string{"c"}, whole: 21, unread: 1},
+		"Mended": {reason: "It can be read again.", hints: true, steps: then(step{at: 12, room: "b", err: silent}, step{at: 20, room: "b"}), now: 20, others: []string{"a", "b"}, whole: 11},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			r := newRoll(tc.hints)
+			for _, s := range tc.steps {
+				switch {
+				case s.list != "":
+					var rooms []livekit.RoomInfo
+					for i := 0; i < len(s.list); i += 3 {
+						rooms = append(rooms, livekit.RoomInfo{Name: s.list[i : i+1], NumPublishers: int(s.list[i+1] - '0')})
+					}
+					r.list(rooms, second(s.at), func(string) bool { return true })
+				case s.hook != "":
+					r.name(s.hook)
+				default:
+					r.asked(s.room, second(s.at), s.err)
+				}
+			}
+			must, others := r.todo(16)
+			if diff := cmp.Diff([][]string{tc.must, tc.others}, [][]string{must, others}); diff != "" {
+				t.Errorf("%s to be read: -want, +got:\n%s", tc.reason, diff)
+			}
+			got := -1.0
+			if whole := r.whole(patience, second(tc.now)); !whole.IsZero() {
+				got = whole.Sub(second(0)).Seconds()
+			}
+			if got != tc.whole {
+				t.Errorf("%s known as of %v, want %v", tc.reason, got, tc.whole)
+			}
+			if n := r.unread(patience, second(tc.now)); n != tc.unread {
+				t.Errorf("%s %d rooms could never be read, want %d", tc.reason, n, tc.unread)
+			}
+		})
+	}
+}
