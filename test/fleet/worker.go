@@ -62,7 +62,7 @@ type worker struct {
 	gaveUp      chan struct{} // closed when the worker never registers again
 
 	mu       sync.Mutex
-	life     context.Context //nolint:containedctx // of run, for jobs that wait for a process
+	life     context.Context // of run, for jobs that wait for a process
 	out      *wire           // nil while not registered
 	outbox   []*livekit.WorkerMessage
 	jobs     map[string]*job

@@ -141,9 +141,6 @@ func (l *Lab) program(ctx context.Context, name string) (string, error) {
 	return path, nil
 }
 
-// Program builds a command of this checkout, once for a stage, and returns its path.
-func (l *Lab) Program(ctx context.Context, name string) (string, error) { return l.program(ctx, name) }
-
 // keyFiles writes the key of the default project, as a mounted Secret would.
 func (l *Lab) keyFiles() (key, secret string, err error) {
 	key, secret = filepath.Join(l.Cluster.Dir(), "api-key"), filepath.Join(l.Cluster.Dir(), "api-secret")
