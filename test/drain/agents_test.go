@@ -4,7 +4,6 @@ package drain
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -107,7 +106,7 @@ func answersAll(t *testing.T, timing map[string]string) {
 	s.noneDropped()
 	s.ends(s.start("rollout", "status", "deployment/"+lab.AgentName, "--timeout=4m"), 5*time.Minute)
 	s.eventually(3*time.Minute, "only pods that serve are left", func() (bool, error) {
-		return len(s.pods(all)) == agentPods && len(s.pods(in(call.Serving))) == agentPods, fmt.Errorf("%s", s.watch.describe())
+		return shown(len(s.pods(all)) == agentPods && len(s.pods(in(call.Serving))) == agentPods, s.watch.describe())
 	})
 }
 
@@ -191,7 +190,7 @@ func TestRolloutWithAWrongKey(t *testing.T) {
 
 			s.does("rollout", "undo", "deployment/"+lab.AgentName)
 			// Their rooms cannot be read with that key, so they may be held until their workers give LiveKit up, after 130 s.
-			s.eventually(3*inTime, "the new pods are gone", func() (bool, error) { return len(s.pods(next)) == 0, errors.New(s.watch.describe()) })
+			s.eventually(3*inTime, "the new pods are gone", func() (bool, error) { return shown(len(s.pods(next)) == 0, s.watch.describe()) })
 			s.dial(1)
 			s.hangUpAll()
 			s.noneDropped()

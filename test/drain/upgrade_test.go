@@ -3,7 +3,6 @@
 package drain
 
 import (
-	"errors"
 	"fmt"
 	"testing"
 
@@ -25,7 +24,7 @@ func TestUpgradeOfGates(t *testing.T) {
 	leavers := s.pods(on(s.nodes[0]))
 	drain := s.drain(s.nodes[0])
 	s.eventually(inTime, "the pods of the node take no new call", func() (bool, error) {
-		return len(s.pods(leaving)) == len(leavers), errors.New(s.watch.describe())
+		return shown(len(s.pods(leaving)) == len(leavers), s.watch.describe())
 	})
 	s.dial(2)
 	s.hangUpOn(leavers...)
@@ -43,9 +42,9 @@ func TestUpgradeOfGates(t *testing.T) {
 	s.hangUpAll()
 	s.gone(2*inTime, old...)
 	s.eventually(inTime, "four pods with gates of this checkout serve", func() (bool, error) {
-		return len(s.pods(func(p *corev1.Pod) bool {
+		return shown(len(s.pods(func(p *corev1.Pod) bool {
 			return p.Annotations[fleet.GateAnnotation] == lab.GateKind && stateOf(p) == call.Serving
-		})) == 4, errors.New(s.watch.describe())
+		})) == 4, s.watch.describe())
 	})
 	s.noneDropped()
 }

@@ -164,7 +164,10 @@ func limitedPod(t *testing.T, ns string, which int) (*corev1.Pod, *limitedAdapte
 	path := "/apis/custom.metrics.k8s.io/v1beta2/namespaces/" + ns + "/pods/" + pod.Name + "/active_calls"
 	limited := &limitedAdapter{limiter: l, path: func() string { return adapterPath(t, a, path) }}
 	eventually(t, 2*time.Minute, "the calls are known", func() (bool, error) {
-		return slices.Contains(values(limited.path()), fmt.Sprint(limitedRooms)), fmt.Errorf("%s", limited.path())
+		if text := limited.path(); !slices.Contains(values(text), fmt.Sprint(limitedRooms)) {
+			return false, fmt.Errorf("the answer is %s", text)
+		}
+		return true, nil
 	})
 	return pod, limited
 }
