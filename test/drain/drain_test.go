@@ -186,7 +186,7 @@ func TestDrainOfDeafAgents(t *testing.T) {
 	plan := make(chan error, 1)
 	go func() {
 		plan <- s.callers.Play(t.Context(), fleet.Plan{
-			Rooms: s.ns, Rate: 0.5, For: 30 * time.Second, Length: 5 * time.Second, Dial: fleet.DialOptions{AgentName: s.ns},
+			Rooms: s.rooms, Rate: 0.5, For: 30 * time.Second, Length: 5 * time.Second, Dial: fleet.DialOptions{AgentName: s.ns},
 		})
 	}()
 	leavers := s.pods(on(s.nodes[0]))

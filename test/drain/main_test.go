@@ -17,6 +17,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -32,6 +34,8 @@ var (
 	nodes = newPool(nodeCount)
 	// dialling bounds how many callers of all stories join their rooms at once.
 	dialling = make(chan struct{}, 6)
+	// lines numbers the stories, which name their rooms by telephone numbers.
+	lines atomic.Int64
 )
 
 // guardArgs are the guard's flags unless a story is about them. A short settle
@@ -51,7 +55,7 @@ func run(m *testing.M) int {
 	var err error
 	stage, err = lab.Open(ctx, lab.Options{
 		Name: lab.InstanceName("drain"), Nodes: nodeCount, MaxJobs: 50, Progress: os.Stderr,
-		Guard: true, GuardArgs: guardArgs(),
+		Guard: true, GuardArgs: guardArgs(), OldGate: os.Getenv("CALLGUARD_OLD_GATE"),
 		// A node that is not heard for 20 s is lost, instead of 50 s.
 		NodeLeaseSeconds: 8, ControllerManagerArgs: []string{"--node-monitor-grace-period=20s", "--node-monitor-period=1s"},
 	})
@@ -60,6 +64,10 @@ func run(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
+	if leaks, read, err := stage.Leaks(ctx); err != nil || len(leaks) > 0 || read == 0 {
+		fmt.Fprintf(os.Stderr, "of %d texts that callguard said, these tell what is not for everybody: %v\n%s\n", read, err, strings.Join(leaks, "\n"))
+		code = 1
+	}
 	if err := stage.Close(context.WithoutCancel(ctx)); err != nil {
 		fmt.Fprintf(os.Stderr, "cannot clear the stage: %v\n", err)
 		return 1

@@ -76,7 +76,7 @@ func TestSteady(t *testing.T) {
 		pod := string(pods[n%len(pods)].UID)
 		plans.Go(func() {
 			defer func() { <-slots }()
-			room := fmt.Sprintf("%s-seat-%d", s.ns, n)
+			room := fmt.Sprintf("%s-seat-%d", s.rooms, n)
 			leave, err := lab.Sit(t.Context(), stage.LiveKits[0], lab.Participant{
 				Room: room, Identity: "agent-" + room, Kind: lksdk.ParticipantAgent, Attributes: map[string]string{call.PodAttribute: pod},
 			})

@@ -54,7 +54,7 @@ func TestStorm(t *testing.T) {
 	go func() {
 		for {
 			err := s.callers.Play(t.Context(), fleet.Plan{
-				Rooms: s.ns, Rate: 1, For: stormFor + 5*time.Second, Length: 6 * time.Second, Dial: fleet.DialOptions{AgentName: s.ns},
+				Rooms: s.rooms, Rate: 1, For: stormFor + 5*time.Second, Length: 6 * time.Second, Dial: fleet.DialOptions{AgentName: s.ns},
 			})
 			if err != nil || over() {
 				calls <- err

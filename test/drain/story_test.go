@@ -75,6 +75,7 @@ func (p *pool) give(back []string) {
 type story struct {
 	t       *testing.T
 	ns      string
+	rooms   string // the beginning of their names
 	nodes   []string
 	callers *fleet.Callers
 	watch   *watch
@@ -106,7 +107,7 @@ func tellPlain(t *testing.T, nodes int) *story {
 
 func begin(t *testing.T, n int, guarded bool) *story {
 	t.Helper()
-	s := &story{t: t, ns: strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))}
+	s := &story{t: t, rooms: lab.Telephone(lines.Add(1)), ns: strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))}
 	if len(s.ns) > 50 {
 		s.ns = s.ns[:50]
 	}
@@ -259,7 +260,7 @@ func (s *story) dial(n int) []*fleet.Call {
 	calls, errs := make([]*fleet.Call, n), make([]error, n)
 	var all sync.WaitGroup
 	for i := range n {
-		room := fmt.Sprintf("%s-%d", s.ns, len(s.calls)+i)
+		room := fmt.Sprintf("%s-%d", s.rooms, len(s.calls)+i)
 		all.Go(func() {
 			dialling <- struct{}{}
 			defer func() { <-dialling }()

@@ -127,8 +127,8 @@ func (w *watch) observe(was, is *corev1.Pod) {
 		return
 	}
 	for _, a := range stage.Fleet.Agents() {
-		if a.UID == is.UID && a.ActiveJobs > 0 {
-			fault(is, "was released with %d calls", a.ActiveJobs)
+		if a.UID == is.UID && a.ActiveJobs+len(a.Waiting) > 0 {
+			fault(is, "was released with %d calls, and %d that were to begin", a.ActiveJobs, len(a.Waiting))
 		}
 	}
 }

@@ -223,10 +223,12 @@ func adapterPath(t *testing.T, a *lab.Adapter, path string) string {
 	client, err := kubernetes.NewForConfig(config)
 	must(t, err)
 	raw, err := client.Discovery().RESTClient().Get().AbsPath(path).DoRaw(t.Context())
+	text := string(raw)
 	if err != nil {
-		return err.Error()
+		text = err.Error()
 	}
-	return string(raw)
+	stage.Hear("the adapter's "+path, text)
+	return text
 }
 
 // TestCertificateRotation runs an adapter whose certificates live for a minute,

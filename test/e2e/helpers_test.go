@@ -74,6 +74,7 @@ func deploymentKind() schema.GroupKind { return schema.GroupKind{Group: "apps", 
 func callsOf(client custom_metrics.CustomMetricsClient, namespace, deployment string) (int64, error) {
 	value, err := client.NamespacedMetrics(namespace).GetForObject(deploymentKind(), deployment, "active_calls", labels.Everything())
 	if err != nil {
+		stage.Hear("the answer for a Deployment", err.Error())
 		return 0, err
 	}
 	return value.Value.Value(), nil
@@ -201,7 +202,7 @@ func dial(t *testing.T, prefix string, n int) []*fleet.Call {
 		all.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			calls[i], errs[i] = stage.Callers.Dial(t.Context(), fmt.Sprintf("%s-%d", prefix, i), fleet.DialOptions{})
+			calls[i], errs[i] = stage.Callers.Dial(t.Context(), fmt.Sprintf("%s-%s-%d", lab.Telephone(0), prefix, i), fleet.DialOptions{})
 		})
 	}
 	all.Wait()
@@ -274,7 +275,7 @@ func agentsIn(pod *corev1.Pod, n int) []lab.Participant {
 	var ps []lab.Participant
 	for i := range n {
 		ps = append(ps, lab.Participant{
-			Room: fmt.Sprintf("%s-%s-%d", pod.Namespace, pod.Name, i), Identity: fmt.Sprintf("agent-%d", i),
+			Room: fmt.Sprintf("%s-%s-%s-%d", lab.Telephone(0), pod.Namespace, pod.Name, i), Identity: fmt.Sprintf("agent-%d", i),
 			Kind: lksdk.ParticipantAgent, Attributes: attributed(pod),
 		})
 	}

@@ -48,7 +48,7 @@ func measure(t *testing.T, client custom_metrics.CustomMetricsClient, pod *corev
 	for i := range rounds {
 		began := time.Now()
 		leave, err := lab.Join(t.Context(), stage.LiveKits[0], lab.Participant{
-			Room: fmt.Sprintf("%s-%d", pod.Namespace, i), Identity: "agent", Kind: lksdk.ParticipantAgent, Attributes: attributed(pod),
+			Room: fmt.Sprintf("%s-%s-%d", lab.Telephone(0), pod.Namespace, i), Identity: "agent", Kind: lksdk.ParticipantAgent, Attributes: attributed(pod),
 		})
 		must(t, err)
 		untilServed(t, client, pod, 1)
@@ -94,6 +94,7 @@ func lonePod(t *testing.T, ns string) *corev1.Pod {
 func valueOf(client custom_metrics.CustomMetricsClient, pod *corev1.Pod) (int64, error) {
 	value, err := client.NamespacedMetrics(pod.Namespace).GetForObject(podKind(), pod.Name, "active_calls", labels.Everything())
 	if err != nil {
+		stage.Hear("the answer for a pod", err.Error())
 		return 0, err
 	}
 	return value.Value.Value(), nil

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -33,6 +34,10 @@ func run(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
+	if leaks, read, err := stage.Leaks(ctx); err != nil || len(leaks) > 0 || read == 0 {
+		fmt.Fprintf(os.Stderr, "of %d texts that callguard said, these tell what is not for everybody: %v\n%s\n", read, err, strings.Join(leaks, "\n"))
+		code = 1
+	}
 	if err := stage.Close(context.WithoutCancel(ctx)); err != nil {
 		fmt.Fprintf(os.Stderr, "cannot clear the stage: %v\n", err)
 		return 1

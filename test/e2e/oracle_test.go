@@ -350,7 +350,7 @@ func (s *oracleStage) serve(ctx context.Context, address, answer string) error {
 }
 
 func (s *oracleStage) participants(ctx context.Context, pod *corev1.Pod, p oraclePod) error {
-	room := func(n int) string { return fmt.Sprintf("%s-%s-%d", s.namespace, pod.Name, n) }
+	room := func(n int) string { return fmt.Sprintf("%s-%s-%s-%d", lab.Telephone(0), s.namespace, pod.Name, n) }
 	agent, of := lksdk.ParticipantAgent, attributed(pod)
 	join := func(project int, who lab.Participant) error {
 		leave, err := lab.Join(ctx, stage.LiveKits[project], who)

@@ -39,8 +39,38 @@ const (
 	AgentNameAnnotation = "fleet.callguard.dev/agent-name"
 	// MaxJobsAnnotation replaces Config.MaxJobs for one pod.
 	MaxJobsAnnotation = "fleet.callguard.dev/max-jobs"
-	// DeafAnnotation "true" makes the process an unmodified agent, which knows nothing of DrainingAnnotation.
+	// DeafAnnotation "true" makes the process an unmodified agent, which knows nothing of DrainingAnnotation. So is every
+	// agent behind a gate.
 	DeafAnnotation = "fleet.callguard.dev/deaf"
+)
+
+// Annotations of a pod that give its worker the timing of its SDK. Each is read when the process starts. Times are in
+// seconds: "8", or "0-40" for a random time between, drawn for each process from Config.Seed.
+const (
+	// ProcessSecondsAnnotation is how long a job process takes to initialise. Without it processes are always warm, and the
+	// worker tells LiveKit at once what changes; with it, it tells every 2.5 s, as the SDKs do.
+	ProcessSecondsAnnotation = "fleet.callguard.dev/process-seconds"
+	// InitializeTimeoutAnnotation is the SDK's initialize_process_timeout, 10 s by default.
+	InitializeTimeoutAnnotation = "fleet.callguard.dev/initialize-timeout-seconds"
+	// IdleProcessesAnnotation is how many processes the worker keeps warm, 4 by default.
+	IdleProcessesAnnotation = "fleet.callguard.dev/idle-processes"
+	// LaunchFailureAnnotation is the chance, from 0 to 1, that a launch fails.
+	LaunchFailureAnnotation = "fleet.callguard.dev/launch-failure"
+	// AnswerSecondsAnnotation is how long the worker takes to answer an offer. LiveKit gives up after 3 s.
+	AnswerSecondsAnnotation = "fleet.callguard.dev/answer-seconds"
+	// ShutdownSecondsAnnotation is how long a job process works on after its agent has left the room.
+	ShutdownSecondsAnnotation = "fleet.callguard.dev/shutdown-seconds"
+)
+
+// Annotations of a pod that say what else its node runs.
+const (
+	// GateAnnotation puts a real call-gate between the agent and LiveKit. Its value says which: see Config.Gate.
+	GateAnnotation = "fleet.callguard.dev/gate"
+	// GateArgsAnnotation adds flags to the gate's, separated by spaces.
+	GateArgsAnnotation = "fleet.callguard.dev/gate-args"
+	// ProbedAnnotation "true" has the fleet ask the readiness probes of the pod's containers and write what they say, as a
+	// kubelet does. hack/cluster starts such a pod unready; all others are ready from their start.
+	ProbedAnnotation = "fleet.callguard.dev/probed"
 )
 
 const (
@@ -75,8 +105,24 @@ type Config struct {
 	AgentName string
 	// Port is where processes answer HTTP on their pod's IP, 8081 when 0.
 	Port int
+	// Seed makes random times repeat themselves, pod by pod.
+	Seed uint64
+	// Gate starts a call-gate process of the kind that GateAnnotation names, with these flags and these variables of its
+	// environment. Without it no pod has a gate.
+	Gate func(pod *corev1.Pod, kind string, args, env []string) (GateProcess, error)
+	// Volumes is a folder for what gates have mounted: the order to drain, and the journal.
+	Volumes string
 	// Log receives what the fleet does at Info and what the LiveKit SDK says at Debug. Nil discards.
 	Log *slog.Logger
+}
+
+// GateProcess is a call-gate that runs.
+type GateProcess interface {
+	// Stop asks it to end, Kill does not ask. Both wait until it has ended, and are fine if it has.
+	Stop() error
+	Kill() error
+	// Done is closed when it has ended.
+	Done() <-chan struct{}
 }
 
 // complete fills in defaults and reports every missing need at once.
@@ -93,6 +139,9 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.MaxJobs < 0 {
 		errs = append(errs, errors.New("fleet: Config.MaxJobs is negative; use 1 or more, or 0 for the default"))
+	}
+	if c.Gate != nil && c.Volumes == "" {
+		errs = append(errs, errors.New("fleet: Config.Volumes is empty; give a folder for the files of gates"))
 	}
 	if c.MaxJobs == 0 {
 		c.MaxJobs = defaultMaxJobs

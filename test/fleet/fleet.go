@@ -4,6 +4,9 @@
 // nodes are simulated. It plays the container processes of those pods, so that everything else is real: livekit-server,
 // the worker protocol, the agents' and callers' connections, the Kubernetes API and the signals pods get from it.
 //
+// A process takes its time as LiveKit Agents for Python or for Node does, where its pod's annotations say so, and may have
+// a real call-gate between itself and LiveKit.
+//
 // A pod's process registers with LiveKit, joins the rooms it is given, answers GET /worker on the pod's IP, drains on
 // SIGTERM (a deletionTimestamp) and is killed when the grace ends or the pod is gone. It takes no new job once its pod is
 // marked draining. Callers are real participants,
@@ -14,7 +17,7 @@
 // outage, callers and agents make their rooms anew, for which it dispatches a second agent if workers were there first.
 //
 // It does not stand in for LiveKit, carries no audio, schedules nothing, and writes nothing to the cluster but the
-// statuses of containers that exited or started again, each as the node of its pod.
+// statuses of containers that exited or started again, and what readiness probes say, each as the node of its pod.
 package fleet
 
 import (
@@ -42,6 +45,8 @@ type Fleet struct {
 	mu        sync.Mutex
 	processes map[types.UID]*process // exited ones stay until their pod is gone
 	alive     map[types.UID]bool
+	sidecars  map[types.UID]*sidecar
+	kubelets  map[types.UID]*kubelet
 	nodes     corelisters.NodeLister
 	running   sync.WaitGroup
 }
@@ -53,7 +58,10 @@ func New(cfg Config) (*Fleet, error) {
 		return nil, err
 	}
 	silenceSDK()
-	return &Fleet{cfg: cfg, losses: &losses{}, processes: map[types.UID]*process{}, alive: map[types.UID]bool{}}, nil
+	return &Fleet{
+		cfg: cfg, losses: &losses{}, processes: map[types.UID]*process{}, alive: map[types.UID]bool{},
+		sidecars: map[types.UID]*sidecar{}, kubelets: map[types.UID]*kubelet{},
+	}, nil
 }
 
 // Run follows the cluster until ctx ends. It then stops every process as if killed, and returns nil when all are gone.
@@ -66,6 +74,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	f.mu.Lock()
 	f.nodes = all.Core().V1().Nodes().Lister()
 	f.mu.Unlock()
+	defer f.endAll()
 	defer f.running.Wait()
 	defer guarded.Shutdown()
 	defer all.Shutdown()
@@ -147,15 +156,66 @@ func (f *Fleet) observe(ctx context.Context, pod *corev1.Pod) {
 }
 
 func (f *Fleet) startLocked(ctx context.Context, pod *corev1.Pod) *process {
-	p, err := newProcess(pod, f.cfg, f.losses)
+	gate := f.sidecars[pod.UID]
+	if gate == nil && f.gated(pod) {
+		var err error
+		if gate, err = f.newSidecar(pod); err != nil {
+			f.cfg.Log.Error("Gate is not started", "err", err)
+			return nil
+		}
+		f.sidecars[pod.UID] = gate
+	}
+	p, err := newProcess(pod, f.cfg, gate, f.losses)
 	if err != nil {
 		f.cfg.Log.Error("Process is not started", "err", err)
 		return nil
+	}
+	if k := f.kubelets[pod.UID]; k != nil {
+		k.resume(pod)
+	} else if pod.Annotations[ProbedAnnotation] == "true" {
+		f.kubelets[pod.UID] = f.newKubelet(ctx, pod)
 	}
 	p.exited = f.exited
 	f.processes[pod.UID], f.alive[pod.UID] = p, true
 	f.running.Go(func() { p.run(ctx) })
 	return p
+}
+
+// drop ends what beside its process a node runs for a pod.
+func (f *Fleet) drop(pod types.UID, atOnce bool) {
+	f.mu.Lock()
+	gate, kubelet := f.sidecars[pod], f.kubelets[pod]
+	delete(f.sidecars, pod)
+	delete(f.kubelets, pod)
+	f.mu.Unlock()
+	if kubelet != nil {
+		kubelet.stop()
+	}
+	if gate != nil {
+		gate.end(atOnce)
+	}
+}
+
+// endAll drops every pod.
+func (f *Fleet) endAll() {
+	f.mu.Lock()
+	var pods []types.UID
+	for uid := range f.sidecars {
+		pods = append(pods, uid)
+	}
+	for uid := range f.kubelets {
+		pods = append(pods, uid)
+	}
+	f.mu.Unlock()
+	for _, uid := range pods {
+		f.drop(uid, true)
+	}
+}
+
+func (f *Fleet) sidecarOf(pod types.UID) *sidecar {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sidecars[pod]
 }
 
 // gone kills the process of a pod that is no longer in the cluster, if it still runs.
@@ -165,6 +225,7 @@ func (f *Fleet) gone(pod *corev1.Pod) {
 	delete(f.processes, pod.UID)
 	delete(f.alive, pod.UID)
 	f.mu.Unlock()
+	defer f.drop(pod.UID, true)
 	if !alive {
 		return
 	}
@@ -184,11 +245,19 @@ func (f *Fleet) exited(ctx context.Context, p *process, end exit) {
 	if there {
 		f.alive[p.pod.UID] = false
 	}
+	kubelet := f.kubelets[p.pod.UID]
 	f.mu.Unlock()
+	if end.cause != "" && end.cause != CauseCrash {
+		f.drop(p.pod.UID, end.cause != CauseGrace)
+	} else if p.terminating() {
+		f.drop(p.pod.UID, false) // a native sidecar ends after the others
+	} else if kubelet != nil {
+		kubelet.pause()
+	}
 	if !there || end.cause == CauseForced || end.cause == CauseNode || end.cause == CauseStatus {
 		return // no kubelet, or nothing to tell
 	}
-	leaving := end.cause != CauseCrash || p.terminating()
+	leaving := p.terminating() || end.cause != "" && end.cause != CauseCrash
 	if err := f.writeStatus(ctx, p.pod, stoppedStatus(p.pod, p.container, end.code, leaving, time.Now())); err != nil {
 		p.log.Error("Exit of a process is not in its pod's status", "err", err)
 		return
@@ -201,7 +270,7 @@ func (f *Fleet) exited(ctx context.Context, p *process, end exit) {
 		return
 	case <-time.After(restartDelay):
 	}
-	if err := f.writeStatus(ctx, p.pod, restartedStatus(p.pod, p.container, time.Now())); err != nil {
+	if err := f.writeStatus(ctx, p.pod, restartedStatus(p.pod, p.container, kubelet != nil, time.Now())); err != nil {
 		p.log.Error("Restart of a process is not in its pod's status", "err", err)
 	}
 }
@@ -224,6 +293,22 @@ func (f *Fleet) Kill(pod types.NamespacedName) error {
 	return nil
 }
 
+// KillGate crashes the gate of a pod, as SIGKILL would. It starts again after a second, with the files it had.
+func (f *Fleet) KillGate(pod types.NamespacedName) error {
+	f.mu.Lock()
+	var gate *sidecar
+	for uid, p := range f.processes {
+		if f.alive[uid] && p.pod.Namespace == pod.Namespace && p.pod.Name == pod.Name {
+			gate = f.sidecars[uid]
+		}
+	}
+	f.mu.Unlock()
+	if gate == nil {
+		return fmt.Errorf("cannot kill the gate of pod %s: it has none; set its annotation %s", pod, GateAnnotation)
+	}
+	return gate.kill()
+}
+
 // KillNode kills every process of a node, as a power cut would, and says how many there were. No status is written.
 func (f *Fleet) KillNode(node string) int {
 	f.mu.Lock()
@@ -236,6 +321,7 @@ func (f *Fleet) KillNode(node string) int {
 	f.mu.Unlock()
 	for _, p := range victims {
 		p.kill(CauseNode)
+		f.drop(p.pod.UID, true)
 	}
 	return len(victims)
 }
@@ -245,12 +331,16 @@ type AgentState struct {
 	Pod  types.NamespacedName
 	UID  types.UID
 	Node string
-	// ActiveJobs counts jobs from their launch, before they join a room, until they have left it.
+	// ActiveJobs counts jobs from their launch, before they join a room, until their process has ended.
 	ActiveJobs int
 	Rooms      []string
-	// Draining says that the process got SIGTERM, Closed that it heeds its pod's DrainingAnnotation.
+	// Waiting are the rooms of jobs that are assigned and wait for a process.
+	Waiting []string
+	// Draining says that the process got SIGTERM, Closed that it, or its gate, heeds its pod's DrainingAnnotation.
 	Draining, Closed bool
 	Registered       bool
+	// Gate is where the pod's call-gate answers, empty without one.
+	Gate string
 }
 
 // Agents lists the running processes by namespace and name.
@@ -267,10 +357,15 @@ func (f *Fleet) Agents() []AgentState {
 	for _, p := range running {
 		s, h := p.worker.state(), p.holder()
 		slices.Sort(s.rooms)
-		out = append(out, AgentState{
-			Pod: h.pod, UID: h.uid, Node: h.node, ActiveJobs: s.info.ActiveJobs, Rooms: s.rooms,
-			Draining: s.draining, Closed: s.closed, Registered: s.registered,
-		})
+		slices.Sort(s.waiting)
+		a := AgentState{
+			Pod: h.pod, UID: h.uid, Node: h.node, ActiveJobs: s.info.ActiveJobs, Rooms: s.rooms, Waiting: s.waiting,
+			Draining: s.draining, Closed: s.closed || p.marked.Load(), Registered: s.registered,
+		}
+		if p.gate != nil {
+			a.Gate = p.gate.statusURL
+		}
+		out = append(out, a)
 	}
 	slices.SortFunc(out, func(a, b AgentState) int { return strings.Compare(a.Pod.String(), b.Pod.String()) })
 	return out

@@ -68,9 +68,15 @@ func runningPod(annotations map[string]string) *corev1.Pod {
 // start runs a fleet over one pod of one node, without LiveKit, and waits until the pod's process runs.
 func start(t *testing.T, pod *corev1.Pod) (*Fleet, *fake.Clientset, string) {
 	t.Helper()
+	return startWith(t, pod, func(*Config) {})
+}
+
+// startWith is start with a changed Config.
+func startWith(t *testing.T, pod *corev1.Pod, change func(*Config)) (*Fleet, *fake.Clientset, string) {
+	t.Helper()
 	client := fake.NewClientset(pod, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: pod.Spec.NodeName}})
 	port := freePort(t)
-	f, err := New(Config{
+	cfg := Config{
 		Client: client, Port: port,
 		NodeClient: func(node string) (kubernetes.Interface, error) {
 			if node != pod.Spec.NodeName {
@@ -79,7 +85,9 @@ func start(t *testing.T, pod *corev1.Pod) (*Fleet, *fake.Clientset, string) {
 			return client, nil
 		},
 		LiveKit: func(*corev1.Pod) (Project, bool) { return Project{}, false },
-	})
+	}
+	change(&cfg)
+	f, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +266,7 @@ func TestCauseOfAPodThatIsGone(t *testing.T) {
 			}
 			f.nodes = corelisters.NewNodeLister(known)
 			pod := runningPod(nil)
-			p, err := newProcess(pod, f.cfg, f.losses)
+			p, err := newProcess(pod, f.cfg, nil, f.losses)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -396,7 +404,7 @@ func TestMaxJobsOfAPod(t *testing.T) {
 }
 
 func TestNodeIsUnwellWithoutLiveKit(t *testing.T) {
-	for dialect, want := range map[Dialect]string{Python: "OK", Node: "Not connected to LiveKit\n"} {
+	for dialect, want := range map[Dialect]string{Python: "OK", Node: "not connected to livekit\n"} {
 		t.Run(string(dialect), func(t *testing.T) {
 			_, _, url := start(t, runningPod(map[string]string{DialectAnnotation: string(dialect)}))
 			var body string

@@ -33,6 +33,8 @@ type job struct {
 	terminated chan struct{} // closed when LiveKit ends the job
 	terminate  func()
 
+	killing chan struct{} // closed by kill
+
 	mu     sync.Mutex
 	over   bool // the caller has left, or the job has ended in another way
 	killed bool
@@ -58,7 +60,7 @@ func newJob(assignment *livekit.JobAssignment, project Project, identity string,
 		id: assignment.GetJob().GetId(), room: room, identity: identity,
 		project: home, url: url, token: assignment.GetToken(), started: time.Now(),
 		roster: newRoster(project, room), sdkLog: log,
-		terminated: make(chan struct{}),
+		terminated: make(chan struct{}), killing: make(chan struct{}),
 	}
 	j.terminate = sync.OnceFunc(func() { close(j.terminated) })
 	return j
@@ -163,6 +165,9 @@ func (j *job) kill() (wasOn bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	wasOn = !j.over && !j.killed
+	if !j.killed && j.killing != nil {
+		close(j.killing)
+	}
 	j.killed = true
 	if j.stop != nil {
 		j.stop()

@@ -4,6 +4,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -26,6 +27,7 @@ type process struct {
 	restarts  int32
 	dialect   Dialect
 	worker    *worker
+	gate      *sidecar // nil without one
 	losses    *losses
 	log       *slog.Logger
 	port      int
@@ -37,6 +39,7 @@ type process struct {
 	deadlines chan time.Time // the latest end of the grace
 	killed    chan struct{}
 	hangs     atomic.Bool // GET /worker gets no answer
+	marked    atomic.Bool // the pod is marked draining, and its gate's file says so
 	notice    func()      // once: the pod is marked draining
 
 	mu       sync.Mutex
@@ -50,19 +53,16 @@ type exit struct {
 	cause Cause
 }
 
-func newProcess(pod *corev1.Pod, cfg Config, lost *losses) (*process, error) {
-	dialect, err := parseDialect(pod.Annotations[DialectAnnotation])
+func newProcess(pod *corev1.Pod, cfg Config, gate *sidecar, lost *losses) (*process, error) {
+	b, err := behaviourOf(pod.Annotations, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	maxJobs, err := parseMaxJobs(pod.Annotations[MaxJobsAnnotation], cfg.MaxJobs)
-	if err != nil {
-		return nil, fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
-	}
+	b.pool.dice = newDice(cfg.Seed, pod.UID)
 	status, _ := mainStatus(pod)
 	log := cfg.Log.With("pod", pod.Namespace+"/"+pod.Name, "node", pod.Spec.NodeName)
 	p := &process{
-		pod: pod, container: status.Name, restarts: status.RestartCount, dialect: dialect,
+		pod: pod, container: status.Name, restarts: status.RestartCount, dialect: b.dialect, gate: gate,
 		losses: lost, log: log, port: cfg.Port,
 		term: make(chan struct{}), deadlines: make(chan time.Time, 1), killed: make(chan struct{}),
 	}
@@ -72,21 +72,79 @@ func newProcess(pod *corev1.Pod, cfg Config, lost *losses) (*process, error) {
 		name = v
 	}
 	attributes := map[string]string{PodAttribute: string(pod.UID)}
-	if pod.Annotations[UnattributedAnnotation] == "true" {
+	if pod.Annotations[UnattributedAnnotation] == "true" || gate != nil { // which stamps the agent itself
 		attributes = nil
 	}
 	p.worker = (&worker{
-		agentName: name, attributes: attributes, dialect: dialect, maxJobs: maxJobs,
+		agentName: name, attributes: attributes, dialect: b.dialect, maxJobs: b.maxJobs,
 		project: func() (Project, bool) { return cfg.LiveKit(pod) },
-		log:     log, sdkLog: sdkLogger(log),
+		answers: b.answers, shutdown: b.shutdown, dice: b.pool.dice,
+		log: log, sdkLog: sdkLogger(log),
 		onLaunch: p.launched, onEnd: p.ended,
 	}).init()
+	if gate != nil {
+		p.worker.via = gate.agentURL
+	}
+	if b.timed {
+		p.worker.pool = newPool(b.dialect, b.pool, p.worker.spare)
+	}
 	p.notice = sync.OnceFunc(func() {
-		if pod.Annotations[DeafAnnotation] != "true" {
+		switch {
+		case gate != nil:
+			time.AfterFunc(noticeDelay, func() { p.marked.Store(true) })
+		case pod.Annotations[DeafAnnotation] != "true":
 			time.AfterFunc(noticeDelay, p.worker.closeIntake)
 		}
 	})
 	return p, nil
+}
+
+// behaviour is what the annotations of a pod say of its process.
+type behaviour struct {
+	dialect           Dialect
+	maxJobs           int
+	answers, shutdown span
+	timed             bool // with the timing of its SDK
+	pool              poolSettings
+}
+
+// behaviourOf reports every mistake of the annotations at once.
+func behaviourOf(annotations map[string]string, cfg Config) (behaviour, error) {
+	var errs []error
+	dialect, err := parseDialect(annotations[DialectAnnotation])
+	errs = append(errs, err)
+	maxJobs, err := parseMaxJobs(annotations[MaxJobsAnnotation], cfg.MaxJobs)
+	errs = append(errs, err)
+	seconds := func(annotation string, otherwise time.Duration) span {
+		value, ok := annotations[annotation]
+		if !ok {
+			return span{otherwise, otherwise}
+		}
+		s, err := parseSpan(annotation, value)
+		errs = append(errs, err)
+		return s
+	}
+	number := func(annotation string, otherwise, most float64) float64 {
+		value, ok := annotations[annotation]
+		if !ok {
+			return otherwise
+		}
+		n, err := strconv.ParseFloat(value, 64)
+		if err != nil || n < 0 || n > most {
+			errs = append(errs, fmt.Errorf("annotation %s is %q; use a number from 0 to %g", annotation, value, most))
+		}
+		return n
+	}
+	b := behaviour{
+		dialect: dialect, maxJobs: maxJobs,
+		answers: seconds(AnswerSecondsAnnotation, 0), shutdown: seconds(ShutdownSecondsAnnotation, 0),
+		timed: annotations[ProcessSecondsAnnotation] != "",
+		pool: poolSettings{
+			takes: seconds(ProcessSecondsAnnotation, 0), timeout: seconds(InitializeTimeoutAnnotation, initializeTimeout).least,
+			idle: int(number(IdleProcessesAnnotation, idleProcesses, 100)), failure: number(LaunchFailureAnnotation, 0, 1),
+		},
+	}
+	return b, errors.Join(errs...)
 }
 
 // parseMaxJobs reads the value of MaxJobsAnnotation.
@@ -104,6 +162,9 @@ func parseMaxJobs(value string, otherwise int) (int, error) {
 // read takes in what the pod says of its process now.
 func (p *process) read(pod *corev1.Pod) {
 	p.hangs.Store(pod.Annotations[WorkerAnnotation] == "hang")
+	if p.gate != nil {
+		p.gate.annotate(pod.Annotations)
+	}
 	if pod.Annotations[DrainingAnnotation] != "" {
 		p.notice()
 	}
@@ -111,6 +172,13 @@ func (p *process) read(pod *corev1.Pod) {
 
 // run lives the process's life. Ending ctx stops the fleet: everything goes, and no status is written.
 func (p *process) run(ctx context.Context) {
+	if p.gate != nil {
+		if err := p.gate.started(ctx); err != nil {
+			p.log.Error("The gate of the process has not started", "err", err)
+		}
+		p.gate.agent.Store(p)
+		defer p.gate.agent.CompareAndSwap(p, nil)
+	}
 	stopServing, err := p.serve()
 	if err != nil {
 		p.log.Error("Process does not answer HTTP", "err", err)
@@ -133,6 +201,7 @@ func (p *process) run(ctx context.Context) {
 // await returns when the process exits: after a drain, by a kill, or with the fleet.
 func (p *process) await(ctx context.Context) exit {
 	term, drained := p.term, (<-chan struct{})(nil)
+	gaveUp := p.worker.gaveUp
 	grace := time.NewTimer(time.Hour)
 	grace.Stop()
 	defer grace.Stop()
@@ -147,6 +216,14 @@ func (p *process) await(ctx context.Context) exit {
 		case <-term:
 			term, drained = nil, p.worker.drained
 			p.log.Info("Process drains", "jobs", p.worker.state().info.ActiveJobs)
+			p.worker.drain()
+		case <-gaveUp:
+			gaveUp = nil
+			if p.dialect == Node { // whose run ends with process.exit(1)
+				p.kill(CauseCrash)
+				continue
+			}
+			drained = p.worker.drained // Python's run ends with a drain
 			p.worker.drain()
 		case deadline := <-p.deadlines:
 			grace.Reset(time.Until(deadline))
@@ -263,11 +340,14 @@ func (p *process) handler() http.Handler {
 		_, _ = rw.Write(p.dialect.encode(p.worker.state().info))
 	})
 	mux.HandleFunc("GET /{$}", func(rw http.ResponseWriter, _ *http.Request) {
-		if p.dialect == Node && !p.worker.state().registered {
-			http.Error(rw, "Not connected to LiveKit", http.StatusServiceUnavailable)
-			return
+		switch s := p.worker.state(); {
+		case p.dialect == Node && !s.registered:
+			http.Error(rw, "not connected to livekit", http.StatusServiceUnavailable)
+		case p.dialect == Python && s.failed: // not while it waits for its processes, nor while it tries LiveKit again
+			http.Error(rw, "failed to connect to livekit", http.StatusServiceUnavailable)
+		default:
+			_, _ = rw.Write([]byte("OK"))
 		}
-		_, _ = rw.Write([]byte("OK"))
 	})
 	return mux
 }

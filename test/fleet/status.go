@@ -78,9 +78,14 @@ func stoppedStatus(pod *corev1.Pod, container string, code int32, deleted bool, 
 	return status
 }
 
-// restartedStatus is what a kubelet writes when it has started a crashed container again.
-func restartedStatus(pod *corev1.Pod, container string, now time.Time) corev1.PodStatus {
-	status := corev1.PodStatus{Phase: corev1.PodRunning, Conditions: ready(corev1.ConditionTrue, now)}
+// restartedStatus is what a kubelet writes when it has started a crashed container again. One with a probe is yet to be
+// found ready.
+func restartedStatus(pod *corev1.Pod, container string, probed bool, now time.Time) corev1.PodStatus {
+	value := corev1.ConditionTrue
+	if probed {
+		value = corev1.ConditionFalse
+	}
+	status := corev1.PodStatus{Phase: corev1.PodRunning, Conditions: ready(value, now)}
 	for _, s := range pod.Status.ContainerStatuses {
 		if s.Name != container {
 			continue
@@ -91,7 +96,7 @@ func restartedStatus(pod *corev1.Pod, container string, now time.Time) corev1.Po
 		s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(now)}}
 		s.RestartCount++
 		started := true
-		s.Ready, s.Started = true, &started
+		s.Ready, s.Started = !probed, &started
 		status.ContainerStatuses = append(status.ContainerStatuses, s)
 	}
 	return status

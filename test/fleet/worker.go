@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,24 +21,37 @@ import (
 )
 
 const (
-	dialTimeout    = 5 * time.Second
-	writeTimeout   = 5 * time.Second
-	silenceLimit   = 35 * time.Second // three of LiveKit's pings
+	dialTimeout  = 5 * time.Second
+	writeTimeout = 5 * time.Second
+	// statusInterval is UPDATE_STATUS_INTERVAL of Python's worker.py, UPDATE_LOAD_INTERVAL of Node's worker.ts.
 	statusInterval = 2500 * time.Millisecond
-	pingInterval   = 10 * time.Second
-	assignTimeout  = 7500 * time.Millisecond
-	backoffFirst   = 250 * time.Millisecond
-	backoffMost    = 5 * time.Second
+	// assignTimeout is ASSIGNMENT_TIMEOUT of both.
+	assignTimeout = 7500 * time.Millisecond
+	// heartbeat is Python's HEARTBEAT_INTERVAL: aiohttp pings after so long a silence, and gives the websocket up where no
+	// pong comes in half of it. Node pings nobody.
+	heartbeat = 30 * time.Second
+	// maxRetries, retryStep and retryMost are those of Python's _connection_task and Node's workerWS: the delay before a
+	// retry grows by 2 s up to 10 s, and after 16 the worker gives up for good.
+	maxRetries = 16
+	retryStep  = 2 * time.Second
+	retryMost  = 10 * time.Second
+	// hotLoop keeps a worker whose websocket opens and closes at once from taking a whole CPU. Python has no such pause.
+	hotLoop = 10 * time.Millisecond
 )
 
 // worker speaks LiveKit's worker protocol for one process: it registers, answers offers and runs the jobs it gets.
-// Losing its websocket costs it nothing but new offers: jobs go on, and it registers again.
+// Losing its websocket costs it nothing but new offers: jobs go on, and it registers again, until it gives up for good.
 type worker struct {
 	agentName  string
 	attributes map[string]string
 	dialect    Dialect
 	maxJobs    int
 	project    func() (Project, bool)
+	via        string // where the agent's LIVEKIT_URL leads to, where that is not the project's own
+	pool       pool   // nil: processes are always warm
+	dice       *dice
+	answers    span // how long an answer to an offer takes
+	shutdown   span // how long a process works on after the call
 	log        *slog.Logger
 	sdkLog     protologger.Logger
 	// onLaunch and onEnd are told of every job. onEnd is called after the agent left its room.
@@ -44,10 +59,14 @@ type worker struct {
 	onEnd    func(*job, outcome)
 
 	jobsRunning sync.WaitGroup
+	gaveUp      chan struct{} // closed when the worker never registers again
 
 	mu       sync.Mutex
-	conn     *websocket.Conn // nil while not registered
+	life     context.Context // of run, for jobs that wait for a process
+	out      *wire           // nil while not registered
+	outbox   []*livekit.WorkerMessage
 	jobs     map[string]*job
+	waiting  map[string]*job        // assigned, and not launched yet
 	reserved map[string]*time.Timer // offers accepted and not assigned yet
 	closed   bool                   // takes no new job, and works on
 	draining bool
@@ -57,44 +76,66 @@ type worker struct {
 }
 
 func (w *worker) init() *worker {
-	w.jobs = map[string]*job{}
+	w.jobs, w.waiting = map[string]*job{}, map[string]*job{}
 	w.reserved = map[string]*time.Timer{}
-	w.drained = make(chan struct{})
+	w.drained, w.gaveUp = make(chan struct{}), make(chan struct{})
 	w.changed = make(chan struct{}, 1)
 	return w
 }
 
-// run keeps the worker registered until ctx ends, then waits for its jobs to be gone. It ends no job.
+// run keeps the worker registered until ctx ends or it gives up, then waits for its jobs to be gone. It ends no job.
 func (w *worker) run(ctx context.Context) {
-	wait := backoffFirst
-	for ctx.Err() == nil {
-		started := time.Now()
-		err := w.session(ctx)
-		if ctx.Err() != nil {
-			break
-		}
-		if time.Since(started) > backoffMost {
-			wait = backoffFirst
-		}
-		w.log.Debug("Worker is not registered", "err", err, "retry", wait)
+	w.mu.Lock()
+	w.life = ctx
+	w.mu.Unlock()
+	defer w.jobsRunning.Wait()
+	if w.pool != nil {
+		w.jobsRunning.Go(func() { w.pool.run(ctx) })
 		select {
 		case <-ctx.Done():
-		case <-time.After(wait):
+			return
+		case <-w.pool.warm():
 		}
-		wait = min(2*wait, backoffMost)
 	}
-	w.jobsRunning.Wait()
+	retries := 0
+	for {
+		opened, err := w.session(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if opened {
+			retries = 0
+		}
+		if retries >= maxRetries {
+			w.log.Info("Worker has given up on LiveKit", "err", err)
+			close(w.gaveUp)
+			return
+		}
+		delay := min(time.Duration(retries)*retryStep, retryMost)
+		retries++
+		if w.dialect == Node { // which counts before it multiplies
+			delay = min(time.Duration(retries)*retryStep, retryMost)
+		}
+		w.log.Debug("Worker is not registered", "err", err, "retry", delay)
+		if !wait(ctx, max(delay, hotLoop)) {
+			return
+		}
+	}
 }
 
-// session is one websocket from dial to loss.
-func (w *worker) session(ctx context.Context) error {
+// session is one websocket from dial to loss. It reports whether it opened.
+func (w *worker) session(ctx context.Context) (opened bool, err error) {
 	project, ok := w.project()
 	if !ok {
-		return fmt.Errorf("the pod has no LiveKit project yet; make Config.LiveKit know it")
+		return false, fmt.Errorf("the pod has no LiveKit project yet; make Config.LiveKit know it")
 	}
-	conn, err := dialAgent(ctx, project)
+	there := project
+	if w.via != "" {
+		there.URL = w.via
+	}
+	conn, err := dialAgent(ctx, there)
 	if err != nil {
-		return err
+		return false, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	out := &wire{conn: conn}
@@ -105,40 +146,75 @@ func (w *worker) session(ctx context.Context) error {
 		_ = conn.Close()
 	})
 
-	extend := func() { _ = conn.SetReadDeadline(time.Now().Add(silenceLimit)) }
-	answerPing := conn.PingHandler()
-	conn.SetPingHandler(func(data string) error { extend(); return answerPing(data) })
+	heard := w.listen(conn, &aside, ctx.Done())
 	if err := out.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Register{Register: &livekit.RegisterWorkerRequest{
-		Type: livekit.JobType_JT_ROOM, AgentName: w.agentName, Version: sdkVersion, PingInterval: uint32(pingInterval / time.Second),
+		Type: livekit.JobType_JT_ROOM, AgentName: w.agentName, Version: sdkVersion,
 	}}}); err != nil {
-		return err
+		return true, err
 	}
 	defer w.unregister()
 	for {
-		extend()
 		_, body, err := conn.ReadMessage()
 		if err != nil {
-			return fmt.Errorf("worker websocket of %s: %w", project.URL, err)
+			return true, fmt.Errorf("worker websocket of %s: %w", there.URL, err)
 		}
+		heard()
 		msg := &livekit.ServerMessage{}
 		if err := proto.Unmarshal(body, msg); err != nil {
-			return fmt.Errorf("worker websocket of %s sent no ServerMessage: %w", project.URL, err)
+			return true, fmt.Errorf("worker websocket of %s sent no ServerMessage: %w", there.URL, err)
 		}
 		switch m := msg.Message.(type) {
 		case *livekit.ServerMessage_Register:
 			w.log.Debug("Worker is registered", "worker", m.Register.GetWorkerId())
-			w.register(conn)
+			for _, waiting := range w.register(out) {
+				if err := out.send(waiting); err != nil {
+					return true, err
+				}
+			}
 			aside.Go(func() { w.keepPosted(ctx, out) })
 		case *livekit.ServerMessage_Availability:
-			if err := out.send(w.answer(m.Availability)); err != nil {
-				return err
+			after := w.dice.draw(w.answers)
+			answer := w.answer(m.Availability, after)
+			if after == 0 {
+				w.post(answer)
+			} else {
+				time.AfterFunc(after, func() { w.post(answer) })
 			}
 		case *livekit.ServerMessage_Assignment:
-			w.launch(project, m.Assignment, out) //nolint:contextcheck // a job ends by itself or by kill, not with its websocket
+			w.launch(project, m.Assignment) //nolint:contextcheck // a job ends by itself or by kill, not with its websocket
 		case *livekit.ServerMessage_Termination:
 			w.end(m.Termination.GetJobId())
 		}
 	}
+}
+
+// listen makes the websocket notice when LiveKit is silent, as far as the SDK does. What it returns is called for every
+// frame that came.
+func (w *worker) listen(conn *websocket.Conn, aside *sync.WaitGroup, done <-chan struct{}) (heard func()) {
+	if w.dialect == Node {
+		return func() {}
+	}
+	quiet := time.NewTimer(heartbeat)
+	heard = func() {
+		_ = conn.SetReadDeadline(time.Now().Add(heartbeat + heartbeat/2)) // fails only where the read does
+		quiet.Reset(heartbeat)
+	}
+	heard()
+	answer := conn.PingHandler()
+	conn.SetPingHandler(func(data string) error { heard(); return answer(data) })
+	conn.SetPongHandler(func(string) error { heard(); return nil })
+	aside.Go(func() {
+		defer quiet.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-quiet.C:
+				_ = conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeTimeout)) // it shows in the read
+			}
+		}
+	})
+	return heard
 }
 
 // dialAgent opens the websocket of a worker.
@@ -184,27 +260,41 @@ func (c *wire) send(msg *livekit.WorkerMessage) error {
 	return nil
 }
 
-// keepPosted tells LiveKit the worker's load: on every change, and every 2.5 s as LiveKit Agents does.
+// keepPosted tells LiveKit the worker's load every 2.5 s. A worker without the timing of its SDK also tells every change.
 func (w *worker) keepPosted(ctx context.Context, out *wire) {
-	status, ping := time.NewTicker(statusInterval), time.NewTicker(pingInterval)
-	defer status.Stop()
-	defer ping.Stop()
+	tick := time.NewTicker(statusInterval)
+	defer tick.Stop()
+	now := w.pool == nil || w.dialect == Python // Node's interval begins with a pause
 	for {
-		if err := out.send(w.status()); err != nil {
-			return // the reader sees the same loss
+		if now {
+			if err := out.send(w.status()); err != nil {
+				return // the reader sees the same loss
+			}
 		}
+		now = true
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.changed:
-		case <-status.C:
-		case now := <-ping.C:
-			_ = out.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Ping{Ping: &livekit.WorkerPing{Timestamp: now.UnixMilli()}}})
+		case <-tick.C:
 		}
 	}
 }
 
-// status is the worker's load and whether it takes jobs.
+// post sends a message on the websocket there is. Without one Python keeps it (_queue_msg), and Node loses it.
+func (w *worker) post(msg *livekit.WorkerMessage) {
+	w.mu.Lock()
+	out := w.out
+	if out == nil && w.dialect == Python {
+		w.outbox = append(w.outbox, msg)
+	}
+	w.mu.Unlock()
+	if out != nil {
+		_ = out.send(msg) // the reader sees the same loss
+	}
+}
+
+// status is the worker's load and whether it takes jobs. Only Python tells the number of its jobs.
 func (w *worker) status() *livekit.WorkerMessage {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -212,21 +302,43 @@ func (w *worker) status() *livekit.WorkerMessage {
 	if w.fullLocked() {
 		status = livekit.WorkerStatus_WS_FULL
 	}
-	return &livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateWorker{UpdateWorker: &livekit.UpdateWorkerStatus{
-		Status: &status, Load: w.loadLocked(), JobCount: uint32(len(w.jobs)),
-	}}}
+	update := &livekit.UpdateWorkerStatus{Status: &status, Load: w.loadLocked()}
+	if w.dialect == Python {
+		update.JobCount = uint32(len(w.jobs))
+	}
+	return &livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateWorker{UpdateWorker: update}}
 }
 
+// loadLocked is what the worker's load function says: one that divides its jobs by the most that it takes, and is full at
+// once where the pod is to take none. Python's counts launched jobs only; what was accepted shows in its status.
 func (w *worker) loadLocked() float32 {
-	return float32(len(w.jobs)+len(w.reserved)) / float32(w.maxJobs)
+	switch {
+	case w.closed:
+		return 1
+	case w.dialect == Python:
+		return float32(len(w.jobs)) / float32(w.maxJobs)
+	default:
+		return float32(w.heldLocked()) / float32(w.maxJobs)
+	}
 }
+
+// heldLocked counts the jobs from their acceptance.
+func (w *worker) heldLocked() int { return len(w.jobs) + len(w.waiting) + len(w.reserved) }
 
 func (w *worker) fullLocked() bool {
-	return w.draining || w.closed || len(w.jobs)+len(w.reserved) >= w.maxJobs
+	return w.draining || w.closed || w.heldLocked() >= w.maxJobs
 }
 
-// answer takes an offer unless the worker is full, and keeps room for it until it is assigned.
-func (w *worker) answer(offer *livekit.AvailabilityRequest) *livekit.WorkerMessage {
+// spare is how many more jobs the worker may take: for so many Python keeps processes warm.
+func (w *worker) spare() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return max(w.maxJobs-len(w.jobs), 0)
+}
+
+// answer takes an offer unless the worker is full, and keeps room for it until it is assigned. The answer is to be sent
+// after a time.
+func (w *worker) answer(offer *livekit.AvailabilityRequest, after time.Duration) *livekit.WorkerMessage {
 	id := offer.GetJob().GetId()
 	response := &livekit.AvailabilityResponse{JobId: id}
 	w.mu.Lock()
@@ -235,7 +347,7 @@ func (w *worker) answer(offer *livekit.AvailabilityRequest) *livekit.WorkerMessa
 		response.Available = true
 		response.ParticipantIdentity = agentIdentity(id)
 		response.ParticipantAttributes = w.attributes
-		w.reserved[id] = time.AfterFunc(assignTimeout, func() { w.release(id) })
+		w.reserved[id] = time.AfterFunc(after+assignTimeout, func() { w.release(id) })
 		w.changedLocked()
 	}
 	return &livekit.WorkerMessage{Message: &livekit.WorkerMessage_Availability{Availability: response}}
@@ -251,44 +363,71 @@ func (w *worker) release(id string) {
 	w.changedLocked()
 }
 
-// launch starts an assigned job.
-func (w *worker) launch(project Project, assignment *livekit.JobAssignment, out *wire) {
+// launch takes an assigned job, and starts it when it has a process. One whose assignment comes too late is unknown to
+// Python (_handle_assignment); Node has only logged that it is late.
+func (w *worker) launch(project Project, assignment *livekit.JobAssignment) {
 	id := assignment.GetJob().GetId()
 	j := newJob(assignment, project, agentIdentity(id), w.sdkLog)
 	w.mu.Lock()
-	if timer, ok := w.reserved[id]; ok {
+	defer w.mu.Unlock()
+	timer, expected := w.reserved[id]
+	if expected {
 		timer.Stop()
 		delete(w.reserved, id)
 	}
-	if w.dead || w.jobs[id] != nil {
-		w.mu.Unlock()
+	if w.dead || w.jobs[id] != nil || w.waiting[id] != nil || !expected && w.dialect == Python {
+		w.changedLocked()
 		return
 	}
-	w.jobs[id] = j
-	w.changedLocked()
-	w.jobsRunning.Add(1)
-	w.mu.Unlock()
+	if w.pool == nil {
+		w.startLocked(j)
+		return
+	}
+	w.waiting[id] = j
+	life := w.life
+	w.jobsRunning.Go(func() {
+		err := w.pool.acquire(life)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.waiting, id)
+		if err == nil && !w.dead {
+			w.startLocked(j)
+			return
+		}
+		w.log.Info("A job was not launched", "job", id, "err", err)
+		w.changedLocked()
+	})
+}
 
-	w.onLaunch(j)
-	w.report(out, id, livekit.JobStatus_JS_RUNNING, nil)
-	go func() {
-		defer w.jobsRunning.Done()
+// startLocked starts a job that has a process.
+func (w *worker) startLocked(j *job) {
+	w.jobs[j.id] = j
+	w.changedLocked()
+	w.jobsRunning.Go(func() {
+		w.onLaunch(j)
+		w.report(j.id, livekit.JobStatus_JS_RUNNING, nil)
 		result := j.run(context.Background()) // ends by itself or by kill
 		status := livekit.JobStatus_JS_SUCCESS
 		if result.err != nil {
 			status = livekit.JobStatus_JS_FAILED
 		}
 		w.onEnd(j, result)
+		if after := w.dice.draw(w.shutdown); after > 0 {
+			select {
+			case <-time.After(after):
+			case <-j.killing:
+			}
+		}
 		w.mu.Lock()
-		delete(w.jobs, id)
+		delete(w.jobs, j.id)
 		w.changedLocked()
 		w.mu.Unlock()
-		w.report(out, id, status, result.err)
-	}()
+		w.report(j.id, status, result.err)
+	})
 }
 
-// report tells LiveKit how a job goes, on the websocket the job came from; if that is lost LiveKit forgot the job.
-func (w *worker) report(out *wire, id string, status livekit.JobStatus, cause error) {
+// report tells LiveKit how a job goes: that it was launched, and that its process has ended.
+func (w *worker) report(id string, status livekit.JobStatus, cause error) {
 	if !w.dialect.reportsJobs() {
 		return
 	}
@@ -296,7 +435,7 @@ func (w *worker) report(out *wire, id string, status livekit.JobStatus, cause er
 	if cause != nil {
 		update.Error = cause.Error()
 	}
-	_ = out.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateJob{UpdateJob: update}})
+	w.post(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateJob{UpdateJob: update}})
 }
 
 // end ends a job because LiveKit says so.
@@ -322,6 +461,7 @@ func (w *worker) drain() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.draining = true
+	w.tellLocked() // both SDKs say at once that they are full
 	w.changedLocked()
 }
 
@@ -343,25 +483,35 @@ func (w *worker) kill() []*job {
 	return on
 }
 
-func (w *worker) register(conn *websocket.Conn) {
+// register notes the websocket on which the worker is registered, and returns what LiveKit is to be told first: Python's
+// running jobs (_report_active_jobs), and what Python had to say while it was away.
+func (w *worker) register(out *wire) []*livekit.WorkerMessage {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.conn = conn
+	w.out = out
+	var first []*livekit.WorkerMessage
+	if w.dialect == Python && len(w.jobs) > 0 {
+		first = append(first, &livekit.WorkerMessage{Message: &livekit.WorkerMessage_MigrateJob{
+			MigrateJob: &livekit.MigrateJobRequest{JobIds: slices.Sorted(maps.Keys(w.jobs))},
+		}})
+	}
+	first = append(first, w.outbox...)
+	w.outbox = nil
+	return first
 }
 
 func (w *worker) unregister() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.conn = nil
+	w.out = nil
 }
 
-// changedLocked has the load told to LiveKit, and notices the end of a drain.
+// changedLocked has the load told to LiveKit, unless that is told at its own times, and notices the end of a drain.
 func (w *worker) changedLocked() {
-	select {
-	case w.changed <- struct{}{}:
-	default:
+	if w.pool == nil {
+		w.tellLocked()
 	}
-	if !w.draining || len(w.jobs)+len(w.reserved) > 0 {
+	if !w.draining || w.heldLocked() > 0 {
 		return
 	}
 	select {
@@ -371,12 +521,20 @@ func (w *worker) changedLocked() {
 	}
 }
 
+// tellLocked has the load told to LiveKit now.
+func (w *worker) tellLocked() {
+	select {
+	case w.changed <- struct{}{}:
+	default:
+	}
+}
+
 // workerState is a snapshot of a worker.
 type workerState struct {
 	info                 workerInfo
-	rooms                []string
+	rooms, waiting       []string
 	registered, draining bool
-	closed               bool
+	closed, failed       bool
 }
 
 func (w *worker) state() workerState {
@@ -384,7 +542,15 @@ func (w *worker) state() workerState {
 	defer w.mu.Unlock()
 	s := workerState{
 		info:       workerInfo{AgentName: w.agentName, ActiveJobs: len(w.jobs), Load: w.loadLocked()},
-		registered: w.conn != nil, draining: w.draining, closed: w.closed,
+		registered: w.out != nil, draining: w.draining, closed: w.closed,
+	}
+	select {
+	case <-w.gaveUp:
+		s.failed = true
+	default:
+	}
+	for _, j := range w.waiting {
+		s.waiting = append(s.waiting, j.room)
 	}
 	for _, j := range w.jobs {
 		s.rooms = append(s.rooms, j.room)

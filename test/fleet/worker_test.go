@@ -52,7 +52,7 @@ func TestWorkerTakesNoMoreThanItCan(t *testing.T) {
 	w := idleWorker(2)
 	for i, want := range []bool{true, true, false} {
 		id := string(rune('a' + i))
-		if got := w.answer(offer(id)).GetAvailability(); got.GetAvailable() != want || got.GetJobId() != id {
+		if got := w.answer(offer(id), 0).GetAvailability(); got.GetAvailable() != want || got.GetJobId() != id {
 			t.Errorf("answer to offer %d = %v; want available %v", i, got, want)
 		}
 	}
@@ -68,12 +68,12 @@ func TestWorkerTakesNoMoreThanItCan(t *testing.T) {
 
 func TestDrainOrder(t *testing.T) {
 	w := idleWorker(10)
-	w.answer(offer("running"))
+	w.answer(offer("running"), 0)
 	place(w, "running")
-	w.answer(offer("accepted")) // its assignment is on the way
+	w.answer(offer("accepted"), 0) // its assignment is on the way
 
 	w.drain()
-	if w.answer(offer("late")).GetAvailability().GetAvailable() {
+	if w.answer(offer("late"), 0).GetAvailability().GetAvailable() {
 		t.Error("a draining worker took an offer")
 	}
 	status := w.status().GetUpdateWorker()
@@ -119,7 +119,7 @@ func TestKillGivesRunningJobsOnly(t *testing.T) {
 
 func TestReservationLapses(t *testing.T) {
 	w := idleWorker(1)
-	w.answer(offer("a"))
+	w.answer(offer("a"), 0)
 	w.mu.Lock()
 	w.reserved["a"].Reset(0)
 	w.mu.Unlock()
@@ -133,14 +133,15 @@ func TestReservationLapses(t *testing.T) {
 
 func TestClosedWorkerWorksOn(t *testing.T) {
 	w := idleWorker(10)
-	w.answer(offer("running"))
+	w.dialect = Python // which tells the number of its jobs
+	w.answer(offer("running"), 0)
 	place(w, "running")
 	w.closeIntake()
-	if w.answer(offer("late")).GetAvailability().GetAvailable() {
+	if w.answer(offer("late"), 0).GetAvailability().GetAvailable() {
 		t.Error("a closed worker took an offer")
 	}
-	if status := w.status().GetUpdateWorker(); status.GetStatus() != livekit.WorkerStatus_WS_FULL || status.GetJobCount() != 1 {
-		t.Errorf("status of a closed worker = %v; want FULL with its job", status)
+	if status := w.status().GetUpdateWorker(); status.GetStatus() != livekit.WorkerStatus_WS_FULL || status.GetJobCount() != 1 || status.GetLoad() != 1 {
+		t.Errorf("status of a closed worker = %v; want FULL at load 1 with its job", status)
 	}
 	finish(w, "running")
 	if isDrained(w) {

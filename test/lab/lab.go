@@ -18,11 +18,11 @@ import (
 	"io"
 	"log/slog"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -50,6 +50,10 @@ type Options struct {
 	GuardArgs []string
 	// NodeLeaseSeconds is how long a node that is not heard counts as alive.
 	NodeLeaseSeconds int
+	// OldGate is a call-gate of an earlier checkout, for pods that name OldGateKind.
+	OldGate string
+	// Seed makes the random times of agents repeat themselves.
+	Seed uint64
 	// NoFleet leaves out the fleet and the callers: guarded pods have no process.
 	NoFleet  bool
 	Progress io.Writer
@@ -81,6 +85,8 @@ type Lab struct {
 	Callers *fleet.Callers
 
 	progress  io.Writer
+	ears      ears
+	stopEars  func()
 	stopFleet func() error
 
 	mu     sync.Mutex
@@ -106,7 +112,7 @@ func Open(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Cluster: cluster, progress: o.Progress, built: map[string]bool{}}
+	l := &Lab{Cluster: cluster, progress: o.Progress, built: map[string]bool{}, stopEars: func() {}, ears: ears{said: map[string]string{}}}
 	if err := l.set(ctx, o, webhooks); err != nil {
 		return nil, errors.Join(err, l.Close(context.WithoutCancel(ctx)))
 	}
@@ -120,6 +126,11 @@ func (l *Lab) set(ctx context.Context, o Options, webhooks string) error {
 	}
 	l.Config.QPS, l.Config.Burst = 200, 400
 	if l.Client, err = kubernetes.NewForConfig(l.Config); err != nil {
+		return err
+	}
+	listening, stop := context.WithCancel(context.WithoutCancel(ctx))
+	l.stopEars = stop
+	if err := l.listen(listening); err != nil {
 		return err
 	}
 	for i := range max(o.LiveKits, 1) {
@@ -175,9 +186,10 @@ func (l *Lab) startFleet(ctx context.Context, o Options) error {
 			}
 			return kubernetes.NewForConfig(config)
 		},
-		LiveKit: func(*corev1.Pod) (fleet.Project, bool) { return project(l.LiveKits[0]), true },
-		MaxJobs: o.MaxJobs,
-		Log:     slog.New(slog.DiscardHandler),
+		LiveKit: l.projectOf,
+		MaxJobs: o.MaxJobs, Seed: o.Seed,
+		Gate: l.gate(o.OldGate), Volumes: filepath.Join(l.Cluster.Dir(), "volumes"),
+		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err
@@ -205,6 +217,7 @@ func project(lk local.LiveKit) fleet.Project {
 // Close clears the stage: callers hang up, processes end, the cluster goes.
 func (l *Lab) Close(ctx context.Context) error {
 	var errs []error
+	l.stopEars()
 	if l.stopFleet != nil {
 		errs = append(errs, l.stopFleet())
 	}

@@ -30,6 +30,11 @@ type Process struct {
 
 // start runs a program with its output in a file.
 func start(name, program, log string, args ...string) (*Process, error) {
+	return startIn(nil, name, program, log, args...)
+}
+
+// startIn is start with more in the environment.
+func startIn(env []string, name, program, log string, args ...string) (*Process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the log of the %s: %w", name, err)
@@ -37,6 +42,9 @@ func start(name, program, log string, args ...string) (*Process, error) {
 	defer func() { _ = out.Close() }()                                                                   // the process has its own
 	p := &Process{Log: log, name: name, cmd: exec.Command(program, args...), ended: make(chan struct{})} //nolint:noctx // Stop and Kill end it
 	p.cmd.Stdout, p.cmd.Stderr = out, out
+	if len(env) > 0 {
+		p.cmd.Env = append(os.Environ(), env...)
+	}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go func() {
@@ -66,6 +74,9 @@ func (p *Process) Alive() error {
 		return nil
 	}
 }
+
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.ended }
 
 // Stop asks the process to end and waits for it. One that has ended is fine.
 func (p *Process) Stop() error {

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/callguard/callguard/hack/cluster/local"
+)
+
+const (
+	limitPerMinute = 60
+	limitedRooms   = 12
+	// limitedFor is longer than a minute and a sweep: a budget that is spent too early shows as a gap.
+	limitedFor = 100 * time.Second
+	retryAfter = 20 * time.Second
+	// onTheirWay is how long requests may arrive that were sent before the refusal came.
+	onTheirWay = 2 * time.Second
+)
+
+// limiter stands before a LiveKit and refuses past so many requests of any minute, as LiveKit Cloud does.
+type limiter struct {
+	url string
+
+	mu      sync.Mutex
+	most    int
+	asked   []time.Time // all requests, also refused ones
+	refused int
+	early   int       // requests that came before the time that a refusal named
+	until   time.Time // the end of that time
+}
+
+func limit(t *testing.T, lk local.LiveKit, most int) *limiter {
+	t.Helper()
+	there, err := url.Parse("http" + strings.TrimPrefix(lk.URL, "ws"))
+	must(t, err)
+	l := &limiter{most: most}
+	proxy := httputil.NewSingleHostReverseProxy(there)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !l.takes(time.Now()) {
+			w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
+			http.Error(w, "too many requests", http.StatusTooManyRequests)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	l.url = server.URL
+	return l
+}
+
+func (l *limiter) takes(now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Before(l.until) && now.After(l.until.Add(onTheirWay-retryAfter)) {
+		l.early++
+	}
+	l.asked = append(l.asked, now)
+	if inMinute(l.asked, now) > l.most {
+		l.refused++
+		if now.After(l.until) {
+			l.until = now.Add(retryAfter)
+		}
+		return false
+	}
+	return true
+}
+
+// inMinute counts the requests of the minute that ends at a time.
+func inMinute(asked []time.Time, end time.Time) int {
+	n := 0
+	for _, at := range asked {
+		if !at.After(end) && end.Sub(at) < time.Minute {
+			n++
+		}
+	}
+	return n
+}
+
+// busiest is the largest number of requests of any minute.
+func (l *limiter) busiest() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	most := 0
+	for _, at := range l.asked {
+		most = max(most, inMinute(l.asked, at))
+	}
+	return most
+}
+
+// TestRequestsStayWithinTheLimit has 12 calls at a LiveKit that takes 60 requests a minute, and an adapter that was told so.
+// No request is refused, and the calls are known throughout.
+func TestRequestsStayWithinTheLimit(t *testing.T) {
+	t.Parallel()
+	ns := namespace(t, "limited")
+	pod, limited := limitedPod(t, ns, 1)
+	known := knownFor(t, pod, limited, limitedFor)
+	l := limited.limiter
+	t.Logf("%d requests, at most %d in a minute, %d refused; %d answers", len(l.asked), l.busiest(), l.refused, known)
+	if l.refused > 0 || l.busiest() > limitPerMinute {
+		t.Errorf("%d requests were refused, and up to %d came in a minute; want none above %d", l.refused, l.busiest(), limitPerMinute)
+	}
+}
+
+// TestRefusalsAreHonoured has LiveKit take fewer requests than the adapter was told. It asks none while it is to wait, and
+// never more in a minute than its own limit.
+func TestRefusalsAreHonoured(t *testing.T) {
+	t.Parallel()
+	ns := namespace(t, "refused")
+	_, limited := limitedPod(t, ns, 2)
+	l := limited.limiter
+	l.mu.Lock()
+	l.most = limitPerMinute / 4
+	l.mu.Unlock()
+	eventually(t, 2*time.Minute, "LiveKit has refused a request", func() (bool, error) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.refused > 0, nil
+	})
+	refused := time.Now()
+	eventually(t, 5*retryAfter, "it has waited several times as long as it was told", func() (bool, error) {
+		limited.path() // for what it says meanwhile
+		return time.Since(refused) > 4*retryAfter, nil
+	})
+	t.Logf("%d requests, at most %d in a minute, %d refused, %d while it was to wait", len(l.asked), l.busiest(), l.refused, l.early)
+	if l.early > 0 || l.busiest() > limitPerMinute {
+		t.Errorf("%d requests came while LiveKit had said to wait, and up to %d in a minute; want none, and at most %d", l.early, l.busiest(), limitPerMinute)
+	}
+}
+
+// limitedAdapter is an adapter whose LiveKit has a limit.
+type limitedAdapter struct {
+	*limiter
+
+	path func() string // the answer for the pod
+}
+
+// limitedPod is a pod with calls at one of the stage's LiveKits behind a limiter, as an adapter of its own sees them.
+func limitedPod(t *testing.T, ns string, which int) (*corev1.Pod, *limitedAdapter) {
+	t.Helper()
+	pod := lonePod(t, ns)
+	joinAll(t, which, agentsIn(pod, limitedRooms))
+	lk := stage.LiveKits[which]
+	l := limit(t, lk, limitPerMinute)
+	key, secret := filepath.Join(t.TempDir(), "key"), filepath.Join(t.TempDir(), "secret")
+	must(t, os.WriteFile(key, []byte(lk.APIKey), 0o600))
+	must(t, os.WriteFile(secret, []byte(lk.APISecret), 0o600))
+	a := adapter(t, "--livekit-url="+l.url, "--livekit-api-key-file="+key, "--livekit-api-secret-file="+secret,
+		fmt.Sprintf("--livekit-requests-per-minute=%d", limitPerMinute))
+	path := "/apis/custom.metrics.k8s.io/v1beta2/namespaces/" + ns + "/pods/" + pod.Name + "/active_calls"
+	limited := &limitedAdapter{limiter: l, path: func() string { return adapterPath(t, a, path) }}
+	eventually(t, 2*time.Minute, "the calls are known", func() (bool, error) {
+		if text := limited.path(); !slices.Contains(values(text), fmt.Sprint(limitedRooms)) {
+			return false, fmt.Errorf("the answer is %s", text)
+		}
+		return true, nil
+	})
+	return pod, limited
+}
+
+// knownFor asks for the pod's calls once a second, and fails the test when they are not known or not right.
+func knownFor(t *testing.T, pod *corev1.Pod, a *limitedAdapter, during time.Duration) (answers int) {
+	t.Helper()
+	end := time.Now().Add(during)
+	eventually(t, during+time.Minute, "the time is over", func() (bool, error) {
+		if text := a.path(); !slices.Contains(values(text), fmt.Sprint(limitedRooms)) {
+			t.Fatalf("after %d answers the calls of pod %s are no longer %d: %s", answers, pod.Name, limitedRooms, text)
+		}
+		answers++
+		pause := time.NewTimer(time.Second)
+		<-pause.C
+		return time.Now().After(end), nil
+	})
+	return answers
+}
+
+// values are the values of an answer of the metrics API.
+func values(text string) []string {
+	var found []string
+	for _, part := range strings.Split(text, `"value":"`)[1:] {
+		value, _, _ := strings.Cut(part, `"`)
+		found = append(found, value)
+	}
+	return found
+}
