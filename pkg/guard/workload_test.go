@@ -469,6 +469,29 @@ func TestFactsOfAStuckPod(t *testing.T) {
 	}
 }
 
+// TestLaunchLimitOfAPod has pods without call-gate whose agents are slow to start a job:
+// their zero is believed after so long, and never sooner than the administrator says.
+func TestLaunchLimitOfAPod(t *testing.T) {
+	cases := map[string]struct {
+		reason string
+		limit  string
+		want   time.Duration
+	}{
+		"None":    {reason: "The guard's own time holds.", want: 20 * time.Second},
+		"Longer":  {reason: "A job may be on its way for so long.", limit: "2m", want: 2 * time.Minute},
+		"Shorter": {reason: "A team does not go below the administrator.", limit: "1s", want: 20 * time.Second},
+		"Typo":    {reason: "What cannot be read changes nothing, and gets an Event.", limit: "soon", want: 20 * time.Second},
+	}
+	for name, tc := range cases {
+		s := newSnapshot(newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", annotation(call.LaunchLimitAnnotation, tc.limit)))
+		w := s.workload(workloadKey(pods.Deployment, "web"))
+		got := w.facts(s, w.members[0], call.Mark{Intent: call.Drain}, noon(), verdict.Limits{Settle: 20 * time.Second}).Limits.Settle
+		if got != tc.want {
+			t.Errorf("%s: %s got %s, want %s", name, tc.reason, got, tc.want)
+		}
+	}
+}
+
 func TestMember(t *testing.T) {
 	type road struct {
 		State   call.State
