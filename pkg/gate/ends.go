@@ -3,6 +3,7 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,12 +16,11 @@ import (
 	"github.com/callguard/callguard/pkg/witness/worker"
 )
 
-const (
-	askTimeout = 2 * time.Second
-	// requestsPerMinute bounds the looks of one gate: LiveKit Cloud takes 1,000 requests
-	// a minute of a whole project.
-	requestsPerMinute = 60
-)
+const askTimeout = 2 * time.Second
+
+// DefaultRequestsPerMinute bounds the looks of one gate: LiveKit Cloud takes 1,000
+// requests a minute of a whole project.
+const DefaultRequestsPerMinute = 60
 
 // ends finds out that jobs have ended. What LiveKit and the worker say of a job
 // goes by on the websocket: its agent has left the room, or its process has ended.
@@ -63,7 +63,7 @@ func newEnds(b *book, cfg Config, transport http.RoundTripper) (*ends, error) {
 	client, err := livekit.New(livekit.Config{
 		Credentials: livekit.Credentials{URL: cfg.Upstream, APIKey: cfg.APIKey, APISecret: cfg.APISecret},
 		Transport:   transport,
-		Pace:        livekit.NewPace(requestsPerMinute),
+		Pace:        livekit.NewPace(cmp.Or(cfg.RequestsPerMinute, DefaultRequestsPerMinute)),
 	})
 	if err != nil {
 		return nil, err

@@ -56,6 +56,9 @@ type Config struct {
 	LaunchLimit time.Duration
 	// APIKey and APISecret let the gate look into the rooms of its jobs; may be empty.
 	APIKey, APISecret string
+	// RequestsPerMinute is the most that LiveKit's API is asked for that; 0 is
+	// DefaultRequestsPerMinute.
+	RequestsPerMinute int
 
 	Registry *prometheus.Registry
 	Log      *slog.Logger

@@ -45,9 +45,9 @@ type member struct {
 	deadline call.Deadline
 	// launchLimit is how long its agent may take to start a job, where it says so.
 	launchLimit time.Duration
-	causes   verdict.Causes
-	wanted   bool // something wants it to go
-	chosen   string
+	causes      verdict.Causes
+	wanted      bool // something wants it to go
+	chosen      string
 	// complaints say what is wrong with its annotations.
 	complaints []error
 }

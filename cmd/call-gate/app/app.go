@@ -46,7 +46,8 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	g, err := gate.New(gate.Config{
 		Upstream: o.livekitURL, CA: ca, Pod: o.pod(),
 		Order: o.orderFile, Journal: o.journal, Workers: o.workerURLs(),
-		APIKey: o.apiKey, APISecret: o.apiSecret,
+		LaunchLimit: o.launchLimit,
+		APIKey:      o.apiKey, APISecret: o.apiSecret, RequestsPerMinute: o.perMinute,
 		Registry: registry, Log: log,
 	})
 	if err != nil {

@@ -33,6 +33,7 @@ type Options struct {
 	journal        string
 	caFile         string
 	launchLimit    time.Duration
+	perMinute      int
 	logLevel       program.LogLevel
 }
 
@@ -44,8 +45,8 @@ func NewOptions(env func(string) string) *Options {
 		listen:      "127.0.0.1:7880",
 		status:      ":" + strconv.Itoa(call.DefaultGatePort),
 		workerPorts: []int{call.DefaultWorkerPort},
-		launchLimit: gate.DefaultLaunchLimit,
-		logLevel:    "info",
+		launchLimit: gate.DefaultLaunchLimit, perMinute: gate.DefaultRequestsPerMinute,
+		logLevel: "info",
 	}
 }
 
@@ -61,6 +62,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.StringVar(&o.journal, "journal", o.journal, "Folder of an emptyDir, in which a gate that is started again finds the jobs. Without it the agent is asked how many it has.")
 	fs.StringVar(&o.caFile, "ca-file", o.caFile, "Certificates to trust for LiveKit besides the system's, in PEM.")
 	fs.DurationVar(&o.launchLimit, "launch-limit", o.launchLimit, "The longest that the agent takes to start a job it was assigned: the attempts of its SDK times initialize_process_timeout, and room for jobs that stand in line. An assigned job counts for so long, unless it is known to run or to be over.")
+	fs.IntVar(&o.perMinute, "livekit-requests-per-minute", o.perMinute, "The most requests a minute to LiveKit's API, to look into the rooms of jobs. What is more waits.")
 	o.logLevel.AddFlag(fs)
 	return fs
 }
@@ -88,6 +90,9 @@ func (o *Options) Validate() error {
 	}
 	if o.launchLimit <= 0 {
 		m.Wrong("launch-limit", o.launchLimit, "more than the agent ever takes to start a job, such as "+gate.DefaultLaunchLimit.String())
+	}
+	if o.perMinute < 1 {
+		m.Wrong("livekit-requests-per-minute", o.perMinute, "1 or more, such as 60")
 	}
 	m.File("ca-file", o.caFile)
 	m.Add(o.logLevel.Validate())

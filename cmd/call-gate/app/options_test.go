@@ -34,6 +34,8 @@ func TestOptions(t *testing.T) {
 		"Password":    {reason: "It would stand in the log.", env: with("LIVEKIT_URL", "wss://user:hidden@livekit.example.com"), want: []string{"--livekit-url: the URL cannot be used: it holds a user name or password"}},
 		"Ports":       {reason: "Ports are ports.", env: pod, args: []string{"--worker-ports=0,8081", "--status-address=8089"}, want: []string{`--status-address is "8089"`, `--worker-ports is "0"`}},
 		"NoSuchFile":  {reason: "A file that is named is there.", env: pod, args: []string{"--ca-file=/does/not/exist"}, want: []string{"--ca-file"}},
+		"Launches":    {reason: "A process that takes longer is said.", env: pod, args: []string{"--launch-limit=15m", "--livekit-requests-per-minute=10"}},
+		"NoLaunch":    {reason: "A job takes time to start, and a room to look into.", env: pod, args: []string{"--launch-limit=0s", "--livekit-requests-per-minute=0"}, want: []string{`--launch-limit is "0s"`, `--livekit-requests-per-minute is "0"`}},
 		"Level":       {reason: "A level is one of four.", env: pod, args: []string{"--log-level=loud"}, want: []string{`--log-level is "loud"`}},
 		"TwoWorkers":  {reason: "A pod may have several workers.", env: pod, args: []string{"--worker-ports=8081,8082"}},
 		"FlagOverEnv": {reason: "A flag wins over the environment.", env: with("LIVEKIT_URL", "nonsense"), args: []string{"--livekit-url=wss://livekit.example.com"}},
