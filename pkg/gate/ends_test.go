@@ -31,18 +31,18 @@ func (a answers) Room(_ context.Context, name string) (livekit.Room, error) {
 	return a[name].room, a[name].err
 }
 
-var (
-	// ours and theirs are agents under one name, as an application that gives its agent a
-	// fixed identity has them.
-	ours   = livekit.Agent{Identity: "agent", Pod: "pod"}
-	theirs = livekit.Agent{Identity: "agent", Pod: "another"}
+// ours and theirs are agents under one name, as an application that gives its agent a
+// fixed identity has them.
+func ours() livekit.Agent   { return livekit.Agent{Identity: "agent", Pod: "pod"} }
+func theirs() livekit.Agent { return livekit.Agent{Identity: "agent", Pod: "another"} }
 
-	withAgent = answerOf{room: livekit.Room{Open: true, Agents: []livekit.Agent{ours}}}
-	closed    = answerOf{}
-	refusing  = answerOf{err: &livekit.Refused{Answer: "it answers 401 Unauthorized", Cure: "check the key"}}
-	failing   = answerOf{err: &livekit.Refused{Answer: "it answers 500", Cure: "LiveKit's log says why"}}
-	silent    = answerOf{err: errors.New("connection reset")}
-)
+func withAgent() answerOf {
+	return answerOf{room: livekit.Room{Open: true, Agents: []livekit.Agent{ours()}}}
+}
+
+func refusing(with string) answerOf {
+	return answerOf{err: &livekit.Refused{Answer: with, Cure: "check what it says"}}
+}
 
 // looking is what looks into rooms. Jobs are named as their rooms, begun one after
 // the other, and known to run.
@@ -88,9 +88,9 @@ func TestWhoseAgentIsInTheRoom(t *testing.T) {
 		agents []livekit.Agent
 		want   string
 	}{
-		"Ours":                {"It has the pod's attribute and the job's identity.", []livekit.Agent{ours}, "there"},
-		"AnotherPodsSameName": {"Agents of two pods may have one identity; the attribute decides.", []livekit.Agent{theirs}, "absent"},
-		"Both":                {"Ours is there beside the other.", []livekit.Agent{theirs, ours}, "there"},
+		"Ours":                {"It has the pod's attribute and the job's identity.", []livekit.Agent{ours()}, "there"},
+		"AnotherPodsSameName": {"Agents of two pods may have one identity; the attribute decides.", []livekit.Agent{theirs()}, "absent"},
+		"Both":                {"Ours is there beside the other.", []livekit.Agent{theirs(), ours()}, "there"},
 		"OurOtherJob":         {"Another job of the pod is in the same room.", []livekit.Agent{{Identity: "agent-2", Pod: "pod"}}, "absent"},
 		"Unstamped":           {"An agent that took its attributes off is known by its identity.", []livekit.Agent{{Identity: "agent"}}, "there"},
 		"UnstampedOther":      {"Another identity without attributes is somebody else.", []livekit.Agent{{Identity: "agent-2"}}, "absent"},
@@ -110,7 +110,7 @@ func TestWhoseAgentIsInTheRoom(t *testing.T) {
 // TestLookPastTrouble has LiveKit refuse the room of the oldest job: the others are
 // looked at all the same, and the log says so once, until all can be looked at.
 func TestLookPastTrouble(t *testing.T) {
-	rooms := answers{"a": refusing, "b": closed, "c": withAgent, "d": refusing}
+	rooms := answers{"a": refusing("401"), "b": {}, "c": withAgent(), "d": refusing("401")}
 	e, logs := looking(t, rooms, "a", "b", "c", "d")
 	all := func() []string {
 		return []string{e.book.seen("a"), e.book.seen("b"), e.book.seen("c"), e.book.seen("d")}
@@ -125,13 +125,13 @@ func TestLookPastTrouble(t *testing.T) {
 	if n := strings.Count(logs.String(), "cannot look into the rooms"); n != 1 {
 		t.Errorf("the log speaks %d times of one trouble:\n%s", n, logs)
 	}
-	rooms["a"], rooms["d"] = withAgent, failing
+	rooms["a"], rooms["d"] = withAgent(), refusing("500")
 	e.look(t.Context())
 	if n := strings.Count(logs.String(), "cannot look into the rooms"); n != 2 || strings.Contains(logs.String(), "again") {
 		t.Errorf("another trouble is told, and that one room is well is no news:\n%s", logs)
 	}
 	e.book.forgetLooks()
-	rooms["d"] = withAgent
+	rooms["d"] = withAgent()
 	e.look(t.Context())
 	if n := strings.Count(logs.String(), "can look into the rooms of its jobs again"); n != 1 {
 		t.Errorf("the log says %d times that all is well:\n%s", n, logs)
@@ -141,7 +141,7 @@ func TestLookPastTrouble(t *testing.T) {
 // TestLookTurns has one room cost the connection each time it is asked for: the
 // round ends there, and the next begins with those that had no turn.
 func TestLookTurns(t *testing.T) {
-	e, logs := looking(t, answers{"a": silent, "b": withAgent, "c": closed}, "a", "b", "c")
+	e, logs := looking(t, answers{"a": {err: errors.New("connection reset")}, "b": withAgent(), "c": {}}, "a", "b", "c")
 	e.look(t.Context())
 	if got := []string{e.book.seen("a"), e.book.seen("b")}; !slices.Equal(got, []string{"no answer", "there"}) || e.book.jobs["b"].looked.After(e.book.jobs["a"].looked) {
 		t.Fatalf("after the first round: %q", got)
@@ -167,7 +167,7 @@ func TestLookTurns(t *testing.T) {
 // TestNoLookPastTheLimit has LiveKit be asked too often: that is no news of any job,
 // and no trouble that the log would speak of.
 func TestNoLookPastTheLimit(t *testing.T) {
-	e, logs := looking(t, answers{"a": {err: &livekit.TooMany{Until: time.Now().Add(time.Minute)}}, "b": closed}, "a", "b")
+	e, logs := looking(t, answers{"a": {err: &livekit.TooMany{Until: time.Now().Add(time.Minute)}}, "b": {}}, "a", "b")
 	e.look(t.Context())
 	if got := []string{e.book.seen("a"), e.book.seen("b")}; !slices.Equal(got, []string{"there", "there"}) {
 		t.Errorf("after a look past the limit: %q", got)

@@ -51,7 +51,7 @@ func (s *filter) fromAgent(f frame, now time.Time) (passed, after *frame, err er
 		}
 	case *livekit.WorkerMessage_UpdateJob:
 		switch msg.UpdateJob.GetStatus() {
-		case livekit.JobStatus_JS_SUCCESS, livekit.JobStatus_JS_FAILED:
+		case livekit.JobStatus_JS_SUCCESS, livekit.JobStatus_JS_FAILED, livekit.JobStatus_JS_CANCELLED:
 			s.book.end(s.id, msg.UpdateJob.GetJobId(), now)
 		case livekit.JobStatus_JS_RUNNING:
 			s.book.launched(s.id, msg.UpdateJob.GetJobId(), now)

@@ -67,7 +67,7 @@ func (g *Gate) hold(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}()
-	g.waitForLiveKit(gone)
+	g.waitForLiveKit(gone) //nolint:contextcheck // the request's context ends with the connection that the websocket took over
 	_ = agent.WriteControl(websocket.CloseMessage,
 		websocket.FormatCloseMessage(websocket.CloseTryAgainLater, "LiveKit cannot be reached; try again"), time.Now().Add(writeTimeout)) // it may be gone
 	select {

@@ -10,10 +10,9 @@ import (
 	"testing"
 )
 
-var (
-	modelRuns = flag.Int("model", 0, "how many worlds of the model to play; 0 is a part of them")
-	modelSeed = flag.Uint64("seed", 0, "the one world to play, with its story")
-)
+var modelRuns = flag.Int("model", 0, "how many worlds of the model to play; 0 is a part of them") //nolint:gochecknoglobals // a flag of the test
+
+var modelSeed = flag.Uint64("seed", 0, "the one world to play, with its story") //nolint:gochecknoglobals // a flag of the test
 
 // play plays worlds until so many have gone well, and returns the first that has not.
 func play(runs int, m mutant) (seed uint64, failure string) {

@@ -256,7 +256,7 @@ func (w *world) truth() (n int) {
 		working := j.alive
 		if working && !j.inRoom && !j.left.IsZero() {
 			// Work after a call shows in the number alone, and goes on for 5 minutes at most.
-			working = w.page && !(j.never && w.now.Sub(j.left) > 5*time.Minute)
+			working = w.page && (!j.never || w.now.Sub(j.left) <= 5*time.Minute)
 		}
 		if j.accepted || working && !j.forsaken || j.waiting && !w.isForsaken(j) {
 			n++

@@ -80,9 +80,8 @@ func errForeign() error { return unreadable("its answer is not LiveKit's") }
 
 // answer reads one answer and holds what it takes of the budget until closed.
 type answer struct {
-	r    *bufio.Reader
-	left int64 // of maxBytes, beyond what r has
-	pos  int64
+	r   *bufio.Reader
+	pos int64
 
 	budget *Budget
 	held   int64

@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -35,7 +36,7 @@ const (
 
 // manyCalls is how many callers a story of agents has. Beside seven other stories it is what two processors carry; make
 // e2e-agents has 200, one story at a time.
-var manyCalls = flag.Int("agents-calls", 50, "how many callers the stories of agents have")
+var manyCalls = flag.Int("agents-calls", 50, "how many callers the stories of agents have") //nolint:gochecknoglobals // a flag of the test
 
 // pythonTiming is that of the issue: processes take 0–40 s, of which the SDK has to be told (initialize_process_timeout is
 // 10 s by default). The worker registers when four are warm.
@@ -118,9 +119,7 @@ func answersAll(t *testing.T, timing map[string]string) {
 // gated has agents of a timing behind gates of a kind.
 func gated(timing map[string]string, kind string, probes bool) func(*appsv1.Deployment) {
 	return func(d *appsv1.Deployment) {
-		for name, value := range timing {
-			d.Spec.Template.Annotations[name] = value
-		}
+		maps.Copy(d.Spec.Template.Annotations, timing)
 		lab.Gated(&d.Spec.Template, kind, probes)
 		all, none := intstr.FromString("100%"), intstr.FromInt32(0)
 		d.Spec.Strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{MaxSurge: &all, MaxUnavailable: &none}

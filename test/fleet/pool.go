@@ -120,7 +120,7 @@ func (p *pythonPool) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		p.mu.Lock()
 		for missing := max(min(p.target(), p.idle), p.waiting) - p.warmed - p.spawning; missing > 0; missing-- {
-			p.spawnLocked()
+			p.spawnLocked() //nolint:contextcheck // a process lives with its worker, not with the job that asks for it
 		}
 		p.mu.Unlock()
 		select {
@@ -182,7 +182,7 @@ func (p *pythonPool) process(ctx context.Context) error {
 	defer func() { p.waiting-- }()
 	for range acquireAttempts {
 		if p.warmed == 0 && p.spawning < p.waiting {
-			p.spawnLocked()
+			p.spawnLocked() //nolint:contextcheck // a process lives with its worker, not with the job that asks for it
 		}
 		for p.warmed > 0 || p.spawning > 0 {
 			if p.warmed > 0 {

@@ -391,7 +391,7 @@ func (w *worker) launch(project Project, assignment *livekit.JobAssignment) {
 		defer w.mu.Unlock()
 		delete(w.waiting, id)
 		if err == nil && !w.dead {
-			w.startLocked(j)
+			w.startLocked(j) //nolint:contextcheck // a job ends by itself or by kill
 			return
 		}
 		w.log.Info("A job was not launched", "job", id, "err", err)

@@ -188,8 +188,9 @@ func (l *Lab) startFleet(ctx context.Context, o Options) error {
 		},
 		LiveKit: l.projectOf,
 		MaxJobs: o.MaxJobs, Seed: o.Seed,
-		Gate: l.gate(o.OldGate), Volumes: filepath.Join(l.Cluster.Dir(), "volumes"),
-		Log: slog.New(slog.DiscardHandler),
+		Gate:    l.gate(o.OldGate), //nolint:contextcheck // a gate lives with its pod
+		Volumes: filepath.Join(l.Cluster.Dir(), "volumes"),
+		Log:     slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ package rooms
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -25,7 +26,7 @@ func TestRoll(t *testing.T) {
 		hook string // else one that a webhook names
 	}
 	both := []step{{at: 1, list: "a1 b1"}, {at: 2, room: "a"}, {at: 3, room: "b"}, {at: 11, list: "a1 b1"}}
-	then := func(more ...step) []step { return append(both[:len(both):len(both)], more...) }
+	then := func(more ...step) []step { return append(slices.Clip(both), more...) }
 	cases := map[string]struct {
 		reason       string
 		hints        bool
