@@ -302,7 +302,7 @@ func TestHostileProjects(t *testing.T) {
 	}
 	finish()
 	for range fit + 1 {
-		_ = <-ended // they are let end, so they may be taken
+		<-ended //nolint:errcheck // they are let end, so they may be taken
 	}
 	if rooms, err := answering(t, shared, says(list)).Rooms(t.Context()); err != nil || len(rooms) != 100 {
 		t.Errorf("one such list fits: %d rooms, %v", len(rooms), err)
