@@ -48,9 +48,10 @@ e2e: ## Test on a real control plane, a real LiveKit and real agents (the first 
 	go test -v -count=1 -p 1 -timeout 60m ./test/doors/... ./test/helm/... ./test/gate/... ./test/e2e/... ./test/drain/...
 
 .PHONY: e2e-agents
-e2e-agents: ## Have 200 callers in drains, rollouts and gate kills, of agents as Python's and as Node's (about 10 minutes)
+e2e-agents: ## Have 200 callers in drains, rollouts and gate kills, of agents as Python's and Node's, then of real Node agents on real nodes (about 20 minutes; needs root)
 	go test -v -count=1 -timeout 20m -run TestPythonAgents ./test/drain -agents-calls 200
 	go test -v -count=1 -timeout 20m -run TestNodeAgents ./test/drain -agents-calls 200
+	go test -v -count=1 -timeout 40m ./test/nodes -many-calls 200
 
 .PHONY: e2e-upgrade
 e2e-upgrade: ## Test an upgrade of pods that have the call-gate of 5a0fa9f (needs the history, and compiles it)

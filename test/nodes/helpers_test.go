@@ -162,6 +162,14 @@ type phone struct {
 // dial has a caller join a room, and returns once an agent is there.
 func (p *phones) dial(t *testing.T, name string) {
 	t.Helper()
+	if err := p.try(name); err != nil {
+		describe(t)
+		t.Fatal(err)
+	}
+}
+
+// try does the same, and returns why nobody answered.
+func (p *phones) try(name string) error {
 	one := &phone{}
 	lost := func(why string) {
 		p.mu.Lock()
@@ -189,7 +197,9 @@ func (p *phones) dial(t *testing.T, name string) {
 	room, err := lksdk.ConnectToRoom(p.url, lksdk.ConnectInfo{
 		APIKey: p.key, APISecret: p.secret, RoomName: name, ParticipantIdentity: "caller-" + name,
 	}, callback)
-	must(t, err)
+	if err != nil {
+		return fmt.Errorf("a caller cannot join room %s: %w", name, err)
+	}
 	one.room = room
 	for _, r := range room.GetRemoteParticipants() {
 		agentCame(r)
@@ -197,12 +207,12 @@ func (p *phones) dial(t *testing.T, name string) {
 	select {
 	case <-answered:
 	case <-time.After(3 * time.Minute):
-		describe(t)
-		t.Fatalf("no agent answered in room %s within 3 minutes", name)
+		return fmt.Errorf("no agent answered in room %s within 3 minutes", name)
 	}
 	p.mu.Lock()
 	p.up[name] = one
 	p.mu.Unlock()
+	return nil
 }
 
 // hangUp ends calls.

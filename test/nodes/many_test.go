@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodes
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// manyCalls is how many callers the step of that name has; none without the flag, for two processors need minutes for them.
+var manyCalls = flag.Int("many-calls", 0, "have so many callers while agents are rolled out and drained and gates killed") //nolint:gochecknoglobals // a flag of the test
+
+const (
+	atOnce  = 4
+	talkFor = 3 * time.Second
+)
+
+// callMany has callers come, talk and hang up, a few at a time, while the agents are rolled out, their node is drained and
+// their gates are killed, over and over.
+func callMany(t *testing.T, p *phones) {
+	p.hangUp(p.going()...)
+	var (
+		work     sync.WaitGroup
+		mu       sync.Mutex
+		took     []time.Duration
+		failures []error
+	)
+	next := make(chan int)
+	for range atOnce {
+		work.Go(func() {
+			for i := range next {
+				name, began := fmt.Sprintf("many-%03d", i), time.Now()
+				err := p.try(name)
+				mu.Lock()
+				if err != nil {
+					failures = append(failures, err)
+				} else {
+					took = append(took, time.Since(began))
+				}
+				mu.Unlock()
+				if err == nil {
+					time.Sleep(talkFor) // what is said takes time
+					p.hangUp(name)
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range *manyCalls {
+			next <- i
+		}
+		close(next)
+		work.Wait()
+	}()
+	over := func() bool {
+		select {
+		case <-done:
+			return true
+		default:
+			return false
+		}
+	}
+	rollouts, drains, kills := 0, 0, 0
+	for !over() {
+		kubectl(t, "rollout", "restart", "deployment/"+agentName, "-n", voiceNamespace)
+		kubectl(t, "rollout", "status", "deployment/"+agentName, "-n", voiceNamespace, "--timeout=5m")
+		rollouts++
+		kills += killGate(t)
+		if over() {
+			break
+		}
+		kubectl(t, "drain", "node-2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=5m")
+		kubectl(t, "uncordon", "node-2")
+		drains++
+		kills += killGate(t)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	slices.Sort(took)
+	if len(failures) > 0 || len(took) != *manyCalls {
+		describe(t)
+		t.Fatalf("%d of %d calls were answered; want all: %v", len(took), *manyCalls, errors.Join(failures...))
+	}
+	p.noneDropped(t)
+	t.Logf("%d calls in %d rollouts, %d drains and %d gate kills: all answered, half within %s, the last after %s; none dropped",
+		len(took), rollouts, drains, kills, took[len(took)/2].Round(10*time.Millisecond), took[len(took)-1].Round(10*time.Millisecond))
+}
+
+// killGate kills the call-gate of an agent's pod that takes calls, as the kernel does that is short of memory. Its pod has
+// it by its UID, in the name of its control group.
+func killGate(t *testing.T) int {
+	t.Helper()
+	for _, pod := range pods(t, voiceNamespace, agentSelector) {
+		if pod.Annotations[call.DrainingAnnotation] != "" {
+			continue
+		}
+		programs, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		must(t, err)
+		for _, program := range programs {
+			line, err := os.ReadFile(program)
+			group, gerr := os.ReadFile(filepath.Join(filepath.Dir(program), "cgroup"))
+			if err != nil || gerr != nil || !strings.HasPrefix(string(line), "/call-gate\x00") || !strings.Contains(string(group), string(pod.UID)) {
+				continue // it may have ended
+			}
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(program)))
+			must(t, err)
+			must(t, syscall.Kill(pid, syscall.SIGKILL))
+			return 1
+		}
+	}
+	return 0
+}
