@@ -8,7 +8,7 @@ import "slices"
 // no text of others travels with it. The empty one is that of a gate that did not answer.
 type Ability string
 
-// The abilities. All but Able and Unsaid say why the pod can take no call.
+// The abilities.
 const (
 	// Able: a worker of the pod is registered with LiveKit.
 	Able Ability = "able"

@@ -267,7 +267,11 @@ func TestHeldTogether(t *testing.T) {
 	}
 	resp.Body.Close()
 	defer func() { _ = conn.Close() }()
-	trial.Eventually(t, "it is kept", func() bool { return g.calls(t).Unable == call.Unreachable })
+	trial.Eventually(t, "it is kept", func() bool {
+		g.outage.mu.Lock()
+		defer g.outage.mu.Unlock()
+		return g.outage.over != nil
+	})
 	g.outage.end()
 	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if _, _, err := conn.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseTryAgainLater) {

@@ -71,7 +71,11 @@ func (b *book) restore(l legacy, whole bool) {
 	b.whole, b.most, b.number.unlisted = whole, max(b.most, l.workers), l.unlisted
 	b.used = b.used || l.workers > 0 || len(l.jobs) > 0
 	for _, r := range l.jobs {
-		j := &job{id: r.ID, room: r.Room, agent: r.Agent, phase: assigned, since: r.Started, started: r.Started}
+		started := r.Started
+		if started.IsZero() { // its file was half written
+			started = b.began
+		}
+		j := &job{id: r.ID, room: r.Room, agent: r.Agent, phase: assigned, since: started, started: started}
 		if r.Launched {
 			j.phase = launched
 		}
@@ -351,16 +355,22 @@ func (b *book) expireLocked(canLook bool, now time.Time) {
 			case over && counted:
 				j.to(stuck, now)
 			case over:
+				b.number.over = max(0, b.number.over-1) // it may have been this one
 				b.endLocked(j, endByTime, now)
 			}
 		case stuck:
 			if !counted && age >= b.limits.blindAtWork {
+				b.number.over = max(0, b.number.over-1)
 				b.endLocked(j, endByTime, now)
 			}
 		case launched, inRoom:
 		}
 	}
-	b.number.unnamed = min(b.number.unnamed, len(b.inLocked(assigned)))
+	// A launch that the number has shown is one, though all that it may have been are given up.
+	if more := b.number.unnamed - len(b.inLocked(assigned)); more > 0 {
+		b.number.unnamed -= more
+		b.number.unlisted += more
+	}
 }
 
 // look lists the jobs whose rooms are to be looked at now. Those come first that
@@ -393,6 +403,16 @@ func (b *book) unseen(id string, now time.Time) {
 	}
 }
 
+// unasked notes that a job's room could not be looked into now, for LiveKit was asked
+// often enough. Its turn stays.
+func (b *book) unasked(id string, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if j := b.jobs[id]; j != nil && j.blind.IsZero() {
+		j.blind = now
+	}
+}
+
 // isBlind reports whether the latest look into the room of some job has failed.
 func (b *book) isBlind() bool {
 	b.mu.Lock()
@@ -422,8 +442,6 @@ func (b *book) saw(id string, s sight, now time.Time) {
 			b.proveLocked(j, left, now)
 		case over:
 			b.endLocked(j, endByRoom, now)
-		case was == launched && j.phase == inRoom:
-			b.keepLocked(j)
 		}
 		if over || j.phase != was {
 			b.wake()
@@ -479,7 +497,7 @@ func (b *book) answer(now time.Time) witness.Answer {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	a := witness.Answer{Pod: b.pod, At: now, Known: true, Draining: b.draining, Workers: len(b.sessions)}
-	mayCome := false // though no call
+	mayCome, stucks := false, 0 // though no calls
 	for _, id := range slices.Sorted(maps.Keys(b.jobs)) {
 		j := b.jobs[id]
 		switch j.phase {
@@ -490,6 +508,7 @@ func (b *book) answer(now time.Time) witness.Answer {
 			mayCome = true
 			continue
 		case stuck:
+			stucks++
 			continue
 		case accepted:
 			a.Accepted++
@@ -502,8 +521,9 @@ func (b *book) answer(now time.Time) witness.Answer {
 			ID: j.id, State: j.phase.public(), Since: j.since, Started: j.started, Room: j.room, Agent: j.agent,
 		})
 	}
-	over := min(b.number.over, a.Ending)
-	a.Ending, a.Running = a.Ending-over, max(0, a.Running-(b.number.over-over))
+	over := max(0, b.number.over-stucks) // those that are stuck are named first, and do not count
+	ended := min(over, a.Ending)
+	a.Ending, a.Running = a.Ending-ended, max(0, a.Running-(over-ended))
 	a.Unlisted = b.number.unlisted
 	a.Calls = a.Accepted + a.Running + a.Ending + a.Unlisted
 	a.Used = b.used || !b.number.at.IsZero()

@@ -44,7 +44,9 @@ type rooms interface {
 }
 
 func newEnds(b *book, cfg Config, transport http.RoundTripper) (*ends, error) {
-	local := &http.Client{Timeout: askTimeout, Transport: &http.Transport{
+	local := &http.Client{Timeout: askTimeout, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return errors.New("an agent does not redirect")
+	}, Transport: &http.Transport{
 		Proxy:               nil, // it is the pod itself
 		DialContext:         (&net.Dialer{Timeout: askTimeout}).DialContext,
 		MaxIdleConnsPerHost: 1,
@@ -136,6 +138,7 @@ func (e *ends) look(ctx context.Context) {
 			return
 		}
 		if _, ok := errors.AsType[*livekit.TooMany](err); ok {
+			e.book.unasked(j.id, e.now())
 			return
 		}
 		if err != nil {

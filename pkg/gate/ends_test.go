@@ -169,7 +169,7 @@ func TestLookTurns(t *testing.T) {
 func TestNoLookPastTheLimit(t *testing.T) {
 	e, logs := looking(t, answers{"a": {err: &livekit.TooMany{Until: time.Now().Add(time.Minute)}}, "b": {}}, "a", "b")
 	e.look(t.Context())
-	if got := []string{e.book.seen("a"), e.book.seen("b")}; !slices.Equal(got, []string{"there", "there"}) {
+	if got := []string{e.book.seen("a"), e.book.seen("b")}; !slices.Equal(got, []string{"no answer", "there"}) {
 		t.Errorf("after a look past the limit: %q", got)
 	}
 	if logs.String() != "" {

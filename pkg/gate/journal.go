@@ -128,6 +128,9 @@ func (j *journal) read() (l legacy, err error) {
 		case unlistedFile:
 			number(&l.unlisted)
 		}
+		if err != nil && (e.Name() == workersFile || e.Name() == unlistedFile) {
+			j.whole = false
+		}
 		name, isJob := strings.CutSuffix(e.Name(), jobSuffix)
 		if !isJob {
 			if err != nil {
@@ -170,15 +173,11 @@ func (j *journal) add(r record) {
 		return
 	}
 	j.later(func() {
-		name := j.file(r.ID)
 		raw, err := json.Marshal(r)
-		if err == nil { // a gate that is killed in mid-write leaves what was there
-			err = os.WriteFile(name+".new", raw, 0o600)
-		}
 		if err == nil {
-			err = os.Rename(name+".new", name)
+			err = replace(j.file(r.ID), raw)
 		}
-		j.wrote(name, err)
+		j.wrote(j.file(r.ID), err)
 	})
 }
 
@@ -199,9 +198,17 @@ func (j *journal) number(file string, n int) {
 	if j != nil {
 		j.later(func() {
 			name := filepath.Join(j.dir, file)
-			j.wrote(name, os.WriteFile(name, []byte(strconv.Itoa(n)), 0o600))
+			j.wrote(name, replace(name, []byte(strconv.Itoa(n))))
 		})
 	}
+}
+
+// replace writes a file. A gate that is killed in mid-write leaves what was there.
+func replace(name string, raw []byte) error {
+	if err := os.WriteFile(name+".new", raw, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
 }
 
 // wrote notes whether a file is as it should be.

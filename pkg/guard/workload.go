@@ -321,18 +321,22 @@ func daemonSetExcess(w *workload, o *owner) excess {
 		if m.State != call.Serving {
 			return excess{} // one at a time
 		}
-		if len(e.candidates) == 0 {
+		// One that takes no call goes first: no other may go before it is replaced.
+		if len(e.candidates) == 0 || e.candidates[0].fit() && !m.fit() {
 			e.candidates, e.n = []*member{m}, 1
 		}
 	}
 	return e
 }
 
+// fit reports whether the pod is ready and its gate does not say that it can take no call.
+func (m *member) fit() bool { return m.ready && !m.able.why.Unable() }
+
 // candidate is a member as verdict.Leavers sees it.
 func candidate(m *member, leaving bool, calls call.Reading) verdict.Candidate {
 	n, known := calls.Calls()
 	return verdict.Candidate{
-		Name: m.Name, Running: m.Running, Ready: m.ready && !m.able.why.Unable(), Leaving: leaving,
+		Name: m.Name, Running: m.Running, Ready: m.fit(), Leaving: leaving,
 		Calls: n, Known: known, Newest: calls.Newest(),
 	}
 }

@@ -360,6 +360,7 @@ func TestExcessesOfDaemonSet(t *testing.T) {
 	}{
 		"None":       {reason: "All are of the template.", objects: []metav1.Object{newDaemonSet(), sipPod("a", "2"), sipPod("b", "2")}},
 		"Rollout":    {reason: "One of the old ones goes.", objects: []metav1.Object{newDaemonSet(), sipPod("a", "2"), sipPod("b", "1"), sipPod("c", "1")}, want: []surplus{{"sip", call.Rollout, 1, []string{"b"}}}},
+		"UnfitFirst": {reason: "One that takes no call goes before one that does.", objects: []metav1.Object{newDaemonSet(), sipPod("a", "1"), sipPod("b", "1", unready)}, want: []surplus{{"sip", call.Rollout, 1, []string{"b"}}}},
 		"OneAtATime": {reason: "While one is on its road no other begins.", objects: []metav1.Object{newDaemonSet(), sipPod("a", "1"), sipPod("b", "1", draining)}},
 		"OnDelete":   {reason: "Its pods are replaced by hand.", objects: []metav1.Object{newDaemonSet(onDelete), sipPod("a", "1")}},
 		"NoRevision": {reason: "Which template is new is not known.", objects: []metav1.Object{newDaemonSet(annotation(daemonGeneration, "")), sipPod("a", "1")}},

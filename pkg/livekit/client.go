@@ -225,7 +225,11 @@ func (c *Client) Room(ctx context.Context, name string) (Room, error) {
 	if err != nil && !Unanswered(err) || room.Open {
 		return room, err
 	}
-	there, failed := c.Rooms(ctx, name)
+	// The second of two requests waits for its turn: else a limit that is used up lets the
+	// first through again and again, and never this one.
+	second := *c
+	second.cfg.Patience = max(c.cfg.Patience, c.cfg.Pace.Evenly(1, time.Now())+time.Second)
+	there, failed := second.Rooms(ctx, name)
 	switch {
 	case failed != nil && err != nil:
 		return Room{}, err

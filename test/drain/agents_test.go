@@ -38,7 +38,7 @@ const (
 // e2e-agents has 200, one story at a time.
 var manyCalls = flag.Int("agents-calls", 50, "how many callers the stories of agents have") //nolint:gochecknoglobals // a flag of the test
 
-// pythonTiming is that of the issue: processes take 0–40 s, of which the SDK has to be told (initialize_process_timeout is
+// pythonTiming has processes that take 0–40 s, of which the SDK has to be told (initialize_process_timeout is
 // 10 s by default). The worker registers when four are warm.
 func pythonTiming() map[string]string {
 	return map[string]string{
@@ -111,7 +111,7 @@ func answersAll(t *testing.T, timing map[string]string) {
 	}
 	s.noneDropped()
 	s.ends(s.start("rollout", "status", "deployment/"+lab.AgentName, "--timeout=4m"), 5*time.Minute)
-	s.eventually(3*time.Minute, "only pods that serve are left", func() (bool, error) {
+	s.eventually(6*time.Minute, "only pods that serve are left", func() (bool, error) {
 		return shown(len(s.pods(all)) == agentPods && len(s.pods(in(call.Serving))) == agentPods, s.watch.describe())
 	})
 }
@@ -194,7 +194,7 @@ func TestRolloutWithAWrongKey(t *testing.T) {
 
 			s.does("rollout", "undo", "deployment/"+lab.AgentName)
 			// Their rooms cannot be read with that key, so they may be held until their workers give LiveKit up, after 130 s.
-			s.eventually(3*inTime, "the new pods are gone", func() (bool, error) { return shown(len(s.pods(next)) == 0, s.watch.describe()) })
+			s.eventually(6*inTime, "the new pods are gone", func() (bool, error) { return shown(len(s.pods(next)) == 0, s.watch.describe()) })
 			s.dial(1)
 			s.hangUpAll()
 			s.noneDropped()
@@ -271,7 +271,7 @@ func (c *callersIn) killGate(random *rand.Rand) {
 	c.s.t.Helper()
 	c.next.Lock()
 	defer c.next.Unlock()
-	c.s.eventually(soon, "every caller's job is with an agent", func() (bool, error) {
+	c.s.eventually(answerWithin, "every caller's job is with an agent", func() (bool, error) {
 		with := map[string]bool{}
 		for _, a := range c.s.agents() {
 			for _, room := range append(slices.Clone(a.Rooms), a.Waiting...) {

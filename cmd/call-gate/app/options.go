@@ -91,8 +91,8 @@ func (o *Options) Validate() error {
 	if o.launchLimit <= 0 {
 		m.Wrong("launch-limit", o.launchLimit, "more than the agent ever takes to start a job, such as "+gate.DefaultLaunchLimit.String())
 	}
-	if o.perMinute < 1 {
-		m.Wrong("livekit-requests-per-minute", o.perMinute, "1 or more, such as 60")
+	if o.perMinute < 2 { // a look into an empty room takes two
+		m.Wrong("livekit-requests-per-minute", o.perMinute, "2 or more, such as 60")
 	}
 	m.File("ca-file", o.caFile)
 	m.Add(o.logLevel.Validate())

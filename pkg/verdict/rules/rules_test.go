@@ -202,7 +202,7 @@ func promise(f verdict.Facts, v verdict.Verdict) string {
 	case v.Outcome == verdict.SetAside && (p.InPlace != "" || f.Intent.Intent == call.Orphan):
 		return "what has no replacement is not set aside"
 	case v.Outcome == verdict.SetAside && f.Intent.Intent.OfNode() &&
-		(p.Created.After(f.Intent.At) || f.Workload.Coming >= f.Workload.Surge && p.Unable.Why == "" || f.Workload.Aside >= f.Workload.Desired):
+		(p.Created.After(f.Intent.At) || f.Workload.Coming >= f.Workload.Surge && f.Workload.MinAvailable > 0 && p.Unable.Why == "" || f.Workload.Aside >= f.Workload.Desired):
 		return "for a node's sake pods are set aside within bounds only"
 	case v.Outcome == verdict.Drain && p.State == call.Draining:
 		return "no step is taken twice"

@@ -8,11 +8,13 @@ package poll
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -94,7 +96,7 @@ func New[Answer any](cfg Config, subject Subject[Answer]) *Poller[Answer] {
 				MaxIdleConns:        1000,
 				IdleConnTimeout:     2 * cfg.Interval,
 			},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return fmt.Errorf("%s does not redirect", subject.Name) },
+			CheckRedirect: func(*http.Request, []*http.Request) error { return errRedirect(subject.Name) },
 		},
 		queue:   workqueue.NewTypedDelayingQueue[types.UID](),
 		answers: map[types.UID]latest{},
@@ -220,6 +222,42 @@ func (p *Poller[Answer]) Reading(pod *call.Pod, now time.Time) call.Reading {
 	}
 }
 
+// errRedirect names who is not to redirect.
+type errRedirect string
+
+func (e errRedirect) Error() string { return string(e) + " does not redirect" }
+
+// unasked says why a page could not be read, without the words of whoever answers:
+// net/http repeats what it does not understand.
+type unasked struct {
+	url   string
+	cause error
+}
+
+func (e *unasked) Unwrap() error { return e.cause }
+
+func (e *unasked) Error() string {
+	var (
+		timeout  interface{ Timeout() bool }
+		errno    syscall.Errno
+		redirect errRedirect
+	)
+	why := "it does not speak HTTP"
+	switch {
+	case errors.As(e.cause, &redirect):
+		why = redirect.Error()
+	case errors.As(e.cause, &timeout) && timeout.Timeout():
+		why = "it does not answer in time"
+	case errors.As(e.cause, &errno):
+		why = errno.Error()
+	case errors.Is(e.cause, context.Canceled):
+		why = "the question was given up"
+	case errors.Is(e.cause, io.EOF), errors.Is(e.cause, io.ErrUnexpectedEOF):
+		why = "it ends the connection"
+	}
+	return e.url + " cannot be asked: " + why
+}
+
 // Get reads a page of at most limit bytes, and parses it.
 func Get[Answer any](ctx context.Context, client *http.Client, url string, limit int64, parse func([]byte) (Answer, error)) (answer Answer, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -228,13 +266,13 @@ func Get[Answer any](ctx context.Context, client *http.Client, url string, limit
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return answer, err
+		return answer, &unasked{url, err}
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	switch {
 	case err != nil:
-		return answer, fmt.Errorf("cannot read the answer of %s: %w", url, err)
+		return answer, &unasked{url, err}
 	case resp.StatusCode != http.StatusOK:
 		// Not with the words of whoever answers.
 		return answer, fmt.Errorf("%s answered %d %s", url, resp.StatusCode, http.StatusText(resp.StatusCode))

@@ -153,7 +153,7 @@ func TestAsk(t *testing.T) {
 		"/12345": server.URL + "/12345 answered more than 4 bytes",
 		"/moved": "the agent does not redirect",
 		"/busy":  server.URL + "/busy answered 503",
-		"/cut":   "cannot read the answer of " + server.URL + "/cut",
+		"/cut":   server.URL + "/cut cannot be asked: it ends the connection",
 		"/many":  server.URL + "/many: strconv",
 	} {
 		t.Run(path, func(t *testing.T) {

@@ -103,6 +103,13 @@ func (f *fakeLiveKit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	protocol.NewRoomServiceServer(f).ServeHTTP(w, r)
 }
 
+// counted returns the most requests of a minute, and how many were refused.
+func (f *fakeLiveKit) counted() (most, refused int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.most, f.refused
+}
+
 func (f *fakeLiveKit) tooMany() bool {
 	now := time.Now()
 	f.sent = append(slices.DeleteFunc(f.sent, func(t time.Time) bool { return now.Sub(t) >= time.Minute }), now)

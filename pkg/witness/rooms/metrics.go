@@ -50,7 +50,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"project"}),
 		unread: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "callguard", Name: "livekit_unread_rooms",
-			Help: "Rooms of a project that could never be read, so that nobody knows whose agents are in them. They count as unattributed agents do.",
+			Help: "Rooms of a project that cannot be read, and of which the list has said something new since they were, so that nobody knows whose agents are in them. They count as unattributed agents do.",
 		}, []string{"project"}),
 		webhooks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "callguard", Name: "webhook_events_total",

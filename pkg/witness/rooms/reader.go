@@ -287,7 +287,12 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 	// What is read again though nothing says that it has changed takes no more than
 	// half of the limit: webhooks want the rest.
 	n := min(len(must), most)
-	todo := append(must[:n:n], others[:min(len(others), max(0, min(most-n, evenly/2)))]...)
+	spare := max(0, min(most-n, evenly/2))
+	if !r.cfg.Hints && len(others) > 0 && spare == 0 && most > 1 {
+		// All others could not be read: where the limit is short, one of them has its turn all the same.
+		spare, n = 1, min(n, most-1)
+	}
+	todo := append(must[:n:n], others[:min(len(others), spare)]...)
 	r.waiting = len(must) - n
 	r.mu.Unlock()
 
@@ -583,7 +588,7 @@ func (r *Reader) Unattributed() int {
 	return r.book.unattributed
 }
 
-// Unread returns the number of rooms that could never be read: whose agents are in
+// Unread returns the number of rooms that cannot be read, and of which the list has said something new since they were: whose agents are in
 // them nobody knows.
 func (r *Reader) Unread(now time.Time) int {
 	r.mu.RLock()

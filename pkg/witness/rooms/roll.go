@@ -163,11 +163,12 @@ func (r *roll) whole(patience time.Duration, now time.Time) time.Time {
 	return whole
 }
 
-// unread is the number of rooms that could never be read, in spite of patience.
+// unread is the number of rooms that could not be read, in spite of patience, since the
+// list said last that somebody came or went: who is in them is not known.
 func (r *roll) unread(patience time.Duration, now time.Time) int {
 	n := r.nameless
 	for _, p := range r.places {
-		if p.err != nil && p.read.IsZero() && now.Sub(p.since) >= patience {
+		if p.err != nil && (p.read.IsZero() || p.listed && p.line != p.then) && now.Sub(p.since) >= patience {
 			n++
 		}
 	}

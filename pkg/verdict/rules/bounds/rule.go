@@ -27,15 +27,21 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 		return aside(f)
 	case f.CameSince():
 		return hold("it was created after the " + string(f.Intent.Intent) + " began, so a replacement would come here too")
-	case f.Workload.Coming >= f.Workload.Surge && f.Pod.Unable.Why == "" && f.Workload.Unable.Why != "":
+	case waits(f) && f.Workload.Unable.Why != "":
 		return hold("replacements of its workload cannot take calls: " + f.Workload.Unable.Sentence())
-	case f.Workload.Coming >= f.Workload.Surge && f.Pod.Unable.Why == "":
+	case waits(f):
 		return hold("replacements of its workload are not ready yet")
 	case f.Workload.Aside >= f.Workload.Desired:
 		return hold("as many pods of its workload are aside as it has replicas")
 	default:
 		return aside(f)
 	}
+}
+
+// waits reports whether replacements that are on their way have to be there first: not
+// for a pod that takes no call itself, nor where its team asks for no other pod.
+func waits(f verdict.Facts) bool {
+	return f.Workload.Coming >= f.Workload.Surge && f.Workload.MinAvailable > 0 && f.Pod.Unable.Why == ""
 }
 
 func aside(f verdict.Facts) verdict.Verdict {
