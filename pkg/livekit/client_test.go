@@ -133,8 +133,8 @@ func TestErrors(t *testing.T) {
 		want   string
 		denied bool
 	}{
-		"WrongKey":     {reason: "LiveKit says so.", server: twirpError(twirp.Unauthenticated), denied: true, want: `it answers 401 Unauthorized to API key "key"; check that the secret`},
-		"NoRight":      {reason: "The same.", server: twirpError(twirp.PermissionDenied), denied: true, want: `it answers 403 Forbidden to API key "key"; check that the secret`},
+		"WrongKey":     {reason: "LiveKit says so.", server: twirpError(twirp.Unauthenticated), denied: true, want: `LiveKit refuses API key "key" (401 Unauthorized); check that the secret`},
+		"NoRight":      {reason: "The same.", server: twirpError(twirp.PermissionDenied), denied: true, want: `LiveKit refuses API key "key" (403 Forbidden); check that the secret`},
 		"Internal":     {reason: "LiveKit's own trouble.", server: twirpError(twirp.Internal), want: "it answers 500 Internal Server Error; LiveKit's log says why"},
 		"Unavailable":  {reason: "A node is gone.", server: twirpError(twirp.Unavailable), want: "none of its nodes answers"},
 		"BadRoute":     {reason: "A Twirp server, but no LiveKit.", server: twirpError(twirp.BadRoute), want: "it answers 404 Not Found, and not as LiveKit does; check the URL"},

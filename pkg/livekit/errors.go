@@ -71,7 +71,7 @@ func refusal(apiKey string, status int, code string) *Refused {
 	e := &Refused{Answer: fmt.Sprintf("it answers %d %s", status, http.StatusText(status)), status: status, code: code}
 	switch {
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
-		e.Answer += fmt.Sprintf(" to API key %q", apiKey)
+		e.Answer = fmt.Sprintf("LiveKit refuses API key %q (%d %s)", apiKey, status, http.StatusText(status))
 		e.Cure = "check that the secret is that key's and the clocks agree"
 	case code == "unavailable" || code == "deadline_exceeded":
 		e.Answer = "none of its nodes answers for the room"

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +18,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/callguard/callguard/pkg/weburl"
 	"github.com/callguard/callguard/hack/cluster/local"
 )
 
@@ -46,7 +46,7 @@ type limiter struct {
 
 func limit(t *testing.T, lk local.LiveKit, most int) *limiter {
 	t.Helper()
-	there, err := url.Parse("http" + strings.TrimPrefix(lk.URL, "ws"))
+	there, err := weburl.Parse(lk.URL, "http://127.0.0.1:7880")
 	must(t, err)
 	l := &limiter{most: most}
 	proxy := httputil.NewSingleHostReverseProxy(there)
