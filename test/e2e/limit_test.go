@@ -18,8 +18,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/callguard/callguard/pkg/weburl"
 	"github.com/callguard/callguard/hack/cluster/local"
+	"github.com/callguard/callguard/pkg/weburl"
 )
 
 const (
