@@ -415,7 +415,7 @@ func (w *world) assign(j *simJob, session uint64) {
 	}
 	w.tell("assigned %s: a process in %s", j.id, takes)
 	if w.chance(4) { // all attempts fail, and nobody says so
-		w.after(takes, func() { j.waiting = false; j.ended = true })
+		w.after(takes, func() { j.waiting = false })
 		return
 	}
 	w.after(takes, func() { w.launch(j) })
@@ -484,7 +484,9 @@ func (w *world) leave(j *simJob) {
 		work = w.between(time.Second, 290*time.Second)
 	case w.python && w.chance(2): // Node kills it after a minute
 		j.never = true
-		w.after(work, func() { j.ended = true })
+		if w.chance(50) { // it is killed long after
+			w.after(w.between(6*time.Minute, 12*time.Minute), func() { w.exit(j, "killed") })
+		}
 		return
 	}
 	w.after(work, func() { w.exit(j, "ended") })
@@ -510,7 +512,7 @@ func (w *world) exit(j *simJob, how string) {
 		return
 	}
 	w.tell("%s %s", how, j.id)
-	j.alive, j.ended = false, true
+	j.alive = false
 	w.report(func(b *book) { b.end(w.session, j.id, w.now) })
 }
 
