@@ -34,8 +34,7 @@ const (
 	agentNodes   = 3
 )
 
-// manyCalls is how many callers a story of agents has. Beside seven other stories it is what two processors carry; make
-// e2e-agents has 200, one story at a time.
+// manyCalls is how many callers a story of agents has; make e2e-agents has 200.
 var manyCalls = flag.Int("agents-calls", 50, "how many callers the stories of agents have") //nolint:gochecknoglobals // a flag of the test
 
 // pythonTiming has processes that take 0–40 s, of which the SDK has to be told (initialize_process_timeout is
@@ -57,15 +56,13 @@ func nodeTiming() map[string]string {
 }
 
 // TestPythonAgentsAnswerAllCalls has callers come in bursts to unmodified "Python" agents behind gates while they are
-// rolled out, drained, and their gates killed.
+// rolled out, drained, and their gates killed. A process for each gate leaves two processors no room for other stories.
 func TestPythonAgentsAnswerAllCalls(t *testing.T) {
-	t.Parallel()
 	answersAll(t, pythonTiming())
 }
 
 // TestNodeAgentsAnswerAllCalls is the same with "Node" agents, which tell nobody how their jobs go.
 func TestNodeAgentsAnswerAllCalls(t *testing.T) {
-	t.Parallel()
 	answersAll(t, nodeTiming())
 }
 
