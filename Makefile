@@ -49,8 +49,8 @@ e2e: ## Test on a real control plane, a real LiveKit and real agents (the first 
 
 .PHONY: e2e-agents
 e2e-agents: ## Have 200 callers in drains, rollouts and gate kills, of agents as Python's and Node's, then of real Node agents on real nodes (about 20 minutes; needs root)
-	go test -v -count=1 -timeout 20m -run TestPythonAgents ./test/drain -agents-calls 200
-	go test -v -count=1 -timeout 20m -run TestNodeAgents ./test/drain -agents-calls 200
+	go test -v -count=1 -tags agents -timeout 20m -run TestPythonAgents ./test/drain -agents-calls 200
+	go test -v -count=1 -tags agents -timeout 20m -run TestNodeAgents ./test/drain -agents-calls 200
 	go test -v -count=1 -timeout 40m ./test/nodes -many-calls 200
 
 .PHONY: e2e-upgrade

@@ -40,7 +40,7 @@ func TestSidecars(t *testing.T) {
 	}
 
 	gate := container(t, agent, "call-gate")
-	if diff := cmp.Diff([]string{"--bind-address=127.0.0.1:7880", "--status-address=:8089", "--worker-ports=8081", "--order-file=/podinfo/annotations", "--journal=/journal"}, gate.Args); diff != "" {
+	if diff := cmp.Diff([]string{"--bind-address=127.0.0.1:7880", "--status-address=:8089", "--worker-ports=8081", "--order-file=/podinfo/annotations", "--journal=/journal", "--launch-limit=5m"}, gate.Args); diff != "" {
 		t.Errorf("call-gate (-want +got):\n%s", diff)
 	}
 	if got := env(gate)["LIVEKIT_URL"]; got != "ws://v-voice-agent-livekit.voice.svc:7880" {
