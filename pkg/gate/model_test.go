@@ -47,7 +47,6 @@ type simJob struct {
 	forsaken bool      // its room had closed long before it was launched: nobody is there
 	left     time.Time // when the agent left its room
 	never    bool      // its process does not end
-	ended    bool
 }
 
 // world is one pod with a real book and its looks, between an agent and a LiveKit that
