@@ -57,7 +57,7 @@ func (p plan) moves() bool {
 	})
 }
 
-// drains says whether a pod is to stop taking calls for which others have to be able to.
+// drains reports whether a pod is to stop taking calls for which others have to be able to.
 func (p plan) drains() bool {
 	return slices.ContainsFunc(p.judged, func(j judgement) bool {
 		return j.verdict.Outcome == verdict.Drain && j.facts.Pod.Running

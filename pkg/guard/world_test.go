@@ -351,7 +351,7 @@ func (w *world) checkStep(was, is *corev1.Pod) {
 	}
 }
 
-// othersAble says whether another pod takes calls, in truth.
+// othersAble reports whether another pod takes calls, in truth.
 func (w *world) othersAble(than *corev1.Pod) bool {
 	return slices.ContainsFunc(w.store.pods, func(pod *corev1.Pod) bool {
 		return pod.UID != than.UID && w.agents[pod.UID].able && running(pod) && !marked(pod) && pod.DeletionTimestamp == nil
