@@ -66,7 +66,7 @@ func TestRolloutWithAWrongKey(t *testing.T) {
 			s.must(stage.Secret(t.Context(), s.ns, "livekit-next", wrong))
 			s.deploy(3, gated(map[string]string{call.SecretAnnotation: "livekit", fleet.MaxJobsAnnotation: "5"}, lab.GateKind, probes))
 			s.hearGates()
-			s.dial(3)
+			s.first(3)
 			old := s.pods(all)
 
 			s.does("patch", "deployment/"+lab.AgentName, "--patch",

@@ -59,7 +59,7 @@ func TestSteady(t *testing.T) {
 		return s.watch.able() == crowd+players && s.registered() == players, nil
 	})
 
-	s.dial(4) // they talk all the time
+	s.first(4) // they talk all the time
 	began := time.Now()
 	var plans sync.WaitGroup
 	var seats, refused atomic.Int64

@@ -257,6 +257,19 @@ func (s *story) registered() int {
 // dial makes n calls and waits until all are answered.
 func (s *story) dial(n int) []*fleet.Call {
 	s.t.Helper()
+	return s.callUp(n, 1)
+}
+
+// first makes n calls to agents that have just come. Whom nobody answers dials once more,
+// as people do: LiveKit remembers for which names it has workers, and learns of the first
+// of a name some 0.1 s after that worker knows (CheckEnabled in its pkg/agent/client.go).
+func (s *story) first(n int) []*fleet.Call {
+	s.t.Helper()
+	return s.callUp(n, 2)
+}
+
+func (s *story) callUp(n, tries int) []*fleet.Call {
+	s.t.Helper()
 	calls, errs := make([]*fleet.Call, n), make([]error, n)
 	var all sync.WaitGroup
 	for i := range n {
@@ -264,7 +277,13 @@ func (s *story) dial(n int) []*fleet.Call {
 		all.Go(func() {
 			dialling <- struct{}{}
 			defer func() { <-dialling }()
-			calls[i], errs[i] = s.callers.Dial(s.t.Context(), room, fleet.DialOptions{AgentName: s.ns})
+			for range tries {
+				calls[i], errs[i] = s.callers.Dial(s.t.Context(), room, fleet.DialOptions{AgentName: s.ns})
+				if !errors.Is(errs[i], fleet.ErrUnanswered) {
+					return
+				}
+				room += "-again"
+			}
 		})
 	}
 	all.Wait()
@@ -276,7 +295,7 @@ func (s *story) dial(n int) []*fleet.Call {
 // fill makes a call to each agent that can take one.
 func (s *story) fill() {
 	s.t.Helper()
-	s.dial(s.registered())
+	s.first(s.registered())
 	s.eventually(soon, "every agent has a call", func() (bool, error) {
 		return !slices.ContainsFunc(s.agents(), func(a fleet.AgentState) bool { return a.ActiveJobs == 0 }), nil
 	})

@@ -20,7 +20,7 @@ func TestUpgradeOfGates(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
 	s.deploy(4, gated(map[string]string{fleet.ProcessSecondsAnnotation: "0-4", fleet.MaxJobsAnnotation: "4"}, lab.OldGateKind, false))
-	s.dial(8)
+	s.first(8)
 	leavers := s.pods(on(s.nodes[0]))
 	drain := s.drain(s.nodes[0])
 	s.eventually(inTime, "the pods of the node take no new call", func() (bool, error) {
