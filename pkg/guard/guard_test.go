@@ -237,9 +237,12 @@ func TestReconcile(t *testing.T) {
 // many may be a call that has ended since: it counts only when nothing newer comes.
 func TestChoice(t *testing.T) {
 	before, after := noon().Add(-time.Millisecond), noon().Add(time.Second)
+	one := call.Known(1, after)
 	cases := map[string]struct {
 		reason string
 		a, b   call.Reading
+		// room is what LiveKit says of b, where it is not what its agent says.
+		room   *call.Reading
 		waited time.Duration
 		want   []string
 	}{
@@ -249,6 +252,8 @@ func TestChoice(t *testing.T) {
 		"Unknown":       {reason: "It may hold no call.", a: call.Known(1, after), b: call.Unknown("no route"), waited: chooseWithin - time.Second},
 		"UnknownForLong": {reason: "It may hold any number.", a: call.Known(1, after), b: call.Unknown("no route"), waited: chooseWithin,
 			want: []string{"a"}},
+		"Disagree":        {reason: "LiveKit may not have seen its end.", a: call.Known(1, after), b: call.Known(0, after), room: &one, waited: chooseWithin - time.Second},
+		"DisagreeForLong": {reason: "The agent may still be in the room.", a: call.Known(0, after), b: call.Known(0, after), room: &one, waited: chooseWithin, want: []string{"a"}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -264,6 +269,9 @@ func TestChoice(t *testing.T) {
 				said := map[call.Witness]verdict.Reading{}
 				for _, w := range []call.Witness{call.Rooms, call.Worker} {
 					said[w] = verdict.Reading{Witness: w, Reading: reading}
+				}
+				if pod == "b" && tc.room != nil {
+					said[call.Rooms] = verdict.Reading{Witness: call.Rooms, Reading: *tc.room}
 				}
 				g.readings.records[pod] = &entry{last: said}
 			}

@@ -152,7 +152,8 @@ func (g *Guard) causes(s *snapshot, m *member) verdict.Causes {
 
 // choose picks those that go where an owner has more pods than it wants, by what
 // witnesses have said since: a call that ended just before must not count for its
-// pod. It says whether it still waits for them.
+// pod, and where witnesses disagree one of them may not have seen its end yet. It says
+// whether it still waits for them.
 func (g *Guard) choose(s *snapshot, w *workload, now time.Time) (waiting bool) {
 	excesses := s.excesses(w)
 	for _, m := range w.members {
@@ -167,7 +168,7 @@ func (g *Guard) choose(s *snapshot, w *workload, now time.Time) (waiting bool) {
 			for _, m := range e.candidates {
 				g.watch(w.key, m)
 				list, _ := g.readings.of(m.Pod)
-				known = known && (!m.Running || knownSince(list, since))
+				known = known && (!m.Running || knownSince(list, since) && agree(list))
 			}
 			if !known && !g.once && now.Sub(since) < chooseWithin {
 				waiting = true

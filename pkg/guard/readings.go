@@ -259,6 +259,17 @@ func knownSince(list []verdict.Reading, t time.Time) bool {
 	return !slices.ContainsFunc(list, func(r verdict.Reading) bool { return !r.Known() || r.At().Before(t) })
 }
 
+// agree reports whether all witnesses that know say the same number.
+func agree(list []verdict.Reading) bool {
+	said := map[int]bool{}
+	for _, r := range list {
+		if n, known := r.Calls(); known {
+			said[n] = true
+		}
+	}
+	return len(said) <= 1
+}
+
 // sealed says whether a witness knows that no call can begin any more.
 func sealed(list []verdict.Reading) bool {
 	return slices.ContainsFunc(list, func(r verdict.Reading) bool { return r.Sealed() })
