@@ -37,6 +37,10 @@ const (
 	// WorkerPortAnnotation names the port of the agent's own HTTP server where
 	// it is not DefaultWorkerPort.
 	WorkerPortAnnotation = "callguard.dev/worker-port"
+	// AgentContainerAnnotation names the container of the agent, in a pod that has other
+	// regular containers. Without it that is the one with a port of the agent's server,
+	// or else all of them are.
+	AgentContainerAnnotation = "callguard.dev/agent-container"
 	// GatePortAnnotation says that the pod has a call-gate, and on which port it
 	// answers GET /calls.
 	GatePortAnnotation = "callguard.dev/gate-port"
@@ -188,7 +192,7 @@ type Pod struct {
 	Owner    Owner
 	State    State
 
-	// Running says that a regular container runs. The kubelet is its own
+	// Running says that the agent's container runs. The kubelet is its own
 	// witness here: a pod without one holds no call.
 	Running bool
 

@@ -24,8 +24,8 @@ const (
 	// MinAvailableAnnotation of a workload is how many of its pods must be able to
 	// take calls while others leave: a number, or a percentage of its replicas.
 	MinAvailableAnnotation = "callguard.dev/min-available"
-	// DeadlineAnnotation of a pod template is how long a pod may be held once it
-	// takes no new call.
+	// DeadlineAnnotation of a pod template is how long a pod may be held from when
+	// something wants it to go.
 	DeadlineAnnotation = "callguard.dev/drain-deadline"
 	// LaunchLimitAnnotation of a pod template is how long an agent without call-gate may
 	// take to start a job that it was assigned; such as "2m". Zero is believed after so

@@ -22,6 +22,7 @@ func advices() map[string]advice {
 	return map[string]advice{
 		"serving":       {waits: "nothing", do: "nothing; to have it go, drain its node, or annotate it with " + call.LeaveAnnotation},
 		"ended":         {waits: "callguard, which lets it go within seconds", do: "nothing"},
+		"patience":      {waits: "callguard, which takes this step within seconds", do: "nothing"},
 		"bounds":        {waits: "its replacements, which come a few at a time", do: "see why new pods of its workload are not ready: room, quota, image, node selector; or, with a call-gate, why their workers are not registered with LiveKit"},
 		"floor":         {waits: "others of its workload that can take calls in its place", do: "see why they are not ready: room, quota, image; or, with a call-gate, why their workers are not registered with LiveKit, which its Held Event says; or allow fewer with annotation " + call.MinAvailableAnnotation + " of the workload"},
 		"idle":          {waits: "callguard, which lets it go within seconds", do: "nothing"},
@@ -48,7 +49,7 @@ func onlyGuardKnows(x guard.Explanation, n counts) bool {
 // adviceOn says what an explained pod waits for, and what an operator can do.
 func adviceOn(x guard.Explanation) advice {
 	switch {
-	case x.Verdict.Rule == "bounds" && x.Verdict.Outcome == verdict.Hold && x.Facts.CameSince():
+	case x.Verdict.Rule == "bounds" && x.Verdict.Outcome == verdict.Hold && x.Facts.Pod.CameSince:
 		return advice{waits: "nothing: it came to the node after it was cordoned", do: "take the toleration of the cordon out of its workload; uncordon the node, or annotate the pod with " + call.LeaveAnnotation}
 	case x.Verdict.Rule != "" && x.Verdict.Outcome != verdict.Hold && x.Verdict.Outcome != verdict.Serve && x.Verdict.Rule != "deadline":
 		return advice{waits: "callguard, which takes this step within seconds", do: "nothing"}
@@ -63,10 +64,10 @@ func adviceOn(x guard.Explanation) advice {
 	}
 }
 
-// limit says when a pod is let go whatever calls it holds; empty when never, and
-// when it is not held yet.
+// limit says when a pod is let go whatever calls it holds, by the times that objects
+// carry; empty when never, and when it is not held.
 func limit(x guard.Explanation) string {
-	if x.Facts.Pod.Drained.IsZero() || x.State == call.Released {
+	if x.Facts.Standing.IsZero() || x.Intent.At.IsZero() || x.State == call.Released {
 		return ""
 	}
 	var after time.Duration
@@ -77,8 +78,12 @@ func limit(x guard.Explanation) string {
 	if most := x.Facts.Limits.MaxHold; most > 0 && (by == "" || most < after) {
 		after, by = most, "the guard's --max-hold"
 	}
-	if by == "" {
+	switch {
+	case by == "":
 		return ""
+	case x.Intent.Intent == call.ScaleDown:
+		return fmt.Sprintf("%s, by %s, unless it is known to hold calls", clock(x.Intent.At.Add(after)), by)
+	default:
+		return fmt.Sprintf("%s, by %s: it is let go then, with its calls", clock(x.Intent.At.Add(after)), by)
 	}
-	return fmt.Sprintf("%s, by %s: it is let go then, with its calls", clock(x.Facts.Pod.Drained.Add(after)), by)
 }

@@ -36,22 +36,30 @@ func TestAdvice(t *testing.T) {
 }
 
 func TestLimit(t *testing.T) {
-	drained := noon()
+	wanted := noon()
+	release := call.Deadline{After: time.Hour, Release: true}
 	cases := map[string]struct {
 		reason   string
 		deadline call.Deadline
 		most     time.Duration
+		change   func(*guard.Explanation)
 		want     string
 	}{
-		"None":  {reason: "By default it is held for ever."},
-		"Hold":  {reason: "A deadline that releases nothing is no limit.", deadline: call.Deadline{After: time.Hour}},
-		"Team":  {reason: "The team's own.", deadline: call.Deadline{After: time.Hour, Release: true}, want: clock(noon().Add(time.Hour)) + ", by annotation callguard.dev/drain-deadline"},
-		"Admin": {reason: "The administrator's bounds it.", deadline: call.Deadline{After: time.Hour, Release: true}, most: time.Minute, want: clock(noon().Add(time.Minute)) + ", by the guard's --max-hold"},
+		"None":      {reason: "By default it is held for ever."},
+		"Hold":      {reason: "A deadline that releases nothing is no limit.", deadline: call.Deadline{After: time.Hour}},
+		"Team":      {reason: "The team's own.", deadline: release, want: clock(noon().Add(time.Hour)) + ", by annotation callguard.dev/drain-deadline: it is let go then, with its calls"},
+		"Admin":     {reason: "The administrator's bounds it.", deadline: release, most: time.Minute, want: clock(noon().Add(time.Minute)) + ", by the guard's --max-hold: it is let go then, with its calls"},
+		"ScaleDown": {reason: "A scale-down ends no call.", most: time.Minute, change: func(x *guard.Explanation) { x.Intent.Intent = call.ScaleDown }, want: clock(noon().Add(time.Minute)) + ", by the guard's --max-hold, unless it is known to hold calls"},
+		"Cancelled": {reason: "Nobody waits for it any more.", most: time.Minute, change: func(x *guard.Explanation) { x.Facts.Standing = time.Time{} }},
+		"Undated":   {reason: "Only the guard knows since when.", most: time.Minute, change: func(x *guard.Explanation) { x.Intent.At = time.Time{} }},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			got := limit(guard.Explanation{State: call.Draining, Facts: verdict.Facts{Pod: verdict.Pod{Drained: drained}, Deadline: tc.deadline, Limits: verdict.Limits{MaxHold: tc.most}}})
-			if !strings.HasPrefix(got, tc.want) || (tc.want == "") != (got == "") {
+			x := guard.Explanation{State: call.Draining, Intent: call.Mark{Intent: call.Drain, At: wanted}, Facts: verdict.Facts{Standing: wanted, Deadline: tc.deadline, Limits: verdict.Limits{MaxHold: tc.most}}}
+			if tc.change != nil {
+				tc.change(&x)
+			}
+			if got := limit(x); got != tc.want {
 				t.Errorf("%s\nlimit %q; want %q", tc.reason, got, tc.want)
 			}
 		})

@@ -73,7 +73,7 @@ func (g *Guard) release(ctx context.Context, w *workload, j *judgement) error {
 	}
 	if !j.verdict.Forced {
 		f := j.facts
-		f.Pod.State, f.Pod.Running, f.Pod.Ready, f.Pod.Drained = fresh.State, fresh.Running, fresh.ready, fresh.drained
+		f.Pod.State, f.Pod.Running, f.Pod.Ready = fresh.State, fresh.Running, fresh.ready
 		if fresh.Running {
 			var quiet time.Time
 			f.Readings, quiet = g.readings.fresh(ctx, j.Pod)
@@ -97,8 +97,13 @@ func (g *Guard) release(ctx context.Context, w *workload, j *judgement) error {
 }
 
 // collect deletes a released pod that nobody takes: at once after a scale-down, a
-// rollout or the end of its owner, where nobody will.
+// rollout or the end of its owner, where nobody will. A pod that nobody would make again
+// is left to an eviction where its node is only cordoned.
 func (g *Guard) collect(ctx context.Context, w *workload, m *member) error {
+	if m.leftToEviction() {
+		g.report.leftToEviction(w, m)
+		return nil
+	}
 	patience := g.cfg.ReleasePatience
 	switch call.Intent(m.Labels[call.ReleasedLabel]) {
 	case call.ScaleDown, call.Rollout, call.Orphan:
@@ -114,6 +119,12 @@ func (g *Guard) collect(ctx context.Context, w *workload, m *member) error {
 	}
 	g.cfg.Log.Info("Deleted a released pod", "pod", m.NamespacedName.String(), "workload", w.key.String())
 	return nil
+}
+
+// leftToEviction reports whether only a drain of its node, and no owner, will say that
+// the pod is not wanted any more: a cordon does not.
+func (m *member) leftToEviction() bool {
+	return call.Intent(m.Labels[call.ReleasedLabel]) == call.Drain && metav1.GetControllerOfNoCopy(m.object) == nil && m.causes.Tainted.IsZero()
 }
 
 // deletes says that a pod is to be deleted now, once.

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/pods"
 )
 
 // byNode indexes pods by the name of their node.
@@ -53,8 +54,8 @@ func newCluster(client kubernetes.Interface, on changes) (*cluster, error) {
 		guarded: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim),
 			informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = call.GuardedLabel + "=true" })),
 	}
-	pods := c.guarded.Core().V1().Pods()
-	if err := pods.Informer().AddIndexers(cache.Indexers{byNode: func(obj any) ([]string, error) {
+	guarded := c.guarded.Core().V1().Pods()
+	if err := guarded.Informer().AddIndexers(cache.Indexers{byNode: func(obj any) ([]string, error) {
 		if pod, ok := obj.(*corev1.Pod); ok && pod.Spec.NodeName != "" {
 			return []string{pod.Spec.NodeName}, nil
 		}
@@ -62,7 +63,7 @@ func newCluster(client kubernetes.Interface, on changes) (*cluster, error) {
 	}}); err != nil {
 		return nil, fmt.Errorf("cannot index pods by node: %w", err)
 	}
-	c.pods, c.podIndex = pods.Lister(), pods.Informer().GetIndexer()
+	c.pods, c.podIndex = guarded.Lister(), guarded.Informer().GetIndexer()
 	c.replicaSets = c.all.Apps().V1().ReplicaSets().Lister()
 	c.nodes = c.all.Core().V1().Nodes().Lister()
 	c.namespaces = c.all.Core().V1().Namespaces().Lister()
@@ -74,7 +75,7 @@ func newCluster(client kubernetes.Interface, on changes) (*cluster, error) {
 		informer cache.SharedIndexInformer
 		changed  func(before, after metav1.Object)
 	}{
-		{pods.Informer(), on.pod},
+		{guarded.Informer(), on.pod},
 		{c.all.Core().V1().Nodes().Informer(), on.node},
 		{c.all.Core().V1().Namespaces().Informer(), on.namespace},
 		{c.all.Apps().V1().ReplicaSets().Informer(), on.owner},
@@ -141,31 +142,35 @@ func trim(obj any) (any, error) {
 	case *corev1.Node:
 		o.Annotations, o.Status = nil, corev1.NodeStatus{}
 	case *appsv1.Deployment:
-		o.Spec.Template.Spec = corev1.PodSpec{}
+		trimTemplate(&o.Spec.Template)
 	case *appsv1.ReplicaSet:
-		o.Spec.Template.Spec = corev1.PodSpec{}
+		trimTemplate(&o.Spec.Template)
 	case *appsv1.StatefulSet:
-		o.Spec.Template.Spec, o.Spec.VolumeClaimTemplates = corev1.PodSpec{}, nil
+		trimTemplate(&o.Spec.Template)
+		o.Spec.VolumeClaimTemplates = nil
 	case *appsv1.DaemonSet:
-		o.Spec.Template.Spec = corev1.PodSpec{}
+		trimTemplate(&o.Spec.Template)
 	}
 	return obj, nil
 }
 
+// trimTemplate keeps where pods are put.
+func trimTemplate(t *corev1.PodTemplateSpec) {
+	t.Spec = corev1.PodSpec{NodeName: t.Spec.NodeName, NodeSelector: t.Spec.NodeSelector, Affinity: t.Spec.Affinity}
+}
+
 func trimPod(pod *corev1.Pod) {
+	statuses := pods.TrimStatuses(pod)
 	pod.Spec = corev1.PodSpec{
 		Containers: trimContainers(pod.Spec.Containers), InitContainers: trimContainers(pod.Spec.InitContainers),
 		NodeName: pod.Spec.NodeName, Tolerations: pod.Spec.Tolerations,
 		TerminationGracePeriodSeconds: pod.Spec.TerminationGracePeriodSeconds,
 	}
-	status := corev1.PodStatus{Phase: pod.Status.Phase, PodIP: pod.Status.PodIP}
+	status := corev1.PodStatus{Phase: pod.Status.Phase, PodIP: pod.Status.PodIP, ContainerStatuses: statuses}
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodReady || c.Type == corev1.DisruptionTarget {
 			status.Conditions = append(status.Conditions, corev1.PodCondition{Type: c.Type, Status: c.Status, Reason: c.Reason})
 		}
-	}
-	for _, c := range pod.Status.ContainerStatuses {
-		status.ContainerStatuses = append(status.ContainerStatuses, corev1.ContainerStatus{State: corev1.ContainerState{Running: c.State.Running}})
 	}
 	pod.Status = status
 }

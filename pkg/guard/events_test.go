@@ -108,15 +108,15 @@ func TestEvents(t *testing.T) {
 		},
 		"Released": {
 			reason: "So is the last.", objects: web(cordoned, leaver(ended), webPod("b", elsewhere)), looks: once,
-			want: onEach("Normal Released: Pod voice/a may go (drain): it runs no container", "Pod voice/a", "Deployment voice/web", "Node node-1"),
+			want: onEach("Normal Released: Pod voice/a may go (drain): its agent does not run", "Pod voice/a", "Deployment voice/web", "Node node-1"),
 		},
 		"NotOfNode": {
 			reason: "A node has nothing to do with a scale-down.", objects: []runtime.Object{fine, newDeployment("web", 0), newReplicaSet("1", 0), webPod("a", ended)}, looks: once,
-			want: onEach("Normal Draining: Pod voice/a takes no new call (scale-down): it runs no container", "Pod voice/a", "Deployment voice/web"),
+			want: onEach("Normal Draining: Pod voice/a takes no new call (scale-down): its agent does not run", "Pod voice/a", "Deployment voice/web"),
 		},
 		"BarePod": {
 			reason: "A pod that is its own workload is told of once.", objects: []runtime.Object{cordoned, newPod("bare", draining, ended)}, workload: Key{NamespacedName: voicePod("bare"), APIVersion: "v1", Kind: "Pod", UID: "bare"}, looks: once,
-			want: onEach("Normal Released: Pod voice/bare may go (drain): it runs no container", "Pod voice/bare", "Node node-1"),
+			want: onEach("Normal Released: Pod voice/bare may go (drain): its agent does not run", "Pod voice/bare", "Node node-1"),
 		},
 		"Held": {
 			reason: "A hold of five seconds is worth an Event, and only one.", objects: web(cordoned, leaver(), webPod("b", elsewhere)), looks: []int{0, 4, 5, 6, 60},
@@ -124,14 +124,14 @@ func TestEvents(t *testing.T) {
 		},
 		"HeldBriefly": {reason: "A shorter one is not.", objects: web(cordoned, leaver(), webPod("b", elsewhere)), looks: []int{0, 4}},
 		"OwnDeadline": {
-			reason: "Calls may be cut: a warning, counted, with a line for audits.", objects: web(cordoned, leaver(deadline("1m", "Release")), webPod("b", elsewhere)), looks: once,
+			reason: "Calls may be cut: a warning, counted, with a line for audits.", objects: web(cordoned, leaver(deadline("4s", "Release")), webPod("b", elsewhere)), looks: []int{0, 4},
 			want:   onEach("Warning ForcedRelease: Pod voice/a may go (drain): its own drain deadline is over", "Pod voice/a", "Deployment voice/web", "Node node-1"),
 			forced: 1, audit: `level=WARN msg="Pod is released by force" pod=voice/a uid=a intent=drain rule=deadline`,
 		},
-		"NotYet":       {reason: "Not a second before.", objects: web(cordoned, leaver(deadline("61s", "Release")), webPod("b", elsewhere)), looks: once},
-		"DeadlineHold": {reason: "A team that does not say Release only wants to know.", objects: web(cordoned, leaver(deadline("1m", "Hold")), webPod("b", elsewhere)), looks: once},
+		"NotYet":       {reason: "It counts from when the guard sees that the pod should go, and not a second less.", objects: web(cordoned, leaver(deadline("4s", "Release")), webPod("b", elsewhere)), looks: []int{0, 3}},
+		"DeadlineHold": {reason: "A team that does not say Release only wants to know.", objects: web(cordoned, leaver(deadline("4s", "Hold")), webPod("b", elsewhere)), looks: []int{0, 4}},
 		"MaxHold": {
-			reason: "The administrator's bound holds for those who set none.", objects: web(cordoned, leaver(), webPod("b", elsewhere)), looks: once, limits: verdict.Limits{MaxHold: time.Minute},
+			reason: "The administrator's bound holds for those who set none.", objects: web(cordoned, leaver(), webPod("b", elsewhere)), looks: []int{0, 4}, limits: verdict.Limits{MaxHold: 4 * time.Second},
 			want:   onEach("Warning ForcedRelease: Pod voice/a may go (drain): it was held for as long as the administrator allows", "Pod voice/a", "Deployment voice/web", "Node node-1"),
 			forced: 1, audit: `level=WARN msg="Pod is released by force" pod=voice/a uid=a intent=drain rule=deadline`,
 		},

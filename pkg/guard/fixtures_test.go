@@ -207,7 +207,7 @@ func (open) InForce() error { return nil }
 // newGuard returns a Guard whose informers know the objects, at noon.
 func newGuard(t *testing.T, objects ...runtime.Object) (*Guard, *fake.Clientset) {
 	t.Helper()
-	client := fake.NewClientset(objects...)
+	client := fake.NewClientset(withNodes(objects)...)
 	g, err := New(Config{
 		Client: client, Doors: open{}, Recorder: record.NewFakeRecorder(1000),
 		Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
@@ -228,6 +228,23 @@ func newGuard(t *testing.T, objects ...runtime.Object) (*Guard, *fake.Clientset)
 	eventually(t, "the informers know everything", g.cluster.ready)
 	client.ClearActions()
 	return g, client
+}
+
+// withNodes adds the nodes that pods are on, and that nobody has thought of.
+func withNodes(objects []runtime.Object) []runtime.Object {
+	there := map[string]bool{"": true}
+	for _, o := range objects {
+		if node, ok := o.(*corev1.Node); ok {
+			there[node.Name] = true
+		}
+	}
+	for _, o := range objects {
+		if pod, ok := o.(*corev1.Pod); ok && !there[pod.Spec.NodeName] {
+			there[pod.Spec.NodeName] = true
+			objects = append(objects, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: pod.Spec.NodeName, UID: types.UID(pod.Spec.NodeName)}})
+		}
+	}
+	return objects
 }
 
 // leading has a Guard take itself for the one that leads, and do nothing about it.

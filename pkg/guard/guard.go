@@ -110,6 +110,7 @@ func New(cfg Config) (*Guard, error) {
 	if err != nil {
 		return nil, err
 	}
+	g.dates.settled = g.cluster.ready
 	g.budgets = newBudgets(cfg.Client, g.cluster, g.report)
 	cfg.Registry.MustRegister(&podCollector{cluster: g.cluster, budgets: g.budgets, report: g.report, now: func() time.Time { return g.now() }})
 	return g, nil

@@ -50,7 +50,7 @@ func TestDates(t *testing.T) {
 			g, _ := newGuard(t)
 			now := noon()
 			g.now = func() time.Time { return now }
-			date := func() time.Time { return tc.date(nodeCauses(tc.node, newPod("a"), g.dates.first)) }
+			date := func() time.Time { return tc.date(nodeCauses(tc.node, newPod("a"), g.seen)) }
 			if got := date(); !got.Equal(noon()) {
 				t.Errorf("%s\nfirst seen %s", tc.reason, got)
 			}
@@ -104,36 +104,58 @@ func TestDeletesOnce(t *testing.T) {
 	}
 }
 
+// TestLeaseExpired judges a node by whether its lease changes. What time the lease says
+// is by the node's clock, which may be ahead or behind by any time.
 func TestLeaseExpired(t *testing.T) {
-	lease := func(renewed *metav1.MicroTime, duration *int32) *coordinationv1.Lease {
-		return &coordinationv1.Lease{
-			ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: "node-1"},
-			Spec:       coordinationv1.LeaseSpec{RenewTime: renewed, LeaseDurationSeconds: duration},
-		}
+	const forty = 40 * time.Second
+	said := func(d time.Duration) *metav1.MicroTime { return &metav1.MicroTime{Time: noon().Add(d)} }
+	seconds := int32(40)
+	type look struct {
+		after   time.Duration // noon, by the guard's clock
+		renewed *metav1.MicroTime
+		want    bool
 	}
-	ago := func(d time.Duration) *metav1.MicroTime { return &metav1.MicroTime{Time: noon().Add(-d)} }
-	forty := int32(40)
 	cases := map[string]struct {
 		reason string
-		lease  *coordinationv1.Lease
-		want   bool
+		none   bool
+		length *int32
+		looks  []look
 	}{
-		"None":     {reason: "A node that is gone has none.", want: true},
-		"Renewed":  {reason: "The node reports.", lease: lease(ago(time.Second), &forty)},
-		"LastTime": {reason: "The lease holds to its last moment.", lease: lease(ago(40*time.Second), &forty)},
-		"Expired":  {reason: "The node does not report.", lease: lease(ago(40*time.Second+time.Microsecond), &forty), want: true},
-		"NoTime":   {reason: "What is not known is not taken for lost.", lease: lease(nil, &forty)},
-		"NoLength": {reason: "What is not known is not taken for lost.", lease: lease(ago(time.Hour), nil)},
+		"None":     {reason: "A node that is gone has none.", none: true, looks: []look{{want: true}}},
+		"Renewed":  {reason: "The node reports.", length: &seconds, looks: []look{{0, said(0), false}, {time.Minute, said(time.Minute), false}, {2 * time.Minute, said(2 * time.Minute), false}}},
+		"LastTime": {reason: "The lease holds to its last moment.", length: &seconds, looks: []look{{0, said(0), false}, {forty, said(0), false}}},
+		"Expired":  {reason: "The node does not report.", length: &seconds, looks: []look{{0, said(0), false}, {forty + time.Microsecond, said(0), true}}},
+		"Old":      {reason: "A guard that starts has not seen for how long.", length: &seconds, looks: []look{{0, said(-time.Hour), false}, {forty, said(-time.Hour), false}, {forty + 1, said(-time.Hour), true}}},
+		"Ahead":    {reason: "The clock of a node that died was an hour ahead.", length: &seconds, looks: []look{{0, said(time.Hour), false}, {forty + 1, said(time.Hour), true}}},
+		"Behind":   {reason: "The clock of a node that reports is an hour behind.", length: &seconds, looks: []look{{0, said(-time.Hour), false}, {forty + 1, said(time.Minute - time.Hour), false}}},
+		"Returns":  {reason: "It reports again.", length: &seconds, looks: []look{{0, said(0), false}, {forty + 1, said(0), true}, {time.Minute, said(time.Minute), false}}},
+		"NoTime":   {reason: "What is not known is not taken for lost.", length: &seconds, looks: []look{{0, nil, false}, {time.Hour, nil, false}}},
+		"NoLength": {reason: "What is not known is not taken for lost.", looks: []look{{0, said(0), false}, {time.Hour, said(0), false}}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			var objects []runtime.Object
-			if tc.lease != nil {
-				objects = append(objects, tc.lease)
+			g, client := newGuard(t)
+			leases := client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+			lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: "node-1"}, Spec: coordinationv1.LeaseSpec{LeaseDurationSeconds: tc.length}}
+			if !tc.none {
+				if _, err := leases.Create(t.Context(), lease, metav1.CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
 			}
-			g, _ := newGuard(t, objects...)
-			if got, err := g.leaseExpired(t.Context(), "node-1", noon()); err != nil || got != tc.want {
-				t.Errorf("%s\ngot %t, %v", tc.reason, got, err)
+			for _, l := range tc.looks {
+				if lease.Spec.RenewTime = l.renewed; !tc.none {
+					if _, err := leases.Update(t.Context(), lease, metav1.UpdateOptions{}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				g.now = func() time.Time { return noon().Add(l.after) }
+				if got, err := g.leaseExpired(t.Context(), "node-1", g.now()); err != nil || got != l.want {
+					t.Errorf("%s After %s: got %t, %v", tc.reason, l.after, got, err)
+				}
+			}
+			g.nodeChanged(newNode(false), nil)
+			if len(g.dates.at) != 0 {
+				t.Errorf("%s The node is gone and this is not: %v", tc.reason, g.dates.at)
 			}
 		})
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -159,7 +160,7 @@ func TestInterleavingsRefute(t *testing.T) {
 		},
 		"SettledFromMark": {
 			reason: "A mark is dated before it is written, which may take as long as the settle window.",
-			in:     late, mutant: mutant{rules: with(func(f *verdict.Facts) { f.QuietSince = f.Pod.Drained })}, want: "call",
+			in:     late, mutant: mutant{rules: with(func(f *verdict.Facts) { f.Pod.Drained, f.QuietSince = f.Intent.At, f.Intent.At })}, want: "call",
 		},
 		"OldReadings": {
 			reason: "Readings from before the mark say nothing about what came after.",
@@ -268,7 +269,7 @@ func (s scenario) world(m mutant) *world {
 func empty() *world {
 	return &world{
 		stage: &stage{
-			settings: Settings{Limits: verdict.Limits{Settle: modelSettle}, ReadEvery: time.Second, ReleasePatience: time.Second},
+			settings: Settings{Limits: verdict.Limits{Settle: modelSettle, ReplacementWait: modelForever}, ReadEvery: time.Second, ReleasePatience: time.Second},
 			metrics:  newMetrics(prometheus.NewRegistry()), views: map[string]*cluster{},
 			pods: 1, maxPods: 1,
 		},
@@ -282,7 +283,7 @@ func empty() *world {
 func serving() *world {
 	w := empty()
 	w.drains, w.store.cordoned = true, true
-	w.store.statefulSet = &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: modelNamespace, Name: "web", UID: "statefulset"}}
+	w.store.statefulSet = &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: modelNamespace, Name: "web", UID: "statefulset"}, Spec: appsv1.StatefulSetSpec{Template: guardedTemplate()}}
 	w.first = w.create("web-0", oldNode, ownerOf(w.store.statefulSet, "StatefulSet"), map[string]string{}, true).UID
 	return w
 }
@@ -337,13 +338,13 @@ func (w *world) deploy(pods int) {
 	one, yes := int32(1), true
 	w.store.deployment = &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: modelNamespace, Name: "web", UID: "deployment"},
-		Spec:       appsv1.DeploymentSpec{Replicas: &one},
+		Spec:       appsv1.DeploymentSpec{Replicas: &one, Template: guardedTemplate()},
 	}
 	owner := ownerOf(w.store.deployment, "Deployment")
 	owner.Controller = &yes
 	w.store.replicaSet = &appsv1.ReplicaSet{
 		ObjectMeta: metav1.ObjectMeta{Namespace: modelNamespace, Name: "web-h", UID: "replicaset", OwnerReferences: []metav1.OwnerReference{owner}},
-		Spec:       appsv1.ReplicaSetSpec{Replicas: &one, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{hashLabel: "h"}}},
+		Spec:       appsv1.ReplicaSetSpec{Replicas: &one, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{hashLabel: "h"}}, Template: guardedTemplate()},
 	}
 	// They were there before anybody wanted one of them to go.
 	now := w.now
@@ -352,6 +353,10 @@ func (w *world) deploy(pods int) {
 	for i := range pods {
 		w.create(fmt.Sprint("web-", i+1), oldNode, ownerOf(w.store.replicaSet, "ReplicaSet"), map[string]string{hashLabel: "h"}, true)
 	}
+}
+
+func guardedTemplate() corev1.PodTemplateSpec {
+	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{call.GuardedLabel: "true"}}}
 }
 
 // with has all rules judge on facts that are changed.

@@ -4,6 +4,7 @@ package guard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -78,6 +79,7 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 	}
 	for _, m := range w.members {
 		_, m.wanted = verdict.Intent(m.causes, now, g.cfg.RemovalDelay)
+		m.ending = g.ending(m, now)
 	}
 	g.asksGates(w)
 	for _, m := range w.members {
@@ -90,6 +92,9 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 		}
 		intent, wanted := verdict.Intent(m.causes, now, g.cfg.RemovalDelay)
 		if !wanted {
+			for _, over := range []fact{isWanted, stands} {
+				g.dates.since(occasion{of: m.UID, fact: over}, false)
+			}
 			if m.pending() && p.again == 0 {
 				p.again = again
 			}
@@ -97,18 +102,7 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 		}
 		g.watch(w.key, m)
 		f := w.facts(s, m, intent, now, g.cfg.Limits)
-		f.Pod.WasThere = intent.Intent == call.Drain && g.wasThere(m)
-		f.Readings, f.QuietSince = g.readings.of(m.Pod)
-		f.Sealed = sealed(f.Readings)
-		if marked := g.dates.since(occasion{of: m.UID, fact: isDraining}, m.State == call.Draining); marked.After(f.QuietSince) {
-			// Not the time in the mark: it was taken before the mark was written, and
-			// that may have taken any time.
-			f.QuietSince = marked
-		}
-		if lost := m.causes.Lost; !lost.IsZero() && !now.Before(lost) {
-			f.LostSince = lost
-			f.LeaseExpired, f.LeaseUnread = g.leaseExpired(ctx, m.Node, now)
-		}
+		g.date(ctx, m, &f)
 		v := g.rules.Judge(f)
 		p.judged = append(p.judged, judgement{member: m, intent: intent, facts: f, verdict: v})
 		m.foresee(intent, v)
@@ -117,6 +111,27 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 		p.again = again
 	}
 	return p
+}
+
+// date enters since when things hold, as this guard has seen them.
+func (g *Guard) date(ctx context.Context, m *member, f *verdict.Facts) {
+	f.Since = g.dates.first(occasion{of: m.UID, fact: isWanted})
+	f.Standing = g.dates.since(occasion{of: m.UID, fact: stands}, m.causes.Stands())
+	f.Pod.CameSince = f.Intent.Intent.OfNode() && g.cameSince(m)
+	unready := !m.ready && m.Running && m.able.why != call.Unreachable // when LiveKit can be reached again, who serves now serves on
+	f.Pod.UnreadySince = g.dates.since(occasion{of: m.UID, fact: isUnready}, unready)
+	f.Readings, f.QuietSince = g.readings.of(m.Pod)
+	f.Sealed = sealed(f.Readings)
+	// Not the time in the mark: it may be that of another guard, and was taken before the
+	// mark was written, which may have taken any time.
+	f.Pod.Drained = g.dates.since(occasion{of: m.UID, fact: isDraining}, m.State == call.Draining)
+	if f.Pod.Drained.After(f.QuietSince) {
+		f.QuietSince = f.Pod.Drained
+	}
+	if lost := m.causes.Lost; !lost.IsZero() && !f.Now.Before(lost) {
+		f.LostSince = lost
+		f.LeaseExpired, f.LeaseUnread = g.leaseExpired(ctx, m.Node, f.Now)
+	}
 }
 
 // foresee enters what a verdict is about to make of a member, so that the next
@@ -145,9 +160,48 @@ func (g *Guard) causes(s *snapshot, m *member) verdict.Causes {
 	_, asked := m.object.Annotations[call.LeaveAnnotation]
 	c.Asked = g.dates.since(occasion{of: m.UID, fact: askedToGo}, asked)
 	if node, err := g.cluster.nodes.Get(m.Node); err == nil {
-		c.Cordoned, c.Tainted, c.Lost = nodeCauses(node, m.object, g.dates.first)
+		c.Cordoned, c.Tainted, c.Lost = nodeCauses(node, m.object, g.seen)
+		misplaced := c.Daemon && m.owner != nil && !m.owner.going && misfit(m.owner, node, m.object)
+		c.Misfit = g.dates.since(occasion{of: m.UID, fact: isMisfit}, misplaced)
 	}
 	return c
+}
+
+// seen is when something was first seen. Whoever looks once goes by what is said of it.
+func (g *Guard) seen(o occasion, said *metav1.Time) time.Time {
+	if g.once && said != nil {
+		g.dates.set(o, said.Time)
+	}
+	return g.dates.first(o)
+}
+
+// cameSince reports whether a pod that still serves came after what its node wants it gone for.
+func (g *Guard) cameSince(m *member) bool {
+	node, err := g.cluster.nodes.Get(m.Node)
+	if err != nil || m.State != call.Serving || !m.causes.Asked.IsZero() || !m.causes.Misfit.IsZero() {
+		return false
+	}
+	pinned := m.owner != nil && m.owner.placed.NodeName != ""
+	return cameSince(node, m.object, pinned, func(want occasion) bool {
+		if g.once { // and has seen neither come
+			return m.object.CreationTimestamp.After(g.dates.first(want))
+		}
+		return g.dates.before(want, occasion{of: m.UID, fact: there})
+	})
+}
+
+// ending reports whether the pod's node is being taken away, or is lost: whatever else
+// wants the pod to go, it takes no calls for long.
+func (g *Guard) ending(m *member, now time.Time) bool {
+	node, err := g.cluster.nodes.Get(m.Node)
+	switch {
+	case err != nil:
+		return !g.once && m.Node != "" // one that looks once may not have been let read it
+	case node.DeletionTimestamp != nil:
+		return true
+	default:
+		return !m.causes.Tainted.IsZero() && !now.Before(m.causes.Tainted.Add(g.cfg.RemovalDelay)) || !m.causes.Lost.IsZero() && !now.Before(m.causes.Lost)
+	}
 }
 
 // choose picks those that go where an owner has more pods than it wants, by what
@@ -193,19 +247,26 @@ func (g *Guard) choose(s *snapshot, w *workload, now time.Time) (waiting bool) {
 	return waiting
 }
 
-// leaseExpired says whether a node does not report any more, or is gone.
+// errOnce is why a node is not known to be lost to whoever looks once.
+var errOnce = errors.New("only the guard, which looks more than once, sees whether its lease is renewed")
+
+// leaseExpired reports whether a node does not renew its lease any more, or has none: for
+// as long as the lease lasts, by this guard's own clock.
 func (g *Guard) leaseExpired(ctx context.Context, node string, now time.Time) (bool, error) {
 	lease, err := g.cfg.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, node, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
+	switch {
+	case apierrors.IsNotFound(err):
 		return true, nil
-	}
-	if err != nil {
+	case err != nil:
 		return false, fmt.Errorf("cannot read the lease of node %s: %w", node, err)
-	}
-	if lease.Spec.RenewTime == nil || lease.Spec.LeaseDurationSeconds == nil {
+	case lease.Spec.LeaseDurationSeconds == nil || lease.Spec.RenewTime == nil:
 		return false, nil
+	case g.once:
+		return false, errOnce
 	}
-	return now.After(lease.Spec.RenewTime.Add(time.Duration(*lease.Spec.LeaseDurationSeconds) * time.Second)), nil
+	last := leaseOf(node, lease.Spec.RenewTime.Format(time.RFC3339Nano))
+	g.dates.forgetLease(node, last)
+	return now.Sub(g.dates.first(last)) > time.Duration(*lease.Spec.LeaseDurationSeconds)*time.Second, nil
 }
 
 // watch has the witnesses of a member read, on behalf of its workload.
@@ -217,13 +278,4 @@ func (g *Guard) watch(key Key, m *member) {
 	g.keys[m.UID] = key
 	g.mu.Unlock()
 	g.readings.want(m.Pod)
-}
-
-// wasThere says whether the pod was seen before its node was seen to be cordoned.
-func (g *Guard) wasThere(m *member) bool {
-	node, err := g.cluster.nodes.Get(m.Node)
-	if err != nil {
-		return false
-	}
-	return g.dates.before(occasion{of: m.UID, fact: there}, occasion{of: node.UID, fact: cordoned})
 }

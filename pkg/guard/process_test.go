@@ -44,7 +44,9 @@ type process struct {
 	w     *world
 	guard *Guard
 	view  store // what its informers have seen
-	tasks []*task
+	// started says that they have seen all that was there at the start.
+	started bool
+	tasks   []*task
 }
 
 // task is a goroutine of a guard: a look at the workload, or a reading of a pod.
@@ -112,6 +114,7 @@ func (p *process) build() *Guard {
 		queue: noQueue{}, keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
 	}
 	g.dates = newDates(g.now)
+	g.dates.settled = func() bool { return p.started }
 	if w.mutant.rules != nil {
 		g.rules = w.mutant.rules(g.rules)
 	}
@@ -210,8 +213,11 @@ func (p *process) key(b *strings.Builder) {
 func (p *process) memory() string {
 	var b strings.Builder
 	var seen []string
-	for o, at := range p.guard.dates.at {
-		seen = append(seen, fmt.Sprintf("%v %d|", o, at.UnixMilli()))
+	for o, s := range p.guard.dates.at {
+		if !p.w.bounded() && slices.Contains([]fact{there, isWanted, stands, isUnready}, o.fact) {
+			continue // nothing comes of when it was
+		}
+		seen = append(seen, fmt.Sprintf("%v %d %t|", o, s.at.UnixMilli(), s.ordered))
 	}
 	slices.Sort(seen)
 	b.WriteString(strings.Join(seen, ""))
@@ -363,7 +369,18 @@ func (p *process) readAll(outcome string) {
 }
 
 // see moves what a guard's informers know on.
-func (p *process) see(s store) { p.view, p.guard.cluster = s, p.w.informed(s) }
+func (p *process) see(s store) {
+	p.view, p.guard.cluster = s, p.w.informed(s)
+	for _, pod := range s.pods {
+		p.guard.dates.first(occasion{of: pod.UID, fact: there})
+	}
+	if s.cordoned {
+		p.guard.dates.first(occasion{of: "node-1", fact: cordoned})
+	} else {
+		p.guard.dates.since(occasion{of: "node-1", fact: cordoned}, false)
+	}
+	p.started = true
+}
 
 // look is one look at the workload.
 func (p *process) look(ctx context.Context) {

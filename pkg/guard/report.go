@@ -37,6 +37,7 @@ const (
 	ReasonDoors         = "DoorsNotInForce"
 	ReasonUnlocked      = "Unlocked"
 	ReasonNotFollowed   = "OwnerNotFollowed"
+	ReasonLeft          = "LeftToEviction"
 )
 
 // report says what happens: in Events, metrics and the log, once each time
@@ -142,8 +143,8 @@ func (r *report) stepped(w *workload, j judgement) {
 	case verdict.Release:
 		reason, what = ReasonReleased, "may go"
 		r.metrics.releases.WithLabelValues(string(j.intent.Intent)).Inc()
-		if !j.drained.IsZero() {
-			r.metrics.held.WithLabelValues(string(j.intent.Intent)).Observe(max(0, j.facts.Now.Sub(j.drained)).Seconds()) // a mark is up to a second ahead
+		if drained := j.facts.Pod.Drained; !drained.IsZero() {
+			r.metrics.held.WithLabelValues(string(j.intent.Intent)).Observe(j.facts.Now.Sub(drained).Seconds())
 		}
 	default:
 		return
@@ -254,6 +255,14 @@ func (r *report) notEnabled(key Key) {
 		r.events.Eventf(reference(key), corev1.EventTypeWarning, ReasonNotEnabled,
 			"label %s has no effect here: namespace %s is not enabled; an administrator enables it with: kubectl label namespace %s %s=true",
 			call.GuardedLabel, key.Namespace, key.Namespace, call.EnabledLabel)
+	}
+}
+
+// leftToEviction tells that a pod which nobody would make again is not deleted.
+func (r *report) leftToEviction(w *workload, m *member) {
+	if r.once(w.key, "left to an eviction") {
+		r.events.Eventf(m.object, corev1.EventTypeNormal, ReasonLeft,
+			"Pod %s holds no call and takes none, and is left to an eviction: it has no owner that would make it again; evict it with: kubectl drain %s", m.NamespacedName, m.Node)
 	}
 }
 

@@ -35,6 +35,8 @@ func DefaultSettings() Settings {
 		Limits: verdict.Limits{
 			Settle:    20 * time.Second,
 			LostQuiet: time.Minute,
+			// Node autoscalers wait 15 minutes for a node before they try another group.
+			ReplacementWait: 20 * time.Minute,
 		},
 		ReadEvery:         time.Second,
 		RemovalDelay:      30 * time.Second,
@@ -51,7 +53,8 @@ func AddFlags(fs *pflag.FlagSet, s *Settings, doors *manifests.Values) {
 	fs.Int32Var(&doors.Priority, "priority", doors.Priority, "Value of PriorityClass callguard-calls, as the chart was given it.")
 	fs.DurationVar(&s.ReadEvery, "read-interval", s.ReadEvery, "How often a pod that is to go is asked for its calls.")
 	fs.DurationVar(&s.Limits.Settle, "settle", s.Limits.Settle, "How long no call may have begun before a pod that reads zero is believed. Not asked for where the gate is.")
-	fs.DurationVar(&s.Limits.MaxHold, "max-hold", s.Limits.MaxHold, "How long a pod is held once it takes no new call, whatever calls it has; 0 for ever. Bounds the teams' own deadlines.")
+	fs.DurationVar(&s.Limits.MaxHold, "max-hold", s.Limits.MaxHold, "How long a pod is held that something wants to go, whatever calls it has; 0 for ever. It counts from when that is first seen, and anew after a drain was cancelled. A scale-down ends no call. Bounds the teams' own deadlines.")
+	fs.DurationVar(&s.Limits.ReplacementWait, "replacement-wait", s.Limits.ReplacementWait, "How long a pod that is known to hold no call waits for others that take calls in its place, then goes without; 0: not at all.")
 	fs.DurationVar(&s.Limits.LostQuiet, "lost-node-quiet", s.Limits.LostQuiet, "How long LiveKit must have seen no agent of a pod whose node does not report.")
 	fs.DurationVar(&s.Limits.LostAfter, "lost-node-release-after", s.Limits.LostAfter, "Release a pod of a lost node after so long whatever LiveKit says; 0 for never.")
 	fs.DurationVar(&s.RemovalDelay, "removal-taint-delay", s.RemovalDelay, "How long a node must have been tainted for removal by an autoscaler.")

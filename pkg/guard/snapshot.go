@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
@@ -56,6 +57,15 @@ type owner struct {
 	byHash   bool // a ReplicaSet that selects pods by their template's hash
 	recreate bool // a Deployment without rolling updates
 	surge    int
+	// maxUnavailable is how many replicas it does without during a rollout.
+	maxUnavailable int
+	// guarded says that its pod template has call.GuardedLabel: where it has not, its
+	// new pods are pods like any other.
+	guarded bool
+	// ready is how many ready pods its status counts, guarded or not.
+	ready int
+	// placed is where its pod template has pods put.
+	placed corev1.PodSpec
 	// revision is what its pods should be of; empty when that is not known.
 	revision string
 	// rolls says that a StatefulSet or DaemonSet replaces pods of other revisions by itself.
@@ -70,6 +80,9 @@ type snapshot struct {
 	// gone says of an owner that is not in owners that it is not there at all.
 	// Without it nothing that is missing counts as gone.
 	gone map[types.UID]bool
+	// strangers counts, by owner, the ready pods that are not guarded of those whose pod
+	// template is not any more. Nil in a snapshot that has not asked for them.
+	strangers map[types.UID]int
 }
 
 // cached is the namespace as the informers know it, which may be behind.
@@ -167,7 +180,70 @@ func live(ctx context.Context, client kubernetes.Interface, namespace string) (*
 	for i := range list.Items {
 		s.pods = append(s.pods, &list.Items[i])
 	}
-	return s, s.askForMissing(ctx, client, namespace)
+	if err := s.askForMissing(ctx, client, namespace); err != nil {
+		return nil, err
+	}
+	return s, s.askForStrangers(ctx, client, namespace)
+}
+
+// askForStrangers counts the ready pods that are not guarded, where the pod template of a
+// workload with guarded pods was taken out of callguard's care: they take calls, too.
+func (s *snapshot) askForStrangers(ctx context.Context, client kubernetes.Interface, namespace string) error {
+	s.strangers = map[types.UID]int{}
+	tops := map[types.UID]bool{}
+	for _, pod := range s.pods {
+		tops[s.top(pod).UID] = true
+	}
+	optedOut := false
+	for _, o := range s.owners {
+		optedOut = optedOut || o.of(tops) && !o.guarded
+	}
+	if !optedOut {
+		return nil
+	}
+	list, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: call.GuardedLabel + "!=true"})
+	if err != nil {
+		return fmt.Errorf("cannot list the pods of namespace %s that are not guarded: %w", namespace, err)
+	}
+	for i := range list.Items {
+		pod := &list.Items[i]
+		if ref := metav1.GetControllerOfNoCopy(pod); ref != nil && pod.DeletionTimestamp == nil && isReady(pod) {
+			s.strangers[ref.UID]++
+		}
+	}
+	return nil
+}
+
+// of reports whether the owner, or its controller, is one of these.
+func (o *owner) of(tops map[types.UID]bool) bool {
+	return tops[o.ref.UID] || o.controller != nil && tops[o.controller.UID]
+}
+
+// strangersOf counts the ready pods of a workload that are not guarded, although guarded
+// ones are there. Where they were not asked for, it goes by what their owners say.
+func (s *snapshot) strangersOf(w *workload) (n int) {
+	for _, o := range s.owners {
+		switch {
+		case o.guarded || o.ref.Kind == pods.Deployment || !o.of(map[types.UID]bool{w.key.UID: true}):
+		case s.strangers != nil:
+			n += s.strangers[o.ref.UID]
+		default:
+			ready := 0
+			for _, m := range w.members {
+				if m.owner == o && m.ready {
+					ready++
+				}
+			}
+			n += max(0, o.ready-ready)
+		}
+	}
+	return n
+}
+
+func isReady(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 // askForMissing looks for each owner that is named and was not listed.
@@ -261,8 +337,11 @@ func keyOf(namespace string, ref metav1.OwnerReference) Key {
 	}
 }
 
-func newOwner(obj metav1.Object, kind string, replicas *int32) *owner {
+func newOwner(obj metav1.Object, kind string, replicas *int32, template corev1.PodTemplateSpec, ready int32) *owner {
 	o := &owner{
+		guarded:     template.Labels[call.GuardedLabel] == "true",
+		ready:       int(ready),
+		placed:      template.Spec,
 		ref:         metav1.OwnerReference{APIVersion: appsGroup, Kind: kind, Name: obj.GetName(), UID: obj.GetUID()},
 		controller:  metav1.GetControllerOfNoCopy(obj),
 		annotations: obj.GetAnnotations(),
@@ -278,19 +357,33 @@ func newOwner(obj metav1.Object, kind string, replicas *int32) *owner {
 }
 
 func ofDeployment(d *appsv1.Deployment) *owner {
-	o := newOwner(d, pods.Deployment, d.Spec.Replicas)
+	o := newOwner(d, pods.Deployment, d.Spec.Replicas, d.Spec.Template, d.Status.ReadyReplicas)
 	o.recreate = d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType
 	o.revision = d.Annotations[revisionMark]
-	if rolling := d.Spec.Strategy.RollingUpdate; rolling != nil && rolling.MaxSurge != nil {
-		if n, err := intstr.GetScaledValueFromIntOrPercent(rolling.MaxSurge, o.replicas, true); err == nil {
-			o.surge = max(1, n)
+	if rolling := d.Spec.Strategy.RollingUpdate; rolling != nil {
+		surge := scaled(rolling.MaxSurge, o.replicas, true)
+		o.surge, o.maxUnavailable = max(1, surge), scaled(rolling.MaxUnavailable, o.replicas, false)
+		if rolling.MaxSurge != nil && surge == 0 {
+			o.maxUnavailable = max(1, o.maxUnavailable) // as its controller has it, which could not go on otherwise
 		}
 	}
 	return o
 }
 
+// scaled is a number of pods, or a part of so many; zero where neither is said.
+func scaled(n *intstr.IntOrString, of int, up bool) int {
+	if n == nil {
+		return 0
+	}
+	scaled, err := intstr.GetScaledValueFromIntOrPercent(n, of, up)
+	if err != nil {
+		return 0 // the API server takes no such value
+	}
+	return scaled
+}
+
 func ofReplicaSet(r *appsv1.ReplicaSet) *owner {
-	o := newOwner(r, pods.ReplicaSet, r.Spec.Replicas)
+	o := newOwner(r, pods.ReplicaSet, r.Spec.Replicas, r.Spec.Template, r.Status.ReadyReplicas)
 	o.revision = r.Annotations[revisionMark]
 	if r.Spec.Selector != nil {
 		o.byHash = r.Spec.Selector.MatchLabels[hashLabel] != ""
@@ -299,7 +392,7 @@ func ofReplicaSet(r *appsv1.ReplicaSet) *owner {
 }
 
 func ofStatefulSet(t *appsv1.StatefulSet) *owner {
-	o := newOwner(t, pods.StatefulSet, t.Spec.Replicas)
+	o := newOwner(t, pods.StatefulSet, t.Spec.Replicas, t.Spec.Template, t.Status.ReadyReplicas)
 	o.rolls = t.Spec.UpdateStrategy.Type != appsv1.OnDeleteStatefulSetStrategyType
 	if t.Status.ObservedGeneration >= t.Generation {
 		o.revision = t.Status.UpdateRevision
@@ -307,15 +400,18 @@ func ofStatefulSet(t *appsv1.StatefulSet) *owner {
 	if t.Spec.Ordinals != nil {
 		o.first = int(t.Spec.Ordinals.Start)
 	}
-	if rolling := t.Spec.UpdateStrategy.RollingUpdate; rolling != nil && rolling.Partition != nil {
-		o.floor = int(*rolling.Partition)
+	if rolling := t.Spec.UpdateStrategy.RollingUpdate; rolling != nil {
+		o.floor, o.maxUnavailable = int(ptr.Deref(rolling.Partition, 0)), scaled(rolling.MaxUnavailable, o.replicas, false)
 	}
 	return o
 }
 
 func ofDaemonSet(d *appsv1.DaemonSet) *owner {
-	o := newOwner(d, daemonSet, &d.Status.DesiredNumberScheduled)
+	o := newOwner(d, daemonSet, &d.Status.DesiredNumberScheduled, d.Spec.Template, d.Status.NumberReady)
 	o.rolls = d.Spec.UpdateStrategy.Type != appsv1.OnDeleteDaemonSetStrategyType
+	if rolling := d.Spec.UpdateStrategy.RollingUpdate; rolling != nil {
+		o.maxUnavailable = scaled(rolling.MaxUnavailable, o.replicas, true)
+	}
 	o.revision = d.Annotations[daemonGeneration]
 	return o
 }

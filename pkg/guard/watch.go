@@ -3,6 +3,8 @@
 package guard
 
 import (
+	"maps"
+
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -74,8 +76,10 @@ func (g *Guard) nodeChanged(before, after metav1.Object) {
 		return
 	}
 	g.forgetNode(node.GetUID(), is)
-	if is != nil && is.Spec.Unschedulable {
-		g.dates.first(occasion{of: is.UID, fact: cordoned})
+	if is != nil {
+		g.dateNode(is)
+	} else {
+		g.dates.forgetLease(node.GetName())
 	}
 	objs, err := g.cluster.podIndex.ByIndex(byNode, node.GetName())
 	if err != nil {
@@ -84,6 +88,17 @@ func (g *Guard) nodeChanged(before, after metav1.Object) {
 	for _, obj := range objs {
 		if pod, ok := obj.(*corev1.Pod); ok {
 			g.enqueue(pod)
+		}
+	}
+}
+
+// dateNode dates what a node says, also while another guard leads.
+func (g *Guard) dateNode(node *corev1.Node) {
+	for _, taint := range wants(node) {
+		if taint.Key == corev1.TaintNodeUnschedulable {
+			g.dates.first(cordonOf(node))
+		} else {
+			g.dates.first(taintOf(node, taint))
 		}
 	}
 }
@@ -100,7 +115,7 @@ func (g *Guard) forgetNode(uid types.UID, node *corev1.Node) {
 		case o.fact == tainted:
 			return !hasTaint(node, o.key)
 		default:
-			return !node.Spec.Unschedulable
+			return !isCordoned(node)
 		}
 	})
 }
@@ -115,7 +130,8 @@ func hasTaint(node *corev1.Node, key string) bool {
 }
 
 func wantsChanged(was, is *corev1.Node) bool {
-	if was.Spec.Unschedulable != is.Spec.Unschedulable || len(was.Spec.Taints) != len(is.Spec.Taints) {
+	if was.Spec.Unschedulable != is.Spec.Unschedulable || len(was.Spec.Taints) != len(is.Spec.Taints) ||
+		(was.DeletionTimestamp == nil) != (is.DeletionTimestamp == nil) || !maps.Equal(was.Labels, is.Labels) {
 		return true
 	}
 	for i := range is.Spec.Taints {

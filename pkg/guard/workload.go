@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
@@ -24,7 +25,11 @@ type workload struct {
 	minAvailable int
 	surge        int
 	recreate     bool
-	members      []*member
+	// maxUnavailable is how many replicas its owner does without during a rollout.
+	maxUnavailable int
+	// strangers counts its ready pods that are not guarded.
+	strangers int
+	members   []*member
 	// complaint says what is wrong with the workload's own annotation.
 	complaint error
 }
@@ -47,6 +52,7 @@ type member struct {
 	launchLimit time.Duration
 	causes      verdict.Causes
 	wanted      bool // something wants it to go
+	ending      bool // its node is being taken away, with all that is on it
 	chosen      string
 	// complaints say what is wrong with its annotations.
 	complaints []error
@@ -64,9 +70,10 @@ func (s *snapshot) workload(key Key) *workload {
 	w.desired = s.desired(w)
 	w.minAvailable = w.desired
 	if o := s.owners[key.UID]; o != nil {
-		w.surge, w.recreate = o.surge, o.recreate
+		w.surge, w.recreate, w.maxUnavailable = o.surge, o.recreate, o.maxUnavailable
 		w.minAvailable, w.complaint = call.ParseMinAvailable(o.annotations[call.MinAvailableAnnotation], w.desired)
 	}
+	w.strangers = s.strangersOf(w)
 	return w
 }
 
@@ -103,9 +110,7 @@ func (s *snapshot) member(pod *corev1.Pod) *member {
 	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
 		m.owner = s.owners[ref.UID]
 	}
-	for _, c := range pod.Status.Conditions {
-		m.ready = m.ready || c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-	}
+	m.ready = isReady(pod)
 	for _, annotation := range []string{call.AsideAnnotation, call.DrainingAnnotation} {
 		mark, err := call.ParseMark(pod.Annotations[annotation])
 		if err != nil {
@@ -344,10 +349,11 @@ func candidate(m *member, leaving bool, calls call.Reading) verdict.Candidate {
 // others counts the other pods that can take calls, those that cannot and wait to
 // be replaced themselves, and those that are aside because of their nodes.
 func (w *workload) others(of *member) (able, stuck, aside int) {
+	able = w.strangers
 	for _, m := range w.members {
 		switch {
 		case m == of:
-		case m.can():
+		case m.can() && !m.ending:
 			able++
 		case m.aside:
 			if m.marked.Intent.OfNode() && !m.leaving {
@@ -367,11 +373,10 @@ func (w *workload) facts(s *snapshot, m *member, intent call.Mark, now time.Time
 	return verdict.Facts{
 		Now: now, Intent: intent, Chosen: m.chosen,
 		Pod: verdict.Pod{
-			State: m.State, Created: m.object.CreationTimestamp.Time, Drained: m.drained,
-			Running: m.Running, Ready: m.ready, InPlace: s.inPlace(m), Unable: m.useless(now),
+			State: m.State, Running: m.Running, Ready: m.ready, InPlace: s.inPlace(m), Unable: m.useless(now),
 		},
 		Workload: verdict.Workload{
-			Desired: w.desired, MinAvailable: w.minAvailable, Surge: w.surge, Recreate: w.recreate,
+			Desired: w.desired, MinAvailable: w.minAvailable, Surge: w.surge, MaxUnavailable: w.maxUnavailable, Recreate: w.recreate,
 			Able: able, Coming: max(0, w.desired-1-able-stuck), Aside: aside, Unable: w.whyUnable(m, now),
 		},
 		Deadline: m.deadline,
@@ -380,8 +385,8 @@ func (w *workload) facts(s *snapshot, m *member, intent call.Mark, now time.Time
 }
 
 // nodeCauses says when a node began to want a pod gone, by cause; zero where it does
-// not. first dates what carries no time.
-func nodeCauses(node *corev1.Node, pod *corev1.Pod, first func(occasion) time.Time) (cordon, taints, lost time.Time) {
+// not. seen dates what a node says.
+func nodeCauses(node *corev1.Node, pod *corev1.Pod, seen func(occasion, *metav1.Time) time.Time) (cordon, taints, lost time.Time) {
 	earliest := func(a, b time.Time) time.Time {
 		if a.IsZero() || b.Before(a) {
 			return b
@@ -389,15 +394,10 @@ func nodeCauses(node *corev1.Node, pod *corev1.Pod, first func(occasion) time.Ti
 		return a
 	}
 	for _, taint := range node.Spec.Taints {
-		since := func() time.Time {
-			if taint.TimeAdded != nil {
-				return taint.TimeAdded.Time
-			}
-			return first(occasion{of: node.UID, fact: tainted, key: taint.Key})
-		}
+		since := func() time.Time { return seen(taintOf(node, taint), taint.TimeAdded) }
 		switch {
 		case taint.Key == corev1.TaintNodeUnschedulable:
-			cordon = since()
+			cordon = seen(cordonOf(node), taint.TimeAdded)
 		case slices.Contains(removalTaints(), taint.Key):
 			taints = earliest(taints, since())
 		case taint.Effect != corev1.TaintEffectNoExecute:
@@ -413,9 +413,65 @@ func nodeCauses(node *corev1.Node, pod *corev1.Pod, first func(occasion) time.Ti
 		}
 	}
 	if node.Spec.Unschedulable && cordon.IsZero() {
-		cordon = first(occasion{of: node.UID, fact: cordoned})
+		cordon = seen(cordonOf(node), nil)
 	}
 	return cordon, taints, lost
+}
+
+func cordonOf(node *corev1.Node) occasion { return occasion{of: node.UID, fact: cordoned} }
+
+func taintOf(node *corev1.Node, taint corev1.Taint) occasion {
+	return occasion{of: node.UID, fact: tainted, key: taint.Key}
+}
+
+// isCordoned reports whether a node takes no new pods: its taint may be there before the
+// field that it stands for is seen, or after.
+func isCordoned(node *corev1.Node) bool {
+	return node.Spec.Unschedulable || hasTaint(node, corev1.TaintNodeUnschedulable)
+}
+
+// cameSince reports whether a pod came to its node after all that the node wants it gone
+// for. Only a pod that the scheduler may put there, or nobody schedules, can have.
+func cameSince(node *corev1.Node, pod *corev1.Pod, pinned bool, later func(occasion) bool) bool {
+	came := false
+	for _, taint := range wants(node) {
+		about := taintOf(node, taint)
+		if taint.Key == corev1.TaintNodeUnschedulable {
+			about = cordonOf(node)
+		}
+		taint.Effect = corev1.TaintEffectNoSchedule
+		if _, tolerated := tolerates(pod, taint); !tolerated && !pinned || !later(about) {
+			return false
+		}
+		came = true
+	}
+	return came
+}
+
+// wants are the taints by which a node wants its pods gone.
+func wants(node *corev1.Node) (list []corev1.Taint) {
+	if isCordoned(node) {
+		list = append(list, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
+	}
+	for _, taint := range node.Spec.Taints {
+		if taint.Key != corev1.TaintNodeUnschedulable && (taint.Effect == corev1.TaintEffectNoExecute || slices.Contains(removalTaints(), taint.Key)) {
+			list = append(list, taint)
+		}
+	}
+	return list
+}
+
+// misfit reports whether a DaemonSet wants no pod on a node any more, by the rules of its
+// controller: its template is not for such a node, or the pod does not bear a taint of it.
+func misfit(ds *owner, node *corev1.Node, pod *corev1.Pod) bool {
+	fits, err := nodeaffinity.GetRequiredNodeAffinity(&corev1.Pod{Spec: ds.placed}).Match(node)
+	if err != nil {
+		return false // the controller cannot tell, either
+	}
+	return !fits || slices.ContainsFunc(node.Spec.Taints, func(taint corev1.Taint) bool {
+		_, tolerated := tolerates(pod, taint)
+		return taint.Effect == corev1.TaintEffectNoExecute && !tolerated
+	})
 }
 
 // removalTaints are those by which autoscalers say that they take a node away.

@@ -113,7 +113,12 @@ func TestNodeCauses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", UID: "node-1"}, Spec: corev1.NodeSpec{Unschedulable: tc.cordoned, Taints: tc.taints}}
 			var got causes
-			got.Cordoned, got.Tainted, got.Lost = nodeCauses(node, newPod("a", tolerating(tc.tolerations...)), func(occasion) time.Time { return seen })
+			got.Cordoned, got.Tainted, got.Lost = nodeCauses(node, newPod("a", tolerating(tc.tolerations...)), func(_ occasion, said *metav1.Time) time.Time {
+				if said != nil {
+					return said.Time
+				}
+				return seen
+			})
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
 			}

@@ -37,8 +37,10 @@ const (
 	modelSettle    = 2 * time.Second
 	// modelTick passes the settle window in two.
 	modelTick = 1100 * time.Millisecond
-	oldNode   = "n1"
-	freshNode = "n2"
+	// modelForever is longer than any world lasts.
+	modelForever = time.Hour
+	oldNode      = "n1"
+	freshNode    = "n2"
 )
 
 // store is what etcd holds. What it points to is never changed, only replaced: a
@@ -154,6 +156,9 @@ type stage struct {
 	eviction func(w *world) bool
 	mutant   mutant
 }
+
+// bounded says that a pod of this world waits for others so long, and no longer.
+func (w *world) bounded() bool { return w.settings.Limits.ReplacementWait < modelForever }
 
 func (w *world) fail(format string, args ...any) {
 	if w.wrong == "" {

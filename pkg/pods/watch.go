@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -159,10 +160,7 @@ func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 	if secret := pod.Annotations[call.SecretAnnotation]; secret != "" {
 		project = call.SecretProject(pod.Namespace, secret)
 	}
-	running := false
-	for _, c := range pod.Status.ContainerStatuses {
-		running = running || c.State.Running != nil
-	}
+	running := slices.ContainsFunc(AgentStatuses(pod), func(c corev1.ContainerStatus) bool { return c.State.Running != nil })
 	return &call.Pod{
 		NamespacedName: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name},
 		UID:            pod.UID,
@@ -177,6 +175,54 @@ func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 		WorkerPort:     port,
 		GatePort:       gatePort,
 	}, errs
+}
+
+// AgentStatuses are the statuses of the containers that may hold calls: that of the
+// agent's container, which call.AgentContainerAnnotation names or which alone has the port
+// of the agent's server, or those of all regular containers where neither says.
+func AgentStatuses(pod *corev1.Pod) []corev1.ContainerStatus {
+	list := pod.Status.ContainerStatuses
+	if len(list) < 2 {
+		return list
+	}
+	name := pod.Annotations[call.AgentContainerAnnotation]
+	if name == "" {
+		name = withPort(pod)
+	}
+	for _, c := range list {
+		if name != "" && c.Name == name {
+			return []corev1.ContainerStatus{c}
+		}
+	}
+	return list
+}
+
+// withPort is the name of the only regular container that declares the port of the agent's
+// server; empty where none or several do.
+func withPort(pod *corev1.Pod) (name string) {
+	port, err := call.ParseWorkerPort(pod.Annotations[call.WorkerPortAnnotation])
+	if err != nil {
+		return ""
+	}
+	for _, c := range pod.Spec.Containers {
+		if !slices.ContainsFunc(c.Ports, func(p corev1.ContainerPort) bool { return int(p.ContainerPort) == port }) {
+			continue
+		}
+		if name != "" {
+			return ""
+		}
+		name = c.Name
+	}
+	return name
+}
+
+// TrimStatuses keeps of container statuses what AgentStatuses chooses, and of those
+// whether they run.
+func TrimStatuses(pod *corev1.Pod) (kept []corev1.ContainerStatus) {
+	for _, c := range AgentStatuses(pod) {
+		kept = append(kept, corev1.ContainerStatus{State: corev1.ContainerState{Running: c.State.Running}})
+	}
+	return kept
 }
 
 func fromObject(obj any) *Object {
@@ -222,12 +268,9 @@ func trim(obj any) (any, error) {
 	}
 	switch o := obj.(type) {
 	case *corev1.Pod:
+		status := corev1.PodStatus{Phase: o.Status.Phase, PodIP: o.Status.PodIP, ContainerStatuses: TrimStatuses(o)}
 		o.Annotations = only(o.Annotations, call.WitnessesAnnotation, call.WorkerPortAnnotation, call.GatePortAnnotation, call.SecretAnnotation, call.DrainingAnnotation)
 		o.Spec = corev1.PodSpec{NodeName: o.Spec.NodeName}
-		status := corev1.PodStatus{Phase: o.Status.Phase, PodIP: o.Status.PodIP}
-		for _, c := range o.Status.ContainerStatuses {
-			status.ContainerStatuses = append(status.ContainerStatuses, corev1.ContainerStatus{State: corev1.ContainerState{Running: c.State.Running}})
-		}
 		o.Status = status
 	case *appsv1.Deployment:
 		o.Annotations, o.Spec, o.Status = nil, appsv1.DeploymentSpec{Template: trimTemplate(o.Spec.Template)}, appsv1.DeploymentStatus{}

@@ -3,6 +3,7 @@
 package pods
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -93,6 +94,56 @@ func TestRunning(t *testing.T) {
 		if got, _ := FromPod(pod); got.Running != tc.want {
 			t.Errorf("%s: running = %t, want %t", name, got.Running, tc.want)
 		}
+	}
+}
+
+// TestAgentRuns goes by the container that may hold calls, whatever else runs in the pod,
+// and the same after the pod is trimmed.
+func TestAgentRuns(t *testing.T) {
+	cases := map[string]struct {
+		reason      string
+		annotations map[string]string
+		ports       []int32 // of agent, helper and other; zero is none
+		running     []string
+		want        bool
+	}{
+		"ByPort":        {reason: "It crashes again and again, beside a helper that runs.", ports: []int32{8081, 0, 0}, running: []string{"helper"}},
+		"ByPortRuns":    {reason: "The helper has ended.", ports: []int32{8081, 0, 0}, running: []string{"agent"}, want: true},
+		"ByOwnPort":     {reason: "The team says which port it is.", annotations: map[string]string{call.WorkerPortAnnotation: "9000"}, ports: []int32{9000, 8081, 0}, running: []string{"helper"}},
+		"ByName":        {reason: "The team says which container it is.", annotations: map[string]string{call.AgentContainerAnnotation: "agent"}, ports: []int32{0, 8081, 0}, running: []string{"helper", "other"}},
+		"ByNameRuns":    {reason: "The team says which container it is.", annotations: map[string]string{call.AgentContainerAnnotation: "agent"}, ports: []int32{0, 8081, 0}, running: []string{"agent"}, want: true},
+		"NoSuchName":    {reason: "Any of them may be the agent.", annotations: map[string]string{call.AgentContainerAnnotation: "agnet"}, ports: []int32{0, 8081, 0}, running: []string{"other"}, want: true},
+		"NobodySays":    {reason: "Any of them may be the agent.", ports: []int32{0, 0, 0}, running: []string{"other"}, want: true},
+		"TwoHaveIt":     {reason: "Either may be the agent.", ports: []int32{8081, 8081, 0}, running: []string{"helper"}, want: true},
+		"BadPort":       {reason: "A port that is none names nobody.", annotations: map[string]string{call.WorkerPortAnnotation: "web"}, ports: []int32{8081, 0, 0}, running: []string{"helper"}, want: true},
+		"NothingRuns":   {reason: "The kubelet says that all have ended.", ports: []int32{8081, 0, 0}},
+		"NotEvenListed": {reason: "Its own status is not there yet.", annotations: map[string]string{call.AgentContainerAnnotation: "late"}, ports: []int32{0, 0, 0}, running: []string{"agent"}, want: true},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			pod := fullPod()
+			pod.Annotations, pod.Spec.Containers, pod.Status.ContainerStatuses = tc.annotations, nil, nil
+			for i, name := range []string{"agent", "helper", "other"} {
+				c := corev1.Container{Name: name}
+				if tc.ports[i] != 0 {
+					c.Ports = []corev1.ContainerPort{{ContainerPort: tc.ports[i]}}
+				}
+				status := corev1.ContainerStatus{Name: name}
+				if slices.Contains(tc.running, name) {
+					status.State.Running = &corev1.ContainerStateRunning{}
+				}
+				pod.Spec.Containers, pod.Status.ContainerStatuses = append(pod.Spec.Containers, c), append(pod.Status.ContainerStatuses, status)
+			}
+			if got, _ := FromPod(pod); got.Running != tc.want {
+				t.Errorf("%s Running is %t", tc.reason, got.Running)
+			}
+			if _, err := trim(pod); err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := FromPod(pod); got.Running != tc.want {
+				t.Errorf("%s When the pod is trimmed, running is %t", tc.reason, got.Running)
+			}
+		})
 	}
 }
 

@@ -3,6 +3,7 @@
 package verdict
 
 import (
+	"slices"
 	"time"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -13,6 +14,11 @@ type Facts struct {
 	Now time.Time
 	// Intent says why the pod should go and since when; zero when nobody wants it to.
 	Intent call.Mark
+	// Since is when it was first seen that the pod should go, as it has had to since.
+	Since time.Time
+	// Standing is the same of what wants it to go, beside its own mark: zero once a drain
+	// was cancelled, and dated anew when it is taken up again. Deadlines count from it.
+	Standing time.Time
 	// Chosen says why, of several, it is this pod. Empty unless one was chosen.
 	Chosen   string
 	Pod      Pod
@@ -36,26 +42,54 @@ type Facts struct {
 	Limits      Limits
 }
 
-// CameSince says whether the pod may have come after the intent began, so that a
-// replacement of it would come here, or be unwanted, too. One of the same second may
-// have, unless it was seen before.
-func (f Facts) CameSince() bool {
-	second := f.Intent.At.Truncate(time.Second)
-	return f.Intent.Intent.OfNode() && (f.Pod.Created.After(second) || f.Pod.Created.Equal(second) && !f.Pod.WasThere)
+// Idle reports whether the pod is known to hold no call now. One that takes calls may
+// hold one the next moment.
+func (f Facts) Idle() bool {
+	for _, r := range f.Readings {
+		if n, known := r.Calls(); !known || n > 0 {
+			return false
+		}
+	}
+	return !f.Pod.Running || len(f.Readings) > 0
+}
+
+// Overdue says which deadline of the pod is over; empty where none is. The team's own
+// deadline counts beside the administrator's. A scale-down ends no call: nobody waits
+// for its pods.
+func (f Facts) Overdue() string {
+	if f.Standing.IsZero() || f.Intent.Intent == call.ScaleDown && f.busy() {
+		return ""
+	}
+	held := f.Now.Sub(f.Standing)
+	switch {
+	case f.Limits.MaxHold > 0 && held >= f.Limits.MaxHold:
+		return "it was held for as long as the administrator allows"
+	case f.Deadline.Release && f.Deadline.After > 0 && held >= f.Deadline.After:
+		return "its own drain deadline is over"
+	default:
+		return ""
+	}
+}
+
+// busy reports whether a witness knows of a call.
+func (f Facts) busy() bool {
+	return slices.ContainsFunc(f.Readings, func(r Reading) bool { n, known := r.Calls(); return known && n > 0 })
 }
 
 // Pod is what counts of the pod itself.
 type Pod struct {
-	State   call.State
-	Created time.Time
-	// WasThere says that the pod was seen before the intent was. Kubernetes dates both
-	// in whole seconds, which leaves the order of the same second open.
-	WasThere bool
-	// Drained is when the pod was marked as draining; zero before.
+	State call.State
+	// CameSince says that the pod was first seen after what wants it to go, and that
+	// its replacement would come to the same place.
+	CameSince bool
+	// Drained is when the pod was first seen to be marked as draining; zero before.
 	Drained time.Time
-	// Running says that a regular container runs. Without one it holds no call.
+	// Running says that the agent's container runs. Without it the pod holds no call.
 	Running bool
 	Ready   bool
+	// UnreadySince is when the pod was first seen not to be ready, and has not been since
+	// without a break; zero while it is.
+	UnreadySince time.Time
 	// InPlace says why the pod cannot be set aside; empty when it can.
 	InPlace string
 	// Unable says why the pod itself has long been able to take no call, and will not be
@@ -73,6 +107,8 @@ type Workload struct {
 	MinAvailable int
 	// Surge is how many replacements may be on their way at once, at least one.
 	Surge int
+	// MaxUnavailable is how many replicas its owner does without during a rollout.
+	MaxUnavailable int
 	// Able counts the other pods that can take calls: ready and serving, and with a
 	// call-gate a worker of theirs is registered with LiveKit.
 	Able int
@@ -101,8 +137,11 @@ type Reading struct {
 type Limits struct {
 	// Settle is how long no call may have begun before a zero is believed.
 	Settle time.Duration
-	// MaxHold bounds how long a pod is held once it takes no new call; zero: for ever.
+	// MaxHold bounds how long a pod is held that something wants to go; zero: for ever.
 	MaxHold time.Duration
+	// ReplacementWait is how long an idle pod waits for others that take calls in its
+	// place; zero: it does not.
+	ReplacementWait time.Duration
 	// LostQuiet is how long LiveKit must have seen no agent of a pod on a lost node.
 	LostQuiet time.Duration
 	// LostAfter releases a pod of a lost node whatever LiveKit says; zero: never.
@@ -113,14 +152,19 @@ type Limits struct {
 // taking them.
 //
 // A pod that can be set aside has a replacement before it drains, so all that are
-// desired are asked for. One that cannot is missing while it is replaced.
+// desired are asked for, but for those that the owner itself does without during a
+// rollout. One that cannot is missing while it is replaced.
 func Floor(intent call.Intent, w Workload, inPlace bool) int {
+	missing := 0
 	switch {
 	case intent == call.Orphan, w.Desired == 0, intent == call.Rollout && w.Recreate:
 		return 0
+	case intent == call.Rollout && inPlace:
+		missing = max(1, w.MaxUnavailable)
+	case intent == call.Rollout:
+		missing = w.MaxUnavailable
 	case inPlace && intent != call.ScaleDown:
-		return max(0, min(w.MinAvailable, w.Desired-1))
-	default:
-		return min(w.MinAvailable, w.Desired)
+		missing = 1
 	}
+	return max(0, min(w.MinAvailable, w.Desired-missing))
 }

@@ -50,6 +50,30 @@ func TestFloor(t *testing.T) {
 	}
 }
 
+// TestFloorOfARollout has a Deployment do without some replicas while it rolls out, as it
+// would without callguard.
+func TestFloorOfARollout(t *testing.T) {
+	for reason, tc := range map[string]struct {
+		w       Workload
+		inPlace bool
+		want    int
+	}{
+		"It does without one.":                       {w: Workload{Desired: 4, MinAvailable: 4, MaxUnavailable: 1}, want: 3},
+		"It does without all.":                       {w: Workload{Desired: 2, MinAvailable: 2, MaxUnavailable: 2}},
+		"The team has said how many it needs.":       {w: Workload{Desired: 4, MinAvailable: 2, MaxUnavailable: 1}, want: 2},
+		"A StatefulSet that replaces two at once.":   {w: Workload{Desired: 4, MinAvailable: 4, MaxUnavailable: 2}, inPlace: true, want: 2},
+		"One is missing in place whatever is said.":  {w: Workload{Desired: 4, MinAvailable: 4}, inPlace: true, want: 3},
+		"A percentage of few is none, and so is it.": {w: Workload{Desired: 2, MinAvailable: 2}, want: 2},
+	} {
+		if got := Floor(call.Rollout, tc.w, tc.inPlace); got != tc.want {
+			t.Errorf("%s Floor of %+v is %d, want %d", reason, tc.w, got, tc.want)
+		}
+		if got := Floor(call.Drain, tc.w, false); got != min(tc.w.Desired, tc.w.MinAvailable) {
+			t.Errorf("%s A drain is no rollout: floor of %+v is %d", reason, tc.w, got)
+		}
+	}
+}
+
 func TestFloorOfRecreate(t *testing.T) {
 	w := Workload{Desired: 4, MinAvailable: 4, Recreate: true}
 	cases := map[call.Intent]struct {

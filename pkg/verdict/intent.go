@@ -25,8 +25,20 @@ type Causes struct {
 	Tainted time.Time
 	// Asked: an operator wants it to leave.
 	Asked time.Time
+	// Misfit: its DaemonSet wants no pod on its node any more.
+	Misfit time.Time
 	// Daemon: the pod belongs to its node, and a drain does not take it.
 	Daemon bool
+}
+
+// Stands reports whether what began the pod's road still wants it to go: a drain may be
+// cancelled, and the road goes on all the same. What takes pods of which there are too
+// many is over when they are aside, and stands.
+func (c Causes) Stands() bool {
+	if c.Marked.Intent == "" || !c.Marked.Intent.OfNode() {
+		return true
+	}
+	return !c.Orphaned.IsZero() || !c.Lost.IsZero() || !c.Asked.IsZero() || !c.Misfit.IsZero() || !c.Cordoned.IsZero() || !c.Tainted.IsZero()
 }
 
 // Intent chooses among the causes. A pod that has begun its road keeps the cause
@@ -46,6 +58,8 @@ func Intent(c Causes, now time.Time, removalDelay time.Duration) (call.Mark, boo
 		return call.Mark{Intent: call.LostNode, At: c.Lost}, true
 	case !c.Asked.IsZero():
 		return call.Mark{Intent: call.Operator, At: c.Asked}, true
+	case !c.Misfit.IsZero():
+		return call.Mark{Intent: call.Drain, At: c.Misfit}, true
 	case !c.Cordoned.IsZero() && !c.Daemon:
 		return call.Mark{Intent: call.Drain, At: c.Cordoned}, true
 	case !c.Tainted.IsZero() && !c.Daemon && !now.Before(c.Tainted.Add(removalDelay)):

@@ -76,7 +76,7 @@ func (c Candidate) rank() int {
 
 func reasons() [6]string {
 	return [...]string{
-		runsNothing:   "it runs no container",
+		runsNothing:   "its agent does not run",
 		leavingAnyway: "it has to leave anyway",
 		idleUnready:   "it is idle and not ready",
 		idle:          "it is idle",

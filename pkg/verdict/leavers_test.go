@@ -18,8 +18,8 @@ func ranked() ([]Candidate, []Leaver) {
 		why string
 		c   Candidate
 	}{
-		{"it runs no container", Candidate{Name: "ended-1"}},
-		{"it runs no container", Candidate{Name: "ended-2", Leaving: true}},
+		{"its agent does not run", Candidate{Name: "ended-1"}},
+		{"its agent does not run", Candidate{Name: "ended-2", Leaving: true}},
 		{"it has to leave anyway", Candidate{Name: "leaving-idle", Running: true, Leaving: true, Ready: true, Known: true}},
 		{"it has to leave anyway", Candidate{Name: "leaving-unknown", Running: true, Leaving: true, Ready: true}},
 		{"it has to leave anyway", Candidate{Name: "leaving-busy", Running: true, Leaving: true, Ready: true, Known: true, Calls: 7}},

@@ -92,7 +92,7 @@ func TestTamper(t *testing.T) {
 	kubelets := []identity{kubelet()}
 	const (
 		guarded   = "callguard-tamper-pods: label callguard.dev/guarded of pod %s is fixed at its birth."
-		witnesses = "callguard-tamper-pods: annotations callguard.dev/witnesses, livekit-secret, worker-port and gate-port of pod %s say who counts its calls, and are fixed at its birth."
+		witnesses = "callguard-tamper-pods: annotations callguard.dev/witnesses, livekit-secret, worker-port, gate-port and agent-container of pod %s say who counts its calls, and are fixed at its birth."
 		ceiling   = "callguard-tamper-pods: annotations callguard.dev/drain-deadline, on-deadline and launch-limit of pod %s say when its calls may be ended, and are fixed at its birth."
 		released  = "callguard-tamper-pods: label callguard.dev/released of pod %s is set by callguard, once, when its calls are over."
 		draining  = "callguard-tamper-pods: annotation callguard.dev/draining of pod %s is set by callguard, once, when it has to leave."

@@ -123,6 +123,7 @@ func (o *Options) Validate() error {
 	}
 	notNegative("settle", o.guard.Limits.Settle)
 	notNegative("max-hold", o.guard.Limits.MaxHold)
+	notNegative("replacement-wait", o.guard.Limits.ReplacementWait)
 	notNegative("lost-node-quiet", o.guard.Limits.LostQuiet)
 	notNegative("lost-node-release-after", o.guard.Limits.LostAfter)
 	notNegative("removal-taint-delay", o.guard.RemovalDelay)

@@ -12,6 +12,7 @@ import (
 	"github.com/callguard/callguard/pkg/verdict/rules/floor"
 	"github.com/callguard/callguard/pkg/verdict/rules/idle"
 	"github.com/callguard/callguard/pkg/verdict/rules/lostnode"
+	"github.com/callguard/callguard/pkg/verdict/rules/patience"
 	"github.com/callguard/callguard/pkg/verdict/rules/serving"
 	"github.com/callguard/callguard/pkg/verdict/rules/settle"
 	"github.com/callguard/callguard/pkg/verdict/rules/unknown"
@@ -22,6 +23,7 @@ func All() verdict.Rules {
 	return verdict.Rules{
 		serving.Rule{},  // nobody wants it to go
 		ended.Rule{},    // nothing runs in it
+		patience.Rule{}, // → draining, after it has waited long enough for others
 		bounds.Rule{},   // serving → aside
 		floor.Rule{},    // aside → draining
 		idle.Rule{},     // draining → released

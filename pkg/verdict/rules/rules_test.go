@@ -25,14 +25,14 @@ func TestStory(t *testing.T) {
 	serving := func() verdict.Facts {
 		return verdict.Facts{
 			Now:      at(0),
-			Pod:      verdict.Pod{State: call.Serving, Created: cordon.Add(-time.Hour), Running: true, Ready: true},
+			Pod:      verdict.Pod{State: call.Serving, Running: true, Ready: true},
 			Workload: verdict.Workload{Desired: 4, MinAvailable: 4, Surge: 1, Able: 3},
-			Limits:   verdict.Limits{Settle: 20 * time.Second, LostQuiet: time.Minute},
+			Limits:   verdict.Limits{Settle: 20 * time.Second, LostQuiet: time.Minute, ReplacementWait: 20 * time.Minute},
 		}
 	}
 	wanted := func(intent call.Intent) verdict.Facts {
 		f := serving()
-		f.Intent = call.Mark{Intent: intent, At: cordon}
+		f.Intent, f.Since, f.Standing = call.Mark{Intent: intent, At: cordon}, cordon, cordon
 		if intent == call.LostNode {
 			f.LostSince = cordon
 		}
@@ -56,6 +56,14 @@ func TestStory(t *testing.T) {
 		return f
 	}
 	known := func(n, seconds int) call.Reading { return call.Known(n, at(seconds)) }
+	both := func(n, seconds int) (list []verdict.Reading) {
+		for _, w := range call.DefaultWitnesses() {
+			list = append(list, verdict.Reading{Witness: w, Reading: known(n, seconds), Since: at(seconds)})
+		}
+		return list
+	}
+	idle := func(seconds int) []verdict.Reading { return both(0, seconds) }
+	busy := func(seconds int) []verdict.Reading { return both(2, seconds) }
 	steps := []struct {
 		reason  string
 		facts   verdict.Facts
@@ -87,15 +95,15 @@ func TestStory(t *testing.T) {
 			"idle: its calls are over"},
 		{"A pod without witnesses is not known to be idle.", draining(call.Drain, 9999), verdict.Hold, false, "default: no rule lets the pod go"},
 
-		{"The team's own deadline.", with(draining(call.Drain, 3610, known(2, 3609), known(2, 3609)), func(f *verdict.Facts) { f.Deadline = call.Deadline{After: time.Hour, Release: true} }),
+		{"The team's own deadline.", with(draining(call.Drain, 3600, known(2, 3599), known(2, 3599)), func(f *verdict.Facts) { f.Deadline = call.Deadline{After: time.Hour, Release: true} }),
 			verdict.Release, true, "deadline: its own drain deadline is over"},
-		{"The administrator's ceiling.", with(draining(call.Drain, 3610, call.Unknown("LiveKit is down"), known(0, 3609)), func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour }),
+		{"The administrator's ceiling.", with(draining(call.Drain, 3600, call.Unknown("LiveKit is down"), known(0, 3599)), func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour }),
 			verdict.Release, true, "deadline: it was held for as long as the administrator allows"},
-		{"Its calls are over as the ceiling is reached.", with(draining(call.Drain, 3610, known(0, 3609), known(0, 3609)), func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour }),
+		{"Its calls are over as the ceiling is reached.", with(draining(call.Drain, 3600, known(0, 3599), known(0, 3599)), func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour }),
 			verdict.Release, false, "idle: its calls are over"},
 
-		{"Its container has ended.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.Running = false }), verdict.Drain, false, "ended: it runs no container"},
-		{"And it is marked.", with(draining(call.Drain, 11), func(f *verdict.Facts) { f.Pod.Running = false }), verdict.Release, false, "ended: it runs no container"},
+		{"Its container has ended.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.Running = false }), verdict.Drain, false, "ended: its agent does not run"},
+		{"And it is marked.", with(draining(call.Drain, 11), func(f *verdict.Facts) { f.Pod.Running = false }), verdict.Release, false, "ended: its agent does not run"},
 
 		{"A scale-down chose it.", with(wanted(call.ScaleDown), func(f *verdict.Facts) { f.Chosen = "it is idle" }), verdict.SetAside, false, "bounds: it is idle"},
 		{"A StatefulSet's pod drains where it is.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.InPlace = "no replacement" }), verdict.Drain, false,
@@ -119,8 +127,33 @@ func TestStory(t *testing.T) {
 			f.Workload.Coming, f.Pod.Unable = 3, verdict.Unable{Pod: "voice/web-a", Why: call.Gone}
 		}), verdict.SetAside, false, "bounds: a replacement comes first"},
 		{"Its Deployment was deleted.", with(wanted(call.Orphan), func(f *verdict.Facts) { f.Workload.Able = 0 }), verdict.Drain, false, "floor: enough others can take calls"},
-		{"It came after the cordon.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.Created = at(1) }), verdict.Hold, false,
-			"bounds: it was created after the drain began, so a replacement would come here too"},
+		{"It came after the cordon.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.CameSince = true }), verdict.Hold, false,
+			"bounds: it came after the drain began, and so would its replacement; to have it go all the same, annotate it with callguard.dev/leave"},
+		{"However long ago.", with(wanted(call.Drain), func(f *verdict.Facts) {
+			f.Pod.CameSince, f.Now, f.Limits.MaxHold, f.Readings = true, at(9999), time.Hour, idle(9999)
+		}), verdict.Hold, false,
+			"bounds: it came after the drain began, and so would its replacement; to have it go all the same, annotate it with callguard.dev/leave"},
+
+		{"No place for a replacement, and it has a call.", with(aside(3), func(f *verdict.Facts) { f.Now, f.Readings = at(9999), busy(9999) }), verdict.Hold, false,
+			"floor: too few others of its workload can take calls; it goes on serving until replacements are ready"},
+		{"Its call is over, and it has waited for long.", with(aside(3), func(f *verdict.Facts) { f.Now, f.Readings = at(1200), idle(1200) }), verdict.Drain, false,
+			"patience: it is idle, and others that take calls in its place have not come within --replacement-wait"},
+		{"Not for so long.", with(aside(3), func(f *verdict.Facts) { f.Now, f.Readings = at(1199), idle(1199) }), verdict.Hold, false,
+			"floor: too few others of its workload can take calls; it goes on serving until replacements are ready"},
+		{"It has no place to step aside to.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Now, f.Workload.Aside, f.Readings = at(1200), 4, idle(1200) }), verdict.Drain, false,
+			"patience: it is idle, and others that take calls in its place have not come within --replacement-wait"},
+		{"Nobody is ready, nor is it.", with(wanted(call.Drain), func(f *verdict.Facts) {
+			f.Now, f.Pod.Ready, f.Pod.UnreadySince, f.Workload.Able, f.Workload.Coming, f.Readings = at(60), false, at(0), 0, 3, idle(60)
+		}), verdict.Drain, false, "patience: it is idle, and was not ready for a minute"},
+		{"Its probe failed once.", with(wanted(call.Drain), func(f *verdict.Facts) {
+			f.Now, f.Pod.Ready, f.Pod.UnreadySince, f.Workload.Able, f.Workload.Coming, f.Readings = at(59), false, at(0), 0, 3, idle(59)
+		}), verdict.Hold, false, "bounds: replacements of its workload are not ready yet"},
+		{"The team's deadline is over, and nobody takes its place.", with(aside(0), func(f *verdict.Facts) {
+			f.Now, f.Deadline, f.Readings = at(5), call.Deadline{After: 5 * time.Second, Release: true}, busy(5)
+		}), verdict.Drain, false, "patience: its own drain deadline is over"},
+		{"The rollout of a Deployment that does without one.", with(wanted(call.Rollout), func(f *verdict.Facts) {
+			f.Pod.State, f.Workload.MaxUnavailable = call.Aside, 1
+		}), verdict.Drain, false, "floor: enough others can take calls"},
 
 		{"Its node is lost.", with(wanted(call.LostNode), func(f *verdict.Facts) { f.Pod.Ready = false }), verdict.SetAside, false, "bounds: a replacement comes first"},
 		{"It takes no call as it is.", with(aside(3), func(f *verdict.Facts) { f.Pod.Ready, f.Intent.Intent = false, call.LostNode }), verdict.Drain, false, "floor: its node is lost"},
@@ -202,13 +235,17 @@ func promise(f verdict.Facts, v verdict.Verdict) string {
 	case v.Outcome == verdict.SetAside && (p.InPlace != "" || f.Intent.Intent == call.Orphan):
 		return "what has no replacement is not set aside"
 	case v.Outcome == verdict.SetAside && f.Intent.Intent.OfNode() &&
-		(p.Created.After(f.Intent.At) || f.Workload.Coming >= f.Workload.Surge && f.Workload.MinAvailable > 0 && p.Unable.Why == "" || f.Workload.Aside >= f.Workload.Desired):
+		(p.CameSince || f.Workload.Coming >= f.Workload.Surge && f.Workload.MinAvailable > 0 && p.Unable.Why == "" || f.Workload.Aside >= f.Workload.Desired):
 		return "for a node's sake pods are set aside within bounds only"
 	case v.Outcome == verdict.Drain && p.State == call.Draining:
 		return "no step is taken twice"
 	case v.Outcome == verdict.Drain && f.Workload.Able < verdict.Floor(f.Intent.Intent, f.Workload, p.InPlace != "") &&
-		p.Running && (f.Intent.Intent != call.LostNode || p.Ready) && p.Unable.Why == "":
-		return "no pod that takes calls stops while too few others can take them"
+		p.Running && (f.Intent.Intent != call.LostNode || p.Ready) && p.Unable.Why == "" && f.Overdue() == "" && !waitedEnough(f):
+		return "no pod that takes calls stops while too few others can take them, but for a deadline, and for one that is idle and has waited"
+	case v.Outcome == verdict.Hold && p.State != call.Draining && !p.CameSince && (f.Overdue() != "" || waitedEnough(f)):
+		return "no pod waits for others for ever"
+	case v.Outcome == verdict.Hold && p.State == call.Draining && !p.Drained.IsZero() && f.Overdue() != "" && f.Now.Sub(f.Pod.Drained) >= f.Limits.Settle:
+		return "no deadline is passed over"
 	case v.Outcome == verdict.Release && p.State != call.Draining:
 		return "only a pod that takes no new call is released"
 	case v.Outcome == verdict.Release && !v.Forced && p.Running && !allZero(f) && !lost(f):
@@ -218,6 +255,13 @@ func promise(f verdict.Facts, v verdict.Verdict) string {
 	default:
 		return ""
 	}
+}
+
+// waitedEnough says that a pod which is known to hold no call has waited for others long
+// enough: until a limit, or while it took no call itself.
+func waitedEnough(f verdict.Facts) bool {
+	unready := !f.Pod.Ready && !f.Pod.UnreadySince.IsZero() && f.Now.Sub(f.Pod.UnreadySince) >= time.Minute
+	return f.Idle() && (unready || f.Now.Sub(f.Since) >= f.Limits.ReplacementWait)
 }
 
 // allZero says whether every witness says zero, on a reading after the mark and,
@@ -270,19 +314,25 @@ func situation(random *rand.Rand) verdict.Facts {
 	f := verdict.Facts{
 		Now: now,
 		Pod: verdict.Pod{
-			State: call.States()[random.Intn(3)], Created: ago(200), Running: !maybe(5), Ready: !maybe(3),
+			State: call.States()[random.Intn(3)], CameSince: maybe(6), Running: !maybe(5), Ready: !maybe(3),
 		},
 		Workload: verdict.Workload{
-			Desired: random.Intn(5), MinAvailable: random.Intn(6), Surge: 1 + random.Intn(3), Able: random.Intn(6),
+			Desired: random.Intn(5), MinAvailable: random.Intn(6), Surge: 1 + random.Intn(3), MaxUnavailable: random.Intn(2), Able: random.Intn(6),
 			Coming: random.Intn(4), Aside: random.Intn(5), Recreate: maybe(5),
 		},
 		Sealed: maybe(4), LeaseExpired: maybe(2),
 		Deadline: call.Deadline{After: limit(), Release: maybe(2)},
-		Limits:   verdict.Limits{Settle: time.Duration(random.Intn(30)) * time.Second, MaxHold: limit(), LostQuiet: limit(), LostAfter: limit()},
+		Limits:   verdict.Limits{Settle: time.Duration(random.Intn(30)) * time.Second, MaxHold: limit(), ReplacementWait: limit(), LostQuiet: limit(), LostAfter: limit()},
 	}
 	if !maybe(8) {
 		intents := call.Intents()
-		f.Intent = call.Mark{Intent: intents[random.Intn(len(intents))], At: ago(200)}
+		f.Intent, f.Since = call.Mark{Intent: intents[random.Intn(len(intents))], At: ago(200)}, ago(200)
+		if !maybe(5) {
+			f.Standing = f.Since
+		}
+	}
+	if !f.Pod.Ready && maybe(2) {
+		f.Pod.UnreadySince = ago(200)
 	}
 	if maybe(3) {
 		f.LostSince = ago(200)

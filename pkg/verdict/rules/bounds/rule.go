@@ -21,12 +21,14 @@ func (Rule) Name() string { return "bounds" }
 // Judge implements verdict.Rule.
 func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	switch {
-	case f.Pod.State != call.Serving || f.Pod.InPlace != "" || f.Intent.Intent == call.Orphan:
+	case f.Pod.State != call.Serving:
+		return verdict.Verdict{}
+	case f.Pod.CameSince:
+		return hold("it came after the " + string(f.Intent.Intent) + " began, and so would its replacement; to have it go all the same, annotate it with " + call.LeaveAnnotation)
+	case f.Pod.InPlace != "" || f.Intent.Intent == call.Orphan:
 		return verdict.Verdict{}
 	case !f.Intent.Intent.OfNode():
 		return aside(f)
-	case f.CameSince():
-		return hold("it was created after the " + string(f.Intent.Intent) + " began, so a replacement would come here too")
 	case waits(f) && f.Workload.Unable.Why != "":
 		return hold("replacements of its workload cannot take calls: " + f.Workload.Unable.Sentence())
 	case waits(f):

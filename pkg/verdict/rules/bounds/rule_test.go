@@ -18,13 +18,13 @@ func TestRule(t *testing.T) {
 	notReady := verdict.Verdict{Outcome: verdict.Hold, Why: "replacements of its workload are not ready yet"}
 	enough := verdict.Verdict{Outcome: verdict.Hold, Why: "as many pods of its workload are aside as it has replicas"}
 	since := func(intent call.Intent) verdict.Verdict {
-		return verdict.Verdict{Outcome: verdict.Hold, Why: "it was created after the " + string(intent) + " began, so a replacement would come here too"}
+		return verdict.Verdict{Outcome: verdict.Hold, Why: "it came after the " + string(intent) + " began, and so would its replacement; to have it go all the same, annotate it with callguard.dev/leave"}
 	}
 	// A pod of four, an hour old, of a workload where nothing is under way.
 	facts := func(intent call.Intent, change func(*verdict.Facts)) verdict.Facts {
 		f := verdict.Facts{
 			Now: began.Add(time.Minute), Intent: call.Mark{Intent: intent, At: began},
-			Pod:      verdict.Pod{State: call.Serving, Created: began.Add(-time.Hour), Running: true, Ready: true},
+			Pod:      verdict.Pod{State: call.Serving, Running: true, Ready: true},
 			Workload: verdict.Workload{Desired: 4, MinAvailable: 4, Surge: 2, Able: 3},
 		}
 		if change != nil {
@@ -38,11 +38,8 @@ func TestRule(t *testing.T) {
 	asideOf := func(n, desired int) func(*verdict.Facts) {
 		return func(f *verdict.Facts) { f.Workload.Aside, f.Workload.Desired = n, desired }
 	}
-	created := func(after time.Duration) func(*verdict.Facts) {
-		return func(f *verdict.Facts) { f.Pod.Created = began.Add(after) }
-	}
+	came := func(f *verdict.Facts) { f.Pod.CameSince = true }
 	everything := func(f *verdict.Facts) {
-		f.Pod.Created = began.Add(time.Second)
 		f.Workload.Coming, f.Workload.Aside, f.Workload.Desired = 9, 9, 4
 	}
 	state := func(s call.State) func(*verdict.Facts) { return func(f *verdict.Facts) { f.Pod.State = s } }
@@ -63,22 +60,19 @@ func TestRule(t *testing.T) {
 	}
 	for _, intent := range []call.Intent{call.Drain, call.LostNode, call.Operator} {
 		for name, tc := range map[string]testCase{
-			"Free":          {reason: "Nothing is under way: its replacement may come.", facts: facts(intent, nil), want: aside},
-			"CreatedBefore": {reason: "It was there.", facts: facts(intent, created(-time.Second)), want: aside},
-			"CreatedAtOnce": {reason: "Kubernetes dates in whole seconds: the first replacement may be of the same one.", facts: facts(intent, created(0)), want: since(intent)},
-			"SeenBefore":    {reason: "Seen before the cordon was, it was there.", facts: facts(intent, func(f *verdict.Facts) { created(0)(f); f.Pod.WasThere = true }), want: aside},
-			"SeenLater":     {reason: "A guard that starts sees pods and nodes in any order; the pod's own date says more.", facts: facts(intent, func(f *verdict.Facts) { created(time.Second)(f); f.Pod.WasThere = true }), want: since(intent)},
-			"CreatedAfter":  {reason: "What comes back to the node would make a new pod for ever.", facts: facts(intent, created(time.Second)), want: since(intent)},
-			"OneComing":     {reason: "A surge of two has room for another.", facts: facts(intent, coming(1)), want: aside},
-			"TwoComing":     {reason: "The surge is used up.", facts: facts(intent, coming(2)), want: notReady},
-			"ThreeComing":   {reason: "More than the surge is no reason to add.", facts: facts(intent, coming(3)), want: notReady},
-			"ThreeAside":    {reason: "Every replica may be aside once.", facts: facts(intent, asideOf(3, 4)), want: aside},
-			"FourAside":     {reason: "Twice the replicas is the most there may be.", facts: facts(intent, asideOf(4, 4)), want: enough},
-			"FiveAside":     {reason: "A workload that shrank has more aside than it has replicas.", facts: facts(intent, asideOf(5, 4)), want: enough},
-			"NoneDesired":   {reason: "A workload of none has no replacement.", facts: facts(intent, asideOf(0, 0)), want: enough},
-			"InPlace":       {reason: "It goes the rest of the road where it is.", facts: facts(intent, inPlace)},
-			"AsideAlready":  {reason: "The step is taken.", facts: facts(intent, state(call.Aside))},
-			"Draining":      {reason: "The step is past.", facts: facts(intent, state(call.Draining))},
+			"Free":         {reason: "Nothing is under way: its replacement may come.", facts: facts(intent, nil), want: aside},
+			"CameSince":    {reason: "What comes back to the node would make a new pod for ever.", facts: facts(intent, came), want: since(intent)},
+			"SinceInPlace": {reason: "So would what goes without a step aside.", facts: facts(intent, func(f *verdict.Facts) { came(f); inPlace(f) }), want: since(intent)},
+			"OneComing":    {reason: "A surge of two has room for another.", facts: facts(intent, coming(1)), want: aside},
+			"TwoComing":    {reason: "The surge is used up.", facts: facts(intent, coming(2)), want: notReady},
+			"ThreeComing":  {reason: "More than the surge is no reason to add.", facts: facts(intent, coming(3)), want: notReady},
+			"ThreeAside":   {reason: "Every replica may be aside once.", facts: facts(intent, asideOf(3, 4)), want: aside},
+			"FourAside":    {reason: "Twice the replicas is the most there may be.", facts: facts(intent, asideOf(4, 4)), want: enough},
+			"FiveAside":    {reason: "A workload that shrank has more aside than it has replicas.", facts: facts(intent, asideOf(5, 4)), want: enough},
+			"NoneDesired":  {reason: "A workload of none has no replacement.", facts: facts(intent, asideOf(0, 0)), want: enough},
+			"InPlace":      {reason: "It goes the rest of the road where it is.", facts: facts(intent, inPlace)},
+			"AsideAlready": {reason: "The step is taken.", facts: facts(intent, state(call.Aside))},
+			"Draining":     {reason: "The step is past.", facts: facts(intent, state(call.Draining))},
 		} {
 			cases[string(intent)+name] = tc
 		}

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package deadline bounds how long a pod is held once it takes no new call: by the
-// administrator, or sooner by the team whose pod it is.
+// Package deadline bounds how long a pod is held that something wants to go: by the
+// administrator, or sooner by the team whose pod it is. Package patience has it take no
+// new call by then.
 package deadline
 
 import (
@@ -17,16 +18,13 @@ func (Rule) Name() string { return "deadline" }
 
 // Judge implements verdict.Rule.
 func (Rule) Judge(f verdict.Facts) verdict.Verdict {
-	if f.Pod.State != call.Draining || f.Pod.Drained.IsZero() {
-		return verdict.Verdict{}
-	}
-	held := f.Now.Sub(f.Pod.Drained)
+	why := f.Overdue()
 	switch {
-	case f.Limits.MaxHold > 0 && held >= f.Limits.MaxHold:
-		return verdict.Verdict{Outcome: verdict.Release, Why: "it was held for as long as the administrator allows", Forced: true}
-	case f.Deadline.Release && f.Deadline.After > 0 && held >= f.Deadline.After:
-		return verdict.Verdict{Outcome: verdict.Release, Why: "its own drain deadline is over", Forced: true}
-	default:
+	case why == "" || f.Pod.State != call.Draining || f.Pod.Drained.IsZero():
 		return verdict.Verdict{}
+	case f.Now.Sub(f.Pod.Drained) < f.Limits.Settle:
+		return verdict.Verdict{} // it has hardly stopped taking calls, and may yet be seen to be idle
+	default:
+		return verdict.Verdict{Outcome: verdict.Release, Why: why, Forced: true}
 	}
 }

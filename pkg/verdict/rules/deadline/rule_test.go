@@ -13,7 +13,7 @@ import (
 )
 
 func TestRule(t *testing.T) {
-	drained := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	wanted := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	byAdministrator := verdict.Verdict{Outcome: verdict.Release, Why: "it was held for as long as the administrator allows", Forced: true}
 	byTeam := verdict.Verdict{Outcome: verdict.Release, Why: "its own drain deadline is over", Forced: true}
 	abstain := verdict.Verdict{}
@@ -21,10 +21,10 @@ func TestRule(t *testing.T) {
 	release := func(after time.Duration) call.Deadline { return call.Deadline{After: after, Release: true} }
 	facts := func(held, maxHold time.Duration, d call.Deadline) verdict.Facts {
 		return verdict.Facts{
-			Now: drained.Add(held), Intent: call.Mark{Intent: call.Drain, At: drained.Add(-24 * time.Hour)},
-			Pod:      verdict.Pod{State: call.Draining, Running: true, Drained: drained, Created: drained.Add(-48 * time.Hour)},
-			Readings: []verdict.Reading{{Witness: call.Rooms, Reading: call.Known(3, drained.Add(held))}},
-			Deadline: d, Limits: verdict.Limits{MaxHold: maxHold},
+			Now: wanted.Add(held), Intent: call.Mark{Intent: call.Drain, At: wanted.Add(-24 * time.Hour)}, Since: wanted, Standing: wanted,
+			Pod:      verdict.Pod{State: call.Draining, Running: true, Drained: wanted.Add(20 * time.Minute)},
+			Readings: []verdict.Reading{{Witness: call.Rooms, Reading: call.Known(3, wanted.Add(held))}},
+			Deadline: d, Limits: verdict.Limits{MaxHold: maxHold, Settle: time.Minute},
 		}
 	}
 	with := func(f verdict.Facts, change func(*verdict.Facts)) verdict.Facts {
@@ -40,7 +40,7 @@ func TestRule(t *testing.T) {
 		"HoldNeverEnds":   {reason: "Hold is what the team has asked for.", facts: facts(1000*time.Hour, 0, hold(time.Hour)), want: abstain},
 		"ReleaseNoTime":   {reason: "Release without a time names no end.", facts: facts(1000*time.Hour, 0, release(0)), want: abstain},
 		"TeamTooSoon":     {reason: "The deadline lies ahead.", facts: facts(time.Hour-time.Nanosecond, 0, release(time.Hour)), want: abstain},
-		"TeamNow":         {reason: "The deadline is reached, counted from the draining mark.", facts: facts(time.Hour, 0, release(time.Hour)), want: byTeam},
+		"TeamNow":         {reason: "The deadline is reached, counted from when something wanted the pod to go.", facts: facts(time.Hour, 0, release(time.Hour)), want: byTeam},
 		"MaxHoldTooSoon":  {reason: "The ceiling lies ahead.", facts: facts(2*time.Hour-time.Nanosecond, 2*time.Hour, call.Deadline{}), want: abstain},
 		"MaxHoldNow":      {reason: "The administrator's ceiling bounds every hold.", facts: facts(2*time.Hour, 2*time.Hour, call.Deadline{}), want: byAdministrator},
 		"MaxHoldEndsHold": {reason: "The team's Hold does not go beyond it.", facts: facts(2*time.Hour, 2*time.Hour, hold(time.Hour)), want: byAdministrator},
@@ -49,9 +49,15 @@ func TestRule(t *testing.T) {
 		"TeamLaterToo":    {reason: "Before both nothing happens.", facts: facts(time.Hour, 2*time.Hour, release(3*time.Hour)), want: abstain},
 		"Both":            {reason: "Of both the administrator's is told.", facts: facts(2*time.Hour, 2*time.Hour, release(2*time.Hour)), want: byAdministrator},
 
-		"NotDraining": {reason: "The time counts from when the pod takes no new call.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Pod.State, f.Pod.Drained = call.Aside, time.Time{} }), want: abstain},
-		"MarkNoTime":  {reason: "A mark that cannot be read dates nothing.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Pod.Drained = time.Time{} }), want: abstain},
-		"MarkAhead":   {reason: "A mark is whole seconds, and may lie ahead by one.", facts: facts(-time.Second, time.Hour, release(time.Hour)), want: abstain},
+		"NotDraining": {reason: "It takes no new call first.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Pod.State, f.Pod.Drained = call.Aside, time.Time{} }), want: abstain},
+		"JustMarked":  {reason: "It may yet be seen to be idle.", facts: with(facts(time.Hour, time.Hour, call.Deadline{}), func(f *verdict.Facts) { f.Pod.Drained = f.Now.Add(time.Nanosecond - time.Minute) }), want: abstain},
+		"MarkedLate":  {reason: "It was not.", facts: with(facts(time.Hour, time.Hour, call.Deadline{}), func(f *verdict.Facts) { f.Pod.Drained = f.Now.Add(-time.Minute) }), want: byAdministrator},
+		"Cancelled":   {reason: "Nobody waits for it any more.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Standing = time.Time{} }), want: abstain},
+		"TakenUp":     {reason: "A drain that is taken up again counts anew.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Standing = f.Now.Add(time.Nanosecond - time.Hour) }), want: abstain},
+		"ScaleDown":   {reason: "Nobody waits for a pod too many.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Intent.Intent = call.ScaleDown }), want: abstain},
+		"ScaledUnknown": {reason: "What nobody can tell has a bound all the same.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) {
+			f.Intent.Intent, f.Readings[0].Reading = call.ScaleDown, call.Unknown("LiveKit is down")
+		}), want: byAdministrator},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -21,11 +21,11 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	switch {
 	case f.Pod.Running:
 		return verdict.Verdict{}
-	case f.CameSince():
+	case f.Pod.State == call.Serving && f.Pod.CameSince:
 		return verdict.Verdict{} // it has come since, and may be about to run
 	case f.Pod.State != call.Draining:
-		return verdict.Verdict{Outcome: verdict.Drain, Why: "it runs no container"}
+		return verdict.Verdict{Outcome: verdict.Drain, Why: "its agent does not run"}
 	default:
-		return verdict.Verdict{Outcome: verdict.Release, Why: "it runs no container"}
+		return verdict.Verdict{Outcome: verdict.Release, Why: "its agent does not run"}
 	}
 }

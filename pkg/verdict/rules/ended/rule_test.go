@@ -14,8 +14,8 @@ import (
 
 func TestRule(t *testing.T) {
 	began := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
-	drain := verdict.Verdict{Outcome: verdict.Drain, Why: "it runs no container"}
-	release := verdict.Verdict{Outcome: verdict.Release, Why: "it runs no container"}
+	drain := verdict.Verdict{Outcome: verdict.Drain, Why: "its agent does not run"}
+	release := verdict.Verdict{Outcome: verdict.Release, Why: "its agent does not run"}
 	facts := func(intent call.Intent, pod verdict.Pod, calls ...int) verdict.Facts {
 		f := verdict.Facts{Now: began.Add(time.Minute), Intent: call.Mark{Intent: intent, At: began}, Pod: pod}
 		for _, n := range calls {
@@ -36,13 +36,8 @@ func TestRule(t *testing.T) {
 		"InPlace":         {reason: "Nothing has to replace what does nothing.", facts: facts(call.Drain, verdict.Pod{State: call.Serving, InPlace: "it has no owner"}), want: drain},
 		"BelievesKubelet": {reason: "The kubelet is a pod's own witness: a room that LiveKit has not closed yet is no call.", facts: facts(call.Drain, verdict.Pod{State: call.Draining}, 3), want: release},
 
-		"CreatedBefore":    {reason: "It was there when the drain began.", facts: facts(call.Drain, verdict.Pod{State: call.Serving, Created: began.Add(-time.Second)}), want: drain},
-		"CreatedAtOnce":    {reason: "The same second may be after.", facts: facts(call.Drain, verdict.Pod{State: call.Serving, Created: began})},
-		"CreatedAfter":     {reason: "It tolerates the cordon and has come since; it may be about to run.", facts: facts(call.Drain, verdict.Pod{State: call.Serving, Created: began.Add(time.Second)})},
-		"LostSince":        {reason: "The same of a lost node.", facts: facts(call.LostNode, verdict.Pod{State: call.Serving, Created: began.Add(time.Second)})},
-		"ScaleDownSince":   {reason: "A pod too many is too many whenever it came.", facts: facts(call.ScaleDown, verdict.Pod{State: call.Serving, Created: began.Add(time.Second)}), want: drain},
-		"OrphanSince":      {reason: "Nobody wants it, whenever it came.", facts: facts(call.Orphan, verdict.Pod{State: call.Draining, Created: began.Add(time.Second)}), want: release},
-		"DrainingButSince": {reason: "Only a pod that was there is let go as ended.", facts: facts(call.Drain, verdict.Pod{State: call.Draining, Created: began.Add(time.Second)})},
+		"CameSince":     {reason: "It tolerates the cordon and has come since; it may be about to run.", facts: facts(call.Drain, verdict.Pod{State: call.Serving, CameSince: true})},
+		"DrainingSince": {reason: "It is on its road, whenever it came.", facts: facts(call.Drain, verdict.Pod{State: call.Draining, CameSince: true}), want: release},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package patience bounds how long a pod waits for others before it takes no new call:
+// for a place, a quota, or a replacement that never becomes ready. A pod that holds calls
+// waits for those, and goes on serving meanwhile; only a deadline bounds that.
+//
+// A pod that goes by this rule is not set aside: its replacement comes when it is gone,
+// and may get its place.
+package patience
+
+import (
+	"time"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/verdict"
+)
+
+// unreadyFor is how long a pod must not have been ready before nobody loses anything when
+// it stops taking calls. A probe that fails once is over sooner.
+const unreadyFor = time.Minute
+
+// Rule is the rule.
+type Rule struct{}
+
+// Name implements verdict.Rule.
+func (Rule) Name() string { return "patience" }
+
+// Judge implements verdict.Rule.
+func (Rule) Judge(f verdict.Facts) verdict.Verdict {
+	switch {
+	case f.Pod.State == call.Draining || f.Since.IsZero():
+		return verdict.Verdict{}
+	case f.Pod.State == call.Serving && f.Pod.CameSince:
+		return verdict.Verdict{} // the next one would wait, too, and go, and so on
+	case f.Overdue() != "":
+		return drain(f.Overdue())
+	case !f.Idle():
+		return verdict.Verdict{}
+	case !f.Pod.Ready && !f.Pod.UnreadySince.IsZero() && f.Now.Sub(f.Pod.UnreadySince) >= unreadyFor:
+		return drain("it is idle, and was not ready for a minute")
+	case f.Now.Sub(f.Since) >= f.Limits.ReplacementWait:
+		return drain("it is idle, and others that take calls in its place have not come within --replacement-wait")
+	default:
+		return verdict.Verdict{}
+	}
+}
+
+func drain(why string) verdict.Verdict { return verdict.Verdict{Outcome: verdict.Drain, Why: why} }
