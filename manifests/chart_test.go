@@ -110,8 +110,10 @@ func TestChart(t *testing.T) {
 				switch id {
 				case "Service/metrics-adapter-peers":
 					want = []string{"Deployment/metrics-adapter"}
+				case "NetworkPolicy/drain-guard-unlock":
+					want = []string{"Job/drain-guard-unlock"}
 				case "NetworkPolicy/callguard-hooks": // what is there of them with these values
-					want = slices.DeleteFunc([]string{"Job/drain-guard-unlock", "Pod/metrics-adapter-check"}, func(id string) bool { return !seen[id] })
+					want = slices.DeleteFunc([]string{"Pod/metrics-adapter-check"}, func(id string) bool { return !seen[id] })
 				}
 				if slices.Sort(chosen); !slices.Equal(chosen, want) {
 					t.Errorf("%s chooses the pods of %v, want those of %v and no others", id, chosen, want)
@@ -232,6 +234,53 @@ func TestChartRights(t *testing.T) {
 	}
 	if rights < 50 {
 		t.Errorf("only %d rights were found", rights)
+	}
+}
+
+// TestUnlockStep looks at the step after an uninstall: it is nothing that an install makes, has an account and rights of
+// its own, and can be left out.
+func TestUnlockStep(t *testing.T) {
+	const step = "drain-guard-unlock"
+	mine := func(o *unstructured.Unstructured) bool { return o.GetLabels()["app.kubernetes.io/name"] == step }
+	kinds := map[string]bool{}
+	for _, o := range chart(t, "--set", "networkPolicy.enabled=true") {
+		hook := o.GetAnnotations()["helm.sh/hook"]
+		if hook == "pre-delete" {
+			t.Errorf("%s opens what still stands, when the uninstall may yet fail", idOf(o))
+		}
+		if !mine(o) {
+			continue
+		}
+		kinds[o.GetKind()] = true
+		if hook != "post-delete" {
+			t.Errorf("%s is hook %q; an object of the release would be made by an install", idOf(o), hook)
+		}
+		switch object := typed(t, o).(type) {
+		case *batchv1.Job:
+			pod := object.Spec.Template.Spec
+			if pod.ServiceAccountName != step {
+				t.Errorf("it runs as %s; the guard's account is let through by the doors", pod.ServiceAccountName)
+			}
+			if want := []string{"/drain-guard", "unlock", "--after-uninstall"}; !slices.Equal(pod.Containers[0].Command, want) {
+				t.Errorf("it runs %v, want %v, which looks whether anything is installed", pod.Containers[0].Command, want)
+			}
+		case *rbacv1.ClusterRole:
+			for _, rule := range object.Rules {
+				if slices.Contains(rule.Resources, "leases") || slices.Contains(rule.Resources, "pods") && slices.Contains(rule.Verbs, "delete") {
+					t.Errorf("it may %v %v", rule.Verbs, rule.Resources)
+				}
+			}
+		}
+	}
+	for _, kind := range []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "NetworkPolicy", "Job"} {
+		if !kinds[kind] {
+			t.Errorf("it has no %s", kind)
+		}
+	}
+	for _, o := range chart(t, "--set", "unlockOnUninstall=false") {
+		if mine(o) || strings.HasSuffix(o.GetName(), ":unlock") {
+			t.Errorf("%s is there with unlockOnUninstall=false", idOf(o))
+		}
 	}
 }
 

@@ -24,6 +24,9 @@ const (
 	GuardedLabel = "callguard.dev/guarded"
 	// EnabledLabel marks the namespaces in which GuardedLabel has an effect.
 	EnabledLabel = "callguard.dev/enabled"
+	// DisableAnnotation says of a namespace, with the value "true", that EnabledLabel may
+	// be taken off, which a policy refuses otherwise.
+	DisableAnnotation = "callguard.dev/disable"
 	// ReleasedLabel marks a pod that may go; its value is the intent.
 	ReleasedLabel = "callguard.dev/released"
 	// DrainingAnnotation marks a pod that takes no new call.

@@ -22,6 +22,9 @@ import (
 // 2 s, or the next one to take it over.
 const leaderWithin = 12 * time.Second
 
+// triesOfTheDoor bounds the pods that the delete door is tried on, where others refuse first.
+const triesOfTheDoor = 5
+
 // preflight says why a drain of these pods could lose a call, or hang for ever.
 // What cannot be read is a reason, too; but for who leads, which loses no call and
 // is a note.
@@ -113,14 +116,14 @@ func (c *cluster) lockFaults(ctx context.Context, namespace string, guarded []*c
 
 // tryDoor tries the delete door on a locked pod, if there is one.
 func (c *cluster) tryDoor(ctx context.Context, a administered, guarded []*corev1.Pod) error {
-	i := slices.IndexFunc(guarded, guard.Locked)
-	if i < 0 {
+	locked := slices.DeleteFunc(slices.Clone(guarded), func(p *corev1.Pod) bool { return !guard.Locked(p) })
+	if len(locked) == 0 {
 		return nil
 	}
 	if c.memberOf(ctx, a.doors.BreakGlassGroup) {
 		return fmt.Errorf("%w: you are a member of %s, whom it lets through", guard.ErrNotTried, a.doors.BreakGlassGroup)
 	}
-	return guard.TryDoor(ctx, c.client, guarded[i])
+	return guard.TryDoor(ctx, c.client, locked[:min(len(locked), triesOfTheDoor)])
 }
 
 // refusedBy names the budget that keeps a pod of somebody else; empty when none does.

@@ -45,10 +45,16 @@ type budgets struct {
 	queue workqueue.TypedRateLimitingInterface[string]
 	// foreign counts, by namespace, the other budgets that match guarded pods.
 	foreign map[string]int
+	// locked are the namespaces whose budget was seen to lock since it was last told of.
+	locked map[string]bool
+	// told are those of which was told that they have none that locks.
+	told map[string]bool
+	// ownerless says that the owner was missing at the last look.
+	ownerless bool
 }
 
 func newBudgets(client kubernetes.Interface, c *cluster, r *report) *budgets {
-	return &budgets{client: client, cluster: c, report: r, foreign: map[string]int{}}
+	return &budgets{client: client, cluster: c, report: r, foreign: map[string]int{}, locked: map[string]bool{}, told: map[string]bool{}}
 }
 
 // look looks after a namespace soon, if run runs.
@@ -57,6 +63,17 @@ func (b *budgets) look(namespace string) {
 	defer b.mu.Unlock()
 	if b.queue != nil {
 		b.queue.Add(namespace)
+	}
+}
+
+// lookAtAll looks after every namespace soon, if run runs.
+func (b *budgets) lookAtAll() {
+	namespaces, err := b.cluster.namespaces.List(labels.Everything())
+	if err != nil {
+		return // an informer's list does not fail
+	}
+	for _, ns := range namespaces {
+		b.look(ns.Name)
 	}
 }
 
@@ -73,13 +90,7 @@ func (b *budgets) run(ctx context.Context) error {
 	defer b.setQueue(nil)
 	stop := context.AfterFunc(ctx, queue.ShutDown)
 	defer stop()
-	namespaces, err := b.cluster.namespaces.List(labels.Everything())
-	if err != nil {
-		return fmt.Errorf("cannot list the namespaces that are known: %w", err)
-	}
-	for _, ns := range namespaces {
-		queue.Add(ns.Name)
-	}
+	b.lookAtAll()
 	for {
 		namespace, shutdown := queue.Get()
 		if shutdown {
@@ -91,26 +102,30 @@ func (b *budgets) run(ctx context.Context) error {
 			queue.Forget(namespace)
 		case ctx.Err() == nil:
 			b.report.log.Warn("A namespace has no budget that locks its pods; trying again", "namespace", namespace, "err", err)
+			b.tell(namespace, err)
 			queue.AddRateLimited(namespace)
 		}
 		queue.Done(namespace)
 	}
 }
 
-// keep makes the budget of a namespace what it has to be.
+// keep makes the budget of a namespace what it has to be. It makes none without its
+// owner, which an uninstall would leave behind; one that stands keeps the owner it has
+// until there is another.
 func (b *budgets) keep(ctx context.Context, namespace string) error {
 	if !b.cluster.enabled(namespace) {
 		return b.remove(ctx, namespace)
 	}
 	b.lookForForeign(namespace)
-	owner, err := b.client.RbacV1().ClusterRoles().Get(ctx, BudgetOwner, metav1.GetOptions{})
-	if err != nil {
-		return fmt.Errorf("cannot read ClusterRole %s, which owns the budgets: %w; it is part of the chart", BudgetOwner, err)
-	}
+	lost := b.inForce(namespace)
+	b.noteLock(namespace, lost)
+	owners, noOwner := b.owners()
 	want := budget(namespace, intstr.FromInt32(locked))
-	want.OwnerReferences = []metav1.OwnerReference{{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRole", Name: owner.Name, UID: owner.UID}}
+	want.OwnerReferences = owners
 	is, err := b.cluster.budgets.PodDisruptionBudgets(namespace).Get(BudgetName)
 	switch {
+	case apierrors.IsNotFound(err) && noOwner != nil:
+		return fmt.Errorf("cannot make PodDisruptionBudget %s/%s: %w", namespace, BudgetName, noOwner)
 	case apierrors.IsNotFound(err):
 		_, err = b.client.PolicyV1().PodDisruptionBudgets(namespace).Create(ctx, want, metav1.CreateOptions{FieldManager: fieldManager})
 		if apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
@@ -119,7 +134,11 @@ func (b *budgets) keep(ctx context.Context, namespace string) error {
 		return err
 	case err != nil:
 		return err
-	case equality.Semantic.DeepEqual(is.Spec, want.Spec) && equality.Semantic.DeepEqual(is.OwnerReferences, want.OwnerReferences):
+	}
+	if noOwner != nil {
+		want.OwnerReferences = is.OwnerReferences
+	}
+	if lost == nil && equality.Semantic.DeepEqual(is.OwnerReferences, want.OwnerReferences) {
 		return nil
 	}
 	next := is.DeepCopy()
@@ -128,10 +147,76 @@ func (b *budgets) keep(ctx context.Context, namespace string) error {
 	return err
 }
 
+// owners is the reference to the owner of the budgets as it is now, or why there is
+// none. That it is missing is told, once until it is back.
+func (b *budgets) owners() ([]metav1.OwnerReference, error) {
+	owner, err := b.cluster.budgetOwners.Get(BudgetOwner)
+	if err != nil && !b.cluster.ownerSynced() {
+		return nil, fmt.Errorf("ClusterRole %s, which owns the budgets, is still being read", BudgetOwner)
+	}
+	b.mu.Lock()
+	tell := err != nil && !b.ownerless
+	b.ownerless = err != nil
+	b.mu.Unlock()
+	if tell {
+		b.report.ownerMissing()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ClusterRole %s, which owns the budgets, is missing; it is part of the chart: install that again", BudgetOwner)
+	}
+	return []metav1.OwnerReference{{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRole", Name: owner.Name, UID: owner.UID}}, nil
+}
+
+// inForce says why no budget locks the guarded pods of an enabled namespace; nil when
+// one does.
+func (b *budgets) inForce(namespace string) error {
+	is, err := b.cluster.budgets.PodDisruptionBudgets(namespace).Get(BudgetName)
+	if apierrors.IsNotFound(err) {
+		return errNoBudget(namespace)
+	}
+	if err != nil {
+		return err
+	}
+	return BudgetLocks(is)
+}
+
+func errNoBudget(namespace string) error {
+	return fmt.Errorf("PodDisruptionBudget %s/%s is missing", namespace, BudgetName)
+}
+
+// noteLock notes whether a namespace is locked, and tells of one that was.
+func (b *budgets) noteLock(namespace string, lost error) {
+	b.mu.Lock()
+	was := b.locked[namespace]
+	if lost == nil {
+		b.locked[namespace] = true
+		delete(b.told, namespace)
+	}
+	b.mu.Unlock()
+	if lost != nil && was {
+		b.tell(namespace, lost)
+	}
+}
+
+// tell tells, once until it is locked again, that a namespace is not locked. Where no
+// pod is guarded, nothing is at stake.
+func (b *budgets) tell(namespace string, why error) {
+	b.mu.Lock()
+	tell := !b.told[namespace]
+	b.told[namespace] = true
+	delete(b.locked, namespace)
+	b.mu.Unlock()
+	if list, err := b.cluster.pods.Pods(namespace).List(labels.Everything()); tell && err == nil && len(list) > 0 {
+		b.report.budgetLost(namespace, why)
+	}
+}
+
 // remove takes the budget of a namespace away that is no longer enabled.
 func (b *budgets) remove(ctx context.Context, namespace string) error {
 	b.mu.Lock()
 	delete(b.foreign, namespace)
+	delete(b.locked, namespace)
+	delete(b.told, namespace)
 	b.mu.Unlock()
 	is, err := b.cluster.budgets.PodDisruptionBudgets(namespace).Get(BudgetName)
 	if apierrors.IsNotFound(err) {

@@ -3,21 +3,29 @@
 package guard
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	policylisters "k8s.io/client-go/listers/policy/v1"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/pods"
 )
 
 func budgetOwner() *rbacv1.ClusterRole {
@@ -43,9 +51,20 @@ func lockingBudget(edits ...edit) *policyv1.PodDisruptionBudget {
 	return edited(pdb, edits)
 }
 
+// steadfast are budgets that know of one that locks, and of no change.
+func steadfast() *budgets {
+	index := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+	_ = index.Add(lockingBudget()) // a key that can be made does not fail
+	return &budgets{cluster: &cluster{budgets: policylisters.NewPodDisruptionBudgetLister(index)}}
+}
+
 func opened(o metav1.Object) {
 	one := intstr.FromInt32(1)
 	o.(*policyv1.PodDisruptionBudget).Spec.MinAvailable = &one
+}
+
+func ownedBy(uid types.UID) edit {
+	return func(o metav1.Object) { o.GetOwnerReferences()[0].UID = uid }
 }
 
 func TestKeepBudget(t *testing.T) {
@@ -70,12 +89,18 @@ func TestKeepBudget(t *testing.T) {
 		"GoingEdits": {reason: "Nor corrected.", objects: []runtime.Object{enabledNamespace(deleted, finalizer("kubernetes")), budgetOwner(), lockingBudget(opened)}, want: lockingBudget(opened)},
 		"NoOwner": {
 			reason: "Without the chart's ClusterRole it would outlive the chart.", objects: []runtime.Object{enabledNamespace()},
-			wantErr: `cannot read ClusterRole callguard-budget-owner, which owns the budgets: clusterroles.rbac.authorization.k8s.io "callguard-budget-owner" not found; it is part of the chart`,
+			wantErr: "cannot make PodDisruptionBudget voice/callguard: ClusterRole callguard-budget-owner, which owns the budgets, is missing; it is part of the chart: install that again",
+		},
+		"Orphaned":   {reason: "Its owner was deleted by accident: it goes on locking, and goes with the next one.", objects: []runtime.Object{enabledNamespace(), lockingBudget()}, want: lockingBudget()},
+		"OrphanOpen": {reason: "It is mended all the same.", objects: []runtime.Object{enabledNamespace(), lockingBudget(opened)}, want: lockingBudget(), writes: []string{"update"}},
+		"OwnerAnew": {
+			reason:  "A ClusterRole that was made again is another one, and the collector would take what belongs to the former.",
+			objects: []runtime.Object{enabledNamespace(), budgetOwner(), lockingBudget(ownedBy("former"))}, want: lockingBudget(), writes: []string{"update"},
 		},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			g, client := newGuard(t, tc.objects...)
+			g, client := newGuardOf(t, tc.objects...)
 			gotErr := ""
 			if err := g.budgets.keep(t.Context(), voice); err != nil {
 				gotErr = err.Error()
@@ -109,6 +134,119 @@ func TestKeepBudget(t *testing.T) {
 	}
 }
 
+// TestBudgetLost has a namespace's budget deleted and altered, and its owner deleted,
+// under a guard that runs. The namespace is mended; of what could not be, nothing is
+// released, and it is said, once each time.
+func TestBudgetLost(t *testing.T) {
+	g, client := newGuard(t, enabledNamespace(), budgetOwner(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a", draining, ended))
+	events := &noted{}
+	g.report.events, g.report.about = events, &corev1.ObjectReference{Kind: "Deployment", Namespace: "callguard-system", Name: "drain-guard"}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- g.budgets.run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	budgets, roles := client.PolicyV1().PodDisruptionBudgets(voice), client.RbacV1().ClusterRoles()
+	locks := func() bool {
+		is, err := budgets.Get(t.Context(), BudgetName, metav1.GetOptions{})
+		return err == nil && BudgetLocks(is) == nil && g.budgets.inForce(voice) == nil
+	}
+	said := func(want ...string) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("there are %d Events", len(want)), func() bool { return len(events.list()) >= len(want) })
+		if diff := cmp.Diff(want, events.list()); diff != "" {
+			t.Errorf("Events: -want, +got:\n%s", diff)
+		}
+	}
+	shows := func(name string, want float64) {
+		t.Helper()
+		collector := &podCollector{cluster: g.cluster, budgets: g.budgets, report: g.report, now: noon}
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(collector)
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if f.GetName() == name && f.GetMetric()[0].GetGauge().GetValue() == want {
+				return
+			}
+		}
+		t.Errorf("%s is not %v", name, want)
+	}
+	const (
+		lost = "Warning BudgetNotInForce on PodDisruptionBudget voice/callguard: Guarded pods of namespace voice are not locked against evictions by a PodDisruptionBudget, and none is released: "
+		anew = "; drain-guard makes it again"
+		gone = "PodDisruptionBudget voice/callguard is missing"
+	)
+	eventually(t, "the namespace is known to be locked", func() bool {
+		g.budgets.mu.Lock()
+		defer g.budgets.mu.Unlock()
+		return g.budgets.locked[voice]
+	})
+	shows("callguard_budget_in_force", 1)
+	shows("callguard_budget_owner_missing", 0)
+
+	if err := budgets.Delete(t.Context(), BudgetName, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	said(lost + gone + anew)
+	eventually(t, "the budget is made again", locks)
+
+	if err := roles.Delete(t.Context(), BudgetOwner, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ownerless := "Warning BudgetOwnerMissing on Deployment callguard-system/drain-guard: ClusterRole callguard-budget-owner, which owns every PodDisruptionBudget named callguard, is missing: " +
+		"those that stand hold, and none can be made for another namespace; apply the chart again"
+	said(lost+gone+anew, ownerless)
+	shows("callguard_budget_owner_missing", 1)
+	if !locks() {
+		t.Error("the budget fell with its owner")
+	}
+
+	if err := budgets.Delete(t.Context(), BudgetName, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	said(lost+gone+anew, ownerless, lost+gone+anew)
+	shows("callguard_budget_in_force", 0)
+	key := workloadKey(pods.Deployment, "web")
+	if _, err := g.reconcile(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string][]string{}, patched(t, client.Actions())); diff != "" {
+		t.Errorf("steps were taken without a budget: -want, +got:\n%s", diff)
+	}
+
+	next := budgetOwner()
+	next.UID = "next"
+	if _, err := roles.Create(t.Context(), next, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the budget is there again", locks)
+	if is, err := budgets.Get(t.Context(), BudgetName, metav1.GetOptions{}); err != nil || is.OwnerReferences[0].UID != "next" {
+		t.Errorf("the budget belongs to %v (%v); want to the new ClusterRole", is.OwnerReferences, err)
+	}
+	if _, err := g.reconcile(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string][]string{"a": {"callguard.dev/released=drain"}}, patched(t, client.Actions())); diff != "" {
+		t.Errorf("with its budget it goes on: -want, +got:\n%s", diff)
+	}
+	lostAgain := 0
+	for _, e := range events.list() {
+		if strings.HasPrefix(e, lost) {
+			lostAgain++
+		}
+	}
+	if lostAgain != 2 {
+		t.Errorf("it is told %d times that the budget is lost, want 2: %q", lostAgain, events.list())
+	}
+}
+
 func TestForeignBudgets(t *testing.T) {
 	foreign := func(name string, matching map[string]string) *policyv1.PodDisruptionBudget {
 		return &policyv1.PodDisruptionBudget{
@@ -116,7 +254,7 @@ func TestForeignBudgets(t *testing.T) {
 			Spec:       policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{MatchLabels: matching}},
 		}
 	}
-	g, client := newGuard(t, enabledNamespace(), budgetOwner(), lockingBudget(), newPod("a", label("app", "web")), newPod("b", label("app", "web")),
+	g, client := newGuard(t, enabledNamespace(), budgetOwner(), newPod("a", label("app", "web")), newPod("b", label("app", "web")),
 		foreign("web", map[string]string{"app": "web"}), foreign("other", map[string]string{"app": "other"}), foreign("all", nil))
 	events := g.cfg.Recorder.(*record.FakeRecorder).Events
 	for range 2 {

@@ -9,11 +9,13 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	appslisters "k8s.io/client-go/listers/apps/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	policylisters "k8s.io/client-go/listers/policy/v1"
+	rbaclisters "k8s.io/client-go/listers/rbac/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -28,6 +30,7 @@ const byNode = "node"
 type cluster struct {
 	all     informers.SharedInformerFactory
 	guarded informers.SharedInformerFactory
+	owner   informers.SharedInformerFactory // of the budgets: one object
 
 	pods         corelisters.PodLister
 	podIndex     cache.Indexer
@@ -38,14 +41,18 @@ type cluster struct {
 	statefulSets appslisters.StatefulSetLister
 	daemonSets   appslisters.DaemonSetLister
 	budgets      policylisters.PodDisruptionBudgetLister
+	// budgetOwners has BudgetOwner, and no other.
+	budgetOwners rbaclisters.ClusterRoleLister
 
 	synced []cache.InformerSynced
+	// ownerSynced is apart: where the owner cannot be read, all else goes on.
+	ownerSynced cache.InformerSynced
 }
 
 // changes are told what an informer saw change. The object before is nil when it
 // is new, the object after when it is gone.
 type changes struct {
-	pod, node, namespace, owner, budget func(before, after metav1.Object)
+	pod, node, namespace, owner, budget, budgetOwner func(before, after metav1.Object)
 }
 
 func newCluster(client kubernetes.Interface, on changes) (*cluster, error) {
@@ -53,6 +60,10 @@ func newCluster(client kubernetes.Interface, on changes) (*cluster, error) {
 		all: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim)),
 		guarded: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim),
 			informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = call.GuardedLabel + "=true" })),
+		owner: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim),
+			informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+				o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, BudgetOwner).String()
+			})),
 	}
 	guarded := c.guarded.Core().V1().Pods()
 	if err := guarded.Informer().AddIndexers(cache.Indexers{byNode: func(obj any) ([]string, error) {
@@ -71,6 +82,22 @@ func newCluster(client kubernetes.Interface, on changes) (*cluster, error) {
 	c.statefulSets = c.all.Apps().V1().StatefulSets().Lister()
 	c.daemonSets = c.all.Apps().V1().DaemonSets().Lister()
 	c.budgets = c.all.Policy().V1().PodDisruptionBudgets().Lister()
+	c.budgetOwners = c.owner.Rbac().V1().ClusterRoles().Lister()
+	watch := func(informer cache.SharedIndexInformer, changed func(before, after metav1.Object)) (cache.InformerSynced, error) {
+		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(o any) { changed(nil, meta(o)) },
+			UpdateFunc: func(was, is any) { changed(meta(was), meta(is)) },
+			DeleteFunc: func(o any) { changed(meta(o), nil) },
+		})
+		if err != nil {
+			return nil, fmt.Errorf("cannot watch the cluster: %w", err)
+		}
+		return registration.HasSynced, nil
+	}
+	var err error
+	if c.ownerSynced, err = watch(c.owner.Rbac().V1().ClusterRoles().Informer(), on.budgetOwner); err != nil {
+		return nil, err
+	}
 	for _, source := range []struct {
 		informer cache.SharedIndexInformer
 		changed  func(before, after metav1.Object)
@@ -84,22 +111,18 @@ func newCluster(client kubernetes.Interface, on changes) (*cluster, error) {
 		{c.all.Apps().V1().DaemonSets().Informer(), on.owner},
 		{c.all.Policy().V1().PodDisruptionBudgets().Informer(), on.budget},
 	} {
-		registration, err := source.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(o any) { source.changed(nil, meta(o)) },
-			UpdateFunc: func(was, is any) { source.changed(meta(was), meta(is)) },
-			DeleteFunc: func(o any) { source.changed(meta(o), nil) },
-		})
+		synced, err := watch(source.informer, source.changed)
 		if err != nil {
-			return nil, fmt.Errorf("cannot watch the cluster: %w", err)
+			return nil, err
 		}
-		c.synced = append(c.synced, registration.HasSynced)
+		c.synced = append(c.synced, synced)
 	}
 	return c, nil
 }
 
 // run watches until ctx is done.
 func (c *cluster) run(ctx context.Context) {
-	for _, f := range []informers.SharedInformerFactory{c.all, c.guarded} {
+	for _, f := range []informers.SharedInformerFactory{c.all, c.guarded, c.owner} {
 		f.StartWithContext(ctx)
 		defer f.Shutdown()
 	}

@@ -13,9 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -98,12 +96,7 @@ func NewDoors(cfg DoorsConfig) (*Doors, error) {
 	cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: "callguard", Name: "doors_in_force",
 		Help: "1 while the admission policies that lock guarded pods are in force, else 0: nothing is released then.",
-	}, func() float64 {
-		if d.InForce() != nil {
-			return 0
-		}
-		return 1
-	}))
+	}, func() float64 { return gauge(d.InForce() == nil) }))
 	return d, nil
 }
 
@@ -246,159 +239,72 @@ func (d *Doors) look(ctx context.Context) error {
 	return d.try(ctx)
 }
 
-// What it means that there is no grace door, and what to do where the cluster could have
-// it: the chart renders none for one that cannot, so one that was upgraded has none yet.
-const (
-	WithoutGrace = "an eviction may shorten the grace of a released pod"
-	GraceCure    = "helm upgrade the chart; helm template needs --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"
-)
-
-// standing is where the doors of a cluster are read, by name. The last two are nil
-// where it has no mutating policies.
-type standing struct {
-	policy          func(string) (*admissionregistrationv1.ValidatingAdmissionPolicy, error)
-	binding         func(string) (*admissionregistrationv1.ValidatingAdmissionPolicyBinding, error)
-	mutatingPolicy  func(string) (*admissionregistrationv1.MutatingAdmissionPolicy, error)
-	mutatingBinding func(string) (*admissionregistrationv1.MutatingAdmissionPolicyBinding, error)
-}
-
-// graceless says that the grace door is not there at all, although the cluster could
-// have it. It weakens released pods only, so it is in the way of nothing. A half of it
-// is somebody's mistake, or means something else than it says.
-func (s standing) graceless(want *manifests.Doors) bool {
-	if s.mutatingPolicy == nil {
-		return false
-	}
-	for _, want := range want.MutatingPolicies {
-		if _, err := s.mutatingPolicy(want.Name); !apierrors.IsNotFound(err) {
-			return false
-		}
-	}
-	for _, want := range want.MutatingBindings {
-		if _, err := s.mutatingBinding(want.Name); !apierrors.IsNotFound(err) {
-			return false
-		}
-	}
-	return true
-}
-
-// differs says which doors are missing or altered. The grace door may be missing.
-func (s standing) differs(want *manifests.Doors) error {
-	var errs []error
-	for _, want := range want.Policies {
-		is, err := s.policy(want.Name)
-		errs = append(errs, compare("ValidatingAdmissionPolicy", want.Name, err, func() bool { return equality.Semantic.DeepEqual(want.Spec, is.Spec) }))
-	}
-	for _, want := range want.Bindings {
-		is, err := s.binding(want.Name)
-		errs = append(errs, compare("ValidatingAdmissionPolicyBinding", want.Name, err, func() bool { return equality.Semantic.DeepEqual(want.Spec, is.Spec) }))
-	}
-	if s.mutatingPolicy == nil || s.graceless(want) {
-		return errors.Join(errs...)
-	}
-	for _, want := range want.MutatingPolicies {
-		is, err := s.mutatingPolicy(want.Name)
-		errs = append(errs, compare("MutatingAdmissionPolicy", want.Name, err, func() bool { return equality.Semantic.DeepEqual(want.Spec, is.Spec) }))
-	}
-	for _, want := range want.MutatingBindings {
-		is, err := s.mutatingBinding(want.Name)
-		errs = append(errs, compare("MutatingAdmissionPolicyBinding", want.Name, err, func() bool { return equality.Semantic.DeepEqual(want.Spec, is.Spec) }))
-	}
-	return errors.Join(errs...)
-}
-
-// DoorsStand reads the doors of a cluster once, and says which of them are missing
-// or altered; nil when all stand as this version of callguard has them. The grace door
-// may be missing, and graceless says so where the cluster could have it. Whether the
-// API server acts on them, TryDoor tells.
-func DoorsStand(ctx context.Context, client kubernetes.Interface, values manifests.Values) (graceless bool, err error) {
-	want, err := manifests.Parse(values)
-	if err != nil {
-		return false, err
-	}
-	serves, err := ServesMutating(client)
-	if err != nil {
-		return false, err
-	}
-	admission := client.AdmissionregistrationV1()
-	is := standing{
-		policy: func(name string) (*admissionregistrationv1.ValidatingAdmissionPolicy, error) {
-			return admission.ValidatingAdmissionPolicies().Get(ctx, name, metav1.GetOptions{})
-		},
-		binding: func(name string) (*admissionregistrationv1.ValidatingAdmissionPolicyBinding, error) {
-			return admission.ValidatingAdmissionPolicyBindings().Get(ctx, name, metav1.GetOptions{})
-		},
-	}
-	if serves {
-		is.mutatingPolicy = func(name string) (*admissionregistrationv1.MutatingAdmissionPolicy, error) {
-			return admission.MutatingAdmissionPolicies().Get(ctx, name, metav1.GetOptions{})
-		}
-		is.mutatingBinding = func(name string) (*admissionregistrationv1.MutatingAdmissionPolicyBinding, error) {
-			return admission.MutatingAdmissionPolicyBindings().Get(ctx, name, metav1.GetOptions{})
-		}
-	}
-	return is.graceless(want), is.differs(want)
-}
-
-func compare(kind, name string, err error, same func() bool) error {
-	switch {
-	case apierrors.IsNotFound(err):
-		return fmt.Errorf("%s %s is missing", kind, name)
-	case err != nil:
-		return fmt.Errorf("cannot read %s %s: %w", kind, name, err)
-	case !same():
-		return fmt.Errorf("%s %s is not as this version of callguard has it", kind, name)
-	}
-	return nil
-}
+// triesOfALook bounds the namespaces whose pods one look tries the delete door on.
+const triesOfALook = 10
 
 // try asks the API server to delete a locked pod, as a dry run: it has to refuse.
-// Without such a pod there is nothing to hold.
+// Without such a pod there is nothing to hold. Where others refuse first, a webhook, a
+// policy, a lack of rights, in every namespace that is tried, the door cannot be heard,
+// and that it stands has to do: one of them must not stop all.
 func (d *Doors) try(ctx context.Context) error {
 	if d.pods == nil {
 		return nil
 	}
-	pod := d.lockedPod()
-	if pod == nil {
+	err := TryDoor(ctx, d.client, d.lockedPods())
+	if _, answered := errors.AsType[*apierrors.StatusError](err); answered && errors.Is(err, ErrNotTried) {
 		return nil
 	}
-	return TryDoor(ctx, d.client, pod)
+	return err
 }
 
-// ErrNotTried is the error of TryDoor where the API server did not get as far as
-// the doors.
+// ErrNotTried is the error of TryDoor where the delete door was not heard: others
+// refused before it did, or the API server did not answer.
 var ErrNotTried = errors.New("cannot try the delete door")
 
-// TryDoor asks the API server, in a dry run, to delete a locked pod. It returns nil
-// if the server refuses.
-func TryDoor(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) error {
-	err := client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
-		DryRun: []string{metav1.DryRunAll}, Preconditions: &metav1.Preconditions{UID: &pod.UID, ResourceVersion: &pod.ResourceVersion},
-	})
-	switch {
-	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), deleteDoor):
-		return nil
-	case apierrors.IsNotFound(err) || apierrors.IsConflict(err):
-		return nil // it went or changed meanwhile; the next look tries again
-	case err == nil:
-		return fmt.Errorf("the API server would delete pod %s/%s, which is locked", pod.Namespace, pod.Name)
-	default:
-		return fmt.Errorf("%w: %w", ErrNotTried, err)
+// TryDoor asks the API server, in a dry run, to delete locked pods, one after the other,
+// until the door refuses one, or one would be deleted. It returns nil if the server
+// refuses, or if there is no such pod.
+func TryDoor(ctx context.Context, client kubernetes.Interface, pods []*corev1.Pod) error {
+	var other error
+	for _, pod := range pods {
+		err := client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+			DryRun: []string{metav1.DryRunAll}, Preconditions: &metav1.Preconditions{UID: &pod.UID, ResourceVersion: &pod.ResourceVersion},
+		})
+		_, answered := errors.AsType[*apierrors.StatusError](err)
+		switch {
+		case err == nil:
+			return fmt.Errorf("the API server would delete pod %s/%s, which is locked", pod.Namespace, pod.Name)
+		case strings.Contains(err.Error(), "'"+deleteDoor):
+			return nil
+		case apierrors.IsNotFound(err) || apierrors.IsConflict(err): // it went or changed meanwhile; the next look tries again
+		default:
+			other = fmt.Errorf("%w: %w", ErrNotTried, err)
+			if !answered {
+				return other
+			}
+		}
 	}
+	return other
 }
 
-func (d *Doors) lockedPod() *corev1.Pod {
+// lockedPods are a few locked pods, of different namespaces.
+func (d *Doors) lockedPods() (found []*corev1.Pod) {
 	lister, enabled := d.pods()
 	list, err := lister.List(labels.Everything())
 	if err != nil {
-		return nil
+		return nil // an informer's list does not fail
 	}
+	seen := map[string]bool{}
 	for _, pod := range list {
-		if Locked(pod) && enabled(pod.Namespace) {
-			return pod
+		if len(found) == triesOfALook {
+			break
+		}
+		if !seen[pod.Namespace] && Locked(pod) && enabled(pod.Namespace) {
+			seen[pod.Namespace] = true
+			found = append(found, pod)
 		}
 	}
-	return nil
+	return found
 }
 
 // Locked says whether a guarded pod of an enabled namespace has to be refused to

@@ -188,7 +188,7 @@ func TestDoors(t *testing.T) {
 			doors: altered("callguard-delete", func(p policy) {
 				p.Spec.Validations[0].Expression = "true || " + p.Spec.Validations[0].Expression
 			}),
-			want: "ValidatingAdmissionPolicy callguard-delete is not as this version of callguard has it",
+			want: "ValidatingAdmissionPolicy callguard-delete is not as this version of callguard has it (it is of dev, this is dev)",
 		},
 		"PolicyIgnoresFailure": {
 			reason: "A failing expression would let everybody through.",
@@ -196,28 +196,96 @@ func TestDoors(t *testing.T) {
 				ignore := admissionregistrationv1.Ignore
 				p.Spec.FailurePolicy = &ignore
 			}),
-			want: "ValidatingAdmissionPolicy callguard-delete is not as this version of callguard has it",
+			want: "ValidatingAdmissionPolicy callguard-delete is not as this version of callguard has it (it is of dev, this is dev)",
 		},
 		"BindingAltered": {
 			reason: "A door that only warns is open.",
 			doors: altered("callguard-delete", func(b binding) {
 				b.Spec.ValidationActions = []admissionregistrationv1.ValidationAction{admissionregistrationv1.Warn}
 			}),
-			want: "ValidatingAdmissionPolicyBinding callguard-delete is not as this version of callguard has it",
+			want: "ValidatingAdmissionPolicyBinding callguard-delete is not as this version of callguard has it (it is of dev, this is dev)",
 		},
 		"MutatingAltered": {
 			reason: "So is one that matches nothing.",
 			doors: altered("callguard-grace", func(p mutatingPolicy) {
 				p.Spec.MatchConditions = append(p.Spec.MatchConditions, admissionregistrationv1.MatchCondition{Name: "never", Expression: "false"})
 			}),
-			want: "MutatingAdmissionPolicy callguard-grace is not as this version of callguard has it",
+			want: "MutatingAdmissionPolicy callguard-grace is not as this version of callguard has it (it is of dev, this is dev)",
 		},
 		"MutatingBindingAltered": {
 			reason: "Or that is bound to another policy.",
 			doors:  altered("callguard-grace", func(b mutatingBinding) { b.Spec.PolicyName = "other" }),
-			want:   "MutatingAdmissionPolicyBinding callguard-grace is not as this version of callguard has it",
+			want:   "MutatingAdmissionPolicyBinding callguard-grace is not as this version of callguard has it (it is of dev, this is dev)",
 		},
 		"Labelled": {reason: "Who labels a door does not open it.", doors: altered("callguard-delete", func(p policy) { p.Labels = map[string]string{"team": "platform"} })},
+		"OneOfTwo": {
+			reason: "The other refuses still; who takes one away may be about to take both.",
+			doors:  lacking[policy]("callguard-delete-too"), want: "ValidatingAdmissionPolicy callguard-delete-too is missing",
+		},
+		"OtherWords": {
+			reason: "A version that says it otherwise refuses the same.",
+			doors: altered("callguard-delete", func(p policy) {
+				for i := range p.Spec.Validations {
+					v := &p.Spec.Validations[i]
+					unauthorized := metav1.StatusReasonUnauthorized
+					v.Message, v.MessageExpression, v.Reason = "no", "'no, ' + oldObject.metadata.name", &unauthorized
+				}
+			}),
+		},
+		"Stricter": {
+			reason: "A version that refuses more refuses the same, too.",
+			doors: altered("callguard-delete", func(p policy) {
+				p.Spec.Variables = append(p.Spec.Variables, admissionregistrationv1.Variable{Name: "more", Expression: "true"})
+				p.Spec.Validations = append([]admissionregistrationv1.Validation{{Expression: "variables.more"}}, p.Spec.Validations...)
+			}),
+		},
+		"Looser": {
+			reason: "One of another version that refuses less is not what this one relies on, and both are named.",
+			doors: altered("callguard-delete", func(p policy) {
+				p.Labels["app.kubernetes.io/version"] = "0.9.0"
+				p.Spec.Validations = p.Spec.Validations[1:]
+			}),
+			want: "ValidatingAdmissionPolicy callguard-delete is not as this version of callguard has it (it is of 0.9.0, this is dev)",
+		},
+		"VariableAltered": {
+			reason: "What an expression means is as much as what it says.",
+			doors: altered("callguard-delete", func(p policy) {
+				p.Labels = nil
+				p.Spec.Variables[0].Expression = "true"
+			}),
+			want: "ValidatingAdmissionPolicy callguard-delete is not as this version of callguard has it (it is of an unknown version, this is dev)",
+		},
+		"Narrower": {
+			reason: "A door that looks at fewer requests lets the others through.",
+			doors: altered("callguard-delete", func(p policy) {
+				p.Spec.MatchConditions = append(p.Spec.MatchConditions, admissionregistrationv1.MatchCondition{Name: "never", Expression: "false"})
+			}),
+			want: "ValidatingAdmissionPolicy callguard-delete is not as this version of callguard has it (it is of dev, this is dev)",
+		},
+		"NoBudgetNoMatter": {
+			reason: "The birth door without its parameter would let pods be born unlocked.",
+			doors: altered("callguard-birth-needs-pdb-callguard", func(b binding) {
+				allow := admissionregistrationv1.AllowAction
+				b.Spec.ParamRef.ParameterNotFoundAction = &allow
+			}),
+			want: "ValidatingAdmissionPolicyBinding callguard-birth-needs-pdb-callguard is not as this version of callguard has it (it is of dev, this is dev)",
+		},
+		"DeniesAndAudits": {
+			reason: "Who wants an audit line as well gets it.",
+			doors: altered("callguard-delete", func(b binding) {
+				b.Spec.ValidationActions = append(b.Spec.ValidationActions, admissionregistrationv1.Audit)
+			}),
+		},
+		"AdviceAltered": {
+			reason: "What only warns holds nobody.",
+			doors:  altered("callguard-birth-advice", func(p policy) { p.Spec.Validations = p.Spec.Validations[:1] }),
+		},
+		"NoAdvice": {
+			reason: "Nor is it missed.",
+			doors: func(doors []runtime.Object) []runtime.Object {
+				return lacking[policy]("callguard-birth-advice")(lacking[binding]("callguard-birth-advice")(doors))
+			},
+		},
 		"TwoAtOnce": {
 			reason: "Each is named.",
 			doors: func(doors []runtime.Object) []runtime.Object {
@@ -272,12 +340,19 @@ func TestDoorsTried(t *testing.T) {
 	}{
 		"Refused": {reason: "The door is shut.", pod: webPod("a"), answer: refusal("a"), tried: true},
 		"Open":    {reason: "The API server does not heed it.", pod: webPod("a"), tried: true, want: "the API server would delete pod voice/a, which is locked"},
-		"OtherRefusal": {
-			reason: "Somebody else's refusal says nothing about the door.", pod: webPod("a"), tried: true,
+		"NoRight": {
+			reason: "Somebody else's refusal says nothing about the door: that it stands has to do.", pod: webPod("a"), tried: true,
 			answer: apierrors.NewForbidden(resource, "a", errors.New("no right to delete pods")),
-			want:   `cannot try the delete door: pods "a" is forbidden: no right to delete pods`,
 		},
-		"NoAnswer":   {reason: "Nor does silence.", pod: webPod("a"), tried: true, answer: errors.New("no route"), want: "cannot try the delete door: no route"},
+		"OtherPolicy": {
+			reason: "Nor does that of a tenant's own policy.", pod: webPod("a"), tried: true,
+			answer: apierrors.NewInvalid(schema.GroupKind{Kind: "Pod"}, "a", nil),
+		},
+		"WebhookAway": {
+			reason: "Nor of a webhook that does not answer.", pod: webPod("a"), tried: true,
+			answer: apierrors.NewInternalError(errors.New("failed calling webhook: no route")),
+		},
+		"NoAnswer":   {reason: "An API server that is silent heeds nothing that is known.", pod: webPod("a"), tried: true, answer: errors.New("no route"), want: "cannot try the delete door: no route"},
 		"Gone":       {reason: "The pod went meanwhile; the next look tries another.", pod: webPod("a"), tried: true, answer: apierrors.NewNotFound(resource, "a")},
 		"Replaced":   {reason: "It is another pod of that name.", pod: webPod("a"), tried: true, answer: apierrors.NewConflict(resource, "a", errors.New("the UID is another"))},
 		"Released":   {reason: "A released pod is to be deleted.", pod: webPod("a", label(call.ReleasedLabel, "drain"))},
@@ -310,6 +385,36 @@ func TestDoorsTried(t *testing.T) {
 	}
 }
 
+// TestDoorsTriedElsewhere has somebody else refuse first in some namespaces. A healthy
+// one tells, whichever is asked first.
+func TestDoorsTriedElsewhere(t *testing.T) {
+	in := func(ns string) *corev1.Pod { return webPod("pod-of-"+ns, func(o metav1.Object) { o.SetNamespace(ns) }) }
+	namespace := func(name string) *corev1.Namespace {
+		return enabledNamespace(func(o metav1.Object) { o.SetName(name) })
+	}
+	cases := map[string]struct {
+		reason  string
+		healthy error // how the delete door answers in the namespace that nobody else has a word in
+		want    string
+	}{
+		"Shut": {reason: "The door is shut.", healthy: refusal("pod-of-healthy")},
+		"Open": {reason: "It is open, and the others' refusals do not hide it.", want: "the API server would delete pod healthy/pod-of-healthy, which is locked"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			d, _, _, _ := doorsOn(t, allPolicies(), func(pod string) error {
+				if pod == "pod-of-healthy" {
+					return tc.healthy
+				}
+				return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, pod, errors.New("ValidatingAdmissionPolicy 'theirs' with binding 'theirs' denied request: keep it"))
+			}, append(standingDoors(t), namespace("evil-1"), namespace("healthy"), namespace("evil-2"), in("evil-1"), in("healthy"), in("evil-2"))...)
+			if diff := cmp.Diff(tc.want, seenAs(t, d)); diff != "" {
+				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
+			}
+		})
+	}
+}
+
 // TestDoorsTold deletes, alters and restores a door under a guard that runs. It
 // notices each at once, and tells once of each time the doors are not in force.
 func TestDoorsTold(t *testing.T) {
@@ -328,7 +433,7 @@ func TestDoorsTold(t *testing.T) {
 	}
 	open := whole.DeepCopy()
 	open.Spec.ValidationActions = []admissionregistrationv1.ValidationAction{admissionregistrationv1.Audit}
-	const missing, ajar = "ValidatingAdmissionPolicyBinding callguard-delete is missing", "ValidatingAdmissionPolicyBinding callguard-delete is not as this version of callguard has it"
+	const missing, ajar = "ValidatingAdmissionPolicyBinding callguard-delete is missing", "ValidatingAdmissionPolicyBinding callguard-delete is not as this version of callguard has it (it is of dev, this is dev)"
 
 	becomes("")
 	for range 2 {

@@ -5,12 +5,14 @@ package guard
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -204,8 +206,21 @@ type open struct{}
 
 func (open) InForce() error { return nil }
 
-// newGuard returns a Guard whose informers know the objects, at noon.
+// newGuard returns a Guard whose informers know the objects, and a budget that locks
+// namespace voice, at noon.
 func newGuard(t *testing.T, objects ...runtime.Object) (*Guard, *fake.Clientset) {
+	t.Helper()
+	if !slices.ContainsFunc(objects, func(o runtime.Object) bool {
+		pdb, is := o.(*policyv1.PodDisruptionBudget)
+		return is && pdb.Name == BudgetName
+	}) {
+		objects = append(objects, lockingBudget())
+	}
+	return newGuardOf(t, objects...)
+}
+
+// newGuardOf is the same of a namespace that may have no budget.
+func newGuardOf(t *testing.T, objects ...runtime.Object) (*Guard, *fake.Clientset) {
 	t.Helper()
 	client := fake.NewClientset(withNodes(objects)...)
 	g, err := New(Config{
@@ -225,7 +240,7 @@ func newGuard(t *testing.T, objects ...runtime.Object) (*Guard, *fake.Clientset)
 			t.Error(err)
 		}
 	})
-	eventually(t, "the informers know everything", g.cluster.ready)
+	eventually(t, "the informers know everything", func() bool { return g.cluster.ready() && g.cluster.ownerSynced() })
 	client.ClearActions()
 	return g, client
 }

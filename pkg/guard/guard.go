@@ -11,7 +11,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -52,6 +54,9 @@ type Config struct {
 	Settings
 
 	Recorder record.EventRecorder
+	// About is the object that Events about callguard itself are on: the guard's
+	// Deployment. Nil for none.
+	About    *corev1.ObjectReference
 	Registry prometheus.Registerer
 	Log      *slog.Logger
 }
@@ -93,6 +98,7 @@ func New(cfg Config) (*Guard, error) {
 	}
 	g.dates = newDates(func() time.Time { return g.now() })
 	g.report = newReport(cfg.Recorder, cfg.Registry, cfg.Log)
+	g.report.about = cfg.About
 	g.steps = &steps{client: cfg.Client, costs: cfg.DeletionCosts}
 	g.readings = newReadings(cfg.Witnesses, cfg.ReadEvery, func() time.Time { return g.now() })
 	g.readings.changed = g.pokePod
@@ -106,6 +112,7 @@ func New(cfg Config) (*Guard, error) {
 	var err error
 	g.cluster, err = newCluster(cfg.Client, changes{
 		pod: g.podChanged, node: g.nodeChanged, namespace: g.namespaceChanged, owner: g.ownerChanged, budget: g.budgetChanged,
+		budgetOwner: func(_, _ metav1.Object) { g.budgets.lookAtAll() },
 	})
 	if err != nil {
 		return nil, err
@@ -259,7 +266,7 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 	w := s.workload(key)
 	g.report.complaints(w, g.cfg.AgentDrainTimeout)
 	plan := g.plan(ctx, s, w)
-	if err := g.cfg.Doors.InForce(); err != nil && plan.busy() {
+	if err := errors.Join(g.cfg.Doors.InForce(), g.budgets.inForce(key.Namespace)); err != nil && plan.busy() {
 		plan.shut(err)
 		g.report.judged(w, plan.judged)
 		return again, nil

@@ -89,12 +89,24 @@ func (*podCollector) foreign() *prometheus.Desc {
 		"PodDisruptionBudgets beside callguard's that match guarded pods: evictions of those pods fail.", []string{"namespace"}, nil)
 }
 
+func (*podCollector) locked() *prometheus.Desc {
+	return prometheus.NewDesc("callguard_budget_in_force",
+		"1 while PodDisruptionBudget callguard locks the guarded pods of the namespace, else 0: none of them is released then.", []string{"namespace"}, nil)
+}
+
+func (*podCollector) ownerless() *prometheus.Desc {
+	return prometheus.NewDesc("callguard_budget_owner_missing",
+		"1 while ClusterRole callguard-budget-owner is missing: budgets that stand hold, and none can be made.", nil, nil)
+}
+
 // Describe implements prometheus.Collector.
 func (c *podCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.pods()
 	ch <- c.holds()
 	ch <- c.seconds()
 	ch <- c.foreign()
+	ch <- c.locked()
+	ch <- c.ownerless()
 }
 
 // Collect implements prometheus.Collector.
@@ -128,6 +140,13 @@ func (c *podCollector) Collect(ch chan<- prometheus.Metric) {
 	for g, n := range groups {
 		ch <- prometheus.MustNewConstMetric(c.pods(), prometheus.GaugeValue, float64(n), g.namespace, g.workload, string(g.state))
 	}
+	for namespace := range snapshots {
+		ch <- prometheus.MustNewConstMetric(c.locked(), prometheus.GaugeValue, gauge(c.budgets.inForce(namespace) == nil), namespace)
+	}
+	if c.cluster.ownerSynced() {
+		_, err := c.cluster.budgetOwners.Get(BudgetOwner)
+		ch <- prometheus.MustNewConstMetric(c.ownerless(), prometheus.GaugeValue, gauge(err != nil))
+	}
 	holds := map[string]int{}
 	for _, h := range c.report.holding() {
 		holds[h.rule]++
@@ -139,6 +158,21 @@ func (c *podCollector) Collect(ch chan<- prometheus.Metric) {
 	for namespace, n := range c.budgets.foreignBudgets() {
 		ch <- prometheus.MustNewConstMetric(c.foreign(), prometheus.GaugeValue, float64(n), namespace)
 	}
+}
+
+// ShowUnlocked registers a gauge of whether an unlock is in force.
+func ShowUnlocked(reg prometheus.Registerer, unlocked func() bool) {
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "callguard", Name: "unlocked",
+		Help: "1 after 'drain-guard unlock': no guard leads, and pods of before hold no call, until a guard starts anew.",
+	}, func() float64 { return gauge(unlocked()) }))
+}
+
+func gauge(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // CountWrites counts, below a client, what it writes to the Kubernetes API: all of

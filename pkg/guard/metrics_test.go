@@ -126,6 +126,12 @@ func TestPodCollector(t *testing.T) {
 	g.budgets.foreign[voice] = 1
 	collector := &podCollector{cluster: g.cluster, budgets: g.budgets, report: g.report, now: noon}
 	const want = `
+# HELP callguard_budget_in_force 1 while PodDisruptionBudget callguard locks the guarded pods of the namespace, else 0: none of them is released then.
+# TYPE callguard_budget_in_force gauge
+callguard_budget_in_force{namespace="voice"} 1
+# HELP callguard_budget_owner_missing 1 while ClusterRole callguard-budget-owner is missing: budgets that stand hold, and none can be made.
+# TYPE callguard_budget_owner_missing gauge
+callguard_budget_owner_missing 1
 # HELP callguard_foreign_budgets PodDisruptionBudgets beside callguard's that match guarded pods: evictions of those pods fail.
 # TYPE callguard_foreign_budgets gauge
 callguard_foreign_budgets{namespace="voice"} 1

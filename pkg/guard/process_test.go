@@ -113,6 +113,7 @@ func (p *process) build() *Guard {
 		rules: rules.All(), now: func() time.Time { return w.now },
 		queue: noQueue{}, keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
 	}
+	g.budgets = steadfast()
 	g.dates = newDates(g.now)
 	g.dates.settled = func() bool { return p.started }
 	if w.mutant.rules != nil {

@@ -35,6 +35,8 @@ const (
 	ReasonForeignBudget = "ForeignBudget"
 	ReasonUnguarded     = "DeletedWhileLocked"
 	ReasonDoors         = "DoorsNotInForce"
+	ReasonBudget        = "BudgetNotInForce"
+	ReasonBudgetOwner   = "BudgetOwnerMissing"
 	ReasonUnlocked      = "Unlocked"
 	ReasonNotFollowed   = "OwnerNotFollowed"
 	ReasonLeft          = "LeftToEviction"
@@ -43,7 +45,9 @@ const (
 // report says what happens: in Events, metrics and the log, once each time
 // something changes.
 type report struct {
-	events  record.EventRecorder
+	events record.EventRecorder
+	// about is the object that Events about callguard itself are on; nil for none.
+	about   *corev1.ObjectReference
 	metrics *metrics
 	log     *slog.Logger
 
@@ -283,6 +287,22 @@ func (r *report) foreignBudget(pdb *policyv1.PodDisruptionBudget, pod *corev1.Po
 	r.log.Warn("Another budget matches guarded pods", "budget", pdb.Namespace+"/"+pdb.Name, "pod", pod.Name)
 	r.events.Event(pdb, corev1.EventTypeWarning, ReasonForeignBudget, text)
 	r.events.Event(pod, corev1.EventTypeWarning, ReasonForeignBudget, text)
+}
+
+// budgetLost tells that no budget locks the guarded pods of a namespace.
+func (r *report) budgetLost(namespace string, why error) {
+	r.log.Warn("A namespace is not locked; nothing of it is released", "namespace", namespace, "err", why)
+	r.events.Eventf(&corev1.ObjectReference{APIVersion: policyv1.SchemeGroupVersion.String(), Kind: budgetKind, Namespace: namespace, Name: BudgetName},
+		corev1.EventTypeWarning, ReasonBudget, "Guarded pods of namespace %s are not locked against evictions by a PodDisruptionBudget, and none is released: %s; drain-guard makes it again", namespace, why)
+}
+
+// ownerMissing tells that the owner of the budgets is missing.
+func (r *report) ownerMissing() {
+	r.log.Warn("The owner of the budgets is missing; those that stand hold, and none can be made", "clusterrole", BudgetOwner)
+	if r.about != nil {
+		r.events.Eventf(r.about, corev1.EventTypeWarning, ReasonBudgetOwner,
+			"ClusterRole %s, which owns every PodDisruptionBudget named %s, is missing: those that stand hold, and none can be made for another namespace; apply the chart again", BudgetOwner, BudgetName)
+	}
 }
 
 // deletedUnreleased tells of a pod that is deleted although it was locked: by

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/ptr"
 
+	"github.com/callguard/callguard/manifests"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/verdict"
 )
@@ -33,6 +34,8 @@ const (
 	UnlockHolder = "unlock"
 	// birthDoor is the policy that lets no pod be born without its budget.
 	birthDoor = "callguard-birth"
+	// guardDeployment runs the guards.
+	guardDeployment = "drain-guard"
 )
 
 // Unlock gives every guarded pod back to Kubernetes: it may be evicted and deleted
@@ -59,26 +62,106 @@ func Unlock(ctx context.Context, client kubernetes.Interface, namespace string, 
 		case <-time.After(notice):
 		}
 	}
-	namespaces, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: call.EnabledLabel + "=true"})
-	if err != nil {
-		return fmt.Errorf("cannot list the enabled namespaces: %w", err)
-	}
 	_, err = client.AdmissionregistrationV1().ValidatingAdmissionPolicies().Get(ctx, birthDoor, metav1.GetOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("cannot ask for policy %s: %w", birthDoor, err)
 	}
-	needed := err == nil // without its budget no pod would be born
-	var errs []error
-	for _, ns := range namespaces.Items {
-		if ns.DeletionTimestamp == nil {
-			errs = append(errs, unlockNamespace(ctx, client, ns.Name, needed, out))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
+	// While that stands, no pod would be born without its budget.
+	if err := unlockNamespaces(ctx, client, unlocking{keepBudget: err == nil}, out); err != nil {
 		return err
 	}
 	_, _ = fmt.Fprintln(out, "unlocked; a drain-guard that starts locks again")
 	return nil
+}
+
+// Uninstall are the bounds of UnlockAfterUninstall.
+type Uninstall struct {
+	// Sure is for how long nothing of callguard has to be seen: somebody who is about to
+	// apply its objects may have applied the one that runs this first.
+	Sure time.Duration
+	// Patience is how long it waits for objects that are being deleted.
+	Patience time.Duration
+	// Every is how often it looks.
+	Every time.Duration
+}
+
+// UnlockAfterUninstall gives back the pods that are aside, and removes the budgets that
+// are left, once callguard was uninstalled: once neither the guards' Deployment nor any
+// of the doors is there, and none appears within u.Sure. While one stands it does
+// nothing, says so, and returns nil: it may have been run by an install. It takes no
+// lease, for there is no guard to keep from leading.
+func UnlockAfterUninstall(ctx context.Context, client kubernetes.Interface, doors *manifests.Doors, namespace string, u Uninstall, out io.Writer) error {
+	began := time.Now()
+	for gone := began; time.Since(gone) < u.Sure; {
+		standing, going, err := installed(ctx, client, doors, namespace)
+		switch {
+		case err != nil:
+			return err
+		case standing != "":
+			_, _ = fmt.Fprintf(out, "callguard is installed, for %s is there: nothing is unlocked\n", standing)
+			return nil
+		case going != "" && time.Since(began) > u.Patience:
+			_, _ = fmt.Fprintf(out, "%s is being deleted and still there after %s: nothing is unlocked\n", going, u.Patience)
+			return nil
+		case going != "":
+			gone = time.Now()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(u.Every):
+		}
+	}
+	if err := unlockNamespaces(ctx, client, unlocking{asideOnly: true}, out); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintln(out, "unlocked, for callguard was uninstalled")
+	return nil
+}
+
+// installed names one object of an install that stands, and one that is being deleted;
+// empty where there is none.
+func installed(ctx context.Context, client kubernetes.Interface, doors *manifests.Doors, namespace string) (standing, going string, err error) {
+	look := func(what string, is metav1.Object, err error) error {
+		switch {
+		case apierrors.IsNotFound(err):
+			return nil
+		case err != nil:
+			return fmt.Errorf("cannot tell whether %s is there: %w", what, err)
+		case is.GetDeletionTimestamp() != nil:
+			going = what
+		default:
+			standing = what
+		}
+		return nil
+	}
+	d, err := client.AppsV1().Deployments(namespace).Get(ctx, guardDeployment, metav1.GetOptions{})
+	err = look(fmt.Sprintf("Deployment %s/%s", namespace, guardDeployment), d, err)
+	for _, door := range doors.Policies {
+		p, getErr := client.AdmissionregistrationV1().ValidatingAdmissionPolicies().Get(ctx, door.Name, metav1.GetOptions{})
+		err = errors.Join(err, look("ValidatingAdmissionPolicy "+door.Name, p, getErr))
+	}
+	return standing, going, err
+}
+
+// unlocking is what an unlock does to a namespace.
+type unlocking struct {
+	keepBudget bool // it is opened, and stays
+	asideOnly  bool // pods that are not aside stay as they are, so that an install locks them again
+}
+
+func unlockNamespaces(ctx context.Context, client kubernetes.Interface, u unlocking, out io.Writer) error {
+	namespaces, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: call.EnabledLabel + "=true"})
+	if err != nil {
+		return fmt.Errorf("cannot list the enabled namespaces: %w", err)
+	}
+	var errs []error
+	for _, ns := range namespaces.Items {
+		if ns.DeletionTimestamp == nil {
+			errs = append(errs, unlockNamespace(ctx, client, ns.Name, u, out))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // seize makes UnlockHolder the holder of the lease, and says whether it was not.
@@ -128,16 +211,7 @@ func TakeBack(ctx context.Context, client kubernetes.Interface, namespace string
 	return nil
 }
 
-// Unlocked says whether an unlock is in force.
-func Unlocked(ctx context.Context, client kubernetes.Interface, namespace string) (bool, error) {
-	lease, err := client.CoordinationV1().Leases(namespace).Get(ctx, LeaseName, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return false, nil
-	}
-	return err == nil && ptr.Deref(lease.Spec.HolderIdentity, "") == UnlockHolder, err
-}
-
-func unlockNamespace(ctx context.Context, client kubernetes.Interface, namespace string, keepBudget bool, out io.Writer) error {
+func unlockNamespace(ctx context.Context, client kubernetes.Interface, namespace string, u unlocking, out io.Writer) error {
 	s, err := live(ctx, client, namespace)
 	if err != nil {
 		return err
@@ -154,7 +228,7 @@ func unlockNamespace(ctx context.Context, client kubernetes.Interface, namespace
 		if !m.drained.IsZero() {
 			deaf = append(deaf, m.Name)
 		}
-		if m.State == call.Released && !m.aside {
+		if !m.aside && (u.asideOnly || m.State == call.Released) {
 			continue
 		}
 		err := retry.OnError(retry.DefaultBackoff, apierrors.IsConflict, func() error {
@@ -177,10 +251,10 @@ func unlockNamespace(ctx context.Context, client kubernetes.Interface, namespace
 			back++
 		}
 	}
-	floor, err := openBudget(ctx, client, namespace, s, keepBudget)
+	floor, err := openBudget(ctx, client, namespace, s, u.keepBudget)
 	errs = append(errs, err)
 	budget := "removed"
-	if keepBudget {
+	if u.keepBudget {
 		budget = fmt.Sprintf("down to minAvailable %d, for the birth door still asks for it", floor)
 	}
 	_, _ = fmt.Fprintf(out, "namespace %s: %d pods unlocked, %d of them handed back to their ReplicaSets, which delete what they have too many of; budget %s\n",

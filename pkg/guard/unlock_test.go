@@ -3,15 +3,22 @@
 package guard
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/callguard/callguard/manifests"
 	"github.com/callguard/callguard/pkg/call"
 )
 
@@ -78,7 +85,7 @@ func TestUnlockNamespace(t *testing.T) {
 				newDeployment("web", 2), newReplicaSet("1", 2), newStatefulSet(3),
 				&policyv1.PodDisruptionBudget{ObjectMeta: objectMeta(BudgetName)})...)
 			var out strings.Builder
-			if err := unlockNamespace(t.Context(), client, voice, false, &out); err != nil {
+			if err := unlockNamespace(t.Context(), client, voice, unlocking{}, &out); err != nil {
 				t.Fatal(err)
 			}
 			written := map[string]string{}
@@ -99,6 +106,109 @@ func TestUnlockNamespace(t *testing.T) {
 			}
 			if diff := cmp.Diff(tc.said, out.String()); diff != "" {
 				t.Errorf("%s\nsaid: -want, +got:\n%s", tc.reason, diff)
+			}
+		})
+	}
+}
+
+// TestUnlockAfterUninstall runs the uninstall step in clusters in which callguard is not,
+// or not yet, or still installed. It acts in none but the first.
+func TestUnlockAfterUninstall(t *testing.T) {
+	doors, err := manifests.Parse(manifests.DefaultValues())
+	if err != nil {
+		t.Fatal(err)
+	}
+	deployment := func(edits ...edit) *appsv1.Deployment {
+		return newDeployment("drain-guard", 2, append([]edit{func(o metav1.Object) { o.SetNamespace("callguard-system") }}, edits...)...)
+	}
+	door := func(edits ...edit) *admissionregistrationv1.ValidatingAdmissionPolicy {
+		return edited(&admissionregistrationv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "callguard-tamper-pods"}}, edits)
+	}
+	bounds := Uninstall{Sure: 50 * time.Millisecond, Patience: 200 * time.Millisecond, Every: 10 * time.Millisecond}
+	const given = "namespace voice: 1 pods unlocked, 1 of them handed back to their ReplicaSets, which delete what they have too many of; budget removed\n" +
+		"unlocked, for callguard was uninstalled\n"
+	cases := map[string]struct {
+		reason  string
+		objects []runtime.Object
+		// appears is made while the step looks; vanishes is what goes meanwhile.
+		appears  *appsv1.Deployment
+		vanishes bool
+		said     string
+	}{
+		"Uninstalled": {reason: "Nothing of callguard is left: pods aside go back.", said: given},
+		"Installed": {
+			reason:  "helm template | kubectl apply makes an ordinary object of the hook.",
+			objects: []runtime.Object{deployment(), door()}, said: "callguard is installed, for ValidatingAdmissionPolicy callguard-tamper-pods is there: nothing is unlocked\n",
+		},
+		"DeploymentOnly": {
+			reason:  "Somebody deleted the doors by accident: the guard still lives.",
+			objects: []runtime.Object{deployment()}, said: "callguard is installed, for Deployment callguard-system/drain-guard is there: nothing is unlocked\n",
+		},
+		"DoorsOnly": {
+			reason:  "Doors hold without a guard.",
+			objects: []runtime.Object{door()}, said: "callguard is installed, for ValidatingAdmissionPolicy callguard-tamper-pods is there: nothing is unlocked\n",
+		},
+		"AppliedFirst": {
+			reason: "An apply has made the Job before the rest.", appears: deployment(),
+			said: "callguard is installed, for Deployment callguard-system/drain-guard is there: nothing is unlocked\n",
+		},
+		"Going": {
+			reason:  "A Deployment that is deleted in the foreground goes with its pods.",
+			objects: []runtime.Object{deployment(deleted, finalizer("foregroundDeletion"))}, vanishes: true, said: given,
+		},
+		"GoingForEver": {
+			reason:  "One that somebody else keeps is no uninstall.",
+			objects: []runtime.Object{deployment(deleted, finalizer("example.com/keep"))},
+			said:    "Deployment callguard-system/drain-guard is being deleted and still there after 200ms: nothing is unlocked\n",
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			client := fake.NewClientset(append(tc.objects, enabledNamespace(), newDeployment("web", 2), newReplicaSet("1", 2), webPod("serves"), asidePod("aside"), lockingBudget())...)
+			looked := make(chan struct{}, 1000)
+			client.PrependReactor("get", "deployments", func(clienttesting.Action) (bool, runtime.Object, error) {
+				looked <- struct{}{}
+				return false, nil, nil
+			})
+			go func() {
+				<-looked
+				<-looked
+				deployments := client.AppsV1().Deployments("callguard-system")
+				if tc.appears != nil {
+					_, _ = deployments.Create(context.WithoutCancel(t.Context()), tc.appears, metav1.CreateOptions{}) // what is said tells
+				}
+				if tc.vanishes {
+					_ = deployments.Delete(context.WithoutCancel(t.Context()), "drain-guard", metav1.DeleteOptions{}) // the same
+				}
+			}()
+			var out strings.Builder
+			if err := UnlockAfterUninstall(t.Context(), client, doors, "callguard-system", bounds, &out); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.said, out.String()); diff != "" {
+				t.Errorf("%s\nsaid: -want, +got:\n%s", tc.reason, diff)
+			}
+			acts := tc.said == given
+			for pod, released := range map[string]string{"serves": "", "aside": "unlock"} {
+				is, err := client.CoreV1().Pods(voice).Get(t.Context(), pod, metav1.GetOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !acts {
+					released = ""
+				}
+				if is.Labels[call.ReleasedLabel] != released {
+					t.Errorf("%s\npod %s is released %q, want %q", tc.reason, pod, is.Labels[call.ReleasedLabel], released)
+				}
+			}
+			_, err := client.PolicyV1().PodDisruptionBudgets(voice).Get(t.Context(), BudgetName, metav1.GetOptions{})
+			if apierrors.IsNotFound(err) != acts {
+				t.Errorf("%s\nbudget: %v", tc.reason, err)
+			}
+			for _, action := range client.Actions() {
+				if action.Matches("get", "leases") || action.Matches("update", "leases") || action.Matches("create", "leases") {
+					t.Errorf("%s\nthe lease is the guards': %v", tc.reason, action)
+				}
 			}
 		})
 	}

@@ -70,7 +70,7 @@ func TestBudget(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, id := range everybody() {
 				want := budgetHeld
-				if tc.free || isOneOf(id, guard(), namespaces(), collector(), breakGlass()) {
+				if tc.free || isOneOf(id, guard(), namespaces(), breakGlass()) {
 					want = allowed
 				}
 				expect(t, tc.reason+" "+id.name, want, tc.do(id))

@@ -4,6 +4,9 @@ package doors
 
 import (
 	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -178,6 +181,7 @@ func TestRightsOfTheGuard(t *testing.T) {
 		"patch validatingadmissionpolicies.admissionregistration.k8s.io": false, "delete validatingadmissionpolicybindings.admissionregistration.k8s.io": false,
 		"create mutatingadmissionpolicies.admissionregistration.k8s.io": false,
 		"get priorityclasses.scheduling.k8s.io callguard-calls":         true, "get clusterroles.rbac.authorization.k8s.io callguard-budget-owner": true,
+		"watch clusterroles.rbac.authorization.k8s.io callguard-budget-owner": true, "list clusterroles.rbac.authorization.k8s.io": false, "delete clusterroles.rbac.authorization.k8s.io callguard-budget-owner": false,
 		"get clusterroles.rbac.authorization.k8s.io admin": false, "bind clusterroles.rbac.authorization.k8s.io admin": false,
 		"get secrets": false, "list secrets": false, "get secrets livekit in callguard-system": false, "impersonate users": false,
 	}
@@ -264,7 +268,8 @@ func TestReplicaSet(t *testing.T) {
 	}
 }
 
-// TestUninstall deletes the owner of the budgets, as an uninstall does: the garbage collector frees the namespaces.
+// TestUninstall deletes the owner of the budgets, as an accident and as an uninstall do.
+// Alone it takes nothing along; with the policy that keeps them, all budgets go with it.
 func TestUninstall(t *testing.T) {
 	ctx := t.Context()
 	owner, err := stage.admin.RbacV1().ClusterRoles().Get(ctx, "callguard-budget-owner", metav1.GetOptions{})
@@ -272,12 +277,70 @@ func TestUninstall(t *testing.T) {
 	ns := namespace(t, "uninstall", map[string]string{call.EnabledLabel: "true"})
 	owned := budget()
 	owned.OwnerReferences = []metav1.OwnerReference{{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRole", Name: owner.Name, UID: owner.UID}}
-	_, err = stage.as(guard()).PolicyV1().PodDisruptionBudgets(ns).Create(ctx, owned, metav1.CreateOptions{})
+	owned, err = stage.as(guard()).PolicyV1().PodDisruptionBudgets(ns).Create(ctx, owned, metav1.CreateOptions{})
 	must(t, err)
+	awaitBirth(t, ns)
+	serving(t, ns, "serving")
+
+	refusals := func() int {
+		out, err := exec.CommandContext(ctx, "grep", "-c", "callguard-tamper-budget", filepath.Join(stage.Dir(), "logs", "kube-controller-manager.log")).Output()
+		n, convErr := strconv.Atoi(strings.TrimSpace(string(out)))
+		if err != nil && n > 0 || convErr != nil {
+			t.Fatal(err, convErr)
+		}
+		return n
+	}
+	before := refusals()
 	must(t, stage.admin.RbacV1().ClusterRoles().Delete(ctx, owner.Name, metav1.DeleteOptions{}))
-	must(t, eventually(ctx, "the budget goes with its owner", func() (bool, error) {
+	must(t, eventually(ctx, "the collector was refused several times", func() (bool, error) { return refusals()-before >= 5, nil }))
+	is, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).Get(ctx, "callguard", metav1.GetOptions{})
+	must(t, err)
+	if is.UID != owned.UID || is.DeletionTimestamp != nil {
+		t.Error("the budget fell with its owner")
+	}
+	expect(t, "an eviction", tooMany, evict(t, admin(), ns, "serving", metav1.DeleteOptions{DryRun: dry()}))
+
+	began := time.Now()
+	must(t, stage.admin.AdmissionregistrationV1().ValidatingAdmissionPolicies().Delete(ctx, "callguard-tamper-budget", metav1.DeleteOptions{}))
+	must(t, lab.Eventually(ctx, time.Minute, "the budget goes with its owner and its policy", func() (bool, error) {
 		list, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).List(ctx, metav1.ListOptions{})
 		return err == nil && len(list.Items) == 0, err
 	}))
+	t.Logf("the collector took the budget %s after the policy was gone", time.Since(began).Round(time.Millisecond))
 	must(t, stage.apply(ctx))
+	must(t, eventually(ctx, "the policy is in force again", func() (bool, error) {
+		_, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).Create(ctx, budget(), metav1.CreateOptions{DryRun: dry()})
+		return strings.HasPrefix(answer(err), "callguard-tamper-budget"), nil
+	}))
+}
+
+// TestDisable takes the label off a namespace, in passing and on purpose.
+func TestDisable(t *testing.T) {
+	ctx := t.Context()
+	ns := enabled(t, "disabled")
+	patch := func(id identity, body string, sub ...string) error {
+		_, err := stage.as(id).CoreV1().Namespaces().Patch(ctx, ns, types.MergePatchType, []byte(body), metav1.PatchOptions{DryRun: dry()}, sub...)
+		return err
+	}
+	const (
+		off  = `{"metadata":{"labels":{"callguard.dev/enabled":null}}}`
+		held = "callguard-namespaces: without label callguard.dev/enabled=true nothing holds the calls of namespace disabled. " +
+			"To disable callguard there, wait until no pod of it is aside or draining, for such a pod would stay so, and say it first: kubectl annotate namespace disabled callguard.dev/disable=true"
+	)
+	breaker := identity{"break-glass", "gloria", []string{"callguard:break-glass", "system:masters"}}
+	expect(t, "in passing", held, patch(admin(), off))
+	expect(t, "by its status", held, patch(admin(), off, "status"))
+	expect(t, "to another value", held, patch(admin(), `{"metadata":{"labels":{"callguard.dev/enabled":"false"}}}`))
+	expect(t, "with another word", held, patch(admin(), `{"metadata":{"labels":{"callguard.dev/enabled":null},"annotations":{"callguard.dev/disable":"no"}}}`))
+	expect(t, "by break-glass", allowed, patch(breaker, off))
+	expect(t, "another label", allowed, patch(admin(), `{"metadata":{"labels":{"team":"voice"}}}`))
+	expect(t, "at once, on purpose", allowed, patch(admin(), `{"metadata":{"labels":{"callguard.dev/enabled":null},"annotations":{"callguard.dev/disable":"true"}}}`))
+	other := namespace(t, "never-enabled", nil)
+	_, err := stage.admin.CoreV1().Namespaces().Patch(ctx, other, types.MergePatchType, []byte(`{"metadata":{"labels":{"callguard.dev/enabled":"true"}}}`), metav1.PatchOptions{DryRun: dry()})
+	expect(t, "enabling", allowed, err)
+
+	for _, body := range []string{`{"metadata":{"annotations":{"callguard.dev/disable":"true"}}}`, off} {
+		_, err := stage.admin.CoreV1().Namespaces().Patch(ctx, ns, types.MergePatchType, []byte(body), metav1.PatchOptions{})
+		must(t, err)
+	}
 }

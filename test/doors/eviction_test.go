@@ -3,8 +3,11 @@
 package doors
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	policyv1 "k8s.io/api/policy/v1"
 	policyv1beta1 "k8s.io/api/policy/v1beta1"
@@ -87,4 +90,42 @@ func TestSecondBudget(t *testing.T) {
 	must(t, err)
 	expect(t, "Two budgets for a pod are an error of the server, which kubectl drain does not try again.",
 		"500 This pod has more than one PodDisruptionBudget", evict(t, admin(), ns, "serving", metav1.DeleteOptions{DryRun: dry()}))
+}
+
+// TestEvictionWithoutBudget takes the budget of a namespace away: evictions are refused
+// all the same, until it is back.
+func TestEvictionWithoutBudget(t *testing.T) {
+	ctx := t.Context()
+	ns := enabled(t, "no-budget")
+	serving(t, ns, "serving", "released")
+	guardPatches(t, ns, "released", `{"metadata":{"labels":{"callguard.dev/released":"drain"}}}`)
+	try := func(pod string) string {
+		return answer(evict(t, admin(), ns, pod, metav1.DeleteOptions{DryRun: dry()}))
+	}
+	if got := try("released"); got != allowed {
+		t.Errorf("beside the budget a released pod's eviction is answered %s", got)
+	}
+	budgets := stage.as(breakGlass()).PolicyV1().PodDisruptionBudgets(ns)
+	for range 5 {
+		must(t, budgets.Delete(ctx, "callguard", metav1.DeleteOptions{}))
+		gone := time.Now()
+		passed := time.Duration(0)
+		must(t, eventually(ctx, "evictions are refused for want of the budget", func() (bool, error) {
+			got := try("serving")
+			if got == allowed {
+				passed = time.Since(gone)
+			}
+			if !strings.Contains(got, "callguard-eviction-needs-pdb-callguard") {
+				return false, errors.New(got)
+			}
+			return true, nil
+		}))
+		t.Logf("the policy refuses %s after the budget was gone; the last eviction passed after %s", time.Since(gone), passed)
+		_, err := stage.as(guard()).PolicyV1().PodDisruptionBudgets(ns).Create(ctx, budget(), metav1.CreateOptions{})
+		must(t, err)
+		must(t, eventually(ctx, "it is the budget that refuses again", func() (bool, error) { return strings.HasPrefix(try("serving"), tooMany), nil }))
+		if got := try("released"); got != allowed {
+			t.Errorf("with the budget back a released pod's eviction is answered %s", got)
+		}
+	}
 }

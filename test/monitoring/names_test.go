@@ -81,6 +81,7 @@ func registered(t *testing.T) names {
 		t.Fatal(err)
 	}
 	guard.CountWrites(n)
+	guard.ShowUnlocked(n, func() bool { return false })
 	return n
 }
 

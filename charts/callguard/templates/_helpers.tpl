@@ -9,6 +9,12 @@ system:serviceaccount:{{ .Release.Namespace }}:drain-guard
 app.kubernetes.io/part-of: callguard
 {{- end }}
 
+{{- /* Of the doors. The guard and the plugin name both versions when a door is not as they know it. */ -}}
+{{- define "callguard.doorLabels" -}}
+{{ include "callguard.labels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- end }}
+
 {{- /* Of the guard and of its pods. They are the selectors, too: nothing that changes belongs here. */ -}}
 {{- define "callguard.guardLabels" -}}
 app.kubernetes.io/name: drain-guard

@@ -55,9 +55,10 @@ const (
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	o := NewOptions()
 	var settings program.Settings = o
+	u := &unlockOptions{Options: o}
 	unlock := len(args) > 0 && args[0] == "unlock"
 	if unlock {
-		args, settings = args[1:], unlockOptions{o}
+		args, settings = args[1:], u
 	}
 	if ok, err := program.Parse(args, settings, "use no command, or unlock", stderr); !ok {
 		return err
@@ -73,7 +74,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if unlock {
-		return guard.Unlock(ctx, client, o.doors.Namespace, renewDeadline+retryPeriod, stdout)
+		return u.run(ctx, client, stdout)
 	}
 	return run(ctx, o, client, registry, log)
 }
@@ -99,10 +100,8 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
 	recorder := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "callguard-" + component})
 
-	doors, err := guard.NewDoors(guard.DoorsConfig{
-		Client: client, Values: o.doors, Recorder: recorder, Registry: registry, Log: log,
-		About: &corev1.ObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Namespace: o.doors.Namespace, Name: component},
-	})
+	about := &corev1.ObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Namespace: o.doors.Namespace, Name: component}
+	doors, err := guard.NewDoors(guard.DoorsConfig{Client: client, Values: o.doors, Recorder: recorder, About: about, Registry: registry, Log: log})
 	if err != nil {
 		return err
 	}
@@ -119,7 +118,7 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 		Witnesses: map[call.Witness]guard.Witness{call.Rooms: projects, call.Worker: agents, call.Gate: gateWitness{gates}},
 		Projects:  projects.Want,
 		Settings:  o.guard,
-		Recorder:  recorder, Registry: registry, Log: log,
+		Recorder:  recorder, About: about, Registry: registry, Log: log,
 	})
 	if err != nil {
 		return err
@@ -127,6 +126,7 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	doors.TryOn(g)
 
 	status := &status{guard: g}
+	guard.ShowUnlocked(registry, status.unlocked.Load)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.Watch(ctx) })
 	group.Go(func() error { return doors.Run(ctx) })
@@ -159,7 +159,7 @@ func (g gateWitness) Ask(ctx context.Context, pod *call.Pod) call.Reading {
 }
 
 // lead leads while this process holds the lease, and stands by while another does.
-// After an unlock it waits: only a guard that starts locks again.
+// After an unlock the lease is held for good: only a guard that starts takes it back.
 func (o *Options) lead(ctx context.Context, client kubernetes.Interface, g *guard.Guard, status *status, log *slog.Logger) error {
 	err := untilDone(ctx, log, "Cannot see whether callguard is unlocked; trying again", func() error {
 		return guard.TakeBack(ctx, client, o.doors.Namespace)
@@ -177,27 +177,16 @@ func (o *Options) lead(ctx context.Context, client kubernetes.Interface, g *guar
 		return fmt.Errorf("cannot take part in the election: %w", err)
 	}
 	for ctx.Err() == nil {
-		if err := elect(ctx, lock, g, log); err != nil || ctx.Err() != nil {
+		if err := elect(ctx, lock, g, status, log); err != nil || ctx.Err() != nil {
 			return err
 		}
 		log.Warn("Lost the lease", "lease", guard.LeaseName)
-		unlocked := false
-		err := untilDone(ctx, log, "Cannot see whether callguard is unlocked; trying again", func() (err error) {
-			unlocked, err = guard.Unlocked(ctx, client, o.doors.Namespace)
-			return err
-		})
-		if err != nil || !unlocked {
-			continue
-		}
-		log.Warn("Unlocked by 'drain-guard unlock': nothing is locked any more; a guard that starts locks again")
-		status.unlock()
-		<-ctx.Done()
 	}
 	return nil
 }
 
 // elect stands by for the lease, and leads until it is lost or ctx is done.
-func elect(ctx context.Context, lock resourcelock.Interface, g *guard.Guard, log *slog.Logger) error {
+func elect(ctx context.Context, lock resourcelock.Interface, g *guard.Guard, status *status, log *slog.Logger) error {
 	led := make(chan error, 1)
 	var leads atomic.Bool
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
@@ -209,6 +198,17 @@ func elect(ctx context.Context, lock resourcelock.Interface, g *guard.Guard, log
 				led <- g.Lead(ctx)
 			},
 			OnStoppedLeading: func() {},
+			OnNewLeader: func(holder string) {
+				unlocked := holder == guard.UnlockHolder
+				if status.unlocked.Swap(unlocked) == unlocked {
+					return
+				}
+				if unlocked {
+					log.Warn("Unlocked by 'drain-guard unlock': no guard leads, and pods of before hold no call; a guard that starts locks again")
+				} else {
+					log.Info("No longer unlocked", "holder", holder)
+				}
+			},
 		},
 	})
 	if err != nil {

@@ -147,14 +147,3 @@ func (o *Options) Validate() error {
 	m.Add(o.logLevel.Validate())
 	return m.Err()
 }
-
-// unlockOptions are the flags of the command "unlock".
-type unlockOptions struct{ *Options }
-
-// Flags returns the flags, bound to the options.
-func (o unlockOptions) Flags() *pflag.FlagSet {
-	fs := pflag.NewFlagSet("drain-guard unlock", pflag.ContinueOnError)
-	o.clusterFlags(fs)
-	fs.Usage = func() { unlockUsage(fs.Output(), fs) }
-	return fs
-}

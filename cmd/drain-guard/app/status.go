@@ -13,10 +13,8 @@ import (
 // status is what /readyz says.
 type status struct {
 	guard    *guard.Guard
-	unlocked atomic.Bool
+	unlocked atomic.Bool // the lease is held by an unlock, whoever led before
 }
-
-func (s *status) unlock() { s.unlocked.Store(true) }
 
 // ready says why the guard does not hold calls; nil when it does.
 func (s *status) ready() error {

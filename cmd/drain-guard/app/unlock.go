@@ -3,11 +3,51 @@
 package app
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/callguard/callguard/manifests"
+	"github.com/callguard/callguard/pkg/guard"
 )
+
+// afterUninstall are the bounds of an unlock after an uninstall: an apply of all objects
+// takes seconds, Helm waits 5 minutes for a hook.
+func afterUninstall() guard.Uninstall {
+	return guard.Uninstall{Sure: 20 * time.Second, Patience: 2 * time.Minute, Every: time.Second}
+}
+
+// unlockOptions are the flags of the command "unlock".
+type unlockOptions struct {
+	*Options
+
+	afterUninstall bool
+}
+
+// Flags returns the flags, bound to the options.
+func (o *unlockOptions) Flags() *pflag.FlagSet {
+	fs := pflag.NewFlagSet("drain-guard unlock", pflag.ContinueOnError)
+	o.clusterFlags(fs)
+	fs.BoolVar(&o.afterUninstall, "after-uninstall", o.afterUninstall,
+		"Only give pods back that are aside, and only where callguard was uninstalled: do nothing while its Deployment or one of its admission policies is there.")
+	fs.Usage = func() { unlockUsage(fs.Output(), fs) }
+	return fs
+}
+
+func (o *unlockOptions) run(ctx context.Context, client kubernetes.Interface, out io.Writer) error {
+	if !o.afterUninstall {
+		return guard.Unlock(ctx, client, o.doors.Namespace, renewDeadline+retryPeriod, out)
+	}
+	doors, err := manifests.Parse(o.doors)
+	if err != nil {
+		return err
+	}
+	return guard.UnlockAfterUninstall(ctx, client, doors, o.doors.Namespace, afterUninstall(), out)
+}
 
 // unlockUsage says what `drain-guard unlock` does, and what it may cost.
 func unlockUsage(w io.Writer, fs *pflag.FlagSet) {
