@@ -115,7 +115,7 @@ func TestEvictionWithoutBudget(t *testing.T) {
 			if got == allowed {
 				passed = time.Since(gone)
 			}
-			if !strings.Contains(got, "callguard-eviction-needs-pdb-callguard") {
+			if !strings.HasPrefix(got, "callguard-eviction: ") {
 				return false, errors.New(got)
 			}
 			return true, nil

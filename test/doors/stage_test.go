@@ -136,12 +136,8 @@ func (c *cluster) awaitDoors(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := eventually(ctx, "callguard-eviction is in force", func() (bool, error) {
-		got := answer(pods.EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: "probe"}, DeleteOptions: &metav1.DeleteOptions{DryRun: dry()}}))
-		if !strings.Contains(got, "callguard-eviction-needs-pdb-callguard") {
-			return false, errors.New(got)
-		}
-		return true, nil
+	if err := refuses("callguard-eviction", func() error {
+		return pods.EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: "probe"}, DeleteOptions: &metav1.DeleteOptions{DryRun: dry()}})
 	}); err != nil {
 		return err
 	}

@@ -221,7 +221,7 @@ func leftBehind(t *testing.T) []string {
 	t.Helper()
 	out := kubectl(t, "", "get", "-A", "-l", "app.kubernetes.io/part-of=callguard", "-o", "name",
 		"validatingadmissionpolicies,validatingadmissionpolicybindings,mutatingadmissionpolicies,mutatingadmissionpolicybindings,"+
-			"clusterroles,clusterrolebindings,roles,rolebindings,priorityclasses,apiservices,deployments,services,serviceaccounts,poddisruptionbudgets")
+			"clusterroles,clusterrolebindings,roles,rolebindings,priorityclasses,apiservices,deployments,jobs,services,serviceaccounts,networkpolicies,poddisruptionbudgets")
 	var left []string
 	for line := range strings.Lines(out) {
 		if !strings.Contains(line, "callguard-lookout") {

@@ -42,6 +42,8 @@ var stage struct {
 	config      *rest.Config // an administrator's
 	client      kubernetes.Interface
 	apiServices aggregator.Interface
+	cluster     *local.Cluster
+	home        string // for files of the tests
 	// programs and their environment
 	helm, kubectl string
 	env           []string
@@ -83,6 +85,7 @@ func run(m *testing.M) (code int, err error) {
 		defer cancel()
 		err = errors.Join(err, cluster.Down(last))
 	}()
+	stage.cluster, stage.home = cluster, home
 	if stage.config, err = cluster.AdminConfig(); err != nil {
 		return 1, err
 	}
