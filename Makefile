@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), CI (tests print every result).
-UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/... ./test/monitoring/... ./test/python/...
+UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/... ./test/monitoring/... ./test/python/... ./test/accidents
 INSTANCE := $(if $(NAME),--name $(NAME))
 
 .DEFAULT_GOAL := help
@@ -52,6 +52,10 @@ e2e-agents: ## Have 200 callers in drains, rollouts and gate kills, of agents as
 	go test -v -count=1 -tags agents -timeout 20m -run TestPythonAgents ./test/drain -agents-calls 200
 	go test -v -count=1 -tags agents -timeout 20m -run TestNodeAgents ./test/drain -agents-calls 200
 	go test -v -count=1 -timeout 40m ./test/nodes -many-calls 200
+
+.PHONY: e2e-accidents
+e2e-accidents: ## Delete, replace and alter every object of callguard in the middle of a drain: the table of docs/lock.md (about 6 minutes)
+	go test -v -count=1 -timeout 20m ./test/accidents/live
 
 .PHONY: e2e-upgrade
 e2e-upgrade: ## Test an upgrade of pods that have the call-gate of 5a0fa9f (needs the history, and compiles it)

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/test/lab"
 )
 
@@ -93,7 +94,9 @@ func TestUninstallWithoutGuard(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	s.does("delete", "clusterrole", budgetOwner)
+	doors, err := lab.Manifest("doors.yaml")
+	s.must(err)
+	s.does("delete", "--ignore-not-found", "-f", doors)
 	s.eventually(inTime, "the budget is gone", func() (bool, error) {
 		_, err := stage.Client.PolicyV1().PodDisruptionBudgets(s.ns).Get(t.Context(), budgetName, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
@@ -101,11 +104,58 @@ func TestUninstallWithoutGuard(t *testing.T) {
 		}
 		return false, err
 	})
-	doors, err := lab.Manifest("doors.yaml")
-	s.must(err)
-	s.does("delete", "--ignore-not-found", "-f", doors)
 	s.ends(s.drain(s.nodes[0]), inTime)
 	s.does("delete", "pods", "--all")
 	s.does("delete", "deployment", lab.AgentName)
 	s.eventually(inTime, "no pod is left", func() (bool, error) { return len(s.pods(all)) == 0, nil })
+}
+
+// TestBudgetOwnerDeleted deletes what owns all budgets while two drains wait for pods
+// that talk, and makes it again, as a forced sync does. The collector takes no budget,
+// no call ends, and the drains end when the callers hang up.
+func TestBudgetOwnerDeleted(t *testing.T) {
+	withGuard(t, guardArgs()...)
+	s := tell(t, 3)
+	s.deploy(6)
+	s.fill()
+	leavers := s.pods(func(p *corev1.Pod) bool { return p.Spec.NodeName != s.nodes[2] })
+	first, second := s.drain(s.nodes[0]), s.drain(s.nodes[1])
+	s.eventually(inTime, "the pods of both nodes take no new call", func() (bool, error) {
+		return len(s.pods(func(p *corev1.Pod) bool { return p.Spec.NodeName != s.nodes[2] && leaving(p) })) >= len(leavers), nil
+	})
+	roles, budgets := stage.Client.RbacV1().ClusterRoles(), stage.Client.PolicyV1().PodDisruptionBudgets(s.ns)
+	before, err := budgets.Get(t.Context(), budgetName, metav1.GetOptions{})
+	s.must(err)
+	owner, err := roles.Get(t.Context(), budgetOwner, metav1.GetOptions{})
+	s.must(err)
+	owner.ObjectMeta = metav1.ObjectMeta{Name: owner.Name, Labels: owner.Labels}
+	t.Cleanup(func() { // whatever happened, the next story has it
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if _, err := roles.Create(ctx, owner, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+			t.Error(err)
+		}
+	})
+
+	s.must(roles.Delete(t.Context(), budgetOwner, metav1.DeleteOptions{}))
+	s.told(lab.GuardNamespace, "Deployment", lab.GuardName, guard.ReasonBudgetOwner, budgetOwner)
+	s.always(15*s1, "the budget stands, and everybody talks", func() (bool, error) { // kubectl drain tries every 5 s
+		is, err := budgets.Get(t.Context(), budgetName, metav1.GetOptions{})
+		return err == nil && is.UID == before.UID && is.DeletionTimestamp == nil && s.talking(), err
+	})
+	s.there(leavers...)
+	s.waits(first)
+	s.waits(second)
+
+	made, err := roles.Create(t.Context(), owner, metav1.CreateOptions{})
+	s.must(err)
+	s.eventually(soon, "the budget is the new owner's", func() (bool, error) {
+		is, err := budgets.Get(t.Context(), budgetName, metav1.GetOptions{})
+		return err == nil && is.UID == before.UID && is.OwnerReferences[0].UID == made.UID, err
+	})
+	s.hangUpOn(leavers...)
+	s.ends(first, inTime)
+	s.ends(second, inTime)
+	s.gone(inTime, leavers...)
+	s.noneDropped()
 }

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package accidents lists what happens to the objects that callguard owns or relies on
+// in clusters as they are: each is deleted, replaced, altered or restored, by a person,
+// a GitOps tool, a garbage collector. Each row says what becomes of calls, who notices
+// and what heals. test/accidents/live plays them all in the middle of a drain; docs/lock.md
+// has them as a table.
+//
+// The package starts no cluster and asserts nothing.
+package accidents
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+
+	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/test/lab"
+)
+
+// Scene is where a row plays.
+type Scene struct {
+	// Context of the row.
+	Context context.Context //nolint:containedctx // a row is a list of functions of a scene
+	Lab     *lab.Lab
+	// Guard is the one that lives.
+	Guard *lab.Guard
+	// Namespace has pods that talk, and a node of theirs is being drained.
+	Namespace string
+	// Quiet has a pod that talks, and nobody drains.
+	Quiet string
+	// Talking are pods of Namespace whose calls are up and whose node is drained.
+	Talking []string
+	// Dir is for files.
+	Dir string
+	// Began is when the row's act began.
+	Began time.Time
+}
+
+// Run runs kubectl as an administrator.
+func (s *Scene) Run(args ...string) error {
+	_, err := s.Lab.Kubectl(s.Context, args...)
+	return err
+}
+
+// Break runs kubectl as a member of the break-glass group.
+func (s *Scene) Break(args ...string) error {
+	_, err := s.Lab.KubectlAs(s.Context, "breaker", []string{"system:masters", lab.BreakGlassGroup}, args...)
+	return err
+}
+
+// Save keeps an object as a file that can be put back, and returns its path. A change
+// may be made to it.
+func (s *Scene) Save(change func(map[string]any), args ...string) (string, error) {
+	out, err := s.Lab.Kubectl(s.Context, append([]string{"get", "-o", "json"}, args...)...)
+	if err != nil {
+		return "", err
+	}
+	var object map[string]any
+	if err := json.Unmarshal([]byte(out), &object); err != nil {
+		return "", fmt.Errorf("kubectl get %v gives no object: %w", args, err)
+	}
+	meta, _ := object["metadata"].(map[string]any)
+	for _, key := range []string{"uid", "resourceVersion", "creationTimestamp", "managedFields", "generation", "selfLink"} {
+		delete(meta, key)
+	}
+	delete(object, "status")
+	if change != nil {
+		change(object)
+	}
+	text, err := json.Marshal(object)
+	if err != nil {
+		return "", err
+	}
+	file, err := os.CreateTemp(s.Dir, "*.json")
+	if err != nil {
+		return "", err
+	}
+	_, err = file.Write(text)
+	return file.Name(), errors.Join(err, file.Close())
+}
+
+// Apply applies a file of manifests, as an administrator who installs again.
+func (s *Scene) Apply(name string) error {
+	path := name
+	if !filepath.IsAbs(name) {
+		var err error
+		if path, err = lab.Manifest(name); err != nil {
+			return err
+		}
+	}
+	return s.Run("apply", "--server-side", "--force-conflicts", "-f", path)
+}
+
+// Says reports whether the guard's metric is at least so much.
+func (s *Scene) Says(name string, least float64) error {
+	m, err := s.Guard.Metrics(s.Context)
+	if err != nil {
+		return err
+	}
+	if got := m.Sum(name); got < least {
+		return fmt.Errorf("%s is %v", name, got)
+	}
+	return nil
+}
+
+// DoorsShut is nil while the guard says that the doors are in force, and is ready.
+func (s *Scene) DoorsShut() error {
+	return errors.Join(s.Guard.Ready(s.Context), s.Says("callguard_doors_in_force", 1))
+}
+
+// DoorsOpen is nil when the guard's readiness, its metric and an Event on its Deployment
+// name a door that is not in force.
+func (s *Scene) DoorsOpen(door string) error {
+	ready := s.Guard.Ready(s.Context)
+	if ready == nil || !strings.Contains(ready.Error(), door) {
+		return fmt.Errorf("the guard's readiness says: %w", errors.Join(ready, errors.New("not "+door)))
+	}
+	if s.Says("callguard_doors_in_force", 1) == nil {
+		return errors.New("callguard_doors_in_force is 1")
+	}
+	return s.Event(lab.GuardNamespace, lab.GuardName, guard.ReasonDoors, door)
+}
+
+// Event is nil once there is an Event of the row on an object, with a reason and a text.
+func (s *Scene) Event(namespace, name, reason, text string) error {
+	list, err := s.Lab.Client.CoreV1().Events(namespace).List(s.Context, metav1.ListOptions{
+		FieldSelector: fields.Set{"involvedObject.name": name, "reason": reason}.String(),
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range list.Items {
+		if !e.LastTimestamp.Time.Before(s.Began.Truncate(time.Second)) && strings.Contains(e.Message, text) {
+			return nil
+		}
+	}
+	return fmt.Errorf("there is no Event %s on %s/%s with %q", reason, namespace, name, text)
+}
+
+// Locked is nil while a namespace's budget locks its pods.
+func (s *Scene) Locked(namespace string) error {
+	pdb, err := s.Lab.Client.PolicyV1().PodDisruptionBudgets(namespace).Get(s.Context, guard.BudgetName, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	return guard.BudgetLocks(pdb)
+}
+
+// Doctor is nil when `kubectl calls doctor` says a text.
+func (s *Scene) Doctor(text string) error {
+	cmd, err := s.Lab.AdminCalls(s.Context, "doctor")
+	if err != nil {
+		return err
+	}
+	out, err := cmd.CombinedOutput()
+	if !strings.Contains(strings.Join(strings.Fields(string(out)), " "), text) {
+		return fmt.Errorf("doctor does not say %q, but: %s (%w)", text, out, errors.Join(err, errors.New("it ended")))
+	}
+	return nil
+}
+
+// There is nil while an object is there and is not being deleted.
+func (s *Scene) There(args ...string) error {
+	out, err := s.Lab.Kubectl(s.Context, append([]string{"get", "-o", "jsonpath={.metadata.deletionTimestamp}"}, args...)...)
+	if err == nil && strings.TrimSpace(out) != "" {
+		return fmt.Errorf("%v is being deleted", args)
+	}
+	return err
+}
