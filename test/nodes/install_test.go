@@ -411,8 +411,8 @@ func uninstallAddon(t *testing.T, p *phones) {
 	helm(t, "uninstall", addon, "-n", addonNamespace, "--wait", "--timeout", "2m")
 	nothingLeft(t)
 	for _, pod := range pods(t, voiceNamespace, agentSelector) {
-		if pod.Labels[call.ReleasedLabel] == "" {
-			t.Errorf("pod %s was not let go of", pod.Name)
+		if pod.Annotations[call.AsideAnnotation] != "" {
+			t.Errorf("pod %s was not given back", pod.Name)
 		}
 	}
 	p.noneDropped(t)
