@@ -37,6 +37,9 @@ const (
 	// project that the pod's agent works for. It stands in the pod template, so
 	// that a pod which outlives its workload still names its project.
 	SecretAnnotation = "callguard.dev/livekit-secret"
+	// SameURLAnnotation stands on such a Secret and repeats its url: all pods that name
+	// the Secret were born with that one, whenever the Secret was written.
+	SameURLAnnotation = "callguard.dev/same-url"
 	// WorkerPortAnnotation names the port of the agent's own HTTP server where
 	// it is not DefaultWorkerPort.
 	WorkerPortAnnotation = "callguard.dev/worker-port"
@@ -151,6 +154,21 @@ func (p Project) Secret() (types.NamespacedName, bool) {
 	return types.NamespacedName{Namespace: namespace, Name: name}, ok
 }
 
+// Births are when the oldest and the newest pod of a project were created, by the API
+// server's clock.
+type Births struct{ Oldest, Newest time.Time }
+
+// With is the births with those of one more pod.
+func (b Births) With(born time.Time) Births {
+	if b.Newest.IsZero() || born.Before(b.Oldest) {
+		b.Oldest = born
+	}
+	if born.After(b.Newest) {
+		b.Newest = born
+	}
+	return b
+}
+
 // State is where a guarded pod stands on its one-way road.
 type State string
 
@@ -164,6 +182,12 @@ const (
 
 // States lists the states in order.
 func States() []State { return []State{Serving, Aside, Draining, Released} }
+
+// HashOf is the pod-template-hash that a pod was born with, also of one that was set
+// aside; empty for a pod that no Deployment made.
+func HashOf(labels map[string]string) string {
+	return strings.TrimSuffix(labels[templateHashLabel], AsideSuffix)
+}
 
 // StateOf reads a pod's state from its labels and annotations. The furthest wins.
 func StateOf(labels, annotations map[string]string) State {
@@ -193,7 +217,14 @@ type Pod struct {
 	Labels   map[string]string
 	Node, IP string
 	Owner    Owner
-	State    State
+	// Hash is what the pod's ReplicaSet has at the end of its name, where a Deployment
+	// made it.
+	Hash  string
+	State State
+	// Terminating reports whether the pod is being deleted.
+	Terminating bool
+	// Born is when the pod was created, by the API server's clock.
+	Born time.Time
 
 	// Running says that the agent's container runs. The kubelet is its own
 	// witness here: a pod without one holds no call.

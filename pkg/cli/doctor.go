@@ -136,8 +136,65 @@ func (c *cluster) examine(ctx context.Context, namespace string) []finding {
 	known("pods", func() []finding { return c.checkPods(ctx, s) }, podsErr, namespacesErr)
 	api, others := c.checkMetricsAPI(ctx)
 	findings = append(findings, api...)
+	known("autoscalers", func() []finding { return c.checkAutoscalers(ctx, namespace, s) }, namespacesErr)
 	known("calls", func() []finding { return c.checkCalls(ctx, s, others) }, podsErr, namespacesErr)
 	return findings
+}
+
+// checkAutoscalers looks for autoscalers that let a guarded workload shrink to none: then
+// no agent answers, no call is made, and nothing ever asks for an agent again.
+func (c *cluster) checkAutoscalers(ctx context.Context, namespace string, s scene) []finding {
+	const check = "autoscalers"
+	hpas, err := c.client.AutoscalingV2().HorizontalPodAutoscalers(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return []finding{{warn, check, fmt.Sprintf("not checked: cannot list the HorizontalPodAutoscalers: %v", err), ""}}
+	}
+	var list []finding
+	for _, hpa := range hpas.Items {
+		if hpa.Spec.MinReplicas == nil || *hpa.Spec.MinReplicas > 0 || !s.namespaces[hpa.Namespace] {
+			continue
+		}
+		of := hpa.Spec.ScaleTargetRef
+		guarded, err := c.makesGuarded(ctx, hpa.Namespace, of.Kind, of.Name)
+		what := fmt.Sprintf("HorizontalPodAutoscaler %s/%s may scale %s %s to zero", hpa.Namespace, hpa.Name, of.Kind, of.Name)
+		switch {
+		case err != nil:
+			what += fmt.Sprintf(" (whether its pods are guarded is not known: %v)", err)
+		case !guarded:
+			continue
+		}
+		list = append(list, finding{warn, check, what + ": then no agent answers, and no call brings one back", "minReplicas: 1, or more"})
+	}
+	return bounded(list, finding{ok, check, "no HorizontalPodAutoscaler may scale a guarded workload to zero", ""})
+}
+
+// makesGuarded reports whether a workload's pods are born guarded.
+func (c *cluster) makesGuarded(ctx context.Context, namespace, kind, name string) (bool, error) {
+	var template corev1.PodTemplateSpec
+	var err error
+	switch kind {
+	case "Deployment":
+		d, failed := c.client.AppsV1().Deployments(namespace).Get(ctx, name, metav1.GetOptions{})
+		if err = failed; err == nil {
+			template = d.Spec.Template
+		}
+	case "StatefulSet":
+		set, failed := c.client.AppsV1().StatefulSets(namespace).Get(ctx, name, metav1.GetOptions{})
+		if err = failed; err == nil {
+			template = set.Spec.Template
+		}
+	case "ReplicaSet":
+		set, failed := c.client.AppsV1().ReplicaSets(namespace).Get(ctx, name, metav1.GetOptions{})
+		if err = failed; err == nil {
+			template = set.Spec.Template
+		}
+	default:
+		return false, fmt.Errorf("callguard does not read the kind %s", kind)
+	}
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	return template.Labels[call.GuardedLabel] == "true", err
 }
 
 // enabledIn says which namespaces are enabled: of all, or of one.

@@ -27,6 +27,7 @@ OK    opt-in          every guarded pod is in an enabled namespace: 2 pods
 OK    other-budgets   no other PodDisruptionBudget matches a guarded pod
 OK    pods            every guarded pod has the grace its agent needs, and is locked from birth
 OK    metrics-api     custom.metrics.k8s.io is available, by Service callguard-system/metrics-adapter
+OK    autoscalers     no HorizontalPodAutoscaler may scale a guarded workload to zero
 OK    calls           known of all running guarded pods: 3 calls in 2 pods
 `
 
@@ -133,6 +134,24 @@ func TestDoctor(t *testing.T) {
 				"OK opt-in every guarded pod is in an enabled namespace: 5 pods", "OK calls known of all running guarded pods: 3 calls in 5 pods",
 				"WARN pods 1 of 5 guarded pods, such as voice/c, can take no call: LiveKit refuses the key of Secret voice/livekit (pod voice/c); kubectl get --raw /api/v1/namespaces/voice/pods/c:8089/proxy/calls says more",
 			},
+		},
+		"ScaleToZero": {
+			reason: "Only a guarded workload that may shrink to none.", objects: []runtime.Object{
+				scaledWorkload("gone", true), autoscaler("gone", 0), scaledWorkload("one", true), autoscaler("one", 1), scaledWorkload("web-site", false), autoscaler("web-site", 0), autoscaler("nobody", 0),
+			},
+			want: []string{"WARN autoscalers HorizontalPodAutoscaler voice/gone may scale Deployment gone to zero: then no agent answers, and no call brings one back; minReplicas: 1, or more"},
+		},
+		"ScaleToZeroOfUnknown": {
+			reason: "Who may not read the target reads that it may be guarded.", objects: []runtime.Object{autoscaler("gone", 0)},
+			change: func(_ *testing.T, s *stage) { s.refuse("get", "deployments") },
+			want: []string{
+				"OK doors all admission policies stand as this version has them (the guard's settings",
+				"WARN autoscalers HorizontalPodAutoscaler voice/gone may scale Deployment gone to zero (whether its pods are guarded is not known: ",
+			},
+		},
+		"NoRightToListAutoscalers": {
+			reason: "It is said, and all else is checked.", change: func(_ *testing.T, s *stage) { s.refuse("list", "horizontalpodautoscalers") },
+			want: []string{"WARN autoscalers not checked: cannot list the HorizontalPodAutoscalers"},
 		},
 		"UnableUnasked": {
 			reason: "Who may not ask the gate still reads that it has no worker.", objects: []runtime.Object{newPod("c", gated(false, time.Hour))},

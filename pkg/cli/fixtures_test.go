@@ -14,6 +14,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -145,6 +146,26 @@ func workload(replicas int32) []runtime.Object {
 			ObjectMeta: metav1.ObjectMeta{Namespace: voice, Name: "web-1", UID: "web-1", OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: "web", Controller: &yes}}},
 			Spec:       appsv1.ReplicaSetSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"pod-template-hash": "1"}}},
 		},
+	}
+}
+
+// scaledWorkload is a Deployment without pods, whose pods would be guarded or not.
+func scaledWorkload(name string, guarded bool) *appsv1.Deployment {
+	labels := map[string]string{}
+	if guarded {
+		labels[call.GuardedLabel] = "true"
+	}
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Namespace: voice, Name: name},
+		Spec:       appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}}},
+	}
+}
+
+// autoscaler is that of a Deployment of its name.
+func autoscaler(name string, least int32) *autoscalingv2.HorizontalPodAutoscaler {
+	return &autoscalingv2.HorizontalPodAutoscaler{
+		ObjectMeta: metav1.ObjectMeta{Namespace: voice, Name: name},
+		Spec:       autoscalingv2.HorizontalPodAutoscalerSpec{MinReplicas: &least, ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: name}},
 	}
 }
 

@@ -43,6 +43,7 @@ func (g *Gate) calls(w http.ResponseWriter, r *http.Request) {
 func (g *Gate) answer(now time.Time) witness.Answer {
 	a := g.book.answer(now)
 	g.able.tell(&a)
+	a.LiveKit = g.upstream.String()
 	return a
 }
 

@@ -49,8 +49,8 @@ type Config struct {
 	Doors Gatekeeper
 	// Witnesses are asked of pods that something wants to go.
 	Witnesses map[call.Witness]Witness
-	// Projects is told which LiveKit projects such pods work for.
-	Projects func(map[call.Project]bool)
+	// Projects is told which LiveKit projects such pods work for, and when these were born.
+	Projects func(map[call.Project]call.Births)
 	Settings
 
 	Recorder record.EventRecorder
@@ -139,16 +139,16 @@ func (g *Guard) Ready() error {
 	return g.cfg.Doors.InForce()
 }
 
-// Projects are the LiveKit projects that guarded pods name.
-func (g *Guard) Projects() map[call.Project]bool {
-	named := map[call.Project]bool{}
+// Projects are the LiveKit projects that guarded pods name, and when these were born.
+func (g *Guard) Projects() map[call.Project]call.Births {
+	named := map[call.Project]call.Births{}
 	list, err := g.cluster.pods.List(labels.Everything())
 	if err != nil {
 		return named // an informer's list does not fail
 	}
 	for _, pod := range list {
 		if m := (&snapshot{}).member(pod); g.cluster.enabled(pod.Namespace) && m.Asks(call.Rooms) {
-			named[m.Project] = true
+			named[m.Project] = named[m.Project].With(m.Born)
 		}
 	}
 	return named

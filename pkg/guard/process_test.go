@@ -123,14 +123,14 @@ func (p *process) build() *Guard {
 	g.steps = &steps{client: g.cfg.Client, costs: g.cfg.DeletionCosts}
 	g.readings = &readings{
 		witnesses: witnesses, every: g.cfg.ReadEvery, now: g.now,
-		changed: func(types.UID) {}, projects: func(map[call.Project]bool) {},
+		changed: func(types.UID) {}, projects: func(map[call.Project]call.Births) {},
 		queue: noDelays{}, records: map[types.UID]*entry{},
 	}
 	if w.gated && !w.mutant.readyIsAble {
 		gates := map[call.Witness]Witness{call.Gate: modelWitness{call.Gate}}
 		g.gates = &readings{
 			witnesses: gates, every: g.cfg.ReadEvery, now: g.now,
-			changed: func(types.UID) {}, projects: func(map[call.Project]bool) {},
+			changed: func(types.UID) {}, projects: func(map[call.Project]call.Births) {},
 			queue: noDelays{}, records: map[types.UID]*entry{},
 		}
 	}

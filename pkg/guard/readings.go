@@ -37,8 +37,9 @@ type readings struct {
 	now       func() time.Time
 	// changed is told when a pod's readings say something else than before.
 	changed func(types.UID)
-	// projects is told which LiveKit projects the pods' rooms are of.
-	projects func(map[call.Project]bool)
+	// projects is told which LiveKit projects the pods' rooms are of, and when the pods
+	// were born.
+	projects func(map[call.Project]call.Births)
 
 	mu      sync.Mutex
 	queue   workqueue.TypedDelayingInterface[types.UID] // nil while run does not run
@@ -65,7 +66,7 @@ func newEntry(pod *call.Pod, until time.Time) *entry {
 func newReadings(witnesses map[call.Witness]Witness, every time.Duration, now func() time.Time) *readings {
 	return &readings{
 		witnesses: witnesses, every: every, now: now,
-		changed: func(types.UID) {}, projects: func(map[call.Project]bool) {},
+		changed: func(types.UID) {}, projects: func(map[call.Project]call.Births) {},
 		records: map[types.UID]*entry{},
 	}
 }
@@ -277,10 +278,10 @@ func sealed(list []verdict.Reading) bool {
 
 // tellProjects says which projects are wanted. The lock is held.
 func (r *readings) tellProjects() {
-	wanted := map[call.Project]bool{}
+	wanted := map[call.Project]call.Births{}
 	for _, rec := range r.records {
 		if rec.pod.Asks(call.Rooms) {
-			wanted[rec.pod.Project] = true
+			wanted[rec.pod.Project] = wanted[rec.pod.Project].With(rec.pod.Born)
 		}
 	}
 	r.projects(wanted)

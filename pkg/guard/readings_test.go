@@ -123,8 +123,8 @@ func TestReadings(t *testing.T) {
 	r.reset(workqueue.NewTypedDelayingQueue[types.UID]())
 	var changed []types.UID
 	r.changed = func(uid types.UID) { changed = append(changed, uid) }
-	var projects []map[call.Project]bool
-	r.projects = func(p map[call.Project]bool) { projects = append(projects, p) }
+	var projects []map[call.Project]call.Births
+	r.projects = func(p map[call.Project]call.Births) { projects = append(projects, p) }
 	pod := &call.Pod{UID: "a", Witnesses: call.DefaultWitnesses(), Project: call.DefaultProject}
 
 	list, quiet := r.of(pod)
@@ -136,7 +136,7 @@ func TestReadings(t *testing.T) {
 	}
 
 	r.want(pod)
-	if diff := cmp.Diff(map[call.Project]bool{call.DefaultProject: true}, projects[len(projects)-1]); diff != "" {
+	if diff := cmp.Diff(map[call.Project]call.Births{call.DefaultProject: {}}, projects[len(projects)-1]); diff != "" {
 		t.Errorf("projects: -want, +got:\n%s", diff)
 	}
 	now = now.Add(time.Second)

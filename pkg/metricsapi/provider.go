@@ -150,6 +150,7 @@ func (p *Provider) values(subjects []subject, d description, identifier custom_m
 // look is one look at the ledger, for one request.
 type look struct {
 	ledger   *ledger.Ledger
+	store    *pods.Store
 	now      time.Time
 	selector labels.Selector        // of the metric; nil for everything
 	fresh    map[call.Project]error // of the projects asked about so far
@@ -159,7 +160,7 @@ func (p *Provider) look(selector labels.Selector) look {
 	if selector != nil && selector.Empty() {
 		selector = nil
 	}
-	return look{ledger: p.ledger, now: p.now(), selector: selector, fresh: map[call.Project]error{}}
+	return look{ledger: p.ledger, store: p.store, now: p.now(), selector: selector, fresh: map[call.Project]error{}}
 }
 
 func (l look) tally(members []*call.Pod) tally {
@@ -176,7 +177,8 @@ func (l look) tally(members []*call.Pod) tally {
 			}
 			t.stale = err
 		}
-		t.count(pod, l.ledger.Reading(pod, l.now))
+		reading := l.ledger.Reading(pod, l.now)
+		t.count(pod, reading, !reading.Known() && l.store.Lost(pod))
 	}
 	return t
 }

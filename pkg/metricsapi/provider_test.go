@@ -3,6 +3,7 @@
 package metricsapi
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -271,5 +272,39 @@ func BenchmarkList5000Pods(b *testing.B) {
 		if err != nil || len(list.Items) != 5000 {
 			b.Fatalf("%d items, %v", len(list.Items), err)
 		}
+	}
+}
+
+// TestDeadNode has half of a Deployment's pods on a node that is dead: nobody can ask
+// them any more. They are left out, and do not keep the others from being counted.
+func TestDeadNode(t *testing.T) {
+	cases := map[string]struct {
+		reason string
+		calls  map[string]int
+		silent bool
+		want   int64
+		status int
+	}{
+		"NodeSilent":   {reason: "One pod is left, and known.", calls: map[string]int{"a": 3}, silent: true, want: 3},
+		"NodeHeard":    {reason: "They may be asked again.", calls: map[string]int{"a": 3}, status: 503},
+		"StillKnown":   {reason: "What LiveKit knows of them counts.", calls: map[string]int{"a": 3, "c": 2}, silent: true, want: 5},
+		"AllUnknown":   {reason: "Unknown is never zero.", silent: true, status: 503},
+		"HalfOfOthers": {reason: "Of the others half are known.", calls: map[string]int{"c": 1}, silent: true, want: 1},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			p := testProvider(witness{calls: tc.calls})
+			node := *p.store.Object(pods.Node, types.NamespacedName{Name: "node-2"})
+			node.Silent = tc.silent
+			p.store.SetObject(&node)
+			p.store.DeletePod(types.NamespacedName{Namespace: "voice", Name: "b"}, "voiceb")
+			got, err := p.GetMetricByName(t.Context(), types.NamespacedName{Namespace: "voice", Name: "web"}, info("deployments.apps", ActiveCalls), nil)
+			if status := (apierrors.APIStatus)(nil); tc.status != 0 && (!errors.As(err, &status) || int(status.Status().Code) != tc.status) {
+				t.Fatalf("%s got %v, %v; want status %d", tc.reason, got, err, tc.status)
+			}
+			if tc.status == 0 && (err != nil || got.Value.Value() != tc.want) {
+				t.Errorf("%s got %v, %v; want %d", tc.reason, got, err, tc.want)
+			}
+		})
 	}
 }

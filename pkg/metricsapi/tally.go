@@ -21,19 +21,26 @@ const (
 // tally is what is known of some pods together.
 type tally struct {
 	known, unknown       int
+	lost                 int // unknown, and gone with their nodes
 	calls, busy, drained int
 	at                   time.Time // of the oldest reading
 	stale                error     // why a LiveKit project of theirs cannot be believed
 	example              string    // an unknown pod, and why it is
 }
 
-func (t *tally) count(pod *call.Pod, r call.Reading) {
+// count enters a pod. One that is lost with its node and unknown is unknown for good,
+// and has nothing to do with whether enough is known of the others.
+func (t *tally) count(pod *call.Pod, r call.Reading, lost bool) {
 	if pod.State == call.Draining || pod.State == call.Released {
 		t.drained++
 	}
 	calls, known := r.Calls()
 	if !known {
-		t.unknown++
+		if lost {
+			t.lost++
+		} else {
+			t.unknown++
+		}
 		t.busy++
 		if t.example == "" {
 			t.example = fmt.Sprintf("pod %s: %s", pod.NamespacedName, r.Reason())
@@ -54,6 +61,7 @@ func (t *tally) count(pod *call.Pod, r call.Reading) {
 func (t *tally) add(other tally) {
 	t.known += other.known
 	t.unknown += other.unknown
+	t.lost += other.lost
 	if t.stale == nil {
 		t.stale = other.stale
 	}
@@ -64,7 +72,8 @@ func (t *tally) add(other tally) {
 
 // tooLittleKnown returns a 503 with the reason when a metric about calls cannot
 // be answered: a LiveKit project cannot be believed, or more than half of the
-// pods are unknown.
+// pods are unknown, of which those that are lost with their nodes do not count
+// beside one that is known.
 func (t *tally) tooLittleKnown(metric string) error {
 	switch {
 	case metric == DrainingPods:
@@ -74,6 +83,8 @@ func (t *tally) tooLittleKnown(metric string) error {
 	case 2*t.unknown > t.known+t.unknown:
 		return apierrors.NewServiceUnavailable(fmt.Sprintf("%s is not known: %d of %d pods are unknown; %s",
 			metric, t.unknown, t.known+t.unknown, t.example))
+	case t.lost > 0 && t.known == 0:
+		return apierrors.NewServiceUnavailable(fmt.Sprintf("%s is not known: %d pods are unknown and their nodes are lost; %s", metric, t.lost, t.example))
 	}
 	return nil
 }

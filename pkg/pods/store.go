@@ -11,7 +11,9 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -38,6 +40,8 @@ type Object struct {
 	Owner call.Owner
 	// Guarded says that its pod template carries call.GuardedLabel.
 	Guarded bool
+	// Silent reports whether a node is not heard by the control plane, or not ready.
+	Silent bool
 }
 
 // Store holds the guarded pods of enabled namespaces, and what they belong to.
@@ -92,26 +96,31 @@ func (s *Store) DeletePod(name types.NamespacedName, uid types.UID) {
 	}
 }
 
-// SetObject enters a workload, a node, or a namespace that is enabled.
-func (s *Store) SetObject(o *Object) {
+// SetObject enters a workload, a node, or a namespace that is enabled, and reports
+// whether it is new: one that has the name of another is.
+func (s *Store) SetObject(o *Object) (fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.objects[o.Kind] == nil {
 		s.objects[o.Kind] = map[types.NamespacedName]*Object{}
 	}
+	old := s.objects[o.Kind][o.NamespacedName]
 	s.objects[o.Kind][o.NamespacedName] = o
 	if o.Kind == ReplicaSet {
 		s.byOwner[o.UID] = o
 	}
+	return old == nil || old.UID != o.UID
 }
 
 // DeleteObject forgets an object.
 func (s *Store) DeleteObject(kind string, name types.NamespacedName, uid types.UID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.objects[kind], name)
 	if kind == ReplicaSet {
 		delete(s.byOwner, uid)
+	}
+	if old := s.objects[kind][name]; old != nil && old.UID == uid { // else it was made again
+		delete(s.objects[kind], name)
 	}
 }
 
@@ -255,28 +264,60 @@ func (s *Store) Objects(kind, namespace string, keep func(*Object) bool) []*Obje
 
 // workload returns a pod's owner, and that owner's owner where there is one: a
 // pod of a Deployment belongs to its ReplicaSet and to the Deployment, one that
-// was set aside to the Deployment alone.
+// was set aside to the Deployment alone. Where the ReplicaSet is gone, its name says
+// which Deployment made it.
 func (s *Store) workload(p *call.Pod) (owner, top call.Owner) {
 	if rs := s.byOwner[p.Owner.UID]; rs != nil {
 		return p.Owner, rs.Owner
 	}
+	if p.Owner.Kind == ReplicaSet {
+		if name, ok := strings.CutSuffix(p.Owner.Name, "-"+p.Hash); ok && p.Hash != "" {
+			return p.Owner, call.Owner{Kind: Deployment, Name: name}
+		}
+	}
 	return p.Owner, call.Owner{}
 }
 
-// Projects returns the LiveKit projects that pods of enabled namespaces name.
-func (s *Store) Projects() map[call.Project]bool {
+// Former returns the pods that count for a workload because one of its name owned them,
+// which is gone: their calls are a forecast of what the workload will have to take.
+func (s *Store) Former(o *Object) []*call.Pod {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	projects := map[call.Project]bool{}
+	return s.in(o.Namespace, func(p *call.Pod) bool {
+		owner, top := s.workload(p)
+		return former(owner, o) || former(top, o)
+	})
+}
+
+func former(owner call.Owner, of *Object) bool {
+	return owner.Kind == of.Kind && owner.Name == of.Name && owner.UID != of.UID
+}
+
+// Lost reports whether a pod is known to have gone with its node: the node is gone or
+// silent, and Kubernetes or the guard has given the pod up. Until then it may come back.
+func (s *Store) Lost(p *call.Pod) bool {
+	if p.Node == "" || p.State == call.Serving && !p.Terminating {
+		return false
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	node := s.objects[Node][types.NamespacedName{Name: p.Node}]
+	return node == nil || node.Silent
+}
+
+// EachProject tells f, for each pod of an enabled namespace that LiveKit is asked about,
+// its LiveKit project and when it was born. f must not call the Store.
+func (s *Store) EachProject(f func(call.Project, time.Time)) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	for namespace, names := range s.byName {
 		if !s.enabled(namespace) {
 			continue
 		}
 		for _, p := range names {
 			if p.Asks(call.Rooms) {
-				projects[p.Project] = true
+				f(p.Project, p.Born)
 			}
 		}
 	}
-	return projects
 }

@@ -124,10 +124,24 @@ func (w *Watcher) deletePod(obj any) {
 
 func (w *Watcher) setObject(obj any) {
 	if o := fromObject(obj); o != nil {
-		w.store.SetObject(o)
+		if w.store.SetObject(o) {
+			w.tellFormer(o)
+		}
 		if o.Kind == Namespace {
 			w.onChange()
 		}
+	}
+}
+
+// tellFormer logs once that pods of a workload that is gone count for the one that has
+// its name now.
+func (w *Watcher) tellFormer(o *Object) {
+	if o.Kind != Deployment && o.Kind != StatefulSet {
+		return
+	}
+	if former := w.store.Former(o); len(former) > 0 {
+		w.log.Info("Pods of an earlier workload of this name count for it until they are gone",
+			"kind", o.Kind, "name", o.NamespacedName.String(), "pods", len(former), "such", former[0].Name)
 	}
 }
 
@@ -168,7 +182,10 @@ func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 		Node:           pod.Spec.NodeName,
 		IP:             pod.Status.PodIP,
 		Owner:          controllerOf(pod),
+		Hash:           call.HashOf(pod.Labels),
 		State:          call.StateOf(pod.Labels, pod.Annotations),
+		Terminating:    pod.DeletionTimestamp != nil,
+		Born:           pod.CreationTimestamp.Time,
 		Running:        running,
 		Witnesses:      witnesses,
 		Project:        project,
@@ -245,12 +262,18 @@ func fromObject(obj any) *Object {
 		o.Kind, o.Guarded, o.Owner = ReplicaSet, guarded(obj.Spec.Template), controllerOf(obj)
 	case *corev1.Node:
 		o.Kind = Node
+		o.Silent = slices.ContainsFunc(obj.Spec.Taints, silences)
 	case *corev1.Namespace:
 		o.Kind = Namespace
 	default:
 		return nil
 	}
 	return o
+}
+
+// silences reports whether a taint says that a node is not heard, or not ready.
+func silences(t corev1.Taint) bool {
+	return t.Effect == corev1.TaintEffectNoExecute && (t.Key == corev1.TaintNodeUnreachable || t.Key == corev1.TaintNodeNotReady)
 }
 
 func controllerOf(obj metav1.Object) call.Owner {
@@ -279,7 +302,8 @@ func trim(obj any) (any, error) {
 	case *appsv1.ReplicaSet:
 		o.Annotations, o.Spec, o.Status = nil, appsv1.ReplicaSetSpec{Template: trimTemplate(o.Spec.Template)}, appsv1.ReplicaSetStatus{}
 	case *corev1.Node:
-		o.Annotations, o.Spec, o.Status = nil, corev1.NodeSpec{}, corev1.NodeStatus{}
+		taints := slices.DeleteFunc(slices.Clone(o.Spec.Taints), func(t corev1.Taint) bool { return !silences(t) })
+		o.Annotations, o.Spec, o.Status = nil, corev1.NodeSpec{Taints: taints}, corev1.NodeStatus{}
 	case *corev1.Namespace:
 		o.Annotations, o.Spec, o.Status = nil, corev1.NamespaceSpec{}, corev1.NamespaceStatus{}
 	}

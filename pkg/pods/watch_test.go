@@ -3,7 +3,10 @@
 package pods
 
 import (
+	"bytes"
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -211,4 +214,99 @@ func TestWorkload(t *testing.T) {
 	check("A namespace has all.", Namespace, types.NamespacedName{Name: "voice"}, "a", "aside", "bare")
 	s.DeleteObject(ReplicaSet, o.NamespacedName, "rs")
 	check("A ReplicaSet that is gone leads nowhere.", Deployment, inVoice("web"), "aside")
+}
+
+// TestMadeAgain deletes a Deployment while orphans hold calls, and makes it again under
+// its name: they count for it, as their calls will be its to take, and it is said once.
+func TestMadeAgain(t *testing.T) {
+	var log bytes.Buffer
+	w := &Watcher{store: NewStore(), onChange: func() {}, log: slog.New(slog.NewTextHandler(&log, nil))}
+	meta := func(name, uid string, owner ...metav1.OwnerReference) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: "voice", Name: name, UID: types.UID(uid), OwnerReferences: owner, Labels: map[string]string{"pod-template-hash": "1"}}
+	}
+	by := func(kind, name, uid string) metav1.OwnerReference {
+		yes := true
+		return metav1.OwnerReference{Kind: kind, Name: name, UID: types.UID(uid), Controller: &yes}
+	}
+	deployment := func(uid string) *appsv1.Deployment { return &appsv1.Deployment{ObjectMeta: meta("web", uid)} }
+	replicaSet := func(uid, of string) *appsv1.ReplicaSet {
+		return &appsv1.ReplicaSet{ObjectMeta: meta("web-1", uid, by(Deployment, "web", of))}
+	}
+	pod := func(name string, owner metav1.OwnerReference) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: meta(name, name, owner)}
+	}
+	w.setObject(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "voice"}})
+	w.setObject(deployment("d"))
+	w.setObject(replicaSet("rs", "d"))
+	aside := pod("aside", by(Deployment, "web", "d"))
+	aside.Labels["pod-template-hash"] = "1-aside"
+	for _, p := range []*corev1.Pod{pod("a", by(ReplicaSet, "web-1", "rs")), aside, pod("bare", by(ReplicaSet, "web-2", "other"))} {
+		w.setPod(p)
+	}
+	counts := func(reason string, want ...string) {
+		t.Helper()
+		name := types.NamespacedName{Namespace: "voice", Name: "web"}
+		for what, found := range map[string][]*call.Pod{"Of": w.store.Of(Deployment, name), "By": w.store.By(Deployment, "voice")[name]} {
+			var got []string
+			for _, p := range found {
+				got = append(got, p.Name)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s %s -want, +got:\n%s", reason, what, diff)
+			}
+		}
+	}
+	w.deleteObject(deployment("d"))
+	w.deleteObject(replicaSet("rs", "d"))
+	counts("Orphans have what they were.", "a", "aside")
+	if log.Len() > 0 {
+		t.Errorf("nothing was made again, and the log says: %s", &log)
+	}
+	w.setObject(deployment("d2"))
+	w.setObject(replicaSet("rs2", "d2"))
+	w.setPod(pod("new", by(ReplicaSet, "web-1", "rs2")))
+	w.setObject(deployment("d2"))
+	counts("The new one has its own and the orphans.", "a", "aside", "new")
+	if n := strings.Count(log.String(), "Pods of an earlier workload of this name count for it"); n != 1 {
+		t.Errorf("it was said %d times: %s", n, &log)
+	}
+	w.deleteObject(deployment("d"))
+	if w.store.Object(Deployment, types.NamespacedName{Namespace: "voice", Name: "web"}) == nil {
+		t.Error("the late end of the first must not end the second")
+	}
+}
+
+// TestLost reports a pod as lost with its node when the node is gone or silent, and the
+// pod was given up.
+func TestLost(t *testing.T) {
+	s := NewStore()
+	node := func(name string, taints ...corev1.Taint) {
+		trimmed, err := trim(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{Taints: taints}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.SetObject(fromObject(trimmed))
+	}
+	node("well", corev1.Taint{Key: "team", Effect: corev1.TaintEffectNoExecute})
+	node("cordoned", corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
+	node("silent", corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoSchedule}, corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute})
+	cases := map[string]struct {
+		reason string
+		pod    call.Pod
+		want   bool
+	}{
+		"Well":        {"Its node is heard.", call.Pod{Node: "well", State: call.Aside}, false},
+		"Cordoned":    {"Its node is drained, not dead.", call.Pod{Node: "cordoned", State: call.Draining}, false},
+		"Tolerated":   {"It has not been given up: it may come back.", call.Pod{Node: "silent", State: call.Serving}, false},
+		"Aside":       {"It has been replaced.", call.Pod{Node: "silent", State: call.Aside}, true},
+		"Draining":    {"It was given up in place.", call.Pod{Node: "silent", State: call.Draining}, true},
+		"Terminating": {"Kubernetes deletes it.", call.Pod{Node: "silent", State: call.Serving, Terminating: true}, true},
+		"Gone":        {"There is no such node.", call.Pod{Node: "gone", State: call.Serving, Terminating: true}, true},
+		"Unscheduled": {"It never had a node.", call.Pod{State: call.Aside}, false},
+	}
+	for name, tc := range cases {
+		if got := s.Lost(&tc.pod); got != tc.want {
+			t.Errorf("%s: %s Lost = %t, want %t", name, tc.reason, got, tc.want)
+		}
+	}
 }

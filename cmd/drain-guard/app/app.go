@@ -105,9 +105,8 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	if err != nil {
 		return err
 	}
-	secrets := rooms.Remember(rooms.SecretCredentials(client))
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
-		Default: rooms.FileCredentials(rooms.Files{URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}), Secret: secrets.Get,
+		Default: rooms.FileCredentials(rooms.Files{URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}), Secret: rooms.SecretCredentials(client),
 		Transport: http.DefaultTransport, OnlyWanted: true, Settings: o.livekit, Metrics: rooms.NewMetrics(registry), Log: log,
 	})
 	asked := poll.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Registry: registry}
@@ -115,7 +114,7 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	o.guard.DeletionCosts = o.deletionCosts == costsAuto
 	g, err := guard.New(guard.Config{
 		Client: client, Doors: doors,
-		Witnesses: map[call.Witness]guard.Witness{call.Rooms: projects, call.Worker: agents, call.Gate: gateWitness{gates}},
+		Witnesses: map[call.Witness]guard.Witness{call.Rooms: projects, call.Worker: agents, call.Gate: gateWitness{gates, projects.Origins()}},
 		Projects:  projects.Want,
 		Settings:  o.guard,
 		Recorder:  recorder, About: about, Registry: registry, Log: log,
@@ -131,7 +130,7 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	group.Go(func() error { return g.Watch(ctx) })
 	group.Go(func() error { return doors.Run(ctx) })
 	group.Go(func() error { return projects.Run(ctx) })
-	group.Go(func() error { return secrets.Keep(ctx, g.Projects) })
+	group.Go(func() error { return projects.Origins().Keep(ctx, g.Projects) })
 	group.Go(func() error { return serve(ctx, o.bindAddress, status, registry, log) })
 	group.Go(func() error { return o.lead(ctx, client, g, status, log) })
 	return group.Wait()
@@ -146,12 +145,16 @@ func correlation() record.CorrelatorOptions {
 }
 
 // gateWitness asks a pod's gate, which knows when no call can begin any more, and
-// whether the pod can take any.
-type gateWitness struct{ gates *gate.Reader }
+// whether the pod can take any, and with which LiveKit it was started.
+type gateWitness struct {
+	gates   *gate.Reader
+	origins *rooms.Origins
+}
 
 // Ask implements guard.Witness.
 func (g gateWitness) Ask(ctx context.Context, pod *call.Pod) call.Reading {
 	reading, answer := g.gates.Ask(ctx, pod) // an answer's ability is in its reading
+	g.origins.Tell(pod.UID, answer.LiveKit)
 	if answer.Drained {
 		return reading.WithSeal()
 	}

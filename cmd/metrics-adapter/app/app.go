@@ -126,6 +126,9 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return watcher.Run(ctx) })
 	g.Go(func() error { return projects.Run(ctx) })
+	g.Go(func() error {
+		return projects.Origins().Keep(ctx, func() map[call.Project]call.Births { return births(store) })
+	})
 	g.Go(func() error { return agents.Run(ctx) })
 	g.Go(func() error { return gates.Run(ctx) })
 	g.Go(func() error {
@@ -206,7 +209,7 @@ func tellWitnesses(ctx context.Context, changed <-chan struct{}, store *pods.Sto
 			return
 		case <-changed:
 		}
-		projects.Want(store.Projects())
+		projects.Want(births(store))
 		for _, pod := range store.In("", func(pod *call.Pod) bool { return pod.Asks(call.Worker) }) {
 			agents.Watch(pod.UID)
 		}
@@ -219,6 +222,13 @@ func tellWitnesses(ctx context.Context, changed <-chan struct{}, store *pods.Sto
 		case <-time.After(settle):
 		}
 	}
+}
+
+// births are the LiveKit projects that pods name, and when these were born.
+func births(store *pods.Store) map[call.Project]call.Births {
+	named := map[call.Project]call.Births{}
+	store.EachProject(func(project call.Project, born time.Time) { named[project] = named[project].With(born) })
+	return named
 }
 
 func serveWebhooks(ctx context.Context, address string, webhooks *rooms.Webhooks, log *slog.Logger) error {

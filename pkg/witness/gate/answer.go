@@ -59,6 +59,9 @@ type Answer struct {
 	Unable    call.Ability `json:"unable,omitempty"`
 	UnableWhy string       `json:"unableWhy,omitempty"`
 
+	// LiveKit is the URL of the server that the pod's agents work for through the gate.
+	LiveKit string `json:"livekit,omitempty"`
+
 	Workers int   `json:"workers"` // that have sent their registration and are there
 	Jobs    []Job `json:"jobs,omitempty"`
 }

@@ -208,7 +208,7 @@ func TestNodeDiedBefore(t *testing.T) {
 	lk := withRooms(4)
 	lk.byNodes, lk.silent["r0"] = true, true
 	inNoTime(t, lk, asGuard, func(t *testing.T, r *Reader) {
-		p := &Projects{readers: map[call.Project]*Reader{call.DefaultProject: r}}
+		p := &Projects{origins: NewOrigins(nil), readers: map[call.Project][]*bound{call.DefaultProject: {{Reader: r}}}}
 		alone := &call.Pod{UID: podOf(1), Project: call.DefaultProject, Witnesses: []call.Witness{call.Rooms}}
 		two := &call.Pod{UID: podOf(1), Project: call.DefaultProject, Witnesses: call.DefaultWitnesses()}
 		soon(t, time.Minute, "the others are known", reads(r, podOf(1), 1))

@@ -22,9 +22,9 @@ import (
 // ProjectsConfig is what Projects needs.
 type ProjectsConfig struct {
 	// Default gives the credentials of the default project; nil if there is none.
-	Default func(context.Context) (livekit.Credentials, error)
+	Default func(context.Context) (Version, error)
 	// Secret gives the credentials that stand in a Secret.
-	Secret    func(context.Context, types.NamespacedName) (livekit.Credentials, error)
+	Secret    func(context.Context, types.NamespacedName) (Version, error)
 	Transport http.RoundTripper
 	// OnlyWanted leaves the default project unread while nobody wants it, too.
 	OnlyWanted bool
@@ -39,35 +39,86 @@ type ProjectsConfig struct {
 // writes its pods chooses the servers that are asked.
 const maxProjects = 20
 
-// Projects runs a Reader for the default project and for every project that pods
-// name, up to maxProjects of a namespace. Its methods are safe for concurrent use.
+// Projects runs a Reader for each LiveKit server of the default project and of every
+// project that pods name, up to maxProjects of a namespace. A project has more than one
+// while there are pods that were born before its URL changed. Its methods are safe for
+// concurrent use.
 type Projects struct {
 	cfg     ProjectsConfig
+	origins *Origins
 	budget  *livekit.Budget
 	paces   *paces
 	changed chan struct{}
 
 	mu      sync.RWMutex
 	wanted  map[call.Project]bool // whether it is read
-	readers map[call.Project]*Reader
+	births  map[call.Project]call.Births
+	looking map[call.Project]bool // for what it says now
+	readers map[call.Project][]*bound
+}
+
+// bound is the Reader of one server of a project.
+type bound struct {
+	*Reader
+
+	stop context.CancelFunc
+
+	mu     sync.Mutex
+	server string // empty until it is known
+}
+
+// of returns the server, which it becomes where none is known.
+func (b *bound) of(server string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.server == "" {
+		b.server = server
+	}
+	return b.server
 }
 
 // NewProjects returns Projects that read nothing until Run.
 func NewProjects(cfg ProjectsConfig) *Projects {
 	cfg.Transport = livekit.BoundHeaders(cfg.Transport)
-	return &Projects{cfg: cfg, budget: livekit.NewBudget(), paces: newPaces(cfg.RequestsPerMinute), changed: make(chan struct{}, 1), readers: map[call.Project]*Reader{}}
+	return &Projects{
+		cfg: cfg, budget: livekit.NewBudget(), paces: newPaces(cfg.RequestsPerMinute), changed: make(chan struct{}, 1),
+		origins: NewOrigins(func(ctx context.Context, project call.Project) (Version, error) {
+			secret, ok := project.Secret()
+			switch {
+			case ok:
+				return cfg.Secret(ctx, secret)
+			case cfg.Default == nil:
+				return Version{}, noDefault()
+			default:
+				return cfg.Default(ctx)
+			}
+		}),
+		looking: map[call.Project]bool{}, readers: map[call.Project][]*bound{},
+	}
 }
 
-// Want names the projects that pods work for. The default project needs no
-// naming, unless OnlyWanted is set.
-func (p *Projects) Want(projects map[call.Project]bool) {
+func noDefault() error {
+	return fmt.Errorf("there is no default LiveKit project; set --livekit-url, or name a Secret in annotation %s of the pod template", call.SecretAnnotation)
+}
+
+// Origins are what is remembered of the projects, of which Keep has to run.
+func (p *Projects) Origins() *Origins { return p.origins }
+
+// Want names the projects that pods work for, and when these were born. The default
+// project needs no naming, unless OnlyWanted is set.
+func (p *Projects) Want(projects map[call.Project]call.Births) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wanted := bounded(projects, p.wanted)
-	if maps.Equal(p.wanted, wanted) {
+	if maps.Equal(p.wanted, wanted) && maps.Equal(p.births, projects) {
 		return
 	}
-	p.wanted = wanted
+	p.wanted, p.births = wanted, maps.Clone(projects)
+	p.poke()
+}
+
+// poke has Run look at what is wanted.
+func (p *Projects) poke() {
 	select {
 	case p.changed <- struct{}{}:
 	default: // it is told already
@@ -76,7 +127,7 @@ func (p *Projects) Want(projects map[call.Project]bool) {
 
 // bounded says of each project whether it is read. Those that were stay, so that no new
 // workload of a namespace takes from another what it has.
-func bounded(projects, before map[call.Project]bool) map[call.Project]bool {
+func bounded(projects map[call.Project]call.Births, before map[call.Project]bool) map[call.Project]bool {
 	read, inNamespace := map[call.Project]bool{}, map[string]int{}
 	for _, again := range []bool{true, false} {
 		for _, project := range slices.Sorted(maps.Keys(projects)) {
@@ -90,35 +141,15 @@ func bounded(projects, before map[call.Project]bool) map[call.Project]bool {
 	return read
 }
 
-// Run keeps one Reader running for each wanted project until ctx is done.
+// Run keeps one Reader running for each server of each wanted project until ctx is done.
 func (p *Projects) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		stops := map[call.Project]context.CancelFunc{}
 		for {
-			for project, stop := range stops {
-				if !p.wants(project) {
-					stop()
-					delete(stops, project)
-					p.setReader(project, nil)
-				}
-			}
-			for _, project := range p.wantedNow() {
-				if stops[project] != nil {
-					continue
-				}
-				reader := NewReader(p.config(project))
-				rctx, stop := context.WithCancel(ctx)
-				stops[project] = stop
-				p.setReader(project, reader)
-				g.Go(func() error { return reader.Run(rctx) })
-			}
+			p.align(ctx, g)
 			select {
 			case <-p.changed:
 			case <-ctx.Done():
-				for _, stop := range stops {
-					stop()
-				}
 				return nil
 			}
 		}
@@ -126,12 +157,105 @@ func (p *Projects) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Reading is the reading of a pod's own project.
+// align starts and stops Readers for what is wanted now, and has those projects read
+// that have got pods since they were.
+func (p *Projects) align(ctx context.Context, g *errgroup.Group) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	wanted := p.wantedNow()
+	for project, running := range p.readers {
+		if !slices.Contains(wanted, project) {
+			for _, b := range running {
+				b.stop()
+			}
+			delete(p.readers, project)
+		}
+	}
+	for _, project := range wanted {
+		births := p.births[project]
+		if !p.looking[project] && !p.origins.covers(project, births.Newest) {
+			p.looking[project] = true
+			g.Go(func() error {
+				_, err := p.origins.Get(ctx, project, births.Newest)
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				delete(p.looking, project)
+				if err == nil { // else the Reader tries again
+					p.poke()
+				}
+				return nil
+			})
+		}
+		needed := p.origins.needed(project, births.Oldest)
+		running := slices.DeleteFunc(p.readers[project], func(b *bound) bool {
+			old := len(needed) > 0 && !slices.Contains(needed, b.of(needed[len(needed)-1]))
+			if old {
+				b.stop()
+			}
+			return old
+		})
+		if len(needed) == 0 && len(running) == 0 {
+			needed = []string{""}
+		}
+		for _, server := range needed {
+			if !slices.ContainsFunc(running, func(b *bound) bool { return b.of(server) == server }) {
+				running = append(running, p.start(ctx, g, project, server))
+			}
+		}
+		p.readers[project] = running
+	}
+}
+
+func (p *Projects) start(ctx context.Context, g *errgroup.Group, project call.Project, server string) *bound {
+	ctx, stop := context.WithCancel(ctx)
+	b := &bound{server: server, stop: stop}
+	b.Reader = NewReader(p.config(project, b))
+	g.Go(func() error { return b.Run(ctx) })
+	return b
+}
+
+// Reading is the reading of a pod's own project: of each server that it may work for, of
+// which it has calls in one.
 func (p *Projects) Reading(pod *call.Pod, now time.Time) call.Reading {
-	r, err := p.reader(pod.Project)
+	readers, err := p.readersOf(pod)
 	if err != nil {
 		return call.Unknown("%s", err)
 	}
+	most := readingOf(readers[0], pod, now)
+	for _, r := range readers[1:] {
+		next := readingOf(r, pod, now)
+		if !most.Known() || !next.Known() {
+			if most.Known() {
+				most = next
+			}
+			break
+		}
+		a, _ := most.Calls()
+		b, _ := next.Calls()
+		joined := call.Known(max(a, b), earlier(most.At(), next.At())).WithNewest(later(most.Newest(), next.Newest()))
+		if most.Unattributed() || next.Unattributed() {
+			joined = joined.WithUnattributed()
+		}
+		most = joined
+	}
+	return most
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+func readingOf(r *Reader, pod *call.Pod, now time.Time) call.Reading {
 	reading := r.Reading(pod.UID, now)
 	unattributed, unread := r.Unattributed(), r.Unread(now)
 	switch {
@@ -150,11 +274,15 @@ func (p *Projects) Reading(pod *call.Pod, now time.Time) call.Reading {
 
 // RoomSIDs returns the ids of the rooms that LiveKit lists a pod's agents in.
 func (p *Projects) RoomSIDs(pod *call.Pod) []string {
-	r, err := p.reader(pod.Project)
+	readers, err := p.readersOf(pod)
 	if err != nil {
 		return nil
 	}
-	return r.RoomSIDs(pod.UID)
+	var sids []string
+	for _, r := range readers {
+		sids = append(sids, r.RoomSIDs(pod.UID)...)
+	}
+	return sids
 }
 
 // Ask is the reading of a pod's own project, as of its latest sweep.
@@ -162,7 +290,8 @@ func (p *Projects) Ask(_ context.Context, pod *call.Pod) call.Reading {
 	return p.Reading(pod, time.Now())
 }
 
-// Fresh returns nil when what is known of a project can be believed, else why not.
+// Fresh returns nil when what is known of the server that a project has now can be
+// believed, else why not.
 func (p *Projects) Fresh(project call.Project, now time.Time) error {
 	r, err := p.reader(project)
 	if err != nil {
@@ -171,14 +300,50 @@ func (p *Projects) Fresh(project call.Project, now time.Time) error {
 	return r.Fresh(now)
 }
 
+// readersOf returns the Readers of all servers that a pod may work for.
+func (p *Projects) readersOf(pod *call.Pod) ([]*Reader, error) {
+	current, err := p.reader(pod.Project)
+	if err != nil {
+		return nil, err
+	}
+	servers, err := p.origins.Of(pod)
+	if err != nil {
+		return nil, err
+	}
+	if len(servers) == 0 {
+		return []*Reader{current}, nil
+	}
+	var readers []*Reader
+	for _, server := range servers {
+		r := p.readerOf(pod.Project, server)
+		if r == nil {
+			return nil, fmt.Errorf("LiveKit project %s has not been read yet at %s", pod.Project, server)
+		}
+		readers = append(readers, r)
+	}
+	return readers, nil
+}
+
+func (p *Projects) readerOf(project call.Project, server string) *Reader {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	for _, b := range p.readers[project] {
+		if b.of("") == server {
+			return b.Reader
+		}
+	}
+	return nil
+}
+
+// reader returns the Reader of the server that a project has now.
 func (p *Projects) reader(project call.Project) (*Reader, error) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	if r := p.readers[project]; r != nil {
-		return r, nil
+	if running := p.readers[project]; len(running) > 0 {
+		return running[len(running)-1].Reader, nil
 	}
 	if project == call.DefaultProject && p.cfg.Default == nil {
-		return nil, fmt.Errorf("there is no default LiveKit project; set --livekit-url, or name a Secret in annotation %s of the pod template", call.SecretAnnotation)
+		return nil, noDefault()
 	}
 	if read, wanted := p.wanted[project]; wanted && !read {
 		return nil, fmt.Errorf("LiveKit project %s is not read: the pods of its namespace name more than %d in annotation %s; let workloads share a Secret", project, maxProjects, call.SecretAnnotation)
@@ -187,33 +352,22 @@ func (p *Projects) reader(project call.Project) (*Reader, error) {
 }
 
 // verifiers returns the readers that an API key belongs to.
-func (p *Projects) verifiers(apiKey string) map[call.Project]*Reader {
+func (p *Projects) verifiers(apiKey string) map[*Reader]call.Project {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	found := map[call.Project]*Reader{}
-	for project, r := range p.readers {
-		if r.Secret(apiKey) != "" {
-			found[project] = r
+	found := map[*Reader]call.Project{}
+	for project, running := range p.readers {
+		for _, b := range running {
+			if b.Secret(apiKey) != "" {
+				found[b.Reader] = project
+			}
 		}
 	}
 	return found
 }
 
-func (p *Projects) setReader(project call.Project, r *Reader) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if r == nil {
-		delete(p.readers, project)
-		return
-	}
-	p.readers[project] = r
-}
-
-func (p *Projects) wants(project call.Project) bool { return slices.Contains(p.wantedNow(), project) }
-
+// wantedNow returns the projects that are read. The lock is held.
 func (p *Projects) wantedNow() []call.Project {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
 	var ps []call.Project
 	for project, read := range p.wanted {
 		if _, ok := project.Secret(); ok && read {
@@ -226,10 +380,24 @@ func (p *Projects) wantedNow() []call.Project {
 	return ps
 }
 
-func (p *Projects) config(project call.Project) Config {
-	credentials := p.cfg.Default
-	if secret, ok := project.Secret(); ok {
-		credentials = func(ctx context.Context) (livekit.Credentials, error) { return p.cfg.Secret(ctx, secret) }
+func (p *Projects) config(project call.Project, b *bound) Config {
+	credentials := func(ctx context.Context) (livekit.Credentials, error) {
+		p.mu.RLock()
+		newest := p.births[project].Newest
+		p.mu.RUnlock()
+		v, err := p.origins.Get(ctx, project, newest)
+		if err != nil {
+			return livekit.Credentials{}, err
+		}
+		server := b.of(v.server())
+		if server != v.server() {
+			p.poke() // there is a server to be read that has no Reader
+		}
+		of, ok := p.origins.credentials(project, server)
+		if !ok {
+			return livekit.Credentials{}, fmt.Errorf("LiveKit project %s has another server now", project)
+		}
+		return of, nil
 	}
 	return Config{
 		Project:     project,

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"sync"
@@ -99,7 +100,7 @@ func (w *Webhooks) serve(rw http.ResponseWriter, req *http.Request, only call.Pr
 		return
 	}
 	w.metrics.webhooks.WithLabelValues("accepted").Inc()
-	for _, r := range readers {
+	for r := range readers {
 		r.Heed(event)
 	}
 	if via == "" {
@@ -109,7 +110,7 @@ func (w *Webhooks) serve(rw http.ResponseWriter, req *http.Request, only call.Pr
 
 // verify checks a request from the cheapest to the dearest and touches no state
 // but the memory of events seen, which only a verified event enters.
-func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only call.Project) ([]byte, map[call.Project]*Reader, *protocol.WebhookEvent, *refusal) {
+func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only call.Project) ([]byte, map[*Reader]call.Project, *protocol.WebhookEvent, *refusal) {
 	body, err := io.ReadAll(http.MaxBytesReader(rw, req.Body, maxWebhook))
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -131,19 +132,18 @@ func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only call.P
 		return nil, nil, nil, &refusal{http.StatusUnauthorized, "unknown_key", errors.New("the webhook is signed with a key of no known project; set LiveKit's webhook.api_key to the project's API key")}
 	}
 	if only != "" {
-		r := readers[only]
-		if r == nil {
+		maps.DeleteFunc(readers, func(_ *Reader, project call.Project) bool { return project != only })
+		if len(readers) == 0 {
 			return nil, nil, nil, &refusal{http.StatusForbidden, "other_project", fmt.Errorf("the webhook is signed with a key of another project than %s", only)}
 		}
-		readers = map[call.Project]*Reader{only: r}
 	}
 
 	// The same key name may stand for several projects with secrets of their own.
-	for project, r := range readers {
+	for r := range readers {
 		signed := req.Clone(req.Context())
 		signed.Body = io.NopCloser(bytes.NewReader(body))
 		if _, err := webhook.Receive(signed, auth.NewSimpleKeyProvider(parsed.APIKey(), r.Secret(parsed.APIKey()))); err != nil {
-			delete(readers, project)
+			delete(readers, r)
 		}
 	}
 	if len(readers) == 0 {

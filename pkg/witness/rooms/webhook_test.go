@@ -60,16 +60,18 @@ func twoProjects(t *testing.T) (*Projects, map[call.Project]*fakeLiveKit, *Metri
 	}
 	metrics := NewMetrics(prometheus.NewRegistry())
 	p := NewProjects(ProjectsConfig{
-		Default: func(context.Context) (livekit.Credentials, error) { return credentials[call.DefaultProject], nil },
-		Secret: func(context.Context, types.NamespacedName) (livekit.Credentials, error) {
-			return credentials[team], nil
+		Default: func(context.Context) (Version, error) {
+			return Version{Credentials: credentials[call.DefaultProject]}, nil
+		},
+		Secret: func(context.Context, types.NamespacedName) (Version, error) {
+			return Version{Credentials: credentials[team]}, nil
 		},
 		Transport: http.DefaultTransport,
 		Settings:  Settings{Resync: time.Hour, MaxStaleness: 2 * time.Hour, Timeout: time.Minute, Concurrency: 2},
 		Metrics:   metrics,
 		Log:       slog.New(slog.DiscardHandler),
 	})
-	p.Want(map[call.Project]bool{team: true})
+	p.Want(map[call.Project]call.Births{team: {}})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
@@ -270,7 +272,7 @@ func TestProjectsComeAndGo(t *testing.T) {
 	if err := projects.Fresh(call.DefaultProject, time.Now()); err != nil {
 		t.Errorf("the default project stays: %v", err)
 	}
-	projects.Want(map[call.Project]bool{"team/livekit": true})
+	projects.Want(map[call.Project]call.Births{"team/livekit": {}})
 	trial.Eventually(t, "it is read again", func() bool { return projects.Fresh("team/livekit", time.Now()) == nil })
 }
 
@@ -278,9 +280,9 @@ func TestProjectsComeAndGo(t *testing.T) {
 // that were read stay, the others say why they are not, and no other namespace minds.
 func TestTooManyProjects(t *testing.T) {
 	projects, _, _ := twoProjects(t)
-	wanted := map[call.Project]bool{"team/livekit": true, "other/livekit": true}
+	wanted := map[call.Project]call.Births{"team/livekit": {}, "other/livekit": {}}
 	for i := range maxProjects {
-		wanted[call.Project(fmt.Sprintf("team/a%02d", i))] = true
+		wanted[call.Project(fmt.Sprintf("team/a%02d", i))] = call.Births{}
 	}
 	projects.Want(wanted)
 	for _, project := range []call.Project{"team/livekit", "team/a00", "team/a18", "other/livekit", call.DefaultProject} {

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rooms
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/livekit"
+	"github.com/callguard/callguard/pkg/weburl"
+)
+
+const (
+	// keepEvery is how soon the Secret of a new project is read.
+	keepEvery = 10 * time.Second
+	// keptFor is how long what was read of it is not read again.
+	keptFor = time.Minute
+	// maxVersions bounds the servers of one project that are remembered: whoever writes
+	// its Secret chooses which are asked.
+	maxVersions = 4
+)
+
+// Version is what the Secret or the files of a project say, and since when they have
+// named that server. Keys may change: all keys of a server see the same rooms.
+type Version struct {
+	livekit.Credentials
+
+	// Since is when the URL was written, by the API server's clock: pods that were
+	// created later were born with it. Zero is not known: what is said first is taken
+	// for what was always said, and of a change the pods that are there then may be of
+	// before.
+	Since time.Time
+	// Original reports whether nobody has written the URL since the Secret was made: no
+	// pod that names it can have begun before, unless there was another of its name.
+	Original bool
+	// Always reports whether the Secret's owner says that it has never had another URL.
+	Always bool
+}
+
+// server names the server of a version: two URLs that are written differently may name
+// the same.
+func (v Version) server() string {
+	if u, err := weburl.Parse(v.URL, livekit.ExampleURL); err == nil {
+		return u.String()
+	}
+	return v.URL
+}
+
+// versionOf reads a Secret with the keys url, api-key and api-secret.
+func versionOf(secret *corev1.Secret) Version {
+	field := func(key string) string { return strings.TrimSpace(string(secret.Data[key])) }
+	v := Version{Credentials: livekit.Credentials{URL: field("url"), APIKey: field("api-key"), APISecret: field("api-secret")}}
+	v.Since = secret.CreationTimestamp.Time
+	for _, entry := range secret.ManagedFields {
+		var fields struct {
+			Data map[string]json.RawMessage `json:"f:data"`
+		}
+		if entry.FieldsV1 == nil || entry.Time == nil || json.Unmarshal(entry.FieldsV1.Raw, &fields) != nil {
+			continue
+		}
+		if _, wrote := fields.Data["f:url"]; wrote && entry.Time.After(v.Since) {
+			v.Since = entry.Time.Time
+		}
+	}
+	said := Version{Credentials: livekit.Credentials{URL: secret.Annotations[call.SameURLAnnotation]}}
+	v.Original = v.Since.Equal(secret.CreationTimestamp.Time)
+	v.Always = said.URL != "" && said.server() == v.server()
+	return v
+}
+
+// Origins remember which LiveKit servers projects had, and with which credentials: a
+// pod goes on working for the one it was born with when its Secret says something
+// else, or when the Secret, or callguard's right to it, is gone. A container that
+// starts again works for the one of then, so a pod may work for any server that its
+// project had since the pod was born.
+type Origins struct {
+	read func(context.Context, call.Project) (Version, error)
+
+	mu    sync.Mutex
+	known map[call.Project]*origin
+	// told is which server a pod's gate was started with.
+	told map[types.UID]string
+}
+
+type origin struct {
+	versions []Version // oldest first; what is said now is last
+	// seen is the newest pod that was there when the project was read last.
+	seen time.Time
+	at   time.Time // when that was
+}
+
+// NewOrigins returns Origins that remember nothing yet. The project is read with the
+// function given.
+func NewOrigins(read func(context.Context, call.Project) (Version, error)) *Origins {
+	return &Origins{read: read, known: map[call.Project]*origin{}, told: map[types.UID]string{}}
+}
+
+// Get reads a project, whose newest pod was born at the time given, and returns what it
+// says, or what it said last where it cannot be read any more.
+func (o *Origins) Get(ctx context.Context, project call.Project, newest time.Time) (Version, error) {
+	v, err := o.read(ctx, project)
+	if err == nil {
+		err = v.Validate()
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	is := o.known[project]
+	if err != nil && is == nil {
+		return v, err
+	}
+	if is == nil {
+		is = &origin{}
+		o.known[project] = is
+	}
+	if newest.After(is.seen) {
+		is.seen = newest
+	}
+	if err == nil {
+		is.enter(v)
+	}
+	is.at = time.Now()
+	return is.versions[len(is.versions)-1], nil
+}
+
+// enter enters what a project says now.
+func (is *origin) enter(v Version) {
+	n := len(is.versions)
+	switch {
+	case v.Always:
+		v.Since, is.versions = time.Time{}, nil
+	case n == 0 && v.Original:
+		v.Since = time.Time{}
+	case n == 0:
+	case is.versions[n-1].server() == v.server(): // at most its key is another
+		v.Since = is.versions[n-1].Since
+		is.versions[n-1] = v
+		return
+	case v.Since.IsZero(): // all that are there may be of before
+		v.Since = is.seen.Add(time.Second)
+	}
+	is.versions = append(is.versions, v)
+	if len(is.versions) > maxVersions {
+		is.versions = is.versions[1:]
+	}
+}
+
+// since returns the versions that a pod may work for, or why that is not known.
+func (is *origin) since(project call.Project, born time.Time) ([]Version, error) {
+	if born.After(is.seen) {
+		return nil, fmt.Errorf("the Secret of LiveKit project %s has not been read since this pod was born", project)
+	}
+	for i, v := range slices.Backward(is.versions) {
+		if !born.Before(v.Since) && (i == 0 || born.After(v.Since)) {
+			return is.versions[i:], nil
+		}
+	}
+	return nil, fmt.Errorf("the url in Secret %s may have changed since this pod was born, so it is not known which LiveKit project has its calls; if it was the same then, annotate the Secret %s=%s",
+		project, call.SameURLAnnotation, is.versions[len(is.versions)-1].server())
+}
+
+// Of returns the servers that a pod may work for, that of now last, or why they are not known.
+func (o *Origins) Of(pod *call.Pod) ([]string, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	is := o.known[pod.Project]
+	if is == nil {
+		return nil, nil // it has never been read, and whoever reads it says why
+	}
+	versions, err := is.since(pod.Project, pod.Born)
+	if err != nil {
+		if told := o.told[pod.UID]; slices.Contains(servers(is.versions), told) {
+			return []string{told}, nil
+		}
+		return nil, err
+	}
+	return servers(versions), nil
+}
+
+// servers are those of versions, that of the last one last.
+func servers(versions []Version) []string {
+	var list []string
+	for _, v := range slices.Backward(versions) {
+		if !slices.Contains(list, v.server()) {
+			list = append(list, v.server())
+		}
+	}
+	slices.Reverse(list)
+	return list
+}
+
+// needed returns the servers that pods born since may work for, that of now last.
+func (o *Origins) needed(project call.Project, oldest time.Time) []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	is := o.known[project]
+	if is == nil {
+		return nil
+	}
+	if versions, err := is.since(project, oldest); err == nil {
+		return servers(versions)
+	}
+	return servers(is.versions)
+}
+
+// covers reports whether a project has been read since a pod born then was there.
+func (o *Origins) covers(project call.Project, newest time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	is := o.known[project]
+	return is == nil || !newest.After(is.seen)
+}
+
+// credentials are the latest of a server, and whether the project had it.
+func (o *Origins) credentials(project call.Project, server string) (livekit.Credentials, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if is := o.known[project]; is != nil {
+		for _, v := range slices.Backward(is.versions) {
+			if v.server() == server {
+				return v.Credentials, true
+			}
+		}
+	}
+	return livekit.Credentials{}, false
+}
+
+// Tell tells which LiveKit URL a pod's gate was started with.
+func (o *Origins) Tell(pod types.UID, url string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if url == "" || len(url) > maxHinted {
+		return
+	}
+	if len(o.told) >= maxAgents {
+		clear(o.told) // gates are asked again and again
+	}
+	o.told[pod] = Version{Credentials: livekit.Credentials{URL: url}}.server()
+}
+
+// Keep reads the projects that pods name, before anybody needs them, until ctx is done.
+// Those that no pod names any more are forgotten.
+func (o *Origins) Keep(ctx context.Context, named func() map[call.Project]call.Births) error {
+	wait.UntilWithContext(ctx, func(ctx context.Context) {
+		births := named()
+		read := bounded(births, nil)
+		o.mu.Lock()
+		maps.DeleteFunc(o.known, func(project call.Project, is *origin) bool {
+			if versions, err := is.since(project, births[project].Oldest); err == nil {
+				is.versions = versions // no pod is left of those before
+			}
+			return !read[project]
+		})
+		o.mu.Unlock()
+		for _, project := range slices.SortedFunc(maps.Keys(births), func(a, b call.Project) int { return cmp.Compare(a, b) }) {
+			if read[project] && o.stale(project, births[project].Newest) {
+				_, _ = o.Get(ctx, project, births[project].Newest) // who needs it asks again, and says why it cannot be read
+			}
+		}
+	}, keepEvery)
+	return nil
+}
+
+func (o *Origins) stale(project call.Project, newest time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	is := o.known[project]
+	return is == nil || newest.After(is.seen) || time.Since(is.at) >= keptFor
+}
