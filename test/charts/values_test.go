@@ -54,6 +54,7 @@ func TestRefused(t *testing.T) {
 		"ManyWithoutRedis": {given{set: []string{"livekit.replicas=2"}}, "/livekit/redis/address': minLength: got 0, want 1"},
 		"NullImage":        {given{set: []string{"agent.image=null"}}, "missing property 'image'"},
 		"NullAgent":        {given{set: []string{"agent=null"}}, "missing property 'agent'"},
+		"MinZero":          {given{set: []string{"agent.autoscaling.minReplicas=0"}}, "/agent/autoscaling/minReplicas': minimum: got 0, want 1"},
 		"MinAboveMax":      {given{set: []string{"agent.autoscaling.minReplicas=30"}}, "agent.autoscaling.minReplicas is 30, above maxReplicas, 20; use 20 or less"},
 		"GraceTooShort": {
 			given{set: []string{"agent.terminationGracePeriodSeconds=600"}},
