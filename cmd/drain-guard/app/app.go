@@ -105,14 +105,17 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	if err != nil {
 		return err
 	}
+	var g *guard.Guard
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
-		Default: rooms.FileCredentials(rooms.Files{URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}), Secret: rooms.SecretCredentials(client),
+		Default: o.defaultProject(func(ctx context.Context, server string) (time.Time, error) {
+			return g.RecordServer(ctx, o.doors.Namespace, server)
+		}), Secret: rooms.SecretCredentials(client),
 		Transport: http.DefaultTransport, OnlyWanted: true, Settings: o.livekit, Metrics: rooms.NewMetrics(registry), Log: log,
 	})
 	asked := poll.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Registry: registry}
 	agents, gates := worker.NewReader(asked), gate.NewReader(asked)
 	o.guard.DeletionCosts = o.deletionCosts == costsAuto
-	g, err := guard.New(guard.Config{
+	g, err = guard.New(guard.Config{
 		Client: client, Doors: doors,
 		Witnesses: map[call.Witness]guard.Witness{call.Rooms: projects, call.Worker: agents, call.Gate: gateWitness{gates, projects.Origins()}},
 		Projects:  projects.Want,
@@ -134,6 +137,26 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	group.Go(func() error { return serve(ctx, o.bindAddress, status, registry, log) })
 	group.Go(func() error { return o.lead(ctx, client, g, status, log) })
 	return group.Wait()
+}
+
+// defaultProject reads the default project from its files, and has its server recorded,
+// which tells since when it is the same. It is nil where there is none.
+func (o *Options) defaultProject(record func(context.Context, string) (time.Time, error)) func(context.Context) (rooms.Version, error) {
+	read := rooms.FileCredentials(rooms.Files{URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile})
+	if read == nil {
+		return nil
+	}
+	return func(ctx context.Context) (rooms.Version, error) {
+		v, err := read(ctx)
+		if err == nil {
+			err = v.Validate()
+		}
+		if err == nil {
+			v.Since, err = record(ctx, v.Server())
+		}
+		v.Always = v.Since.IsZero()
+		return v, err
+	}
 }
 
 // correlation has every Event written: each is told once, when something changes. By

@@ -45,13 +45,13 @@ type Version struct {
 	// Original reports whether nobody has written the URL since the Secret was made: no
 	// pod that names it can have begun before, unless there was another of its name.
 	Original bool
-	// Always reports whether the Secret's owner says that it has never had another URL.
+	// Always reports whether it is said that it has never had another URL.
 	Always bool
 }
 
-// server names the server of a version: two URLs that are written differently may name
+// Server names the server of a version: two URLs that are written differently may name
 // the same.
-func (v Version) server() string {
+func (v Version) Server() string {
 	if u, err := weburl.Parse(v.URL, livekit.ExampleURL); err == nil {
 		return u.String()
 	}
@@ -76,7 +76,7 @@ func versionOf(secret *corev1.Secret) Version {
 	}
 	said := Version{Credentials: livekit.Credentials{URL: secret.Annotations[call.SameURLAnnotation]}}
 	v.Original = v.Since.Equal(secret.CreationTimestamp.Time)
-	v.Always = said.URL != "" && said.server() == v.server()
+	v.Always = said.URL != "" && said.Server() == v.Server()
 	return v
 }
 
@@ -143,7 +143,7 @@ func (is *origin) enter(v Version) {
 	case n == 0 && v.Original:
 		v.Since = time.Time{}
 	case n == 0:
-	case is.versions[n-1].server() == v.server(): // at most its key is another
+	case is.versions[n-1].Server() == v.Server(): // at most its key is another
 		v.Since = is.versions[n-1].Since
 		is.versions[n-1] = v
 		return
@@ -159,15 +159,19 @@ func (is *origin) enter(v Version) {
 // since returns the versions that a pod may work for, or why that is not known.
 func (is *origin) since(project call.Project, born time.Time) ([]Version, error) {
 	if born.After(is.seen) {
-		return nil, fmt.Errorf("the Secret of LiveKit project %s has not been read since this pod was born", project)
+		return nil, fmt.Errorf("LiveKit project %s has not been looked up since this pod was born", project)
 	}
 	for i, v := range slices.Backward(is.versions) {
 		if !born.Before(v.Since) && (i == 0 || born.After(v.Since)) {
 			return is.versions[i:], nil
 		}
 	}
+	server := is.versions[len(is.versions)-1].Server()
+	if project == call.DefaultProject {
+		return nil, fmt.Errorf("the URL of callguard's own LiveKit may have changed since this pod was born, so it is not known which LiveKit has its calls; if it was %s then, delete annotation callguard.dev/livekit-url of Lease drain-guard", server)
+	}
 	return nil, fmt.Errorf("the url in Secret %s may have changed since this pod was born, so it is not known which LiveKit project has its calls; if it was the same then, annotate the Secret %s=%s",
-		project, call.SameURLAnnotation, is.versions[len(is.versions)-1].server())
+		project, call.SameURLAnnotation, server)
 }
 
 // Of returns the servers that a pod may work for, that of now last, or why they are not known.
@@ -192,8 +196,8 @@ func (o *Origins) Of(pod *call.Pod) ([]string, error) {
 func servers(versions []Version) []string {
 	var list []string
 	for _, v := range slices.Backward(versions) {
-		if !slices.Contains(list, v.server()) {
-			list = append(list, v.server())
+		if !slices.Contains(list, v.Server()) {
+			list = append(list, v.Server())
 		}
 	}
 	slices.Reverse(list)
@@ -228,7 +232,7 @@ func (o *Origins) credentials(project call.Project, server string) (livekit.Cred
 	defer o.mu.Unlock()
 	if is := o.known[project]; is != nil {
 		for _, v := range slices.Backward(is.versions) {
-			if v.server() == server {
+			if v.Server() == server {
 				return v.Credentials, true
 			}
 		}
@@ -246,7 +250,7 @@ func (o *Origins) Tell(pod types.UID, url string) {
 	if len(o.told) >= maxAgents {
 		clear(o.told) // gates are asked again and again
 	}
-	o.told[pod] = Version{Credentials: livekit.Credentials{URL: url}}.server()
+	o.told[pod] = Version{Credentials: livekit.Credentials{URL: url}}.Server()
 }
 
 // Keep reads the projects that pods name, before anybody needs them, until ctx is done.

@@ -81,7 +81,7 @@ func TestWhichServersAPodMayWorkFor(t *testing.T) {
 		"KeyRotated":        {reason: "All keys of a server see the same rooms.", reads: []read{{original(says("a", 0)), 3}, {says("a", 5), 9}}, born: 3, want: []string{"https://a"}},
 		"WrittenOtherwise":  {reason: "The same server.", reads: []read{{original(says("a", 0)), 3}, {says("a/", 5), 9}}, born: 3, want: []string{"https://a"}},
 		"MadeAgain":         {reason: "The Secret was deleted and made again as another.", reads: []read{{original(says("a", 0)), 3}, {original(says("b", 5)), 9}}, born: 3, want: []string{"https://a", "https://b"}},
-		"NotReadSince":      {reason: "It may have been written over since the last read.", reads: []read{{original(says("a", 0)), 3}}, born: 4, why: "has not been read since this pod was born"},
+		"NotReadSince":      {reason: "It may have been written over since the last read.", reads: []read{{original(says("a", 0)), 3}}, born: 4, why: "has not been looked up since this pod was born"},
 		"Files":             {reason: "What files say first is taken for what they always said.", reads: []read{{undated(says("a", 0)), 3}}, born: 0, want: []string{"https://a"}},
 		"FilesChanged":      {reason: "Pods that are there when it is seen may be of before.", reads: []read{{undated(says("a", 0)), 3}, {undated(says("b", 0)), 9}}, born: 9, want: []string{"https://a", "https://b"}},
 		"FilesChangedLater": {reason: "Those that come later are not.", reads: []read{{undated(says("a", 0)), 3}, {undated(says("b", 0)), 9}, {undated(says("b", 0)), 11}}, born: 11, want: []string{"https://b"}},

@@ -389,8 +389,8 @@ func (p *Projects) config(project call.Project, b *bound) Config {
 		if err != nil {
 			return livekit.Credentials{}, err
 		}
-		server := b.of(v.server())
-		if server != v.server() {
+		server := b.of(v.Server())
+		if server != v.Server() {
 			p.poke() // there is a server to be read that has no Reader
 		}
 		of, ok := p.origins.credentials(project, server)

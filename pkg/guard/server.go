@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const (
+	// ServerAnnotation of the guards' lease is the LiveKit server of the default project,
+	// and formerServer the one before, where there was one. A pod does not say which of
+	// them it was born with, nor do the files that name it; and a guard may start with
+	// another one than that which it follows.
+	ServerAnnotation = "callguard.dev/livekit-url"
+	formerServer     = "callguard.dev/livekit-url-before"
+	// serverManager signs the two and nothing else, so that the API server notes when.
+	serverManager = "callguard-livekit-url"
+)
+
+// RecordServer records which LiveKit server the default project has, if it has another
+// one than is recorded, and returns since when by the API server's clock; zero if it
+// never had another. Only the guard that leads writes: it fails in one that stands by and
+// has another server than the one that leads.
+func (g *Guard) RecordServer(ctx context.Context, namespace, server string) (time.Time, error) {
+	leases := g.cfg.Client.CoordinationV1().Leases(namespace)
+	lease, err := leases.Get(ctx, LeaseName, metav1.GetOptions{})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("cannot read Lease %s/%s, which tells since when callguard's own LiveKit is the same: %w", namespace, LeaseName, err)
+	}
+	if before := lease.Annotations[ServerAnnotation]; before != server {
+		if !g.leads() {
+			return time.Time{}, fmt.Errorf("the drain-guard that leads has not recorded that callguard's own LiveKit is %s", server)
+		}
+		annotations := map[string]any{ServerAnnotation: server, formerServer: nil}
+		if before != "" {
+			annotations[formerServer] = before
+		}
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": annotations}})
+		if err != nil {
+			return time.Time{}, err
+		}
+		lease, err = leases.Patch(ctx, LeaseName, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: serverManager})
+		if err != nil {
+			return time.Time{}, fmt.Errorf("cannot record callguard's own LiveKit in Lease %s/%s: %w", namespace, LeaseName, err)
+		}
+	}
+	if lease.Annotations[formerServer] == "" {
+		return time.Time{}, nil
+	}
+	i := slices.IndexFunc(lease.ManagedFields, func(e metav1.ManagedFieldsEntry) bool { return e.Manager == serverManager && e.Time != nil })
+	if i < 0 {
+		return time.Time{}, fmt.Errorf("lease %s/%s does not tell since when callguard's own LiveKit is %s; if it is since the oldest pod, delete its annotation %s", namespace, LeaseName, server, formerServer)
+	}
+	return lease.ManagedFields[i].Time.Time, nil
+}
