@@ -5,6 +5,7 @@ package drain
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/test/fleet"
+	"github.com/callguard/callguard/test/lab"
 )
 
 const (
@@ -135,4 +137,31 @@ func TestNodeObjectGone(t *testing.T) {
 	if n := len(s.callers.Report().Dropped); n != len(lost) {
 		t.Errorf("%d calls were dropped; want the %d of the deleted node", n, len(lost))
 	}
+}
+
+// TestMetricBesideADeadNode has agents that nobody but themselves can count, half of them
+// on a node that dies. The others' calls are counted all the same.
+func TestMetricBesideADeadNode(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 2)
+	s.deploy(4, impatient, annotated(map[string]string{call.WitnessesAnnotation: string(call.Worker)}, nil))
+	node := s.nodes[0]
+	dead := s.pods(on(node))
+	s.unplug(node)
+	stage.Fleet.KillNode(node)
+	s.eventually(nodeGrace+toleration*time.Second+inTime, "replacements run, and the dead node's pods are aside", func() (bool, error) {
+		if ok, err := s.replaced(node, 4); !ok {
+			return false, err
+		}
+		return len(s.pods(func(p *corev1.Pod) bool { return on(node)(p) && stateOf(p) == call.Serving })) == 0, nil
+	})
+	s.does("scale", "deployment/"+lab.AgentName, "--replicas=1")
+	s.eventually(inTime, "one serves", func() (bool, error) { return len(s.pods(in(call.Serving))) == 1, nil })
+	s.first(1)
+	s.eventually(inTime, "the metric has its call", func() (bool, error) { return s.counts(1) })
+	left := s.pods(func(p *corev1.Pod) bool { return slices.Contains(dead, p.Name) })
+	if len(left) != len(dead) {
+		t.Errorf("of the dead node's pods %v are left; nobody knows their calls, so all stay: %v", left, dead)
+	}
+	s.noneDropped()
 }

@@ -54,7 +54,7 @@ func run(m *testing.M) int {
 	}
 	var err error
 	stage, err = lab.Open(ctx, lab.Options{
-		Name: lab.InstanceName("drain"), Nodes: nodeCount, MaxJobs: 50, Progress: os.Stderr,
+		Name: lab.InstanceName("drain"), Nodes: nodeCount, LiveKits: 2, MaxJobs: 50, Progress: os.Stderr,
 		Guard: true, GuardArgs: guardArgs(), OldGate: os.Getenv("CALLGUARD_OLD_GATE"),
 		// A node that is not heard for 20 s is lost, instead of 50 s.
 		NodeLeaseSeconds: 8, ControllerManagerArgs: []string{"--node-monitor-grace-period=20s", "--node-monitor-period=1s"},

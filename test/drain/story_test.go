@@ -107,10 +107,16 @@ func tellPlain(t *testing.T, nodes int) *story {
 
 func begin(t *testing.T, n int, guarded bool) *story {
 	t.Helper()
-	s := &story{t: t, rooms: lab.Telephone(lines.Add(1)), ns: strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))}
-	if len(s.ns) > 50 {
-		s.ns = s.ns[:50]
+	ns := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
+	if len(ns) > 50 {
+		ns = ns[:50]
 	}
+	return beginIn(t, ns, n, guarded)
+}
+
+func beginIn(t *testing.T, ns string, n int, guarded bool) *story {
+	t.Helper()
+	s := &story{t: t, rooms: lab.Telephone(lines.Add(1)), ns: ns}
 	s.nodes = nodes.take(n)
 	t.Cleanup(func() { nodes.give(s.nodes) })
 	for _, node := range s.nodes {

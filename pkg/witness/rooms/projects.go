@@ -3,6 +3,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -202,6 +203,9 @@ func (p *Projects) align(ctx context.Context, g *errgroup.Group) {
 				running = append(running, p.start(ctx, g, project, server))
 			}
 		}
+		slices.SortFunc(running, func(a, b *bound) int { // that of now is last
+			return cmp.Compare(slices.Index(needed, a.of("")), slices.Index(needed, b.of("")))
+		})
 		p.readers[project] = running
 	}
 }
@@ -390,9 +394,10 @@ func (p *Projects) config(project call.Project, b *bound) Config {
 			return livekit.Credentials{}, err
 		}
 		server := b.of(v.Server())
-		if server != v.Server() {
-			p.poke() // there is a server to be read that has no Reader
+		if server == v.Server() {
+			return v.Credentials, nil
 		}
+		p.poke() // there is a server to be read that has no Reader
 		of, ok := p.origins.credentials(project, server)
 		if !ok {
 			return livekit.Credentials{}, fmt.Errorf("LiveKit project %s has another server now", project)
