@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/callguard/callguard/hack/cluster/clock"
 )
 
 // ensureTools returns the folder of the programs of each module, building what is not there yet.
@@ -104,8 +106,21 @@ func (p buildPlan) build(ctx context.Context, dir string, out *progress) error {
 	what := strings.Join(p.programs(), ", ")
 	out.printf("%s: building %s, once for this version (minutes when nothing is cached)", p.name, what)
 
-	cmd := exec.CommandContext(ctx, "go", p.arguments(dir)...)
-	cmd.Dir, cmd.Env = p.dir, buildEnvironment()
+	environment, more := buildEnvironment(), []string(nil)
+	if p.clock {
+		temporary, err := os.MkdirTemp("", "callguard-clock-")
+		if err != nil {
+			return fmt.Errorf("cannot build %s: %w", what, err)
+		}
+		defer func() { _ = os.RemoveAll(temporary) }()
+		arg, env, err := clock.Prepare(ctx, temporary, environment)
+		if err != nil {
+			return fmt.Errorf("cannot build %s: %w", what, err)
+		}
+		environment, more = env, []string{arg}
+	}
+	cmd := exec.CommandContext(ctx, "go", p.arguments(dir, more...)...)
+	cmd.Dir, cmd.Env = p.dir, environment
 	// An interrupt lets the go command clean up after itself.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second

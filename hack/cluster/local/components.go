@@ -77,7 +77,15 @@ func components(s state, l layout) []component {
 		list = append(list, liveKit(s, l, lk))
 	}
 	for i := range list {
-		list[i].Log = filepath.Join(l.logs(), list[i].Name+".log")
+		c := &list[i]
+		c.Log = filepath.Join(l.logs(), c.Name+".log")
+		if c.Clock = s.Config.Clocks.of(*c); c.Clock != 0 {
+			module := moduleKubernetes
+			if c.Node != "" {
+				module = moduleKwok
+			}
+			c.Program = filepath.Join(s.Tools[clocked(module)], filepath.Base(c.Program))
+		}
 	}
 	return list
 }

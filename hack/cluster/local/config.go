@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/url"
 	"regexp"
+	"time"
 )
 
 // What a Config without values asks for.
@@ -49,8 +50,32 @@ type Config struct {
 	Kubelets bool `json:"kubelets,omitempty"`
 	// AuditUsers are those whose writes kube-apiserver records, one JSON line each, in the file AuditLog.
 	AuditUsers []string `json:"auditUsers,omitempty"`
+	// Clocks says which components' clocks are wrong.
+	Clocks Clocks `json:"clocks,omitzero"`
 	// Progress receives short lines on what is being built and started. It is no part of what an instance is.
 	Progress io.Writer `json:"-"`
+}
+
+// Clocks says by how much, in whole seconds, the clocks of an instance's components are ahead of this machine's.
+type Clocks struct {
+	APIServer time.Duration `json:"apiServer"`
+	// Controllers are kube-controller-manager and kube-scheduler.
+	Controllers time.Duration `json:"controllers"`
+	// Nodes are the simulated ones.
+	Nodes time.Duration `json:"nodes"`
+}
+
+// of is by how much a component's clock is ahead.
+func (c Clocks) of(comp component) time.Duration {
+	switch {
+	case comp.Name == APIServer:
+		return c.APIServer
+	case comp.Name == ControllerManager, comp.Name == Scheduler:
+		return c.Controllers
+	case comp.Node != "":
+		return c.Nodes
+	}
+	return 0
 }
 
 // withDefaults fills in what was left at zero.
@@ -91,6 +116,9 @@ func (c Config) Validate() error {
 	}
 	if c.Kubelets && c.Nodes > maxKubelets {
 		errs = append(errs, fmt.Errorf("number of real nodes is %d; use 1 to %d, such as 2", c.Nodes, maxKubelets))
+	}
+	if c.Kubelets && c.Clocks != (Clocks{}) {
+		errs = append(errs, errors.New("clocks are to be wrong, of real nodes; leave Clocks empty, or Kubelets"))
 	}
 	for _, raw := range c.WebhookURLs {
 		if u, err := url.Parse(raw); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {

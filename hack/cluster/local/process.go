@@ -24,8 +24,9 @@ type process struct {
 // errGone says that the process is no longer there.
 var errGone = errors.New("the process is gone")
 
-// startProcess runs a program in a session of its own, so that it outlives its starter, with its output in a file.
-func startProcess(program string, args []string, log string) (process, error) {
+// startProcess runs a program in a session of its own, so that it outlives its starter, with more in its environment and
+// its output in a file.
+func startProcess(program string, args, env []string, log string) (process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return process{}, fmt.Errorf("cannot open the log: %w", err)
@@ -34,7 +35,7 @@ func startProcess(program string, args []string, log string) (process, error) {
 	cmd := exec.Command(program, args...) //nolint:noctx // it outlives its starter
 	cmd.Stdout, cmd.Stderr = out, out
 	// Nothing of the starter's environment configures it; etcd and client-go would read some.
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}, env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return process{}, err

@@ -11,7 +11,7 @@ import (
 )
 
 func TestRecycledPIDIsNeverSignalled(t *testing.T) {
-	p, err := startProcess("/bin/sleep", []string{"60"}, filepath.Join(t.TempDir(), "log"))
+	p, err := startProcess("/bin/sleep", []string{"60"}, nil, filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatalf("no sleep program: %v", err)
 	}

@@ -16,6 +16,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/callguard/callguard/hack/cluster/clock"
 )
 
 const (
@@ -203,7 +205,11 @@ func (c *Cluster) spawn(ctx context.Context, name string) error {
 		if comp.Inside {
 			program, args = "nsenter", slices.Concat([]string{"--net=" + netnsFile(c.name), program}, args)
 		}
-		p, err := startProcess(program, args, comp.Log)
+		var env []string
+		if comp.Clock != 0 {
+			env = clock.Environment(comp.Clock)
+		}
+		p, err := startProcess(program, args, env, comp.Log)
 		if err == nil && comp.Cgroup != "" {
 			err = joinCgroup(comp.Cgroup, p.PID)
 		}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 )
 
 // stateFormat changes whenever an older state no longer describes what this code would start.
@@ -46,6 +47,8 @@ type component struct {
 	Inside bool `json:"inside,omitempty"`
 	// Cgroup is the control group it and its children start in, or empty.
 	Cgroup string `json:"cgroup,omitempty"`
+	// Clock is by how much the component's clock is ahead of this machine's.
+	Clock time.Duration `json:"clock,omitempty"`
 	// Starts counts how often it was started.
 	Starts  int     `json:"starts"`
 	Process process `json:"process"`

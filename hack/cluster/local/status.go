@@ -148,7 +148,7 @@ func (p *prober) probe(ctx context.Context, c component) error {
 	if err != nil {
 		return fmt.Errorf("cannot read its lease: %w", err)
 	}
-	if r := lease.Spec.RenewTime; r == nil || time.Since(r.Time) > time.Duration(ptr.Deref(lease.Spec.LeaseDurationSeconds, 0))*time.Second {
+	if r := lease.Spec.RenewTime; r == nil || time.Since(r.Time)+c.Clock > time.Duration(ptr.Deref(lease.Spec.LeaseDurationSeconds, 0))*time.Second {
 		return errors.New("its lease has expired")
 	}
 	return nil

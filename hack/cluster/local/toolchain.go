@@ -9,11 +9,15 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	"github.com/callguard/callguard/hack/cluster/clock"
 )
 
 // The modules under hack/tools, each a folder of its own so that none of their dependencies reach the product's go.mod.
@@ -24,6 +28,9 @@ const (
 	moduleLiveKit    = "livekit"
 	moduleCoreDNS    = "coredns"
 )
+
+// clocked names the programs of a module with a clock that can be wrong.
+func clocked(module string) string { return module + "-clock" }
 
 // The programs built from them.
 const (
@@ -38,21 +45,35 @@ const (
 
 // toolModule is one module under hack/tools and what is built of it.
 type toolModule struct {
-	name string
+	name string // of its programs' folder
+	// folder is the module's under hack/tools.
+	folder string
 	// program names the one program of the module. Empty: every tool keeps the name of its folder.
 	program string
+	// only names what is built of it. Empty: everything.
+	only []string
+	// clock has the programs' clocks be wrong by what their environment says.
+	clock bool
 }
 
 // toolModules lists what an instance runs. All that there is runs in one with real nodes.
 func toolModules(cfg Config) []toolModule {
 	modules := []toolModule{
-		{name: moduleEtcd, program: programEtcd},
-		{name: moduleKwok, program: programKwok},
-		{name: moduleLiveKit, program: programLiveKit},
-		{name: moduleKubernetes},
+		{name: moduleEtcd, folder: moduleEtcd, program: programEtcd},
+		{name: moduleKwok, folder: moduleKwok, program: programKwok},
+		{name: moduleLiveKit, folder: moduleLiveKit, program: programLiveKit},
+		{name: moduleKubernetes, folder: moduleKubernetes},
 	}
 	if cfg.Kubelets {
-		modules = append(modules, toolModule{name: moduleCoreDNS, program: CoreDNS})
+		modules = append(modules, toolModule{name: moduleCoreDNS, folder: moduleCoreDNS, program: CoreDNS})
+	}
+	if cfg.Clocks != (Clocks{}) {
+		modules = append(modules,
+			toolModule{name: clocked(moduleKwok), folder: moduleKwok, program: programKwok, clock: true},
+			toolModule{
+				name: clocked(moduleKubernetes), folder: moduleKubernetes, clock: true,
+				only: []string{programAPIServer, programControllerManager, programScheduler},
+			})
 	}
 	return modules
 }
@@ -74,7 +95,7 @@ type goMod struct {
 
 // planBuild reads a tool module. The sum covers its go.mod and go.sum, the Go that builds it and the flags.
 func planBuild(ctx context.Context, repository string, m toolModule) (buildPlan, error) {
-	p := buildPlan{toolModule: m, dir: filepath.Join(repository, "hack", "tools", m.name), ldflags: "-s -w"}
+	p := buildPlan{toolModule: m, dir: filepath.Join(repository, "hack", "tools", m.folder), ldflags: "-s -w"}
 	raw, err := goOutput(ctx, p.dir, "mod", "edit", "-json")
 	if err != nil {
 		return p, err
@@ -84,7 +105,9 @@ func planBuild(ctx context.Context, repository string, m toolModule) (buildPlan,
 		return p, fmt.Errorf("cannot read the tools of module %s: %w", m.name, err)
 	}
 	for _, t := range mod.Tool {
-		p.packages = append(p.packages, t.Path)
+		if len(m.only) == 0 || slices.Contains(m.only, path.Base(t.Path)) {
+			p.packages = append(p.packages, t.Path)
+		}
 	}
 	if len(p.packages) == 0 || (p.program != "" && len(p.packages) != 1) {
 		return p, fmt.Errorf("module %s names %d tools: cannot tell what to build; correct the tool lines of %s", m.name, len(p.packages), filepath.Join(p.dir, "go.mod"))
@@ -111,6 +134,9 @@ func planBuild(ctx context.Context, repository string, m toolModule) (buildPlan,
 		_, _ = fmt.Fprintf(sum, "%s %d\n%s", filepath.Base(file), len(data), data)
 	}
 	_, _ = fmt.Fprintf(sum, "%s%q", environment, p.arguments("OUT"))
+	if p.clock {
+		_, _ = io.WriteString(sum, clock.Sum())
+	}
 	p.sum = hex.EncodeToString(sum.Sum(nil))[:16]
 	return p, nil
 }
@@ -123,14 +149,14 @@ func kubernetesVersionFlags(version string) string {
 	return fmt.Sprintf("%sgitVersion=%s %sgitMajor=%s %sgitMinor=%s", variable, version, variable, major, variable, minor)
 }
 
-// arguments of the go command that builds everything of the module into a folder.
-func (p buildPlan) arguments(out string) []string {
+// arguments of the go command that builds everything of the plan into a folder, with more flags.
+func (p buildPlan) arguments(out string, more ...string) []string {
 	if p.program != "" {
 		out = filepath.Join(out, p.program)
 	} else {
 		out += string(filepath.Separator)
 	}
-	return append([]string{"build", "-v", "-trimpath", "-buildvcs=false", "-ldflags=" + p.ldflags, "-o", out}, p.packages...)
+	return slices.Concat([]string{"build", "-v", "-trimpath", "-buildvcs=false", "-ldflags=" + p.ldflags, "-o", out}, more, p.packages)
 }
 
 // programs are the names of what is built.
