@@ -28,9 +28,9 @@ const (
 	// ExampleURL is one that works.
 	ExampleURL = "wss://livekit.example.com"
 
-	// tokenLife is how long the token of one request is valid, and as long before: the
-	// clocks may differ.
-	tokenLife = time.Minute
+	// tokenLife is how long the token of one request is valid, and as long before: clocks
+	// may differ, and LiveKit allows for a minute.
+	tokenLife = time.Hour
 	// maxHeaderBytes bounds the headers of an answer.
 	maxHeaderBytes = 64 << 10
 )

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/go-cmp/cmp"
 	protocol "github.com/livekit/protocol/livekit"
 	"github.com/twitchtv/twirp"
@@ -249,4 +250,24 @@ func TestCancelled(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 	})
+}
+
+// TestTokensOutlastOtherClocks: a LiveKit whose clock is ten minutes ahead or behind takes what is sent.
+func TestTokensOutlastOtherClocks(t *testing.T) {
+	lk := newFake()
+	var claims jwt.RegisteredClaims
+	lk.instead = func(_ http.ResponseWriter, r *http.Request) bool {
+		if _, _, err := jwt.NewParser().ParseUnverified(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), &claims); err != nil {
+			t.Error(err)
+		}
+		return false
+	}
+	if _, err := clientOf(t, lk, nil).Rooms(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, ahead := range []time.Duration{-10 * time.Minute, 10 * time.Minute} {
+		if now := time.Now().Add(ahead); claims.NotBefore.After(now) || claims.ExpiresAt.Before(now) {
+			t.Errorf("a LiveKit that is %s ahead refuses a token that is valid from %s to %s", ahead, claims.NotBefore, claims.ExpiresAt)
+		}
+	}
 }

@@ -216,8 +216,10 @@ func retryAfter(header http.Header, now time.Time) (time.Duration, bool) {
 		return time.Duration(min(seconds, int64(toldMost/time.Second))) * time.Second, true
 	}
 	if date, err := http.ParseTime(value); err == nil {
-		// A date has no fractions of a second. Where its clock is behind, it is over.
-		return date.Add(time.Second).Sub(now), true
+		if said, err := http.ParseTime(header.Get("Date")); err == nil {
+			now = said // by its own clock
+		}
+		return date.Add(time.Second).Sub(now), true // dates have no fractions of a second
 	}
 	return 0, false
 }

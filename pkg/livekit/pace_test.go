@@ -91,15 +91,18 @@ func TestTooManyRequests(t *testing.T) {
 		status      int
 		after       func() string
 		least, most time.Duration
+		ahead       time.Duration // its clock
 	}{
-		"Seconds":       {"As LiveKit Cloud says it.", 429, func() string { return "20" }, 20 * time.Second, 20 * time.Second},
-		"Date":          {"As a proxy may say it.", 429, func() string { return date(30 * time.Second) }, 30 * time.Second, 31 * time.Second},
-		"Silent":        {"It does not say how long.", 429, func() string { return "" }, told, told},
-		"Rubbish":       {"Nor here.", 429, func() string { return "-1" }, told, told},
-		"Past":          {"A clock that is behind.", 429, func() string { return date(-time.Hour) }, time.Second, time.Second},
-		"ForEver":       {"It would be asked never again.", 429, func() string { return "9000000000" }, toldMost, toldMost},
-		"Unavailable":   {"503 with a time is one, too.", 503, func() string { return "20" }, 20 * time.Second, 20 * time.Second},
-		"ZeroIsASecond": {"No storm.", 429, func() string { return "0" }, time.Second, time.Second},
+		"Seconds":       {reason: "As LiveKit Cloud says it.", status: 429, after: func() string { return "20" }, least: 20 * time.Second, most: 20 * time.Second},
+		"Date":          {reason: "As a proxy may say it.", status: 429, after: func() string { return date(30 * time.Second) }, least: 30 * time.Second, most: 31 * time.Second},
+		"Silent":        {reason: "It does not say how long.", status: 429, after: func() string { return "" }, least: told, most: told},
+		"Rubbish":       {reason: "Nor here.", status: 429, after: func() string { return "-1" }, least: told, most: told},
+		"Past":          {reason: "It is over.", status: 429, after: func() string { return date(-time.Hour) }, least: time.Second, most: time.Second},
+		"ForEver":       {reason: "It would be asked never again.", status: 429, after: func() string { return "9000000000" }, least: toldMost, most: toldMost},
+		"Unavailable":   {reason: "503 with a time is one, too.", status: 503, after: func() string { return "20" }, least: 20 * time.Second, most: 20 * time.Second},
+		"ZeroIsASecond": {reason: "No storm.", status: 429, after: func() string { return "0" }, least: time.Second, most: time.Second},
+		"ClockAhead":    {reason: "It counts by its own clock.", status: 429, after: func() string { return date(time.Hour + 30*time.Second) }, least: 30 * time.Second, most: 32 * time.Second, ahead: time.Hour},
+		"ClockBehind":   {reason: "So it does here.", status: 429, after: func() string { return date(30*time.Second - time.Hour) }, least: 30 * time.Second, most: 32 * time.Second, ahead: -time.Hour},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -111,6 +114,9 @@ func TestTooManyRequests(t *testing.T) {
 					}
 					if after := tc.after(); after != "" {
 						w.Header().Set("Retry-After", after)
+					}
+					if tc.ahead != 0 {
+						w.Header().Set("Date", date(tc.ahead))
 					}
 					w.WriteHeader(tc.status)
 					return true

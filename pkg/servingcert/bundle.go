@@ -27,7 +27,7 @@ const (
 	// start as often as there are places below, between two looks of a healthy one.
 	safePlaces = maxAuthorities / 2
 	// backdate is how far clocks may differ.
-	backdate = 5 * time.Minute
+	backdate = time.Hour
 )
 
 // pair is a serving certificate with its key and the authority that signed it.

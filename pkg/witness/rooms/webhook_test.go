@@ -26,13 +26,12 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// signed is a webhook request as LiveKit signs it, with a token that is valid
-// for the time given.
-func signed(t *testing.T, path, key, secret, body string, validFor time.Duration) *http.Request {
+// signed is a webhook request as LiveKit signs it, by a clock that is ahead by the time given.
+func signed(t *testing.T, path, key, secret, body string, ahead time.Duration) *http.Request {
 	t.Helper()
 	sum := sha256.Sum256([]byte(body))
 	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
-		"iss": key, "nbf": time.Now().Add(-time.Hour).Unix(), "exp": time.Now().Add(validFor).Unix(),
+		"iss": key, "nbf": time.Now().Add(ahead).Unix(), "exp": time.Now().Add(ahead + 5*time.Minute).Unix(),
 		"sha256": base64.StdEncoding.EncodeToString(sum[:]),
 	}).SignedString([]byte(secret))
 	if err != nil {
@@ -89,6 +88,21 @@ func twoProjects(t *testing.T) (*Projects, map[call.Project]*fakeLiveKit, *Metri
 
 const joined = `{"event":"participant_joined","id":"EV_1","room":{"name":"r"},"participant":{"sid":"PA_1","kind":"AGENT"}}`
 
+// TestWebhookOfAnotherClock takes what LiveKit signs by a clock that is ahead or behind.
+func TestWebhookOfAnotherClock(t *testing.T) {
+	for name, ahead := range map[string]time.Duration{"Ahead": 10 * time.Minute, "Behind": -10 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			projects, _, metrics := twoProjects(t)
+			rec := httptest.NewRecorder()
+			NewWebhooks(projects, nil, metrics, slog.New(slog.DiscardHandler)).Handler().
+				ServeHTTP(rec, signed(t, WebhookPath, "default-key", "default-secret", joined, ahead))
+			if rec.Code != http.StatusOK {
+				t.Errorf("status %d (%s), want 200", rec.Code, rec.Body)
+			}
+		})
+	}
+}
+
 func TestWebhookRefused(t *testing.T) {
 	tampered := func(req *http.Request, body string) *http.Request {
 		req.Body = http.NoBody
@@ -106,14 +120,15 @@ func TestWebhookRefused(t *testing.T) {
 	}{
 		"Unsigned":      {unsigned, 401, "unsigned"},
 		"NoToken":       {bearer, 401, "forged"},
-		"WrongSecret":   {signed(t, WebhookPath, "default-key", "guessed", joined, time.Minute), 401, "forged"},
-		"OtherBody":     {tampered(signed(t, WebhookPath, "default-key", "default-secret", joined, time.Minute), strings.Replace(joined, `"r"`, `"x"`, 1)), 401, "forged"},
-		"Expired":       {signed(t, WebhookPath, "default-key", "default-secret", joined, -2*time.Minute), 401, "forged"},
-		"UnknownKey":    {signed(t, WebhookPath, "some-key", "default-secret", joined, time.Minute), 401, "unknown_key"},
-		"OtherProject":  {signed(t, WebhookPath+"/team/livekit", "default-key", "default-secret", joined, time.Minute), 403, "other_project"},
-		"NoSuchProject": {signed(t, WebhookPath+"/team/none", "team-key", "team-secret", joined, time.Minute), 403, "other_project"},
-		"TooLarge":      {signed(t, WebhookPath, "default-key", "default-secret", strings.Repeat(" ", maxWebhook+1), time.Minute), 413, "too_large"},
-		"NotJSON":       {signed(t, WebhookPath, "default-key", "default-secret", "rubbish", time.Minute), 400, "unreadable"},
+		"WrongSecret":   {signed(t, WebhookPath, "default-key", "guessed", joined, 0), 401, "forged"},
+		"OtherBody":     {tampered(signed(t, WebhookPath, "default-key", "default-secret", joined, 0), strings.Replace(joined, `"r"`, `"x"`, 1)), 401, "forged"},
+		"Expired":       {signed(t, WebhookPath, "default-key", "default-secret", joined, -clocksApart-6*time.Minute), 401, "forged"},
+		"NotYet":        {signed(t, WebhookPath, "default-key", "default-secret", joined, clocksApart+time.Minute), 401, "forged"},
+		"UnknownKey":    {signed(t, WebhookPath, "some-key", "default-secret", joined, 0), 401, "unknown_key"},
+		"OtherProject":  {signed(t, WebhookPath+"/team/livekit", "default-key", "default-secret", joined, 0), 403, "other_project"},
+		"NoSuchProject": {signed(t, WebhookPath+"/team/none", "team-key", "team-secret", joined, 0), 403, "other_project"},
+		"TooLarge":      {signed(t, WebhookPath, "default-key", "default-secret", strings.Repeat(" ", maxWebhook+1), 0), 413, "too_large"},
+		"NotJSON":       {signed(t, WebhookPath, "default-key", "default-secret", "rubbish", 0), 400, "unreadable"},
 		"WrongMethod":   {httptest.NewRequest(http.MethodGet, WebhookPath, nil), 405, ""},
 	}
 	projects, fakes, metrics := twoProjects(t)
@@ -161,7 +176,7 @@ func TestWebhookIsReadAtOnceInItsProjectOnly(t *testing.T) {
 	}
 	send := func(path, key, body string) int {
 		rec := httptest.NewRecorder()
-		handler.ServeHTTP(rec, signed(t, path, key+"-key", key+"-secret", body, time.Minute))
+		handler.ServeHTTP(rec, signed(t, path, key+"-key", key+"-secret", body, 0))
 		return rec.Code
 	}
 	if code := send(WebhookPath+"/team/livekit", "team", joined); code != 200 {
@@ -194,7 +209,7 @@ func TestWebhookIsReadAtOnceInItsProjectOnly(t *testing.T) {
 func TestWebhookBeforeTheListSaysSo(t *testing.T) {
 	projects, fakes, metrics := twoProjects(t)
 	handler := NewWebhooks(projects, nil, metrics, slog.New(slog.DiscardHandler)).Handler()
-	handler.ServeHTTP(httptest.NewRecorder(), signed(t, WebhookPath, "default-key", "default-secret", joined, time.Minute))
+	handler.ServeHTTP(httptest.NewRecorder(), signed(t, WebhookPath, "default-key", "default-secret", joined, 0))
 	fake := fakes[call.DefaultProject]
 	before := fake.requests.Load()
 	trial.Eventually(t, "the room is read again though its list was empty", func() bool { return fake.requests.Load() > before+1 })
@@ -225,7 +240,7 @@ func TestWebhookReachesPeersOnce(t *testing.T) {
 	first = NewWebhooks(projects, addresses, metrics, log)
 
 	otherFakes[call.DefaultProject].set(func() { otherFakes[call.DefaultProject].rooms["r"] = agentOf("PA_1", "pod") })
-	req := signed(t, WebhookPath, "default-key", "default-secret", joined, time.Minute)
+	req := signed(t, WebhookPath, "default-key", "default-secret", joined, 0)
 	sent, err := http.NewRequestWithContext(t.Context(), http.MethodPost, self.URL+WebhookPath, bytes.NewReader([]byte(joined)))
 	if err != nil {
 		t.Fatal(err)
@@ -252,7 +267,7 @@ func TestUnattributedAgents(t *testing.T) {
 	handler := NewWebhooks(projects, nil, metrics, slog.New(slog.DiscardHandler)).Handler()
 	fake := fakes[call.DefaultProject]
 	fake.set(func() { fake.rooms["r"] = agentOf("PA_1", "") })
-	handler.ServeHTTP(httptest.NewRecorder(), signed(t, WebhookPath, "default-key", "default-secret", joined, time.Minute))
+	handler.ServeHTTP(httptest.NewRecorder(), signed(t, WebhookPath, "default-key", "default-secret", joined, 0))
 	alone := &call.Pod{UID: "pod", Project: call.DefaultProject, Witnesses: []call.Witness{call.Rooms}}
 	both := &call.Pod{UID: "pod", Project: call.DefaultProject, Witnesses: call.DefaultWitnesses()}
 	elsewhere := &call.Pod{UID: "pod", Project: "team/livekit", Witnesses: []call.Witness{call.Rooms}}
