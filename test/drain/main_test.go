@@ -22,6 +22,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/callguard/callguard/hack/cluster/local"
 	"github.com/callguard/callguard/test/lab"
 )
 
@@ -37,6 +38,10 @@ var (
 	// lines numbers the stories, which name their rooms by telephone numbers.
 	lines atomic.Int64
 )
+
+// apart is by how much clocks differ. LiveKit, agents and kubectl have this machine's; guard and adapter are ahead of it,
+// kube-apiserver of them, kube-controller-manager and kube-scheduler behind it, and nodes, with their gates, behind those.
+var apart = flag.Duration("clocks", 0, "set the clocks of the stage's programs so far apart, the other way round where negative") //nolint:gochecknoglobals // a flag of the test
 
 // guardArgs are the guard's flags unless a story is about them. A short settle
 // window is enough for agents that heed the draining mark.
@@ -55,6 +60,7 @@ func run(m *testing.M) int {
 	var err error
 	stage, err = lab.Open(ctx, lab.Options{
 		Name: lab.InstanceName("drain"), Nodes: nodeCount, LiveKits: 2, MaxJobs: 50, Progress: os.Stderr,
+		Clocks: local.Clocks{APIServer: 2 * *apart, Controllers: -*apart, Nodes: -2 * *apart}, Clock: *apart,
 		Guard: true, GuardArgs: guardArgs(), OldGate: os.Getenv("CALLGUARD_OLD_GATE"),
 		// A node that is not heard for 20 s is lost, instead of 50 s.
 		NodeLeaseSeconds: 8, ControllerManagerArgs: []string{"--node-monitor-grace-period=20s", "--node-monitor-period=1s"},

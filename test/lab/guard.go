@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
@@ -40,6 +41,7 @@ type Guard struct {
 	Log  string // file
 
 	program string
+	env     []string
 	args    []string
 	url     string
 
@@ -84,12 +86,12 @@ func (l *Lab) StartGuard(ctx context.Context, args ...string) (*Guard, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Guard{Port: ports[0], Log: l.log(GuardName, ports[0]), program: program, url: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
+	g := &Guard{Port: ports[0], Log: l.log(GuardName, ports[0]), program: program, env: environment(l.clock), url: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
 	common = append(common,
 		fmt.Sprintf("--bind-address=127.0.0.1:%d", g.Port),
 		"--livekit-url="+l.LiveKits[0].URL, "--livekit-api-key-file="+key, "--livekit-api-secret-file="+secret)
 	g.args = append(common, args...)
-	if g.process, err = start(GuardName, program, g.Log, g.args...); err != nil {
+	if g.process, err = startIn(g.env, GuardName, program, g.Log, g.args...); err != nil {
 		return nil, err
 	}
 	go g.keep(g.process)
@@ -109,7 +111,7 @@ func (g *Guard) keep(p *Process) {
 			g.mu.Unlock()
 			return
 		}
-		next, err := start(GuardName, g.program, g.Log, g.args...)
+		next, err := startIn(g.env, GuardName, g.program, g.Log, g.args...)
 		if err != nil { // the log says that it ended; nobody is ready
 			g.mu.Unlock()
 			return
@@ -151,7 +153,9 @@ func (l *Lab) Unlock(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	out, err := exec.CommandContext(ctx, program, append([]string{"unlock"}, common...)...).CombinedOutput()
+	cmd := exec.CommandContext(ctx, program, append([]string{"unlock"}, common...)...)
+	cmd.Env = append(os.Environ(), environment(l.clock)...)
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return string(out), fmt.Errorf("drain-guard unlock: %w: %s", err, out)
 	}

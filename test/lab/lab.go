@@ -50,6 +50,10 @@ type Options struct {
 	GuardArgs []string
 	// NodeLeaseSeconds is how long a node that is not heard counts as alive.
 	NodeLeaseSeconds int
+	// Clocks says which components' clocks are wrong; a gate has the clock of its node.
+	Clocks local.Clocks
+	// Clock is by how much the clocks of guards and adapter are ahead of this machine's.
+	Clock time.Duration
 	// OldGate is a call-gate of an earlier checkout, for pods that name OldGateKind.
 	OldGate string
 	// Seed makes the random times of agents repeat themselves.
@@ -84,6 +88,8 @@ type Lab struct {
 	Fleet   *fleet.Fleet
 	Callers *fleet.Callers
 
+	clock     time.Duration // of guards and adapter
+	gateClock time.Duration
 	progress  io.Writer
 	ears      ears
 	stopEars  func()
@@ -103,7 +109,7 @@ func Open(ctx context.Context, o Options) (*Lab, error) {
 	webhooks := fmt.Sprintf("127.0.0.1:%d", ports[0])
 	config := local.Config{
 		Name: o.Name, Nodes: o.Nodes, PodsPerNode: o.PodsPerNode, LiveKits: o.LiveKits, NodeLeaseSeconds: o.NodeLeaseSeconds,
-		ControllerManagerArgs: o.ControllerManagerArgs, AuditUsers: []string{guardUser}, Progress: o.Progress,
+		ControllerManagerArgs: o.ControllerManagerArgs, AuditUsers: []string{guardUser}, Clocks: o.Clocks, Progress: o.Progress,
 	}
 	if !o.NoAdapter {
 		config.WebhookURLs = []string{"http://" + webhooks + "/webhooks"}
@@ -112,7 +118,7 @@ func Open(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Cluster: cluster, progress: o.Progress, built: map[string]bool{}, stopEars: func() {}, ears: ears{said: map[string]string{}}}
+	l := &Lab{Cluster: cluster, clock: o.Clock, gateClock: o.Clocks.Nodes, progress: o.Progress, built: map[string]bool{}, stopEars: func() {}, ears: ears{said: map[string]string{}}}
 	if err := l.set(ctx, o, webhooks); err != nil {
 		return nil, errors.Join(err, l.Close(context.WithoutCancel(ctx)))
 	}

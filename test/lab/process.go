@@ -12,6 +12,8 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+
+	"github.com/callguard/callguard/hack/cluster/clock"
 )
 
 const stopPatience = 20 * time.Second
@@ -28,12 +30,15 @@ type Process struct {
 	err   error // of its end, once ended is closed
 }
 
-// start runs a program with its output in a file.
-func start(name, program, log string, args ...string) (*Process, error) {
-	return startIn(nil, name, program, log, args...)
+// environment is what a program has in its environment for its clock to be ahead.
+func environment(ahead time.Duration) []string {
+	if ahead == 0 {
+		return nil
+	}
+	return clock.Environment(ahead)
 }
 
-// startIn is start with more in the environment.
+// startIn runs a program with more in its environment and its output in a file.
 func startIn(env []string, name, program, log string, args ...string) (*Process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -132,8 +137,22 @@ func (l *Lab) program(ctx context.Context, name string) (string, error) {
 		return "", err
 	}
 	// The flags are those of the control plane's programs, so packages that both use are compiled once.
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", path, "./cmd/"+name)
-	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", path}
+	env := append(os.Environ(), "CGO_ENABLED=0")
+	if l.clock != 0 || l.gateClock != 0 {
+		dir, err := os.MkdirTemp("", "callguard-clock-")
+		if err != nil {
+			return "", fmt.Errorf("cannot build the %s: %w", name, err)
+		}
+		defer func() { _ = os.RemoveAll(dir) }()
+		arg, changed, err := clock.Prepare(ctx, dir, env)
+		if err != nil {
+			return "", fmt.Errorf("cannot build the %s: %w", name, err)
+		}
+		args, env = append(args, arg), changed
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/"+name)...)
+	cmd.Dir, cmd.Env = root, env
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("cannot build the %s: %w: %s", name, err, out)
 	}
