@@ -58,7 +58,7 @@ e2e-accidents: ## Delete, replace and alter every object of callguard in the mid
 	go test -v -count=1 -timeout 20m ./test/accidents/live
 
 .PHONY: e2e-upgrade
-e2e-upgrade: ## Test an upgrade of pods that have the call-gate of 5a0fa9f (needs the history, and compiles it)
+e2e-upgrade: ## Test an upgrade from 5a0fa9f, of pods that have its call-gate and of the guard (needs the history, and compiles it)
 	hack/test-upgrade.sh 5a0fa9f
 
 .PHONY: e2e-nodes

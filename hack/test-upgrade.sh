@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Builds the call-gate of an earlier commit and upgrades pods that have it, with calls up: test-upgrade.sh COMMIT. It needs the
-# history of this checkout.
+# Builds call-gate and drain-guard of an earlier commit, and upgrades pods that have that gate and a cluster that has that
+# guard and its manifests, with calls up: test-upgrade.sh COMMIT. It needs the history of this checkout.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,5 +14,7 @@ fi
 old=$(mktemp -d)
 trap 'rm -rf "$old"' EXIT
 git archive "$commit" | tar -x -C "$old"
-CGO_ENABLED=0 go build -C "$old" -trimpath -buildvcs=false -ldflags='-s -w' -o "$old/call-gate" ./cmd/call-gate
-CALLGUARD_OLD_GATE=$old/call-gate go test -v -count=1 -timeout 30m -run '^TestUpgradeOfGates$' ./test/drain
+for program in call-gate drain-guard; do
+	CGO_ENABLED=0 go build -C "$old" -trimpath -buildvcs=false -ldflags='-s -w' -o "$old/$program" "./cmd/$program"
+done
+CALLGUARD_OLD=$old go test -v -count=1 -tags upgrade -timeout 30m -run '^TestUpgradeOf' ./test/drain

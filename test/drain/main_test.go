@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -47,6 +48,16 @@ var apart = flag.Duration("clocks", 0, "set the clocks of the stage's programs s
 // window is enough for agents that heed the draining mark.
 func guardArgs() []string { return []string{"--settle=3s", "--lost-node-quiet=5s"} }
 
+// earlier is the path of what an earlier checkout built, such as "call-gate" or "manifests"; empty where CALLGUARD_OLD names
+// no folder of such. hack/test-upgrade.sh makes one.
+func earlier(name string) string {
+	dir := os.Getenv("CALLGUARD_OLD")
+	if dir == "" {
+		return ""
+	}
+	return filepath.Join(dir, name)
+}
+
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
@@ -61,7 +72,7 @@ func run(m *testing.M) int {
 	stage, err = lab.Open(ctx, lab.Options{
 		Name: lab.InstanceName("drain"), Nodes: nodeCount, LiveKits: 2, MaxJobs: 50, Progress: os.Stderr,
 		Clocks: local.Clocks{APIServer: 2 * *apart, Controllers: -*apart, Nodes: -2 * *apart}, Clock: *apart,
-		Guard: true, GuardArgs: guardArgs(), OldGate: os.Getenv("CALLGUARD_OLD_GATE"),
+		Guard: true, GuardArgs: guardArgs(), OldGate: earlier("call-gate"),
 		// A node that is not heard for 20 s is lost, instead of 50 s.
 		NodeLeaseSeconds: 8, ControllerManagerArgs: []string{"--node-monitor-grace-period=20s", "--node-monitor-period=1s"},
 	})

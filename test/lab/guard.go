@@ -56,10 +56,13 @@ func Manifest(name string) (string, error) {
 	return filepath.Join(root, "manifests", name), err
 }
 
+// guardManifests are the files that install a guard's rights and its doors.
+func guardManifests() []string { return []string{"drain-guard.yaml", "lookout.yaml", "doors.yaml"} }
+
 // InstallGuard applies the guard's rights and closes the doors. It starts no guard.
 func (l *Lab) InstallGuard(ctx context.Context) error {
 	l.printf("installing the drain-guard and its doors")
-	for _, name := range []string{"drain-guard.yaml", "lookout.yaml", "doors.yaml"} {
+	for _, name := range guardManifests() {
 		path, err := Manifest(name)
 		if err != nil {
 			return err
@@ -74,7 +77,16 @@ func (l *Lab) InstallGuard(ctx context.Context) error {
 // StartGuard starts a drain-guard for the first LiveKit, with the rights of its
 // service account. There may be several. It may not be ready yet.
 func (l *Lab) StartGuard(ctx context.Context, args ...string) (*Guard, error) {
-	program, common, err := l.guardCommand(ctx)
+	program, err := l.program(ctx, GuardName)
+	if err != nil {
+		return nil, err
+	}
+	return l.StartGuardOf(ctx, program, args...)
+}
+
+// StartGuardOf is StartGuard with another program, such as one of an earlier checkout.
+func (l *Lab) StartGuardOf(ctx context.Context, program string, args ...string) (*Guard, error) {
+	common, err := l.guardFlags(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +161,11 @@ func (g *Guard) end(how func(*Process) error) error {
 
 // Unlock runs `drain-guard unlock` and returns what it says.
 func (l *Lab) Unlock(ctx context.Context) (string, error) {
-	program, common, err := l.guardCommand(ctx)
+	program, err := l.program(ctx, GuardName)
+	if err != nil {
+		return "", err
+	}
+	common, err := l.guardFlags(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -162,15 +178,13 @@ func (l *Lab) Unlock(ctx context.Context) (string, error) {
 	return string(out), nil
 }
 
-func (l *Lab) guardCommand(ctx context.Context) (program string, args []string, err error) {
-	if program, err = l.program(ctx, GuardName); err != nil {
-		return "", nil, err
-	}
+// guardFlags are those that say where a guard belongs.
+func (l *Lab) guardFlags(ctx context.Context) ([]string, error) {
 	kubeconfig, err := l.Cluster.ServiceAccountKubeconfig(ctx, GuardNamespace, GuardName)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	return program, []string{"--kubeconfig=" + kubeconfig, "--namespace=" + GuardNamespace}, nil
+	return []string{"--kubeconfig=" + kubeconfig, "--namespace=" + GuardNamespace}, nil
 }
 
 // WaitReady waits until the guard says that it is ready: its informers are synced
