@@ -61,6 +61,10 @@ e2e-accidents: ## Delete, replace and alter every object of callguard in the mid
 e2e-upgrade: ## Test an upgrade from 5a0fa9f, of pods that have its call-gate and of the guard (needs the history, and compiles it)
 	hack/test-upgrade.sh 5a0fa9f
 
+.PHONY: e2e-clocks
+e2e-clocks: ## Test drains, rollouts, scaling and dead nodes with all clocks ten minutes apart, both ways (about 15 minutes)
+	hack/test-clocks.sh
+
 .PHONY: e2e-nodes
 e2e-nodes: ## Test both charts on real nodes, kubelet and containerd (needs root, npm and Debian's containerd)
 	go test -v -count=1 -timeout 30m ./test/nodes/...

@@ -116,6 +116,20 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+// TestTrustedByOtherClocks: a kube-apiserver whose clock is ten minutes ahead or behind believes a new certificate.
+func TestTrustedByOtherClocks(t *testing.T) {
+	client := cluster(apiService("v1beta1.x", "metrics-adapter"), apiService("v1beta2.x", "metrics-adapter"))
+	k, now := keeper(t, client), time.Now()
+	if err := k.step(t.Context(), now); err != nil {
+		t.Fatal(err)
+	}
+	for _, ahead := range []time.Duration{-10 * time.Minute, 10 * time.Minute} {
+		if err := verifies(t, k, bundleOf(t, client, "v1beta1.x"), now.Add(ahead)); err != nil {
+			t.Errorf("%s ahead: %v", ahead, err)
+		}
+	}
+}
+
 type listener struct{ told int }
 
 func (l *listener) Enqueue() { l.told++ }

@@ -40,8 +40,9 @@ var (
 	lines atomic.Int64
 )
 
-// apart is by how much clocks differ. LiveKit, agents and kubectl have this machine's; guard and adapter are ahead of it,
-// kube-apiserver of them, kube-controller-manager and kube-scheduler behind it, and nodes, with their gates, behind those.
+// apart is by how much clocks differ. LiveKit, agents and kubectl have this machine's; adapter and guard are ahead of it,
+// kube-apiserver of them, kube-controller-manager and kube-scheduler behind it, nodes with their gates behind those, and
+// every second guard behind them all.
 var apart = flag.Duration("clocks", 0, "set the clocks of the stage's programs so far apart, the other way round where negative") //nolint:gochecknoglobals // a flag of the test
 
 // guardArgs are the guard's flags unless a story is about them. A short settle

@@ -52,7 +52,8 @@ type Options struct {
 	NodeLeaseSeconds int
 	// Clocks says which components' clocks are wrong; a gate has the clock of its node.
 	Clocks local.Clocks
-	// Clock is by how much the clocks of guards and adapter are ahead of this machine's.
+	// Clock is by how much the clocks of adapter and guards are ahead of this machine's. Every second guard that is
+	// started is behind by three times as much.
 	Clock time.Duration
 	// OldGate is a call-gate of an earlier checkout, for pods that name OldGateKind.
 	OldGate string
@@ -88,7 +89,7 @@ type Lab struct {
 	Fleet   *fleet.Fleet
 	Callers *fleet.Callers
 
-	clock     time.Duration // of guards and adapter
+	clock     time.Duration // of adapter and guards
 	gateClock time.Duration
 	progress  io.Writer
 	ears      ears

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+
+# Tells the stories that clocks matter to on a stage whose programs have clocks ten minutes apart, one way and then the
+# other: guards, metrics-adapter, gates, kube-apiserver, controllers and nodes. hack/cluster/clock makes such programs.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+stories='Drain|DrainOfAStatefulSet|DrainWithoutRoom|CordonThatIsTolerated|Rollout|ScaleDownTakesTheIdle|ThinSpread|NodeDies|NodeComesBack|Taint|Deadline|Failover|Calls'
+for apart in 10m -10m; do
+	go test -v -count=1 -timeout 30m -run "^Test($stories)\$" ./test/drain -clocks "$apart"
+done
