@@ -24,6 +24,9 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
+// patient has kubectl wait for longer than a story lasts.
+const patient = "--timeout=30m"
+
 // upgrade is how the two halves of an upgrade, the doors and the guard, come in.
 type upgrade struct {
 	t        *testing.T
@@ -116,20 +119,22 @@ func TestUpgradeOfTheGuard(t *testing.T) {
 			s.fill()
 
 			// A drain whose pods have their replacements: they take no new call.
-			drains := []*command{s.drain(s.nodes[0])}
+			drains := []*command{s.drain(s.nodes[0], patient)}
 			draining := s.pods(on(s.nodes[0]))
 			s.eventually(inTime, "the pods of the node take no new call", func() (bool, error) {
 				return shown(len(s.pods(in(call.Draining))) == len(draining) && s.watch.able() == 8, s.watch.describe())
 			})
+			s.dial(len(draining)) // the replacements take them: no old pod is idle
+
 			// A rollout with room for two new pods, and a drain with room for no replacement: pods are aside, and go on.
 			s.room(len(s.pods(all)) + 2)
 			s.rollOut("deployment", newImage)
-			rollout := s.start("rollout", "status", "deployment/"+lab.AgentName, "--timeout=5m")
+			rollout := s.start("rollout", "status", "deployment/"+lab.AgentName, patient)
 			s.eventually(inTime, "two new pods can take calls, and as many old ones take none", func() (bool, error) {
 				return shown(len(s.pods(func(p *corev1.Pod) bool { return image(newImage)(p) && ready(p) })) == 2 &&
 					len(s.pods(in(call.Draining))) == len(draining)+2, s.watch.describe())
 			})
-			drains = append(drains, s.drain(s.nodes[1]))
+			drains = append(drains, s.drain(s.nodes[1], patient))
 			s.eventually(inTime, "a pod is aside and goes on serving", func() (bool, error) {
 				return shown(len(s.pods(in(call.Aside))) > 0, s.watch.describe())
 			})
