@@ -162,10 +162,15 @@ func (w *world) abandon() {
 	}
 }
 
+// over reports whether the pod that has to go is gone, and there are as many as there should be.
+func (w *world) over() bool {
+	return len(w.store.pods) == w.pods && (!w.drains || w.store.byUID(w.first) == nil)
+}
+
 // goes lets a world go on without misfortune, and says why the pod that has to go
 // does not. It spoils the world.
 func (w *world) goes(evicted bool) error {
-	w.left, w.mutant = allowance{}, mutant{}
+	w.left = allowance{}
 	if w.drains && !w.store.cordoned {
 		w.store.cordoned = true
 		w.store.version++
@@ -191,11 +196,14 @@ func (w *world) goes(evicted bool) error {
 			if w.wrong != "" {
 				return errors.New(w.wrong)
 			}
-			if len(w.store.pods) == w.pods && (!w.drains || w.store.byUID(w.first) == nil) {
+			if w.over() && w.hard.mostMade == 0 {
 				return nil
 			}
 		}
 		w.tick()
+	}
+	if w.over() {
+		return nil
 	}
 	return fmt.Errorf("pods stay for ever: %s", w.store.key())
 }

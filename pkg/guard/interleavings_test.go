@@ -265,6 +265,8 @@ func (s scenario) world(m mutant) *world {
 	return w
 }
 
+func modelBegan() time.Time { return time.Date(2026, 1, 2, 15, 4, 5, 950e6, time.UTC) }
+
 // empty is a world without pods.
 func empty() *world {
 	return &world{
@@ -274,7 +276,7 @@ func empty() *world {
 			pods: 1, maxPods: 1,
 		},
 		// Late in a second: marks have whole ones.
-		now:    time.Date(2026, 1, 2, 15, 4, 5, 950e6, time.UTC),
+		now: modelBegan(), began: modelBegan(),
 		agents: map[types.UID]agent{}, writes: map[types.UID]int{},
 	}
 }

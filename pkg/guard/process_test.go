@@ -108,7 +108,7 @@ func (p *process) build() *Guard {
 	witnesses := map[call.Witness]Witness{call.Rooms: modelWitness{call.Rooms}, call.Worker: modelWitness{call.Worker}}
 	g := &Guard{
 		cfg: Config{
-			Client: modelClient{w: w}, Doors: open{}, Witnesses: witnesses, Settings: w.settings, Log: slog.New(slog.DiscardHandler),
+			Client: modelClient{w: w}, Doors: modelDoors{w}, Witnesses: witnesses, Settings: w.settings, Log: slog.New(slog.DiscardHandler),
 		},
 		rules: rules.All(), now: func() time.Time { return w.now },
 		queue: noQueue{}, keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
@@ -135,6 +135,17 @@ func (p *process) build() *Guard {
 		}
 	}
 	return g
+}
+
+// modelDoors are missing for a while.
+type modelDoors struct{ w *world }
+
+// InForce implements Gatekeeper.
+func (d modelDoors) InForce() error {
+	if d.w.now.Sub(d.w.began) < d.w.hard.doorsLost {
+		return errors.New("somebody has deleted one")
+	}
+	return nil
 }
 
 // informed is what informers know that have seen so much.
@@ -165,7 +176,9 @@ func (w *world) informed(s store) *cluster {
 	deployments, replicaSets, statefulSets := index(), index(), index()
 	if s.deployment != nil {
 		_ = deployments.Add(s.deployment)
-		_ = replicaSets.Add(s.replicaSet)
+	}
+	for _, rs := range s.replicaSets() {
+		_ = replicaSets.Add(rs)
 	}
 	if s.statefulSet != nil {
 		_ = statefulSets.Add(s.statefulSet)
@@ -387,8 +400,11 @@ func (p *process) see(s store) {
 func (p *process) look(ctx context.Context) {
 	s := p.w.store
 	key := Key{NamespacedName: types.NamespacedName{Namespace: modelNamespace, Name: "web"}, APIVersion: appsGroup, Kind: "Deployment", UID: "deployment"}
-	if s.statefulSet != nil {
+	switch {
+	case s.statefulSet != nil:
 		key.Kind, key.UID = "StatefulSet", "statefulset"
+	case s.deployment == nil && s.replicaSet == nil: // the pods tell whose they were
+		key.Kind, key.Name, key.UID = "ReplicaSet", "web-h", "replicaset"
 	}
 	_, _ = p.guard.reconcile(ctx, key) // whatever it is, it will look again
 }
@@ -543,22 +559,33 @@ type modelClient struct {
 	w *world
 }
 
-func (c modelClient) CoreV1() coreclient.CoreV1Interface { return modelCore{} }
+func (c modelClient) CoreV1() coreclient.CoreV1Interface { return modelCore{w: c.w} }
 
 func (c modelClient) AppsV1() appsclient.AppsV1Interface { return modelApps{w: c.w} }
 
-type modelCore struct{ coreclient.CoreV1Interface }
+type modelCore struct {
+	coreclient.CoreV1Interface
 
-func (modelCore) Pods(string) coreclient.PodInterface { return modelPods{} }
+	w *world
+}
 
-type modelPods struct{ coreclient.PodInterface }
+func (m modelCore) Pods(string) coreclient.PodInterface { return modelPods{w: m.w} }
+
+type modelPods struct {
+	coreclient.PodInterface
+
+	w *world
+}
 
 func (modelPods) Get(ctx context.Context, name string, _ metav1.GetOptions) (*corev1.Pod, error) {
 	a := handOver(ctx, &question{verb: "GET", name: name})
 	return a.pod, a.err
 }
 
-func (modelPods) List(ctx context.Context, _ metav1.ListOptions) (*corev1.PodList, error) {
+func (m modelPods) List(ctx context.Context, o metav1.ListOptions) (*corev1.PodList, error) {
+	if o.LabelSelector == call.GuardedLabel+"!=true" {
+		return m.w.strangers(), nil
+	}
 	a := handOver(ctx, &question{verb: "LIST"})
 	return &corev1.PodList{Items: a.pods}, a.err
 }
@@ -620,10 +647,24 @@ type modelReplicaSets struct {
 
 func (m modelReplicaSets) List(context.Context, metav1.ListOptions) (*appsv1.ReplicaSetList, error) {
 	list := &appsv1.ReplicaSetList{}
-	if r := m.w.store.replicaSet; r != nil {
+	for _, r := range m.w.store.replicaSets() {
 		list.Items = append(list.Items, *r)
 	}
 	return list, nil
+}
+
+func (modelReplicaSets) Get(_ context.Context, name string, _ metav1.GetOptions) (*appsv1.ReplicaSet, error) {
+	return nil, apierrors.NewNotFound(appsv1.Resource("replicasets"), name) // or it would be in the list
+}
+
+// replicaSets are those that there are.
+func (s store) replicaSets() (list []*appsv1.ReplicaSet) {
+	for _, rs := range []*appsv1.ReplicaSet{s.replicaSet, s.next} {
+		if rs != nil {
+			list = append(list, rs)
+		}
+	}
+	return list
 }
 
 type modelStatefulSets struct {

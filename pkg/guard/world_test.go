@@ -51,6 +51,7 @@ type store struct {
 	cordoned    bool          // oldNode
 	deployment  *appsv1.Deployment
 	replicaSet  *appsv1.ReplicaSet
+	next        *appsv1.ReplicaSet // of a rollout
 	statefulSet *appsv1.StatefulSet
 }
 
@@ -118,6 +119,7 @@ type evictor struct {
 type world struct {
 	*stage
 
+	began   time.Time
 	now     time.Time
 	store   store
 	agents  map[types.UID]agent
@@ -155,6 +157,8 @@ type stage struct {
 	// then, and allows none of them.
 	eviction func(w *world) bool
 	mutant   mutant
+	// hard is what keeps replacements away, and the like.
+	hard hardship
 }
 
 // bounded says that a pod of this world waits for others so long, and no longer.
@@ -208,6 +212,9 @@ func versionOf(made, n int) string { return fmt.Sprintf("%d%03d", made, n) }
 // create makes a pod of an owner.
 func (w *world) create(name, node string, owner metav1.OwnerReference, labels map[string]string, running bool) *corev1.Pod {
 	w.made++
+	if most := w.hard.mostMade; most > 0 && w.made > most {
+		w.fail("pods are made without end: this is number %d", w.made)
+	}
 	controller := true
 	owner.Controller = &controller
 	grace := int64(3600)
@@ -216,13 +223,16 @@ func (w *world) create(name, node string, owner metav1.OwnerReference, labels ma
 			Namespace: modelNamespace, Name: name, UID: types.UID(fmt.Sprint("pod-", w.made)), ResourceVersion: versionOf(w.made, 0),
 			Labels: maps.Clone(labels), OwnerReferences: []metav1.OwnerReference{owner}, CreationTimestamp: metav1.NewTime(w.now.Truncate(time.Second)),
 		},
-		Spec: corev1.PodSpec{NodeName: node, TerminationGracePeriodSeconds: &grace},
+		Spec: corev1.PodSpec{NodeName: node, TerminationGracePeriodSeconds: &grace, Tolerations: w.hard.tolerations()},
 	}
 	pod.Labels[call.GuardedLabel] = "true"
 	if w.gated {
 		pod.Annotations = map[string]string{call.GatePortAnnotation: "8089", call.WitnessesAnnotation: "rooms,worker"}
 	}
-	setRunning(pod, running)
+	if w.hard.deadline > 0 {
+		pod.Annotations = map[string]string{call.DeadlineAnnotation: w.hard.deadline.String(), call.OnDeadlineAnnotation: "Release"}
+	}
+	w.setRunning(pod, running)
 	w.store.pods = append(slices.Clone(w.store.pods), pod)
 	w.store.version++
 	slices.SortFunc(w.store.pods, func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
@@ -231,12 +241,14 @@ func (w *world) create(name, node string, owner metav1.OwnerReference, labels ma
 	return pod
 }
 
-func setRunning(pod *corev1.Pod, running bool) {
+func (w *world) setRunning(pod *corev1.Pod, running bool) {
 	status := corev1.ContainerStatus{Name: "agent"}
 	ready := corev1.ConditionFalse
 	if running {
 		status.State.Running = &corev1.ContainerStateRunning{}
-		ready = corev1.ConditionTrue
+		if !w.hard.unready {
+			ready = corev1.ConditionTrue
+		}
 	}
 	pod.Status = corev1.PodStatus{
 		Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{status},
@@ -350,7 +362,7 @@ func (w *world) checkStep(was, is *corev1.Pod) {
 		if !marked(was) {
 			w.fail("pod %s (%s) is released and was never told to take no call", was.Name, was.UID)
 		}
-		if a.busy() {
+		if a.busy() && w.hard.deadline == 0 {
 			w.fail("pod %s (%s) is released and holds a call", was.Name, was.UID)
 		}
 	}
@@ -371,7 +383,7 @@ func (w *world) delete(pod *corev1.Pod, by string) {
 	if w.eviction == nil && running(pod) && !released(pod) {
 		w.fail("pod %s (%s) runs, is not released, and is deleted by %s", pod.Name, pod.UID, by)
 	}
-	if w.agents[pod.UID].busy() {
+	if w.agents[pod.UID].busy() && w.hard.deadline == 0 {
 		w.fail("pod %s (%s) holds a call and is deleted by %s", pod.Name, pod.UID, by)
 	}
 	pod = pod.DeepCopy()
@@ -422,7 +434,7 @@ func (w *world) actions() (list []action) {
 			add(string(pod.UID)+" "+what, func() {
 				change(&a)
 				w.agents[pod.UID] = a
-				if released(pod) && a.busy() {
+				if released(pod) && a.busy() && w.hard.deadline == 0 {
 					w.fail("a call begins in pod %s (%s), which is released", pod.Name, pod.UID)
 				}
 			})
@@ -431,12 +443,15 @@ func (w *world) actions() (list []action) {
 			add(string(pod.UID)+" ends", func() { w.end(pod) })
 			continue
 		}
+		if !running(pod) && !w.mayStart(pod) {
+			continue
+		}
 		if !running(pod) {
 			add(string(pod.UID)+" starts", func() {
 				a = agent{heeded: marked(pod), marked: a.marked, past: a.past}
 				w.agents[pod.UID] = a
 				pod := pod.DeepCopy()
-				setRunning(pod, true)
+				w.setRunning(pod, true)
 				w.replace(pod)
 			})
 			if pod.UID == w.first {
@@ -457,10 +472,10 @@ func (w *world) actions() (list []action) {
 		if w.gated && !a.able {
 			set("registers", func(a *agent) { a.able = true })
 		}
-		if a.job {
+		if a.job && !w.hard.endless {
 			set("ends its job", func(a *agent) { a.job = false })
 		}
-		if a.room {
+		if a.room && !w.hard.endless {
 			set("leaves its room", func(a *agent) { a.room = false })
 		}
 		if marked(pod) && !a.heeded {
@@ -471,7 +486,7 @@ func (w *world) actions() (list []action) {
 				w.left.crashes--
 				w.agents[pod.UID] = agent{heeded: a.heeded, marked: a.marked, past: a.past}
 				pod := pod.DeepCopy()
-				setRunning(pod, false)
+				w.setRunning(pod, false)
 				w.replace(pod)
 			})
 		}
@@ -547,32 +562,52 @@ func (w *world) replenish(dry bool) bool {
 			return false
 		}
 		if !dry {
-			w.create(name, freshNode, ownerOf(w.store.statefulSet, "StatefulSet"), map[string]string{}, true)
+			w.create(name, w.nextNode(), ownerOf(w.store.statefulSet, "StatefulSet"), map[string]string{}, true)
 		}
 		return true
-	case w.store.replicaSet != nil:
-		rs := w.store.replicaSet
-		var active []*corev1.Pod
-		for _, pod := range w.store.pods {
-			if ref := metav1.GetControllerOfNoCopy(pod); ref != nil && ref.UID == rs.UID && pod.DeletionTimestamp == nil {
-				active = append(active, pod)
-			}
+	default:
+		return w.replenishSet(w.store.replicaSet, "h", dry) || w.replenishSet(w.store.next, "i", dry)
+	}
+}
+
+// nextNode is where the scheduler puts a replacement.
+func (w *world) nextNode() string {
+	if w.hard.returns {
+		return oldNode
+	}
+	return freshNode
+}
+
+// replenishSet is the same of a ReplicaSet, whose pods have that hash.
+func (w *world) replenishSet(rs *appsv1.ReplicaSet, hash string, dry bool) bool {
+	if rs == nil {
+		return false
+	}
+	if _, guards := rs.Spec.Template.Labels[call.GuardedLabel]; !guards {
+		return false // its pods are none of this world
+	}
+	var active []*corev1.Pod
+	for _, pod := range w.store.pods {
+		if ref := metav1.GetControllerOfNoCopy(pod); ref != nil && ref.UID == rs.UID && pod.DeletionTimestamp == nil {
+			active = append(active, pod)
 		}
-		switch n := len(active) - int(*rs.Spec.Replicas); {
-		case n < 0:
+	}
+	n := len(active) - int(*rs.Spec.Replicas)
+	if n < 0 && (w.hard.quota == 0 || len(w.store.pods) < w.hard.quota) {
+		if !dry {
+			w.create(fmt.Sprint("web-", w.made+1), w.nextNode(), ownerOf(rs, "ReplicaSet"), map[string]string{hashLabel: hash}, false)
+		}
+		return true
+	}
+	if n <= 0 {
+		return false
+	}
+	for _, pod := range active {
+		if door(pod) {
 			if !dry {
-				w.create(fmt.Sprint("web-", w.made+1), freshNode, ownerOf(rs, "ReplicaSet"), map[string]string{hashLabel: "h"}, false)
+				_ = w.remove(pod.Name, "", "its ReplicaSet") // the door lets it
 			}
 			return true
-		case n > 0:
-			for _, pod := range active {
-				if door(pod) {
-					if !dry {
-						_ = w.remove(pod.Name, "", "its ReplicaSet") // the door lets it
-					}
-					return true
-				}
-			}
 		}
 	}
 	return false
@@ -630,7 +665,7 @@ func podKey(pod *corev1.Pod) string {
 		state += " deleted"
 	}
 	return "(" + strings.Join([]string{
-		pod.Name, string(pod.UID), pod.ResourceVersion, state,
+		pod.Name, string(pod.UID), pod.ResourceVersion, state, pod.Spec.NodeName,
 		pod.Labels[call.ReleasedLabel], pod.Annotations[call.DrainingAnnotation], pod.Annotations[call.AsideAnnotation], owner,
 	}, " ") + ")"
 }
