@@ -77,13 +77,13 @@ func callMany(t *testing.T, p *phones) {
 	rollouts, drains, kills := 0, 0, 0
 	for !over() {
 		kubectl(t, "rollout", "restart", "deployment/"+agentName, "-n", voiceNamespace)
-		kubectl(t, "rollout", "status", "deployment/"+agentName, "-n", voiceNamespace, "--timeout=5m")
+		kubectl(t, "rollout", "status", "deployment/"+agentName, "-n", voiceNamespace, "--timeout=15m")
 		rollouts++
 		kills += killGate(t)
 		if over() {
 			break
 		}
-		kubectl(t, "drain", "node-2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=5m")
+		kubectl(t, "drain", "node-2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=15m")
 		kubectl(t, "uncordon", "node-2")
 		drains++
 		kills += killGate(t)
