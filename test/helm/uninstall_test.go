@@ -114,6 +114,10 @@ func TestTemplateUnlocksNothing(t *testing.T) {
 	// The Job may be made long before the rest.
 	job := strings.Join(only(mine, "kind: Job", "kind: ServiceAccount", "name: callguard:drain-guard:unlock"), "\n---\n")
 	kubectl(t, job, "apply", "--server-side", "-f", "-")
+	trial.Within(t, 20*time.Second, "the Job's account has its rights", func() error {
+		_, err := command(t.Context(), "", stage.kubectl, "auth", "can-i", "get", "deployments.apps", "-n", addonNamespace, "--as=system:serviceaccount:"+addonNamespace+":"+unlockStep)
+		return err
+	})
 	first := runs(t, unlockStep, "unlock", "--after-uninstall")
 	var said strings.Builder
 	first.Stdout, first.Stderr = &said, &said
