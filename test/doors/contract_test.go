@@ -327,7 +327,7 @@ func TestDisable(t *testing.T) {
 		held = "callguard-namespaces: without label callguard.dev/enabled=true nothing holds the calls of namespace disabled. " +
 			"To disable callguard there, wait until no pod of it is aside or draining, for such a pod would stay so, and say it first: kubectl annotate namespace disabled callguard.dev/disable=true"
 	)
-	breaker := identity{"break-glass", "gloria", []string{"callguard:break-glass", "system:masters"}}
+	breaker := identity{"break-glass", "grant", []string{"callguard:break-glass", "system:masters"}}
 	expect(t, "in passing", held, patch(admin(), off))
 	expect(t, "by its status", held, patch(admin(), off, "status"))
 	expect(t, "to another value", held, patch(admin(), `{"metadata":{"labels":{"callguard.dev/enabled":"false"}}}`))
