@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -31,6 +33,9 @@ const (
 func (g *Guard) RecordServer(ctx context.Context, namespace, server string) (time.Time, error) {
 	leases := g.cfg.Client.CoordinationV1().Leases(namespace)
 	lease, err := leases.Get(ctx, LeaseName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) && g.leads() { // without an election there is none yet
+		lease, err = leases.Create(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: LeaseName, Namespace: namespace}}, metav1.CreateOptions{})
+	}
 	if err != nil {
 		return time.Time{}, fmt.Errorf("cannot read Lease %s/%s, which tells since when callguard's own LiveKit is the same: %w", namespace, LeaseName, err)
 	}

@@ -37,7 +37,8 @@ func TestRecordServer(t *testing.T) {
 		"AnotherOnce":  {reason: "It was another before.", is: lease(map[string]string{ServerAnnotation: "https://b", formerServer: "https://a"}), want: noon()},
 		"StandsBy":     {reason: "The guard that leads has the old one still.", is: lease(map[string]string{ServerAnnotation: "https://a"}), fails: true},
 		"NobodyHasYet": {reason: "Nor is it the first to say so.", is: lease(nil), fails: true},
-		"NoLease":      {reason: "Nobody knows.", is: &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "other"}}, leads: true, fails: true},
+		"NoLease":      {reason: "A guard without an election makes it.", is: &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "other"}}, leads: true, writes: 1},
+		"NoLeaseYet":   {reason: "It is not for others to make it.", is: &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "other"}}, fails: true},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

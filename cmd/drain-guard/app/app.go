@@ -133,7 +133,15 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	group.Go(func() error { return g.Watch(ctx) })
 	group.Go(func() error { return doors.Run(ctx) })
 	group.Go(func() error { return projects.Run(ctx) })
-	group.Go(func() error { return projects.Origins().Keep(ctx, g.Projects) })
+	group.Go(func() error { return projects.Origins().Keep(ctx, o.named(g)) })
+	if o.hasDefault() {
+		group.Go(func() error { // recorded at once, so that no pod is born before
+			return untilKnown(ctx, func() error {
+				_, err := projects.Origins().Get(ctx, call.DefaultProject, time.Time{})
+				return err
+			})
+		})
+	}
 	group.Go(func() error { return serve(ctx, o.bindAddress, status, registry, log) })
 	group.Go(func() error { return o.lead(ctx, client, g, status, log) })
 	return group.Wait()
@@ -157,6 +165,26 @@ func (o *Options) defaultProject(record func(context.Context, string) (time.Time
 		v.Always = v.Since.IsZero()
 		return v, err
 	}
+}
+
+func (o *Options) hasDefault() bool { return o.livekitURL != "" || o.livekitURLFile != "" }
+
+// named are the projects that pods name, and the default one, whose server is recorded
+// before any does.
+func (o *Options) named(g *guard.Guard) func() map[call.Project]call.Births {
+	return func() map[call.Project]call.Births {
+		named := g.Projects()
+		if o.hasDefault() {
+			named[call.DefaultProject] = named[call.DefaultProject] // none were born, or some
+		}
+		return named
+	}
+}
+
+// untilKnown tries every second until it succeeds, or ctx is done.
+func untilKnown(ctx context.Context, try func() error) error {
+	_ = wait.PollUntilContextCancel(ctx, time.Second, true, func(context.Context) (bool, error) { return try() == nil, nil }) // who needs it says why it fails
+	return nil
 }
 
 // correlation has every Event written: each is told once, when something changes. By
