@@ -244,8 +244,9 @@ func promise(f verdict.Facts, v verdict.Verdict) string {
 		return "no pod that takes calls stops while too few others can take them, but for a deadline, and for one that is idle and has waited"
 	case v.Outcome == verdict.Hold && p.State != call.Draining && !p.CameSince && (f.Overdue() != "" || waitedEnough(f)):
 		return "no pod waits for others for ever"
-	case v.Outcome == verdict.Hold && p.State == call.Draining && !p.Drained.IsZero() && f.Overdue() != "" && f.Now.Sub(f.Pod.Drained) >= f.Limits.Settle:
-		return "no deadline is passed over"
+	case v.Outcome == verdict.Hold && p.State == call.Draining && !p.Drained.IsZero() && f.Overdue() != "" &&
+		(f.Now.Sub(f.Pod.Drained) >= f.Limits.Settle && !f.Idle() || f.Now.Sub(f.Pod.Drained) >= f.Limits.Settle+10*time.Second):
+		return "no deadline is passed over, but for seconds in which an idle pod may be believed"
 	case v.Outcome == verdict.Release && p.State != call.Draining:
 		return "only a pod that takes no new call is released"
 	case v.Outcome == verdict.Release && !v.Forced && p.Running && !allZero(f) && !lost(f):

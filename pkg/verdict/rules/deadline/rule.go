@@ -6,9 +6,15 @@
 package deadline
 
 import (
+	"time"
+
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/verdict"
 )
+
+// believed is how long it may take at most until readings of an idle pod are late enough to
+// be believed: LiveKit is read every few seconds.
+const believed = 10 * time.Second
 
 // Rule is the rule.
 type Rule struct{}
@@ -24,6 +30,8 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 		return verdict.Verdict{}
 	case f.Now.Sub(f.Pod.Drained) < f.Limits.Settle:
 		return verdict.Verdict{} // it has hardly stopped taking calls, and may yet be seen to be idle
+	case f.Idle() && f.Now.Sub(f.Pod.Drained) < f.Limits.Settle+believed:
+		return verdict.Verdict{} // rule idle is about to believe it, and nobody is to be told of calls that there are not
 	default:
 		return verdict.Verdict{Outcome: verdict.Release, Why: why, Forced: true}
 	}

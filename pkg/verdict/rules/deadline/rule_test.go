@@ -52,9 +52,15 @@ func TestRule(t *testing.T) {
 		"NotDraining": {reason: "It takes no new call first.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Pod.State, f.Pod.Drained = call.Aside, time.Time{} }), want: abstain},
 		"JustMarked":  {reason: "It may yet be seen to be idle.", facts: with(facts(time.Hour, time.Hour, call.Deadline{}), func(f *verdict.Facts) { f.Pod.Drained = f.Now.Add(time.Nanosecond - time.Minute) }), want: abstain},
 		"MarkedLate":  {reason: "It was not.", facts: with(facts(time.Hour, time.Hour, call.Deadline{}), func(f *verdict.Facts) { f.Pod.Drained = f.Now.Add(-time.Minute) }), want: byAdministrator},
-		"Cancelled":   {reason: "Nobody waits for it any more.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Standing = time.Time{} }), want: abstain},
-		"TakenUp":     {reason: "A drain that is taken up again counts anew.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Standing = f.Now.Add(time.Nanosecond - time.Hour) }), want: abstain},
-		"ScaleDown":   {reason: "Nobody waits for a pod too many.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Intent.Intent = call.ScaleDown }), want: abstain},
+		"JustIdle": {reason: "It is idle, and only not believed yet.", facts: with(facts(time.Hour, time.Hour, call.Deadline{}), func(f *verdict.Facts) {
+			f.Pod.Drained, f.Readings[0].Reading = f.Now.Add(time.Nanosecond-time.Minute-believed), call.Known(0, f.Now)
+		}), want: abstain},
+		"NeverBelieved": {reason: "Whatever keeps it, the deadline ends.", facts: with(facts(time.Hour, time.Hour, call.Deadline{}), func(f *verdict.Facts) {
+			f.Pod.Drained, f.Readings[0].Reading = f.Now.Add(-time.Minute-believed), call.Known(0, f.Now)
+		}), want: byAdministrator},
+		"Cancelled": {reason: "Nobody waits for it any more.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Standing = time.Time{} }), want: abstain},
+		"TakenUp":   {reason: "A drain that is taken up again counts anew.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Standing = f.Now.Add(time.Nanosecond - time.Hour) }), want: abstain},
+		"ScaleDown": {reason: "Nobody waits for a pod too many.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Intent.Intent = call.ScaleDown }), want: abstain},
 		"ScaledUnknown": {reason: "What nobody can tell has a bound all the same.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) {
 			f.Intent.Intent, f.Readings[0].Reading = call.ScaleDown, call.Unknown("LiveKit is down")
 		}), want: byAdministrator},
