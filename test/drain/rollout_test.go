@@ -36,7 +36,7 @@ func TestRollout(t *testing.T) {
 		s.hangUpOn(pod)
 		s.gone(inTime, pod)
 	}
-	s.bounds(4+4+1, 4)
+	s.bounds(4+4+1, 3) // its Deployment does without one in four
 	s.noneDropped()
 }
 
@@ -96,14 +96,14 @@ func TestRolloutOfABadImage(t *testing.T) {
 	old := s.pods(all)
 	s.rollOut("deployment", badImage)
 	s.eventually(soon, "new pods wait for their image", func() (bool, error) { return len(s.pods(image(badImage))) > 0, nil })
-	s.always(15*s1, "all old pods take calls", func() (bool, error) { return s.watch.able() == 4 && s.talking(), nil })
+	s.always(15*s1, "the old pods take calls, but for one that its Deployment does without", func() (bool, error) { return s.watch.able() >= 3 && s.talking(), nil })
 	s.there(old...)
 	s.does("rollout", "undo", "deployment/"+lab.AgentName)
 	s.ends(s.start("rollout", "status", "deployment/"+lab.AgentName, "--timeout=1m"), inTime)
 	s.eventually(inTime, "the bad pods are gone", func() (bool, error) { return len(s.pods(image(badImage))) == 0, nil })
 	s.hangUpAll()
 	s.eventually(inTime, "four pods are left", func() (bool, error) { return len(s.pods(all)) == 4 && s.watch.able() == 4, nil })
-	s.bounds(4+1+1+1, 4)
+	s.bounds(4+1+1+1, 3)
 	s.noneDropped()
 }
 
@@ -125,6 +125,6 @@ func TestRolloutUndone(t *testing.T) {
 		return len(s.pods(all)) == 6 && len(s.pods(image(oldImage))) == 6, nil
 	})
 	// At most all of both revisions, and those that were replaced on the way back.
-	s.bounds(3*6, 6)
+	s.bounds(3*6, 5)
 	s.noneDropped()
 }

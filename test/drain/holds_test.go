@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package drain
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/test/fleet"
+	"github.com/callguard/callguard/test/lab"
+)
+
+const (
+	shortWait    = 15 * time.Second // --replacement-wait in TestReplacementWait
+	shortestHold = 5 * time.Second  // a drain deadline
+	// cordonLasts is how long the cordon of TestCordonAlone is watched: one new pod came
+	// every 18 s, without end.
+	cordonLasts = time.Minute
+)
+
+// scarcities are why a Deployment of two has no place for a third pod.
+func scarcities() map[string]func(*story) {
+	return map[string]func(*story){
+		"AntiAffinity": func(s *story) { s.deploy(2, oneAtATime, apart) },
+		"Quota": func(s *story) {
+			s.deploy(2, oneAtATime)
+			s.quota(2)
+		},
+	}
+}
+
+// oneAtATime is the strategy of those who have no place for a third.
+func oneAtATime(d *appsv1.Deployment) {
+	none, one := intstr.FromInt32(0), intstr.FromInt32(1)
+	d.Spec.Strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{MaxSurge: &none, MaxUnavailable: &one}
+}
+
+// apart has at most one pod on each node.
+func apart(d *appsv1.Deployment) {
+	d.Spec.Template.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
+		RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
+			TopologyKey: corev1.LabelHostname, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": lab.AgentName}},
+		}},
+	}}
+}
+
+// quota has the namespace take so many pods.
+func (s *story) quota(pods int64) {
+	s.t.Helper()
+	quotas := stage.Client.CoreV1().ResourceQuotas(s.ns)
+	_, err := quotas.Create(s.t.Context(), &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "full"},
+		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: *resource.NewQuantity(pods, resource.DecimalSI)}},
+	}, metav1.CreateOptions{})
+	s.must(err)
+	s.eventually(soon, "the quota is full", func() (bool, error) {
+		q, err := quotas.Get(s.t.Context(), "full", metav1.GetOptions{})
+		return err == nil && q.Status.Used.Pods().Value() == pods, err
+	})
+}
+
+// the only pod on a node.
+func (s *story) only(node string) string {
+	s.t.Helper()
+	list := s.pods(on(node))
+	if len(list) != 1 {
+		s.t.Fatalf("%s has pods %v; want one: %s", node, list, s.watch.describe())
+	}
+	return list[0]
+}
+
+// wasNot fails the story if there is an Event on a pod with this reason.
+func (s *story) wasNot(pod, reason string) {
+	s.t.Helper()
+	list, err := stage.Client.CoreV1().Events(s.ns).List(s.t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod + ",reason=" + reason})
+	s.must(err)
+	for _, e := range list.Items {
+		s.t.Errorf("pod %s has an Event %s: %s", pod, reason, e.Message)
+	}
+}
+
+// TestOptOut takes a Deployment of two out of callguard's care. Its new pods count as
+// those that take calls: the idle old one goes, and the other after its call.
+func TestOptOut(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 2)
+	s.deploy(2)
+	s.fill()
+	idle, busy := s.only(s.nodes[0]), s.only(s.nodes[1])
+	s.hangUpOn(idle)
+	s.does("patch", "deployment", lab.AgentName, "--type=merge", "-p",
+		fmt.Sprintf(`{"spec":{"template":{"metadata":{"labels":{%q:null}}}}}`, call.GuardedLabel))
+	s.gone(inTime, idle)
+	s.eventually(inTime, "the busy one takes no new call", func() (bool, error) { return !s.watch.since(busy, call.Draining).IsZero(), nil })
+	s.always(5*s1, "it talks on", func() (bool, error) { return s.talking(), nil })
+	s.there(busy)
+	s.hangUpOn(busy)
+	s.gone(inTime, busy)
+	s.ends(s.start("rollout", "status", "deployment/"+lab.AgentName, "--timeout=1m"), inTime)
+	s.bounds(4, 2)
+	s.noneDropped()
+}
+
+// TestRolloutWithoutRoom restarts a Deployment that has no place for a third pod, and says
+// that it does without one meanwhile. Each old pod goes after its call, and leaves its
+// place to a new one.
+func TestRolloutWithoutRoom(t *testing.T) {
+	t.Parallel()
+	for name, scarce := range scarcities() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := tell(t, 2)
+			scarce(s)
+			s.fill()
+			old := s.pods(all)
+			s.does("rollout", "restart", "deployment/"+lab.AgentName)
+			s.eventually(inTime, "an old pod takes no new call", func() (bool, error) { return len(s.pods(in(call.Draining))) == 1, nil })
+			s.always(3*s1, "both talk, and one takes calls", func() (bool, error) { return s.talking() && s.watch.able() == 1, nil })
+			s.there(old...)
+			first := s.pods(in(call.Draining))
+			s.hangUpOn(first...)
+			s.gone(inTime, first...)
+			s.hangUpAll()
+			s.gone(inTime, old...)
+			s.ends(s.start("rollout", "status", "deployment/"+lab.AgentName, "--timeout=1m"), inTime)
+			s.bounds(3, 1)
+			s.noneDropped()
+		})
+	}
+}
+
+// TestReplacementWait drains a node whose pod has no other place. While it has a call it
+// serves on; once it is known to be idle and has waited, it goes, and is told of.
+func TestReplacementWait(t *testing.T) {
+	withGuard(t, append(guardArgs(), "--replacement-wait="+shortWait.String())...)
+	for name, scarce := range scarcities() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := tell(t, 2)
+			scarce(s)
+			s.fill()
+			leaver := s.only(s.nodes[0])
+			drain := s.drain(s.nodes[0])
+			began := time.Now()
+			s.told(s.ns, "Pod", leaver, guard.ReasonHeld, "too few others of its workload can take calls")
+			s.hangUpOn(leaver)
+			s.eventually(inTime, "it takes no new call", func() (bool, error) { return !s.watch.since(leaver, call.Draining).IsZero(), nil })
+			if waited := s.watch.since(leaver, call.Draining).Sub(began); waited < shortWait-s1 {
+				t.Errorf("it waited for %s; want --replacement-wait, %s", waited, shortWait)
+			}
+			s.told(s.ns, "Pod", leaver, guard.ReasonDraining, "it is idle, and others that take calls in its place have not come within --replacement-wait")
+			s.ends(drain, inTime)
+			s.gone(soon, leaver)
+			s.wasNot(leaver, guard.ReasonForced)
+			s.bounds(3, 1)
+			s.noneDropped()
+		})
+	}
+	t.Run("Busy", func(t *testing.T) {
+		t.Parallel()
+		s := tell(t, 1)
+		s.deploy(1)
+		s.fill()
+		only := s.pods(all)
+		drain := s.drain(s.nodes[0])
+		s.eventually(inTime, "it is aside", func() (bool, error) { return len(s.pods(in(call.Aside))) == 1, nil })
+		s.always(shortWait+5*s1, "it talks, and takes calls", func() (bool, error) { return s.talking() && s.watch.able() == 1, nil })
+		s.waits(drain)
+		s.hangUpOn(only...)
+		s.ends(drain, inTime)
+		s.noneDropped()
+	})
+}
+
+// TestDeadlineOfTheIdle has a team's deadline and one idle pod, and no other node. The
+// deadline has it take no new call. Nobody is told of calls that were ended.
+func TestDeadlineOfTheIdle(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 1)
+	s.deploy(1, func(d *appsv1.Deployment) {
+		d.Spec.Template.Annotations[call.DeadlineAnnotation] = shortestHold.String()
+		d.Spec.Template.Annotations[call.OnDeadlineAnnotation] = "Release"
+	})
+	only := s.only(s.nodes[0])
+	began := time.Now()
+	drain := s.drain(s.nodes[0])
+	s.ends(drain, inTime)
+	s.gone(soon, only)
+	t.Logf("its drain took %.1f s, of which its deadline is %s", drain.ended.Sub(began).Seconds(), shortestHold)
+	s.told(s.ns, "Pod", only, guard.ReasonDraining, "its own drain deadline is over")
+	s.wasNot(only, guard.ReasonForced)
+	s.bounds(2, 0)
+	s.noneDropped()
+}
+
+// TestDrainWhileNobodyIsReady drains a node while no pod of the workload is ready, nor
+// becomes it. The idle pod goes within minutes.
+func TestDrainWhileNobodyIsReady(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 2)
+	d := lab.Agent(s.ns, 2)
+	d.Spec.Template = s.template()
+	d.Spec.Template.Annotations[fleet.ProbedAnnotation] = "true"
+	d.Spec.Template.Spec.Containers[0].ReadinessProbe = &corev1.Probe{
+		PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/never", Port: intstr.FromInt32(8081)}},
+	}
+	_, err := stage.Client.AppsV1().Deployments(s.ns).Create(t.Context(), d, metav1.CreateOptions{})
+	s.must(err)
+	s.eventually(inTime, "two agents run, of which none is ready", func() (bool, error) { return len(s.agents()) == 2 && s.watch.able() == 0, nil })
+	leavers := s.pods(on(s.nodes[0]))
+	drain := s.drain(s.nodes[0])
+	s.ends(drain, 2*inTime)
+	s.gone(soon, leavers...)
+	s.told(s.ns, "Pod", leavers[0], guard.ReasonDraining, "it is idle, and was not ready for a minute")
+	s.noneDropped()
+}
+
+// TestCordonAlone cordons the node of pods that tolerate it, and are replaced in place or
+// nowhere else. Each is replaced once, and what came since the cordon stays.
+func TestCordonAlone(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 1)
+	one := int32(1)
+	template := func(kind string) (*metav1.LabelSelector, corev1.PodTemplateSpec) {
+		p := s.template()
+		p.Labels["kind"] = kind
+		p.Spec.Tolerations = []corev1.Toleration{{Key: corev1.TaintNodeUnschedulable, Operator: corev1.TolerationOpExists}}
+		return &metav1.LabelSelector{MatchLabels: map[string]string{"kind": kind}}, p
+	}
+	apps, ctx := stage.Client.AppsV1(), t.Context()
+	var mu sync.Mutex
+	born := map[string][]types.UID{}
+	s.watch.whenSeen(func(p *corev1.Pod) {
+		mu.Lock()
+		defer mu.Unlock()
+		if kind := p.Labels["kind"]; !slices.Contains(born[kind], p.UID) {
+			born[kind] = append(born[kind], p.UID)
+		}
+	})
+	meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: s.ns, Name: name} }
+	selector, pod := template("stateful")
+	_, err := apps.StatefulSets(s.ns).Create(ctx, &appsv1.StatefulSet{ObjectMeta: meta("stateful"), Spec: appsv1.StatefulSetSpec{Replicas: &one, Selector: selector, Template: pod}}, metav1.CreateOptions{})
+	s.must(err)
+	selector, pod = template("recreate")
+	_, err = apps.Deployments(s.ns).Create(ctx, &appsv1.Deployment{ObjectMeta: meta("recreate"), Spec: appsv1.DeploymentSpec{
+		Replicas: &one, Selector: selector, Template: pod, Strategy: appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType},
+	}}, metav1.CreateOptions{})
+	s.must(err)
+	selector, pod = template("bare")
+	_, err = apps.ReplicaSets(s.ns).Create(ctx, &appsv1.ReplicaSet{ObjectMeta: meta("bare"), Spec: appsv1.ReplicaSetSpec{Replicas: &one, Selector: selector, Template: pod}}, metav1.CreateOptions{})
+	s.must(err)
+	s.steady(3)
+
+	s.does("cordon", s.nodes[0])
+	s.eventually(cordonLasts, "each pod was replaced", func() (bool, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(born["stateful"]) == 2 && len(born["recreate"]) == 2 && len(born["bare"]) == 2, fmt.Errorf("%v", born)
+	})
+	s.always(cordonLasts, "no pod is replaced again", func() (bool, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		for kind, pods := range born {
+			if len(pods) > 2 {
+				return false, fmt.Errorf("%s has had %d pods", kind, len(pods))
+			}
+		}
+		return true, nil
+	})
+	if n := s.watch.able(); n != 3 {
+		t.Errorf("%d pods can take calls; want the three that came: %s", n, s.watch.describe())
+	}
+	s.bounds(3, 0)
+	s.noneDropped()
+}
+
+// TestDaemonSetLeavesNode has a DaemonSet of agents whose nodes it is no more for: of two
+// the label that it selects them by is removed, and two have a taint that its pods do not
+// bear. The idle pods go at once, and the others after their calls.
+func TestDaemonSetLeavesNode(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 4)
+	_, err := stage.Client.AppsV1().DaemonSets(s.ns).Create(t.Context(), &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: lab.AgentName},
+		Spec:       appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": lab.AgentName}}, Template: s.template()},
+	}, metav1.CreateOptions{})
+	s.must(err)
+	s.steady(4)
+	s.fill()
+	for _, wish := range []struct{ idle, busy, patch string }{
+		{s.nodes[0], s.nodes[1], fmt.Sprintf(`{"metadata":{"labels":{%q:null}}}`, storyLabel)},
+		{s.nodes[2], s.nodes[3], `{"spec":{"taints":[{"key":"example.com/gone","effect":"NoExecute"}]}}`},
+	} {
+		idle, busy := s.only(wish.idle), s.only(wish.busy)
+		s.hangUpOn(idle)
+		s.patchNode(t.Context(), wish.idle, wish.patch)
+		s.patchNode(t.Context(), wish.busy, wish.patch)
+		s.gone(soon, idle)
+		s.eventually(inTime, "the busy one takes no new call", func() (bool, error) { return !s.watch.since(busy, call.Draining).IsZero(), nil })
+		s.always(3*s1, "it talks on", func() (bool, error) { return s.talking(), nil })
+		s.there(busy)
+		s.hangUpOn(busy)
+		s.gone(inTime, busy)
+	}
+	s.bounds(4, 0)
+	s.noneDropped()
+}
+
+// TestCrashedAgentBesideAnother has an agent that does not start again, beside a container
+// that runs on. Its own HTTP server answers nobody, and that is no reason to wait.
+func TestCrashedAgentBesideAnother(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 2)
+	d := lab.Agent(s.ns, 1)
+	d.Spec.Template = s.template()
+	d.Spec.Template.Annotations[call.AgentContainerAnnotation] = "agent"
+	d.Spec.Template.Labels[fleet.UnplayedLabel] = "true"
+	d.Spec.Template.Spec.Containers = append(d.Spec.Template.Spec.Containers, corev1.Container{Name: "helper", Image: "helper:demo"})
+	_, err := stage.Client.AppsV1().Deployments(s.ns).Create(t.Context(), d, metav1.CreateOptions{})
+	s.must(err)
+	s.eventually(inTime, "its pod runs", func() (bool, error) { return s.watch.able() == 1, nil })
+	crashed := s.pods(all)
+	pod, err := stage.Client.CoreV1().Pods(s.ns).Get(t.Context(), crashed[0], metav1.GetOptions{})
+	s.must(err)
+	s.must(crash(t.Context(), pod, "agent"))
+	drain := s.drain(pod.Spec.NodeName)
+	s.ends(drain, inTime)
+	s.gone(soon, crashed...)
+	s.told(s.ns, "Pod", pod.Name, guard.ReasonReleased, "its agent does not run")
+	s.noneDropped()
+}
+
+// crash writes what a kubelet does of a container that ends again and again.
+func crash(ctx context.Context, pod *corev1.Pod, container string) error {
+	config, err := stage.Cluster.NodeConfig(pod.Spec.NodeName)
+	if err != nil {
+		return err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{
+		"conditions": []map[string]any{{"type": corev1.ContainersReady, "status": "False"}, {"type": corev1.PodReady, "status": "False"}},
+		"containerStatuses": []map[string]any{{
+			"name": container, "ready": false, "started": false, "restartCount": 5,
+			"state": map[string]any{"running": nil, "waiting": map[string]any{"reason": "CrashLoopBackOff"}},
+		}},
+	}})
+	if err != nil {
+		return err
+	}
+	_, err = client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	return err
+}
+
+// TestBarePodOnACordonedNode has a pod that nobody would make again. A cordon has it take
+// no new call, and does not end it: a drain does.
+func TestBarePodOnACordonedNode(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 1)
+	template := s.template()
+	_, err := stage.Client.CoreV1().Pods(s.ns).Create(t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "bare", Labels: template.Labels, Annotations: template.Annotations}, Spec: template.Spec,
+	}, metav1.CreateOptions{})
+	s.must(err)
+	s.steady(1)
+	s.does("cordon", s.nodes[0])
+	s.eventually(inTime, "it is released", func() (bool, error) { return !s.watch.since("bare", call.Released).IsZero(), nil })
+	s.told(s.ns, "Pod", "bare", guard.ReasonLeft, "kubectl drain "+s.nodes[0])
+	s.always(settle, "it is there", func() (bool, error) { return len(s.pods(all)) == 1, nil })
+	s.there("bare")
+	s.ends(s.drain(s.nodes[0], "--force"), inTime)
+	s.gone(soon, "bare")
+	s.noneDropped()
+}
