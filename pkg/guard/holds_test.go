@@ -3,7 +3,9 @@
 package guard
 
 import (
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -439,6 +441,20 @@ func TestMaxUnavailable(t *testing.T) {
 	for name, tc := range cases {
 		if tc.owner.maxUnavailable != tc.want {
 			t.Errorf("%s: %s\ngot %d, want %d", name, tc.reason, tc.owner.maxUnavailable, tc.want)
+		}
+	}
+}
+
+// TestHoldsOfTheGuardAreDocumented has a row in docs/holds.md for each rule that is none of
+// package verdict's.
+func TestHoldsOfTheGuardAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/holds.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rule := range []string{RuleDoors, RuleWrite, "default"} {
+		if !strings.Contains(string(page), "\n| `"+rule+"` |") {
+			t.Errorf("docs/holds.md has no row of rule %s", rule)
 		}
 	}
 }
