@@ -285,7 +285,7 @@ func TestCordonAlone(t *testing.T) {
 	if n := s.watch.able(); n != 3 {
 		t.Errorf("%d pods can take calls; want the three that came: %s", n, s.watch.describe())
 	}
-	s.bounds(3, 0)
+	s.bounds(3+2, 0) // a ReplicaSet replaces a pod while it ends
 	s.noneDropped()
 }
 
@@ -355,12 +355,16 @@ func crash(ctx context.Context, pod *corev1.Pod, container string) error {
 	if err != nil {
 		return err
 	}
+	statuses := slices.Clone(pod.Status.ContainerStatuses)
+	for i := range statuses {
+		if statuses[i].Name == container {
+			statuses[i].Ready, statuses[i].Started, statuses[i].RestartCount = false, new(bool), 5
+			statuses[i].State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+		}
+	}
 	patch, err := json.Marshal(map[string]any{"status": map[string]any{
-		"conditions": []map[string]any{{"type": corev1.ContainersReady, "status": "False"}, {"type": corev1.PodReady, "status": "False"}},
-		"containerStatuses": []map[string]any{{
-			"name": container, "ready": false, "started": false, "restartCount": 5,
-			"state": map[string]any{"running": nil, "waiting": map[string]any{"reason": "CrashLoopBackOff"}},
-		}},
+		"conditions":        []map[string]any{{"type": corev1.ContainersReady, "status": "False"}, {"type": corev1.PodReady, "status": "False"}},
+		"containerStatuses": statuses,
 	}})
 	if err != nil {
 		return err
@@ -375,10 +379,12 @@ func TestBarePodOnACordonedNode(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 1)
 	template := s.template()
-	_, err := stage.Client.CoreV1().Pods(s.ns).Create(t.Context(), &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "bare", Labels: template.Labels, Annotations: template.Annotations}, Spec: template.Spec,
-	}, metav1.CreateOptions{})
-	s.must(err)
+	s.eventually(soon, "it is made, once its namespace has a service account", func() (bool, error) {
+		_, err := stage.Client.CoreV1().Pods(s.ns).Create(t.Context(), &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "bare", Labels: template.Labels, Annotations: template.Annotations}, Spec: template.Spec,
+		}, metav1.CreateOptions{})
+		return err == nil, err
+	})
 	s.steady(1)
 	s.does("cordon", s.nodes[0])
 	s.eventually(inTime, "it is released", func() (bool, error) { return !s.watch.since("bare", call.Released).IsZero(), nil })
