@@ -330,6 +330,7 @@ func TestCrashedAgentBesideAnother(t *testing.T) {
 	d.Spec.Template = s.template()
 	d.Spec.Template.Annotations[call.AgentContainerAnnotation] = "agent"
 	d.Spec.Template.Labels[fleet.UnplayedLabel] = "true"
+	d.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64(shortGrace)) // in which the other container ends
 	d.Spec.Template.Spec.Containers = append(d.Spec.Template.Spec.Containers, corev1.Container{Name: "helper", Image: "helper:demo"})
 	_, err := stage.Client.AppsV1().Deployments(s.ns).Create(t.Context(), d, metav1.CreateOptions{})
 	s.must(err)
