@@ -39,7 +39,7 @@ func scarcities() map[string]func(*story) {
 		"AntiAffinity": func(s *story) { s.deploy(2, oneAtATime, apart) },
 		"Quota": func(s *story) {
 			s.deploy(2, oneAtATime)
-			s.quota(2)
+			s.full()
 		},
 	}
 }
@@ -59,9 +59,10 @@ func apart(d *appsv1.Deployment) {
 	}}
 }
 
-// quota has the namespace take so many pods.
-func (s *story) quota(pods int64) {
+// full has the namespace take no pod more than its two.
+func (s *story) full() {
 	s.t.Helper()
+	const pods = 2
 	quotas := stage.Client.CoreV1().ResourceQuotas(s.ns)
 	_, err := quotas.Create(s.t.Context(), &corev1.ResourceQuota{
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "full"},
@@ -74,7 +75,7 @@ func (s *story) quota(pods int64) {
 	})
 }
 
-// the only pod on a node.
+// only is the name of the only pod on a node.
 func (s *story) only(node string) string {
 	s.t.Helper()
 	list := s.pods(on(node))
@@ -84,13 +85,13 @@ func (s *story) only(node string) string {
 	return list[0]
 }
 
-// wasNot fails the story if there is an Event on a pod with this reason.
-func (s *story) wasNot(pod, reason string) {
+// notForced fails the story if somebody was told that a pod was released by force.
+func (s *story) notForced(pod string) {
 	s.t.Helper()
-	list, err := stage.Client.CoreV1().Events(s.ns).List(s.t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod + ",reason=" + reason})
+	list, err := stage.Client.CoreV1().Events(s.ns).List(s.t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod + ",reason=" + guard.ReasonForced})
 	s.must(err)
 	for _, e := range list.Items {
-		s.t.Errorf("pod %s has an Event %s: %s", pod, reason, e.Message)
+		s.t.Errorf("pod %s holds no call, and is told of as if it might: %s", pod, e.Message)
 	}
 }
 
@@ -166,7 +167,7 @@ func TestReplacementWait(t *testing.T) {
 			s.told(s.ns, "Pod", leaver, guard.ReasonDraining, "it is idle, and others that take calls in its place have not come within --replacement-wait")
 			s.ends(drain, inTime)
 			s.gone(soon, leaver)
-			s.wasNot(leaver, guard.ReasonForced)
+			s.notForced(leaver)
 			s.bounds(3, 1)
 			s.noneDropped()
 		})
@@ -203,7 +204,7 @@ func TestDeadlineOfTheIdle(t *testing.T) {
 	s.gone(soon, only)
 	t.Logf("its drain took %.1f s, of which its deadline is %s", drain.ended.Sub(began).Seconds(), shortestHold)
 	s.told(s.ns, "Pod", only, guard.ReasonDraining, "its own drain deadline is over")
-	s.wasNot(only, guard.ReasonForced)
+	s.notForced(only)
 	s.bounds(2, 0)
 	s.noneDropped()
 }
@@ -338,7 +339,7 @@ func TestCrashedAgentBesideAnother(t *testing.T) {
 	crashed := s.pods(all)
 	pod, err := stage.Client.CoreV1().Pods(s.ns).Get(t.Context(), crashed[0], metav1.GetOptions{})
 	s.must(err)
-	s.must(crash(t.Context(), pod, "agent"))
+	s.must(crash(t.Context(), pod))
 	drain := s.drain(pod.Spec.NodeName)
 	s.ends(drain, inTime)
 	s.gone(soon, crashed...)
@@ -346,8 +347,8 @@ func TestCrashedAgentBesideAnother(t *testing.T) {
 	s.noneDropped()
 }
 
-// crash writes what a kubelet does of a container that ends again and again.
-func crash(ctx context.Context, pod *corev1.Pod, container string) error {
+// crash writes what a kubelet does of a pod whose agent ends again and again.
+func crash(ctx context.Context, pod *corev1.Pod) error {
 	config, err := stage.Cluster.NodeConfig(pod.Spec.NodeName)
 	if err != nil {
 		return err
@@ -358,7 +359,7 @@ func crash(ctx context.Context, pod *corev1.Pod, container string) error {
 	}
 	statuses := slices.Clone(pod.Status.ContainerStatuses)
 	for i := range statuses {
-		if statuses[i].Name == container {
+		if statuses[i].Name == "agent" {
 			statuses[i].Ready, statuses[i].Started, statuses[i].RestartCount = false, new(bool), 5
 			statuses[i].State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
 		}
