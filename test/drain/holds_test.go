@@ -36,7 +36,7 @@ const (
 // scarcities are why a Deployment of two has no place for a third pod.
 func scarcities() map[string]func(*story) {
 	return map[string]func(*story){
-		"AntiAffinity": func(s *story) { s.deploy(2, oneAtATime, apart) },
+		"AntiAffinity": func(s *story) { s.deploy(2, oneAtATime, spread) },
 		"Quota": func(s *story) {
 			s.deploy(2, oneAtATime)
 			s.full()
@@ -50,8 +50,8 @@ func oneAtATime(d *appsv1.Deployment) {
 	d.Spec.Strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{MaxSurge: &none, MaxUnavailable: &one}
 }
 
-// apart has at most one pod on each node.
-func apart(d *appsv1.Deployment) {
+// spread has at most one pod on each node.
+func spread(d *appsv1.Deployment) {
 	d.Spec.Template.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
 		RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
 			TopologyKey: corev1.LabelHostname, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": lab.AgentName}},
