@@ -4,6 +4,7 @@ package drain
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
 
 	"github.com/callguard/callguard/hack/cluster/local"
 	"github.com/callguard/callguard/pkg/call"
@@ -526,4 +528,44 @@ func (s *story) waits(c *command) {
 func (s *story) rollOut(kind, image string) {
 	s.t.Helper()
 	s.does("set", "image", kind+"/"+lab.AgentName, "agent="+image)
+}
+
+// annotated gives agents annotations, and their workload one.
+func annotated(pods map[string]string, workload map[string]string) func(*appsv1.Deployment) {
+	return func(d *appsv1.Deployment) {
+		d.Annotations = workload
+		for key, value := range pods {
+			d.Spec.Template.Annotations[key] = value
+		}
+	}
+}
+
+// metric asks the metrics API for the calls of the story's Deployment.
+func (s *story) metric() (int64, error) {
+	text, err := stage.Kubectl(s.t.Context(), "get", "--raw", "/apis/"+v1beta2.SchemeGroupVersion.String()+"/namespaces/"+s.ns+"/deployments.apps/"+lab.AgentName+"/active_calls")
+	if err != nil {
+		return 0, err
+	}
+	var list v1beta2.MetricValueList
+	if err := json.Unmarshal([]byte(text), &list); err != nil || len(list.Items) != 1 {
+		return 0, fmt.Errorf("%s: %w", text, err)
+	}
+	return list.Items[0].Value.Value(), nil
+}
+
+// counts reports whether the metrics API has n calls of the story's Deployment.
+func (s *story) counts(n int64) (bool, error) {
+	is, err := s.metric()
+	if err == nil && is != n {
+		err = fmt.Errorf("the metric is %d", is)
+	}
+	return err == nil, err
+}
+
+// so is whether something is so, and how the pods are where it is not.
+func (s *story) so(ok bool) (bool, error) {
+	if !ok {
+		return false, errors.New(s.watch.describe())
+	}
+	return true, nil
 }

@@ -4,9 +4,7 @@ package drain
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 	"slices"
 	"testing"
@@ -18,7 +16,6 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
 
 	"github.com/callguard/callguard/hack/cluster/local"
 	"github.com/callguard/callguard/pkg/call"
@@ -40,16 +37,6 @@ func (s *story) beside(kind string) *story {
 		return err == nil, err
 	})
 	return other
-}
-
-// annotated gives agents annotations, and their workload one.
-func annotated(pods map[string]string, workload map[string]string) func(*appsv1.Deployment) {
-	return func(d *appsv1.Deployment) {
-		d.Annotations = workload
-		for key, value := range pods {
-			d.Spec.Template.Annotations[key] = value
-		}
-	}
 }
 
 // refusePods has a policy, not callguard's, refuse that pods of the namespace are changed
@@ -141,36 +128,6 @@ func (s *story) quota(pods string) {
 	s.must(err)
 }
 
-// metric asks the metrics API for the calls of the story's Deployment.
-func (s *story) metric() (int64, error) {
-	text, err := stage.Kubectl(s.t.Context(), "get", "--raw", "/apis/"+v1beta2.SchemeGroupVersion.String()+"/namespaces/"+s.ns+"/deployments.apps/"+lab.AgentName+"/active_calls")
-	if err != nil {
-		return 0, err
-	}
-	var list v1beta2.MetricValueList
-	if err := json.Unmarshal([]byte(text), &list); err != nil || len(list.Items) != 1 {
-		return 0, fmt.Errorf("%s: %w", text, err)
-	}
-	return list.Items[0].Value.Value(), nil
-}
-
-// counts reports whether the metrics API has n calls of the story's Deployment.
-func (s *story) counts(n int64) (bool, error) {
-	is, err := s.metric()
-	if err == nil && is != n {
-		err = fmt.Errorf("the metric is %d", is)
-	}
-	return err == nil, err
-}
-
-// so is whether something is so, and how the pods are where it is not.
-func (s *story) so(ok bool) (bool, error) {
-	if !ok {
-		return false, errors.New(s.watch.describe())
-	}
-	return true, nil
-}
-
 // TestOneTenant has one namespace of each evil, with pods that are to go, beside one in
 // which all is well: there a drain, a rollout, a scale-down and the metric go on in the
 // usual times, and nobody loses a call but by the node that dies.
@@ -214,42 +171,38 @@ func TestOneTenant(t *testing.T) {
 	evil["budget"].does("scale", "deployment/"+lab.AgentName, "--replicas=1")
 	evil["policy"].does("scale", "deployment/"+lab.AgentName, "--replicas=0")
 	evil["webhook"].does("scale", "deployment/"+lab.AgentName, "--replicas=0")
-	ill.eventually(nodeGrace+toleration*time.Second+inTime, "the guard has the dead node's pods replaced", func() (bool, error) {
-		pods := evil["dead"].pods(func(p *corev1.Pod) bool { return on(dead)(p) && stateOf(p) != call.Serving })
-		return evil["dead"].so(len(pods) > 0)
+	ill.eventually(nodeGrace+inTime, "the node is known to be dead", func() (bool, error) {
+		lost := evil["dead"].pods(func(p *corev1.Pod) bool { return on(dead)(p) && !ready(p) })
+		return evil["dead"].so(len(lost) > 0)
 	})
 
-	for round := range 2 { // before the guard has come to know the evils, and again after
-		began := time.Now()
-		leavers := well.pods(on(well.nodes[round]))
-		drain := well.drain(well.nodes[round])
-		well.eventually(inTime, "the pods of the node take no new call", func() (bool, error) {
-			left := well.pods(func(p *corev1.Pod) bool { return slices.Contains(leavers, p.Name) && !leaving(p) })
-			return well.so(len(left) == 0)
-		})
-		well.hangUpOn(leavers...)
-		well.ends(drain, inTime)
-		t.Logf("round %d: %d pods were drained within %s", round, len(leavers), time.Since(began).Round(time.Second))
-		well.does("uncordon", well.nodes[round])
-
-		began = time.Now()
-		before := well.pods(all)
-		well.rollOut("deployment", fmt.Sprintf("agent:next-%d", round))
-		well.eventually(inTime, "the agents of before take no new call", func() (bool, error) {
-			left := well.pods(func(p *corev1.Pod) bool { return slices.Contains(before, p.Name) && !leaving(p) })
-			return well.so(len(left) == 0)
-		})
-		well.hangUpOn(before...)
-		well.gone(inTime, before...)
-		t.Logf("round %d: %d pods were replaced within %s", round, len(before), time.Since(began).Round(time.Second))
-		well.steady(4)
-
-		well.first(2)
-		well.eventually(soon, "the metric has the calls", func() (bool, error) {
-			return well.counts(2)
-		})
-	}
 	began := time.Now()
+	leavers := well.pods(on(well.nodes[0]))
+	drain := well.drain(well.nodes[0])
+	well.eventually(inTime, "the pods of the node take no new call", func() (bool, error) {
+		left := well.pods(func(p *corev1.Pod) bool { return slices.Contains(leavers, p.Name) && !leaving(p) })
+		return well.so(len(left) == 0)
+	})
+	well.hangUpOn(leavers...)
+	well.ends(drain, inTime)
+	t.Logf("%d pods were drained within %s", len(leavers), time.Since(began).Round(time.Second))
+
+	began = time.Now()
+	before := well.pods(all)
+	well.rollOut("deployment", "agent:next")
+	well.eventually(inTime, "the agents of before take no new call", func() (bool, error) {
+		left := well.pods(func(p *corev1.Pod) bool { return slices.Contains(before, p.Name) && !leaving(p) })
+		return well.so(len(left) == 0)
+	})
+	well.hangUpOn(before...)
+	well.gone(inTime, before...)
+	t.Logf("%d pods were replaced within %s", len(before), time.Since(began).Round(time.Second))
+	well.steady(4)
+
+	well.first(2)
+	well.eventually(soon, "the metric has the calls", func() (bool, error) { return well.counts(2) })
+
+	began = time.Now()
 	well.does("scale", "deployment/"+lab.AgentName, "--replicas=2")
 	well.eventually(inTime, "two are left, which talk", func() (bool, error) {
 		return well.so(len(well.pods(all)) == 2 && well.talking())
