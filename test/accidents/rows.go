@@ -133,7 +133,7 @@ func policies() []Row {
 			Object: "Policies `callguard-delete` and `callguard-delete-too`", What: "both deleted " + person, Notices: alerted, Heals: again,
 			Opens:   "every deletion goes through",
 			Do:      func(s *Scene) error { return s.Run("delete", policy, "callguard-delete", "callguard-delete-too") },
-			Noticed: func(s *Scene) error { return s.DoorsOpen("callguard-delete-too") }, Mend: doors, Healed: shut,
+			Noticed: func(s *Scene) error { return s.DoorsOpen("callguard-delete") }, Mend: doors, Healed: shut,
 		},
 		without("Policy `callguard-birth-advice`", "nobody: it warns, and holds nobody", again, policy, "callguard-birth-advice"),
 		{
