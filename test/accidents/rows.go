@@ -495,17 +495,26 @@ func workloads() []Row {
 			Healed: shut,
 		}
 	}
+	foreign := row("CustomResourceDefinition of a pod's owner", "deleted "+person, "delete", "crd", OwnerKind, "--wait=false")
+	foreign.Notices = "drain-guard: Event `OwnerNotFollowed` on the owner, from the first; door `callguard-delete` refuses the garbage collector"
+	foreign.Heals = nothing + ": the pod serves on, and goes when its node is drained or with annotation `callguard.dev/leave`"
+	foreign.Noticed = func(s *Scene) error {
+		ever := *s
+		ever.Began = time.Time{}
+		return ever.Event(QuietName, OwnerName, guard.ReasonNotFollowed, call.LeaveAnnotation)
+	}
 	return []Row{
-		row("CustomResourceDefinition of a pod's owner", "deleted "+person, "delete", "crd", OwnerKind, "--wait=false"),
+		foreign,
 		row("ReplicaSet of pods that talk", "deleted "+person, "delete", "replicaset", "-n", QuietName, "--all", "--wait=false"),
 		row("Deployment of pods that talk", "deleted "+person, "delete", "deployment", "-n", QuietName, "--all", "--wait=false"),
 	}
 }
 
-// OwnerKind is the CustomResourceDefinition whose object owns a pod of the quiet
-// namespace, which is named QuietName.
+// OwnerKind is the CustomResourceDefinition whose object, named OwnerName, owns a pod of
+// the quiet namespace, which is named QuietName.
 const (
 	OwnerKind = "fleets.example.com"
+	OwnerName = "own"
 	QuietName = "accidents-quiet"
 )
 

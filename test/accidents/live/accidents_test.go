@@ -146,8 +146,8 @@ func (p *play) owned() {
 	write(`{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "` + accidents.OwnerKind + `"}, "spec": {
 		"group": "example.com", "scope": "Namespaced", "names": {"plural": "fleets", "singular": "fleet", "kind": "Fleet"},
 		"versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]}}`)
-	write(`{"apiVersion": "example.com/v1", "kind": "Fleet", "metadata": {"name": "own", "namespace": "` + quiet + `"}}`)
-	uid, err := p.stage.Kubectl(ctx, "get", "fleet", "own", "-n", quiet, "-o", "jsonpath={.metadata.uid}")
+	write(`{"apiVersion": "example.com/v1", "kind": "Fleet", "metadata": {"name": "` + accidents.OwnerName + `", "namespace": "` + quiet + `"}}`)
+	uid, err := p.stage.Kubectl(ctx, "get", "fleet", accidents.OwnerName, "-n", quiet, "-o", "jsonpath={.metadata.uid}")
 	must(t, err)
 	yes := true
 	template := lab.Template()
@@ -155,7 +155,7 @@ func (p *play) owned() {
 	_, err = p.stage.Client.CoreV1().Pods(quiet).Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: "of-a-fleet", Labels: template.Labels, Annotations: map[string]string{fleet.AgentNameAnnotation: quiet, fleet.MaxJobsAnnotation: "1"},
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: "Fleet", Name: "own", UID: types.UID(uid), Controller: &yes}},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: "Fleet", Name: accidents.OwnerName, UID: types.UID(uid), Controller: &yes}},
 		},
 		Spec: template.Spec,
 	}, metav1.CreateOptions{})
