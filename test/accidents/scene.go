@@ -29,7 +29,7 @@ import (
 // Scene is where a row plays.
 type Scene struct {
 	// Context of the row.
-	Context context.Context //nolint:containedctx // a row is a list of functions of a scene
+	Context context.Context
 	Lab     *lab.Lab
 	// Guard is the one that lives.
 	Guard *lab.Guard

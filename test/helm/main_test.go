@@ -112,3 +112,14 @@ var theAddon = sync.OnceValue(func() error {
 	_, err := command(context.Background(), "", stage.helm, addonArgs("install", "--create-namespace", "--set", "metricsAdapter.enabled=false")...)
 	return err
 })
+
+// program is the path of the drain-guard of this checkout.
+var program = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(stage.home, "drain-guard")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", path, "./cmd/drain-guard")
+	cmd.Dir = repository
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("cannot build drain-guard: %w: %s", err, out)
+	}
+	return path, nil
+})

@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/callguard/callguard/hack/cluster/local"
 	"github.com/callguard/callguard/pkg/call"
@@ -26,17 +27,6 @@ import (
 )
 
 const unlockStep = "drain-guard-unlock"
-
-// program is the path of the drain-guard of this checkout.
-var program = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(stage.home, "drain-guard")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", path, "./cmd/drain-guard") //nolint:noctx // once for all tests
-	cmd.Dir = repository
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("cannot build drain-guard: %w: %s", err, out)
-	}
-	return path, nil
-})
 
 // runs is drain-guard in the name of an account of the add-on's namespace.
 func runs(t *testing.T, account string, args ...string) *exec.Cmd {
@@ -296,16 +286,13 @@ func refusedTimes(t *testing.T, n int) {
 // Job's command in the name of its account, and reports that its pod has succeeded.
 func playUnlockStep(ctx context.Context, t *testing.T) error {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for {
-		_, err := stage.client.BatchV1().Jobs(addonNamespace).Get(ctx, unlockStep, metav1.GetOptions{})
-		if err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("the uninstall makes no Job %s: %w", unlockStep, err)
-		}
-		time.Sleep(100 * time.Millisecond)
+	jobs := stage.client.BatchV1().Jobs(addonNamespace)
+	err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		_, err := jobs.Get(ctx, unlockStep, metav1.GetOptions{})
+		return err == nil, ignoreNotFound(err)
+	})
+	if err != nil {
+		return fmt.Errorf("the uninstall makes no Job %s: %w", unlockStep, err)
 	}
 	path, err := program()
 	if err != nil {
@@ -324,21 +311,29 @@ func playUnlockStep(ctx context.Context, t *testing.T) error {
 	if err != nil {
 		return err
 	}
-	for time.Now().Before(deadline.Add(time.Minute)) {
+	err = wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
 		list, err := stage.client.CoreV1().Pods(addonNamespace).List(ctx, metav1.ListOptions{LabelSelector: "batch.kubernetes.io/job-name=" + unlockStep})
 		if err != nil {
-			return err
+			return false, err
 		}
 		for _, pod := range list.Items {
 			_, err := stage.client.CoreV1().Pods(addonNamespace).Patch(ctx, pod.Name, types.MergePatchType, status, metav1.PatchOptions{}, "status")
-			if err != nil && !apierrors.IsNotFound(err) {
-				return err
+			if ignoreNotFound(err) != nil {
+				return false, err
 			}
 		}
-		if _, err := stage.client.BatchV1().Jobs(addonNamespace).Get(ctx, unlockStep, metav1.GetOptions{}); apierrors.IsNotFound(err) {
-			return nil // Helm has seen it succeed
-		}
-		time.Sleep(200 * time.Millisecond)
+		_, err = jobs.Get(ctx, unlockStep, metav1.GetOptions{})
+		return apierrors.IsNotFound(err), ignoreNotFound(err) // Helm deletes a Job that it has seen succeed
+	})
+	if err != nil {
+		return fmt.Errorf("helm does not see that the Job succeeded: %w", err)
 	}
-	return errors.New("helm does not see that the Job succeeded")
+	return nil
+}
+
+func ignoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }

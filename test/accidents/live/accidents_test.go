@@ -38,7 +38,7 @@ const (
 )
 
 func TestAccidents(t *testing.T) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	stage, err := lab.Open(ctx, lab.Options{
 		Name: lab.InstanceName("accidents"), Nodes: 4, MaxJobs: 50, Progress: os.Stderr,
@@ -235,7 +235,10 @@ func (p *play) row(t *testing.T, row accidents.Row) string {
 		}
 		line += "noticed after " + after + "; "
 	} else if row.Mend != nil {
-		time.Sleep(evictEvery + 100*time.Millisecond) // somebody tries to evict meanwhile
+		tried := p.refused.Load() + p.passed.Load()
+		must(t, lab.Eventually(t.Context(), noticed, "somebody tries to evict meanwhile", func() (bool, error) {
+			return p.refused.Load()+p.passed.Load() > tried, nil
+		}))
 	}
 	if lost := p.up(); lost != "" {
 		t.Errorf("before it was mended: %s", lost)
