@@ -117,7 +117,8 @@ var theAddon = sync.OnceValue(func() error {
 var program = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(stage.home, "drain-guard")
 	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", path, "./cmd/drain-guard")
-	cmd.Dir = repository
+	// The flags of test/lab, so that packages are compiled once.
+	cmd.Dir, cmd.Env = repository, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("cannot build drain-guard: %w: %s", err, out)
 	}
