@@ -226,7 +226,7 @@ type Pod struct {
 	// Born is when the pod was created, by the API server's clock.
 	Born time.Time
 
-	// Running says that the agent's container runs. The kubelet is its own
+	// Running says that a container runs that may hold calls. The kubelet is its own
 	// witness here: a pod without one holds no call.
 	Running bool
 

@@ -71,23 +71,23 @@ func (g *Guard) release(ctx context.Context, w *workload, j *judgement) error {
 	if fresh.State == call.Released {
 		return nil // the look that saw it draining was late
 	}
-	if !j.verdict.Forced {
-		f := j.facts
-		f.Pod.State, f.Pod.Running, f.Pod.Ready = fresh.State, fresh.Running, fresh.ready
-		if fresh.Running {
-			var quiet time.Time
-			f.Readings, quiet = g.readings.fresh(ctx, j.Pod)
-			f.Sealed = sealed(f.Readings)
-			if quiet.After(f.QuietSince) {
-				f.QuietSince = quiet
-			}
-		}
-		f.Now = g.now()
-		if v := g.rules.Judge(f); v.Outcome != verdict.Release || v.Forced {
-			j.facts, j.verdict = f, v
-			return nil
+	f := j.facts
+	f.Pod.State, f.Pod.Running, f.Pod.Ready = fresh.State, fresh.Running, fresh.ready
+	if fresh.Running {
+		var quiet time.Time
+		f.Readings, quiet = g.readings.fresh(ctx, j.Pod)
+		f.Sealed = sealed(f.Readings)
+		if quiet.After(f.QuietSince) {
+			f.QuietSince = quiet
 		}
 	}
+	f.Now = g.now()
+	v := g.rules.Judge(f)
+	if v.Outcome != verdict.Release || v.Forced && !j.verdict.Forced {
+		j.facts, j.verdict = f, v
+		return nil
+	}
+	j.verdict = v // a pod that was to be let go by force may be known to be idle now
 	if _, err := g.steps.release(ctx, pod, j.intent.Intent); err != nil {
 		return fmt.Errorf("cannot release pod %s/%s: %w", j.Namespace, j.Name, err)
 	}

@@ -183,9 +183,9 @@ func trimTemplate(t *corev1.PodTemplateSpec) {
 }
 
 func trimPod(pod *corev1.Pod) {
-	statuses := pods.TrimStatuses(pod)
+	containers, statuses := pods.TrimContainers(pod)
 	pod.Spec = corev1.PodSpec{
-		Containers: trimContainers(pod.Spec.Containers), InitContainers: trimContainers(pod.Spec.InitContainers),
+		Containers: append(containers, trimContainers(pod.Spec.Containers)...), InitContainers: trimContainers(pod.Spec.InitContainers),
 		NodeName: pod.Spec.NodeName, Tolerations: pod.Spec.Tolerations,
 		TerminationGracePeriodSeconds: pod.Spec.TerminationGracePeriodSeconds,
 	}

@@ -4,7 +4,6 @@ package guard
 
 import (
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -27,7 +26,6 @@ const (
 	isDraining fact = "draining"    // a pod
 	isReleased fact = "released"    // a pod
 	hasTooMany fact = "too many"    // an owner of pods
-	renewed    fact = "renewed"     // a node's lease
 )
 
 // occasion is a fact about one object. Of a taint, key says which.
@@ -38,8 +36,8 @@ type occasion struct {
 }
 
 // dates remember since when facts hold, as far as this guard has seen, by its own clock.
-// What objects say of themselves is by the clocks of others. A guard that starts dates
-// everything anew: too late, and never too early.
+// What objects say of themselves is by the clocks of others. A guard that starts, or leads
+// again, dates what matters anew: too late, and never too early.
 type dates struct {
 	now func() time.Time
 	// settled says that all that was there at the start has been seen. What is seen
@@ -54,6 +52,7 @@ type dates struct {
 // known to have come later.
 type sight struct {
 	at      time.Time
+	last    time.Time // when it was last seen, of those that may lapse
 	ordered bool
 }
 
@@ -92,6 +91,45 @@ func (d *dates) since(o occasion, holds bool) time.Time {
 	return time.Time{}
 }
 
+// lasting is since for a fact that comes and goes: it is dated anew only after it was not
+// seen for longer than lapse.
+func (d *dates) lasting(o occasion, holds bool, lapse time.Duration) time.Time {
+	if !holds {
+		return time.Time{}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := d.now()
+	seen, ok := d.at[o]
+	if !ok || now.Sub(seen.last) > lapse {
+		seen = sight{at: now, ordered: true}
+	}
+	seen.last = now
+	d.at[o] = seen
+	return seen.at
+}
+
+// lapsed reports whether a fact that comes and goes was not seen for longer than lapse, or
+// never.
+func (d *dates) lapsed(o occasion, lapse time.Duration) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	seen, ok := d.at[o]
+	return !ok || d.now().Sub(seen.last) > lapse
+}
+
+// seenAt is when a fact was first seen; zero where it was not.
+func (d *dates) seenAt(o occasion) time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.at[o].at
+}
+
+// leads forgets what only a guard that leads dates: it has not looked since it last led.
+func (d *dates) leads() {
+	d.forget(func(o occasion) bool { return o.fact != there && o.fact != cordoned && o.fact != tainted })
+}
+
 // before reports whether both facts were seen, and the first is known to have come before
 // the second.
 func (d *dates) before(first, second occasion) bool {
@@ -107,15 +145,4 @@ func (d *dates) forget(gone func(occasion) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	maps.DeleteFunc(d.at, func(o occasion, _ sight) bool { return gone(o) })
-}
-
-// leaseOf is what is remembered of a node's lease: when it was first seen to have been
-// renewed at a time that the node says.
-func leaseOf(node, renewal string) occasion {
-	return occasion{of: types.UID("lease of " + node), fact: renewed, key: renewal}
-}
-
-// forgetLease drops what is remembered of a node's lease, but for these.
-func (d *dates) forgetLease(node string, but ...occasion) {
-	d.forget(func(o occasion) bool { return o.of == leaseOf(node, "").of && !slices.Contains(but, o) })
 }

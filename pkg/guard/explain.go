@@ -121,7 +121,7 @@ func (e Explainer) guard(nodes corelisters.NodeLister) *Guard {
 	return &Guard{
 		cfg: Config{Client: e.Client, Settings: e.Settings}, rules: rules.All(), now: now, once: true,
 		cluster: &cluster{nodes: nodes}, readings: newReadings(witnesses, e.Settings.ReadEvery, now),
-		dates: newDates(now), keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
+		dates: newDates(now), keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{}, leases: map[string]leaseLook{},
 	}
 }
 

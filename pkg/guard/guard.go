@@ -88,13 +88,15 @@ type Guard struct {
 	keys map[types.UID]Key
 	// deleted are the pods that were deleted and may not be seen to be so yet.
 	deleted map[types.UID]time.Time
+	// leases are what was seen of those of nodes that may be lost.
+	leases map[string]leaseLook
 }
 
 // New returns a Guard that does nothing until Watch and Lead.
 func New(cfg Config) (*Guard, error) {
 	g := &Guard{
 		cfg: cfg, rules: rules.All(), now: time.Now,
-		keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
+		keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{}, leases: map[string]leaseLook{},
 	}
 	g.dates = newDates(func() time.Time { return g.now() })
 	g.report = newReport(cfg.Recorder, cfg.Registry, cfg.Log)
@@ -161,6 +163,7 @@ func (g *Guard) Projects() map[call.Project]call.Births {
 // one more than is wanted may step aside.
 func (g *Guard) Lead(ctx context.Context) error {
 	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[Key](50*time.Millisecond, 10*time.Second))
+	g.dates.leads()
 	g.setQueue(queue)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {

@@ -125,7 +125,7 @@ func TestLeaseExpired(t *testing.T) {
 		"Renewed":  {reason: "The node reports.", length: &seconds, looks: []look{{0, said(0), false}, {time.Minute, said(time.Minute), false}, {2 * time.Minute, said(2 * time.Minute), false}}},
 		"LastTime": {reason: "The lease holds to its last moment.", length: &seconds, looks: []look{{0, said(0), false}, {forty, said(0), false}}},
 		"Expired":  {reason: "The node does not report.", length: &seconds, looks: []look{{0, said(0), false}, {forty + time.Microsecond, said(0), true}}},
-		"Old":      {reason: "A guard that starts has not seen for how long.", length: &seconds, looks: []look{{0, said(-time.Hour), false}, {forty, said(-time.Hour), false}, {forty + 1, said(-time.Hour), true}}},
+		"Old":      {reason: "A guard that starts has not seen for how long.", length: &seconds, looks: []look{{0, said(-time.Hour), false}, {forty, said(-time.Hour), false}, {forty + time.Second, said(-time.Hour), true}}},
 		"Ahead":    {reason: "The clock of a node that died was an hour ahead.", length: &seconds, looks: []look{{0, said(time.Hour), false}, {forty + 1, said(time.Hour), true}}},
 		"Behind":   {reason: "The clock of a node that reports is an hour behind.", length: &seconds, looks: []look{{0, said(-time.Hour), false}, {forty + 1, said(time.Minute - time.Hour), false}}},
 		"Returns":  {reason: "It reports again.", length: &seconds, looks: []look{{0, said(0), false}, {forty + 1, said(0), true}, {time.Minute, said(time.Minute), false}}},
@@ -154,8 +154,8 @@ func TestLeaseExpired(t *testing.T) {
 				}
 			}
 			g.nodeChanged(newNode(false), nil)
-			if len(g.dates.at) != 0 {
-				t.Errorf("%s The node is gone and this is not: %v", tc.reason, g.dates.at)
+			if len(g.leases) != 0 {
+				t.Errorf("%s The node is gone and this is not: %v", tc.reason, g.leases)
 			}
 		})
 	}
@@ -402,6 +402,10 @@ func TestReleasedOnce(t *testing.T) {
 	w := s.workload(workloadKey(pods.Deployment, "web"))
 	j := judgement{
 		member: w.members[0], intent: call.Mark{Intent: call.Drain, At: noon()},
+		facts: verdict.Facts{
+			Intent: call.Mark{Intent: call.Drain, At: noon()}, Standing: noon().Add(-time.Hour),
+			Pod: verdict.Pod{Drained: noon().Add(-time.Hour)}, Limits: verdict.Limits{MaxHold: time.Hour},
+		},
 		verdict: verdict.Verdict{Outcome: verdict.Release, Rule: "deadline", Why: "its deadline is over", Forced: true},
 	}
 	for range 2 {
@@ -414,6 +418,44 @@ func TestReleasedOnce(t *testing.T) {
 	}
 	if n := testutil.ToFloat64(g.report.metrics.forced); n != 1 {
 		t.Errorf("%v forced releases are counted; want 1: %v", n, told.list())
+	}
+}
+
+// TestForcedLooksAgain has a deadline pass while nobody had answered for a moment. The
+// witnesses are asked once more: a pod that is idle is not let go by force, and one whose
+// deadline does not count any more not at all.
+func TestForcedLooksAgain(t *testing.T) {
+	for reason, tc := range map[string]struct {
+		standing time.Time
+		calls    int
+		want     string
+	}{
+		"It holds a call, and its deadline is over.": {standing: noon().Add(-time.Hour), calls: 1, want: "deadline"},
+		"It is known to be idle.":                    {standing: noon().Add(-time.Hour), want: "idle"},
+		"Its drain was cancelled.":                   {calls: 1, want: "calls"},
+	} {
+		g, client := newGuard(t, enabledNamespace(), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining))
+		g.readings.witnesses = map[call.Witness]Witness{}
+		for _, name := range call.DefaultWitnesses() {
+			g.readings.witnesses[name] = hearsay(func(*call.Pod) call.Reading { return call.Known(tc.calls, noon()) })
+		}
+		w := newSnapshot(newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining)).workload(workloadKey(pods.Deployment, "web"))
+		g.readings.records["a"] = &entry{pod: w.members[0].Pod, first: noon().Add(-time.Hour), last: map[call.Witness]verdict.Reading{}}
+		j := judgement{
+			member: w.members[0], intent: call.Mark{Intent: call.Drain, At: noon()},
+			facts: verdict.Facts{
+				Intent: call.Mark{Intent: call.Drain, At: noon()}, Standing: tc.standing,
+				Pod: verdict.Pod{Drained: noon().Add(-time.Hour)}, Limits: verdict.Limits{MaxHold: time.Hour},
+			},
+			verdict: verdict.Verdict{Outcome: verdict.Release, Rule: "deadline", Why: "its deadline is over", Forced: true},
+		}
+		if err := g.release(t.Context(), w, &j); err != nil {
+			t.Fatal(err)
+		}
+		released := len(patched(t, client.Actions())["a"]) == 1
+		if j.verdict.Rule != tc.want || j.verdict.Forced != (tc.want == "deadline") || released != (tc.want != "calls") {
+			t.Errorf("%s It is judged %+v, and released: %t; want rule %s", reason, j.verdict, released, tc.want)
+		}
 	}
 }
 

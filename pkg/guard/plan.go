@@ -24,6 +24,13 @@ const (
 	// chooseWithin bounds that: it goes by what is known then. Two reads of LiveKit
 	// begin within it.
 	chooseWithin = 10 * time.Second
+	// removalRetry is how long a node autoscaler that was refused may wait before it takes
+	// the same node again: Cluster Autoscaler's --scale-down-delay-after-failure is 3
+	// minutes, and its taint is away for so long.
+	removalRetry = 10 * time.Minute
+	// lookGap is longer than any time between two looks at a workload with a pod that
+	// should go.
+	lookGap = time.Minute
 )
 
 // judgement is a verdict on a member.
@@ -80,6 +87,9 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 	for _, m := range w.members {
 		_, m.wanted = verdict.Intent(m.causes, now, g.cfg.RemovalDelay)
 		m.ending = g.ending(m, now)
+		unready := !m.ready && m.Running && m.able.why != call.Unreachable // when LiveKit can be reached again, who serves now serves on
+		m.unready = g.dates.since(occasion{of: m.UID, fact: isUnready}, unready)
+		m.arrived = g.dates.seenAt(occasion{of: m.UID, fact: there})
 	}
 	g.asksGates(w)
 	for _, m := range w.members {
@@ -92,9 +102,7 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 		}
 		intent, wanted := verdict.Intent(m.causes, now, g.cfg.RemovalDelay)
 		if !wanted {
-			for _, over := range []fact{isWanted, stands} {
-				g.dates.since(occasion{of: m.UID, fact: over}, false)
-			}
+			g.notWanted(m)
 			if m.pending() && p.again == 0 {
 				p.again = again
 			}
@@ -113,13 +121,42 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 	return p
 }
 
+// since is when the pod was first seen to have to go, and when what stands behind that was.
+// An autoscaler that is refused takes its taint off and tries again: that is one wish.
+func (g *Guard) since(m *member) (wanted, standing time.Time) {
+	behind := m.causes.Behind()
+	wanted = g.dates.lasting(occasion{of: m.UID, fact: isWanted}, true, between(behind))
+	g.dates.forget(func(o occasion) bool {
+		return o.of == m.UID && o.fact == stands && o.key != behind && o.key != verdict.Removal
+	})
+	if behind != "" {
+		standing = g.dates.lasting(occasion{of: m.UID, fact: stands, key: behind}, true, between(behind))
+	}
+	return wanted, standing
+}
+
+// notWanted forgets since when the pod has had to go, but for what an autoscaler wants,
+// which may come back to it.
+func (g *Guard) notWanted(m *member) {
+	lapsed := g.dates.lapsed(occasion{of: m.UID, fact: stands, key: verdict.Removal}, removalRetry)
+	g.dates.forget(func(o occasion) bool {
+		return o.of == m.UID && (o.fact == stands && o.key != verdict.Removal || (o.fact == stands || o.fact == isWanted) && lapsed)
+	})
+}
+
+// between is for how long what stands behind a wish may be away.
+func between(behind string) time.Duration {
+	if behind == verdict.Removal {
+		return removalRetry
+	}
+	return lookGap
+}
+
 // date enters since when things hold, as this guard has seen them.
 func (g *Guard) date(ctx context.Context, m *member, f *verdict.Facts) {
-	f.Since = g.dates.first(occasion{of: m.UID, fact: isWanted})
-	f.Standing = g.dates.since(occasion{of: m.UID, fact: stands}, m.causes.Stands())
+	f.Since, f.Standing = g.since(m)
 	f.Pod.CameSince = f.Intent.Intent.OfNode() && g.cameSince(m)
-	unready := !m.ready && m.Running && m.able.why != call.Unreachable // when LiveKit can be reached again, who serves now serves on
-	f.Pod.UnreadySince = g.dates.since(occasion{of: m.UID, fact: isUnready}, unready)
+	f.Pod.UnreadySince = m.unready
 	f.Readings, f.QuietSince = g.readings.of(m.Pod)
 	f.Sealed = sealed(f.Readings)
 	// Not the time in the mark: it may be that of another guard, and was taken before the
@@ -250,23 +287,50 @@ func (g *Guard) choose(s *snapshot, w *workload, now time.Time) (waiting bool) {
 // errOnce is why a node is not known to be lost to whoever looks once.
 var errOnce = errors.New("only the guard, which looks more than once, sees whether its lease is renewed")
 
+// leaseLook is what was last seen of a node's lease.
+type leaseLook struct {
+	looked  time.Time
+	renewal time.Time // as the node dates it
+	since   time.Time // when the guard first saw that
+	expired bool
+	err     error
+}
+
 // leaseExpired reports whether a node does not renew its lease any more, or has none: for
-// as long as the lease lasts, by this guard's own clock.
+// as long as the lease lasts, by this guard's own clock. It is read once for all pods of
+// the node, and not more often than they are looked at.
 func (g *Guard) leaseExpired(ctx context.Context, node string, now time.Time) (bool, error) {
+	g.mu.Lock()
+	look := g.leases[node]
+	g.mu.Unlock()
+	if !look.looked.IsZero() && now.Sub(look.looked) < again {
+		return look.expired, look.err
+	}
+	look = g.lookAtLease(ctx, node, look, now)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.leases[node] = look
+	return look.expired, look.err
+}
+
+func (g *Guard) lookAtLease(ctx context.Context, node string, last leaseLook, now time.Time) leaseLook {
+	look := leaseLook{looked: now, renewal: last.renewal, since: last.since}
 	lease, err := g.cfg.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, node, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		return true, nil
+		look.expired = true
 	case err != nil:
-		return false, fmt.Errorf("cannot read the lease of node %s: %w", node, err)
+		look.err = fmt.Errorf("cannot read the lease of node %s: %w", node, err)
 	case lease.Spec.LeaseDurationSeconds == nil || lease.Spec.RenewTime == nil:
-		return false, nil
 	case g.once:
-		return false, errOnce
+		look.err = errOnce
+	default:
+		if renewal := lease.Spec.RenewTime.Time; look.since.IsZero() || !renewal.Equal(look.renewal) {
+			look.renewal, look.since = renewal, now
+		}
+		look.expired = now.Sub(look.since) > time.Duration(*lease.Spec.LeaseDurationSeconds)*time.Second
 	}
-	last := leaseOf(node, lease.Spec.RenewTime.Format(time.RFC3339Nano))
-	g.dates.forgetLease(node, last)
-	return now.Sub(g.dates.first(last)) > time.Duration(*lease.Spec.LeaseDurationSeconds)*time.Second, nil
+	return look
 }
 
 // watch has the witnesses of a member read, on behalf of its workload.

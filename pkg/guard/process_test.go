@@ -111,7 +111,7 @@ func (p *process) build() *Guard {
 			Client: modelClient{w: w}, Doors: modelDoors{w}, Witnesses: witnesses, Settings: w.settings, Log: slog.New(slog.DiscardHandler),
 		},
 		rules: rules.All(), now: func() time.Time { return w.now },
-		queue: noQueue{}, keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
+		queue: noQueue{}, keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{}, leases: map[string]leaseLook{},
 	}
 	g.budgets = steadfast()
 	g.dates = newDates(g.now)

@@ -196,7 +196,7 @@ func (s *snapshot) askForStrangers(ctx context.Context, client kubernetes.Interf
 	}
 	optedOut := false
 	for _, o := range s.owners {
-		optedOut = optedOut || o.of(tops) && !o.guarded
+		optedOut = optedOut || o.of(tops) && !o.guarded && o.replicas+o.ready > 0 && o.ref.Kind != pods.Deployment
 	}
 	if !optedOut {
 		return nil

@@ -79,7 +79,9 @@ func (g *Guard) nodeChanged(before, after metav1.Object) {
 	if is != nil {
 		g.dateNode(is)
 	} else {
-		g.dates.forgetLease(node.GetName())
+		g.mu.Lock()
+		delete(g.leases, node.GetName())
+		g.mu.Unlock()
 	}
 	objs, err := g.cluster.podIndex.ByIndex(byNode, node.GetName())
 	if err != nil {

@@ -51,8 +51,10 @@ type member struct {
 	// launchLimit is how long its agent may take to start a job, where it says so.
 	launchLimit time.Duration
 	causes      verdict.Causes
-	wanted      bool // something wants it to go
-	ending      bool // its node is being taken away, with all that is on it
+	wanted      bool      // something wants it to go
+	ending      bool      // its node is being taken away, with all that is on it
+	unready     time.Time // since when it is not ready; zero while it is
+	arrived     time.Time // when it was first seen
 	chosen      string
 	// complaints say what is wrong with its annotations.
 	complaints []error
@@ -71,6 +73,9 @@ func (s *snapshot) workload(key Key) *workload {
 	w.minAvailable = w.desired
 	if o := s.owners[key.UID]; o != nil {
 		w.surge, w.recreate, w.maxUnavailable = o.surge, o.recreate, o.maxUnavailable
+		if o.annotations[call.MinAvailableAnnotation] != "" {
+			w.maxUnavailable = 0 // the team has said how many it can do without
+		}
 		w.minAvailable, w.complaint = call.ParseMinAvailable(o.annotations[call.MinAvailableAnnotation], w.desired)
 	}
 	w.strangers = s.strangersOf(w)
@@ -291,7 +296,7 @@ func (s *snapshot) replicaSetExcess(w *workload, o *owner) excess {
 func statefulSetExcess(w *workload, o *owner) []excess {
 	down := excess{owner: o, intent: call.ScaleDown}
 	var old *member
-	oldest := -1
+	oldest, unready := -1, 0
 	for _, m := range w.members {
 		n, ok := ordinal(m.object)
 		if !m.owned(o) || !ok {
@@ -304,13 +309,17 @@ func statefulSetExcess(w *workload, o *owner) []excess {
 			continue
 		}
 		revision := m.Labels["controller-revision-hash"]
+		if revision == o.revision && !m.ready {
+			unready++
+		}
 		if o.rolls && o.revision != "" && revision != o.revision && n >= o.first+o.floor && n > oldest {
 			old, oldest = m, n
 		}
 	}
 	down.n = len(down.candidates)
 	list := []excess{down}
-	if old != nil && old.State == call.Serving {
+	// Its controller goes on when the new ones are ready.
+	if old != nil && old.State == call.Serving && unready < max(1, o.maxUnavailable) {
 		list = append(list, excess{owner: o, intent: call.Rollout, n: 1, candidates: []*member{old}})
 	}
 	return list
@@ -319,6 +328,15 @@ func statefulSetExcess(w *workload, o *owner) []excess {
 // daemonSetExcess is the first pod of an old template. The next one follows it.
 func daemonSetExcess(w *workload, o *owner) excess {
 	e := excess{owner: o, intent: call.Rollout}
+	unready := 0
+	for _, m := range w.members {
+		if m.owned(o) && m.Labels[daemonPodLabel] == o.revision && !m.ready {
+			unready++
+		}
+	}
+	if unready >= max(1, o.maxUnavailable) {
+		return excess{} // its controller goes on when the new ones are ready
+	}
 	for _, m := range w.members {
 		if !m.owned(o) || !o.rolls || o.revision == "" || m.Labels[daemonPodLabel] == o.revision {
 			continue
@@ -347,13 +365,15 @@ func candidate(m *member, leaving bool, calls call.Reading) verdict.Candidate {
 }
 
 // others counts the other pods that can take calls, those that cannot and wait to
-// be replaced themselves, and those that are aside because of their nodes.
-func (w *workload) others(of *member) (able, stuck, aside int) {
+// be replaced themselves, and those that are aside because of their nodes. Those whose
+// node is being taken away can for a while, which is enough for one that is replaced in
+// place: they wait for it.
+func (w *workload) others(of *member, inPlace bool) (able, stuck, aside int) {
 	able = w.strangers
 	for _, m := range w.members {
 		switch {
 		case m == of:
-		case m.can() && !m.ending:
+		case m.can() && (inPlace || !m.ending):
 			able++
 		case m.aside:
 			if m.marked.Intent.OfNode() && !m.leaving {
@@ -366,18 +386,29 @@ func (w *workload) others(of *member) (able, stuck, aside int) {
 	return able, stuck, aside
 }
 
+// arrived is when the latest of the others that can take calls was first seen.
+func (w *workload) arrived(of *member) (latest time.Time) {
+	for _, m := range w.members {
+		if m != of && m.can() && m.arrived.After(latest) {
+			latest = m.arrived
+		}
+	}
+	return latest
+}
+
 // facts are what a verdict on a member rests on, but for its witnesses.
 func (w *workload) facts(s *snapshot, m *member, intent call.Mark, now time.Time, limits verdict.Limits) verdict.Facts {
-	able, stuck, aside := w.others(m)
+	inPlace := s.inPlace(m)
+	able, stuck, aside := w.others(m, inPlace != "")
 	limits.Settle = max(limits.Settle, m.launchLimit)
 	return verdict.Facts{
 		Now: now, Intent: intent, Chosen: m.chosen,
 		Pod: verdict.Pod{
-			State: m.State, Running: m.Running, Ready: m.ready, InPlace: s.inPlace(m), Unable: m.useless(now),
+			State: m.State, Running: m.Running, Ready: m.ready, InPlace: inPlace, Unable: m.useless(now),
 		},
 		Workload: verdict.Workload{
 			Desired: w.desired, MinAvailable: w.minAvailable, Surge: w.surge, MaxUnavailable: w.maxUnavailable, Recreate: w.recreate,
-			Able: able, Coming: max(0, w.desired-1-able-stuck), Aside: aside, Unable: w.whyUnable(m, now),
+			Able: able, Arrived: w.arrived(m), Coming: max(0, w.desired-1-able-stuck), Aside: aside, Unable: w.whyUnable(m, now),
 		},
 		Deadline: m.deadline,
 		Limits:   limits,

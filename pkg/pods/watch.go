@@ -174,7 +174,12 @@ func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 	if secret := pod.Annotations[call.SecretAnnotation]; secret != "" {
 		project = call.SecretProject(pod.Namespace, secret)
 	}
-	running := slices.ContainsFunc(AgentStatuses(pod), func(c corev1.ContainerStatus) bool { return c.State.Running != nil })
+	running := runs(pod.Status.ContainerStatuses)
+	if running && !runs(agentStatuses(pod, witnesses)) {
+		// It has no page that could answer, and no job. Whoever else counts is asked all the same.
+		witnesses = slices.DeleteFunc(slices.Clone(witnesses), func(w call.Witness) bool { return w == call.Worker })
+		running = len(witnesses) > 0
+	}
 	return &call.Pod{
 		NamespacedName: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name},
 		UID:            pod.UID,
@@ -194,16 +199,17 @@ func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 	}, errs
 }
 
-// AgentStatuses are the statuses of the containers that may hold calls: that of the
-// agent's container, which call.AgentContainerAnnotation names or which alone has the port
-// of the agent's server, or those of all regular containers where neither says.
-func AgentStatuses(pod *corev1.Pod) []corev1.ContainerStatus {
+func runs(list []corev1.ContainerStatus) bool {
+	return slices.ContainsFunc(list, func(c corev1.ContainerStatus) bool { return c.State.Running != nil })
+}
+
+// agentStatuses are the statuses of the containers that may be the agent's: the one that
+// call.AgentContainerAnnotation names or, of a pod whose worker page is a witness, that
+// alone has the port of it; all regular containers where neither says.
+func agentStatuses(pod *corev1.Pod, witnesses []call.Witness) []corev1.ContainerStatus {
 	list := pod.Status.ContainerStatuses
-	if len(list) < 2 {
-		return list
-	}
 	name := pod.Annotations[call.AgentContainerAnnotation]
-	if name == "" {
+	if name == "" && slices.Contains(witnesses, call.Worker) {
 		name = withPort(pod)
 	}
 	for _, c := range list {
@@ -233,13 +239,23 @@ func withPort(pod *corev1.Pod) (name string) {
 	return name
 }
 
-// TrimStatuses keeps of container statuses what AgentStatuses chooses, and of those
-// whether they run.
-func TrimStatuses(pod *corev1.Pod) (kept []corev1.ContainerStatus) {
-	for _, c := range AgentStatuses(pod) {
-		kept = append(kept, corev1.ContainerStatus{State: corev1.ContainerState{Running: c.State.Running}})
+// TrimContainers keeps of a pod's regular containers, and of their statuses, what FromPod
+// reads: their names and ports, and whether they run.
+func TrimContainers(pod *corev1.Pod) (containers []corev1.Container, statuses []corev1.ContainerStatus) {
+	for _, c := range pod.Status.ContainerStatuses {
+		statuses = append(statuses, corev1.ContainerStatus{Name: c.Name, State: corev1.ContainerState{Running: c.State.Running}})
 	}
-	return kept
+	if len(statuses) < 2 {
+		return nil, statuses // nobody asks which is the agent's
+	}
+	for _, c := range pod.Spec.Containers {
+		kept := corev1.Container{Name: c.Name}
+		for _, p := range c.Ports {
+			kept.Ports = append(kept.Ports, corev1.ContainerPort{ContainerPort: p.ContainerPort})
+		}
+		containers = append(containers, kept)
+	}
+	return containers, statuses
 }
 
 func fromObject(obj any) *Object {
@@ -291,9 +307,10 @@ func trim(obj any) (any, error) {
 	}
 	switch o := obj.(type) {
 	case *corev1.Pod:
-		status := corev1.PodStatus{Phase: o.Status.Phase, PodIP: o.Status.PodIP, ContainerStatuses: TrimStatuses(o)}
-		o.Annotations = only(o.Annotations, call.WitnessesAnnotation, call.WorkerPortAnnotation, call.GatePortAnnotation, call.SecretAnnotation, call.DrainingAnnotation)
-		o.Spec = corev1.PodSpec{NodeName: o.Spec.NodeName}
+		containers, statuses := TrimContainers(o)
+		status := corev1.PodStatus{Phase: o.Status.Phase, PodIP: o.Status.PodIP, ContainerStatuses: statuses}
+		o.Annotations = only(o.Annotations, call.AgentContainerAnnotation, call.WitnessesAnnotation, call.WorkerPortAnnotation, call.GatePortAnnotation, call.SecretAnnotation, call.DrainingAnnotation)
+		o.Spec = corev1.PodSpec{NodeName: o.Spec.NodeName, Containers: containers}
 		o.Status = status
 	case *appsv1.Deployment:
 		o.Annotations, o.Spec, o.Status = nil, appsv1.DeploymentSpec{Template: trimTemplate(o.Spec.Template)}, appsv1.DeploymentStatus{}

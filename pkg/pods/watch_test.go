@@ -100,27 +100,30 @@ func TestRunning(t *testing.T) {
 	}
 }
 
-// TestAgentRuns goes by the container that may hold calls, whatever else runs in the pod,
-// and the same after the pod is trimmed.
+// TestAgentRuns asks the page of an agent only while its container may run, whatever else
+// runs in the pod; whoever else counts is asked all the same. It is so of a trimmed pod, too.
 func TestAgentRuns(t *testing.T) {
+	const both, rooms, none = "rooms,worker", "rooms", ""
 	cases := map[string]struct {
 		reason      string
 		annotations map[string]string
 		ports       []int32 // of agent, helper and other; zero is none
 		running     []string
-		want        bool
+		asked       string // the witnesses, of a pod that runs
 	}{
-		"ByPort":        {reason: "It crashes again and again, beside a helper that runs.", ports: []int32{8081, 0, 0}, running: []string{"helper"}},
-		"ByPortRuns":    {reason: "The helper has ended.", ports: []int32{8081, 0, 0}, running: []string{"agent"}, want: true},
-		"ByOwnPort":     {reason: "The team says which port it is.", annotations: map[string]string{call.WorkerPortAnnotation: "9000"}, ports: []int32{9000, 8081, 0}, running: []string{"helper"}},
-		"ByName":        {reason: "The team says which container it is.", annotations: map[string]string{call.AgentContainerAnnotation: "agent"}, ports: []int32{0, 8081, 0}, running: []string{"helper", "other"}},
-		"ByNameRuns":    {reason: "The team says which container it is.", annotations: map[string]string{call.AgentContainerAnnotation: "agent"}, ports: []int32{0, 8081, 0}, running: []string{"agent"}, want: true},
-		"NoSuchName":    {reason: "Any of them may be the agent.", annotations: map[string]string{call.AgentContainerAnnotation: "agnet"}, ports: []int32{0, 8081, 0}, running: []string{"other"}, want: true},
-		"NobodySays":    {reason: "Any of them may be the agent.", ports: []int32{0, 0, 0}, running: []string{"other"}, want: true},
-		"TwoHaveIt":     {reason: "Either may be the agent.", ports: []int32{8081, 8081, 0}, running: []string{"helper"}, want: true},
-		"BadPort":       {reason: "A port that is none names nobody.", annotations: map[string]string{call.WorkerPortAnnotation: "web"}, ports: []int32{8081, 0, 0}, running: []string{"helper"}, want: true},
-		"NothingRuns":   {reason: "The kubelet says that all have ended.", ports: []int32{8081, 0, 0}},
-		"NotEvenListed": {reason: "Its own status is not there yet.", annotations: map[string]string{call.AgentContainerAnnotation: "late"}, ports: []int32{0, 0, 0}, running: []string{"agent"}, want: true},
+		"ByPort":      {reason: "It crashes again and again, beside a helper that runs.", ports: []int32{8081, 0, 0}, running: []string{"helper"}, asked: rooms},
+		"ByPortRuns":  {reason: "The helper has ended.", ports: []int32{8081, 0, 0}, running: []string{"agent"}, asked: both},
+		"ByOwnPort":   {reason: "The team says which port it is.", annotations: map[string]string{call.WorkerPortAnnotation: "9000"}, ports: []int32{9000, 8081, 0}, running: []string{"helper"}, asked: rooms},
+		"ByName":      {reason: "The team says which container it is.", annotations: map[string]string{call.AgentContainerAnnotation: "agent"}, ports: []int32{0, 8081, 0}, running: []string{"helper", "other"}, asked: rooms},
+		"ByNameRuns":  {reason: "The team says which container it is.", annotations: map[string]string{call.AgentContainerAnnotation: "agent"}, ports: []int32{0, 8081, 0}, running: []string{"agent"}, asked: both},
+		"OnlyItsPage": {reason: "Nobody else counts, and it cannot have a call.", annotations: map[string]string{call.WitnessesAnnotation: "worker"}, ports: []int32{8081, 0, 0}, running: []string{"helper"}, asked: none},
+		"OtherPort":   {reason: "Nobody asks that page, so its port says nothing of the agent.", annotations: map[string]string{call.WitnessesAnnotation: "rooms"}, ports: []int32{0, 8081, 0}, running: []string{"agent"}, asked: rooms},
+		"NoSuchName":  {reason: "Any of them may be the agent.", annotations: map[string]string{call.AgentContainerAnnotation: "agnet"}, ports: []int32{0, 8081, 0}, running: []string{"other"}, asked: both},
+		"NobodySays":  {reason: "Any of them may be the agent.", ports: []int32{0, 0, 0}, running: []string{"other"}, asked: both},
+		"TwoHaveIt":   {reason: "Either may be the agent.", ports: []int32{8081, 8081, 0}, running: []string{"helper"}, asked: both},
+		"BadPort":     {reason: "A port that is none names nobody.", annotations: map[string]string{call.WorkerPortAnnotation: "web"}, ports: []int32{8081, 0, 0}, running: []string{"helper"}, asked: both},
+		"NothingRuns": {reason: "The kubelet says that all have ended.", ports: []int32{8081, 0, 0}, asked: none},
+		"NotListed":   {reason: "Its own status is not there yet.", annotations: map[string]string{call.AgentContainerAnnotation: "late"}, ports: []int32{0, 0, 0}, running: []string{"agent"}, asked: both},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -137,14 +140,23 @@ func TestAgentRuns(t *testing.T) {
 				}
 				pod.Spec.Containers, pod.Status.ContainerStatuses = append(pod.Spec.Containers, c), append(pod.Status.ContainerStatuses, status)
 			}
-			if got, _ := FromPod(pod); got.Running != tc.want {
-				t.Errorf("%s Running is %t", tc.reason, got.Running)
-			}
-			if _, err := trim(pod); err != nil {
-				t.Fatal(err)
-			}
-			if got, _ := FromPod(pod); got.Running != tc.want {
-				t.Errorf("%s When the pod is trimmed, running is %t", tc.reason, got.Running)
+			for _, how := range []string{"whole", "trimmed"} {
+				got, _ := FromPod(pod)
+				asked := ""
+				for i, w := range got.Witnesses {
+					if got.Running && i > 0 {
+						asked += ","
+					}
+					if got.Running {
+						asked += string(w)
+					}
+				}
+				if asked != tc.asked {
+					t.Errorf("%s Of the pod %s, %q are asked; want %q", tc.reason, how, asked, tc.asked)
+				}
+				if _, err := trim(pod); err != nil {
+					t.Fatal(err)
+				}
 			}
 		})
 	}

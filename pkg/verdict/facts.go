@@ -3,7 +3,6 @@
 package verdict
 
 import (
-	"slices"
 	"time"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -16,7 +15,7 @@ type Facts struct {
 	Intent call.Mark
 	// Since is when it was first seen that the pod should go, as it has had to since.
 	Since time.Time
-	// Standing is the same of what wants it to go, beside its own mark: zero once a drain
+	// Standing is the same of what stands behind that (Causes.Behind): zero once a drain
 	// was cancelled, and dated anew when it is taken up again. Deadlines count from it.
 	Standing time.Time
 	// Chosen says why, of several, it is this pod. Empty unless one was chosen.
@@ -54,10 +53,9 @@ func (f Facts) Idle() bool {
 }
 
 // Overdue says which deadline of the pod is over; empty where none is. The team's own
-// deadline counts beside the administrator's. A scale-down ends no call: nobody waits
-// for its pods.
+// deadline counts beside the administrator's.
 func (f Facts) Overdue() string {
-	if f.Standing.IsZero() || f.Intent.Intent == call.ScaleDown && f.busy() {
+	if f.Standing.IsZero() {
 		return ""
 	}
 	held := f.Now.Sub(f.Standing)
@@ -71,11 +69,6 @@ func (f Facts) Overdue() string {
 	}
 }
 
-// busy reports whether a witness knows of a call.
-func (f Facts) busy() bool {
-	return slices.ContainsFunc(f.Readings, func(r Reading) bool { n, known := r.Calls(); return known && n > 0 })
-}
-
 // Pod is what counts of the pod itself.
 type Pod struct {
 	State call.State
@@ -84,7 +77,7 @@ type Pod struct {
 	CameSince bool
 	// Drained is when the pod was first seen to be marked as draining; zero before.
 	Drained time.Time
-	// Running says that the agent's container runs. Without it the pod holds no call.
+	// Running says that a container runs that may hold calls.
 	Running bool
 	Ready   bool
 	// UnreadySince is when the pod was first seen not to be ready, and has not been since
@@ -109,6 +102,8 @@ type Workload struct {
 	Surge int
 	// MaxUnavailable is how many replicas its owner does without during a rollout.
 	MaxUnavailable int
+	// Arrived is when the latest of the others that can take calls was first seen.
+	Arrived time.Time
 	// Able counts the other pods that can take calls: ready and serving, and with a
 	// call-gate a worker of theirs is registered with LiveKit.
 	Able int

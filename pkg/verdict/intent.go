@@ -31,15 +31,32 @@ type Causes struct {
 	Daemon bool
 }
 
-// Stands reports whether what began the pod's road still wants it to go: a drain may be
-// cancelled, and the road goes on all the same. What takes pods of which there are too
-// many is over when they are aside, and stands.
-func (c Causes) Stands() bool {
-	if c.Marked.Intent == "" || !c.Marked.Intent.OfNode() {
-		return true
+// Behind is what stands behind the wish that a pod should go, beside its own mark; empty
+// where nothing does. Deadlines count from when it was first seen, each for itself. A
+// drain may be cancelled, and the road goes on all the same. Of a scale-down nothing does,
+// for nobody waits for its pods: it ends no call.
+func (c Causes) Behind() string {
+	switch {
+	case !c.Orphaned.IsZero():
+		return string(call.Orphan)
+	case !c.Asked.IsZero():
+		return string(call.Operator)
+	case !c.Lost.IsZero():
+		return string(call.LostNode)
+	case !c.Cordoned.IsZero(), !c.Misfit.IsZero():
+		return string(call.Drain)
+	case !c.Tainted.IsZero():
+		return Removal
+	case c.Marked.Intent == call.Rollout, c.Excess.Intent == call.Rollout:
+		return string(call.Rollout)
+	default:
+		return ""
 	}
-	return !c.Orphaned.IsZero() || !c.Lost.IsZero() || !c.Asked.IsZero() || !c.Misfit.IsZero() || !c.Cordoned.IsZero() || !c.Tainted.IsZero()
 }
+
+// Removal is what stands behind a drain by an autoscaler's taint. One that is refused
+// takes its taint off, and tries again.
+const Removal = "removal"
 
 // Intent chooses among the causes. A pod that has begun its road keeps the cause
 // that its annotations name, unless one that asks for less overtakes it.

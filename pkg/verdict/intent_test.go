@@ -111,3 +111,35 @@ func TestIntentWithoutDelay(t *testing.T) {
 		t.Errorf("Intent = %v, %t; an administrator may have a taint count at once", got, wanted)
 	}
 }
+
+// TestBehind says what stands behind a wish, of all that may: deadlines count from when
+// that was first seen.
+func TestBehind(t *testing.T) {
+	at := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	marked := func(i call.Intent) call.Mark { return call.Mark{Intent: i, At: at} }
+	cases := map[string]struct {
+		reason string
+		causes Causes
+		want   string
+	}{
+		"Nothing":         {reason: "Nobody wants it to go."},
+		"Cordoned":        {reason: "Somebody waits for its node.", causes: Causes{Cordoned: at, Marked: marked(call.Drain)}, want: "drain"},
+		"Cancelled":       {reason: "Nobody waits for its node any more; it goes on its road all the same.", causes: Causes{Marked: marked(call.Drain)}},
+		"Misfit":          {reason: "Its DaemonSet wants it gone.", causes: Causes{Misfit: at}, want: "drain"},
+		"Removal":         {reason: "An autoscaler waits, which may think better of it.", causes: Causes{Tainted: at}, want: "removal"},
+		"Both":            {reason: "A cordon stays.", causes: Causes{Tainted: at, Cordoned: at}, want: "drain"},
+		"Asked":           {reason: "An operator waits.", causes: Causes{Asked: at, Marked: marked(call.ScaleDown)}, want: "operator"},
+		"Rollout":         {reason: "It is aside, and its rollout is over only when it is gone.", causes: Causes{Marked: marked(call.Rollout)}, want: "rollout"},
+		"RolloutInPlace":  {reason: "Its rollout waits for it.", causes: Causes{Excess: marked(call.Rollout)}, want: "rollout"},
+		"ScaleDown":       {reason: "Nobody waits for a pod too many.", causes: Causes{Excess: marked(call.ScaleDown)}},
+		"ScaledDown":      {reason: "Nobody waits for a pod too many.", causes: Causes{Marked: marked(call.ScaleDown)}},
+		"ScaledThenDrain": {reason: "But for its node.", causes: Causes{Marked: marked(call.ScaleDown), Cordoned: at}, want: "drain"},
+		"Orphaned":        {reason: "Its owner is gone, whatever began its road.", causes: Causes{Marked: marked(call.ScaleDown), Orphaned: at, Cordoned: at}, want: "orphan"},
+		"Lost":            {reason: "Its node is silent, and cordoned by somebody who saw that.", causes: Causes{Lost: at, Cordoned: at}, want: "lost-node"},
+	}
+	for name, tc := range cases {
+		if got := tc.causes.Behind(); got != tc.want {
+			t.Errorf("%s: %s Got %q, want %q", name, tc.reason, got, tc.want)
+		}
+	}
+}

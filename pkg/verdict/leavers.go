@@ -12,7 +12,7 @@ import (
 // Candidate is a pod of an owner that has more than it wants.
 type Candidate struct {
 	Name string
-	// Running says that a regular container runs.
+	// Running says that a container runs that may hold calls.
 	Running bool
 	// Leaving says that something else wants the pod to go, too.
 	Leaving bool

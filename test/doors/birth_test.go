@@ -95,7 +95,7 @@ func TestBirth(t *testing.T) {
 	ns := enabled(t, "birth")
 	const (
 		noLabel = "callguard-birth: a pod cannot be born with label callguard.dev/released"
-		noNote  = "callguard-birth: a pod cannot be born with annotation callguard.dev/draining, callguard.dev/aside or callguard.dev/hash"
+		noNote  = "callguard-birth: a pod cannot be born with annotation callguard.dev/draining, callguard.dev/aside, callguard.dev/hash or callguard.dev/leave"
 	)
 	cases := map[string]struct {
 		reason string

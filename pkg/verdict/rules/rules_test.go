@@ -130,7 +130,7 @@ func TestStory(t *testing.T) {
 		{"It came after the cordon.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.CameSince = true }), verdict.Hold, false,
 			"bounds: it came after the drain began, and so would its replacement; to have it go all the same, annotate it with callguard.dev/leave"},
 		{"However long ago.", with(wanted(call.Drain), func(f *verdict.Facts) {
-			f.Pod.CameSince, f.Now, f.Limits.MaxHold, f.Readings = true, at(9999), time.Hour, idle(9999)
+			f.Pod.CameSince, f.Now, f.Readings = true, at(9999), idle(9999)
 		}), verdict.Hold, false,
 			"bounds: it came after the drain began, and so would its replacement; to have it go all the same, annotate it with callguard.dev/leave"},
 
@@ -242,7 +242,7 @@ func promise(f verdict.Facts, v verdict.Verdict) string {
 	case v.Outcome == verdict.Drain && f.Workload.Able < verdict.Floor(f.Intent.Intent, f.Workload, p.InPlace != "") &&
 		p.Running && (f.Intent.Intent != call.LostNode || p.Ready) && p.Unable.Why == "" && f.Overdue() == "" && !waitedEnough(f):
 		return "no pod that takes calls stops while too few others can take them, but for a deadline, and for one that is idle and has waited"
-	case v.Outcome == verdict.Hold && p.State != call.Draining && !p.CameSince && (f.Overdue() != "" || waitedEnough(f)):
+	case v.Outcome == verdict.Hold && p.State != call.Draining && (f.Overdue() != "" || !p.CameSince && waitedEnough(f)):
 		return "no pod waits for others for ever"
 	case v.Outcome == verdict.Hold && p.State == call.Draining && !p.Drained.IsZero() && f.Overdue() != "" &&
 		(f.Now.Sub(f.Pod.Drained) >= f.Limits.Settle && !f.Idle() || f.Now.Sub(f.Pod.Drained) >= f.Limits.Settle+10*time.Second):
@@ -262,7 +262,12 @@ func promise(f verdict.Facts, v verdict.Verdict) string {
 // enough: until a limit, or while it took no call itself.
 func waitedEnough(f verdict.Facts) bool {
 	unready := !f.Pod.Ready && !f.Pod.UnreadySince.IsZero() && f.Now.Sub(f.Pod.UnreadySince) >= time.Minute
-	return f.Idle() && (unready || f.Now.Sub(f.Since) >= f.Limits.ReplacementWait)
+	from := f.Since
+	if f.Workload.Arrived.After(from) {
+		from = f.Workload.Arrived
+	}
+	halted := !f.Intent.Intent.OfNode() && (f.Workload.Able == 0 || f.Workload.Unable.Why != "")
+	return f.Idle() && (unready || !halted && f.Now.Sub(from) >= f.Limits.ReplacementWait)
 }
 
 // allZero says whether every witness says zero, on a reading after the mark and,
@@ -334,6 +339,9 @@ func situation(random *rand.Rand) verdict.Facts {
 	}
 	if !f.Pod.Ready && maybe(2) {
 		f.Pod.UnreadySince = ago(200)
+	}
+	if maybe(3) {
+		f.Workload.Arrived = ago(200)
 	}
 	if maybe(3) {
 		f.LostSince = ago(200)

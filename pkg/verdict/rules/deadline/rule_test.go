@@ -60,10 +60,6 @@ func TestRule(t *testing.T) {
 		}), want: byAdministrator},
 		"Cancelled": {reason: "Nobody waits for it any more.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Standing = time.Time{} }), want: abstain},
 		"TakenUp":   {reason: "A drain that is taken up again counts anew.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Standing = f.Now.Add(time.Nanosecond - time.Hour) }), want: abstain},
-		"ScaleDown": {reason: "Nobody waits for a pod too many.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Intent.Intent = call.ScaleDown }), want: abstain},
-		"ScaledUnknown": {reason: "What nobody can tell has a bound all the same.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) {
-			f.Intent.Intent, f.Readings[0].Reading = call.ScaleDown, call.Unknown("LiveKit is down")
-		}), want: byAdministrator},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -30,19 +30,35 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	switch {
 	case f.Pod.State == call.Draining || f.Since.IsZero():
 		return verdict.Verdict{}
-	case f.Pod.State == call.Serving && f.Pod.CameSince:
-		return verdict.Verdict{} // the next one would wait, too, and go, and so on
 	case f.Overdue() != "":
 		return drain(f.Overdue())
+	case f.Pod.State == call.Serving && f.Pod.CameSince:
+		return verdict.Verdict{} // the next one would wait, too, and go, and so on
 	case !f.Idle():
 		return verdict.Verdict{}
 	case !f.Pod.Ready && !f.Pod.UnreadySince.IsZero() && f.Now.Sub(f.Pod.UnreadySince) >= unreadyFor:
 		return drain("it is idle, and was not ready for a minute")
-	case f.Now.Sub(f.Since) >= f.Limits.ReplacementWait:
+	case halted(f):
+		return verdict.Verdict{}
+	case f.Now.Sub(later(f.Since, f.Workload.Arrived)) >= f.Limits.ReplacementWait:
 		return drain("it is idle, and others that take calls in its place have not come within --replacement-wait")
 	default:
 		return verdict.Verdict{}
 	}
+}
+
+// halted reports whether the pod's own owner would not go on: nobody else can take calls,
+// or new pods are there and cannot. What an owner wants is no drain of a node.
+func halted(f verdict.Facts) bool {
+	return !f.Intent.Intent.OfNode() && (f.Workload.Able == 0 || f.Workload.Unable.Why != "")
+}
+
+// later is when the wait begins again: while others come one by one, they come.
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 func drain(why string) verdict.Verdict { return verdict.Verdict{Outcome: verdict.Drain, Why: why} }

@@ -54,7 +54,7 @@ func TestRule(t *testing.T) {
 		"Unknown":    {reason: "Unknown is not zero.", facts: facts(wait, says(call.Unknown("no route"))), want: abstain},
 		"NoWitness":  {reason: "Nobody has said zero.", facts: facts(wait, func(f *verdict.Facts) { f.Readings = nil }), want: abstain},
 		"Draining":   {reason: "The step is past.", facts: facts(wait, func(f *verdict.Facts) { f.Pod.State = call.Draining }), want: abstain},
-		"CameSince":  {reason: "The next one would come here, too.", facts: facts(wait, func(f *verdict.Facts) { f.Pod.State, f.Pod.CameSince = call.Serving, true; release(f) }), want: abstain},
+		"CameSince":  {reason: "The next one would come here, too.", facts: facts(wait, func(f *verdict.Facts) { f.Pod.State, f.Pod.CameSince = call.Serving, true }), want: abstain},
 		"NotWanted":  {reason: "Nobody has dated it.", facts: facts(wait, func(f *verdict.Facts) { f.Since = time.Time{} }), want: abstain},
 		"Unready":    {reason: "It takes no calls as it is.", facts: facts(time.Minute, notReady), want: unready},
 		"UnreadyNow": {reason: "Its probe may have failed once.", facts: facts(time.Minute-1, notReady), want: abstain},
@@ -62,10 +62,17 @@ func TestRule(t *testing.T) {
 			notReady(f)
 			says(call.Known(1, began))(f)
 		}), want: abstain},
-		"Deadline":     {reason: "The team would rather lose a call than wait for a place.", facts: facts(time.Minute, func(f *verdict.Facts) { release(f); says(call.Known(1, began))(f) }), want: byTeam},
-		"DeadlineHold": {reason: "Only Release ends anything.", facts: facts(time.Minute, func(f *verdict.Facts) { f.Deadline.After = time.Minute }), want: abstain},
-		"MaxHold":      {reason: "So would the administrator.", facts: facts(time.Hour, func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour; says(call.Unknown("no route"))(f) }), want: byAdministrator},
-		"ScaledBusy":   {reason: "A scale-down ends no call.", facts: facts(time.Hour, func(f *verdict.Facts) { f.Intent.Intent = call.ScaleDown; release(f); says(call.Known(1, began))(f) }), want: abstain},
+		"Deadline":      {reason: "The team would rather lose a call than wait for a place.", facts: facts(time.Minute, func(f *verdict.Facts) { release(f); says(call.Known(1, began))(f) }), want: byTeam},
+		"DeadlineHold":  {reason: "Only Release ends anything.", facts: facts(time.Minute, func(f *verdict.Facts) { f.Deadline.After = time.Minute }), want: abstain},
+		"MaxHold":       {reason: "So would the administrator.", facts: facts(time.Hour, func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour; says(call.Unknown("no route"))(f) }), want: byAdministrator},
+		"SinceDeadline": {reason: "One pod for each deadline is not without end, and somebody may wait for the node.", facts: facts(time.Minute, func(f *verdict.Facts) { f.Pod.State, f.Pod.CameSince = call.Serving, true; release(f) }), want: byTeam},
+		"Arriving":      {reason: "Others come, one by one.", facts: facts(wait, func(f *verdict.Facts) { f.Workload.Arrived = began.Add(time.Second) }), want: abstain},
+		"Arrived":       {reason: "The last came long ago.", facts: facts(wait+time.Second, func(f *verdict.Facts) { f.Workload.Arrived = began.Add(time.Second) }), want: waited},
+		"Halted":        {reason: "A rollout whose new pods never become able is not carried on: its owner has stopped, too.", facts: facts(wait, func(f *verdict.Facts) { f.Intent.Intent = call.Rollout }), want: abstain},
+		"Refused": {reason: "They are there, and have a wrong key.", facts: facts(wait, func(f *verdict.Facts) {
+			f.Intent.Intent, f.Workload.Able, f.Workload.Unable.Why = call.Rollout, 1, call.Refused
+		}), want: abstain},
+		"Rollout": {reason: "Some can take calls, and no more come.", facts: facts(wait, func(f *verdict.Facts) { f.Intent.Intent, f.Workload.Able = call.Rollout, 1 }), want: waited},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/callguard/callguard/pkg/pods"
+)
+
+// TestRemovalComesAgain has an autoscaler that is refused take its taint off and try
+// again: deadlines count from its first try, until it has thought better of it. A cordon
+// that is withdrawn counts anew at once.
+func TestRemovalComesAgain(t *testing.T) {
+	taint := corev1.Taint{Key: "ToBeDeletedByClusterAutoscaler", Effect: corev1.TaintEffectNoSchedule}
+	cases := map[string]struct {
+		reason string
+		wants  *corev1.Node
+		away   time.Duration
+		again  bool // counts from then
+	}{
+		"Refused":  {reason: "It tries again after some minutes.", wants: newNode(false, taint), away: 3 * time.Minute},
+		"GaveUp":   {reason: "It wanted something else meanwhile.", wants: newNode(false, taint), away: time.Hour, again: true},
+		"Uncordon": {reason: "Somebody has taken the wish back.", wants: newNode(true), away: time.Second, again: true},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			g, client := newGuard(t, enabledNamespace(), tc.wants, newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a", draining))
+			now := noon()
+			g.now = func() time.Time { return now }
+			look := func(node *corev1.Node) {
+				t.Helper()
+				if _, err := client.CoreV1().Nodes().Update(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "the node is seen", func() bool {
+					is, err := g.cluster.nodes.Get(node.Name)
+					return err == nil && is.Spec.Unschedulable == node.Spec.Unschedulable && len(is.Spec.Taints) == len(node.Spec.Taints)
+				})
+				if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			standing := func() (at time.Time) {
+				for o, s := range g.dates.at {
+					if o.fact == stands && s.last.Equal(now) {
+						at = s.at
+					}
+				}
+				return at
+			}
+			look(tc.wants)
+			if got := standing(); !got.Equal(noon()) {
+				t.Fatalf("it stands since %s, want noon", got)
+			}
+			now = now.Add(time.Second)
+			look(newNode(false))
+			now = now.Add(tc.away)
+			look(tc.wants)
+			want := noon()
+			if tc.again {
+				want = now
+			}
+			if got := standing(); !got.Equal(want) {
+				t.Errorf("%s It counts from %s, want %s", tc.reason, got, want)
+			}
+		})
+	}
+}
+
+// TestLeadsAgain has a guard lead, lose the lease and lead again hours later: what it has
+// not looked at meanwhile counts from now.
+func TestLeadsAgain(t *testing.T) {
+	g, _ := newGuard(t, enabledNamespace(), newNode(true), webPod("a"))
+	for _, f := range []fact{isWanted, stands, isUnready, hasTooMany, askedToGo, orphaned, isMisfit, isDraining, isReleased} {
+		g.dates.first(occasion{of: "a", fact: f})
+	}
+	g.dates.leads()
+	for o := range g.dates.at {
+		if o.fact != there && o.fact != cordoned {
+			t.Errorf("it has not looked since, and remembers %v", o)
+		}
+	}
+	if g.dates.seenAt(occasion{of: "a", fact: there}).IsZero() || g.dates.seenAt(occasion{of: "node-1", fact: cordoned}).IsZero() {
+		t.Error("which came first, pod or cordon, is seen by whoever watches")
+	}
+}
