@@ -42,7 +42,7 @@ func TestRecordServer(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			client := fake.NewSimpleClientset(tc.is) //nolint:staticcheck // the other one dates fields itself
+			client := fake.NewSimpleClientset(tc.is)
 			writes := 0
 			client.PrependReactor("patch", "leases", func(clienttesting.Action) (bool, runtime.Object, error) { writes++; return false, nil, nil })
 			g := &Guard{cfg: Config{Client: client}}

@@ -94,10 +94,10 @@ func altered(kind, name, what, patch, opens string) Row {
 }
 
 // without is an object that is deleted, and of which nobody has to take notice.
-func without(object, notices, heals string, args ...string) Row {
+func without(object, notices string, args ...string) Row {
 	saved := ""
 	return Row{
-		Object: object, What: "deleted " + person, Notices: notices, Heals: heals,
+		Object: object, What: "deleted " + person, Notices: notices, Heals: again,
 		Do: func(s *Scene) error {
 			var err error
 			if saved, err = s.Save(nil, args...); err != nil {
@@ -135,7 +135,7 @@ func policies() []Row {
 			Do:      func(s *Scene) error { return s.Run("delete", policy, "callguard-delete", "callguard-delete-too") },
 			Noticed: func(s *Scene) error { return s.DoorsOpen("callguard-delete") }, Mend: doors, Healed: shut,
 		},
-		without("Policy `callguard-birth-advice`", "nobody: it warns, and holds nobody", again, policy, "callguard-birth-advice"),
+		without("Policy `callguard-birth-advice`", "nobody: it warns, and holds nobody", policy, "callguard-birth-advice"),
 		{
 			Object: "MutatingAdmissionPolicy `callguard-grace`", What: "deleted " + person, Notices: alerted, Heals: again,
 			Opens:   "an eviction may shorten the grace of a released pod",
@@ -370,9 +370,9 @@ func pods() []Row {
 func rights() []Row {
 	const until = "nobody, until a pod is to go: Event `Held`, alert `CallguardStepRefused`; drain-guard's log"
 	return []Row{
-		without("ClusterRole `callguard:drain-guard`", until, again, "clusterrole", "callguard:drain-guard"),
-		without("ClusterRoleBinding `callguard:drain-guard`", until, again, "clusterrolebinding", "callguard:drain-guard"),
-		without("Role `callguard:drain-guard` in kube-node-lease", "nobody, until a node is lost: its pods are held", again, "role", "callguard:drain-guard", "-n", "kube-node-lease"),
+		without("ClusterRole `callguard:drain-guard`", until, "clusterrole", "callguard:drain-guard"),
+		without("ClusterRoleBinding `callguard:drain-guard`", until, "clusterrolebinding", "callguard:drain-guard"),
+		without("Role `callguard:drain-guard` in kube-node-lease", "nobody, until a node is lost: its pods are held", "role", "callguard:drain-guard", "-n", "kube-node-lease"),
 		{
 			Object: "ClusterRole `callguard:drain-guard`", What: "altered " + person + ": no right to patch pods", Notices: until, Heals: again,
 			Do: func(s *Scene) error {
@@ -385,7 +385,7 @@ func rights() []Row {
 
 func others() []Row {
 	const metrics = "`kubectl calls doctor`, alert `CallguardMetricsNotReady`; autoscalers hold"
-	api := without("APIService `v1beta2.custom.metrics.k8s.io`", metrics, again, "apiservice", "v1beta2.custom.metrics.k8s.io")
+	api := without("APIService `v1beta2.custom.metrics.k8s.io`", metrics, "apiservice", "v1beta2.custom.metrics.k8s.io")
 	api.Noticed = func(s *Scene) error { return s.Doctor("FAIL metrics-api") }
 	taken := Row{
 		Object: "APIService `v1beta1.custom.metrics.k8s.io`", What: "altered: another adapter takes it", Notices: "`kubectl calls doctor`, the adapter's log", Heals: again,
@@ -403,7 +403,7 @@ func others() []Row {
 		return errors.Join(s.Run("delete", "apiservice", "v1beta1.custom.metrics.k8s.io"), s.Run("create", "-f", saved))
 	}
 	taken.Healed = func(s *Scene) error { return s.There("apiservice", "v1beta1.custom.metrics.k8s.io") }
-	service := without("Service `metrics-adapter`", metrics, again, "service", lab.AdapterName, "-n", lab.AdapterNamespace)
+	service := without("Service `metrics-adapter`", metrics, "service", lab.AdapterName, "-n", lab.AdapterNamespace)
 	key := Row{
 		Object: "Secret of the default LiveKit project", What: "rewritten " + person + " with a wrong key", Notices: "alerts on LiveKit that is not read; pods that should go are held as unknown", Heals: "the right key",
 		Do: func(s *Scene) error { return rewrite(s, "api-secret", "wrong") },
@@ -411,9 +411,9 @@ func others() []Row {
 	key.Mend = func(s *Scene) error { return rewrite(s, "api-secret", s.Lab.LiveKits[0].APISecret) }
 	key.Healed = shut
 	return []Row{
-		without("PriorityClass `callguard-calls`", "whoever makes pods that name it, from the API server; pods that are there keep theirs", again, "priorityclass", "callguard-calls"),
+		without("PriorityClass `callguard-calls`", "whoever makes pods that name it, from the API server; pods that are there keep theirs", "priorityclass", "callguard-calls"),
 		api, taken, service, key,
-		without("Policy `callguard-lookout`", "nobody, while callguard stays installed", again, policy, "callguard-lookout"),
+		without("Policy `callguard-lookout`", "nobody, while callguard stays installed", policy, "callguard-lookout"),
 	}
 }
 

@@ -335,7 +335,7 @@ func TestCrashedAgentBesideAnother(t *testing.T) {
 	drain := s.drain(pod.Spec.NodeName)
 	s.ends(drain, inTime)
 	s.gone(soon, crashed...)
-	s.told(s.ns, "Pod", pod.Name, guard.ReasonReleased, "its agent does not run")
+	s.told(s.ns, "Pod", pod.Name, guard.ReasonReleased, "its calls are over")
 	s.noneDropped()
 }
 

@@ -43,7 +43,7 @@ var (
 // apart is by how much clocks differ. LiveKit, agents and kubectl have this machine's; adapter and guard are ahead of it,
 // kube-apiserver of them, kube-controller-manager and kube-scheduler behind it, nodes with their gates behind those, and
 // every second guard behind them all.
-var apart = flag.Duration("clocks", 0, "set the clocks of the stage's programs so far apart, the other way round where negative") //nolint:gochecknoglobals // a flag of the test
+var apart = flag.Duration("clocks", 0, "set the clocks of the stage's programs so far apart, the other way round where negative")
 
 // guardArgs are the guard's flags unless a story is about them. A short settle
 // window is enough for agents that heed the draining mark.

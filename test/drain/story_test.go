@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -534,9 +535,7 @@ func (s *story) rollOut(kind, image string) {
 func annotated(pods map[string]string, workload map[string]string) func(*appsv1.Deployment) {
 	return func(d *appsv1.Deployment) {
 		d.Annotations = workload
-		for key, value := range pods {
-			d.Spec.Template.Annotations[key] = value
-		}
+		maps.Copy(d.Spec.Template.Annotations, pods)
 	}
 }
 

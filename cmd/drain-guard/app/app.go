@@ -174,8 +174,8 @@ func (o *Options) hasDefault() bool { return o.livekitURL != "" || o.livekitURLF
 func (o *Options) named(g *guard.Guard) func() map[call.Project]call.Births {
 	return func() map[call.Project]call.Births {
 		named := g.Projects()
-		if o.hasDefault() {
-			named[call.DefaultProject] = named[call.DefaultProject] // none were born, or some
+		if _, there := named[call.DefaultProject]; !there && o.hasDefault() {
+			named[call.DefaultProject] = call.Births{}
 		}
 		return named
 	}

@@ -67,7 +67,7 @@ func versionOf(secret *corev1.Secret) Version {
 		var fields struct {
 			Data map[string]json.RawMessage `json:"f:data"`
 		}
-		if entry.FieldsV1 == nil || entry.Time == nil || json.Unmarshal(entry.FieldsV1.Raw, &fields) != nil {
+		if entry.FieldsV1 == nil || entry.Time == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields) != nil {
 			continue
 		}
 		if _, wrote := fields.Data["f:url"]; wrote && entry.Time.After(v.Since) {

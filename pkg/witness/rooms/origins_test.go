@@ -113,7 +113,7 @@ func TestWhenASecretWasWritten(t *testing.T) {
 	made := metav1.NewTime(at(0))
 	wrote := func(minutes int, fields string) metav1.ManagedFieldsEntry {
 		when := metav1.NewTime(at(minutes))
-		return metav1.ManagedFieldsEntry{Time: &when, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}}
+		return metav1.ManagedFieldsEntry{Time: &when, FieldsV1: metav1.NewFieldsV1(fields)}
 	}
 	all := `{"f:data":{".":{},"f:api-key":{},"f:api-secret":{},"f:url":{}},"f:type":{}}`
 	cases := map[string]struct {

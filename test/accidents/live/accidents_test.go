@@ -138,7 +138,7 @@ func (p *play) owned() {
 	path := t.TempDir() + "/fleet.yaml"
 	write := func(text string) {
 		must(t, os.WriteFile(path, []byte(text), 0o600))
-		p.eventually("it is made", func() error {
+		p.eventually("it is made", func() error { //nolint:contextcheck // it has the test's own
 			_, err := p.stage.Kubectl(ctx, "apply", "-f", path)
 			return err
 		})
