@@ -7,7 +7,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/callguard/callguard/pkg/pods"
 )
@@ -34,13 +33,7 @@ func TestRemovalComesAgain(t *testing.T) {
 			g.now = func() time.Time { return now }
 			look := func(node *corev1.Node) {
 				t.Helper()
-				if _, err := client.CoreV1().Nodes().Update(t.Context(), node, metav1.UpdateOptions{}); err != nil {
-					t.Fatal(err)
-				}
-				eventually(t, "the node is seen", func() bool {
-					is, err := g.cluster.nodes.Get(node.Name)
-					return err == nil && is.Spec.Unschedulable == node.Spec.Unschedulable && len(is.Spec.Taints) == len(node.Spec.Taints)
-				})
+				nodeIs(t, g, client, node)
 				if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
 					t.Fatal(err)
 				}

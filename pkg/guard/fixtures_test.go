@@ -262,6 +262,33 @@ func withNodes(objects []runtime.Object) []runtime.Object {
 	return objects
 }
 
+// nodeIs has the node be so, and waits until the guard has dated what it says.
+func nodeIs(t *testing.T, g *Guard, client *fake.Clientset, node *corev1.Node) {
+	t.Helper()
+	if _, err := client.CoreV1().Nodes().Update(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "what the node says is dated", func() bool {
+		want := map[occasion]bool{}
+		for _, taint := range wants(node) {
+			about := taintOf(node, taint)
+			if taint.Key == corev1.TaintNodeUnschedulable {
+				about = cordonOf(node)
+			}
+			want[about] = true
+		}
+		g.dates.mu.Lock()
+		defer g.dates.mu.Unlock()
+		for o := range g.dates.at {
+			if o.of == node.UID && !want[o] {
+				return false
+			}
+			delete(want, o)
+		}
+		return len(want) == 0
+	})
+}
+
 // leading has a Guard take itself for the one that leads, and do nothing about it.
 func leading(g *Guard) {
 	g.setQueue(workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[Key]()))

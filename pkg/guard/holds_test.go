@@ -348,16 +348,6 @@ func TestDeadlinesCountFromTheIntent(t *testing.T) {
 		}
 		return p.judged[0].facts
 	}
-	cordon := func(cordoned bool) {
-		t.Helper()
-		if _, err := client.CoreV1().Nodes().Update(t.Context(), newNode(cordoned), metav1.UpdateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "the node is as it was made", func() bool {
-			node, err := g.cluster.nodes.Get("node-1")
-			return err == nil && node.Spec.Unschedulable == cordoned
-		})
-	}
 	steps := []struct {
 		reason          string
 		cordoned        bool
@@ -372,7 +362,7 @@ func TestDeadlinesCountFromTheIntent(t *testing.T) {
 		{"And still.", true, 5 * time.Minute, noon(), noon().Add(4 * time.Minute)},
 	}
 	for _, step := range steps {
-		cordon(step.cordoned)
+		nodeIs(t, g, client, newNode(step.cordoned))
 		now = noon().Add(step.after)
 		f := look()
 		if !f.Since.Equal(step.since) || !f.Standing.Equal(step.standing) {
