@@ -45,7 +45,10 @@ charts: ## Test what the charts render (a module of its own: the first run compi
 
 .PHONY: e2e
 e2e: ## Test on a real control plane, a real LiveKit and real agents (the first run builds them, about 15 minutes; needs npm)
-	go test -v -count=1 -p 1 -timeout 60m ./test/doors/... ./test/helm/... ./test/gate/... ./test/e2e/... ./test/drain/...
+	failed=0; \
+	go test -v -count=1 -p 2 -timeout 60m ./test/doors/... ./test/helm/... ./test/gate/... ./test/e2e/... || failed=1; \
+	go test -v -count=1 -timeout 60m ./test/drain/... || failed=1; \
+	exit $$failed
 
 .PHONY: e2e-agents
 e2e-agents: ## Have 200 callers in drains, rollouts and gate kills, of agents as Python's and Node's, then of real Node agents on real nodes (about 20 minutes; needs root)
