@@ -124,7 +124,7 @@ func TestUpgradeOfTheGuard(t *testing.T) {
 			s.eventually(inTime, "the pods of the node take no new call", func() (bool, error) {
 				return shown(len(s.pods(in(call.Draining))) == len(draining) && s.watch.able() == 8, s.watch.describe())
 			})
-			s.dial(len(draining)) // the replacements take them: no old pod is idle
+			s.first(len(draining)) // the replacements take them, which are ready before they can: no old pod is idle
 
 			// A rollout with room for two new pods, and a drain with room for no replacement: pods are aside, and go on.
 			s.room(len(s.pods(all)) + 2)
