@@ -50,6 +50,10 @@ e2e: ## Test on a real control plane, a real LiveKit and real agents (the first 
 	go test -v -count=1 -timeout 60m ./test/drain/... || failed=1; \
 	exit $$failed
 
+.PHONY: e2e-long
+e2e-long: ## Test what has to wait for minutes: callguard's own LiveKit is another one (about 5 minutes)
+	go test -v -count=1 -tags long -timeout 20m -run TestDefaultProjectRewritten ./test/drain
+
 .PHONY: e2e-agents
 e2e-agents: ## Have 200 callers in drains, rollouts and gate kills, of agents as Python's and Node's, then of real Node agents on real nodes (about 20 minutes; needs root)
 	go test -v -count=1 -tags agents -timeout 20m -run TestPythonAgents ./test/drain -agents-calls 200
