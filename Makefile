@@ -51,8 +51,8 @@ e2e: ## Test on a real control plane, a real LiveKit and real agents (the first 
 	exit $$failed
 
 .PHONY: e2e-long
-e2e-long: ## Test what has to wait for minutes: callguard's own LiveKit is another one (about 5 minutes)
-	go test -v -count=1 -tags long -timeout 20m -run TestDefaultProjectRewritten ./test/drain
+e2e-long: ## Test what takes minutes of waiting: LiveKit projects rewritten, and one tenant of each evil (about 10 minutes)
+	go test -v -count=1 -tags long -timeout 30m -run 'Rewritten|OneTenant' ./test/drain
 
 .PHONY: e2e-agents
 e2e-agents: ## Have 200 callers in drains, rollouts and gate kills, of agents as Python's and Node's, then of real Node agents on real nodes (about 20 minutes; needs root)

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// This story has the guard for itself for minutes, so make e2e-long tells it.
+
+//go:build long
+
 package drain
 
 import (
