@@ -560,11 +560,3 @@ func (s *story) counts(n int64) (bool, error) {
 	}
 	return err == nil, err
 }
-
-// so is whether something is so, and how the pods are where it is not.
-func (s *story) so(ok bool) (bool, error) {
-	if !ok {
-		return false, errors.New(s.watch.describe())
-	}
-	return true, nil
-}
