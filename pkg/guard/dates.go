@@ -91,12 +91,9 @@ func (d *dates) since(o occasion, holds bool) time.Time {
 	return time.Time{}
 }
 
-// lasting is since for a fact that comes and goes: it is dated anew only after it was not
+// lasting is first for a fact that comes and goes: it is dated anew only after it was not
 // seen for longer than lapse.
-func (d *dates) lasting(o occasion, holds bool, lapse time.Duration) time.Time {
-	if !holds {
-		return time.Time{}
-	}
+func (d *dates) lasting(o occasion, lapse time.Duration) time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := d.now()

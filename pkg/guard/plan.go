@@ -125,12 +125,12 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 // An autoscaler that is refused takes its taint off and tries again: that is one wish.
 func (g *Guard) since(m *member) (wanted, standing time.Time) {
 	behind := m.causes.Behind()
-	wanted = g.dates.lasting(occasion{of: m.UID, fact: isWanted}, true, between(behind))
+	wanted = g.dates.lasting(occasion{of: m.UID, fact: isWanted}, between(behind))
 	g.dates.forget(func(o occasion) bool {
 		return o.of == m.UID && o.fact == stands && o.key != behind && o.key != verdict.Removal
 	})
 	if behind != "" {
-		standing = g.dates.lasting(occasion{of: m.UID, fact: stands, key: behind}, true, between(behind))
+		standing = g.dates.lasting(occasion{of: m.UID, fact: stands, key: behind}, between(behind))
 	}
 	return wanted, standing
 }
