@@ -111,6 +111,21 @@ func describe(t *testing.T) {
 	}
 }
 
+// describeRoom says what LiveKit, the gates and the agents wrote of a room.
+func describeRoom(t *testing.T, room string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
+	defer cancel()
+	out, err := command(ctx, stage.kubectl, "logs", "-n", voiceNamespace, "-l", "app.kubernetes.io/instance="+voice, "--all-containers", "--prefix", "--tail=-1", "--max-log-requests=100")
+	var lines []string
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, room) {
+			lines = append(lines, line)
+		}
+	}
+	t.Logf("of %s (%v)\n%s", room, err, strings.Join(lines[max(0, len(lines)-60):], ""))
+}
+
 // eventually waits until holds returns nil.
 func eventually(t *testing.T, within time.Duration, what string, holds func() error) {
 	t.Helper()
@@ -190,7 +205,7 @@ func (p *phones) try(name string) error {
 	callback.OnParticipantConnected = agentCame
 	callback.OnParticipantDisconnected = func(r *lksdk.RemoteParticipant) {
 		if r.Kind() == lksdk.ParticipantAgent {
-			lost("its agent left")
+			lost(fmt.Sprintf("its agent %s left at %s: %s", r.Identity(), time.Now().UTC().Format(time.TimeOnly), r.DisconnectReason()))
 		}
 	}
 	callback.OnDisconnectedWithReason = func(reason lksdk.DisconnectionReason) { lost("disconnected: " + string(reason)) }
@@ -249,6 +264,10 @@ func (p *phones) noneDropped(t *testing.T) {
 	defer p.mu.Unlock()
 	if len(p.dropped) > 0 {
 		describe(t)
+		for _, one := range p.dropped {
+			room, _, _ := strings.Cut(one, ":")
+			describeRoom(t, room)
+		}
 		t.Fatalf("%d calls were dropped:\n%s", len(p.dropped), strings.Join(p.dropped, "\n"))
 	}
 }
