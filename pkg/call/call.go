@@ -189,10 +189,17 @@ func HashOf(labels map[string]string) string {
 	return strings.TrimSuffix(labels[templateHashLabel], AsideSuffix)
 }
 
+// IsReleased reports whether a pod may go, by its labels. The admission policies and the
+// PodDisruptionBudgets ask for the label alone, so an empty one counts, too.
+func IsReleased(labels map[string]string) bool {
+	_, is := labels[ReleasedLabel]
+	return is
+}
+
 // StateOf reads a pod's state from its labels and annotations. The furthest wins.
 func StateOf(labels, annotations map[string]string) State {
 	switch {
-	case labels[ReleasedLabel] != "":
+	case IsReleased(labels):
 		return Released
 	case annotations[DrainingAnnotation] != "":
 		return Draining

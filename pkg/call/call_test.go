@@ -62,11 +62,12 @@ func TestStateOf(t *testing.T) {
 		labels, annotations map[string]string
 		want                State
 	}{
-		"Fresh":               {labels: map[string]string{"pod-template-hash": "abc"}, want: Serving},
-		"SetAside":            {labels: aside, want: Aside},
-		"AsideAndDraining":    {labels: aside, annotations: draining, want: Draining},
-		"DrainingInPlace":     {annotations: draining, want: Draining},
-		"ReleasedWinsOverAll": {labels: map[string]string{"pod-template-hash": "abc-aside", ReleasedLabel: "drain"}, annotations: draining, want: Released},
+		"Fresh":                  {labels: map[string]string{"pod-template-hash": "abc"}, want: Serving},
+		"SetAside":               {labels: aside, want: Aside},
+		"AsideAndDraining":       {labels: aside, annotations: draining, want: Draining},
+		"DrainingInPlace":        {annotations: draining, want: Draining},
+		"ReleasedByAnEmptyLabel": {labels: map[string]string{ReleasedLabel: ""}, annotations: draining, want: Released},
+		"ReleasedWinsOverAll":    {labels: map[string]string{"pod-template-hash": "abc-aside", ReleasedLabel: "drain"}, annotations: draining, want: Released},
 	}
 	for name, tc := range cases {
 		if got := StateOf(tc.labels, tc.annotations); got != tc.want {

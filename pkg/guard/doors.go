@@ -3,6 +3,7 @@
 package guard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -262,29 +263,30 @@ func (d *Doors) try(ctx context.Context) error {
 var ErrNotTried = errors.New("cannot try the delete door")
 
 // TryDoor asks the API server, in a dry run, to delete locked pods, one after the other,
-// until the door refuses one, or one would be deleted. It returns nil if the server
-// refuses, or if there is no such pod.
+// until the door refuses one. It returns nil if the door refuses, or if there is no such
+// pod: the door stands in all namespaces or in none, and one odd pod does not open it.
 func TryDoor(ctx context.Context, client kubernetes.Interface, pods []*corev1.Pod) error {
-	var other error
+	var open, other error
 	for _, pod := range pods {
 		err := client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
 			DryRun: []string{metav1.DryRunAll}, Preconditions: &metav1.Preconditions{UID: &pod.UID, ResourceVersion: &pod.ResourceVersion},
 		})
 		_, answered := errors.AsType[*apierrors.StatusError](err)
 		switch {
+		case err == nil && open == nil:
+			open = fmt.Errorf("the API server would delete pod %s/%s, which is locked", pod.Namespace, pod.Name)
 		case err == nil:
-			return fmt.Errorf("the API server would delete pod %s/%s, which is locked", pod.Namespace, pod.Name)
 		case strings.Contains(err.Error(), "'"+deleteDoor):
 			return nil
 		case apierrors.IsNotFound(err) || apierrors.IsConflict(err): // it went or changed meanwhile; the next look tries again
 		default:
 			other = fmt.Errorf("%w: %w", ErrNotTried, err)
 			if !answered {
-				return other
+				return cmp.Or(open, other)
 			}
 		}
 	}
-	return other
+	return cmp.Or(open, other)
 }
 
 // lockedPods are a few locked pods, of different namespaces.
@@ -310,6 +312,6 @@ func (d *Doors) lockedPods() (found []*corev1.Pod) {
 // Locked says whether a guarded pod of an enabled namespace has to be refused to
 // whoever would delete it.
 func Locked(pod *corev1.Pod) bool {
-	return pod.DeletionTimestamp == nil && pod.Labels[call.ReleasedLabel] == "" &&
+	return pod.DeletionTimestamp == nil && !call.IsReleased(pod.Labels) &&
 		slices.ContainsFunc(pod.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool { return c.State.Running != nil })
 }

@@ -392,13 +392,16 @@ func TestDoorsTriedElsewhere(t *testing.T) {
 	namespace := func(name string) *corev1.Namespace {
 		return enabledNamespace(func(o metav1.Object) { o.SetName(name) })
 	}
+	theirs := apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "a", errors.New("ValidatingAdmissionPolicy 'theirs' with binding 'theirs' denied request: keep it"))
 	cases := map[string]struct {
 		reason  string
 		healthy error // how the delete door answers in the namespace that nobody else has a word in
+		evil    error // what is said in the others
 		want    string
 	}{
-		"Shut": {reason: "The door is shut.", healthy: refusal("pod-of-healthy")},
-		"Open": {reason: "It is open, and the others' refusals do not hide it.", want: "the API server would delete pod healthy/pod-of-healthy, which is locked"},
+		"Shut": {reason: "The door is shut.", healthy: refusal("pod-of-healthy"), evil: theirs},
+		"Open": {reason: "It is open, and the others' refusals do not hide it.", evil: theirs, want: "the API server would delete pod healthy/pod-of-healthy, which is locked"},
+		"Odd":  {reason: "A tenant's pod that the door does not hold does not open it for all.", healthy: refusal("pod-of-healthy")},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -406,7 +409,7 @@ func TestDoorsTriedElsewhere(t *testing.T) {
 				if pod == "pod-of-healthy" {
 					return tc.healthy
 				}
-				return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, pod, errors.New("ValidatingAdmissionPolicy 'theirs' with binding 'theirs' denied request: keep it"))
+				return tc.evil
 			}, append(standingDoors(t), namespace("evil-1"), namespace("healthy"), namespace("evil-2"), in("evil-1"), in("healthy"), in("evil-2"))...)
 			if diff := cmp.Diff(tc.want, seenAs(t, d)); diff != "" {
 				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)

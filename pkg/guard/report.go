@@ -312,7 +312,7 @@ func (r *report) deletedUnreleased(pod *corev1.Pod) {
 	for _, c := range pod.Status.ContainerStatuses {
 		running = running || c.State.Running != nil
 	}
-	if pod.Labels[call.ReleasedLabel] != "" || !running {
+	if call.IsReleased(pod.Labels) || !running {
 		return
 	}
 	r.metrics.unguarded.Inc()

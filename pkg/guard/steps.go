@@ -86,7 +86,7 @@ func (s *steps) release(ctx context.Context, pod *corev1.Pod, intent call.Intent
 func (s *steps) handBack(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, error) {
 	unlock := string(call.Unlock)
 	c := change{Labels: map[string]*string{}, Annotations: map[string]*string{}}
-	if pod.Labels[call.ReleasedLabel] == "" {
+	if !call.IsReleased(pod.Labels) {
 		c.Labels[call.ReleasedLabel] = &unlock
 	}
 	if pod.Annotations[costAnnotation] == costLeaving {
