@@ -126,6 +126,7 @@ func policies() []Row {
 		taken(policy, "callguard-birth", "a pod may be born before its budget, or released"),
 		taken(policy, "callguard-eviction", ""),
 		taken(policy, "callguard-namespaces", ""),
+		taken(policy, "callguard-priority", "pods that hold no calls may preempt others"),
 		taken(policy, "callguard-tamper-pods", "who may edit pods may release one"),
 		taken(policy, "callguard-tamper-binding", "who may bind pods may release one at its birth"),
 		taken(policy, "callguard-tamper-budget", "who may edit budgets may take the budget away, which `callguard-eviction` then stands for"),
@@ -178,6 +179,7 @@ func bindings() []Row {
 		taken(binding, "callguard-birth-needs-pdb-callguard", "a pod may be born before its budget, or released"),
 		taken(binding, "callguard-eviction-needs-pdb-callguard", ""),
 		taken(binding, "callguard-namespaces", ""),
+		taken(binding, "callguard-priority", "pods that hold no calls may preempt others"),
 		taken(binding, "callguard-tamper-pods", "who may edit pods may release one"),
 		taken(binding, "callguard-tamper-budget", "who may edit budgets may take the budget away, which `callguard-eviction` then stands for"),
 		altered(binding, "callguard-delete", "altered "+person+": it only audits", `[{"op":"replace","path":"/spec/validationActions","value":["Audit"]}]`, ""),
@@ -204,6 +206,9 @@ func budgets() []Row {
 		refused(pdb, "deleted with all others of its namespace "+person, held, func(s *Scene) error { return s.Run("delete", "pdb", "--all", "-n", s.Namespace) }),
 		refused(pdb, "altered "+person, held, func(s *Scene) error {
 			return s.Run("patch", "pdb", guard.BudgetName, "-n", s.Namespace, "--type=merge", "-p", `{"spec":{"minAvailable":0}}`)
+		}),
+		refused(pdb, "its status is written "+person+", so that a pod may be evicted", held, func(s *Scene) error {
+			return s.Run("patch", "pdb", guard.BudgetName, "-n", s.Namespace, "--subresource=status", "--type=merge", "-p", `{"status":{"disruptionsAllowed":9}}`)
 		}),
 		refused(pdb, "replaced "+gitops, held, func(s *Scene) error {
 			saved, err := s.Save(nil, "pdb", guard.BudgetName, "-n", s.Namespace)

@@ -29,6 +29,7 @@ func TestBirthNeedsTheBudget(t *testing.T) {
 	}
 	plain := agentPod("newborn")
 	delete(plain.Labels, call.GuardedLabel)
+	plain.Spec.PriorityClassName = ""
 	expect(t, "A pod that is not guarded needs no budget.", allowed, born(admin(), plain))
 
 	// A budget of another namespace, or of another name, is none.

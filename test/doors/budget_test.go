@@ -12,6 +12,8 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
+const statusHeld = "callguard-tamper-budget: the status of PodDisruptionBudget callguard says how many pods may be evicted, and only the disruption controller writes it"
+
 const budgetHeld = "callguard-tamper-budget: PodDisruptionBudget callguard holds the calls of this namespace, and only callguard changes it."
 
 func TestBudget(t *testing.T) {
@@ -77,4 +79,52 @@ func TestBudget(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBudgetStatus has everybody write how many pods may be evicted, beside those who count them.
+func TestBudgetStatus(t *testing.T) {
+	ns := enabled(t, "budget-status")
+	serving(t, ns, "serving")
+	ctx := t.Context()
+	budgets := stage.admin.PolicyV1().PodDisruptionBudgets(ns)
+	must(t, eventually(ctx, "the disruption controller counts", func() (bool, error) {
+		pdb, err := budgets.Get(ctx, "callguard", metav1.GetOptions{})
+		return err == nil && pdb.Status.ExpectedPods == 1 && pdb.Status.ObservedGeneration == pdb.Generation, err
+	}))
+	write := func(id identity, fn func(*policyv1.PodDisruptionBudget)) error {
+		pdb, err := budgets.Get(ctx, "callguard", metav1.GetOptions{})
+		must(t, err)
+		fn(pdb)
+		_, err = stage.as(id).PolicyV1().PodDisruptionBudgets(ns).UpdateStatus(ctx, pdb, metav1.UpdateOptions{DryRun: dry()})
+		return err
+	}
+	changes := map[string]func(*policyv1.PodDisruptionBudget){
+		"opens it": func(b *policyv1.PodDisruptionBudget) { b.Status.DisruptionsAllowed = 1 },
+		"disowns it": func(b *policyv1.PodDisruptionBudget) {
+			b.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "gone", UID: "0"}}
+		},
+		"holds it": func(b *policyv1.PodDisruptionBudget) { b.Finalizers = []string{"example.org/x"} },
+	}
+	writers := []identity{controller("disruption-controller"), {"controllers without accounts", "system:kube-controller-manager", []string{"system:masters"}}, {"API server", "system:apiserver", []string{"system:masters"}}}
+	for what, change := range changes {
+		for _, id := range everybody() {
+			expect(t, id.name+" "+what+" by its status", statusHeld, write(id, change))
+		}
+	}
+	for _, id := range writers {
+		expect(t, id.name+" counts", allowed, write(id, changes["opens it"]))
+	}
+	expect(t, "a write that changes nothing", allowed, write(editor(), func(*policyv1.PodDisruptionBudget) {}))
+	expect(t, "the pod is evicted meanwhile", tooMany, evict(t, admin(), ns, "serving", metav1.DeleteOptions{DryRun: dry()}))
+
+	// An eviction that the budget permits is written into its status by the API server.
+	pdb, err := budgets.Get(ctx, "callguard", metav1.GetOptions{})
+	must(t, err)
+	pdb.Spec.MinAvailable = new(intstr.FromInt32(0))
+	_, err = stage.as(breakGlass()).PolicyV1().PodDisruptionBudgets(ns).Update(ctx, pdb, metav1.UpdateOptions{})
+	must(t, err)
+	must(t, eventually(ctx, "an eviction goes through after the budget was opened", func() (bool, error) {
+		err := evict(t, admin(), ns, "serving", metav1.DeleteOptions{})
+		return err == nil, err
+	}))
 }

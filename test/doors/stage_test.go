@@ -234,7 +234,7 @@ func (c *cluster) allow(ctx context.Context) error {
 		ObjectMeta: metav1.ObjectMeta{Name: wideRole},
 		Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{""}, Resources: []string{"pods", "pods/status", "pods/eviction", "pods/resize", "pods/ephemeralcontainers", "pods/binding", "bindings"}, Verbs: []string{"*"}},
-			{APIGroups: []string{"policy"}, Resources: []string{"poddisruptionbudgets"}, Verbs: []string{"*"}},
+			{APIGroups: []string{"policy"}, Resources: []string{"poddisruptionbudgets", "poddisruptionbudgets/status"}, Verbs: []string{"*"}},
 		},
 	}, metav1.CreateOptions{})
 	return err
