@@ -77,6 +77,7 @@ func TestElsewhere(t *testing.T) {
 	pod := agentPod("serving")
 	pod.Labels[call.ReleasedLabel] = "drain"
 	pod.Annotations = map[string]string{call.DrainingAnnotation: "x"}
+	pod.Spec.PriorityClassName = ""
 	create(t, ns, pod) // without a budget, and released
 	pods := stage.as(editor()).CoreV1().Pods(ns)
 	now := int64(1)

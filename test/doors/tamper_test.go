@@ -84,7 +84,7 @@ func TestTamper(t *testing.T) {
 	guardPatches(t, ns, "released", `{"metadata":{"labels":{"callguard.dev/released":"drain"}}}`)
 	plain := agentPod("plain")
 	delete(plain.Labels, call.GuardedLabel)
-	plain.Spec.NodeName = "node-1"
+	plain.Spec.NodeName, plain.Spec.PriorityClassName = "node-1", ""
 	create(t, ns, plain)
 
 	nobody := []identity{}
