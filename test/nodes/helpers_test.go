@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -111,19 +112,28 @@ func describe(t *testing.T) {
 	}
 }
 
-// describeRoom says what LiveKit, the gates and the agents wrote of a room.
-func describeRoom(t *testing.T, room string) {
+// describeDropped says what LiveKit, the gates and the agents wrote of the calls that were dropped.
+func (p *phones) describeDropped(t *testing.T) {
 	t.Helper()
+	p.mu.Lock()
+	dropped := slices.Clone(p.dropped)
+	p.mu.Unlock()
+	if len(dropped) == 0 {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
 	defer cancel()
 	out, err := command(ctx, stage.kubectl, "logs", "-n", voiceNamespace, "-l", "app.kubernetes.io/instance="+voice, "--all-containers", "--prefix", "--tail=-1", "--max-log-requests=100")
-	var lines []string
-	for line := range strings.Lines(out) {
-		if strings.Contains(line, room) {
-			lines = append(lines, line)
+	for _, one := range dropped {
+		room, _, _ := strings.Cut(one, ":")
+		var lines []string
+		for line := range strings.Lines(out) {
+			if strings.Contains(line, room) {
+				lines = append(lines, line)
+			}
 		}
+		t.Logf("%s (%v)\n%s", one, err, strings.Join(lines[max(0, len(lines)-60):], ""))
 	}
-	t.Logf("of %s (%v)\n%s", room, err, strings.Join(lines[max(0, len(lines)-60):], ""))
 }
 
 // eventually waits until holds returns nil.
@@ -264,10 +274,6 @@ func (p *phones) noneDropped(t *testing.T) {
 	defer p.mu.Unlock()
 	if len(p.dropped) > 0 {
 		describe(t)
-		for _, one := range p.dropped {
-			room, _, _ := strings.Cut(one, ":")
-			describeRoom(t, room)
-		}
 		t.Fatalf("%d calls were dropped:\n%s", len(p.dropped), strings.Join(p.dropped, "\n"))
 	}
 }

@@ -59,6 +59,7 @@ func TestInstall(t *testing.T) {
 		steps[2].name, steps[2].run = "ManyCalls", callMany
 		steps = steps[:3]
 	}
+	defer p.describeDropped(t)
 	for _, s := range steps {
 		if t.Failed() {
 			return // each step stands on those before it
