@@ -33,25 +33,26 @@ func TestBudget(t *testing.T) {
 		reason string
 		do     func(identity) error
 		free   bool
+		leash  bool // the guard, which never does it, may not
 	}{
 		"Create": {reason: "A false budget would open births without holding anything.", do: func(id identity) error {
 			_, err := stage.as(id).PolicyV1().PodDisruptionBudgets(bare).Create(ctx, budget(), metav1.CreateOptions{DryRun: dry()})
 			return err
 		}},
-		"CreateOther": {reason: "Another budget is its owner's.", free: true, do: func(id identity) error {
+		"CreateOther": {reason: "Another budget is its owner's.", free: true, leash: true, do: func(id identity) error {
 			other := budget()
 			other.Name = "other"
 			_, err := stage.as(id).PolicyV1().PodDisruptionBudgets(ns).Create(ctx, other, metav1.CreateOptions{DryRun: dry()})
 			return err
 		}},
-		"CreateNameless": {reason: "A name that is made up is never this one.", free: true, do: func(id identity) error {
+		"CreateNameless": {reason: "A name that is made up is never this one.", free: true, leash: true, do: func(id identity) error {
 			other := budget()
 			other.Name, other.GenerateName = "", "callguard"
 			_, err := stage.as(id).PolicyV1().PodDisruptionBudgets(ns).Create(ctx, other, metav1.CreateOptions{DryRun: dry()})
 			return err
 		}},
 		"Open":     {reason: "It would hold nothing.", do: change(func(b *policyv1.PodDisruptionBudget) { b.Spec.MinAvailable = new(intstr.FromInt32(0)) })},
-		"Unselect": {reason: "It would hold nobody.", do: change(func(b *policyv1.PodDisruptionBudget) { b.Spec.Selector.MatchLabels["x"] = "y" })},
+		"Unselect": {reason: "It would hold nobody.", leash: true, do: change(func(b *policyv1.PodDisruptionBudget) { b.Spec.Selector.MatchLabels["x"] = "y" })},
 		"Always": {reason: "It would let unready pods go.", do: change(func(b *policyv1.PodDisruptionBudget) {
 			b.Spec.UnhealthyPodEvictionPolicy = new(policyv1.AlwaysAllow)
 		})},
@@ -74,6 +75,9 @@ func TestBudget(t *testing.T) {
 				want := budgetHeld
 				if tc.free || isOneOf(id, guard(), namespaces(), breakGlass()) {
 					want = allowed
+				}
+				if tc.leash && isOneOf(id, guard()) {
+					want = "callguard-leash: "
 				}
 				expect(t, tc.reason+" "+id.name, want, tc.do(id))
 			}
@@ -108,7 +112,11 @@ func TestBudgetStatus(t *testing.T) {
 	writers := []identity{controller("disruption-controller"), {"controllers without accounts", "system:kube-controller-manager", []string{"system:masters"}}, {"API server", "system:apiserver", []string{"system:masters"}}}
 	for what, change := range changes {
 		for _, id := range everybody() {
-			expect(t, id.name+" "+what+" by its status", statusHeld, write(id, change))
+			want := statusHeld
+			if isOneOf(id, guard()) {
+				want = "callguard-" // its leash refuses, too, and either is first
+			}
+			expect(t, id.name+" "+what+" by its status", want, write(id, change))
 		}
 	}
 	for _, id := range writers {
