@@ -37,8 +37,9 @@ cli.runApp(
     host: process.env.HOST ?? '127.0.0.1',
     port: Number(process.env.PORT ?? 8081),
     // The machines that test this are small and busy: CPU says nothing about calls here,
-    // and a job's process may take long to start.
+    // a job's process may take long to start, and one to spare is enough.
     initializeProcessTimeout: 60_000,
+    numIdleProcesses: 1,
     loadFunc: async (worker) => worker.activeJobs.length / 100,
   }),
 );

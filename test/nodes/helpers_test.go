@@ -85,7 +85,7 @@ func asWritten(t *testing.T, after string, words map[string]string, more string)
 		os.Symlink(filepath.Join(root, "charts"), filepath.Join(dir, "charts")),
 		os.Symlink(stage.helm, filepath.Join(bin, "helm")), os.Symlink(stage.kubectl, filepath.Join(bin, "kubectl")),
 		os.WriteFile(filepath.Join(dir, "key.txt"), []byte("sk-of-nobody"), 0o600),
-		os.WriteFile(filepath.Join(dir, "small.yaml"), []byte(small), 0o600),
+		os.WriteFile(filepath.Join(dir, "small.yaml"), []byte(small()), 0o600),
 	))
 	out, err := command(t.Context(), "bash", "-euc", "cd "+dir+"\nPATH="+bin+":$PATH\n"+script)
 	if err != nil {
@@ -128,12 +128,19 @@ func (p *phones) describeDropped(t *testing.T) {
 		room, _, _ := strings.Cut(one, ":")
 		var lines []string
 		for line := range strings.Lines(out) {
-			if strings.Contains(line, room) {
+			if strings.Contains(line, room) && !strings.Contains(line, "RoomService.ListParticipants") {
 				lines = append(lines, line)
 			}
 		}
-		t.Logf("%s (%v)\n%s", one, err, strings.Join(lines[max(0, len(lines)-60):], ""))
+		t.Logf("%s (%v)\n%s", one, err, strings.Join(lines[max(0, len(lines)-30):], ""))
 	}
+	var warnings []string // an agent's process names its job, and not the room
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, `{"level":40`) || strings.Contains(line, `{"level":50`) {
+			warnings = append(warnings, line)
+		}
+	}
+	t.Logf("the agents warn\n%s", strings.Join(warnings[max(0, len(warnings)-40):], ""))
 }
 
 // eventually waits until holds returns nil.
