@@ -23,8 +23,6 @@ const (
 	// writes and the stage's eyes take their time.
 	atDeadline = 4 * time.Second
 	shortGrace = 5 // seconds
-	// wholeSeconds is what a grace may lose: it ends at the pod's deletionTimestamp, which has no fractions.
-	wholeSeconds = time.Second
 )
 
 // TestDeadline has a team that would rather lose a call than wait: its pods are
@@ -65,7 +63,7 @@ func TestDeadline(t *testing.T) {
 	if len(lost) != 1 || lost[0].Pod.Name != leaver || lost[0].Cause != fleet.CauseGrace {
 		t.Fatalf("dropped calls: %+v; want the one of %s, %s", lost, leaver, fleet.CauseGrace)
 	}
-	if end := lost[0].At.Sub(began); end < ownDeadline+shortGrace*time.Second-wholeSeconds {
+	if end := lost[0].At.Sub(began); end < ownDeadline+shortGrace*time.Second {
 		t.Errorf("the call was cut %s after its node was drained; want no less than the deadline of %s and the grace of %d s", end, ownDeadline, shortGrace)
 	}
 	if up := s.callers.Report().Up; up != 1 {

@@ -146,10 +146,10 @@ func (f *Fleet) observe(ctx context.Context, pod *corev1.Pod) {
 	}
 	switch {
 	case !alive:
-	case pod.DeletionTimestamp != nil && ptr.Deref(pod.DeletionGracePeriodSeconds, 1) == 0 && !p.terminating():
+	case pod.DeletionTimestamp != nil && ptr.Deref(pod.DeletionGracePeriodSeconds, 0) == 0 && !p.terminating():
 		p.kill(CauseForced) // without any grace
 	case pod.DeletionTimestamp != nil:
-		p.terminate(pod.DeletionTimestamp.Time)
+		p.terminate(time.Duration(ptr.Deref(pod.DeletionGracePeriodSeconds, 0)) * time.Second)
 	case containerStopped(pod):
 		p.kill(CauseStatus)
 	}

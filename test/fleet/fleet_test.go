@@ -135,7 +135,7 @@ func terminate(t *testing.T, client kubernetes.Interface, grace time.Duration) {
 		t.Fatal(err)
 	}
 	end := metav1.NewTime(time.Now().Add(grace))
-	pod.DeletionTimestamp = &end
+	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = &end, new(int64(grace/time.Second))
 	if _, err := client.CoreV1().Pods("voice").Update(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +272,7 @@ func TestCauseOfAPodThatIsGone(t *testing.T) {
 			}
 			f.processes[pod.UID], f.alive[pod.UID] = p, true
 			if tc.grace != 0 {
-				p.terminate(time.Now().Add(tc.grace))
+				p.terminate(tc.grace)
 			}
 			f.gone(pod)
 			if p.cause != tc.want {

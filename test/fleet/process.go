@@ -36,15 +36,16 @@ type process struct {
 
 	term      chan struct{} // closed at SIGTERM
 	sigterm   func()
-	deadlines chan time.Time // the latest end of the grace
+	deadlines chan time.Time // ends of the grace, the soonest last
 	killed    chan struct{}
 	hangs     atomic.Bool // GET /worker gets no answer
 	marked    atomic.Bool // the pod is marked draining, and its gate's file says so
 	notice    func()      // once: the pod is marked draining
 
 	mu       sync.Mutex
-	cause    Cause     // of a kill
-	graceEnd time.Time // zero before SIGTERM
+	cause    Cause         // of a kill
+	grace    time.Duration // the shortest that was given
+	graceEnd time.Time     // zero before SIGTERM
 }
 
 // exit is how a process ended. A killed process has a cause.
@@ -235,16 +236,24 @@ func (p *process) await(ctx context.Context) exit {
 	}
 }
 
-// terminate is the kubelet's SIGTERM, with the time at which SIGKILL follows.
-func (p *process) terminate(deadline time.Time) {
+// terminate is the kubelet's SIGTERM, with the grace after which SIGKILL follows. As with a kubelet, the grace counts from
+// when it is heard of, by the node's clock, and only a shorter one changes it.
+func (p *process) terminate(grace time.Duration) {
+	end := time.Now().Add(grace)
+	p.mu.Lock()
+	sooner := p.graceEnd.IsZero() || grace < p.grace && end.Before(p.graceEnd)
+	if sooner {
+		p.grace, p.graceEnd = grace, end
+	}
+	p.mu.Unlock()
+	if !sooner {
+		return
+	}
 	select {
 	case <-p.deadlines: // an older one
 	default:
 	}
-	p.deadlines <- deadline
-	p.mu.Lock()
-	p.graceEnd = deadline
-	p.mu.Unlock()
+	p.deadlines <- end
 	p.sigterm()
 }
 
