@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:debug x509usefallbackroots=1
+
 // Command call-gate runs beside an unmodified LiveKit agent, counts its calls
 // exactly, and lets no new one in once its pod is ordered to drain.
 package main

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:debug x509usefallbackroots=1
+
 // Command drain-guard keeps drains, rollouts and scale-downs from ending calls.
 package main
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:debug x509usefallbackroots=1
+
 // Command metrics-adapter serves active_calls in custom.metrics.k8s.io from
 // LiveKit's room state, so that a HorizontalPodAutoscaler scales on calls.
 package main

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:debug x509usefallbackroots=1
+
 // Command realtime-probe runs beside a LiveKit agent and tells a readiness probe
 // whether OpenAI's Realtime API takes sessions with the pod's key and model.
 package main

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package program is what callguard's programs share until each is itself:
-// signals, settings and what is wrong with them, a log, a registry.
+// signals, settings and what is wrong with them, authorities, a log, a registry.
 //
 // It knows none of the programs, and has no default of theirs.
 package program
@@ -18,12 +18,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/pflag"
-	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates of authorities of its own
 )
 
 // Main runs a program until it is done or a signal ends it, and returns its exit
 // status.
 func Main(name string, run func(context.Context) error) int {
+	trust()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx); err != nil {
