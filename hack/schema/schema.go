@@ -19,6 +19,10 @@ import (
 // annotation begins a comment that says what a value alone does not.
 const annotation = "@schema"
 
+// like, in an annotation, names the key at the root whose keys an object may have beside
+// its own.
+const like = "like"
+
 // object is a JSON schema.
 type object map[string]any
 
@@ -75,6 +79,7 @@ func Of(values []byte, title string, dependencies []string) ([]byte, error) {
 	schema := w.mapping("", root)
 	w.lay(schema, root.Line, doc.HeadComment)
 	properties, _ := schema["properties"].(object)
+	w.likeness(properties, properties)
 	for _, name := range append([]string{"global"}, dependencies...) {
 		if _, own := properties[name]; !own {
 			properties[name] = object{"type": "object", "description": "Put there by Helm."}
@@ -151,6 +156,30 @@ func (w *walk) value(path string, key, node *yaml.Node) object {
 	}
 	maps.Copy(shown, said)
 	return shown
+}
+
+// likeness gives objects below that are like a key of the root what that has, as
+// references, but for the keys that they have themselves.
+func (w *walk) likeness(root, properties object) {
+	for _, name := range slices.Sorted(maps.Keys(properties)) {
+		value, _ := properties[name].(object)
+		own, _ := value["properties"].(object)
+		if model, ok := value[like].(string); ok {
+			delete(value, like)
+			of, _ := root[model].(object)
+			shared, _ := of["properties"].(object)
+			if len(shared) == 0 || own == nil {
+				w.errs = append(w.errs, fmt.Errorf("%s is like %q: both have to be objects with keys of their own, and %[2]s at the root", name, model))
+				continue
+			}
+			for key := range shared {
+				if _, there := own[key]; !there {
+					own[key] = object{"$ref": "#/properties/" + model + "/properties/" + key}
+				}
+			}
+		}
+		w.likeness(root, own)
+	}
 }
 
 func (w *walk) scalar(path string, key, node *yaml.Node, said object) object {

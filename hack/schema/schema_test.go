@@ -62,6 +62,13 @@ func TestOf(t *testing.T) {
 			want: `{"a":{"type":"object","additionalProperties":false,"properties":{"b":{"type":"integer","default":1}}},
 				"c":{"$ref":"#/properties/a","description":"Like a."}}`,
 		},
+		"Like": {
+			reason: "An object may have the keys of another besides its own, which are as it says.",
+			values: "a: {b: 1, c: x}\n# @schema {like: a}\nd: {c: 2, e: true}",
+			want: `{"a":{"type":"object","additionalProperties":false,"properties":{"b":{"type":"integer","default":1},"c":{"type":"string","default":"x"}}},
+				"d":{"type":"object","additionalProperties":false,"properties":{
+				"b":{"$ref":"#/properties/a/properties/b"},"c":{"type":"integer","default":2},"e":{"type":"boolean","default":true}}}}`,
+		},
 		"Description": {
 			reason: "The prose next to a key describes it; a heading above a blank line, and annotations, do not.",
 			values: "# A heading.\n#\n# @schema {minLength: 1}\n# -- What it is,\n# at length.\na: x\n# Plain prose.\nb: x",
@@ -140,6 +147,7 @@ func TestMistakes(t *testing.T) {
 		"OwnEnum":     {values: "# @schema {enum: [x, y]}\na: z", want: `line 2: a is "z", which its own enum does not allow; use one of [x y]`},
 		"Alias":       {values: "a: &a x\nb: *a", want: "line 2: b is an alias; write the value out"},
 		"NoMapping":   {values: "- a", want: "values are a mapping; begin with a key"},
+		"LikeNothing": {values: "# @schema {like: b}\na: {c: 1}", want: `a is like "b": both have to be objects`},
 		"AllAtOnce":   {values: "a: {}\nb: {}", want: "line 2: b is an empty object"},
 	} {
 		t.Run(name, func(t *testing.T) {
