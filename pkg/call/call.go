@@ -37,6 +37,9 @@ const (
 	// project that the pod's agent works for. It stands in the pod template, so
 	// that a pod which outlives its workload still names its project.
 	SecretAnnotation = "callguard.dev/livekit-secret"
+	// SecretKeysAnnotation names the keys of that Secret, where they are neither callguard's
+	// nor LiveKit's own: "url=…,api-key=…,api-secret=…", or some of them.
+	SecretKeysAnnotation = "callguard.dev/livekit-secret-keys"
 	// SameURLAnnotation stands on such a Secret and repeats its url: all pods that name
 	// the Secret were born with that one, whenever the Secret was written.
 	SameURLAnnotation = "callguard.dev/same-url"
@@ -138,20 +141,35 @@ func parsePort(annotation, value string, fallback int) (int, error) {
 	return port, nil
 }
 
-// Project names a LiveKit project: DefaultProject, or "namespace/secret".
+// Project names a LiveKit project: DefaultProject, or "namespace/secret", or
+// "namespace/secret (keys)" where a pod names its keys.
 type Project string
 
 // DefaultProject is the project of the add-on's own flags.
 const DefaultProject Project = "default"
 
-// SecretProject is the project whose URL and key stand in a Secret.
-func SecretProject(namespace, secret string) Project { return Project(namespace + "/" + secret) }
+// SecretProject is the project whose URL and key stand in a Secret, under these keys.
+func SecretProject(namespace, secret string, keys SecretKeys) Project {
+	project := namespace + "/" + secret
+	if named := keys.String(); named != "" {
+		project += " (" + named + ")"
+	}
+	return Project(project)
+}
 
 // Secret returns the Secret that holds the project's URL and key, and whether
 // there is one.
 func (p Project) Secret() (types.NamespacedName, bool) {
-	namespace, name, ok := strings.Cut(string(p), "/")
+	where, _, _ := strings.Cut(string(p), " ")
+	namespace, name, ok := strings.Cut(where, "/")
 	return types.NamespacedName{Namespace: namespace, Name: name}, ok
+}
+
+// Keys returns the keys of that Secret which pods name.
+func (p Project) Keys() SecretKeys {
+	_, named, _ := strings.Cut(strings.TrimSuffix(string(p), ")"), " (")
+	keys, _ := ParseSecretKeys(named) // SecretProject wrote it
+	return keys
 }
 
 // Births are when the oldest and the newest pod of a project were created, by the API

@@ -170,9 +170,15 @@ func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 	if err != nil {
 		errs = append(errs, err)
 	}
+	keys, err := call.ParseSecretKeys(pod.Annotations[call.SecretKeysAnnotation])
+	if err != nil {
+		errs = append(errs, fmt.Errorf("annotation %s is %w", call.SecretKeysAnnotation, err))
+	}
 	project := call.DefaultProject
 	if secret := pod.Annotations[call.SecretAnnotation]; secret != "" {
-		project = call.SecretProject(pod.Namespace, secret)
+		project = call.SecretProject(pod.Namespace, secret, keys)
+	} else if keys != (call.SecretKeys{}) {
+		errs = append(errs, fmt.Errorf("annotation %s is %q, of no Secret; name it in annotation %s, such as livekit", call.SecretKeysAnnotation, keys, call.SecretAnnotation))
 	}
 	running := runs(pod.Status.ContainerStatuses)
 	if running && !runs(agentStatuses(pod, witnesses)) {
@@ -309,7 +315,7 @@ func trim(obj any) (any, error) {
 	case *corev1.Pod:
 		containers, statuses := TrimContainers(o)
 		status := corev1.PodStatus{Phase: o.Status.Phase, PodIP: o.Status.PodIP, ContainerStatuses: statuses}
-		o.Annotations = only(o.Annotations, call.AgentContainerAnnotation, call.WitnessesAnnotation, call.WorkerPortAnnotation, call.GatePortAnnotation, call.SecretAnnotation, call.DrainingAnnotation)
+		o.Annotations = only(o.Annotations, call.AgentContainerAnnotation, call.WitnessesAnnotation, call.WorkerPortAnnotation, call.GatePortAnnotation, call.SecretAnnotation, call.SecretKeysAnnotation, call.DrainingAnnotation)
 		o.Spec = corev1.PodSpec{NodeName: o.Spec.NodeName, Containers: containers}
 		o.Status = status
 	case *appsv1.Deployment:

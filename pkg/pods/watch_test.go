@@ -4,6 +4,7 @@ package pods
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"slices"
 	"strings"
@@ -23,7 +24,7 @@ func fullPod() *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: "voice", Name: "web-1-a", UID: "uid", Labels: map[string]string{call.GuardedLabel: "true", "pod-template-hash": "1-aside"},
-			Annotations:     map[string]string{call.SecretAnnotation: "team", call.WitnessesAnnotation: "rooms", call.WorkerPortAnnotation: "9000", "other": "x"},
+			Annotations:     map[string]string{call.SecretAnnotation: "team", call.WitnessesAnnotation: "rooms", call.WorkerPortAnnotation: "9000", call.SecretKeysAnnotation: "url=LK_URL", "other": "x"},
 			OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "web-1", UID: "rs", Controller: &controller}},
 			ManagedFields:   []metav1.ManagedFieldsEntry{{Manager: "kubelet"}},
 		},
@@ -55,20 +56,41 @@ func TestTrimKeepsWhatIsRead(t *testing.T) {
 	if len(pod.Spec.Containers) != 0 || pod.ManagedFields != nil || pod.Annotations["other"] != "" {
 		t.Error("a trimmed pod still carries what nobody reads")
 	}
-	if want.State != call.Aside || want.Project != "voice/team" || !want.Running || want.WorkerPort != 9000 {
+	if want.State != call.Aside || want.Project != "voice/team (url=LK_URL)" || !want.Running || want.WorkerPort != 9000 {
 		t.Errorf("FromPod = %+v", want)
 	}
 }
 
 func TestFromPodSaysWhatItCannotRead(t *testing.T) {
 	pod := fullPod()
-	pod.Annotations = map[string]string{call.WitnessesAnnotation: "romos", call.WorkerPortAnnotation: "http"}
+	pod.Annotations = map[string]string{call.WitnessesAnnotation: "romos", call.WorkerPortAnnotation: "http", call.SecretKeysAnnotation: "LIVEKIT_URL"}
 	got, errs := FromPod(pod)
-	if len(errs) != 2 {
+	if len(errs) != 3 {
 		t.Errorf("errors: %v", errs)
 	}
 	if diff := cmp.Diff(call.DefaultWitnesses(), got.Witnesses); diff != "" || got.WorkerPort != call.DefaultWorkerPort {
 		t.Errorf("the defaults do not apply: %v, %d", got.Witnesses, got.WorkerPort)
+	}
+}
+
+// TestFromPodKeysOfTheSecret: which project a pod works for, and what is said of keys that
+// cannot be meant.
+func TestFromPodKeysOfTheSecret(t *testing.T) {
+	for name, tc := range map[string]struct {
+		secret, keys string
+		want         call.Project
+		says         string
+	}{
+		"Named":    {secret: "team", keys: call.ExampleSecretKeys, want: "voice/team (" + call.ExampleSecretKeys + ")"},
+		"Unread":   {secret: "team", keys: "LIVEKIT_URL", want: "voice/team", says: `annotation callguard.dev/livekit-secret-keys is "LIVEKIT_URL", in which "LIVEKIT_URL" cannot be read; use one such as ` + call.ExampleSecretKeys},
+		"NoSecret": {keys: "url=a", want: call.DefaultProject, says: `annotation callguard.dev/livekit-secret-keys is "url=a", of no Secret; name it in annotation callguard.dev/livekit-secret, such as livekit`},
+	} {
+		pod := fullPod()
+		pod.Annotations = map[string]string{call.SecretAnnotation: tc.secret, call.SecretKeysAnnotation: tc.keys}
+		got, errs := FromPod(pod)
+		if said := errors.Join(errs...); got.Project != tc.want || (said != nil) != (tc.says != "") || said != nil && !strings.HasPrefix(said.Error(), tc.says) {
+			t.Errorf("%s: project %s, errors %v; want %s, %q", name, got.Project, said, tc.want, tc.says)
+		}
 	}
 }
 

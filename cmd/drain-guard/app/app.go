@@ -150,7 +150,7 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 // defaultProject reads the default project from its files, and has its server recorded,
 // which tells since when it is the same. It is nil where there is none.
 func (o *Options) defaultProject(record func(context.Context, string) (time.Time, error)) func(context.Context) (rooms.Version, error) {
-	read := rooms.FileCredentials(rooms.Files{URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile})
+	read := rooms.FileCredentials(o.files())
 	if read == nil {
 		return nil
 	}
@@ -167,7 +167,7 @@ func (o *Options) defaultProject(record func(context.Context, string) (time.Time
 	}
 }
 
-func (o *Options) hasDefault() bool { return o.livekitURL != "" || o.livekitURLFile != "" }
+func (o *Options) hasDefault() bool { return rooms.FileCredentials(o.files()) != nil }
 
 // named are the projects that pods name, and the default one, whose server is recorded
 // before any does.

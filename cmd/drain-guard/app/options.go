@@ -14,6 +14,7 @@ import (
 
 	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/manifests"
+	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/pkg/livekit"
 	"github.com/callguard/callguard/pkg/witness/rooms"
@@ -31,6 +32,8 @@ type Options struct {
 	livekitURLFile    string
 	livekitKeyFile    string
 	livekitSecretFile string
+	livekitSecretDir  string
+	livekitSecretKeys string
 	livekit           rooms.Settings
 	witnessTimeout    time.Duration
 
@@ -73,6 +76,8 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.StringVar(&o.livekitURLFile, "livekit-url-file", o.livekitURLFile, "File with that URL instead. It may come later, with the key: until then pods of the default project are held.")
 	fs.StringVar(&o.livekitKeyFile, "livekit-api-key-file", o.livekitKeyFile, "File with the API key of the default project.")
 	fs.StringVar(&o.livekitSecretFile, "livekit-api-secret-file", o.livekitSecretFile, "File with the API secret of the default project.")
+	fs.StringVar(&o.livekitSecretDir, "livekit-secret-dir", o.livekitSecretDir, "Folder with all three, as a mounted Secret has it, in files that --livekit-secret-keys names. They may come later: until then pods of the default project are held.")
+	fs.StringVar(&o.livekitSecretKeys, "livekit-secret-keys", o.livekitSecretKeys, "Names of the files in that folder, such as "+call.ExampleSecretKeys+", or some of them. What is not named is url, api-key or api-secret, or LiveKit's own name for it.")
 	fs.DurationVar(&o.livekit.Resync, "resync-interval", o.livekit.Resync, "The longest that a change in LiveKit goes unseen while a pod is to go. LiveKit is not read otherwise.")
 	fs.DurationVar(&o.livekit.MaxStaleness, "max-staleness", o.livekit.MaxStaleness, "Age from which what LiveKit said is not believed any more. Where --livekit-requests-per-minute makes reading all rooms take longer, it is twice as long as that takes.")
 	fs.DurationVar(&o.livekit.Timeout, "livekit-timeout", o.livekit.Timeout, "Time limit of one request to LiveKit. LiveKit itself may take 3s to say that a room's node is silent; give it more.")
@@ -93,6 +98,7 @@ func (o *Options) clusterFlags(fs *pflag.FlagSet) {
 // Validate reports every mistake at once, each with a value that would work.
 func (o *Options) Validate() error {
 	var m program.Mistakes
+	m.Add(o.files().Validate(o.livekitSecretKeys))
 	if o.livekitURL != "" && o.livekitURLFile != "" {
 		m.Wrong("livekit-url-file", o.livekitURLFile, "either this or --livekit-url")
 	}
@@ -146,4 +152,13 @@ func (o *Options) Validate() error {
 	}
 	m.Add(o.logLevel.Validate())
 	return m.Err()
+}
+
+// files are where the credentials of the default project stand.
+func (o *Options) files() rooms.Files {
+	keys, _ := call.ParseSecretKeys(o.livekitSecretKeys) // Validate has read it
+	return rooms.Files{
+		URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile,
+		Dir: o.livekitSecretDir, Keys: keys,
+	}
 }

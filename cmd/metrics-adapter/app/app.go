@@ -102,7 +102,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	agents, gates := worker.NewReader(asked), gate.NewReader(asked)
 	roomMetrics := rooms.NewMetrics(registry)
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
-		Default:   rooms.FileCredentials(rooms.Files{URL: o.livekitURL, URLFile: o.livekitURLFile, KeyFile: o.livekitKeyFile, SecretFile: o.livekitSecretFile}),
+		Default:   rooms.FileCredentials(o.files()),
 		Secret:    rooms.SecretCredentials(client),
 		Transport: http.DefaultTransport,
 		Settings:  o.livekit,

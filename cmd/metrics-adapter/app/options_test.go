@@ -15,8 +15,14 @@ func TestValidate(t *testing.T) {
 		args   []string
 		want   []string // one for each mistake
 	}{
-		"Defaults":   {reason: "Everything has a default that works."},
-		"NoProject":  {reason: "Projects may all come from Secrets.", args: []string{"--livekit-url="}},
+		"Defaults":  {reason: "Everything has a default that works."},
+		"NoProject": {reason: "Projects may all come from Secrets.", args: []string{"--livekit-url="}},
+		"Folder":    {reason: "A whole Secret may come later, under names of its own.", args: []string{"--livekit-secret-dir=/none", "--livekit-secret-keys=url=u,api-key=k"}},
+		"FolderAndFiles": {reason: "Which of two is meant nobody can say.", args: []string{"--livekit-secret-dir=/none", "--livekit-url-file=/u", "--livekit-api-key-file=/k", "--livekit-api-secret-file=/s"},
+			want: []string{`--livekit-secret-dir is "/none"; use either this or --livekit-url`}},
+		"NamesOfNoFolder": {reason: "Names have to be of something.", args: []string{"--livekit-secret-keys=url=u"}, want: []string{`--livekit-secret-keys is "url=u", of no folder; use it with --livekit-secret-dir, such as /etc/livekit`}},
+		"Names": {reason: "A misspelt one is not passed over.", args: []string{"--livekit-secret-dir=/none", "--livekit-secret-keys=uri=u"},
+			want: []string{`--livekit-secret-keys is "uri=u", in which "uri=u" cannot be read; use one such as url=LIVEKIT_URL`}},
 		"UnusedKey":  {reason: "A key without a URL is a mistake.", args: []string{"--livekit-api-key-file=/k"}, want: []string{`--livekit-url is ""`}},
 		"MissingKey": {reason: "The files may come later: LiveKit's key is asked for again and again.", args: []string{"--livekit-url=ws://lk:7880", "--livekit-api-key-file=/none", "--livekit-api-secret-file=/none"}},
 		"URLFile":    {reason: "A whole Secret may come later.", args: []string{"--livekit-url-file=/none", "--livekit-api-key-file=/none", "--livekit-api-secret-file=/none"}},

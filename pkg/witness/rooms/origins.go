@@ -37,6 +37,8 @@ const (
 type Version struct {
 	livekit.Credentials
 
+	// URLKey is the key of the Secret that the URL stands in; empty for files.
+	URLKey string
 	// Since is when the URL was written, by the API server's clock: pods that were
 	// created later were born with it. Zero is not known: what is said first is taken
 	// for what was always said, and of a change the pods that are there then may be of
@@ -58,10 +60,10 @@ func (v Version) Server() string {
 	return v.URL
 }
 
-// versionOf reads a Secret with the keys url, api-key and api-secret.
-func versionOf(secret *corev1.Secret) Version {
+// versionOf reads a Secret with these keys.
+func versionOf(secret *corev1.Secret, keys call.SecretKeys) Version {
 	field := func(key string) string { return strings.TrimSpace(string(secret.Data[key])) }
-	v := Version{Credentials: livekit.Credentials{URL: field("url"), APIKey: field("api-key"), APISecret: field("api-secret")}}
+	v := Version{Credentials: livekit.Credentials{URL: field(keys.URL), APIKey: field(keys.APIKey), APISecret: field(keys.APISecret)}, URLKey: keys.URL}
 	v.Since = secret.CreationTimestamp.Time
 	for _, entry := range secret.ManagedFields {
 		var fields struct {
@@ -70,7 +72,7 @@ func versionOf(secret *corev1.Secret) Version {
 		if entry.FieldsV1 == nil || entry.Time == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields) != nil {
 			continue
 		}
-		if _, wrote := fields.Data["f:url"]; wrote && entry.Time.After(v.Since) {
+		if _, wrote := fields.Data["f:"+keys.URL]; wrote && entry.Time.After(v.Since) {
 			v.Since = entry.Time.Time
 		}
 	}
@@ -147,8 +149,8 @@ func (is *origin) enter(v Version) {
 		v.Since = is.versions[n-1].Since
 		is.versions[n-1] = v
 		return
-	case v.Since.IsZero(): // all that are there may be of before
-		v.Since = is.seen.Add(time.Second)
+	case v.Since.IsZero(), v.URLKey != is.versions[n-1].URLKey: // nobody knows when, so all that are there may be of before
+		v.Since = later(v.Since, is.seen.Add(time.Second))
 	}
 	is.versions = append(is.versions, v)
 	if len(is.versions) > maxVersions {

@@ -52,6 +52,12 @@ func always(v Version) Version {
 	return v
 }
 
+// under is a version whose URL stands in a key of a Secret.
+func under(key string, v Version) Version {
+	v.URLKey = key
+	return v
+}
+
 // read is one read of a project, while its newest pod is one of so many minutes after noon.
 type read struct {
 	version Version
@@ -83,6 +89,8 @@ func TestWhichServersAPodMayWorkFor(t *testing.T) {
 		"MadeAgain":         {reason: "The Secret was deleted and made again as another.", reads: []read{{original(says("a", 0)), 3}, {original(says("b", 5)), 9}}, born: 3, want: []string{"https://a", "https://b"}},
 		"NotReadSince":      {reason: "It may have been written over since the last read.", reads: []read{{original(says("a", 0)), 3}}, born: 4, why: "has not been looked up since this pod was born"},
 		"Files":             {reason: "What files say first is taken for what they always said.", reads: []read{{undated(says("a", 0)), 3}}, born: 0, want: []string{"https://a"}},
+		"OtherKey":          {reason: "One key is gone, and another holds what was written long ago: nobody knows since when it is read.", reads: []read{{under("url", says("b", 5)), 9}, {under("LIVEKIT_URL", original(says("a", 0))), 9}}, born: 6, want: []string{"https://b", "https://a"}},
+		"OtherKeySameURL":   {reason: "The same server under another key.", reads: []read{{under("LIVEKIT_URL", original(says("a", 0))), 3}, {under("url", says("a", 5)), 9}}, born: 3, want: []string{"https://a"}},
 		"FilesChanged":      {reason: "Pods that are there when it is seen may be of before.", reads: []read{{undated(says("a", 0)), 3}, {undated(says("b", 0)), 9}}, born: 9, want: []string{"https://a", "https://b"}},
 		"FilesChangedLater": {reason: "Those that come later are not.", reads: []read{{undated(says("a", 0)), 3}, {undated(says("b", 0)), 9}, {undated(says("b", 0)), 11}}, born: 11, want: []string{"https://b"}},
 	}
@@ -116,28 +124,35 @@ func TestWhenASecretWasWritten(t *testing.T) {
 		return metav1.ManagedFieldsEntry{Time: &when, FieldsV1: metav1.NewFieldsV1(fields)}
 	}
 	all := `{"f:data":{".":{},"f:api-key":{},"f:api-secret":{},"f:url":{}},"f:type":{}}`
+	ours, livekits := call.SecretKeys{URL: "url", APIKey: "api-key", APISecret: "api-secret"}, call.SecretKeys{URL: "LIVEKIT_URL", APIKey: "LIVEKIT_API_KEY", APISecret: "LIVEKIT_API_SECRET"}
 	cases := map[string]struct {
 		reason   string
 		fields   []metav1.ManagedFieldsEntry
 		same     string
+		keys     call.SecretKeys
 		since    int
 		original bool
 		always   bool
 	}{
-		"AsMade":       {"Nobody has written it since.", []metav1.ManagedFieldsEntry{wrote(0, all)}, "", 0, true, false},
-		"Rewritten":    {"Whoever writes all three.", []metav1.ManagedFieldsEntry{wrote(5, all)}, "", 5, false, false},
-		"KeyAlone":     {"Another has written the key, and not the URL.", []metav1.ManagedFieldsEntry{wrote(0, all), wrote(5, `{"f:data":{"f:api-key":{}}}`)}, "", 0, true, false},
-		"Label":        {"Nor is a label the URL.", []metav1.ManagedFieldsEntry{wrote(0, all), wrote(5, `{"f:metadata":{"f:labels":{}}}`)}, "", 0, true, false},
-		"Said":         {"Its owner says that it was never another.", []metav1.ManagedFieldsEntry{wrote(5, all)}, "https://livekit.example/", 5, false, true},
-		"SaidOfBefore": {"What the owner said of an earlier URL counts no more.", []metav1.ManagedFieldsEntry{wrote(5, all)}, "wss://old.example", 5, false, false},
+		"AsMade":       {"Nobody has written it since.", []metav1.ManagedFieldsEntry{wrote(0, all)}, "", ours, 0, true, false},
+		"Rewritten":    {"Whoever writes all three.", []metav1.ManagedFieldsEntry{wrote(5, all)}, "", ours, 5, false, false},
+		"KeyAlone":     {"Another has written the key, and not the URL.", []metav1.ManagedFieldsEntry{wrote(0, all), wrote(5, `{"f:data":{"f:api-key":{}}}`)}, "", ours, 0, true, false},
+		"Label":        {"Nor is a label the URL.", []metav1.ManagedFieldsEntry{wrote(0, all), wrote(5, `{"f:metadata":{"f:labels":{}}}`)}, "", ours, 0, true, false},
+		"Said":         {"Its owner says that it was never another.", []metav1.ManagedFieldsEntry{wrote(5, all)}, "https://livekit.example/", ours, 5, false, true},
+		"LiveKits":     {"The URL is where LiveKit has it.", []metav1.ManagedFieldsEntry{wrote(0, all), wrote(5, `{"f:data":{"f:LIVEKIT_URL":{}}}`)}, "", livekits, 5, false, false},
+		"AnothersKey":  {"A key that is not read is not the URL.", []metav1.ManagedFieldsEntry{wrote(0, all), wrote(5, `{"f:data":{"f:LIVEKIT_URL":{}}}`)}, "", ours, 0, true, false},
+		"SaidOfBefore": {"What the owner said of an earlier URL counts no more.", []metav1.ManagedFieldsEntry{wrote(5, all)}, "wss://old.example", ours, 5, false, false},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			got := versionOf(&corev1.Secret{
 				ObjectMeta: metav1.ObjectMeta{CreationTimestamp: made, ManagedFields: tc.fields, Annotations: map[string]string{call.SameURLAnnotation: tc.same}},
-				Data:       map[string][]byte{"url": []byte("wss://livekit.example\n"), "api-key": []byte("key"), "api-secret": []byte("secret")},
-			})
-			want := Version{Credentials: livekit.Credentials{URL: "wss://livekit.example", APIKey: "key", APISecret: "secret"}, Since: at(tc.since), Original: tc.original, Always: tc.always}
+				Data: map[string][]byte{
+					"url": []byte("wss://livekit.example\n"), "api-key": []byte("key"), "api-secret": []byte("secret"),
+					"LIVEKIT_URL": []byte("wss://livekit.example"), "LIVEKIT_API_KEY": []byte("key"), "LIVEKIT_API_SECRET": []byte("secret"),
+				},
+			}, tc.keys)
+			want := Version{Credentials: livekit.Credentials{URL: "wss://livekit.example", APIKey: "key", APISecret: "secret"}, URLKey: tc.keys.URL, Since: at(tc.since), Original: tc.original, Always: tc.always}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s -want, +got:\n%s", tc.reason, diff)
 			}
@@ -210,7 +225,7 @@ func TestSecretRewritten(t *testing.T) {
 	now.Store(&a)
 	run := func() *Projects {
 		p := NewProjects(ProjectsConfig{
-			Secret:    func(context.Context, types.NamespacedName) (Version, error) { return *now.Load(), nil },
+			Secret:    func(context.Context, types.NamespacedName, call.SecretKeys) (Version, error) { return *now.Load(), nil },
 			Transport: http.DefaultTransport, OnlyWanted: true, Settings: testSettings(),
 			Metrics: NewMetrics(prometheus.NewRegistry()), Log: slog.New(slog.DiscardHandler),
 		})

@@ -24,8 +24,8 @@ import (
 type ProjectsConfig struct {
 	// Default gives the credentials of the default project; nil if there is none.
 	Default func(context.Context) (Version, error)
-	// Secret gives the credentials that stand in a Secret.
-	Secret    func(context.Context, types.NamespacedName) (Version, error)
+	// Secret gives the credentials that stand in a Secret, under these keys.
+	Secret    func(context.Context, types.NamespacedName, call.SecretKeys) (Version, error)
 	Transport http.RoundTripper
 	// OnlyWanted leaves the default project unread while nobody wants it, too.
 	OnlyWanted bool
@@ -87,7 +87,7 @@ func NewProjects(cfg ProjectsConfig) *Projects {
 			secret, ok := project.Secret()
 			switch {
 			case ok:
-				return cfg.Secret(ctx, secret)
+				return cfg.Secret(ctx, secret, project.Keys())
 			case cfg.Default == nil:
 				return Version{}, noDefault()
 			default:
@@ -99,7 +99,7 @@ func NewProjects(cfg ProjectsConfig) *Projects {
 }
 
 func noDefault() error {
-	return fmt.Errorf("there is no default LiveKit project; set --livekit-url, or name a Secret in annotation %s of the pod template", call.SecretAnnotation)
+	return fmt.Errorf("there is no default LiveKit project; set --livekit-secret-dir or --livekit-url, or name a Secret in annotation %s of the pod template", call.SecretAnnotation)
 }
 
 // Origins are what is remembered of the projects, of which Keep has to run.

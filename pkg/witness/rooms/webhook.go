@@ -23,6 +23,7 @@ import (
 	"github.com/livekit/protocol/auth"
 	protocol "github.com/livekit/protocol/livekit"
 	"google.golang.org/protobuf/encoding/protojson"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/lru"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -80,9 +81,9 @@ func NewWebhooks(projects *Projects, peers []string, metrics *Metrics, log *slog
 // Handler returns the routes of WebhookPath.
 func (w *Webhooks) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+WebhookPath, func(rw http.ResponseWriter, req *http.Request) { w.serve(rw, req, "") })
+	mux.HandleFunc("POST "+WebhookPath, func(rw http.ResponseWriter, req *http.Request) { w.serve(rw, req, types.NamespacedName{}) })
 	mux.HandleFunc("POST "+WebhookPath+"/{namespace}/{secret}", func(rw http.ResponseWriter, req *http.Request) {
-		w.serve(rw, req, call.SecretProject(req.PathValue("namespace"), req.PathValue("secret")))
+		w.serve(rw, req, types.NamespacedName{Namespace: req.PathValue("namespace"), Name: req.PathValue("secret")})
 	})
 	return mux
 }
@@ -94,7 +95,7 @@ type refusal struct {
 	cause   error
 }
 
-func (w *Webhooks) serve(rw http.ResponseWriter, req *http.Request, only call.Project) {
+func (w *Webhooks) serve(rw http.ResponseWriter, req *http.Request, only types.NamespacedName) {
 	via := req.Header.Get(viaHeader)
 	if via == w.id {
 		return // our own, passed on to ourselves
@@ -117,7 +118,7 @@ func (w *Webhooks) serve(rw http.ResponseWriter, req *http.Request, only call.Pr
 
 // verify checks a request from the cheapest to the dearest and touches no state
 // but the memory of events seen, which only a verified event enters.
-func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only call.Project) ([]byte, map[*Reader]call.Project, *protocol.WebhookEvent, *refusal) {
+func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only types.NamespacedName) ([]byte, map[*Reader]call.Project, *protocol.WebhookEvent, *refusal) {
 	body, err := io.ReadAll(http.MaxBytesReader(rw, req.Body, maxWebhook))
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -138,8 +139,11 @@ func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only call.P
 	if len(readers) == 0 {
 		return nil, nil, nil, &refusal{http.StatusUnauthorized, "unknown_key", errors.New("the webhook is signed with a key of no known project; set LiveKit's webhook.api_key to the project's API key")}
 	}
-	if only != "" {
-		maps.DeleteFunc(readers, func(_ *Reader, project call.Project) bool { return project != only })
+	if only.Name != "" {
+		maps.DeleteFunc(readers, func(_ *Reader, project call.Project) bool {
+			secret, _ := project.Secret()
+			return secret != only
+		})
 		if len(readers) == 0 {
 			return nil, nil, nil, &refusal{http.StatusForbidden, "other_project", fmt.Errorf("the webhook is signed with a key of another project than %s", only)}
 		}

@@ -47,7 +47,7 @@ func signed(t *testing.T, path, key, secret, body string, ahead time.Duration) *
 // that is swept once and then never again within a test.
 func twoProjects(t *testing.T) (*Projects, map[call.Project]*fakeLiveKit, *Metrics) {
 	t.Helper()
-	team := call.SecretProject("team", "livekit")
+	team := call.SecretProject("team", "livekit", call.SecretKeys{})
 	fakes := map[call.Project]*fakeLiveKit{call.DefaultProject: newFakeLiveKit(), team: newFakeLiveKit()}
 	credentials := map[call.Project]livekit.Credentials{}
 	for project, fake := range fakes {
@@ -62,7 +62,7 @@ func twoProjects(t *testing.T) (*Projects, map[call.Project]*fakeLiveKit, *Metri
 		Default: func(context.Context) (Version, error) {
 			return Version{Credentials: credentials[call.DefaultProject]}, nil
 		},
-		Secret: func(context.Context, types.NamespacedName) (Version, error) {
+		Secret: func(context.Context, types.NamespacedName, call.SecretKeys) (Version, error) {
 			return Version{Credentials: credentials[team]}, nil
 		},
 		Transport: http.DefaultTransport,
@@ -310,4 +310,39 @@ func TestTooManyProjects(t *testing.T) {
 	delete(wanted, "team/a00")
 	projects.Want(wanted)
 	trial.Eventually(t, "it is read when there is room", func() bool { return projects.Fresh("team/a19", time.Now()) == nil })
+}
+
+// TestWebhookOfASecretWithNamedKeys: the path of a Secret is that of its projects, under
+// whatever keys pods find them.
+func TestWebhookOfASecretWithNamedKeys(t *testing.T) {
+	project := call.SecretProject("team", "livekit", call.SecretKeys{URL: "address"})
+	server := httptest.NewServer(newFakeLiveKit())
+	t.Cleanup(server.Close)
+	metrics := NewMetrics(prometheus.NewRegistry())
+	projects := NewProjects(ProjectsConfig{
+		Secret: func(_ context.Context, _ types.NamespacedName, keys call.SecretKeys) (Version, error) {
+			if keys.URL != "address" {
+				return Version{}, fmt.Errorf("it was read under key %q", keys.URL)
+			}
+			return Version{Credentials: livekit.Credentials{URL: server.URL, APIKey: "team-key", APISecret: "team-secret"}}, nil
+		},
+		Transport: http.DefaultTransport, Settings: Settings{Resync: time.Hour, MaxStaleness: 2 * time.Hour, Timeout: time.Minute, Concurrency: 2},
+		Metrics: metrics, Log: slog.New(slog.DiscardHandler),
+	})
+	projects.Want(map[call.Project]call.Births{project: {}})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- projects.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	trial.Eventually(t, "the project's key is known", func() bool { return len(projects.verifiers("team-key")) == 1 })
+	rec := httptest.NewRecorder()
+	NewWebhooks(projects, nil, metrics, slog.New(slog.DiscardHandler)).Handler().ServeHTTP(rec, signed(t, WebhookPath+"/team/livekit", "team-key", "team-secret", joined, 0))
+	if rec.Code != http.StatusOK {
+		t.Errorf("status %d (%s), want 200", rec.Code, rec.Body)
+	}
 }
