@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # Renders charts/callguard into manifests/, for kubectl apply and for the guard, which compares the doors of the cluster
-# with them. The go command builds Helm from hack/tools/helm and keeps it in its build cache. An argument names another
+# with them. Nothing there is managed by Helm. The go command builds Helm from hack/tools/helm and keeps it in its build cache. An argument names another
 # folder to write to.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,7 +20,7 @@ render() {
 		printf '# %s\n' "$what"
 		"$helm" template callguard charts/callguard --namespace callguard-system --no-hooks \
 			--kube-version 1.36.0 --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy "$@" |
-			grep -vE '^(# Source: .*)?$'
+			grep -vE '^(# Source: .*)?$|^    app.kubernetes.io/managed-by: Helm$'
 	} >"$out/$file"
 }
 
@@ -34,7 +34,7 @@ render metrics-adapter.yaml "The namespace, the account, the rights and the APIS
 	--show-only templates/metrics-adapter/serviceaccount.yaml \
 	--show-only templates/metrics-adapter/rbac.yaml \
 	--show-only templates/metrics-adapter/apiservices.yaml
-render metrics-adapter-deployment.yaml "Two replicas of the metrics-adapter. Secret livekit, with keys url, api-key and api-secret, may come later." \
+render metrics-adapter-deployment.yaml "Two replicas of the metrics-adapter. Secret livekit, with LiveKit's URL and key, may come later." \
 	--show-only templates/metrics-adapter/service.yaml \
 	--show-only templates/metrics-adapter/deployment.yaml
 render metrics-adapter-rules.yaml "Alerts on the metrics-adapter, for the Prometheus Operator." \

@@ -332,7 +332,7 @@ func TestChartTypos(t *testing.T) {
 		AdditionalProperties any                        `json:"additionalProperties"`
 		Properties           map[string]json.RawMessage `json:"properties"`
 	}
-	freeForm := []string{"affinity", "resources"} // Kubernetes says what these hold
+	freeForm := []string{"affinity", "dnsConfig", "podSecurityContext", "resources", "securityContext", "strategy"} // Kubernetes says what these hold
 	levels := 0
 	var walk func(path string, raw json.RawMessage)
 	walk = func(path string, raw json.RawMessage) {

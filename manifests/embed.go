@@ -29,18 +29,20 @@ const (
 	DefaultNamespace       = "callguard-system"
 	DefaultBreakGlassGroup = "callguard:break-glass"
 	DefaultPriority        = 1000000
+	DefaultAccount         = "drain-guard"
 )
 
 // Values are the values of the chart that stand in the doors.
 type Values struct {
 	Namespace       string // of the guard
+	Account         string // that the guard runs as, in that namespace
 	BreakGlassGroup string
 	Priority        int32 // of PriorityClass callguard-calls
 }
 
 // DefaultValues are those of the files in this folder.
 func DefaultValues() Values {
-	return Values{Namespace: DefaultNamespace, BreakGlassGroup: DefaultBreakGlassGroup, Priority: DefaultPriority}
+	return Values{Namespace: DefaultNamespace, Account: DefaultAccount, BreakGlassGroup: DefaultBreakGlassGroup, Priority: DefaultPriority}
 }
 
 // Doors are the objects that hold calls when no process of callguard runs. Every
@@ -59,7 +61,7 @@ type Doors struct {
 // Parse returns the doors as the chart renders them with these values.
 func Parse(v Values) (*Doors, error) {
 	text := strings.NewReplacer(
-		"system:serviceaccount:"+DefaultNamespace+":drain-guard", "system:serviceaccount:"+v.Namespace+":drain-guard",
+		"system:serviceaccount:"+DefaultNamespace+":"+DefaultAccount, "system:serviceaccount:"+v.Namespace+":"+v.Account,
 		DefaultBreakGlassGroup, v.BreakGlassGroup,
 		strconv.Itoa(DefaultPriority), strconv.Itoa(int(v.Priority)),
 	).Replace(doors)

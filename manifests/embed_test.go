@@ -22,14 +22,14 @@ func TestValues(t *testing.T) {
 		"Default": {reason: "The file is what the chart renders to.", values: DefaultValues()},
 		"Other": {
 			reason: "A guard knows the doors of its own release, wherever it is installed.",
-			values: Values{Namespace: "calls", BreakGlassGroup: "oncall@example.org", Priority: 77},
+			values: Values{Namespace: "calls", Account: "watcher", BreakGlassGroup: "oncall@example.org", Priority: 77},
 		},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			want, err := parse(render(t, "--namespace", tc.values.Namespace,
 				"--api-versions", "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy",
-				"--set", "breakGlassGroup="+tc.values.BreakGlassGroup, "--set", "priorityClass.value="+strconv.Itoa(int(tc.values.Priority))))
+				"--set", "drainGuard.serviceAccount.name="+tc.values.Account, "--set", "breakGlassGroup="+tc.values.BreakGlassGroup, "--set", "priorityClass.value="+strconv.Itoa(int(tc.values.Priority))))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -70,7 +70,7 @@ func render(t *testing.T, flags ...string) string {
 	if err != nil {
 		t.Fatalf("helm template: %v\n%s", err, complaints)
 	}
-	return out
+	return strings.ReplaceAll(out, "    app.kubernetes.io/managed-by: Helm\n", "") // as hack/update-manifests.sh does
 }
 
 // helm renders the chart with these flags.

@@ -51,6 +51,7 @@ func DefaultSettings() Settings {
 func AddFlags(fs *pflag.FlagSet, s *Settings, doors *manifests.Values) {
 	fs.StringVar(&doors.BreakGlassGroup, "break-glass-group", doors.BreakGlassGroup, "Group whose members may delete locked pods, as the chart was given it.")
 	fs.Int32Var(&doors.Priority, "priority", doors.Priority, "Value of PriorityClass callguard-calls, as the chart was given it.")
+	fs.StringVar(&doors.Account, "service-account", doors.Account, "Service account of the guard, as the chart was given it: the one that the doors let through.")
 	fs.DurationVar(&s.ReadEvery, "read-interval", s.ReadEvery, "How often a pod that is to go is asked for its calls.")
 	fs.DurationVar(&s.Limits.Settle, "settle", s.Limits.Settle, "How long no call may have begun before a pod that reads zero is believed. Not asked for where the gate is.")
 	fs.DurationVar(&s.Limits.MaxHold, "max-hold", s.Limits.MaxHold, "How long a pod is held that something wants to go, whatever calls it has; 0 for ever. It counts from when that is first seen, and anew after a drain was cancelled. A scale-down ends no call. Bounds the teams' own deadlines.")

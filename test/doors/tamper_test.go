@@ -93,7 +93,7 @@ func TestTamper(t *testing.T) {
 	kubelets := []identity{kubelet()}
 	const (
 		guarded   = "callguard-tamper-pods: label callguard.dev/guarded of pod %s is fixed at its birth."
-		witnesses = "callguard-tamper-pods: annotations callguard.dev/witnesses, livekit-secret, worker-port, gate-port and agent-container of pod %s say who counts its calls, and are fixed at its birth."
+		witnesses = "callguard-tamper-pods: annotations callguard.dev/witnesses, livekit-secret, livekit-secret-keys, worker-port, gate-port and agent-container of pod %s say who counts its calls, and are fixed at its birth."
 		ceiling   = "callguard-tamper-pods: annotations callguard.dev/drain-deadline, on-deadline and launch-limit of pod %s say when its calls may be ended, and are fixed at its birth."
 		released  = "callguard-tamper-pods: label callguard.dev/released of pod %s is set by callguard, once, when its calls are over."
 		draining  = "callguard-tamper-pods: annotation callguard.dev/draining of pod %s is set by callguard, once, when it has to leave."
@@ -119,6 +119,7 @@ func TestTamper(t *testing.T) {
 		"Witnesses added":      {"Who counts is fixed.", "serving", annotate(call.WitnessesAnnotation, "rooms"), []update{spec, status}, nobody, witnesses},
 		"Witnesses changed":    {"Who counts is fixed.", "witnessed", annotate(call.WitnessesAnnotation, "worker"), []update{spec, status}, nobody, witnesses},
 		"Witnesses removed":    {"Who counts is fixed.", "witnessed", unannotate(call.WitnessesAnnotation), []update{spec, status}, nobody, witnesses},
+		"Keys of it changed":   {"Under other keys of its Secret another LiveKit project may stand.", "witnessed", annotate(call.SecretKeysAnnotation, "url=other"), []update{spec, status}, nobody, witnesses},
 		"Project changed":      {"Another LiveKit project knows of no call.", "witnessed", annotate(call.SecretAnnotation, "empty"), []update{spec, status}, nobody, witnesses},
 		"Port changed":         {"Another port may answer anything.", "witnessed", annotate(call.WorkerPortAnnotation, "80"), []update{spec, status}, nobody, witnesses},
 		"Deadline added":       {"A deadline in a second would end its calls.", "serving", annotate(call.DeadlineAnnotation, "1s"), []update{spec, status}, nobody, ceiling},

@@ -2,17 +2,33 @@
 
 {{- /* Who the guard is to the API server. */ -}}
 {{- define "callguard.guard" -}}
-system:serviceaccount:{{ .Release.Namespace }}:drain-guard
+system:serviceaccount:{{ .Release.Namespace }}:{{ include "callguard.account" (dict "ctx" . "component" "drainGuard") }}
 {{- end }}
 
-{{- define "callguard.labels" -}}
-app.kubernetes.io/part-of: callguard
+{{- /*
+Labels and annotations of an object: (dict "ctx" $ "of" "drain-guard" "labels" (dict …) "annotations" (dict …)), all but
+the first of which may be left out; with "version" true of a door, and with "hook" and "weight" of what Helm makes and
+deletes. The chart's own labels win over the user's. Not for pod templates: a new version of the chart would restart
+every pod.
+*/ -}}
+{{- define "callguard.metadata" -}}
+{{- $ctx := .ctx -}}
+{{- $labels := dict "app.kubernetes.io/part-of" "callguard" "app.kubernetes.io/instance" $ctx.Release.Name "app.kubernetes.io/managed-by" $ctx.Release.Service -}}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $ctx.Chart.Name $ctx.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
+{{- with .of }}{{ $_ := set $labels "app.kubernetes.io/name" . }}{{ end -}}
+{{- /* The guard and the plugin name both versions when a door is not as they know it. */ -}}
+{{- if .version }}{{ $_ := set $labels "app.kubernetes.io/version" $ctx.Chart.AppVersion }}{{ end -}}
+{{- $annotations := dict -}}
+{{- with .hook -}}
+{{- $annotations = dict "helm.sh/hook" . "helm.sh/hook-delete-policy" "before-hook-creation,hook-succeeded" -}}
+{{- end -}}
+{{- with .weight }}{{ $_ := set $annotations "helm.sh/hook-weight" . }}{{ end -}}
+labels:
+  {{- merge $labels (.labels | default dict) ($ctx.Values.commonLabels | default dict) | toYaml | nindent 2 }}
+{{- with merge $annotations (.annotations | default dict) ($ctx.Values.commonAnnotations | default dict) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
 {{- end }}
-
-{{- /* Of the doors. The guard and the plugin name both versions when a door is not as they know it. */ -}}
-{{- define "callguard.doorLabels" -}}
-{{ include "callguard.labels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 
 {{- /* Of the guard and of its pods. They are the selectors, too: nothing that changes belongs here. */ -}}
@@ -27,57 +43,6 @@ app.kubernetes.io/name: metrics-adapter
 app.kubernetes.io/part-of: callguard
 {{- end }}
 
-{{- /* The image. A tag that YAML took for a number is refused: 1234567 would arrive as 1.234567e+06. */ -}}
-{{- define "callguard.image" -}}
-{{- $tag := .Values.image.tag -}}
-{{- if not (or (kindIs "string" $tag) (kindIs "invalid" $tag)) -}}
-{{- $seen := kindIs "float64" $tag | ternary (printf "%.0f" (float64 $tag)) (toString $tag) -}}
-{{- fail (printf "image.tag is the number %s, and a tag is text; write tag: %q, or --set-string image.tag=%s" $seen $seen $seen) -}}
-{{- end -}}
-{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
-{{- with .Values.image.digest }}@{{ . }}{{ end -}}
-{{- end }}
-
-{{- define "callguard.pullSecrets" -}}
-{{- with .Values.imagePullSecrets }}
-imagePullSecrets:
-{{- range . }}
-- name: {{ . }}
-{{- end }}
-{{- end }}
-{{- end }}
-
-{{- /* Where the pods of a component may go. Takes its values. */ -}}
-{{- define "callguard.scheduling" -}}
-{{- with .priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
-{{- with .nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .tolerations }}
-tolerations:
-{{- toYaml . | nindent 0 }}
-{{- end }}
-{{- with .affinity }}
-affinity:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- end }}
-
-{{- /* Replicas on different nodes, where there are some. Takes the labels of the pods. */ -}}
-{{- define "callguard.spread" -}}
-topologySpreadConstraints:
-- maxSkew: 1
-  topologyKey: kubernetes.io/hostname
-  whenUnsatisfiable: ScheduleAnyway
-  matchLabelKeys: [pod-template-hash]
-  labelSelector:
-    matchLabels:
-      {{- . | nindent 6 }}
-{{- end }}
-
 {{- /* Namespaces in which the doors stand. */ -}}
 {{- define "callguard.enabledNamespaces" -}}
 namespaceSelector:
@@ -90,41 +55,6 @@ namespaceSelector:
 objectSelector:
   matchLabels:
     callguard.dev/guarded: "true"
-{{- end }}
-
-{{- /* The pod security standard "restricted", of a pod and of a container. */ -}}
-{{- define "callguard.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 65532
-seccompProfile:
-  type: RuntimeDefault
-{{- end }}
-
-{{- define "callguard.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
-{{- end }}
-
-{{- /* The default LiveKit project: flags of both programs, and the Secret they read. It may come later, and change. */ -}}
-{{- define "callguard.livekitArgs" -}}
-- --livekit-url-file=/etc/livekit/url
-- --livekit-api-key-file=/etc/livekit/api-key
-- --livekit-api-secret-file=/etc/livekit/api-secret
-{{- end }}
-
-{{- define "callguard.livekitMount" -}}
-- name: livekit
-  mountPath: /etc/livekit
-  readOnly: true
-{{- end }}
-
-{{- define "callguard.livekitVolume" -}}
-- name: livekit
-  secret:
-    secretName: {{ .Values.livekit.secretName }}
-    optional: true
 {{- end }}
 
 {{- /* Where the adapter's serving certificate comes from. */ -}}
@@ -156,8 +86,7 @@ caBundle: {{ .Values.tls.caBundle | b64enc }}
 
 {{- define "callguard.caAnnotations" -}}
 {{- if eq (include "callguard.tlsMode" .) "certManager" -}}
-annotations:
-  cert-manager.io/inject-ca-from: {{ .Release.Namespace }}/metrics-adapter
+cert-manager.io/inject-ca-from: {{ .Release.Namespace }}/metrics-adapter
 {{- end }}
 {{- end }}
 
@@ -169,6 +98,9 @@ annotations:
   - {protocol: TCP, port: 53}
 - ports:
   {{- range .Values.networkPolicy.egressPorts }}
+  - {protocol: TCP, port: {{ . }}}
+  {{- end }}
+  {{- with include "callguard.proxyPort" . }}
   - {protocol: TCP, port: {{ . }}}
   {{- end }}
 - ports:
