@@ -88,6 +88,12 @@ func Of(values []byte, title string, dependencies []string) ([]byte, error) {
 	if _, own := properties["enabled"]; !own {
 		properties["enabled"] = object{"type": "boolean", "description": "For a chart that has this one as a part."}
 	}
+	w.share(schema, properties)
+	for _, p := range properties {
+		if of, ok := p.(object); ok {
+			delete(of, "aliases")
+		}
+	}
 	schema["$schema"] = "http://json-schema.org/draft-07/schema#"
 	schema["title"] = title
 	if err := errors.Join(w.errs...); err != nil {
@@ -119,6 +125,40 @@ func (w *walk) mapping(path string, node *yaml.Node) object {
 		properties[key.Value] = w.value(strings.TrimPrefix(path+"."+key.Value, "."), key, value)
 	}
 	return object{"type": "object", "properties": properties, "additionalProperties": false}
+}
+
+// share does what two words of annotations ask for, anywhere below a schema:
+// "takes: NAME" gives an object the fields of NAME, an object at the root, and
+// its "aliases", which are other names of some; and "told: [a, b]" lets names
+// through that the templates refuse in words.
+func (w *walk) share(schema, root object) {
+	properties, _ := schema["properties"].(object)
+	for _, key := range slices.Sorted(maps.Keys(properties)) {
+		if below, ok := properties[key].(object); ok {
+			w.share(below, root)
+		}
+	}
+	if name, ok := schema["takes"].(string); ok {
+		delete(schema, "takes")
+		source, _ := root[name].(object)
+		fields, ok := source["properties"].(object)
+		if !ok {
+			w.errs = append(w.errs, fmt.Errorf("an object takes the fields of %q, and there is no object of that name at the root; add it, or name another", name))
+		}
+		for field := range fields {
+			properties[field] = object{"$ref": "#/properties/" + name + "/properties/" + field}
+		}
+		aliases, _ := source["aliases"].(object)
+		for alias, field := range aliases {
+			properties[alias] = object{"$ref": fmt.Sprintf("#/properties/%s/properties/%v", name, field)}
+		}
+	}
+	if names, ok := schema["told"].([]any); ok {
+		delete(schema, "told")
+		for _, name := range names {
+			properties[fmt.Sprint(name)] = object{"description": "No value of this chart: the templates say what it is here."}
+		}
+	}
 }
 
 // value is the schema of one key: what its value shows, and its comments over it.

@@ -75,6 +75,19 @@ func TestOf(t *testing.T) {
 			want: `{"a":{"type":"string","default":"x","minLength":1,"description":"What it is, at length."},
 				"b":{"type":"string","default":"x","description":"Plain prose."}}`,
 		},
+		"Takes": {
+			reason: "An object takes the fields of another, under all their names, beside its own.",
+			values: "# @schema {aliases: {color: tint}}\nall: {tint: red}\n# @schema {takes: all}\nmine: {size: 1, tint: blue}",
+			want: `{"all":{"type":"object","additionalProperties":false,"properties":{"tint":{"type":"string","default":"red"}}},
+				"mine":{"type":"object","additionalProperties":false,"properties":{"size":{"type":"integer","default":1},
+				"tint":{"$ref":"#/properties/all/properties/tint"},"color":{"$ref":"#/properties/all/properties/tint"}}}}`,
+		},
+		"Told": {
+			reason: "A name that the templates refuse in words gets through to them.",
+			values: "# @schema {told: [count]}\na: {b: 1}",
+			want: `{"a":{"type":"object","additionalProperties":false,"properties":{"b":{"type":"integer","default":1},
+				"count":{"description":"No value of this chart: the templates say what it is here."}}}}`,
+		},
 		"OwnGlobal": {
 			reason: "A chart that has values of its own under a key of Helm's keeps them.",
 			values: "# @schema {additionalProperties: true}\nglobal: {}\n# -- Mine.\nenabled: false",
@@ -140,15 +153,16 @@ func TestRoot(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ values, want string }{
-		"EmptyObject": {values: "a: {}", want: "line 1: a is an empty object; say above it what it may hold"},
-		"List":        {values: "a:\n  b: [x]", want: "line 2: a.b is a list; say above it what its items are"},
-		"Null":        {values: "a:", want: `line 1: a is "", which says nothing of its type`},
-		"BrokenYAML":  {values: "# @schema {minLength: 1\na: x", want: "line 2: # @schema above it is no YAML object"},
-		"OwnEnum":     {values: "# @schema {enum: [x, y]}\na: z", want: `line 2: a is "z", which its own enum does not allow; use one of [x y]`},
-		"Alias":       {values: "a: &a x\nb: *a", want: "line 2: b is an alias; write the value out"},
-		"NoMapping":   {values: "- a", want: "values are a mapping; begin with a key"},
-		"LikeNothing": {values: "# @schema {like: b}\na: {c: 1}", want: `a is like "b": both have to be objects`},
-		"AllAtOnce":   {values: "a: {}\nb: {}", want: "line 2: b is an empty object"},
+		"EmptyObject":  {values: "a: {}", want: "line 1: a is an empty object; say above it what it may hold"},
+		"List":         {values: "a:\n  b: [x]", want: "line 2: a.b is a list; say above it what its items are"},
+		"Null":         {values: "a:", want: `line 1: a is "", which says nothing of its type`},
+		"BrokenYAML":   {values: "# @schema {minLength: 1\na: x", want: "line 2: # @schema above it is no YAML object"},
+		"OwnEnum":      {values: "# @schema {enum: [x, y]}\na: z", want: `line 2: a is "z", which its own enum does not allow; use one of [x y]`},
+		"Alias":        {values: "a: &a x\nb: *a", want: "line 2: b is an alias; write the value out"},
+		"NoMapping":    {values: "- a", want: "values are a mapping; begin with a key"},
+		"LikeNothing":  {values: "# @schema {like: b}\na: {c: 1}", want: `a is like "b": both have to be objects`},
+		"TakesNothing": {values: "# @schema {takes: b}\na: {c: 1}", want: `an object takes the fields of "b", and there is no object of that name at the root`},
+		"AllAtOnce":    {values: "a: {}\nb: {}", want: "line 2: b is an empty object"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
