@@ -128,8 +128,8 @@ func (w *walk) mapping(path string, node *yaml.Node) object {
 }
 
 // share does what two words of annotations ask for, anywhere below a schema:
-// "takes: NAME" gives an object the fields of NAME, an object at the root, and
-// its "aliases", which are other names of some; and "told: [a, b]" lets names
+// "takes: NAME" gives an object the fields of NAME, an object at the root, or
+// null for one, and its "aliases", which are other names of some; and "told: [a, b]" lets names
 // through that the templates refuse in words.
 func (w *walk) share(schema, root object) {
 	properties, _ := schema["properties"].(object)
@@ -145,8 +145,9 @@ func (w *walk) share(schema, root object) {
 		if !ok {
 			w.errs = append(w.errs, fmt.Errorf("an object takes the fields of %q, and there is no object of that name at the root; add it, or name another", name))
 		}
-		for field := range fields {
+		for field, of := range fields {
 			properties[field] = object{"$ref": "#/properties/" + name + "/properties/" + field}
+			orNull(of)
 		}
 		aliases, _ := source["aliases"].(object)
 		for alias, field := range aliases {
@@ -158,6 +159,26 @@ func (w *walk) share(schema, root object) {
 		for _, name := range names {
 			properties[fmt.Sprint(name)] = object{"description": "No value of this chart: the templates say what it is here."}
 		}
+	}
+}
+
+// orNull lets null through, which people give to a field to have it as if nobody
+// had said anything. Helm takes it out itself only of values with a default.
+func orNull(schema any) {
+	of, ok := schema.(object)
+	if !ok {
+		return
+	}
+	switch types := of["type"].(type) {
+	case string:
+		of["type"] = []any{types, "null"}
+	case []any:
+		if !slices.Contains(types, any("null")) {
+			of["type"] = append(types, "null")
+		}
+	}
+	if allowed, ok := of["enum"].([]any); ok && !slices.Contains(allowed, nil) {
+		of["enum"] = append(allowed, nil)
 	}
 }
 

@@ -76,9 +76,9 @@ func TestOf(t *testing.T) {
 				"b":{"type":"string","default":"x","description":"Plain prose."}}`,
 		},
 		"Takes": {
-			reason: "An object takes the fields of another, under all their names, beside its own.",
+			reason: "An object takes the fields of another, or null for one, under all their names, beside its own.",
 			values: "# @schema {aliases: {color: tint}}\nall: {tint: red}\n# @schema {takes: all}\nmine: {size: 1, tint: blue}",
-			want: `{"all":{"type":"object","additionalProperties":false,"properties":{"tint":{"type":"string","default":"red"}}},
+			want: `{"all":{"type":"object","additionalProperties":false,"properties":{"tint":{"type":["string","null"],"default":"red"}}},
 				"mine":{"type":"object","additionalProperties":false,"properties":{"size":{"type":"integer","default":1},
 				"tint":{"$ref":"#/properties/all/properties/tint"},"color":{"$ref":"#/properties/all/properties/tint"}}}}`,
 		},

@@ -215,7 +215,11 @@ func checkPods(t *testing.T, r rendered) {
 					t.Errorf("%s has %s twice", id, e.Name)
 				}
 				seen[e.Name] = true
-				names = append(names, e.Name)
+				last := "" // who refers to others comes after them
+				if strings.Contains(e.Value, "$(") {
+					last = "~"
+				}
+				names = append(names, last+e.Name)
 			}
 			if !slices.IsSorted(names) {
 				t.Errorf("the environment of %s is not sorted: %v", id, names)

@@ -23,18 +23,41 @@ ws://{{ include "voice-lib.name" (dict "ctx" . "component" "livekit") }}.{{ .Rel
 {{- end -}}
 {{- end }}
 
-{{- /* LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET, as a set for voice-lib.env. */ -}}
+{{- /*
+LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET, as a set for voice-lib.env. Of an existing Secret whose keys nobody names,
+both usual namings work: voice-agent.livekitEnvFrom has brought in LiveKit's own names, and where the others are there, they
+take the place of these. Kubernetes leaves out an optional key that is missing.
+*/ -}}
 {{- define "voice-agent.livekitEnv" -}}
 {{- $secret := include "voice-agent.livekitSecret" . -}}
-LIVEKIT_URL:
-{{- with include "voice-agent.livekitURL" . }} {{ . | quote }}
+{{- $named := .Values.livekit.secretKeys | default dict -}}
+{{- $url := include "voice-agent.livekitURL" . -}}
+{{- range list (list "LIVEKIT_URL" "url" "url") (list "LIVEKIT_API_KEY" "apiKey" "api-key") (list "LIVEKIT_API_SECRET" "apiSecret" "api-secret") }}
+{{- $key := get $named (index . 1) }}
+{{ index . 0 }}:
+{{- if and (eq (index . 1) "url") $url }} {{ $url | quote }}
 {{- else }}
-  {{- include "voice-lib.fromSecret" (dict "secret" $secret "key" "url") | nindent 2 }}
+  {{- include "voice-lib.fromSecret" (dict "secret" $secret "key" ($key | default (index . 2)) "optional" (and $.Values.livekit.existingSecret (not $key))) | nindent 2 }}
 {{- end }}
-LIVEKIT_API_KEY:
-  {{- include "voice-lib.fromSecret" (dict "secret" $secret "key" "api-key") | nindent 2 }}
-LIVEKIT_API_SECRET:
-  {{- include "voice-lib.fromSecret" (dict "secret" $secret "key" "api-secret") | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- /* The whole Secret, as envFrom, where a key that is needed has no name; a list of one or none. */ -}}
+{{- define "voice-agent.livekitEnvFrom" -}}
+{{- $named := .Values.livekit.secretKeys | default dict -}}
+{{- if and .Values.livekit.existingSecret (not (and $named.apiKey $named.apiSecret (or $named.url (include "voice-agent.livekitURL" .)))) -}}
+[{"secretRef": {"name": {{ .Values.livekit.existingSecret | quote }}}}]
+{{- else -}}
+[]
+{{- end -}}
+{{- end }}
+
+{{- /* Whether LiveKit's server is given its key from named keys of a Secret, and not from a file: text or none. */ -}}
+{{- define "voice-agent.livekitKeysNamed" -}}
+{{- with .Values.livekit -}}
+{{- $named := .secretKeys | default dict -}}
+{{- if and .existingSecret $named.apiKey $named.apiSecret -}}yes{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{- /* openai.baseUrl as the SDKs take it: https or http, no slash at the end or twice, no space around it. */ -}}
@@ -43,26 +66,12 @@ LIVEKIT_API_SECRET:
 {{- printf "%s://%s" (index $parts 0 | lower | replace "ws" "http") (regexReplaceAll "/+" (index $parts 1) "/" | trimSuffix "/") -}}
 {{- end }}
 
-{{- /* The file with certificates to trust for it; empty where there is none. */ -}}
-{{- define "voice-agent.openaiCA" -}}
-{{- with .Values.openai.ca -}}
-{{- if .configMap -}}
-/etc/openai-ca/{{ .key | default "ca.crt" }}
-{{- end -}}
-{{- end -}}
-{{- end }}
-
 {{- /* What of the openai values cannot work together. */ -}}
 {{- define "voice-agent.checkOpenAI" -}}
 {{- $azure := .Values.openai.azure | default dict -}}
 {{- /* Neither is shown: the schema, which would show it, lets it through to here. */ -}}
 {{- if regexMatch "[?#@]" .Values.openai.baseUrl -}}
 {{- fail "openai.baseUrl holds a password, a query or a fragment; use one such as https://api.openai.com/v1, and openai.azure.apiVersion and openai.azure.deployment for what Azure has behind a ?" -}}
-{{- end -}}
-{{- with .Values.openai.proxy -}}
-{{- if contains "@" (.url | default "") -}}
-{{- fail "openai.proxy.url holds a password; put the URL into a Secret, and name that in openai.proxy.existingSecret" -}}
-{{- end -}}
 {{- end -}}
 {{- $host := regexFind "//[^/:]*" (include "voice-agent.openaiURL" .) | lower -}}
 {{- if and $azure.enabled (hasSuffix ".openai.com" $host) -}}
@@ -75,8 +84,14 @@ LIVEKIT_API_SECRET:
 {{- end -}}
 {{- end }}
 
-{{- /* What agent and worker are told, as a set for voice-lib.env: models, verticals, MCP servers, their own pod. */ -}}
-{{- define "voice-agent.toldEnv" -}}
+{{- /*
+What agent and worker are told, as a set for voice-lib.env: models, verticals, MCP servers, their own pod, the way out. uv, with
+which LiveKit's starter for Python starts, needs a cache that it can write. HOME and XDG_CACHE_HOME stay the image's: below
+them are the models that its build downloaded.
+*/ -}}
+{{- define "voice-agent.agentEnv" -}}
+UV_CACHE_DIR: /tmp/.cache/uv
+{{- include "voice-lib.outwardAgent" . }}
 OPENAI_MODEL: {{ .Values.openai.model | quote }}
 OPENAI_VOICE: {{ .Values.openai.voice | quote }}
 OPENAI_API_KEY_FILE: {{ printf "/etc/openai/%s" .Values.openai.existingSecretKey | quote }}
@@ -100,9 +115,6 @@ OPENAI_ORG_ID: {{ . | quote }}
 {{- with .project }}
 OPENAI_PROJECT_ID: {{ . | quote }}
 {{- end }}
-{{- with include "voice-agent.openaiCA" $ }}
-NODE_EXTRA_CA_CERTS: {{ . | quote }}
-{{- end }}
 {{- end }}
 {{- if .Values.openai.keyAsEnv }}
 {{- range $keys }}
@@ -121,11 +133,12 @@ MCP_{{ include "voice-lib.envName" $name }}_URL: {{ printf "http://%s.%s.svc:%d%
 {{- end }}
 {{- end }}
 
-{{- /* The MCP servers that are turned on, each laid over mcpDefaults. A probe takes the place of the whole default. */ -}}
+{{- /* The MCP servers that are turned on, each laid over mcpDefaults, over podDefaults. A probe takes the place of the whole default. */ -}}
 {{- define "voice-agent.mcpServers" -}}
 {{- $servers := dict -}}
 {{- range $name, $given := .Values.mcpServers -}}
-{{- $server := mergeOverwrite (deepCopy $.Values.mcpDefaults) (deepCopy $given) -}}
+{{- $defaults := include "voice-lib.fields" (dict "ctx" $ "values" $.Values.mcpDefaults) | fromJson -}}
+{{- $server := include "voice-lib.fields" (dict "ctx" (dict "Values" (dict "podDefaults" $defaults)) "values" $given) | fromJson -}}
 {{- range $kind, $probe := $given.probes -}}
 {{- $_ := set $server.probes $kind $probe -}}
 {{- end -}}

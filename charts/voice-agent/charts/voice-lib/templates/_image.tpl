@@ -1,8 +1,9 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
 {{- /*
-registry/repository:tag@digest, of which the tag or the digest may be missing: (dict "image" .Values.agent.image
-"path" "agent.image"). A tag that YAML took for a number is refused: 1234567 would arrive as 1.234567e+06.
+registry/repository:tag@digest, of which the tag or the digest may be missing: (dict "ctx" $ "image" .Values.agent.image
+"path" "agent.image"). An image that names no registry itself, in its registry or before the first slash of its repository,
+comes from .Values.global.imageRegistry. A tag that YAML took for a number is refused: 1234567 would arrive as 1.234567e+06.
 */ -}}
 {{- define "voice-lib.image" -}}
 {{- $image := .image -}}
@@ -10,10 +11,17 @@ registry/repository:tag@digest, of which the tag or the digest may be missing: (
 {{- $seen := kindIs "float64" $image.tag | ternary (printf "%.0f" (float64 $image.tag)) (toString $image.tag) -}}
 {{- fail (printf "%s.tag is the number %s, and a tag is text; write tag: %q, or --set-string %s.tag=%s" .path $seen $seen .path $seen) -}}
 {{- end -}}
+{{- if not $image.repository -}}
+{{- fail (printf "%s.repository is empty; set it to the image's name, such as registry.example.com/agent" .path) -}}
+{{- end -}}
 {{- if not (or $image.tag $image.digest) -}}
 {{- fail (printf "%s has neither tag nor digest; use --set-string %s.tag=1.2.3, or a digest such as sha256:…" .path .path) -}}
 {{- end -}}
-{{- with $image.registry }}{{ . }}/{{ end -}}
+{{- $registry := $image.registry -}}
+{{- if not (or $registry (regexMatch "^([^/]*[.:][^/]*|localhost)/" $image.repository)) -}}
+{{- $registry = (.ctx.Values.global | default dict).imageRegistry -}}
+{{- end -}}
+{{- with $registry }}{{ trimSuffix "/" . }}/{{ end -}}
 {{- $image.repository -}}
 {{- with $image.tag }}:{{ . }}{{ end -}}
 {{- with $image.digest }}@{{ . }}{{ end -}}

@@ -8,13 +8,14 @@ It is <release>-<chart>-<component>, with no short form for a release that is ca
 release (a component that contains the chart's name) is cut and ends in a hash of what it stands for.
 */ -}}
 {{- define "voice-lib.name" -}}
-{{- $base := .ctx.Values.fullnameOverride | default (printf "%s-%s" .ctx.Release.Name .ctx.Chart.Name) -}}
+{{- $chart := .ctx.Values.nameOverride | default .ctx.Chart.Name -}}
+{{- $base := .ctx.Values.fullnameOverride | default (printf "%s-%s" .ctx.Release.Name $chart) -}}
 {{- $full := printf "%s-%s" $base .component -}}
 {{- $name := regexReplaceAll "[^-a-z0-9]" (lower $full) "-" -}}
 {{- if not (regexMatch "^[a-z]" $name) -}}
 {{- $name = printf "r%s" $name -}}
 {{- end -}}
-{{- if or (ne $name $full) (gt (len $name) 63) (contains .ctx.Chart.Name .component) -}}
+{{- if or (ne $name $full) (gt (len $name) 63) (contains $chart .component) -}}
 {{- $hash := printf "%s/%s" $base .component | sha256sum | trunc 8 -}}
 {{- $kept := trimSuffix (printf "-%s" .component) $name | trunc (int (sub 53 (len .component))) | trimSuffix "-" -}}
 {{- $name = printf "%s-%s-%s" $kept .component $hash -}}

@@ -1,48 +1,167 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
-{{- /* The pod security standard "restricted", with settings over it: voice-lib.podSecurity (dict "over" .Values.x). */ -}}
-{{- define "voice-lib.podSecurity" -}}
-{{- toYaml (mergeOverwrite (dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault")) (deepCopy (.over | default dict))) -}}
-{{- end }}
-
-{{- /* The same for a container. */ -}}
-{{- define "voice-lib.containerSecurity" -}}
-{{- toYaml (mergeOverwrite (dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL"))) (deepCopy (.over | default dict))) -}}
+{{- /*
+A security context: what the pod security standard "restricted" asks for, with settings over it: (dict "ctx" $ "base" (dict …)
+"over" .Values.x). Under .Values.openshift the namespace gives the numbers.
+*/ -}}
+{{- define "voice-lib.security" -}}
+{{- $context := mergeOverwrite .base (deepCopy (.over | default dict)) -}}
+{{- if .ctx.Values.openshift -}}
+{{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" "supplementalGroups" -}}
+{{- end -}}
+{{- range $field, $value := $context -}}
+{{- if kindIs "invalid" $value -}}{{- $_ := unset $context $field -}}{{- end -}}
+{{- end -}}
+{{- toYaml $context -}}
 {{- end }}
 
 {{- /*
-What every pod of the chart has in common, from the values of its component:
-(dict "ctx" $ "component" "agent" "values" .Values.agent "priorityClassName" "…").
+A container, as a list of one: (dict "ctx" $ "name" "call-gate" "image" $image "path" "callguard.image" "values" $values
+"sidecar" true "command" (list …) "args" (list …) "env" (list $set $set) "envFrom" (list …) "ports" (list …) "probes" (dict …)
+"mounts" (list …)), of which those after "values" may be left out. The values' own command, args, probes, resources,
+securityContext and extra… are added; their command, args and probes only where none is given here.
 */ -}}
+{{- define "voice-lib.container" -}}
+{{- $values := include "voice-lib.said" .values | fromJson -}}
+- name: {{ .name }}
+  image: {{ include "voice-lib.image" . }}
+  imagePullPolicy: {{ .image.pullPolicy }}
+  {{- if .sidecar }}
+  restartPolicy: Always
+  {{- end }}
+  {{- with .command | default $values.command }}
+  command:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with concat (.args | default $values.args | default list) ($values.extraArgs | default list) }}
+  args:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with include "voice-lib.env" (dict "sets" (append (.env | default list) $values.extraEnv)) }}
+  env:
+    {{- . | nindent 4 }}
+  {{- end }}
+  {{- with concat (.envFrom | default list) ($values.extraEnvFrom | default list) }}
+  envFrom:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  ports:
+    {{- toYaml .ports | nindent 4 }}
+  {{- $probes := .probes | default $values.probes }}
+  {{- range $kind := list "startup" "readiness" "liveness" }}
+  {{- with get $probes $kind }}
+  {{ $kind }}Probe:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- end }}
+  {{- with $values.resources }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    {{- include "voice-lib.security" (dict "ctx" .ctx "over" $values.securityContext "base"
+      (dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL")))) | nindent 4 }}
+  {{- with concat .mounts ($values.extraVolumeMounts | default list) }}
+  volumeMounts:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{- /*
+A Deployment, with its account: (dict "ctx" $ "component" "agent" "values" $fields "annotations" (dict …) "scaled" true
+"podLabels" (dict …) "podAnnotations" (dict …) "priorityClassName" "…" "hostNetwork" true "sidecars" $text "container" $text
+"volumes" (list …)). $fields are voice-lib.fields; $text is what voice-lib.container says, several times where there are
+several. Those after "values" may be left out but for "container". Who is "scaled" has no replicas of the chart's.
+
+A rollout may have to wait for what a former pod holds, its node's ports or memory, for that pod's whole grace: it has
+made no progress only after that and Kubernetes' own 10 minutes.
+*/ -}}
+{{- define "voice-lib.deployment" -}}
+{{- $values := .values -}}
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  {{- include "voice-lib.metadata" . | nindent 2 }}
+  {{- with .annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  {{- if not .scaled }}
+  replicas: {{ int $values.replicas }}
+  {{- end }}
+  revisionHistoryLimit: {{ kindIs "invalid" $values.revisionHistoryLimit | ternary 5 $values.revisionHistoryLimit | int }}
+  progressDeadlineSeconds: {{ add 600 (int $values.terminationGracePeriodSeconds) }}
+  {{- with $values.strategy }}
+  strategy:
+    {{- toYaml (eq (toString .type) "Recreate" | ternary (dict "type" "Recreate") .) | nindent 4 }}
+  {{- end }}
+  selector:
+    matchLabels:
+      {{- include "voice-lib.selectorLabels" . | nindent 6 }}
+  template:
+    metadata:
+      labels:
+        {{- include "voice-lib.podLabels" (dict "ctx" .ctx "component" .component "extra" (merge (.podLabels | default dict) ($values.podLabels | default dict))) | nindent 8 }}
+      {{- with merge (.podAnnotations | default dict) ($values.podAnnotations | default dict) }}
+      annotations:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+    spec:
+      {{- include "voice-lib.podSpec" . | nindent 6 }}
+{{ include "voice-lib.serviceAccount" . }}
+{{- end }}
+
 {{- define "voice-lib.podSpec" -}}
+{{- $values := .values -}}
 serviceAccountName: {{ include "voice-lib.serviceAccountName" . }}
-automountServiceAccountToken: false
+automountServiceAccountToken: {{ ($values.serviceAccount | default dict).automount | default false }}
 enableServiceLinks: false
-{{- with .ctx.Values.imagePullSecrets }}
+{{- $secrets := list }}
+{{- range concat ((.ctx.Values.global | default dict).imagePullSecrets | default list) (.ctx.Values.imagePullSecrets | default list) }}
+{{- $secrets = append $secrets (dict "name" (kindIs "map" . | ternary (get (kindIs "map" . | ternary . dict) "name") .)) }}
+{{- end }}
+{{- with $secrets | uniq }}
 imagePullSecrets:
-{{- range . }}
-- name: {{ . }}
+  {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- end }}
-{{- with .values.priorityClassName | default .priorityClassName }}
+{{- with .priorityClassName | default $values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
+{{- with $values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- if .hostNetwork }}
+hostNetwork: true
+{{- end }}
+{{- with $values.dnsPolicy | default (.hostNetwork | default false | ternary "ClusterFirstWithHostNet" "") }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with $values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 securityContext:
-  {{- include "voice-lib.podSecurity" (dict "over" .values.podSecurityContext) | nindent 2 }}
-{{- with .values.nodeSelector }}
+  {{- include "voice-lib.security" (dict "ctx" .ctx "over" $values.podSecurityContext "base"
+    (dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault"))) | nindent 2 }}
+{{- with $values.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .values.affinity }}
+{{- with $values.affinity }}
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .values.tolerations }}
+{{- with $values.tolerations }}
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 topologySpreadConstraints:
-{{- with .values.topologySpreadConstraints }}
+{{- with $values.topologySpreadConstraints }}
   {{- toYaml . | nindent 2 }}
 {{- else }}
 - maxSkew: 1
@@ -53,30 +172,48 @@ topologySpreadConstraints:
     matchLabels:
       {{- include "voice-lib.selectorLabels" . | nindent 6 }}
 {{- end }}
+terminationGracePeriodSeconds: {{ int $values.terminationGracePeriodSeconds }}
+{{- if or $values.initContainers .sidecars }}
+initContainers:
+{{- with $values.initContainers }}
+{{ toYaml . }}
+{{- end }}
+{{- with .sidecars }}
+{{ trim . }}
+{{- end }}
+{{- end }}
+containers:
+{{ .container }}
+{{- with $values.extraContainers }}
+{{ toYaml . }}
+{{- end }}
+volumes:
+{{ toYaml (concat (.volumes | default list) ($values.extraVolumes | default list)) }}
 {{- end }}
 
 {{- /* The account a component runs as. */ -}}
 {{- define "voice-lib.serviceAccountName" -}}
-{{- $account := .values.serviceAccount -}}
-{{- if $account.create -}}
-{{- $account.name | default (include "voice-lib.name" .) -}}
-{{- else -}}
+{{- $account := .values.serviceAccount | default dict -}}
+{{- if eq (toString $account.create) "false" -}}
 {{- $account.name | default "default" -}}
+{{- else -}}
+{{- $account.name | default (include "voice-lib.name" .) -}}
 {{- end -}}
 {{- end }}
 
 {{- define "voice-lib.serviceAccount" -}}
-{{- if .values.serviceAccount.create }}
+{{- $account := .values.serviceAccount | default dict -}}
+{{- if ne (toString $account.create) "false" }}
 ---
 apiVersion: v1
 kind: ServiceAccount
 metadata:
   {{- include "voice-lib.metadata" (merge (dict "name" (include "voice-lib.serviceAccountName" .)) .) | nindent 2 }}
-  {{- with .values.serviceAccount.annotations }}
+  {{- with $account.annotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-automountServiceAccountToken: false
+automountServiceAccountToken: {{ $account.automount | default false }}
 {{- end }}
 {{- end }}
 

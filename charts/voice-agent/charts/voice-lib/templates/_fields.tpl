@@ -1,0 +1,48 @@
+{{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
+
+{{- /*
+What values say of a pod or container, under one name each, as JSON: env and extraEnv are one map by name in extraEnv,
+written as a map or as a list; envFrom, volumes and volumeMounts go before what extraEnvFrom and so on have.
+*/ -}}
+{{- define "voice-lib.said" -}}
+{{- $said := omit . "env" "envFrom" "volumes" "volumeMounts" -}}
+{{- $env := dict -}}
+{{- range $given := list (get . "env" | default dict) (get . "extraEnv" | default dict) -}}
+{{- range $name, $value := $given -}}
+{{- if kindIs "slice" $given -}}
+{{- $_ := set $env $value.name (hasKey $value "valueFrom" | ternary (pick $value "valueFrom") (hasKey $value "value" | ternary (get $value "value") "")) -}}
+{{- else -}}
+{{- $_ := set $env $name $value -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if or (hasKey . "env") (hasKey . "extraEnv") -}}{{- $_ := set $said "extraEnv" $env -}}{{- end -}}
+{{- $values := . -}}
+{{- range $old, $new := dict "envFrom" "extraEnvFrom" "volumes" "extraVolumes" "volumeMounts" "extraVolumeMounts" -}}
+{{- if hasKey $values $old -}}
+{{- $_ := set $said $new (concat (get $values $old | default list) (get $values $new | default list)) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $said -}}
+{{- end }}
+
+{{- /*
+The values of a component, laid over .Values.podDefaults, as JSON: (dict "ctx" $ "values" .Values.agent). Maps are merged,
+lists replaced; what is empty text or null is not said.
+*/ -}}
+{{- define "voice-lib.fields" -}}
+{{- $all := dict -}}
+{{- range $layer := list (.ctx.Values.podDefaults | default dict) .values -}}
+{{- range $field, $value := include "voice-lib.said" $layer | fromJson -}}
+{{- $was := get $all $field -}}
+{{- if and (kindIs "map" $was) (eq $field "extraEnv") -}}
+{{- range $name, $one := $value -}}{{- $_ := set $was $name $one -}}{{- end -}}
+{{- else if and (kindIs "map" $was) (kindIs "map" $value) -}}
+{{- $_ := set $all $field (mergeOverwrite $was $value) -}}
+{{- else if not (or (kindIs "invalid" $value) (and (kindIs "string" $value) (eq $value ""))) -}}
+{{- $_ := set $all $field $value -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $all -}}
+{{- end }}

@@ -1,0 +1,132 @@
+{{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
+
+{{- /*
+Values that go by another name here: of articles and other charts, and of former versions of this one. "from" is what people
+write, "to" what it is; where "to" ends in a dot, the keys below it go along. The schema lets these names through ("told").
+*/ -}}
+{{- define "voice-agent.told" -}}
+- {from: image, to: agent.image., why: "agent, worker, LiveKit and MCP servers have an image each"}
+- {from: replicaCount, to: agent.autoscaling.minReplicas, why: "an autoscaler owns the number of agents; agent.replicas counts with agent.autoscaling.enabled=false"}
+- {from: replicas, to: agent.autoscaling.minReplicas, why: "an autoscaler owns the number of agents; agent.replicas counts with agent.autoscaling.enabled=false"}
+- {from: resources, to: agent.resources., why: "each component has its own"}
+- {from: env, to: podDefaults.extraEnv, why: "for all pods; agent.env for the agent alone"}
+- {from: envFrom, to: podDefaults.extraEnvFrom, why: "for all pods; agent.envFrom for the agent alone"}
+- {from: nodeSelector, to: podDefaults.nodeSelector., why: "for all pods; agent.nodeSelector for the agent alone"}
+- {from: tolerations, to: podDefaults.tolerations, why: "for all pods; agent.tolerations for the agent alone"}
+- {from: affinity, to: podDefaults.affinity., why: "for all pods; agent.affinity for the agent alone"}
+- {from: podAnnotations, to: podDefaults.podAnnotations, why: "for all pods; agent.podAnnotations for the agent alone"}
+- {from: podLabels, to: podDefaults.podLabels, why: "for all pods; agent.podLabels for the agent alone"}
+- {from: podSecurityContext, to: podDefaults.podSecurityContext., why: "for all pods; agent.podSecurityContext for the agent alone"}
+- {from: securityContext, to: podDefaults.securityContext., why: "for all pods; agent.securityContext for the agent alone"}
+- {from: serviceAccount, to: podDefaults.serviceAccount., why: "for all pods; each component has an account of its own"}
+- {from: autoscaling, to: agent.autoscaling., why: "the agent is what is scaled, on its calls"}
+- {from: hpa, to: agent.autoscaling., why: "the agent is what is scaled, on its calls"}
+- {from: pdb, to: agent.minAvailable, why: "callguard makes the agents' PodDisruptionBudget; minAvailable 1 alone protects no call"}
+- {from: podDisruptionBudget, to: agent.minAvailable, why: "callguard makes the agents' PodDisruptionBudget; minAvailable 1 alone protects no call"}
+- {from: service, to: livekit.service., why: "nobody connects to an agent; callers connect to LiveKit"}
+- {from: ingress, to: livekit.service., why: "the chart makes no Ingress: send yours to LiveKit's Service, port 7880"}
+- {from: agent.minReplicas, to: agent.autoscaling.minReplicas}
+- {from: agent.maxReplicas, to: agent.autoscaling.maxReplicas}
+- {from: agent.targetActiveCalls, to: agent.autoscaling.targetActiveCalls}
+- {from: agent.hpa, to: agent.autoscaling.}
+- {from: agent.pdb, to: agent.minAvailable, why: "callguard makes the agents' PodDisruptionBudget; minAvailable 1 alone protects no call"}
+- {from: agent.readinessProbe, to: agent.probes.readiness.}
+- {from: agent.livenessProbe, to: agent.probes.liveness., why: "one that fails ends the calls it asks about"}
+- {from: agent.startupProbe, to: agent.probes.startup.}
+- {from: worker.minReplicas, to: worker.replicas, why: "the worker has no autoscaler"}
+- {from: worker.maxReplicas, to: worker.replicas, why: "the worker has no autoscaler"}
+- {from: worker.hpa, to: worker.autoscaling.external, why: "the worker has no autoscaler of this chart"}
+- {from: openai.apiKey, to: openai.existingSecret, why: "the chart makes no Secret of it: kubectl create secret generic voice-secrets --from-literal=openai=KEY"}
+- {from: openai.secretName, to: openai.existingSecret}
+- {from: openai.secretKey, to: openai.existingSecretKey}
+- {from: openai.ca.configMap, to: ca.configMap, why: "all programs trust it, not only those that ask OpenAI; agents find it in /etc/private-ca/ca.crt"}
+- {from: openai.proxy.url, to: proxy.url, why: "all programs use it; agent and worker do not with proxy.agent=false, as before"}
+- {from: openai.proxy.existingSecret, to: proxy.existingSecret, why: "all programs use it; agent and worker do not with proxy.agent=false, as before"}
+- {from: livekit.host, to: livekit.url, why: "with livekit.enabled=false, for one that runs elsewhere"}
+- {from: livekit.secretKeys.key, to: livekit.secretKeys.apiKey}
+- {from: livekit.secretKeys.secret, to: livekit.secretKeys.apiSecret}
+- {from: podDefaults.serviceAccount.automountServiceAccountToken, to: podDefaults.serviceAccount.automount}
+- {from: agent.serviceAccount.automountServiceAccountToken, to: agent.serviceAccount.automount}
+- {from: worker.serviceAccount.automountServiceAccountToken, to: worker.serviceAccount.automount}
+- {from: livekit.serviceAccount.automountServiceAccountToken, to: livekit.serviceAccount.automount}
+- {from: mcpDefaults.serviceAccount.automountServiceAccountToken, to: mcpDefaults.serviceAccount.automount}
+{{- end }}
+
+{{- /* Refuses values that go by another name, all at once, and then values that cannot work together. */ -}}
+{{- define "voice-agent.check" -}}
+{{- $wrong := list -}}
+{{- range include "voice-agent.told" . | fromYamlArray -}}
+{{- $value := $.Values -}}
+{{- range splitList "." .from -}}
+{{- $value = kindIs "map" $value | ternary (get (kindIs "map" $value | ternary $value dict) .) "" -}}
+{{- end -}}
+{{- if not (and (empty $value) (or (kindIs "invalid" $value) (kindIs "string" $value) (kindIs "map" $value) (kindIs "slice" $value))) -}}
+{{- $from := list .from -}}
+{{- $to := list (trimSuffix "." .to) -}}
+{{- if and (kindIs "map" $value) (hasSuffix "." .to) -}}
+{{- $from = list -}}
+{{- $to = list -}}
+{{- $row := . -}}
+{{- range $key := keys $value | sortAlpha -}}
+{{- $from = append $from (printf "%s.%s" $row.from $key) -}}
+{{- $to = append $to (printf "%s%s" $row.to $key) -}}
+{{- end -}}
+{{- end -}}
+{{- $wrong = append $wrong (printf "%s %s %s here%s" (join ", " $from) (eq (len $from) 1 | ternary "is" "are") (join ", " $to) (empty .why | ternary "" (printf ": %s" .why))) -}}
+{{- end -}}
+{{- end -}}
+{{- with $wrong -}}
+{{- fail (printf "%s\ndocs/from-the-article.md maps such values to those of this chart" (join "\n" .)) -}}
+{{- end -}}
+
+{{- $agent := .Values.agent -}}
+{{- if and (or $agent.autoscaling.enabled $agent.autoscaling.external) (ne (int $agent.replicas) 2) -}}
+{{- $wrong = append $wrong (printf "agent.replicas is %d, and an autoscaler owns the number of agents; set agent.autoscaling.minReplicas=%d, or agent.autoscaling.enabled=false" (int $agent.replicas) (int $agent.replicas)) -}}
+{{- end -}}
+{{- if not (or $agent.image.tag $agent.image.digest) -}}
+{{- $wrong = append $wrong "agent.image has neither tag nor digest; use --set-string agent.image.tag=1.2.3, or a digest such as sha256:…" -}}
+{{- end -}}
+{{- with .Values.livekit -}}
+{{- $redis := dig "redis" dict (.config | default dict) -}}
+{{- $keys := .secretKeys | default dict -}}
+{{- if and .enabled .url -}}
+{{- $wrong = append $wrong (printf "livekit.url is %s, and the chart runs a LiveKit of its own; set livekit.enabled=false to use that one" .url) -}}
+{{- else if not (or .enabled .url .existingSecret) -}}
+{{- $wrong = append $wrong "livekit.enabled is false, and nothing says where LiveKit is; set livekit.url, such as wss://project.livekit.cloud" -}}
+{{- end -}}
+{{- if not (or .existingSecret (and .apiKey .apiSecret)) -}}
+{{- $wrong = append $wrong "LiveKit's keys are missing; set livekit.existingSecret to the name of a Secret that has LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET, or livekit.apiKey and livekit.apiSecret, which `openssl rand -hex 32` makes" -}}
+{{- else if and (not .existingSecret) (lt (len .apiSecret) 32) -}}
+{{- $wrong = append $wrong (printf "livekit.apiSecret has %d characters, fewer than the 32 that LiveKit asks for; make one with `openssl rand -hex 32`" (len .apiSecret)) -}}
+{{- end -}}
+{{- if and (not .existingSecret) (or $keys.url $keys.apiKey $keys.apiSecret) -}}
+{{- $wrong = append $wrong "livekit.secretKeys has names of keys, and no Secret to find them in; set livekit.existingSecret" -}}
+{{- end -}}
+{{- if and .enabled (gt (int .replicas) 1) (not (or .redis.address $redis.address $redis.sentinel_addresses $redis.cluster_addresses)) -}}
+{{- $wrong = append $wrong (printf "livekit.replicas is %d, and servers find each other's rooms through Redis; set livekit.redis.address, such as redis.redis.svc:6379, or livekit.config.redis.sentinel_addresses" (int .replicas)) -}}
+{{- end -}}
+{{- if and .enabled (not .hostNetwork) (eq .rtc.service.type "NodePort") -}}
+{{- range $name, $port := dict "tcpPort" .rtc.tcpPort "udpPort" .rtc.udpPort -}}
+{{- if or (lt (int $port) 30000) (gt (int $port) 32767) -}}
+{{- $wrong = append $wrong (printf "livekit.rtc.%s is %d: LiveKit tells callers the port it listens on, and a Service of type NodePort can only open one of 30000 to 32767 on the nodes; use %d" $name (int $port) (eq $name "tcpPort" | ternary 30881 30882)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.ca -}}
+{{- if and .secret .configMap -}}
+{{- $wrong = append $wrong (printf "ca.secret is %q and ca.configMap is %q; the authorities come from one, so set the other to \"\"" .secret .configMap) -}}
+{{- end -}}
+{{- end -}}
+{{- if contains "@" ((.Values.proxy | default dict).url | default "") -}}
+{{- $wrong = append $wrong "proxy.url holds a password; put the URL into a Secret, and name that in proxy.existingSecret" -}}
+{{- end -}}
+{{- $account := (.Values.podDefaults | default dict).serviceAccount | default dict -}}
+{{- if and $account.create $account.name -}}
+{{- $wrong = append $wrong (printf "podDefaults.serviceAccount.name is %q, and each component would create it; set podDefaults.serviceAccount.create=false, or the name of one, such as agent.serviceAccount.name" $account.name) -}}
+{{- end -}}
+{{- with $wrong -}}
+{{- fail (join "\n" .) -}}
+{{- end -}}
+{{- include "voice-agent.checkOpenAI" . -}}
+{{- end }}
