@@ -246,13 +246,15 @@ func TestUsers(t *testing.T) {
 		given
 		want map[string]string // by component: user and group of the pod, then those of containers with their own
 	}{
-		"Default":   {given{}, map[string]string{"agent": "10001 ", "worker": "10001 ", "livekit": "65532 65532"}},
+		"Default":   {given{}, map[string]string{"agent": "10001 ", "worker": "10001 ", "livekit": "65532 65532", "mcp-crm": "10001 "}},
 		"Null":      {given{set: []string{"agent.podSecurityContext.runAsUser=null"}}, map[string]string{"agent": " ", "worker": "10001 ", "livekit": "65532 65532"}},
+		"NullOfAll": {given{set: []string{"podDefaults.podSecurityContext.runAsUser=null"}}, map[string]string{"agent": " ", "worker": " ", "livekit": "65532 65532"}},
 		"Own":       {given{set: []string{"agent.podSecurityContext.runAsUser=1000"}}, map[string]string{"agent": "1000 ", "worker": "10001 ", "livekit": "65532 65532"}},
 		"OpenShift": {given{set: []string{"openshift=true", "agent.securityContext.runAsUser=1000", "callguard.gate.securityContext.runAsGroup=1"}}, map[string]string{"agent": " ", "worker": " ", "livekit": " "}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			tc.set = append(tc.set, "mcpServers.crm.image.repository=x", "mcpServers.crm.image.tag=a")
 			r := tc.must(t)
 			number := func(n *int64) string {
 				raw, _ := json.Marshal(n)

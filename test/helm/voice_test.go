@@ -3,7 +3,9 @@
 package helm
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -219,6 +221,9 @@ func TestRefusedInstall(t *testing.T) {
 		"agnet.replicas=2":        "additional properties 'agnet' not allowed",
 		"agent.imgae.tag=x":       "at '/agent': additional properties 'imgae' not allowed",
 		"agent.image.tga=x":       "at '/agent/image': additional properties 'tga' not allowed",
+		"image.tag=3f9c2ab":       "image.tag is agent.image.tag here: agent, worker, LiveKit and MCP servers have an image each",
+		"agent.minReplicas=3":     "agent.minReplicas is agent.autoscaling.minReplicas here",
+		"livekit.apiSecret=short": "livekit.apiSecret has 5 characters, fewer than the 32 that LiveKit asks for; make one with `openssl rand -hex 32`",
 	} {
 		refused(t, []string{want}, r.args("install", "--set", value)...)
 	}
@@ -356,5 +361,105 @@ func TestServerTakesEveryObject(t *testing.T) {
 		if _, err := command(t.Context(), wrong, stage.kubectl, "apply", "--server-side", "--dry-run=server", "-f", "-"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the server does not refuse %q with %q: %v", mistake, want, err)
 		}
+	}
+}
+
+// TestSetEnv: kubectl owns a variable that it has set, so upgrades and rollbacks conflict with it; --force-conflicts takes
+// back what the chart renders, and what it does not render stays, as README.md says.
+func TestSetEnv(t *testing.T) {
+	r := voice(t)
+	helm(t, r.args("install")...)
+	helm(t, r.args("upgrade", "--set", "openai.voice=cedar")...)
+	voices := func() string {
+		var found []string
+		for _, e := range r.deployment(t, r.agent()).Spec.Template.Spec.Containers[0].Env {
+			if e.Name == "OPENAI_VOICE" || e.Name == "OF_MINE" {
+				found = append(found, e.Name+"="+e.Value)
+			}
+		}
+		slices.Sort(found)
+		return strings.Join(found, " ")
+	}
+	setEnv := func() {
+		kubectl(t, "", "set", "env", "deployment/"+r.agent(), "-n", r.namespace, "OPENAI_VOICE=alloy", "OF_MINE=1")
+		if got, want := voices(), "OF_MINE=1 OPENAI_VOICE=alloy"; got != want {
+			t.Fatalf("after kubectl set env the agent has %s; want %s", got, want)
+		}
+	}
+	setEnv()
+	refused(t, []string{"conflict", "OPENAI_VOICE"}, r.args("upgrade", "--set", "openai.voice=cedar")...)
+	helm(t, r.args("upgrade", "--set", "openai.voice=cedar", "--force-conflicts")...)
+	if got, want := voices(), "OF_MINE=1 OPENAI_VOICE=cedar"; got != want {
+		t.Errorf("after the upgrade the agent has %s; want %s", got, want)
+	}
+	setEnv()
+	refused(t, []string{"conflict", "OPENAI_VOICE"}, "rollback", r.name, "1", "-n", r.namespace)
+	helm(t, "rollback", r.name, "1", "-n", r.namespace, "--force-conflicts")
+	if got, want := voices(), "OF_MINE=1 OPENAI_VOICE=marin"; got != want {
+		t.Errorf("after the rollback the agent has %s; want %s", got, want)
+	}
+	kubectl(t, "", "set", "env", "deployment/"+r.agent(), "-n", r.namespace, "OF_MINE-")
+	if got, want := voices(), "OPENAI_VOICE=marin"; got != want {
+		t.Errorf("after kubectl set env OF_MINE- the agent has %s; want %s", got, want)
+	}
+}
+
+// TestRestricted: pods come in a namespace that enforces the pod security standard "restricted".
+func TestRestricted(t *testing.T) {
+	r := voice(t)
+	kubectl(t, "", "label", "namespace", r.namespace, "pod-security.kubernetes.io/enforce=restricted")
+	helm(t, r.args("install", "--wait", "--timeout", "2m")...)
+	readyPods(t, r.namespace, agentSelector, 2)
+}
+
+// TestNoNumbers: OpenShift's rule, played by a policy: whoever names a user or a group by number is refused.
+func TestNoNumbers(t *testing.T) {
+	r := voice(t)
+	kubectl(t, "", "label", "namespace", r.namespace, "numbers=refused")
+	kubectl(t, `
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: no-numbers}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    namespaceSelector: {matchLabels: {numbers: refused}}
+    resourceRules:
+    - {apiGroups: [apps], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [deployments]}
+  variables:
+  - name: pod
+    expression: object.spec.template.spec
+  - name: all
+    expression: "variables.pod.containers + (has(variables.pod.initContainers) ? variables.pod.initContainers : [])"
+  validations:
+  - expression: "!has(variables.pod.securityContext.runAsUser) && !has(variables.pod.securityContext.fsGroup) &&
+      variables.all.all(c, !has(c.securityContext.runAsUser) && !has(c.securityContext.runAsGroup))"
+    message: a user or group has a number
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: no-numbers}
+spec: {policyName: no-numbers, validationActions: [Deny]}
+`, "apply", "-f", "-")
+	t.Cleanup(func() {
+		for _, kind := range []string{"validatingadmissionpolicybinding", "validatingadmissionpolicy"} {
+			if _, err := command(context.WithoutCancel(t.Context()), "", stage.kubectl, "delete", kind, "no-numbers"); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	rendered := helm(t, r.args("template")...)
+	trial.Within(t, 30*time.Second, "the policy is in force", func() error {
+		_, err := command(t.Context(), rendered, stage.kubectl, "apply", "--dry-run=server", "-n", r.namespace, "-f", "-")
+		if err == nil {
+			return errors.New("numbers are let through")
+		}
+		if !strings.Contains(err.Error(), "a user or group has a number") {
+			return err
+		}
+		return nil
+	})
+	for _, r.file = range []string{"default", "full"} {
+		kubectl(t, helm(t, r.args("template", "--set", "openshift=true")...), "apply", "--server-side", "--dry-run=server", "-f", "-")
 	}
 }

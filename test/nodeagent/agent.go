@@ -28,14 +28,19 @@ import (
 const (
 	// Plain is an ordinary agent.
 	Plain = "agent.mjs"
+	// Launcher starts the plain agent, in the image only, and is as particular as those of LiveKit's starters.
+	Launcher = "launcher.mjs"
 	// Snippet is one that does without call-gate, as README.md shows.
 	Snippet = "snippet.mjs"
 	// MCP is no agent, but an MCP server for one.
 	MCP = "mcp.mjs"
 )
 
-//go:embed *.mjs package.json package-lock.json
+//go:embed agent.mjs mcp.mjs snippet.mjs package.json package-lock.json
 var files embed.FS
+
+//go:embed launcher.mjs
+var launcher string
 
 // Install returns a folder with the agents' modules and entry files.
 func Install(ctx context.Context, progress io.Writer) (string, error) {
@@ -85,11 +90,16 @@ func Install(ctx context.Context, progress io.Writer) (string, error) {
 }
 
 // Image is the plain agent, or with another command whatever stands beside it, with Node and the libraries of this machine that it
-// needs. dir is what Install returned.
+// needs. dir is what Install returned. It is of the shape of LiveKit's starter images: its user has a name, which is number
+// 10001, and a home with the application and what its build downloaded; and a launcher starts it.
 func Image(ctx context.Context, dir string) (oci.Image, error) {
 	image := oci.Image{
-		Files: map[string]string{"/agent": dir}, WorkingDir: "/agent",
-		Entrypoint: []string{"/usr/bin/node", Plain, "start"}, Env: []string{"HOME=/tmp", "NODE_ENV=production", "HOST=0.0.0.0"},
+		Files: map[string]string{"/app": dir}, WorkingDir: "/app", User: "appuser",
+		Text: map[string]string{
+			"/etc/passwd":                  "root:x:0:0:root:/:/sbin/nologin\nappuser:x:10001:10001:appuser:/app:/sbin/nologin\n",
+			"/app/.cache/models/turns.txt": "downloaded\n", "/app/" + Launcher: launcher,
+		},
+		Entrypoint: []string{"/usr/bin/node", Launcher, "start"}, Env: []string{"NODE_ENV=production", "HOST=0.0.0.0"},
 	}
 	node, err := exec.LookPath("node")
 	if err != nil {

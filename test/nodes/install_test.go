@@ -124,6 +124,7 @@ func installVoice(t *testing.T, p *phones) {
 		t.Fatalf("%d LiveKit pods; want one with an address", len(servers))
 	}
 	p.url = "ws://" + servers[0].Status.PodIP + ":7880"
+	launched(t)
 	eventually(t, time.Minute, "the autoscaler reads the metric", func() error {
 		value, err := metric(t, "namespaces/"+voiceNamespace+"/deployments.apps/"+agentName+"/active_calls")
 		if err == nil && value != "0" {
@@ -141,6 +142,25 @@ func installVoice(t *testing.T, p *phones) {
 		must(t, errors.Join(err, resp.Body.Close()))
 		if resp.StatusCode != http.StatusOK || answer.Class != "DEGRADED" {
 			t.Errorf("realtime-probe of %s answers %d, %s; want 200, DEGRADED", pod.Name, resp.StatusCode, answer.Class)
+		}
+	}
+}
+
+// launched reads what the launcher of the agents' image says, which is of the shape of LiveKit's starters: with a user by
+// name, a home that holds models, a cache that must be written.
+func launched(t *testing.T) {
+	t.Helper()
+	const want = "launched as user 10001, HOME /app, model downloaded, cache /tmp/"
+	for _, component := range []string{"agent", "worker"} {
+		selector := "app.kubernetes.io/instance=" + voice + ",app.kubernetes.io/component=" + component
+		running := pods(t, voiceNamespace, selector)
+		if len(running) == 0 {
+			t.Errorf("no %s runs", component)
+		}
+		for _, pod := range running {
+			if said := kubectl(t, "logs", "-n", voiceNamespace, pod.Name, "-c", component); !strings.Contains(said, want) {
+				t.Errorf("%s does not say %q:\n%s", pod.Name, want, said)
+			}
 		}
 	}
 }

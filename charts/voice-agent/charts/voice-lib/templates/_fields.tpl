@@ -28,7 +28,7 @@ written as a map or as a list; envFrom, volumes and volumeMounts go before what 
 
 {{- /*
 The values of a component, laid over .Values.podDefaults, as JSON: (dict "ctx" $ "values" .Values.agent). Maps are merged,
-lists replaced; what is empty text or null is not said.
+lists replaced; what is empty text or null is not said, and null takes a key out of a map.
 */ -}}
 {{- define "voice-lib.fields" -}}
 {{- $all := dict -}}
@@ -39,6 +39,7 @@ lists replaced; what is empty text or null is not said.
 {{- range $name, $one := $value -}}{{- $_ := set $was $name $one -}}{{- end -}}
 {{- else if and (kindIs "map" $was) (kindIs "map" $value) -}}
 {{- $_ := set $all $field (mergeOverwrite $was $value) -}}
+{{- range $key, $one := $value -}}{{- if kindIs "invalid" $one -}}{{- $_ := unset $was $key -}}{{- end -}}{{- end -}}
 {{- else if not (or (kindIs "invalid" $value) (and (kindIs "string" $value) (eq $value ""))) -}}
 {{- $_ := set $all $field $value -}}
 {{- end -}}

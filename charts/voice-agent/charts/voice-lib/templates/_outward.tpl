@@ -41,7 +41,7 @@ REQUESTS_CA_BUNDLE: {{ . }}
 SSL_CERT_FILE: {{ . }}
 {{- end }}
 {{- end }}
-{{- if (.Values.proxy | default dict).agent }}
+{{- if ne (toString (.Values.proxy | default dict).agent) "false" }}
 {{- include "voice-lib.proxyEnv" . }}
 {{- end }}
 {{- end }}
