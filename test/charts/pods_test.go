@@ -329,7 +329,7 @@ func TestImagesOfAMirror(t *testing.T) {
 // TestNodePorts: callers are told the port that LiveKit listens on, so nodes must open that one.
 func TestNodePorts(t *testing.T) {
 	t.Parallel()
-	r := given{file: "unguarded"}.must(t)
+	r := given{file: "azure"}.must(t)
 	want := []corev1.ServicePort{
 		{Name: "rtc-tcp", Port: 30881, NodePort: 30881},
 		{Name: "rtc-udp", Port: 30882, NodePort: 30882, Protocol: corev1.ProtocolUDP},

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"helm.sh/helm/v4/pkg/action"
 	"helm.sh/helm/v4/pkg/chart/v2/lint/support"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
@@ -72,13 +73,13 @@ func TestRefused(t *testing.T) {
 		"TwoCAs":             {given{set: []string{"ca.configMap=a", "ca.secret=b"}}, `ca.secret is "b" and ca.configMap is "a"; the authorities come from one, so set the other to ""`},
 		"ShortSecret":        {given{set: []string{"livekit.apiSecret=hush"}}, "livekit.apiSecret has 4 characters, fewer than the 32 that LiveKit asks for; make one with `openssl rand -hex 32`"},
 		"KeysOfNoSecret":     {given{set: []string{"livekit.secretKeys.url=LIVEKIT_URL"}}, "livekit.secretKeys has names of keys, and no Secret to find them in; set livekit.existingSecret"},
-		"NodePortTCP":        {given{file: "unguarded", set: []string{"livekit.rtc.tcpPort=7881"}}, "livekit.rtc.tcpPort is 7881: LiveKit tells callers the port it listens on, and a Service of type NodePort can only open one of 30000 to 32767 on the nodes; use 30881"},
-		"NodePortUDP":        {given{file: "unguarded", set: []string{"livekit.rtc.udpPort=32768"}}, "livekit.rtc.udpPort is 32768: LiveKit tells callers the port it listens on, and a Service of type NodePort can only open one of 30000 to 32767 on the nodes; use 30882"},
+		"NodePortTCP":        {given{file: "azure", set: []string{"livekit.rtc.tcpPort=7881"}}, "livekit.rtc.tcpPort is 7881: LiveKit tells callers the port it listens on, and a Service of type NodePort can only open one of 30000 to 32767 on the nodes; use 30881"},
+		"NodePortUDP":        {given{file: "azure", set: []string{"livekit.rtc.udpPort=32768"}}, "livekit.rtc.udpPort is 32768: LiveKit tells callers the port it listens on, and a Service of type NodePort can only open one of 30000 to 32767 on the nodes; use 30882"},
 		"SharedAccount":      {given{set: []string{"podDefaults.serviceAccount.name=voice"}}, `podDefaults.serviceAccount.name is "voice", and each component would create it; set podDefaults.serviceAccount.create=false, or the name of one, such as agent.serviceAccount.name`},
 		"SecondContainer":    {given{json: []string{`agent.extraContainers=[{"name":"logs","image":"logs:1"}]`}}, "agent.extraContainers: until all containers of a pod run, Kubernetes evicts it whatever its calls; write them in agent.initContainers, with restartPolicy: Always, or take the guard off"},
 		"SecondOfAll":        {given{json: []string{`podDefaults.extraContainers=[{"name":"logs","image":"logs:1"}]`}}, "agent.extraContainers: until all"},
 		"EnvWithoutName":     {given{json: []string{`agent.env=[{"value":"x"}]`}}, "'/agent/env/0': missing property 'name'"},
-		"ReplicasBesideHPA":  {given{set: []string{"agent.replicas=7"}}, "agent.replicas is 7, and an autoscaler owns the number of agents; set agent.autoscaling.minReplicas=7, or agent.autoscaling.enabled=false"},
+		"ReplicasBesideHPA":  {given{set: []string{"agent.replicas=7"}}, "agent.replicas is 7, and an autoscaler owns the number of agents; set agent.autoscaling.minReplicas=7 and leave agent.replicas at 2, or set agent.autoscaling.enabled=false"},
 		"Organization":       {given{set: []string{"openai.organization=a b"}}, "/openai/organization"},
 		"PlainOpenAI":        {given{set: []string{"openai.baseUrl=http://api.example.com/v1"}}, "/openai/baseUrl"},
 		"SharedPort":         {given{set: []string{"agent.port=8089"}}, "share a port"},
@@ -244,6 +245,35 @@ func renderOf(t *testing.T, vals map[string]any) (rendered, error) {
 		t.Fatal(err)
 	}
 	return renderChart(c, "v", vals)
+}
+
+// TestValuesOfTheLastRelease: an upgrade with --reuse-values brings values that have none of the newer ones, and all fields of
+// pods empty at each component. Pods come out as with the defaults of today, and keep the user that they had.
+func TestValuesOfTheLastRelease(t *testing.T) {
+	t.Parallel()
+	old := given{json: []string{
+		"podDefaults=null", "ca=null", "proxy=null", "openshift=null", "nameOverride=null", "livekit.secretKeys=null", "livekit.extraArgs=null",
+		`openai.ca={"configMap":"","key":"ca.crt"}`, `openai.proxy={"url":"","existingSecret":"","existingSecretKey":"proxy"}`,
+	}}
+	for _, component := range []string{"agent", "worker", "livekit", "mcpDefaults"} {
+		for _, field := range []string{
+			`serviceAccount={"create":true,"name":"","annotations":{}}`, "podAnnotations={}", "podLabels={}", "securityContext={}", `priorityClassName=""`,
+			"nodeSelector={}", "affinity={}", "tolerations=[]", "topologySpreadConstraints=[]",
+		} {
+			old.json = append(old.json, component+"."+field)
+		}
+		if component != "livekit" {
+			old.json = append(old.json, component+".env={}", component+".envFrom=[]", component+".volumes=[]", component+".volumeMounts=[]", component+".podSecurityContext={}")
+		}
+	}
+	servers := []string{"mcpServers.crm.image.repository=x", "mcpServers.crm.image.tag=a"}
+	old.set = servers
+	today := deployments(t, given{set: append(servers, "podDefaults.podSecurityContext.runAsUser=null")}.must(t))
+	for name, d := range deployments(t, old.must(t)) {
+		if diff := cmp.Diff(today[name].Spec, d.Spec); diff != "" {
+			t.Errorf("%s (-today +with the values of before):\n%s", name, diff)
+		}
+	}
 }
 
 // TestLibrary: it is declared, locked, and renders nothing of its own.

@@ -81,7 +81,7 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 
 {{- $agent := .Values.agent -}}
 {{- if and (or $agent.autoscaling.enabled $agent.autoscaling.external) (ne (int $agent.replicas) 2) -}}
-{{- $wrong = append $wrong (printf "agent.replicas is %d, and an autoscaler owns the number of agents; set agent.autoscaling.minReplicas=%d, or agent.autoscaling.enabled=false" (int $agent.replicas) (int $agent.replicas)) -}}
+{{- $wrong = append $wrong (printf "agent.replicas is %d, and an autoscaler owns the number of agents; set agent.autoscaling.minReplicas=%d and leave agent.replicas at 2, or set agent.autoscaling.enabled=false" (int $agent.replicas) (int $agent.replicas)) -}}
 {{- end -}}
 {{- if not (or $agent.image.tag $agent.image.digest) -}}
 {{- $wrong = append $wrong "agent.image has neither tag nor digest; use --set-string agent.image.tag=1.2.3, or a digest such as sha256:…" -}}
