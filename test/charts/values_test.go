@@ -79,6 +79,8 @@ func TestRefused(t *testing.T) {
 		"SecondContainer":    {given{json: []string{`agent.extraContainers=[{"name":"logs","image":"logs:1"}]`}}, "agent.extraContainers: until all containers of a pod run, Kubernetes evicts it whatever its calls; write them in agent.initContainers, with restartPolicy: Always, or take the guard off"},
 		"SecondOfAll":        {given{json: []string{`podDefaults.extraContainers=[{"name":"logs","image":"logs:1"}]`}}, "agent.extraContainers: until all"},
 		"EnvWithoutName":     {given{json: []string{`agent.env=[{"value":"x"}]`}}, "'/agent/env/0': missing property 'name'"},
+		"Token":              {given{set: []string{"agent.serviceAccount.automountServiceAccountToken=true"}}, "agent.serviceAccount.automountServiceAccountToken is agent.serviceAccount.automount here"},
+		"TokenOfAServer":     {given{set: []string{"mcpServers.crm.serviceAccount.automountServiceAccountToken=false"}}, "mcpServers.crm.serviceAccount.automountServiceAccountToken is mcpServers.crm.serviceAccount.automount here"},
 		"ReplicasBesideHPA":  {given{set: []string{"agent.replicas=7"}}, "agent.replicas is 7, and an autoscaler owns the number of agents; set agent.autoscaling.minReplicas=7 and leave agent.replicas at 2, or set agent.autoscaling.enabled=false"},
 		"Organization":       {given{set: []string{"openai.organization=a b"}}, "/openai/organization"},
 		"PlainOpenAI":        {given{set: []string{"openai.baseUrl=http://api.example.com/v1"}}, "/openai/baseUrl"},

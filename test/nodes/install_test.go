@@ -133,6 +133,7 @@ func installVoice(t *testing.T, p *phones) {
 		return err
 	})
 	helm(t, "test", addon, "-n", addonNamespace, "--timeout", "2m")
+	bothNamings(t, p)
 	// OpenAI is out of reach here, which a pod is forgiven for five minutes.
 	for _, pod := range pods(t, voiceNamespace, agentSelector) {
 		resp, err := http.Get(fmt.Sprintf("http://%s:%d/healthz/realtime", pod.Status.PodIP, probePort))

@@ -45,17 +45,18 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 - {from: livekit.host, to: livekit.url, why: "with livekit.enabled=false, for one that runs elsewhere"}
 - {from: livekit.secretKeys.key, to: livekit.secretKeys.apiKey}
 - {from: livekit.secretKeys.secret, to: livekit.secretKeys.apiSecret}
-- {from: podDefaults.serviceAccount.automountServiceAccountToken, to: podDefaults.serviceAccount.automount}
-- {from: agent.serviceAccount.automountServiceAccountToken, to: agent.serviceAccount.automount}
-- {from: worker.serviceAccount.automountServiceAccountToken, to: worker.serviceAccount.automount}
-- {from: livekit.serviceAccount.automountServiceAccountToken, to: livekit.serviceAccount.automount}
-- {from: mcpDefaults.serviceAccount.automountServiceAccountToken, to: mcpDefaults.serviceAccount.automount}
 {{- end }}
 
 {{- /* Refuses values that go by another name, all at once, and then values that cannot work together. */ -}}
 {{- define "voice-agent.check" -}}
 {{- $wrong := list -}}
-{{- range include "voice-agent.told" . | fromYamlArray -}}
+{{- $rows := include "voice-agent.told" . | fromYamlArray -}}
+{{- $components := list "podDefaults" "agent" "worker" "livekit" "mcpDefaults" -}}
+{{- range $name, $_ := .Values.mcpServers }}{{ $components = append $components (printf "mcpServers.%s" $name) }}{{ end -}}
+{{- range $components -}}
+{{- $rows = append $rows (dict "from" (printf "%s.serviceAccount.automountServiceAccountToken" .) "to" (printf "%s.serviceAccount.automount" .)) -}}
+{{- end -}}
+{{- range $rows -}}
 {{- $value := $.Values -}}
 {{- range splitList "." .from -}}
 {{- $value = kindIs "map" $value | ternary (get (kindIs "map" $value | ternary $value dict) .) "" -}}
