@@ -19,9 +19,16 @@ import (
 // annotation begins a comment that says what a value alone does not.
 const annotation = "@schema"
 
-// like, in an annotation, names the key at the root whose keys an object may have beside
-// its own.
-const like = "like"
+// Words of annotations that are none of JSON schema's.
+const (
+	// like names the key at the root whose keys an object may have beside its own, or
+	// null for one.
+	like = "like"
+	// aliases, of such a key at the root, are other names of some of its keys.
+	aliases = "aliases"
+	// told lists names that the templates refuse in words.
+	told = "told"
+)
 
 // object is a JSON schema.
 type object map[string]any
@@ -80,6 +87,7 @@ func Of(values []byte, title string, dependencies []string) ([]byte, error) {
 	w.lay(schema, root.Line, doc.HeadComment)
 	properties, _ := schema["properties"].(object)
 	w.likeness(properties, properties)
+	tell(schema)
 	for _, name := range append([]string{"global"}, dependencies...) {
 		if _, own := properties[name]; !own {
 			properties[name] = object{"type": "object", "description": "Put there by Helm."}
@@ -87,12 +95,6 @@ func Of(values []byte, title string, dependencies []string) ([]byte, error) {
 	}
 	if _, own := properties["enabled"]; !own {
 		properties["enabled"] = object{"type": "boolean", "description": "For a chart that has this one as a part."}
-	}
-	w.share(schema, properties)
-	for _, p := range properties {
-		if of, ok := p.(object); ok {
-			delete(of, "aliases")
-		}
 	}
 	schema["$schema"] = "http://json-schema.org/draft-07/schema#"
 	schema["title"] = title
@@ -125,61 +127,6 @@ func (w *walk) mapping(path string, node *yaml.Node) object {
 		properties[key.Value] = w.value(strings.TrimPrefix(path+"."+key.Value, "."), key, value)
 	}
 	return object{"type": "object", "properties": properties, "additionalProperties": false}
-}
-
-// share does what two words of annotations ask for, anywhere below a schema:
-// "takes: NAME" gives an object the fields of NAME, an object at the root, or
-// null for one, and its "aliases", which are other names of some; and "told: [a, b]" lets names
-// through that the templates refuse in words.
-func (w *walk) share(schema, root object) {
-	properties, _ := schema["properties"].(object)
-	for _, key := range slices.Sorted(maps.Keys(properties)) {
-		if below, ok := properties[key].(object); ok {
-			w.share(below, root)
-		}
-	}
-	if name, ok := schema["takes"].(string); ok {
-		delete(schema, "takes")
-		source, _ := root[name].(object)
-		fields, ok := source["properties"].(object)
-		if !ok {
-			w.errs = append(w.errs, fmt.Errorf("an object takes the fields of %q, and there is no object of that name at the root; add it, or name another", name))
-		}
-		for field, of := range fields {
-			properties[field] = object{"$ref": "#/properties/" + name + "/properties/" + field}
-			orNull(of)
-		}
-		aliases, _ := source["aliases"].(object)
-		for alias, field := range aliases {
-			properties[alias] = object{"$ref": fmt.Sprintf("#/properties/%s/properties/%v", name, field)}
-		}
-	}
-	if names, ok := schema["told"].([]any); ok {
-		delete(schema, "told")
-		for _, name := range names {
-			properties[fmt.Sprint(name)] = object{"description": "No value of this chart: the templates say what it is here."}
-		}
-	}
-}
-
-// orNull lets null through, which people give to a field to have it as if nobody
-// had said anything. Helm takes it out itself only of values with a default.
-func orNull(schema any) {
-	of, ok := schema.(object)
-	if !ok {
-		return
-	}
-	switch types := of["type"].(type) {
-	case string:
-		of["type"] = []any{types, "null"}
-	case []any:
-		if !slices.Contains(types, any("null")) {
-			of["type"] = append(types, "null")
-		}
-	}
-	if allowed, ok := of["enum"].([]any); ok && !slices.Contains(allowed, nil) {
-		of["enum"] = append(allowed, nil)
-	}
 }
 
 // value is the schema of one key: what its value shows, and its comments over it.
@@ -233,13 +180,52 @@ func (w *walk) likeness(root, properties object) {
 				w.errs = append(w.errs, fmt.Errorf("%s is like %q: both have to be objects with keys of their own, and %[2]s at the root", name, model))
 				continue
 			}
-			for key := range shared {
+			for key, shape := range shared {
 				if _, there := own[key]; !there {
 					own[key] = object{"$ref": "#/properties/" + model + "/properties/" + key}
 				}
+				orNull(shape)
+			}
+			others, _ := of[aliases].(object)
+			for alias, key := range others {
+				own[alias] = object{"$ref": fmt.Sprintf("#/properties/%s/properties/%v", model, key)}
 			}
 		}
 		w.likeness(root, own)
+	}
+}
+
+// orNull lets null through, which people give to a key to have it as if nobody had said
+// anything. Helm takes it out itself only of values with a default.
+func orNull(shape any) {
+	schema, _ := shape.(object)
+	switch types := schema["type"].(type) {
+	case string:
+		schema["type"] = []any{types, "null"}
+	case []any:
+		if !slices.Contains(types, any("null")) {
+			schema["type"] = append(types, "null")
+		}
+	}
+	if allowed, ok := schema["enum"].([]any); ok && !slices.Contains(allowed, nil) {
+		schema["enum"] = append(allowed, nil)
+	}
+}
+
+// tell lets the names through that are told, here and below, and takes out what is no
+// JSON schema.
+func tell(schema object) {
+	delete(schema, aliases)
+	properties, _ := schema["properties"].(object)
+	for _, value := range properties {
+		if below, ok := value.(object); ok {
+			tell(below)
+		}
+	}
+	names, _ := schema[told].([]any)
+	delete(schema, told)
+	for _, name := range names {
+		properties[fmt.Sprint(name)] = object{"description": "No value of this chart: the templates say what it is here."}
 	}
 }
 

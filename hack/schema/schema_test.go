@@ -63,9 +63,9 @@ func TestOf(t *testing.T) {
 				"c":{"$ref":"#/properties/a","description":"Like a."}}`,
 		},
 		"Like": {
-			reason: "An object may have the keys of another besides its own, which are as it says.",
+			reason: "An object may have the keys of another, or null for one, besides its own, which are as it says.",
 			values: "a: {b: 1, c: x}\n# @schema {like: a}\nd: {c: 2, e: true}",
-			want: `{"a":{"type":"object","additionalProperties":false,"properties":{"b":{"type":"integer","default":1},"c":{"type":"string","default":"x"}}},
+			want: `{"a":{"type":"object","additionalProperties":false,"properties":{"b":{"type":["integer","null"],"default":1},"c":{"type":["string","null"],"default":"x"}}},
 				"d":{"type":"object","additionalProperties":false,"properties":{
 				"b":{"$ref":"#/properties/a/properties/b"},"c":{"type":"integer","default":2},"e":{"type":"boolean","default":true}}}}`,
 		},
@@ -75,9 +75,9 @@ func TestOf(t *testing.T) {
 			want: `{"a":{"type":"string","default":"x","minLength":1,"description":"What it is, at length."},
 				"b":{"type":"string","default":"x","description":"Plain prose."}}`,
 		},
-		"Takes": {
-			reason: "An object takes the fields of another, or null for one, under all their names, beside its own.",
-			values: "# @schema {aliases: {color: tint}}\nall: {tint: red}\n# @schema {takes: all}\nmine: {size: 1, tint: blue}",
+		"LikeByOtherNames": {
+			reason: "The keys of another have all their names.",
+			values: "# @schema {aliases: {color: tint}}\nall: {tint: red}\n# @schema {like: all}\nmine: {size: 1}",
 			want: `{"all":{"type":"object","additionalProperties":false,"properties":{"tint":{"type":["string","null"],"default":"red"}}},
 				"mine":{"type":"object","additionalProperties":false,"properties":{"size":{"type":"integer","default":1},
 				"tint":{"$ref":"#/properties/all/properties/tint"},"color":{"$ref":"#/properties/all/properties/tint"}}}}`,
@@ -153,16 +153,15 @@ func TestRoot(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ values, want string }{
-		"EmptyObject":  {values: "a: {}", want: "line 1: a is an empty object; say above it what it may hold"},
-		"List":         {values: "a:\n  b: [x]", want: "line 2: a.b is a list; say above it what its items are"},
-		"Null":         {values: "a:", want: `line 1: a is "", which says nothing of its type`},
-		"BrokenYAML":   {values: "# @schema {minLength: 1\na: x", want: "line 2: # @schema above it is no YAML object"},
-		"OwnEnum":      {values: "# @schema {enum: [x, y]}\na: z", want: `line 2: a is "z", which its own enum does not allow; use one of [x y]`},
-		"Alias":        {values: "a: &a x\nb: *a", want: "line 2: b is an alias; write the value out"},
-		"NoMapping":    {values: "- a", want: "values are a mapping; begin with a key"},
-		"LikeNothing":  {values: "# @schema {like: b}\na: {c: 1}", want: `a is like "b": both have to be objects`},
-		"TakesNothing": {values: "# @schema {takes: b}\na: {c: 1}", want: `an object takes the fields of "b", and there is no object of that name at the root`},
-		"AllAtOnce":    {values: "a: {}\nb: {}", want: "line 2: b is an empty object"},
+		"EmptyObject": {values: "a: {}", want: "line 1: a is an empty object; say above it what it may hold"},
+		"List":        {values: "a:\n  b: [x]", want: "line 2: a.b is a list; say above it what its items are"},
+		"Null":        {values: "a:", want: `line 1: a is "", which says nothing of its type`},
+		"BrokenYAML":  {values: "# @schema {minLength: 1\na: x", want: "line 2: # @schema above it is no YAML object"},
+		"OwnEnum":     {values: "# @schema {enum: [x, y]}\na: z", want: `line 2: a is "z", which its own enum does not allow; use one of [x y]`},
+		"Alias":       {values: "a: &a x\nb: *a", want: "line 2: b is an alias; write the value out"},
+		"NoMapping":   {values: "- a", want: "values are a mapping; begin with a key"},
+		"LikeNothing": {values: "# @schema {like: b}\na: {c: 1}", want: `a is like "b": both have to be objects`},
+		"AllAtOnce":   {values: "a: {}\nb: {}", want: "line 2: b is an empty object"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
