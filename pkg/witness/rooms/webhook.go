@@ -70,7 +70,7 @@ func NewWebhooks(projects *Projects, peers []string, metrics *Metrics, log *slog
 		projects: projects,
 		peers:    peers,
 		id:       rand.Text(),
-		client:   &http.Client{Timeout: forwardTimeout},
+		client:   &http.Client{Timeout: forwardTimeout, Transport: &http.Transport{Proxy: nil, IdleConnTimeout: time.Minute}}, // peers are reached directly
 		seen:     lru.New(rememberEvents),
 		forwards: make(chan struct{}, maxForwards),
 		metrics:  metrics,

@@ -346,3 +346,26 @@ func TestWebhookOfASecretWithNamedKeys(t *testing.T) {
 		t.Errorf("status %d (%s), want 200", rec.Code, rec.Body)
 	}
 }
+
+// TestWebhookPastTheProxy: replicas are reached by their addresses, which no proxy knows.
+func TestWebhookPastTheProxy(t *testing.T) {
+	t.Setenv("HTTP_PROXY", "http://192.0.2.1:3128") // nobody is there
+	projects, _, metrics := twoProjects(t)
+	passed := make(chan string, 1)
+	peer := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) { passed <- req.URL.Path }))
+	t.Cleanup(peer.Close)
+	w := NewWebhooks(projects, []string{strings.TrimPrefix(peer.URL, "http://")}, metrics, slog.New(slog.DiscardHandler))
+	transport, ok := w.client.Transport.(*http.Transport)
+	if !ok || transport.Proxy != nil {
+		t.Error("webhooks are passed on through a proxy") // loopback alone would not show it
+	}
+	w.Handler().ServeHTTP(httptest.NewRecorder(), signed(t, WebhookPath, "default-key", "default-secret", joined, 0))
+	select {
+	case path := <-passed:
+		if path != WebhookPath {
+			t.Errorf("it is passed on to %s", path)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it is not passed on")
+	}
+}
