@@ -3,6 +3,7 @@
 package gate
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +18,9 @@ import (
 // Path is where a gate answers.
 const Path = "/calls"
 
-// Answer is what a gate says of its pod. It is part of the public contract.
+// Answer is what a gate says of its pod. It is part of the public contract. Readers of
+// other pods read at most poll.MaxAnswer bytes of it, so the jobs, of which there may be
+// any number, come last.
 type Answer struct {
 	Pod types.UID `json:"pod"`
 	At  time.Time `json:"at"`
@@ -116,27 +119,65 @@ func cut(reason string) string {
 // maxCalls is more than any pod holds; a larger number is a mistake.
 const maxCalls = 1_000_000
 
-// parse reads the answer of a pod's gate.
-func parse(body []byte, pod types.UID) (Answer, error) {
-	var answer struct {
-		Answer
+// maxURL is longer than the URL of any LiveKit; of a longer one nothing is kept.
+const maxURL = 1 << 10
 
-		Known *bool `json:"known"`
-		Calls *int  `json:"calls"`
-		Used  *bool `json:"used"`
-	}
-	if err := json.Unmarshal(body, &answer); err != nil {
-		return Answer{}, errors.New("the answer is not a gate's") // the library's error repeats what it holds
-	}
+// jobsField is the last one that a gate writes, and as long as the pod has jobs.
+const jobsField = "jobs"
+
+// parse reads the answer of a pod's gate, or its beginning up to the jobs. Only what is
+// used is decoded: nobody reads the jobs of another pod.
+func parse(body []byte, pod types.UID) (Answer, error) {
+	var (
+		a     Answer
+		known *bool
+		calls *int
+		used  *bool
+	)
+	err := fields(body, map[string]any{
+		"pod": &a.Pod, "known": &known, "reason": &a.Reason, "used": &used, "calls": &calls,
+		"draining": &a.Draining, "drained": &a.Drained, "able": &a.Able, "unable": &a.Unable, "livekit": &a.LiveKit,
+	})
 	switch {
-	case answer.Known == nil || answer.Calls == nil:
+	case err != nil:
+		return Answer{}, errors.New("the answer is not a gate's") // the library's error repeats what it holds
+	case known == nil || calls == nil:
 		return Answer{}, errors.New("the answer names no calls, so it is not a gate's")
-	case answer.Pod != pod:
-		return Answer{}, fmt.Errorf("the gate is that of pod %q, not of %q; set its POD_UID from metadata.uid", cut(string(answer.Pod)), pod)
-	case *answer.Calls < 0 || *answer.Calls > maxCalls:
-		return Answer{}, fmt.Errorf("calls is %d, which is no number of calls", *answer.Calls)
+	case a.Pod != pod:
+		return Answer{}, fmt.Errorf("the gate is that of pod %q, not of %q; set its POD_UID from metadata.uid", cut(string(a.Pod)), pod)
+	case *calls < 0 || *calls > maxCalls:
+		return Answer{}, fmt.Errorf("calls is %d, which is no number of calls", *calls)
 	}
-	answer.Answer.Known, answer.Answer.Calls = *answer.Known, *answer.Calls
-	answer.Answer.Used = answer.Used == nil || *answer.Used // gates of before do not say
-	return answer.Answer, nil
+	a.Known, a.Calls = *known, *calls
+	a.Used = used == nil || *used // gates of before do not say
+	if len(a.LiveKit) > maxURL {
+		a.LiveKit = ""
+	}
+	return a, nil
+}
+
+// fields decodes those fields of a JSON object that are wanted, up to the jobs.
+func fields(body []byte, wanted map[string]any) error {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if start, err := dec.Token(); err != nil || start != json.Delim('{') {
+		return errors.New("no object")
+	}
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		if name == jobsField {
+			return nil
+		}
+		into := wanted[fmt.Sprint(name)]
+		if into == nil {
+			into = new(json.RawMessage)
+		}
+		if err := dec.Decode(into); err != nil {
+			return err
+		}
+	}
+	_, err := dec.Token()
+	return err
 }

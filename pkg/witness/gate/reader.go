@@ -21,11 +21,9 @@ import (
 	"github.com/callguard/callguard/pkg/witness/poll"
 )
 
-const maxAnswer = 1 << 20 // bytes
-
 // Reader asks the gate of every pod that names this witness. The Answer that its
 // Ask returns says whether the pod is draining and drained; it is zero where the
-// gate gave none.
+// gate gave none, and never has the jobs.
 type Reader struct{ *poll.Poller[Answer] }
 
 // NewReader returns a Reader. Ask works at once, Reading needs Run. What a pod holds
@@ -57,5 +55,5 @@ func get(ctx context.Context, client *http.Client, pod *call.Pod) (Answer, error
 		return Answer{}, errors.New("the pod has no address yet")
 	}
 	url := "http://" + net.JoinHostPort(pod.IP, strconv.Itoa(pod.GatePort)) + Path
-	return poll.Get(ctx, client, url, maxAnswer, func(body []byte) (Answer, error) { return parse(body, pod.UID) })
+	return poll.Get(ctx, client, url, func(body []byte) (Answer, error) { return parse(body, pod.UID) })
 }

@@ -3,11 +3,16 @@
 package gate
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -40,10 +45,13 @@ func TestParse(t *testing.T) {
 		"Negative":   {reason: "Fewer than none is a mistake.", body: `{"pod":"a","known":true,"calls":-1}`, fails: "no number of calls"},
 		"TooMany":    {reason: "More than any pod holds is a mistake.", body: `{"pod":"a","known":true,"calls":10000000}`, fails: "no number of calls"},
 		"HTML":       {reason: "A proxy's page is not zero.", body: `<html>`, fails: "not a gate's"},
-		"Null":       {reason: "Nothing said is not zero.", body: `null`, fails: "names no calls"},
+		"Null":       {reason: "Nothing said is not zero.", body: `null`, fails: "not a gate's"},
 		"NewField":   {reason: "A newer gate may say more.", body: `{"pod":"a","known":true,"calls":1,"mood":"good"}`, want: 1, known: true},
 		"Used":       {reason: "A worker has come.", body: `{"pod":"a","known":true,"used":true,"calls":1}`, want: 1, known: true},
 		"Unused":     {reason: "The agent may go past its gate.", body: `{"pod":"a","known":false,"used":false,"calls":0,"reason":"no worker has come to it"}`},
+		"Cut":        {reason: "Half an answer is none.", body: `{"pod":"a","known":true,"calls":0,`, fails: "not a gate's"},
+		"CutJobs":    {reason: "Nobody reads the jobs, so no more of them than comes has to come.", body: `{"pod":"a","known":true,"calls":2,"jobs":[{"id":"AJ_1"`, want: 2, known: true},
+		"JobsFirst":  {reason: "What a gate does not write before its jobs it does not say.", body: `{"jobs":[],"pod":"a","known":true,"calls":2}`, fails: "names no calls"},
 		"WrongTypes": {reason: "A number in quotes is not one.", body: `{"pod":"a","known":true,"calls":"0"}`, fails: "not a gate's"},
 	}
 	for name, tc := range cases {
@@ -104,6 +112,102 @@ func TestReasonsAreShort(t *testing.T) {
 	if why := answer.reading(time.Now()).Reason(); len(why) > maxReason+100 || strings.ContainsAny(why, "\n\t") {
 		t.Errorf("%d bytes: %q", len(why), why)
 	}
+}
+
+// TestJobsComeLast: what readers use of an answer stands before what may be of any length.
+func TestJobsComeLast(t *testing.T) {
+	able := true
+	raw, err := json.Marshal(Answer{Reason: "r", Draining: "d", Able: &able, AbleSince: time.Now(), Unable: "u", UnableWhy: "w", LiveKit: "l", Jobs: []Job{{}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, after, found := strings.Cut(string(raw), `"jobs":[`); !found || strings.TrimLeft(after, "]}") == "" || !strings.HasSuffix(after, "}]}") {
+		t.Errorf("the jobs are not the last field of %s", raw)
+	}
+}
+
+// TestPodOfAThousandJobs: an honest answer may be longer than what is read of it.
+func TestPodOfAThousandJobs(t *testing.T) {
+	answer := Answer{Pod: "a", Known: true, Used: true, Calls: 1000, Running: 1000, Registered: 1, LiveKit: "https://livekit.example.com"}
+	for i := range answer.Calls {
+		answer.Jobs = append(answer.Jobs, Job{ID: fmt.Sprintf("AJ_%06d", i), State: "running", Since: time.Now(), Started: time.Now()})
+	}
+	r, pod := answering(t, func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(answer) })
+	reading, got := r.Ask(t.Context(), pod)
+	if n, known := reading.Calls(); n != 1000 || !known || got.LiveKit != answer.LiveKit {
+		t.Errorf("%d, %t (%s), %+v; want a thousand calls", n, known, reading.Reason(), got)
+	}
+}
+
+// answering is a reader and the pod whose gate answers so.
+func answering(t *testing.T, gate http.HandlerFunc) (*Reader, *call.Pod) {
+	t.Helper()
+	server := httptest.NewServer(gate)
+	t.Cleanup(server.Close)
+	address := server.Listener.Addr().(*net.TCPAddr)
+	return NewReader(poll.Config{Interval: time.Second, Timeout: 10 * time.Second, Registry: prometheus.NewRegistry()}),
+		&call.Pod{UID: "a", IP: address.IP.String(), GatePort: address.Port, Running: true, Witnesses: []call.Witness{call.Gate}}
+}
+
+// TestHostileAnswersTakeNoMemory: whoever owns a pod chooses what its gate answers. What a
+// reader allocates for it all told is far less than the answer.
+func TestHostileAnswersTakeNoMemory(t *testing.T) {
+	const (
+		asks = 10
+		most = 512 << 10 // bytes for each, with what the server of the test takes
+	)
+	head := `{"pod":"a","known":true,"calls":0,`
+	long := func(before, each, after string) []byte {
+		return []byte(before + strings.Repeat(each, (4<<20)/len(each)) + after)
+	}
+	var packed bytes.Buffer
+	packer := gzip.NewWriter(&packed)
+	_, _ = packer.Write(long(head+`"jobs":[{}`, ",{}", "]}"))
+	_ = packer.Close()
+	for name, tc := range map[string]struct {
+		body   []byte
+		header http.Header
+		known  bool
+	}{
+		"Jobs":   {body: long(head+`"jobs":[{}`, ",{}", "]}"), known: true},
+		"Reason": {body: long(head+`"reason":"`, "why ", `"}`)},
+		"Fields": {body: long(head+`"a":0`, `,"b":[[[[]]]]`, `}`)},
+		"Nested": {body: long(head+`"a":`, "[", "")},
+		"Spaces": {body: long("", " ", head)},
+		"Packed": {body: packed.Bytes(), header: http.Header{"Content-Encoding": {"gzip"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, pod := answering(t, func(w http.ResponseWriter, _ *http.Request) {
+				maps.Copy(w.Header(), tc.header)
+				_, _ = w.Write(tc.body)
+			})
+			r.Ask(t.Context(), pod)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			for range asks {
+				reading, answer := r.Ask(t.Context(), pod)
+				if reading.Known() != tc.known || !tc.known && reading.Reason() == "" || answer.Jobs != nil {
+					t.Fatalf("known: %t (%q), %d jobs; want %t, and none", reading.Known(), reading.Reason(), len(answer.Jobs), tc.known)
+				}
+			}
+			runtime.ReadMemStats(&after)
+			if each := (after.TotalAlloc - before.TotalAlloc) / asks; each > most {
+				t.Errorf("each answer took %d bytes; want at most %d", each, most)
+			}
+		})
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{`{"pod":"a","known":true,"calls":3,"jobs":[{"id":"AJ_1"}]}`, `{"pod":"a","known":false,"reason":"x"}`, `{"pod":null`, `[]`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		answer, err := parse(body, "a")
+		if answer.Jobs != nil || answer.Calls < 0 || answer.Calls > maxCalls || err != nil && answer.Known || err == nil && answer.Pod != "a" {
+			t.Errorf("parse(%q) = %+v, %v", body, answer, err)
+		}
+	})
 }
 
 // TestReader lets a gate answer, fail in every way there is, and come back.

@@ -29,6 +29,9 @@ import (
 // notRunning is how soon a pod is looked at again that runs no container yet.
 const notRunning = time.Second
 
+// maxHeaders bounds the headers of an answer, in bytes.
+const maxHeaders = 8 << 10
+
 // Config is what a Poller needs. One that is only told to Ask needs no Pod, no
 // MaxStaleness and no Concurrency.
 type Config struct {
@@ -95,6 +98,10 @@ func New[Answer any](cfg Config, subject Subject[Answer]) *Poller[Answer] {
 				MaxIdleConnsPerHost: 1,
 				MaxIdleConns:        1000,
 				IdleConnTimeout:     2 * cfg.Interval,
+				// Whoever owns the pod chooses what it sends before the answer, too.
+				MaxResponseHeaderBytes: maxHeaders,
+				ReadBufferSize:         2 << 10,
+				WriteBufferSize:        1 << 10,
 			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return errRedirect(subject.Name) },
 		},
@@ -258,29 +265,42 @@ func (e *unasked) Error() string {
 	return e.url + " cannot be asked: " + why
 }
 
-// Get reads a page of at most limit bytes, and parses it.
-func Get[Answer any](ctx context.Context, client *http.Client, url string, limit int64, parse func([]byte) (Answer, error)) (answer Answer, err error) {
+// MaxAnswer is how much is read of an answer, in bytes: whoever owns the pod chooses its
+// size.
+const MaxAnswer = 16 << 10
+
+// Get reads the first MaxAnswer bytes of a page, as they were sent, and parses them. A
+// longer one is an error unless that much is enough for parse.
+func Get[Answer any](ctx context.Context, client *http.Client, url string, parse func([]byte) (Answer, error)) (answer Answer, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return answer, fmt.Errorf("cannot ask %s: %w", url, err)
 	}
+	req.Header.Set("Accept-Encoding", "identity") // else net/http unpacks what was packed, without a bound
 	resp, err := client.Do(req)
 	if err != nil {
 		return answer, &unasked{url, err}
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
-	switch {
-	case err != nil:
-		return answer, &unasked{url, err}
+	switch packed := resp.Header.Get("Content-Encoding"); {
 	case resp.StatusCode != http.StatusOK:
 		// Not with the words of whoever answers.
 		return answer, fmt.Errorf("%s answered %d %s", url, resp.StatusCode, http.StatusText(resp.StatusCode))
-	case int64(len(body)) > limit:
-		return answer, fmt.Errorf("%s answered more than %d bytes", url, limit)
+	case packed != "" && packed != "identity":
+		return answer, fmt.Errorf("%s answered with an encoding that it was not asked for; it has to answer plain JSON", url)
 	}
-	if answer, err = parse(body); err != nil {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxAnswer+1))
+	if err != nil {
+		return answer, &unasked{url, err}
+	}
+	whole := len(body) <= MaxAnswer
+	answer, err = parse(body[:min(len(body), MaxAnswer)])
+	switch {
+	case err == nil:
+		return answer, nil
+	case whole:
 		return answer, fmt.Errorf("%s: %w", url, err)
+	default:
+		return answer, fmt.Errorf("%s answered more than %d bytes, which is longer than any answer that is read", url, MaxAnswer)
 	}
-	return answer, nil
 }

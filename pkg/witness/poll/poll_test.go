@@ -3,6 +3,7 @@
 package poll
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -142,32 +143,52 @@ func TestAsk(t *testing.T) {
 		case "/cut":
 			w.Header().Set("Content-Length", "5")
 			_, _ = fmt.Fprint(w, "3")
+		case "/packed":
+			w.Header().Set("Content-Encoding", "gzip")
+			packer := gzip.NewWriter(w)
+			_, _ = fmt.Fprint(packer, "3")
+			_ = packer.Close()
+		case "/headers":
+			w.Header().Set("X-Long", strings.Repeat("x", 2*maxHeaders))
+			_, _ = fmt.Fprint(w, "3")
+		case "/long":
+			_, _ = fmt.Fprint(w, strings.Repeat("3", MaxAnswer+1))
+		case "/enough":
+			_, _ = fmt.Fprint(w, "+"+strings.Repeat("0", MaxAnswer))
 		default:
 			_, _ = fmt.Fprint(w, strings.TrimPrefix(r.URL.Path, "/"))
 		}
 	}))
 	defer server.Close()
 	for path, want := range map[string]string{
-		"/3":     "",
-		"/1234":  "",
-		"/12345": server.URL + "/12345 answered more than 4 bytes",
-		"/moved": "the agent does not redirect",
-		"/busy":  server.URL + "/busy answered 503",
-		"/cut":   server.URL + "/cut cannot be asked: it ends the connection",
-		"/many":  server.URL + "/many: strconv",
+		"/3":       "",
+		"/1234":    "",
+		"/moved":   "the agent does not redirect",
+		"/busy":    server.URL + "/busy answered 503",
+		"/cut":     server.URL + "/cut cannot be asked: it ends the connection",
+		"/many":    server.URL + "/many: strconv",
+		"/packed":  server.URL + "/packed answered with an encoding that it was not asked for",
+		"/headers": server.URL + "/headers cannot be asked: ",
+		"/long":    server.URL + "/long answered more than 16384 bytes",
+		"/enough":  "", // for who parses it
 	} {
 		t.Run(path, func(t *testing.T) {
 			p := New(Config{Timeout: 10 * time.Second, Registry: prometheus.NewRegistry()}, Subject[int]{
 				Name: "the agent", Reading: call.Known,
 				Requests: prometheus.CounterOpts{Name: "requests_total", Help: "Requests."},
 				Get: func(ctx context.Context, client *http.Client, _ *call.Pod) (int, error) {
-					return Get(ctx, client, server.URL+path, 4, func(body []byte) (int, error) { return strconv.Atoi(string(body)) })
+					return Get(ctx, client, server.URL+path, func(body []byte) (int, error) {
+						if body[0] == '+' {
+							return 0, nil
+						}
+						return strconv.Atoi(string(body))
+					})
 				},
 			})
 			before := time.Now()
 			reading, answer := p.Ask(t.Context(), &call.Pod{})
 			switch n, known := reading.Calls(); {
-			case want == "" && (!known || strconv.Itoa(n) != path[1:] || n != answer || reading.At().Before(before)):
+			case want == "" && (!known || path != "/enough" && strconv.Itoa(n) != path[1:] || n != answer || reading.At().Before(before)):
 				t.Errorf("%s reads %d, %t, answer %d", path, n, known, answer)
 			case want != "" && (known || answer != 0 || !strings.HasPrefix(reading.Reason(), "the agent does not say: ") || !strings.Contains(reading.Reason(), want)):
 				t.Errorf("%s reads %d, %t, answer %d, %q; want %q", path, n, known, answer, reading.Reason(), want)

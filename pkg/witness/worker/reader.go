@@ -21,12 +21,9 @@ import (
 	"github.com/callguard/callguard/pkg/witness/poll"
 )
 
-const (
-	maxAnswer = 64 << 10 // bytes
-	// pokeAgain is when a poked pod is asked a second time: a job's process ends
-	// shortly after its agent has left the room.
-	pokeAgain = 500 * time.Millisecond
-)
+// pokeAgain is when a poked pod is asked a second time: a job's process ends
+// shortly after its agent has left the room.
+const pokeAgain = 500 * time.Millisecond
 
 // Reader asks every pod that names this witness for the number of its active jobs.
 type Reader struct{ *poll.Poller[int] }
@@ -58,5 +55,5 @@ func (r *Reader) Ask(ctx context.Context, pod *call.Pod) call.Reading {
 
 // Get asks one agent for the number of its active jobs.
 func Get(ctx context.Context, client *http.Client, url string) (int, error) {
-	return poll.Get(ctx, client, url, maxAnswer, parse)
+	return poll.Get(ctx, client, url, parse)
 }
