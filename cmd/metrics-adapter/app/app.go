@@ -137,7 +137,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	})
 	if o.webhookAddress != "" {
 		webhooks := rooms.NewWebhooks(projects, o.webhookPeers, roomMetrics, log)
-		g.Go(func() error { return serveWebhooks(ctx, o.webhookAddress, webhooks, log) })
+		g.Go(func() error { return serveWebhooks(ctx, o.webhookAddress, webhooks) })
 	}
 	if keeper != nil {
 		registry.MustRegister(keeper.Collector())
@@ -231,37 +231,12 @@ func births(store *pods.Store) map[call.Project]call.Births {
 	return named
 }
 
-func serveWebhooks(ctx context.Context, address string, webhooks *rooms.Webhooks, log *slog.Logger) error {
+func serveWebhooks(ctx context.Context, address string, webhooks *rooms.Webhooks) error {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return fmt.Errorf("cannot take webhooks: %w; choose another --webhook-bind-address", err)
 	}
-	server := &http.Server{
-		Handler:           webhooks.Handler(),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-	}
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		<-ctx.Done()
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		if err := server.Shutdown(last); err != nil {
-			log.Warn("Webhook requests were cut off", "err", err)
-		}
-	}()
-	log.Info("Taking LiveKit's webhooks", "address", listener.Addr().String(), "path", rooms.WebhookPath)
-	err = server.Serve(listener)
-	if !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("cannot take webhooks: %w", err)
-	}
-	<-stopped
-	webhooks.Wait()
-	return nil
+	return webhooks.Serve(ctx, listener)
 }
 
 func signalOnce(ch chan<- struct{}) {

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	protocol "github.com/livekit/protocol/livekit"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -247,7 +246,7 @@ func TestOneUnreadableRoom(t *testing.T) {
 				if !strings.Contains(why, "RM_"+sidOf(number)) || !strings.Contains(why, "500 Internal Server Error") || strings.Contains(why, "4930") {
 					t.Errorf("the reason is: %s", why)
 				}
-				r.Heed(&protocol.WebhookEvent{Event: "participant_joined", Room: &protocol.Room{Name: number}})
+				r.Heed(Event{Name: "participant_joined", Room: number})
 				lk.set(func() { clear(lk.broken) })
 				soon(t, time.Minute, "it is known again", reads(r, "pod-n", 1))
 				if strings.Contains(log.String(), "4930") {

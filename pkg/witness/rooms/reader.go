@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	protocol "github.com/livekit/protocol/livekit"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -461,23 +460,20 @@ func (r *Reader) again(room string, listed map[string]bool, missing bool) (time.
 
 // Heed reads a room at once because of a webhook event. What the event says of
 // an agent is borne in mind until the room's list says the same.
-func (r *Reader) Heed(event *protocol.WebhookEvent) {
-	room := event.GetRoom().GetName()
-	if room == "" || len(room) > maxHinted || len(event.GetParticipant().GetSid()) > maxHinted {
+func (r *Reader) Heed(event Event) {
+	if event.Room == "" || len(event.Room) > maxHinted || len(event.Participant) > maxHinted {
 		return // it is left to the sweeps
 	}
 	r.mu.Lock()
-	r.roll.name(room)
-	if p := event.GetParticipant(); p.GetKind() == protocol.ParticipantInfo_AGENT {
-		if len(r.hints) < maxHints {
-			switch event.GetEvent() {
-			case "participant_joined", "participant_left", "participant_connection_aborted":
-				r.hints[p.GetSid()] = hint{room: room, left: event.GetEvent() != "participant_joined", until: time.Now().Add(hintLife)}
-			}
+	r.roll.name(event.Room)
+	if event.Agent && len(r.hints) < maxHints {
+		switch event.Name {
+		case "participant_joined", "participant_left", "participant_connection_aborted":
+			r.hints[event.Participant] = hint{room: event.Room, left: event.Name != "participant_joined", until: time.Now().Add(hintLife)}
 		}
 	}
 	r.mu.Unlock()
-	r.queue.Add(room)
+	r.queue.Add(event.Room)
 }
 
 func (r *Reader) dropHints(now time.Time) {

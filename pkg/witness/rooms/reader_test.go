@@ -14,7 +14,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	protocol "github.com/livekit/protocol/livekit"
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -267,7 +266,7 @@ func TestLostDuringAnOutage(t *testing.T) {
 		})
 		lk.set(func() { delete(lk.rooms, "r") })
 		for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
-			r.Heed(&protocol.WebhookEvent{Event: "participant_joined", Room: &protocol.Room{Name: "r"}, Participant: &protocol.ParticipantInfo{Sid: "PA_caller"}})
+			r.Heed(Event{Name: "participant_joined", Room: "r", Participant: "PA_caller"})
 			if reads(r, "pod", 0)() {
 				t.Fatal("what is lost in an outage reads as zero")
 			}
@@ -299,7 +298,7 @@ func TestListsHang(t *testing.T) {
 		time.Sleep(4 * time.Second) // a sweep has failed, and the next hangs
 		lk.set(func() { clear(lk.rooms) })
 		for range 200 {
-			r.Heed(&protocol.WebhookEvent{Event: "participant_left", Room: &protocol.Room{Name: "r"}, Participant: &protocol.ParticipantInfo{Sid: "PA_caller"}})
+			r.Heed(Event{Name: "participant_left", Room: "r", Participant: "PA_caller"})
 			time.Sleep(100 * time.Millisecond)
 			if reads(r, "pod", 0)() {
 				t.Fatal("what is lost in an outage reads as zero")

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,17 +17,16 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-	"github.com/livekit/protocol/auth"
-	protocol "github.com/livekit/protocol/livekit"
-	"google.golang.org/protobuf/encoding/protojson"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/lru"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/crowd"
 )
 
 const (
@@ -56,7 +56,8 @@ type Webhooks struct {
 	peers    []string // host:port; a host may stand for many addresses
 	id       string
 	client   *http.Client
-	seen     *lru.Cache // event id; safe for concurrent use
+	seen     *lru.Cache // checksums of event ids; safe for concurrent use
+	bodies   bodies
 	forwards chan struct{}
 	underway sync.WaitGroup
 	metrics  *Metrics
@@ -72,6 +73,7 @@ func NewWebhooks(projects *Projects, peers []string, metrics *Metrics, log *slog
 		id:       rand.Text(),
 		client:   &http.Client{Timeout: forwardTimeout, Transport: &http.Transport{Proxy: nil, IdleConnTimeout: time.Minute}}, // peers are reached directly
 		seen:     lru.New(rememberEvents),
+		bodies:   bodies{taken: map[string]int64{}},
 		forwards: make(chan struct{}, maxForwards),
 		metrics:  metrics,
 		log:      log,
@@ -86,6 +88,41 @@ func (w *Webhooks) Handler() http.Handler {
 		w.serve(rw, req, types.NamespacedName{Namespace: req.PathValue("namespace"), Name: req.PathValue("secret")})
 	})
 	return mux
+}
+
+// maxConnections bounds the connections at once: a LiveKit server sends some ten events at
+// a time, and each replica passes on as many as maxForwards.
+const maxConnections = 512
+
+// Serve takes webhooks from a listener until ctx is done, and waits for what is being
+// passed on. It closes the listener.
+func (w *Webhooks) Serve(ctx context.Context, listener net.Listener) error {
+	server := &http.Server{
+		Handler:           w.Handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      10 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    8 << 10,
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := server.Shutdown(last); err != nil {
+			w.log.Warn("Webhook requests were cut off", "err", err)
+		}
+	}()
+	w.log.Info("Taking LiveKit's webhooks", "address", listener.Addr().String(), "path", WebhookPath)
+	err := crowd.Serve(server, listener, maxConnections)
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("cannot take webhooks: %w", err)
+	}
+	<-stopped
+	w.Wait()
+	return nil
 }
 
 // refusal is why a webhook request was not taken.
@@ -104,7 +141,8 @@ func (w *Webhooks) serve(rw http.ResponseWriter, req *http.Request, only types.N
 	if refused != nil {
 		w.metrics.webhooks.WithLabelValues(refused.outcome).Inc()
 		w.log.Debug("Refused a webhook", "from", req.RemoteAddr, "outcome", refused.outcome, "err", refused.cause)
-		http.Error(rw, refused.cause.Error(), refused.status)
+		leaveUnread(rw)
+		http.Error(rw, refused.said(), refused.status)
 		return
 	}
 	w.metrics.webhooks.WithLabelValues("accepted").Inc()
@@ -116,28 +154,52 @@ func (w *Webhooks) serve(rw http.ResponseWriter, req *http.Request, only types.N
 	}
 }
 
-// verify checks a request from the cheapest to the dearest and touches no state
-// but the memory of events seen, which only a verified event enters.
-func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only types.NamespacedName) ([]byte, map[*Reader]call.Project, *protocol.WebhookEvent, *refusal) {
-	body, err := io.ReadAll(http.MaxBytesReader(rw, req.Body, maxWebhook))
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return nil, nil, nil, &refusal{http.StatusRequestEntityTooLarge, "too_large", fmt.Errorf("a webhook has at most %d bytes", maxWebhook)}
-	case err != nil:
-		return nil, nil, nil, &refusal{http.StatusBadRequest, "unreadable", fmt.Errorf("cannot read the body: %w", err)}
+// leaveUnread has the connection end with the answer, and nothing more of the request
+// waited for: whoever sends it slowly holds nobody up.
+func leaveUnread(rw http.ResponseWriter) {
+	rw.Header().Set("Connection", "close")
+	_ = http.NewResponseController(rw).SetReadDeadline(time.Unix(1, 0)) // where it is not supported, the server's own time limit holds
+}
+
+// said is what whoever asks is told: of all that has no good signature one and the same,
+// so that nobody learns which keys there are.
+func (r *refusal) said() string {
+	if r.status == http.StatusUnauthorized {
+		return "the webhook is not signed with the API key and secret of a known project; see LiveKit's webhook.api_key, and that the clocks agree"
+	}
+	return r.cause.Error()
+}
+
+// verify checks a request from the cheapest to the dearest: not a byte of the body is
+// read before its signature is known to be a project's. It touches no state but the
+// memory of events seen, which only a verified event enters.
+func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only types.NamespacedName) ([]byte, map[*Reader]call.Project, Event, *refusal) {
+	refuse := func(status int, outcome, format string, args ...any) ([]byte, map[*Reader]call.Project, Event, *refusal) {
+		return nil, nil, Event{}, &refusal{status, outcome, fmt.Errorf(format, args...)}
 	}
 	token := req.Header.Get("Authorization")
 	if token == "" {
-		return nil, nil, nil, &refusal{http.StatusUnauthorized, "unsigned", errors.New("the webhook is not signed; LiveKit signs with webhook.api_key")}
+		return refuse(http.StatusUnauthorized, "unsigned", "it has no Authorization header")
 	}
-	parsed, err := auth.ParseAPIToken(token)
+	key, err := keyOf(token)
 	if err != nil {
-		return nil, nil, nil, &refusal{http.StatusUnauthorized, "forged", errors.New("the Authorization header is no LiveKit token")}
+		return refuse(http.StatusUnauthorized, "forged", "the Authorization header is no LiveKit token")
 	}
-	readers := w.projects.verifiers(parsed.APIKey())
+	readers := w.projects.verifiers(key)
 	if len(readers) == 0 {
-		return nil, nil, nil, &refusal{http.StatusUnauthorized, "unknown_key", errors.New("the webhook is signed with a key of no known project; set LiveKit's webhook.api_key to the project's API key")}
+		return refuse(http.StatusUnauthorized, "unknown_key", "it is signed with a key of no known project")
+	}
+	// The same key name may stand for several projects with secrets of their own.
+	sums := map[*Reader]string{}
+	for r := range readers {
+		if sum, ok := authentic(token, r.Secret(key)); ok {
+			sums[r] = sum
+		} else {
+			delete(readers, r)
+		}
+	}
+	if len(readers) == 0 {
+		return refuse(http.StatusUnauthorized, "forged", "its signature does not fit its key, or has expired")
 	}
 	if only.Name != "" {
 		maps.DeleteFunc(readers, func(_ *Reader, project call.Project) bool {
@@ -145,35 +207,61 @@ func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only types.
 			return secret != only
 		})
 		if len(readers) == 0 {
-			return nil, nil, nil, &refusal{http.StatusForbidden, "other_project", fmt.Errorf("the webhook is signed with a key of another project than %s", only)}
+			return refuse(http.StatusForbidden, "other_project", "the webhook is signed with a key of another project than %s", only)
 		}
 	}
 
-	// The same key name may stand for several projects with secrets of their own.
-	for r := range readers {
-		if !authentic(token, r.Secret(parsed.APIKey()), body) {
-			delete(readers, r)
-		}
+	size := int64(maxWebhook)
+	if n := req.ContentLength; n >= 0 {
+		size = min(n, maxWebhook+1)
 	}
+	if size > maxWebhook {
+		return refuse(http.StatusRequestEntityTooLarge, "too_large", "a webhook has at most %d bytes", maxWebhook)
+	}
+	charged := owner(readers)
+	if !w.bodies.take(charged, size) {
+		return refuse(http.StatusServiceUnavailable, "too_many", "too many webhooks of the project are under way; LiveKit sends this one again")
+	}
+	defer w.bodies.giveBack(charged, size)
+	body, err := io.ReadAll(http.MaxBytesReader(rw, req.Body, maxWebhook))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return refuse(http.StatusRequestEntityTooLarge, "too_large", "a webhook has at most %d bytes", maxWebhook)
+	case err != nil:
+		return refuse(http.StatusBadRequest, "unreadable", "the body ends early, or does not come in time")
+	}
+	sum := sha256.Sum256(body)
+	maps.DeleteFunc(readers, func(r *Reader, _ call.Project) bool {
+		return subtle.ConstantTimeCompare([]byte(sums[r]), []byte(base64.StdEncoding.EncodeToString(sum[:]))) != 1
+	})
 	if len(readers) == 0 {
-		return nil, nil, nil, &refusal{http.StatusUnauthorized, "forged", errors.New("the webhook's signature does not fit its body and key, or has expired")}
+		return refuse(http.StatusUnauthorized, "forged", "its signature does not fit its body")
 	}
-	event := &protocol.WebhookEvent{}
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, event); err != nil {
-		return nil, nil, nil, &refusal{http.StatusBadRequest, "unreadable", errors.New("the body is no webhook event")} // its error repeats the body
+	event, id, err := parseEvent(body)
+	if err != nil {
+		return refuse(http.StatusBadRequest, "unreadable", "the body is no webhook event") // its error repeats the body
 	}
-	if id := event.GetId(); id != "" {
-		if _, again := w.seen.Get(id); again {
-			return nil, nil, nil, &refusal{http.StatusConflict, "replayed", fmt.Errorf("webhook event %s was received before", id)}
+	if id != "" {
+		seen := sha256.Sum256([]byte(key + "\n" + id)) // of one length, whatever is sent
+		if _, again := w.seen.Get(seen); again {
+			return refuse(http.StatusConflict, "replayed", "the webhook event was received before")
 		}
-		w.seen.Add(id, struct{}{})
+		w.seen.Add(seen, struct{}{})
 	}
 	return body, readers, event, nil
 }
 
-// authentic reports whether a token is signed with a secret, for this body, and valid
-// now by a clock that may differ.
-func authentic(token, secret string, body []byte) bool {
+// keyOf is the API key that a token claims to be signed with.
+func keyOf(token string) (string, error) {
+	var claims jwt.RegisteredClaims
+	_, _, err := jwt.NewParser().ParseUnverified(token, &claims)
+	return claims.Issuer, err
+}
+
+// authentic reports whether a token is signed with a secret, and valid now by a clock
+// that may differ, and the checksum of the body that it is for.
+func authentic(token, secret string) (sum string, ok bool) {
 	claims := struct {
 		jwt.RegisteredClaims
 
@@ -181,9 +269,94 @@ func authentic(token, secret string, body []byte) bool {
 	}{}
 	_, err := jwt.ParseWithClaims(token, &claims, func(*jwt.Token) (any, error) { return []byte(secret), nil },
 		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithLeeway(clocksApart), jwt.WithExpirationRequired())
-	sum := sha256.Sum256(body)
-	return err == nil && secret != "" &&
-		subtle.ConstantTimeCompare([]byte(claims.Sum), []byte(base64.StdEncoding.EncodeToString(sum[:]))) == 1
+	return claims.Sum, err == nil && secret != ""
+}
+
+// Event is what is read of a webhook event.
+type Event struct {
+	// Name is the event's, such as participant_joined.
+	Name string
+	Room string
+	// Participant is the sid of whom it tells, and Agent reports whether that is an agent.
+	Participant string
+	Agent       bool
+}
+
+// parseEvent reads an event as LiveKit's JSON has it, and its id.
+func parseEvent(body []byte) (event Event, id string, err error) {
+	var said struct {
+		Event string `json:"event"`
+		ID    string `json:"id"`
+		Room  struct {
+			Name string `json:"name"`
+		} `json:"room"`
+		Participant struct {
+			SID  string `json:"sid"`
+			Kind any    `json:"kind"` // by name or number
+		} `json:"participant"`
+	}
+	if err := json.Unmarshal(body, &said); err != nil {
+		return Event{}, "", err
+	}
+	kind := said.Participant.Kind
+	return Event{Name: said.Event, Room: said.Room.Name, Participant: said.Participant.SID, Agent: kind == "AGENT" || kind == 4.0}, said.ID, nil
+}
+
+// bodies bounds the memory that webhooks under way take: the default project's, and that
+// of the others together, of which one namespace has a share.
+type bodies struct {
+	mu    sync.Mutex
+	taken map[string]int64 // bytes by namespace; the default project's is empty
+	all   int64            // of all namespaces
+}
+
+const (
+	// maxBodies bounds the webhooks under way of the default project, in bytes, and as
+	// many of all others, of which bodiesShare are for one namespace.
+	maxBodies   = 8 << 20
+	bodiesShare = maxBodies / 8
+)
+
+// take takes n bytes for a namespace, if it may have them.
+func (b *bodies) take(namespace string, n int64) bool {
+	most := int64(maxBodies)
+	if namespace != "" {
+		most = bodiesShare
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.taken[namespace]+n > most || namespace != "" && b.all+n > maxBodies {
+		return false
+	}
+	b.add(namespace, n)
+	return true
+}
+
+func (b *bodies) giveBack(namespace string, n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.add(namespace, -n)
+	if b.taken[namespace] == 0 {
+		delete(b.taken, namespace)
+	}
+}
+
+func (b *bodies) add(namespace string, n int64) {
+	b.taken[namespace] += n
+	if namespace != "" {
+		b.all += n
+	}
+}
+
+// owner is the namespace that a webhook of projects is charged to: empty where the
+// default project is one of them.
+func owner(readers map[*Reader]call.Project) string {
+	var namespaces []string
+	for _, project := range readers {
+		secret, _ := project.Secret()
+		namespaces = append(namespaces, secret.Namespace)
+	}
+	return slices.Min(namespaces)
 }
 
 // forward passes a verified request on to the peers, each address once, without

@@ -8,17 +8,23 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	protocol "github.com/livekit/protocol/livekit"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"google.golang.org/protobuf/encoding/protojson"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -148,6 +154,9 @@ func TestWebhookRefused(t *testing.T) {
 			if tc.outcome != "" && testutil.ToFloat64(metrics.webhooks.WithLabelValues(tc.outcome)) != before+1 {
 				t.Errorf("outcome %q was not counted", tc.outcome)
 			}
+			if tc.status == http.StatusUnauthorized && rec.Body.String() != (&refusal{status: tc.status}).said()+"\n" {
+				t.Errorf("the answer is %q: it has to be the same for all that is not signed well, so that nobody learns which keys there are", rec.Body)
+			}
 			if strings.Contains(rec.Body.String(), "-secret") {
 				t.Errorf("the answer names a secret: %s", rec.Body)
 			}
@@ -165,6 +174,160 @@ func TestWebhookRefused(t *testing.T) {
 	}
 	if requests != 0 {
 		t.Errorf("refused webhooks made %d requests to LiveKit", -requests)
+	}
+}
+
+// TestNothingOfUnsignedBodiesIsRead: whoever has no key of a project costs no memory.
+func TestNothingOfUnsignedBodiesIsRead(t *testing.T) {
+	projects, _, metrics := twoProjects(t)
+	handler := NewWebhooks(projects, nil, metrics, slog.New(slog.DiscardHandler)).Handler()
+	for name, req := range map[string]*http.Request{
+		"Unsigned":    httptest.NewRequest(http.MethodPost, WebhookPath, nil),
+		"UnknownKey":  signed(t, WebhookPath, "some-key", "default-secret", joined, 0),
+		"WrongSecret": signed(t, WebhookPath, "default-key", "guessed", joined, 0),
+		"TooLarge":    signed(t, WebhookPath, "default-key", "default-secret", strings.Repeat(" ", maxWebhook+1), 0),
+	} {
+		req.Body = untouched{t, name}
+		rec := httptest.NewRecorder()
+		handler.ServeHTTP(rec, req)
+		if rec.Code != http.StatusUnauthorized && rec.Code != http.StatusRequestEntityTooLarge {
+			t.Errorf("%s: status %d (%s)", name, rec.Code, rec.Body)
+		}
+	}
+}
+
+// untouched is a body of which nothing is to be read.
+type untouched struct {
+	t    *testing.T
+	name string
+}
+
+func (u untouched) Read([]byte) (int, error) {
+	u.t.Errorf("%s: the body was read", u.name)
+	return 0, io.EOF
+}
+
+func (u untouched) Close() error { return nil }
+
+// TestBodiesAreChargedToTheirNamespace: one tenant's stalled webhooks keep out none of
+// another tenant, nor of the default project.
+func TestBodiesAreChargedToTheirNamespace(t *testing.T) {
+	b := bodies{taken: map[string]int64{}}
+	taken := 0
+	for b.take("hostile", maxWebhook) {
+		taken++
+	}
+	if taken != bodiesShare/maxWebhook {
+		t.Errorf("one namespace had %d bodies at once, want %d", taken, bodiesShare/maxWebhook)
+	}
+	if !b.take("team", maxWebhook) || !b.take("", maxWebhook) {
+		t.Error("others have their share")
+	}
+	for range taken {
+		b.giveBack("hostile", maxWebhook)
+	}
+	b.giveBack("team", maxWebhook)
+	b.giveBack("", maxWebhook)
+	if b.all != 0 || len(b.taken) != 0 {
+		t.Errorf("%d bytes of %v are still taken", b.all, b.taken)
+	}
+}
+
+// TestStalledRequestsOfOutsiders: a thousand who send no end of a body, or no header, take
+// little memory, and LiveKit's webhooks come through meanwhile.
+func TestStalledRequestsOfOutsiders(t *testing.T) {
+	const outsiders, honest = 1000, 50
+	projects, _, metrics := twoProjects(t)
+	w := NewWebhooks(projects, nil, metrics, slog.New(slog.DiscardHandler))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Serve(ctx, listener) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	address := listener.Addr().String()
+	memory := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
+
+	before := memory()
+	half := strings.Repeat(" ", 128<<10)
+	var crowd sync.WaitGroup
+	for i := range outsiders {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		crowd.Go(func() { // until the server is tired of it
+			_ = conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
+			head := "POST /webhooks HTTP/1.1\r\nHost: x\r\n"
+			if i%2 == 0 {
+				head += "Authorization: guessed\r\nContent-Length: 262144\r\n\r\n" + half
+			}
+			_, _ = io.WriteString(conn, head)
+		})
+	}
+	client := &http.Client{Timeout: 5 * time.Second}
+	for i := range honest {
+		body := strings.Replace(joined, "EV_1", fmt.Sprintf("EV_%d", i), 1)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+WebhookPath, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = signed(t, WebhookPath, "default-key", "default-secret", body, 0).Header
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatalf("webhook %d among stalled requests: %v", i, err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("webhook %d among stalled requests: %s", i, resp.Status)
+		}
+	}
+	crowd.Wait()
+	if after := memory(); after > before+30<<20 {
+		t.Errorf("memory went from %d to %d MiB; want no more than 30 MiB for %d connections", before>>20, after>>20, outsiders)
+	}
+}
+
+func FuzzParseEvent(f *testing.F) {
+	for _, seed := range []string{joined, `{"participant":{"kind":4}}`, `{"room":null}`, `[]`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		event, id, err := parseEvent(body)
+		if err != nil && (event != Event{} || id != "") || len(event.Room) > 3*len(body) || len(id) > 3*len(body) {
+			t.Errorf("parseEvent(%q) = %+v, %q, %v", body, event, id, err)
+		}
+	})
+}
+
+// TestEventOfLiveKit: what LiveKit's own library writes is read.
+func TestEventOfLiveKit(t *testing.T) {
+	sent := &protocol.WebhookEvent{
+		Event: "participant_left", Id: "EV_1", Room: &protocol.Room{Name: "r"},
+		Participant: &protocol.ParticipantInfo{Sid: "PA_1", Kind: protocol.ParticipantInfo_AGENT, Attributes: map[string]string{"a": "b"}},
+	}
+	want := Event{Name: "participant_left", Room: "r", Participant: "PA_1", Agent: true}
+	for _, how := range []protojson.MarshalOptions{{}, {UseProtoNames: true}, {UseEnumNumbers: true}, {EmitUnpopulated: true}} {
+		raw, err := how.Marshal(sent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if event, id, err := parseEvent(raw); event != want || id != "EV_1" || err != nil {
+			t.Errorf("%s reads %+v, %q, %v; want %+v", raw, event, id, err, want)
+		}
 	}
 }
 

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package crowd bounds the connections of a server, so that none who may reach its port
+// can take its memory, nor keep others out.
+//
+// It does not know what is asked, nor who may: what a request may cost is its handler's.
+package crowd
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+)
+
+// Serve serves what comes to l, with at most so many connections at once; it returns
+// what Serve of the server does. Where one more comes, one of whoever has the most makes
+// room: that which has waited longest without a request, or else that whose request has
+// taken longest. Who has a request and sends it gets through a crowd that has none.
+//
+// It sets the server's Handler and ConnContext.
+func Serve(server *http.Server, l net.Listener, most int) error {
+	c := &crowd{Listener: l, most: most, members: map[*member]bool{}, of: map[string]int{}}
+	inner := server.Handler
+	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if m, ok := r.Context().Value(memberKey{}).(*member); ok {
+			c.asks(m, true)
+			defer c.asks(m, false)
+		}
+		inner.ServeHTTP(w, r)
+	})
+	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		return context.WithValue(ctx, memberKey{}, conn)
+	}
+	return server.Serve(c)
+}
+
+type memberKey struct{}
+
+// crowd is a listener that knows its connections.
+type crowd struct {
+	net.Listener
+
+	most int
+
+	mu      sync.Mutex
+	turn    uint64
+	members map[*member]bool
+	of      map[string]int // connections by address
+}
+
+// member is one connection.
+type member struct {
+	net.Conn
+
+	crowd *crowd
+	from  string
+	since uint64 // the turn at which it began to wait, or to be answered
+	asks  bool   // a request of it is being answered
+}
+
+// Accept implements net.Listener.
+func (c *crowd) Accept() (net.Conn, error) {
+	conn, err := c.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	host, _, err := net.SplitHostPort(conn.RemoteAddr().String())
+	if err != nil {
+		host = conn.RemoteAddr().String()
+	}
+	m := &member{Conn: conn, crowd: c, from: host}
+	if out := c.enter(m); out != nil {
+		_ = out.Close() // it is nobody's any more
+	}
+	return m, nil
+}
+
+// enter lets a connection in and returns the one that makes room for it, if one has to.
+func (c *crowd) enter(m *member) (out *member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.members) >= c.most {
+		for other := range c.members {
+			if out == nil || c.sooner(other, out) {
+				out = other
+			}
+		}
+		c.forget(out)
+	}
+	c.turn++
+	m.since = c.turn
+	c.members[m] = true
+	c.of[m.from]++
+	return out
+}
+
+// sooner reports whether a makes room before b.
+func (c *crowd) sooner(a, b *member) bool {
+	switch {
+	case c.of[a.from] != c.of[b.from]:
+		return c.of[a.from] > c.of[b.from]
+	case a.asks != b.asks:
+		return b.asks
+	default:
+		return a.since < b.since
+	}
+}
+
+func (c *crowd) asks(m *member, asks bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.turn++
+	m.asks, m.since = asks, c.turn
+}
+
+func (c *crowd) forget(m *member) {
+	if !c.members[m] {
+		return
+	}
+	delete(c.members, m)
+	if c.of[m.from]--; c.of[m.from] == 0 {
+		delete(c.of, m.from)
+	}
+}
+
+// Close implements net.Conn.
+func (m *member) Close() error {
+	m.crowd.mu.Lock()
+	m.crowd.forget(m)
+	m.crowd.mu.Unlock()
+	return m.Conn.Close()
+}
