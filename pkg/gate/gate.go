@@ -26,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/crowd"
 	"github.com/callguard/callguard/pkg/weburl"
 )
 
@@ -208,8 +209,8 @@ func (g *Gate) Run(ctx context.Context, agent, status net.Listener) error {
 		close(g.closing)
 		return nil
 	})
-	group.Go(func() error { return g.serve(ctx, agent, g.Handler()) })
-	group.Go(func() error { return g.serve(ctx, status, g.Status()) })
+	group.Go(func() error { return g.serveAgent(ctx, agent) })
+	group.Go(func() error { return g.serveStatus(ctx, status) })
 	group.Go(func() error { return g.followOrder(ctx) })
 	group.Go(func() error { return g.ends.run(ctx) })
 	group.Go(func() error { g.wonder(ctx); return nil })
@@ -236,15 +237,37 @@ func (g *Gate) wonder(ctx context.Context) {
 	}
 }
 
-func (g *Gate) serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	server := &http.Server{
-		Handler:           h,
+// maxAskers bounds the connections to the status port, to which others than the agent
+// may come: adapters, guards, a Prometheus and the kubelet have some ten.
+const maxAskers = 64
+
+// serveAgent serves the agent, whose answers may stream for as long as they like. Only
+// the pod itself can reach it.
+func (g *Gate) serveAgent(ctx context.Context, l net.Listener) error {
+	return g.serve(ctx, l, &http.Server{
+		Handler:           g.Handler(),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ErrorLog:          slog.NewLogLogger(g.cfg.Log.Handler(), slog.LevelWarn), // its own words: a handler's panic
-	}
+	}, func(s *http.Server) error { return s.Serve(l) })
+}
+
+// serveStatus serves whoever asks how the pod is. However many do, they take no memory
+// that the agent's websocket needs.
+func (g *Gate) serveStatus(ctx context.Context, l net.Listener) error {
+	return g.serve(ctx, l, &http.Server{
+		Handler:           g.Status(),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       5 * time.Second,
+		WriteTimeout:      10 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    8 << 10,
+	}, func(s *http.Server) error { return crowd.Serve(s, l, maxAskers) })
+}
+
+func (g *Gate) serve(ctx context.Context, l net.Listener, server *http.Server, run func(*http.Server) error) error {
+	server.BaseContext = func(net.Listener) context.Context { return ctx }
+	server.ErrorLog = slog.NewLogLogger(g.cfg.Log.Handler(), slog.LevelWarn) // its own words: a handler's panic
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -255,7 +278,7 @@ func (g *Gate) serve(ctx context.Context, l net.Listener, h http.Handler) error 
 			_ = server.Close() // what is left is streaming
 		}
 	}()
-	err := server.Serve(l)
+	err := run(server)
 	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("cannot serve on %s: %w", l.Addr(), err)
 	}

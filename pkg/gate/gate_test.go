@@ -661,3 +661,36 @@ func hear(t testing.TB, server *websocket.Conn, wanted func(*livekit.WorkerMessa
 		}
 	}
 }
+
+// TestAskersKeepTheWorker: however many connect to the status port and ask nothing, the
+// gate's memory is its own, who asks is answered, and the worker's websocket stays.
+func TestAskersKeepTheWorker(t *testing.T) {
+	const idle, most = 6000, 8 << 20 // bytes
+	p := newPair(t, nil)
+	memory := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
+	p.gate.calls(t)
+	before := memory()
+	for i := range idle {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(p.gate.status, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if i%500 == 0 {
+			p.gate.calls(t)
+			send(t, p.agent, frame{kind: websocket.BinaryMessage, body: []byte("ping")})
+			if got := next(t, p.server); string(got.body) != "ping" {
+				t.Fatalf("LiveKit got %q", got.body)
+			}
+		}
+	}
+	p.gate.calls(t)
+	if after := memory(); after > before+most {
+		t.Errorf("memory went from %d to %d KiB for %d connections", before>>10, after>>10, idle)
+	}
+}

@@ -19,6 +19,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/crowd"
 )
 
 // Config is what a Prober needs.
@@ -265,13 +266,17 @@ func (p *Prober) Report() Report {
 	return r
 }
 
+// maxAskers bounds the connections: the kubelet and a Prometheus have a few.
+const maxAskers = 64
+
 func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	server := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       5 * time.Second,
 		WriteTimeout:      10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    8 << 10,
 	}
 	stopped := make(chan struct{})
 	go func() {
@@ -281,7 +286,7 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 		defer cancel()
 		_ = server.Shutdown(last) // whoever still reads is cut off with the process
 	}()
-	err := server.Serve(l)
+	err := crowd.Serve(server, l, maxAskers)
 	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("cannot serve on %s: %w", l.Addr(), err)
 	}

@@ -32,6 +32,7 @@ import (
 
 	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/crowd"
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/pkg/witness/gate"
 	"github.com/callguard/callguard/pkg/witness/poll"
@@ -49,6 +50,9 @@ const (
 	retryPeriod   = 2 * time.Second
 
 	clientQPS, clientBurst = 50, 100
+
+	// maxAskers bounds the connections to metrics and health.
+	maxAskers = 64
 )
 
 // Main runs the drain-guard, or unlocks, until ctx is done.
@@ -301,7 +305,7 @@ func serve(ctx context.Context, address string, status *status, registry *promet
 		}
 		_, _ = io.WriteString(rw, "ok\n")
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
 	stop := context.AfterFunc(ctx, func() {
 		if err := server.Close(); err != nil {
 			log.Warn("Metrics were cut off", "err", err)
@@ -309,7 +313,7 @@ func serve(ctx context.Context, address string, status *status, registry *promet
 	})
 	defer stop()
 	log.Info("Serving metrics and health", "address", listener.Addr().String())
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := crowd.Serve(server, listener, maxAskers); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("cannot serve metrics: %w", err)
 	}
 	return nil
