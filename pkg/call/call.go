@@ -283,7 +283,7 @@ func Known(n int, at time.Time) Reading { return Reading{calls: n, at: at, known
 
 // Unknown is the reading of a witness that could not tell, and why.
 func Unknown(format string, args ...any) Reading {
-	return Reading{reason: fmt.Sprintf(format, args...)}
+	return Reading{reason: Plain(fmt.Sprintf(format, args...), MaxText)}
 }
 
 // WithNewest is the reading with the time at which the latest of its calls began.

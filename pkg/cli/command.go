@@ -6,8 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"io"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/callguard/callguard/manifests"
+	"github.com/callguard/callguard/pkg/call"
 )
 
 // The exit codes.
@@ -37,6 +39,7 @@ var (
 
 // Main runs the plugin and returns its exit code.
 func Main(ctx context.Context, args []string, streams genericiooptions.IOStreams) int {
+	streams.Out, streams.ErrOut = &plain{to: streams.Out}, &plain{to: streams.ErrOut}
 	cmd := newCommand(streams) //nolint:contextcheck // a command is given its context when it runs
 	cmd.SetArgs(args)
 	err := cmd.ExecuteContext(ctx)
@@ -49,6 +52,30 @@ func Main(ctx context.Context, args []string, streams genericiooptions.IOStreams
 		_, _ = fmt.Fprintf(streams.ErrOut, "error: %v\n", err)
 	}
 	return ExitFailed
+}
+
+// plain writes what does nothing to a terminal: whatever is shown of a cluster, a tenant
+// may have written. JSON and YAML stay what they are.
+type plain struct {
+	to   io.Writer
+	rest []byte // the beginning of a character
+}
+
+// Write implements io.Writer.
+func (p *plain) Write(text []byte) (int, error) {
+	all := append(p.rest, text...)
+	whole := len(all)
+	for i := max(0, whole-utf8.UTFMax+1); i < len(all); i++ {
+		if utf8.RuneStart(all[i]) && !utf8.FullRune(all[i:]) {
+			whole = i
+			break
+		}
+	}
+	p.rest = append([]byte(nil), all[whole:]...)
+	if _, err := io.WriteString(p.to, call.Escape(string(all[:whole]), "\n\t")); err != nil {
+		return 0, err
+	}
+	return len(text), nil
 }
 
 // common is what every verb has.
@@ -129,12 +156,13 @@ func checkSelector(value string) error {
 	return nil
 }
 
+// maxLine bounds a line, in bytes: an error may tell of every door.
+const maxLine = 4 * call.MaxText
+
 // line is an error in one line.
 func line(err error) string { return oneLine(err.Error()) }
 
-func oneLine(text string) string {
-	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
-}
+func oneLine(text string) string { return call.Plain(text, maxLine) }
 
 // clock is the time of day that people compare with their own.
 func clock(t time.Time) string { return t.Local().Format(time.TimeOnly) }

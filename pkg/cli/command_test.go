@@ -49,6 +49,31 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
+// TestOutputIsPlain: whatever of a cluster is shown does nothing to a terminal, however it
+// is written, and JSON stays what it is.
+func TestOutputIsPlain(t *testing.T) {
+	shown := "NAME\tCALLS\n日本\x1b[2J\u009b1m\u202e\n"
+	want := "NAME\tCALLS\n日本\\u001b[2J\\u009b1m\\u202e\n"
+	for size := 1; size <= len(shown); size++ {
+		var out strings.Builder
+		w := &plain{to: &out}
+		for rest := shown; rest != ""; rest = rest[min(size, len(rest)):] {
+			piece := rest[:min(size, len(rest))]
+			if n, err := w.Write([]byte(piece)); n != len(piece) || err != nil {
+				t.Fatalf("%d of %d bytes were written: %v", n, len(piece), err)
+			}
+		}
+		if out.String() != want {
+			t.Errorf("in pieces of %d bytes it is %q; want %q", size, out.String(), want)
+		}
+	}
+	streams, _, _, errOut := genericiooptions.NewTestIOStreams()
+	Main(t.Context(), []string{"\x1b[2J"}, streams)
+	if text := errOut.String(); strings.Contains(text, "\x1b") || text == "" {
+		t.Errorf("it says %q", text)
+	}
+}
+
 func TestForbidden(t *testing.T) {
 	no := apierrors.NewForbidden(schema.GroupResource{}, "", errors.New("no"))
 	cases := map[string]struct {

@@ -400,7 +400,11 @@ func gateUnready(pod *corev1.Pod, now time.Time) bool {
 // whyUnable asks a pod's gate through the API server why no worker is registered. Where
 // that is not allowed, or does not work, it says how to.
 func (c *cluster) whyUnable(ctx context.Context, pod *corev1.Pod) (what, do string) {
-	path := fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%s/proxy/calls", pod.Namespace, pod.Name, pod.Annotations[call.GatePortAnnotation])
+	port, err := call.ParseGatePort(pod.Annotations[call.GatePortAnnotation])
+	if err != nil {
+		return "no gate can be asked: " + err.Error(), "correct the annotation"
+	}
+	path := fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/calls", pod.Namespace, pod.Name, port)
 	var answer struct {
 		Able   *bool        `json:"able"`
 		Unable call.Ability `json:"unable"`

@@ -194,7 +194,7 @@ func (c *cluster) events(ctx context.Context, out io.Writer, pod *corev1.Pod) er
 	_, _ = fmt.Fprintln(out, "Events:")
 	w := printers.GetNewTabWriter(out)
 	for _, e := range items[max(0, len(items)-latestEvents):] {
-		_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\n", age(c.now(), when(e)), e.Reason, oneLine(e.Message))
+		_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\n", age(c.now(), when(e)), oneLine(e.Reason), oneLine(e.Message))
 	}
 	return w.Flush()
 }

@@ -83,7 +83,7 @@ func NewDoors(cfg DoorsConfig) (*Doors, error) {
 		return nil, err
 	}
 	d := &Doors{
-		client: cfg.Client, want: want, events: cfg.Recorder, about: cfg.About, log: cfg.Log,
+		client: cfg.Client, want: want, events: plainEvents{cfg.Recorder}, about: cfg.About, log: cfg.Log,
 		factory: informers.NewSharedInformerFactoryWithOptions(cfg.Client, 0, informers.WithTransform(trim)),
 		changed: make(chan struct{}, 1),
 		err:     errors.New("they have not been looked at yet"),

@@ -311,7 +311,7 @@ func TestDoors(t *testing.T) {
 			if tc.want != "" {
 				inForce = "0"
 				want := "Warning DoorsNotInForce on Deployment callguard-system/drain-guard: Nothing is released, for callguard's admission policies are not in force: " +
-					tc.want + "; apply the chart again"
+					strings.ReplaceAll(tc.want, "\n", "; ") + "; apply the chart again"
 				eventually(t, "a guard that starts like this says so in an Event", func() bool { return len(events.list()) > 0 })
 				if diff := cmp.Diff([]string{want}, events.list()); diff != "" {
 					t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 
@@ -76,7 +77,21 @@ const budgetKind = "PodDisruptionBudget"
 const tellAfter = 5 * time.Second
 
 func newReport(events record.EventRecorder, registry prometheus.Registerer, log *slog.Logger) *report {
-	return &report{events: events, metrics: newMetrics(registry), log: log, held: map[types.UID]held{}, said: map[Key]map[string]bool{}}
+	return &report{events: plainEvents{events}, metrics: newMetrics(registry), log: log, held: map[types.UID]held{}, said: map[Key]map[string]bool{}}
+}
+
+// plainEvents has nothing in Events that does something to a terminal, or has no end:
+// pods, owners and others' policies have a word in them.
+type plainEvents struct{ record.EventRecorder }
+
+// Event implements record.EventRecorder.
+func (e plainEvents) Event(object runtime.Object, kind, reason, text string) {
+	e.EventRecorder.Event(object, kind, reason, call.Plain(text, call.MaxText))
+}
+
+// Eventf implements record.EventRecorder.
+func (e plainEvents) Eventf(object runtime.Object, kind, reason, format string, args ...any) {
+	e.Event(object, kind, reason, fmt.Sprintf(format, args...))
 }
 
 // judged enters the verdicts on a workload's pods, and tells of those that changed.

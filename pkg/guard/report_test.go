@@ -3,9 +3,11 @@
 package guard
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +17,20 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
 )
+
+// TestEventsArePlain: a pod's word in an Event does nothing to a terminal, and ends.
+func TestEventsArePlain(t *testing.T) {
+	recorder := record.NewFakeRecorder(2)
+	hostile := "the gate does not know: \x1b[2J\nNormal Released" + strings.Repeat("x", 1<<20)
+	r := newReport(recorder, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	r.events.Event(newPod("a"), corev1.EventTypeNormal, ReasonHeld, hostile)
+	r.events.Eventf(newPod("a"), corev1.EventTypeNormal, ReasonHeld, "Pod stays: %s", hostile)
+	for range 2 {
+		if event := <-recorder.Events; strings.ContainsAny(event, "\x1b\n") || len(event) > call.MaxText+100 {
+			t.Errorf("%d bytes: %.200q", len(event), event)
+		}
+	}
+}
 
 // TestComplainsOnce has a complaint of every kind made once, as long as anything is
 // there that it is about, and nothing remembered after that.

@@ -308,3 +308,18 @@ func TestDeadNode(t *testing.T) {
 		})
 	}
 }
+
+// TestUnavailableIsPlain: whoever asks for a metric reads why it is not known, on a
+// terminal, and a tenant may have a word in that.
+func TestUnavailableIsPlain(t *testing.T) {
+	for _, unknown := range []tally{
+		{stale: errors.New("\x1b[2J\n" + strings.Repeat("x", 1<<20))},
+		{unknown: 1, example: "\x1b[2J\n" + strings.Repeat("x", 1<<20)},
+		{lost: 1, example: "\x1b[2J\n" + strings.Repeat("x", 1<<20)},
+	} {
+		err := unknown.tooLittleKnown(ActiveCalls)
+		if !apierrors.IsServiceUnavailable(err) || strings.ContainsAny(err.Error(), "\x1b\n") || len(err.Error()) > call.MaxText+100 {
+			t.Errorf("%d bytes: %.200q", len(err.Error()), err)
+		}
+	}
+}

@@ -79,14 +79,18 @@ func (t *tally) tooLittleKnown(metric string) error {
 	case metric == DrainingPods:
 		return nil
 	case t.stale != nil:
-		return apierrors.NewServiceUnavailable(fmt.Sprintf("%s is not known: %v", metric, t.stale))
+		return unavailable("%s is not known: %v", metric, t.stale)
 	case 2*t.unknown > t.known+t.unknown:
-		return apierrors.NewServiceUnavailable(fmt.Sprintf("%s is not known: %d of %d pods are unknown; %s",
-			metric, t.unknown, t.known+t.unknown, t.example))
+		return unavailable("%s is not known: %d of %d pods are unknown; %s", metric, t.unknown, t.known+t.unknown, t.example)
 	case t.lost > 0 && t.known == 0:
-		return apierrors.NewServiceUnavailable(fmt.Sprintf("%s is not known: %d pods are unknown and their nodes are lost; %s", metric, t.lost, t.example))
+		return unavailable("%s is not known: %d pods are unknown and their nodes are lost; %s", metric, t.lost, t.example)
 	}
 	return nil
+}
+
+// unavailable is a 503 with a text that others may have had a hand in.
+func unavailable(format string, args ...any) error {
+	return apierrors.NewServiceUnavailable(call.Plain(fmt.Sprintf(format, args...), call.MaxText))
 }
 
 func (t *tally) value(metric string) int64 {

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -99,22 +98,13 @@ type Job struct {
 // reading is the number of calls of an answer that was asked for at a time.
 func (a Answer) reading(at time.Time) call.Reading {
 	if !a.Known {
-		return call.Unknown("the gate does not know: %s", cut(a.Reason)).WithAbility(a.Ability())
+		return call.Unknown("the gate does not know: %s", call.Plain(a.Reason, maxReason)).WithAbility(a.Ability())
 	}
 	return call.Known(a.Calls, at).WithAbility(a.Ability())
 }
 
-// maxReason is how much of a reason is repeated: it stands in Events.
+// maxReason is how much of a reason is repeated, in bytes: it stands in Events.
 const maxReason = 300
-
-// cut is a reason in one line that is not too long.
-func cut(reason string) string {
-	reason = strings.Join(strings.Fields(reason), " ")
-	if len(reason) > maxReason {
-		reason = strings.ToValidUTF8(reason[:maxReason], "") + "…"
-	}
-	return reason
-}
 
 // maxCalls is more than any pod holds; a larger number is a mistake.
 const maxCalls = 1_000_000
@@ -144,7 +134,7 @@ func parse(body []byte, pod types.UID) (Answer, error) {
 	case known == nil || calls == nil:
 		return Answer{}, errors.New("the answer names no calls, so it is not a gate's")
 	case a.Pod != pod:
-		return Answer{}, fmt.Errorf("the gate is that of pod %q, not of %q; set its POD_UID from metadata.uid", cut(string(a.Pod)), pod)
+		return Answer{}, fmt.Errorf("the gate is that of pod %q, not of %q; set its POD_UID from metadata.uid", call.Plain(string(a.Pod), maxReason), pod)
 	case *calls < 0 || *calls > maxCalls:
 		return Answer{}, fmt.Errorf("calls is %d, which is no number of calls", *calls)
 	}
