@@ -11,7 +11,10 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"syscall"
 	"time"
+
+	"github.com/callguard/callguard/pkg/call"
 )
 
 // Refused says that LiveKit, or something before it, answered and did not say what it
@@ -60,11 +63,7 @@ func Unanswered(err error) bool {
 	return ok && (refused.code == "unavailable" || refused.code == "deadline_exceeded")
 }
 
-const (
-	checkURL = "check the URL, and what stands between"
-	// maxCause bounds what is repeated of a cause.
-	maxCause = 300
-)
+const checkURL = "check the URL, and what stands between"
 
 // refusal is what an answer with another status than 200 says. code is LiveKit's own.
 func refusal(apiKey string, status int, code string) *Refused {
@@ -90,9 +89,9 @@ func unreadable(format string, args ...any) *Refused {
 	return &Refused{Answer: fmt.Sprintf(format, args...), Cure: checkURL, status: http.StatusOK}
 }
 
-// unreachable says why a request got no answer. Most causes are the network's own
-// words; net/http repeats of an answer what it cannot read, so other causes are not
-// repeated.
+// unreachable says why a request got no answer, as one of a few classes: whoever chose
+// the URL may read it, and is to learn nothing of what is there. net/http repeats of an
+// answer what it cannot read, certificates have names, and resolvers addresses.
 type unreachable struct {
 	text  string
 	cause error
@@ -101,37 +100,78 @@ type unreachable struct {
 func (e *unreachable) Error() string { return e.text }
 func (e *unreachable) Unwrap() error { return e.cause }
 
+// Detail is what the network said of why a request got no answer, for the program's own
+// log; empty where it said nothing.
+func Detail(err error) string {
+	e, ok := errors.AsType[*unreachable](err)
+	if !ok {
+		return ""
+	}
+	if network := networkError(e.cause); network != nil {
+		return call.Plain(network.Error(), maxDetail)
+	}
+	return ""
+}
+
+// maxDetail bounds a detail, in bytes.
+const maxDetail = 300
+
 func noAnswer(err error, limit time.Duration) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		err = e.Err
 	}
-	text := "it answers what is not HTTP; " + checkURL
-	var timeout interface{ Timeout() bool }
+	return &unreachable{classOf(err, limit), err}
+}
+
+// classOf is in what way there was no answer.
+func classOf(err error, limit time.Duration) string {
+	var (
+		timeout interface{ Timeout() bool }
+		errno   syscall.Errno
+		dns     *net.DNSError
+	)
+	if e, ok := errors.AsType[forbidden](err); ok {
+		return e.Error()
+	}
 	switch {
 	case errors.Is(err, context.Canceled):
-		text = "the request was given up"
+		return "the request was given up"
 	case errors.As(err, &timeout) && timeout.Timeout():
-		text = fmt.Sprintf("it does not answer within %s", limit)
+		return fmt.Sprintf("it does not answer within %s", limit)
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return "there is no such host; check the URL"
+	case errors.As(err, &dns):
+		return "the name of its host cannot be resolved; check the URL, and the cluster's DNS"
+	case errors.As(err, &errno):
+		return errno.Error() + "; " + checkURL // the system's words
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		text = "it ends the connection before its answer is complete"
+		return "it ends the connection before its answer is complete"
+	case isTLS(err):
+		return "its certificate or its TLS is not accepted; check the URL, and that its authority is trusted"
+	case networkError(err) != nil:
+		return "it cannot be reached; " + checkURL
 	default:
-		if network := networkError(err); network != nil {
-			text = network.Error()
-			text = text[:min(len(text), maxCause)]
-		}
+		return "it answers what is not HTTP; " + checkURL
 	}
-	return &unreachable{text, err}
+}
+
+func isTLS(err error) bool {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[tls.AlertError](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[tls.RecordHeaderError](err)
+	return ok
 }
 
 func networkError(err error) error {
 	if e, ok := errors.AsType[net.Error](err); ok {
 		return e
 	}
-	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return e
-	}
-	if e, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return e
+	if isTLS(err) {
+		return err
 	}
 	return nil
 }

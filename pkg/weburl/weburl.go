@@ -15,6 +15,9 @@ import (
 	"strings"
 )
 
+// MaxLength bounds a URL, in bytes. A host's name has at most 253.
+const MaxLength = 1 << 10
+
 // Parse reads a URL with scheme ws, wss, http or https and returns it with http or
 // https: both pairs name the same server. Letter case of the scheme, space around the
 // URL, such as the newline at the end of a file, and slashes too many in its path do
@@ -26,7 +29,7 @@ import (
 func Parse(raw, example string) (*url.URL, error) {
 	raw = strings.TrimSpace(raw)
 	shown := strconv.Quote(raw)
-	if strings.ContainsAny(raw, "@?#") { // what follows may be a password or a token
+	if strings.ContainsAny(raw, "@?#") || len(raw) > MaxLength { // what follows may be a password or a token
 		shown = "the URL"
 	}
 	u, why := parse(raw)
@@ -40,6 +43,8 @@ func parse(raw string) (*url.URL, error) {
 	switch {
 	case raw == "":
 		return nil, errors.New("it is empty")
+	case len(raw) > MaxLength:
+		return nil, fmt.Errorf("it is longer than %d bytes", MaxLength)
 	case strings.Contains(raw, "@"):
 		return nil, errors.New("it holds a user name or password before an @, which nobody there asks for")
 	case strings.ContainsAny(raw, "?#"):

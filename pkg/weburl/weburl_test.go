@@ -45,6 +45,8 @@ func TestMistakes(t *testing.T) {
 		"wss://livekit?token=hush": "query or a fragment",
 		"wss://livekit#hush":       "query or a fragment",
 		"livekit:7880":             "its scheme is not",
+
+		"wss://livekit/" + strings.Repeat("hush", MaxLength): "it is longer than 1024 bytes",
 	} {
 		_, err := Parse(raw, "wss://livekit.example.com")
 		if err == nil {
@@ -59,4 +61,23 @@ func TestMistakes(t *testing.T) {
 			t.Errorf("Parse(%q) repeats a secret: %s", raw, text)
 		}
 	}
+}
+
+// FuzzParse: what is accepted has nothing that may be secret, and is read again as the same.
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{"wss://livekit.example.com/a", "http://[::1%25x]:80", "http://x/%3Fa", "ws://a:b@c?d#e"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		u, err := Parse(raw, "wss://livekit.example.com")
+		if err != nil {
+			return
+		}
+		if u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
+			t.Errorf("Parse(%q) is %#v", raw, u)
+		}
+		if again, err := Parse(u.String(), "x"); err == nil && again.String() != u.String() {
+			t.Errorf("Parse(%q) is %s, and that is %s", raw, u, again)
+		}
+	})
 }

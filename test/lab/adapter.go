@@ -61,6 +61,9 @@ func (l *Lab) install(ctx context.Context) error {
 	return nil
 }
 
+// loopback is where the LiveKits of the stage are, those of tenants, too.
+const loopback = "127.0.0.0/8"
+
 // StartAdapter starts a metrics-adapter that serves the first LiveKit as the
 // default project. It is not in the APIServices; Lab.Adapter is.
 func (l *Lab) StartAdapter(ctx context.Context, args ...string) (*Adapter, error) {
@@ -85,6 +88,7 @@ func (l *Lab) StartAdapter(ctx context.Context, args ...string) (*Adapter, error
 		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", a.Port),
 		"--lister-kubeconfig=" + kubeconfig, "--authentication-kubeconfig=" + kubeconfig, "--authorization-kubeconfig=" + kubeconfig,
 		"--livekit-url=" + l.LiveKits[0].URL, "--livekit-api-key-file=" + key, "--livekit-api-secret-file=" + secret,
+		"--livekit-allow-cidr=" + loopback,
 	}, args...)...)
 	if err != nil {
 		return nil, err

@@ -81,7 +81,7 @@ func (l *Lab) StartGuard(ctx context.Context, args ...string) (*Guard, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.StartGuardOf(ctx, program, args...)
+	return l.StartGuardOf(ctx, program, append([]string{"--livekit-allow-cidr=" + loopback}, args...)...)
 }
 
 // StartGuardOf is StartGuard with another program, such as one of an earlier checkout.

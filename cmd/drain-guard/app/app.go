@@ -34,6 +34,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/crowd"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/livekit"
 	"github.com/callguard/callguard/pkg/witness/gate"
 	"github.com/callguard/callguard/pkg/witness/poll"
 	"github.com/callguard/callguard/pkg/witness/rooms"
@@ -114,7 +115,7 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 		Default: o.defaultProject(func(ctx context.Context, server string) (time.Time, error) {
 			return g.RecordServer(ctx, o.doors.Namespace, server)
 		}), Secret: rooms.SecretCredentials(client),
-		Transport: http.DefaultTransport, OnlyWanted: true, Settings: o.livekit, Metrics: rooms.NewMetrics(registry), Log: log,
+		Transport: http.DefaultTransport, Tenants: livekit.TenantTransport(http.DefaultTransport.(*http.Transport), o.allowed), OnlyWanted: true, Settings: o.livekit, Metrics: rooms.NewMetrics(registry), Log: log,
 	})
 	asked := poll.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Registry: registry}
 	agents, gates := worker.NewReader(asked), gate.NewReader(asked)

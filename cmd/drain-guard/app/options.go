@@ -7,6 +7,7 @@ package app
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"os"
 	"time"
 
@@ -35,6 +36,7 @@ type Options struct {
 	livekitSecretDir  string
 	livekitSecretKeys string
 	livekit           rooms.Settings
+	allowed           []net.IPNet
 	witnessTimeout    time.Duration
 
 	guard         guard.Settings
@@ -81,6 +83,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.DurationVar(&o.livekit.Resync, "resync-interval", o.livekit.Resync, "The longest that a change in LiveKit goes unseen while a pod is to go. LiveKit is not read otherwise.")
 	fs.DurationVar(&o.livekit.MaxStaleness, "max-staleness", o.livekit.MaxStaleness, "Age from which what LiveKit said is not believed any more. Where --livekit-requests-per-minute makes reading all rooms take longer, it is twice as long as that takes.")
 	fs.DurationVar(&o.livekit.Timeout, "livekit-timeout", o.livekit.Timeout, "Time limit of one request to LiveKit. LiveKit itself may take 3s to say that a room's node is silent; give it more.")
+	fs.IPNetSliceVar(&o.allowed, "livekit-allow-cidr", o.allowed, "Ranges of loopback and link-local addresses, such as 127.0.0.0/8, to which the LiveKit URLs of workloads' own Secrets may lead. None by default. The default project may be anywhere.")
 	fs.IntVar(&o.livekit.Concurrency, "livekit-concurrency", o.livekit.Concurrency, "Requests to one LiveKit project under way at once.")
 	fs.IntVar(&o.livekit.RequestsPerMinute, "livekit-requests-per-minute", o.livekit.RequestsPerMinute, "Limit of requests to one LiveKit project in any minute, of this process. 0 is 300 for LiveKit Cloud, whose 1,000 two adapters and the guard share, and none for other servers until one answers 429. The guard reads every room before it believes a zero, so a low limit makes a drain take longer.")
 	fs.DurationVar(&o.witnessTimeout, "witness-timeout", o.witnessTimeout, "Time limit of one request to a pod.")

@@ -31,6 +31,7 @@ import (
 	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/ledger"
+	"github.com/callguard/callguard/pkg/livekit"
 	"github.com/callguard/callguard/pkg/metricsapi"
 	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/servingcert"
@@ -105,6 +106,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 		Default:   rooms.FileCredentials(o.files()),
 		Secret:    rooms.SecretCredentials(client),
 		Transport: http.DefaultTransport,
+		Tenants:   livekit.TenantTransport(http.DefaultTransport.(*http.Transport), o.allowed),
 		Settings:  o.livekit,
 		OnChange:  func(uids []types.UID) { agents.Poke(uids...); gates.Poke(uids...) },
 		Metrics:   roomMetrics,

@@ -31,6 +31,7 @@ type Options struct {
 	livekitSecretDir  string
 	livekitSecretKeys string
 	livekit           rooms.Settings
+	allowed           []net.IPNet
 
 	workerInterval    time.Duration
 	workerTimeout     time.Duration
@@ -78,6 +79,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.DurationVar(&o.livekit.Resync, "resync-interval", o.livekit.Resync, "The longest that a change in LiveKit goes unseen without webhooks.")
 	fs.DurationVar(&o.livekit.MaxStaleness, "max-staleness", o.livekit.MaxStaleness, "Age from which a reading is not believed any more, and the metrics answer 503. A room counts as read while LiveKit's list of rooms says the same of it.")
 	fs.DurationVar(&o.livekit.Timeout, "livekit-timeout", o.livekit.Timeout, "Time limit of one request to LiveKit. LiveKit itself may take 3s to say that a room's node is silent; give it more.")
+	fs.IPNetSliceVar(&o.allowed, "livekit-allow-cidr", o.allowed, "Ranges of loopback and link-local addresses, such as 127.0.0.0/8, to which the LiveKit URLs of workloads' own Secrets may lead. None by default. The default project may be anywhere.")
 	fs.IntVar(&o.livekit.Concurrency, "livekit-concurrency", o.livekit.Concurrency, "Requests to one LiveKit project under way at once.")
 	fs.IntVar(&o.livekit.RequestsPerMinute, "livekit-requests-per-minute", o.livekit.RequestsPerMinute, "Limit of requests to one LiveKit project in any minute, of this process. 0 is 300 for LiveKit Cloud, whose 1,000 two adapters and the guard share, and none for other servers until one answers 429. Within a limit, rooms whose line in LiveKit's list has changed are read first. Where it is too low for what changes, metrics answer 503 and say so.")
 	fs.DurationVar(&o.workerInterval, "worker-interval", o.workerInterval, "How often each agent's GET /worker, or its gate's GET /calls, is asked.")

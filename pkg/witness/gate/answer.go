@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/weburl"
 )
 
 // Path is where a gate answers.
@@ -109,9 +110,6 @@ const maxReason = 300
 // maxCalls is more than any pod holds; a larger number is a mistake.
 const maxCalls = 1_000_000
 
-// maxURL is longer than the URL of any LiveKit; of a longer one nothing is kept.
-const maxURL = 1 << 10
-
 // jobsField is the last one that a gate writes, and as long as the pod has jobs.
 const jobsField = "jobs"
 
@@ -140,8 +138,8 @@ func parse(body []byte, pod types.UID) (Answer, error) {
 	}
 	a.Known, a.Calls = *known, *calls
 	a.Used = used == nil || *used // gates of before do not say
-	if len(a.LiveKit) > maxURL {
-		a.LiveKit = ""
+	if len(a.LiveKit) > weburl.MaxLength {
+		a.LiveKit = "" // it is no server's
 	}
 	return a, nil
 }

@@ -27,6 +27,8 @@ type ProjectsConfig struct {
 	// Secret gives the credentials that stand in a Secret, under these keys.
 	Secret    func(context.Context, types.NamespacedName, call.SecretKeys) (Version, error)
 	Transport http.RoundTripper
+	// Tenants is the transport for the projects that Secrets name; nil is Transport.
+	Tenants http.RoundTripper
 	// OnlyWanted leaves the default project unread while nobody wants it, too.
 	OnlyWanted bool
 	Settings
@@ -81,6 +83,9 @@ func (b *bound) of(server string) string {
 // NewProjects returns Projects that read nothing until Run.
 func NewProjects(cfg ProjectsConfig) *Projects {
 	cfg.Transport = livekit.BoundHeaders(cfg.Transport)
+	if cfg.Tenants == nil {
+		cfg.Tenants = cfg.Transport
+	}
 	return &Projects{
 		cfg: cfg, budget: livekit.NewBudget(), paces: newPaces(cfg.RequestsPerMinute), changed: make(chan struct{}, 1),
 		origins: NewOrigins(func(ctx context.Context, project call.Project) (Version, error) {
@@ -404,10 +409,14 @@ func (p *Projects) config(project call.Project, b *bound) Config {
 		}
 		return of, nil
 	}
+	transport := p.cfg.Transport
+	if _, ok := project.Secret(); ok {
+		transport = p.cfg.Tenants
+	}
 	return Config{
 		Project:     project,
 		Credentials: credentials,
-		Transport:   p.cfg.Transport,
+		Transport:   transport,
 		Budget:      p.budget,
 		Pace:        p.paces.of,
 		Settings:    p.cfg.Settings,

@@ -198,7 +198,7 @@ func (r *Reader) sweepForEver(ctx context.Context) {
 		}
 		switch {
 		case err != nil && failed == nil:
-			r.cfg.Log.Warn("Cannot read LiveKit; its pods will be unknown", "project", r.cfg.Project, "err", err, "after", r.cfg.MaxStaleness)
+			r.cfg.Log.Warn("Cannot read LiveKit; its pods will be unknown", "project", r.cfg.Project, "err", err, "after", r.cfg.MaxStaleness, "detail", livekit.Detail(err))
 		case err == nil && failed != nil:
 			r.cfg.Log.Info("LiveKit answers again", "project", r.cfg.Project)
 		}

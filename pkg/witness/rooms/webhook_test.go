@@ -532,3 +532,16 @@ func TestWebhookPastTheProxy(t *testing.T) {
 		t.Error("it is not passed on")
 	}
 }
+
+// TestTenantsHaveTheirOwnTransport: only the administrator's own project is asked without
+// regard to where it is.
+func TestTenantsHaveTheirOwnTransport(t *testing.T) {
+	own, tenants := &http.Transport{}, &http.Transport{}
+	p := NewProjects(ProjectsConfig{Transport: own, Tenants: tenants})
+	if p.config("team/livekit", &bound{}).Transport != http.RoundTripper(tenants) {
+		t.Error("a workload's project is asked past the tenants' transport")
+	}
+	if p.config(call.DefaultProject, &bound{}).Transport == http.RoundTripper(tenants) {
+		t.Error("the default project is asked as a tenant's is")
+	}
+}

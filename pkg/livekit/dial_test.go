@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package livekit
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestWhereTenantsMayLead(t *testing.T) {
+	cases := map[string]struct {
+		address string
+		want    bool
+	}{
+		"Public":       {"203.0.113.7", true},
+		"Private":      {"10.0.0.1", true},
+		"Public6":      {"2001:db8::1", true},
+		"Loopback":     {"127.0.0.2", false},
+		"Loopback6":    {"::1", false},
+		"Mapped":       {"::ffff:127.0.0.2", false},
+		"Metadata":     {"169.254.169.254", false},
+		"LinkLocal6":   {"fe80::1", false},
+		"Zone":         {"fe80::1%lo", false},
+		"Unspecified":  {"0.0.0.0", false},
+		"Unspecified6": {"::", false},
+		"Multicast":    {"224.0.0.1", false},
+		"Allowed":      {"127.0.0.1", true},
+		"AllowedToo":   {"::ffff:127.0.0.1", true},
+	}
+	_, allowed, err := net.ParseCIDR("127.0.0.1/32")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			if got := (&tenants{allowed: []net.IPNet{*allowed}}).may(netip.MustParseAddr(tc.address)); got != tc.want {
+				t.Errorf("%s is allowed: %t; want %t", tc.address, got, tc.want)
+			}
+		})
+	}
+}
+
+// TestTenantsAreNotLedInside: what a tenant names is judged after its name was resolved, and
+// nothing is sent there.
+func TestTenantsAreNotLedInside(t *testing.T) {
+	asked := make(chan string, 10)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Host
+		w.Header().Set("Content-Type", "application/protobuf")
+	}))
+	defer server.Close()
+	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, loopback, err := net.ParseCIDR("127.0.0.0/8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind := &http.Transport{Proxy: func(*http.Request) (*url.URL, error) { return url.Parse(server.URL) }}
+	cases := map[string]struct {
+		reason  string
+		host    string
+		base    *http.Transport
+		allowed []net.IPNet
+		want    bool
+	}{
+		"Address":      {reason: "The API server or a node's agent may be there.", host: "127.0.0.1"},
+		"Name":         {reason: "A name may lead there, too.", host: "localhost"},
+		"Allowed":      {reason: "An administrator may allow it.", host: "127.0.0.1", allowed: []net.IPNet{*loopback}, want: true},
+		"Proxy":        {reason: "A proxy may be there: it is not the tenant who names it.", host: "livekit.example.com", base: behind, want: true},
+		"PastTheProxy": {reason: "What it is asked for is the tenant's.", host: "169.254.169.254", base: behind},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			if tc.base == nil {
+				tc.base = &http.Transport{}
+			}
+			c := clientOf(t, nil, func(c *Config) {
+				c.URL, c.Transport = "http://"+net.JoinHostPort(tc.host, port), TenantTransport(tc.base, tc.allowed)
+			})
+			_, err := c.Rooms(t.Context())
+			switch {
+			case tc.want && (err != nil || len(asked) != 1):
+				t.Errorf("%s %v, asked %d times", tc.reason, err, len(asked))
+			case !tc.want && (err == nil || !strings.Contains(err.Error(), "--livekit-allow-cidr") || len(asked) != 0):
+				t.Errorf("%s %v, asked %d times", tc.reason, err, len(asked))
+			}
+			for len(asked) > 0 {
+				<-asked
+			}
+		})
+	}
+}
+
+// TestClassesOfNoAnswer: a tenant who names a URL learns nothing of what is there but a
+// class of error. What the network said is for the program's own log.
+func TestClassesOfNoAnswer(t *testing.T) {
+	dial := func(err error) error {
+		return &url.Error{Op: "Post", URL: "http://hush", Err: &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{IP: net.IPv4(10, 9, 8, 7), Port: 1}, Err: err}}
+	}
+	cases := map[string]struct {
+		err    error
+		want   string
+		detail string
+	}{
+		"Refused":     {dial(os.NewSyscallError("connect", syscall.ECONNREFUSED)), "connection refused; check the URL", "10.9.8.7"},
+		"NoRoute":     {dial(os.NewSyscallError("connect", syscall.EHOSTUNREACH)), "no route to host; check the URL", "10.9.8.7"},
+		"NoHost":      {dial(&net.DNSError{Err: "no such host", Name: "hush.svc", Server: "10.9.8.7:53", IsNotFound: true}), "there is no such host", "hush.svc"},
+		"NoDNS":       {dial(&net.DNSError{Err: "server misbehaving", Name: "hush.svc", Server: "10.9.8.7:53"}), "cannot be resolved", "hush.svc"},
+		"Timeout":     {dial(os.ErrDeadlineExceeded), "it does not answer within 5s", "10.9.8.7"},
+		"Certificate": {&url.Error{Err: &tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{DNSNames: []string{"hush.internal"}}, Host: "x"}}}, "its certificate or its TLS is not accepted", "hush.internal"},
+		"Alert":       {&url.Error{Err: tls.AlertError(40)}, "its certificate or its TLS is not accepted", "handshake"},
+		"NotTLS":      {&url.Error{Err: tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}}, "its certificate or its TLS is not accepted", "first record"},
+		"Forbidden":   {dial(forbidden{}), "its address is loopback or link-local", "10.9.8.7"},
+		"NotHTTP":     {&url.Error{Err: errors.New("malformed HTTP response \"hush\"")}, "it answers what is not HTTP", ""},
+		"Ends":        {&url.Error{Err: io.EOF}, "it ends the connection", ""},
+		"GivenUp":     {&url.Error{Err: context.Canceled}, "the request was given up", ""},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			err := fmt.Errorf("cannot list: %w", noAnswer(tc.err, 5*time.Second))
+			if text := err.Error(); !strings.Contains(text, tc.want) || strings.Contains(text, "hush") || strings.Contains(text, "10.9.8.7") {
+				t.Errorf("a tenant reads %q; want %q", text, tc.want)
+			}
+			if detail := Detail(err); !strings.Contains(detail, tc.detail) || tc.detail == "" && detail != "" {
+				t.Errorf("the log has %q; want %q", detail, tc.detail)
+			}
+		})
+	}
+}
