@@ -30,8 +30,8 @@ const (
 	// bytes of these, but that is a setting. A name stands in the token of a request,
 	// and servers take no more than some 64 KiB of that.
 	maxName = 64 << 10
-	// maxField bounds an id and an attribute that is read.
-	maxField = 1 << 10
+	// maxField bounds an id and an attribute that is read: what is longer names no pod.
+	maxField = 128
 	// maxKey is longer than the keys of the attributes that are read.
 	maxKey = 64
 	// maxErrorBytes is what is read of an answer that is an error.

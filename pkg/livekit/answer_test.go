@@ -399,3 +399,37 @@ func TestWhoHoldsACall(t *testing.T) {
 		}
 	}
 }
+
+// FuzzAnswer: whatever a server answers, what is kept of it is bounded, and all that was
+// taken of the budget is given back.
+func FuzzAnswer(f *testing.F) {
+	room := protowire.AppendString(protowire.AppendTag(nil, roomName, protowire.BytesType), "r")
+	f.Add(protowire.AppendBytes(protowire.AppendTag(nil, itemsField, protowire.BytesType), room))
+	f.Add([]byte{0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f})
+	f.Add([]byte{0x0a, 0x04, 0x7a, 0x02, 0x0a, 0x00})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		budget := NewBudget()
+		rooms := newAnswer(bytes.NewReader(body), budget)
+		list, _ := rooms.rooms()
+		rooms.close()
+		participants := newAnswer(bytes.NewReader(body), budget)
+		in, _ := participants.participants()
+		participants.close()
+		for _, info := range list {
+			if len(info.Name) > maxName || len(info.SID) > maxField {
+				t.Errorf("%q is a room of %d bytes with an id of %d", body, len(info.Name), len(info.SID))
+			}
+		}
+		for _, a := range in.Agents {
+			if len(a.SID) > maxField || len(a.Pod) > maxField || len(a.Identity) > maxName {
+				t.Errorf("%q is an agent of %d, %d and %d bytes", body, len(a.SID), len(a.Pod), len(a.Identity))
+			}
+		}
+		if len(list)+len(in.Agents)+in.Others > 2*len(body) {
+			t.Errorf("%q has %d rooms, %d agents and %d others", body, len(list), len(in.Agents), in.Others)
+		}
+		if !budget.TryAcquire(maxUnderWay) {
+			t.Errorf("%q: not all of the budget is given back", body)
+		}
+	})
+}

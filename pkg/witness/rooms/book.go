@@ -51,6 +51,7 @@ type book struct {
 	pods    map[types.UID]*holding
 	seats   int
 	missing int
+	size    int64 // what seats and pods take, in bytes
 
 	unattributed int
 	doubtUntil   time.Time
@@ -85,17 +86,22 @@ func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open boo
 	}
 	entry.readAt = at
 
+	listed, back := make(map[string]bool, len(agents)), make(map[types.UID]bool, len(agents))
+	for _, a := range agents {
+		listed[a.SID] = true
+		back[a.Pod] = a.Pod != ""
+	}
 	var c change
 	kept := make([]seat, 0, len(agents))
+	has := make(map[string]bool, len(agents))
 	for _, s := range entry.seats {
-		listed := slices.ContainsFunc(agents, func(a livekit.Agent) bool { return a.SID == s.SID })
 		switch {
-		case listed && !s.missing.IsZero():
+		case listed[s.SID] && !s.missing.IsZero():
 			s.missing = time.Time{}
 			b.count(room, s.Agent, at, 0, -1)
 			c.pods = append(c.pods, s.Pod)
-		case listed:
-		case left(s.SID) || slices.ContainsFunc(agents, func(a livekit.Agent) bool { return a.Pod == s.Pod && s.Pod != "" }):
+		case listed[s.SID]:
+		case left(s.SID) || back[s.Pod]:
 			// It said so, or its pod's agent is in the room again under a new sid.
 			b.drop(room, s, at)
 			c.pods = append(c.pods, s.Pod)
@@ -113,12 +119,15 @@ func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open boo
 			continue
 		}
 		kept = append(kept, s)
+		has[s.SID] = true
 	}
 	for _, a := range agents {
-		if slices.ContainsFunc(kept, func(s seat) bool { return s.SID == a.SID }) {
+		if has[a.SID] {
 			continue
 		}
+		a.Identity = "" // which nobody asks for, and may be long
 		kept = append(kept, seat{Agent: a})
+		has[a.SID] = true
 		b.count(room, a, at, 1, 0)
 		c.pods = append(c.pods, a.Pod)
 	}
@@ -129,6 +138,28 @@ func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open boo
 		delete(b.rooms, room)
 	}
 	return c
+}
+
+// seatSize is about what a seat takes with its room, and holdingSize what is kept of a
+// pod, in bytes.
+func seatSize(a livekit.Agent) int64 { return 512 + int64(len(a.SID)+len(a.Pod)) }
+
+func holdingSize(pod types.UID) int64 { return 512 + int64(len(pod)) }
+
+// growth is how many bytes more a list of the agents of a room would take, at most.
+func (b *book) growth(room string, agents []livekit.Agent) (more int64) {
+	for _, a := range agents {
+		more += seatSize(a)
+		if b.pods[a.Pod] == nil {
+			more += holdingSize(a.Pod)
+		}
+	}
+	if entry := b.rooms[room]; entry != nil {
+		for _, s := range entry.seats {
+			more -= seatSize(s.Agent)
+		}
+	}
+	return max(0, more)
 }
 
 // outageOver enters that LiveKit answers again, since the time given, after it
@@ -152,6 +183,7 @@ func (b *book) drop(room string, s seat, at time.Time) {
 // count keeps the sums by pod.
 func (b *book) count(room string, a livekit.Agent, at time.Time, seats, missing int) {
 	b.seats += seats
+	b.size += int64(seats) * seatSize(a)
 	b.missing += missing
 	if a.Pod == "" {
 		b.unattributed += seats
@@ -161,6 +193,7 @@ func (b *book) count(room string, a livekit.Agent, at time.Time, seats, missing 
 	if h == nil {
 		h = &holding{rooms: map[string]int{}}
 		b.pods[a.Pod] = h
+		b.size += holdingSize(a.Pod)
 	}
 	h.at = at
 	if a.Joined.After(h.newest) {
@@ -179,6 +212,7 @@ func (b *book) sweptSince(at time.Time) {
 	for uid, h := range b.pods {
 		if len(h.rooms) == 0 && h.at.Before(at) {
 			delete(b.pods, uid)
+			b.size -= holdingSize(uid)
 		}
 	}
 }

@@ -50,6 +50,7 @@ type Projects struct {
 	cfg     ProjectsConfig
 	origins *Origins
 	budget  *livekit.Budget
+	kept    *shares
 	paces   *paces
 	changed chan struct{}
 
@@ -87,7 +88,7 @@ func NewProjects(cfg ProjectsConfig) *Projects {
 		cfg.Tenants = cfg.Transport
 	}
 	return &Projects{
-		cfg: cfg, budget: livekit.NewBudget(), paces: newPaces(cfg.RequestsPerMinute), changed: make(chan struct{}, 1),
+		cfg: cfg, budget: livekit.NewBudget(), kept: newKept(), paces: newPaces(cfg.RequestsPerMinute), changed: make(chan struct{}, 1),
 		origins: NewOrigins(func(ctx context.Context, project call.Project) (Version, error) {
 			secret, ok := project.Secret()
 			switch {
@@ -138,9 +139,9 @@ func bounded(projects map[call.Project]call.Births, before map[call.Project]bool
 	for _, again := range []bool{true, false} {
 		for _, project := range slices.Sorted(maps.Keys(projects)) {
 			if before[project] == again {
-				secret, _ := project.Secret()
-				inNamespace[secret.Namespace]++
-				read[project] = inNamespace[secret.Namespace] <= maxProjects
+				namespace := namespaceOf(project)
+				inNamespace[namespace]++
+				read[project] = inNamespace[namespace] <= maxProjects
 			}
 		}
 	}
@@ -418,6 +419,7 @@ func (p *Projects) config(project call.Project, b *bound) Config {
 		Credentials: credentials,
 		Transport:   transport,
 		Budget:      p.budget,
+		Kept:        p.kept,
 		Pace:        p.paces.of,
 		Settings:    p.cfg.Settings,
 		OnChange:    p.cfg.OnChange,

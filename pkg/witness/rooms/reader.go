@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"slices"
 	"sync"
@@ -28,19 +29,13 @@ const (
 	// credentialsRetry is how soon they are read again after they were missing, or
 	// LiveKit refused them.
 	credentialsRetry = time.Second
-	// hintLife is how long the word of a webhook counts, and hintRetry how soon a
-	// room is read again whose list does not bear it out yet.
-	hintLife  = 10 * time.Second
-	hintRetry = 200 * time.Millisecond
-	// maxHints bounds the words of webhooks that are kept. Past that, rooms are
-	// still read at once.
-	maxHints = 10_000
-	// maxHinted bounds the name of a room and the id of a participant that a webhook
-	// names, which are kept.
-	maxHinted = 4 << 10
-	// maxAgents bounds the agents that are remembered of a project, at some 300 bytes
-	// each.
+	// maxAgents bounds the agents that are remembered of a project.
 	maxAgents = 25_000
+	// maxQueued bounds the rooms that wait to be read out of turn; the others are left to
+	// the sweeps.
+	maxQueued = 1_000
+	// keptStep is in what steps memory is charged, in bytes.
+	keptStep = 64 << 10
 )
 
 // Config is what a Reader needs.
@@ -53,6 +48,8 @@ type Config struct {
 	// Budget is what all answers under way of the process may take; nil is one of
 	// the Reader's own.
 	Budget *livekit.Budget
+	// Kept is what all projects of the process may keep; nil is one of the Reader's own.
+	Kept *shares
 	// Pace is the pace of requests with these credentials; nil is one of the Reader's
 	// own.
 	Pace func(livekit.Credentials) *livekit.Pace
@@ -125,23 +122,20 @@ type Reader struct {
 	lost     bool      // the latest list lacks the rooms of more than half of all seats
 	sweeping bool
 	lastErr  error
-	hints    map[string]hint // by participant sid
+	hints    *hints
+	held     int64           // what of cfg.Kept is taken, in bytes
 	client   *livekit.Client // nil until there are credentials
 	loadedAt time.Time
 	loadErr  error
-}
-
-// hint is what a webhook said of an agent's participant.
-type hint struct {
-	room  string
-	left  bool
-	until time.Time
 }
 
 // NewReader returns a Reader that does nothing until Run.
 func NewReader(cfg Config) *Reader {
 	if cfg.Budget == nil {
 		cfg.Budget = livekit.NewBudget()
+	}
+	if cfg.Kept == nil {
+		cfg.Kept = newKept()
 	}
 	if cfg.Pace == nil {
 		cfg.Pace = newPaces(cfg.RequestsPerMinute).of
@@ -151,7 +145,7 @@ func NewReader(cfg Config) *Reader {
 		queue: workqueue.NewTypedDelayingQueue[string](),
 		book:  newBook(cfg.confirm(), cfg.doubt()),
 		roll:  newRoll(cfg.Hints),
-		hints: map[string]hint{},
+		hints: newHints(),
 	}
 }
 
@@ -159,6 +153,7 @@ func NewReader(cfg Config) *Reader {
 // tried again, and its readings are unknown meanwhile.
 func (r *Reader) Run(ctx context.Context) error {
 	defer r.cfg.Metrics.forget(r.cfg.Project)
+	defer r.keepNothing()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		<-ctx.Done()
@@ -251,7 +246,7 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 				r.sweptAt = whole
 				r.book.sweptSince(whole)
 			}
-			r.dropHints(began)
+			r.hints.dropOld(began)
 		}
 		r.cfg.Metrics.swept(r.cfg.Project, r.sweptAt, len(r.book.rooms), r.book.unattributed, r.roll.unread(0, time.Now()))
 	}()
@@ -265,6 +260,14 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 	}
 
 	r.mu.Lock()
+	more := -r.roll.size
+	for _, info := range list {
+		more += placeSize(info)
+	}
+	if err := r.keep(max(0, more)); err != nil {
+		r.mu.Unlock()
+		return false, err
+	}
 	r.sweeping = true
 	if afterOutage {
 		r.book.outageOver(time.Now())
@@ -386,6 +389,9 @@ func (r *Reader) read(ctx context.Context, c *livekit.Client, room string) error
 	if err == nil && r.book.seats+len(agents) > maxAgents {
 		err = fmt.Errorf("LiveKit project %s has more than %d agents in its rooms, which is more than callguard counts", r.cfg.Project, maxAgents)
 	}
+	if err == nil {
+		err = r.keep(r.book.growth(room, agents))
+	}
 	if err != nil {
 		if _, limited := errors.AsType[*livekit.TooMany](err); !limited { // else nobody was asked
 			r.roll.asked(room, at, err)
@@ -397,7 +403,8 @@ func (r *Reader) read(ctx context.Context, c *livekit.Client, room string) error
 		r.book.outageOver(at) // its node may have lost it
 	}
 	r.roll.asked(room, at, nil)
-	changed := r.book.apply(room, agents, at, r.sweeping || r.lastErr != nil, func(sid string) bool { return r.hints[sid].left })
+	changed := r.book.apply(room, agents, at, r.sweeping || r.lastErr != nil, func(sid string) bool { return r.hints.left(room, sid) })
+	_ = r.keep(0) // it gives back what was charged too much
 	if changed.much {
 		r.book.outageOver(time.Now()) // the answer may have taken longer than the doubt lasts
 	}
@@ -410,6 +417,37 @@ func (r *Reader) read(ctx context.Context, c *livekit.Client, room string) error
 		r.cfg.OnChange(changed.pods)
 	}
 	return nil
+}
+
+// newKept is what the projects of namespaces may keep in this process. The default one,
+// the administrator's own, takes what is free.
+func newKept() *shares { return newShares(math.MaxInt64, 16<<20, 64<<20) }
+
+// keep has what is known of the project, and so many bytes more, charged to its namespace.
+// It fails where that may have no more. The lock is held.
+func (r *Reader) keep(more int64) error {
+	namespace := namespaceOf(r.cfg.Project)
+	need := (r.roll.size + r.book.size + more + keptStep - 1) / keptStep * keptStep
+	switch {
+	case need > r.held && !r.cfg.Kept.take(namespace, need-r.held):
+		return &livekit.Refused{
+			Answer: fmt.Sprintf("the rooms of LiveKit project %s take more memory than its namespace may have", r.cfg.Project),
+			Cure:   "16 MiB are for each namespace, some 8,000 calls, and 64 MiB for all; the default project has no such bound",
+		}
+	case need < r.held:
+		r.cfg.Kept.giveBack(namespace, r.held-need)
+	}
+	r.held = need
+	return nil
+}
+
+// keepNothing gives back all that is charged.
+func (r *Reader) keepNothing() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	namespace := namespaceOf(r.cfg.Project)
+	r.cfg.Kept.giveBack(namespace, r.held)
+	r.held = 0
 }
 
 // participants asks which agents are in a room. Where LiveKit asks the room's node for
@@ -439,16 +477,7 @@ func (r *Reader) participants(ctx context.Context, c *livekit.Client, room strin
 // knows more than its list, or because a seat is missing.
 func (r *Reader) again(room string, listed map[string]bool, missing bool) (time.Duration, bool) {
 	now := time.Now()
-	unmet := false
-	for sid, h := range r.hints {
-		switch {
-		case h.room != room:
-		case listed[sid] != h.left:
-			delete(r.hints, sid)
-		case now.Before(h.until):
-			unmet = true
-		}
-	}
+	unmet := r.hints.unmet(room, listed, now)
 	switch {
 	case unmet:
 		return hintRetry, true
@@ -466,21 +495,15 @@ func (r *Reader) Heed(event Event) {
 	}
 	r.mu.Lock()
 	r.roll.name(event.Room)
-	if event.Agent && len(r.hints) < maxHints {
+	if event.Agent {
 		switch event.Name {
 		case "participant_joined", "participant_left", "participant_connection_aborted":
-			r.hints[event.Participant] = hint{room: event.Room, left: event.Name != "participant_joined", until: time.Now().Add(hintLife)}
+			r.hints.put(event.Room, event.Participant, hint{left: event.Name != "participant_joined", until: time.Now().Add(hintLife)})
 		}
 	}
 	r.mu.Unlock()
-	r.queue.Add(event.Room)
-}
-
-func (r *Reader) dropHints(now time.Time) {
-	for sid, h := range r.hints {
-		if now.After(h.until) {
-			delete(r.hints, sid)
-		}
+	if r.queue.Len() < maxQueued {
+		r.queue.Add(event.Room)
 	}
 }
 

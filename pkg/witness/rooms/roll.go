@@ -24,6 +24,7 @@ type roll struct {
 	places   map[string]*place
 	at       time.Time // when the latest list was asked for
 	nameless int       // rooms of it whose names are too long to ask for them
+	size     int64     // what the rooms take, in bytes
 }
 
 // place is one room.
@@ -58,16 +59,21 @@ func (r *roll) list(rooms []livekit.RoomInfo, at time.Time, holds func(room stri
 		if p == nil {
 			p = &place{before: r.at}
 			r.places[info.Name] = p
+			r.size += placeSize(info)
 		}
 		p.listed, p.line = true, info
 	}
 	for name, p := range r.places {
 		if !p.listed && !holds(name) {
 			delete(r.places, name)
+			r.size -= placeSize(livekit.RoomInfo{Name: name})
 		}
 	}
 	r.at = at
 }
+
+// placeSize is about what a room takes, in bytes; its ids are short.
+func placeSize(info livekit.RoomInfo) int64 { return 768 + 2*int64(len(info.Name)) }
 
 // name enters that a webhook named a room.
 func (r *roll) name(room string) {
@@ -85,6 +91,7 @@ func (r *roll) asked(room string, at time.Time, err error) {
 		}
 		p = &place{before: at}
 		r.places[room] = p
+		r.size += placeSize(livekit.RoomInfo{Name: room})
 	}
 	if at.Before(p.tried) {
 		return

@@ -35,6 +35,8 @@ const (
 	WebhookPath = "/webhooks"
 
 	maxWebhook     = 256 << 10 // bytes; an event carries at most 64 KiB of attributes
+	maxBodies      = 8 << 20   // bytes under way of the default project, and of all others together
+	bodiesShare    = 1 << 20   // of one namespace
 	rememberEvents = 16_384    // event ids; one that is forgotten costs another read of its room
 	forwardTimeout = 2 * time.Second
 	maxForwards    = 64 // under way at once
@@ -57,7 +59,7 @@ type Webhooks struct {
 	id       string
 	client   *http.Client
 	seen     *lru.Cache // checksums of event ids; safe for concurrent use
-	bodies   bodies
+	bodies   *shares
 	forwards chan struct{}
 	underway sync.WaitGroup
 	metrics  *Metrics
@@ -73,7 +75,7 @@ func NewWebhooks(projects *Projects, peers []string, metrics *Metrics, log *slog
 		id:       rand.Text(),
 		client:   &http.Client{Timeout: forwardTimeout, Transport: &http.Transport{Proxy: nil, IdleConnTimeout: time.Minute}}, // peers are reached directly
 		seen:     lru.New(rememberEvents),
-		bodies:   bodies{taken: map[string]int64{}},
+		bodies:   newShares(maxBodies, bodiesShare, maxBodies),
 		forwards: make(chan struct{}, maxForwards),
 		metrics:  metrics,
 		log:      log,
@@ -302,59 +304,12 @@ func parseEvent(body []byte) (event Event, id string, err error) {
 	return Event{Name: said.Event, Room: said.Room.Name, Participant: said.Participant.SID, Agent: kind == "AGENT" || kind == 4.0}, said.ID, nil
 }
 
-// bodies bounds the memory that webhooks under way take: the default project's, and that
-// of the others together, of which one namespace has a share.
-type bodies struct {
-	mu    sync.Mutex
-	taken map[string]int64 // bytes by namespace; the default project's is empty
-	all   int64            // of all namespaces
-}
-
-const (
-	// maxBodies bounds the webhooks under way of the default project, in bytes, and as
-	// many of all others, of which bodiesShare are for one namespace.
-	maxBodies   = 8 << 20
-	bodiesShare = maxBodies / 8
-)
-
-// take takes n bytes for a namespace, if it may have them.
-func (b *bodies) take(namespace string, n int64) bool {
-	most := int64(maxBodies)
-	if namespace != "" {
-		most = bodiesShare
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.taken[namespace]+n > most || namespace != "" && b.all+n > maxBodies {
-		return false
-	}
-	b.add(namespace, n)
-	return true
-}
-
-func (b *bodies) giveBack(namespace string, n int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.add(namespace, -n)
-	if b.taken[namespace] == 0 {
-		delete(b.taken, namespace)
-	}
-}
-
-func (b *bodies) add(namespace string, n int64) {
-	b.taken[namespace] += n
-	if namespace != "" {
-		b.all += n
-	}
-}
-
 // owner is the namespace that a webhook of projects is charged to: empty where the
 // default project is one of them.
 func owner(readers map[*Reader]call.Project) string {
 	var namespaces []string
 	for _, project := range readers {
-		secret, _ := project.Secret()
-		namespaces = append(namespaces, secret.Namespace)
+		namespaces = append(namespaces, namespaceOf(project))
 	}
 	return slices.Min(namespaces)
 }

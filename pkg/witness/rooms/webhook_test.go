@@ -167,7 +167,7 @@ func TestWebhookRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(r.hints) != 0 || r.queue.Len() != 0 {
+		if r.hints.size != 0 || r.queue.Len() != 0 {
 			t.Errorf("a refused webhook changed project %s", project)
 		}
 		requests -= fake.requests.Load()
@@ -212,7 +212,7 @@ func (u untouched) Close() error { return nil }
 // TestBodiesAreChargedToTheirNamespace: one tenant's stalled webhooks keep out none of
 // another tenant, nor of the default project.
 func TestBodiesAreChargedToTheirNamespace(t *testing.T) {
-	b := bodies{taken: map[string]int64{}}
+	b := newShares(maxBodies, bodiesShare, maxBodies)
 	taken := 0
 	for b.take("hostile", maxWebhook) {
 		taken++

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rooms
+
+import (
+	"sync"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// shares bounds what is taken of this process, in bytes: by the default project, by one
+// namespace, and by all namespaces together. The default project's namespace is empty.
+type shares struct {
+	own, each, most int64
+
+	mu    sync.Mutex
+	taken map[string]int64 // by namespace
+	all   int64            // by all of them
+}
+
+func newShares(own, each, most int64) *shares {
+	return &shares{own: own, each: each, most: most, taken: map[string]int64{}}
+}
+
+// take takes n bytes for a namespace, if it may have them.
+func (s *shares) take(namespace string, n int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if namespace == "" && s.taken[""]+n > s.own || namespace != "" && (s.taken[namespace]+n > s.each || s.all+n > s.most) {
+		return false
+	}
+	s.add(namespace, n)
+	return true
+}
+
+func (s *shares) giveBack(namespace string, n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.add(namespace, -n)
+}
+
+func (s *shares) add(namespace string, n int64) {
+	if namespace != "" {
+		s.all += n
+	}
+	if s.taken[namespace] += n; s.taken[namespace] == 0 {
+		delete(s.taken, namespace)
+	}
+}
+
+// namespaceOf is the namespace that a project is charged to; empty for the default one.
+func namespaceOf(project call.Project) string {
+	if secret, ok := project.Secret(); ok {
+		return secret.Namespace
+	}
+	return ""
+}
