@@ -149,6 +149,9 @@ func doorsHold(t *testing.T, namespace string) {
 	trial.Within(t, 20*time.Second, "no guarded pod is deleted", func() error {
 		return saysDoor(stage.client.CoreV1().Pods(namespace).Delete(t.Context(), "agent", metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}), "callguard-delete")
 	})
+	trial.Within(t, 20*time.Second, "the budget is not deleted", func() error {
+		return saysDoor(stage.client.PolicyV1().PodDisruptionBudgets(namespace).Delete(t.Context(), guard.BudgetName, metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}), "callguard-tamper-budget")
+	})
 	doorsRefuse(t, namespace)
 }
 

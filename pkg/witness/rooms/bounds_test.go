@@ -79,9 +79,9 @@ func TestWhatIsKeptIsCharged(t *testing.T) {
 		rooms  int
 		fits   bool
 	}{
-		{"This is within its share.", hostile, 4000, true},
-		{"Another project of the same namespace has what is left of that.", again, 4000, false},
-		{"So it has the rest.", again, 1000, true},
+		{"This is within its share.", hostile, 12_000, true},
+		{"Another project of the same namespace has what is left of that.", again, 12_000, false},
+		{"So it has the rest.", again, 3000, true},
 		{"A neighbour has its own.", neighbour, 4000, true},
 		{"The administrator takes what is free.", own, 25_000, true},
 	} {
