@@ -17,6 +17,7 @@ func bothNamings(t *testing.T, p *phones) {
 	t.Helper()
 	const namespace = "secrets"
 	kubectl(t, "create", "namespace", namespace)
+	kubectl(t, "label", "namespace", namespace, "callguard.dev/enabled=true")
 	kubectl(t, "create", "secret", "generic", "voice-secrets", "-n", namespace, "--from-literal=openai=sk-of-nobody")
 	url := "ws://" + livekitName + "." + voiceNamespace + ".svc:7880"
 	for name, keys := range map[string][3]string{
