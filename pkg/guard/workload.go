@@ -147,7 +147,13 @@ func (m *member) serves() bool {
 	return m.ready && m.Running && !m.leaving && m.drained.IsZero() && (m.State == call.Serving || m.unlocked())
 }
 
-func (m *member) unlocked() bool { return m.Labels[call.ReleasedLabel] == string(call.Unlock) }
+// unlocked reports whether the pod is released, and not because somebody wants it gone: by
+// an unlock, or by whoever made it before its namespace was enabled. Nobody asked its
+// witnesses then, so the guard does not delete it.
+func (m *member) unlocked() bool {
+	by := call.Intent(m.Labels[call.ReleasedLabel])
+	return call.IsReleased(m.Labels) && (by == call.Unlock || !slices.Contains(call.Intents(), by))
+}
 
 // notFollowed is the kind of the pod's controller, if it is one whose wishes nobody
 // here knows; empty if not.

@@ -530,3 +530,16 @@ func TestMember(t *testing.T) {
 		})
 	}
 }
+
+// TestUnlocked: who was released for no reason of the guard's is not the guard's to delete.
+func TestUnlocked(t *testing.T) {
+	for value, want := range map[string]bool{"unlock": true, "": true, "true": true, "drain": false, "rollout": false, "lost-node": false} {
+		m := (&snapshot{}).member(webPod("a", label(call.ReleasedLabel, value)))
+		if m.State != call.Released || m.unlocked() != want {
+			t.Errorf("a pod with released=%q is %s, unlocked %t; want %t", value, m.State, m.unlocked(), want)
+		}
+	}
+	if (&snapshot{}).member(webPod("a")).unlocked() {
+		t.Error("a pod that serves is unlocked")
+	}
+}
