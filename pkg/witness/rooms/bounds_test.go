@@ -56,7 +56,8 @@ func TestWhatIsKeptIsCharged(t *testing.T) {
 	reader := func(project call.Project) *Reader {
 		return NewReader(Config{Project: project, Kept: kept, Settings: Settings{Resync: time.Minute}})
 	}
-	hostile, again, neighbour, own := reader("hostile/a"), reader("hostile/b"), reader("team/livekit"), reader(call.DefaultProject)
+	hostile, again, friend := reader("hostile/a"), reader("hostile/b"), reader("friend/a")
+	neighbour, own := reader("team/livekit"), reader(call.DefaultProject)
 	long := strings.Repeat("n", 1000)
 	entered := func(r *Reader, rooms int) error {
 		r.mu.Lock()
@@ -79,17 +80,18 @@ func TestWhatIsKeptIsCharged(t *testing.T) {
 		rooms  int
 		fits   bool
 	}{
-		{"This is within its share.", hostile, 12_000, true},
-		{"Another project of the same namespace has what is left of that.", again, 12_000, false},
-		{"So it has the rest.", again, 3000, true},
-		{"A neighbour has its own.", neighbour, 4000, true},
+		{"This is within its share.", hostile, 8000, true},
+		{"Another project of the same namespace has what is left of that.", again, 8000, false},
+		{"So it has the rest.", again, 2000, true},
+		{"Its friend in another namespace has as much.", friend, 10_000, true},
+		{"A neighbour has its own all the same.", neighbour, 500, true},
 		{"The administrator takes what is free.", own, 25_000, true},
 	} {
 		if err := entered(tc.r, tc.rooms); (err == nil) != tc.fits || err != nil && !strings.Contains(err.Error(), "more memory than its namespace may have") {
 			t.Errorf("%s %d rooms: %v", tc.reason, tc.rooms, err)
 		}
 	}
-	for _, r := range []*Reader{hostile, again, neighbour, own} {
+	for _, r := range []*Reader{hostile, again, friend, neighbour, own} {
 		r.keepNothing()
 	}
 	if kept.all != 0 || len(kept.taken) != 0 {

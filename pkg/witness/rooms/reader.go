@@ -421,7 +421,7 @@ func (r *Reader) read(ctx context.Context, c *livekit.Client, room string) error
 
 // newKept is what the projects of namespaces may keep in this process. The default one,
 // the administrator's own, takes what is free.
-func newKept() *shares { return newShares(math.MaxInt64, 48<<20, 64<<20) }
+func newKept() *shares { return newShares(math.MaxInt64, 2<<20, 32<<20, 64<<20) }
 
 // keep has what is known of the project, and so many bytes more, charged to its namespace.
 // It fails where that may have no more. The lock is held.
@@ -432,7 +432,7 @@ func (r *Reader) keep(more int64) error {
 	case need > r.held && !r.cfg.Kept.take(namespace, need-r.held):
 		return &livekit.Refused{
 			Answer: fmt.Sprintf("the rooms of LiveKit project %s take more memory than its namespace may have", r.cfg.Project),
-			Cure:   "48 MiB are for each namespace, some 25,000 calls, and 64 MiB for all; the default project has no such bound",
+			Cure:   "32 MiB are for each namespace, some 25,000 calls, and 64 MiB for all, but for 2 MiB that each has in any case; the default project has no such bound",
 		}
 	case need < r.held:
 		r.cfg.Kept.giveBack(namespace, r.held-need)

@@ -9,24 +9,30 @@ import (
 )
 
 // shares bounds what is taken of this process, in bytes: by the default project, by one
-// namespace, and by all namespaces together. The default project's namespace is empty.
+// namespace, and by all namespaces together. A few take no more than they leave to others:
+// up to the floor a namespace may have what it asks for, whatever all have taken. The
+// default project's namespace is empty.
 type shares struct {
-	own, each, most int64
+	own, floor, each, most int64
 
 	mu    sync.Mutex
 	taken map[string]int64 // by namespace
 	all   int64            // by all of them
 }
 
-func newShares(own, each, most int64) *shares {
-	return &shares{own: own, each: each, most: most, taken: map[string]int64{}}
+func newShares(own, floor, each, most int64) *shares {
+	return &shares{own: own, floor: floor, each: each, most: most, taken: map[string]int64{}}
 }
 
 // take takes n bytes for a namespace, if it may have them.
 func (s *shares) take(namespace string, n int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if namespace == "" && s.taken[""]+n > s.own || namespace != "" && (s.taken[namespace]+n > s.each || s.all+n > s.most) {
+	next, most := s.taken[namespace]+n, s.own
+	if namespace != "" {
+		most = s.each
+	}
+	if next > most || namespace != "" && next > s.floor && s.all+n > s.most {
 		return false
 	}
 	s.add(namespace, n)

@@ -75,7 +75,7 @@ func NewWebhooks(projects *Projects, peers []string, metrics *Metrics, log *slog
 		id:       rand.Text(),
 		client:   &http.Client{Timeout: forwardTimeout, Transport: &http.Transport{Proxy: nil, IdleConnTimeout: time.Minute}}, // peers are reached directly
 		seen:     lru.New(rememberEvents),
-		bodies:   newShares(maxBodies, bodiesShare, maxBodies),
+		bodies:   newShares(maxBodies, 0, bodiesShare, maxBodies),
 		forwards: make(chan struct{}, maxForwards),
 		metrics:  metrics,
 		log:      log,

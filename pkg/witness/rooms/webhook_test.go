@@ -212,7 +212,7 @@ func (u untouched) Close() error { return nil }
 // TestBodiesAreChargedToTheirNamespace: one tenant's stalled webhooks keep out none of
 // another tenant, nor of the default project.
 func TestBodiesAreChargedToTheirNamespace(t *testing.T) {
-	b := newShares(maxBodies, bodiesShare, maxBodies)
+	b := newShares(maxBodies, 0, bodiesShare, maxBodies)
 	taken := 0
 	for b.take("hostile", maxWebhook) {
 		taken++
