@@ -37,6 +37,8 @@ func TestLeash(t *testing.T) {
 	ctx := t.Context()
 	here, elsewhere, bare := enabled(t, "leash"), namespace(t, "leash-elsewhere", nil), namespace(t, "leash-bare", map[string]string{call.EnabledLabel: "true"})
 	serving(t, here, "serving", "going")
+	_, err := stage.admin.CoreV1().Pods(here).Patch(ctx, "serving", types.MergePatchType, []byte(`{"metadata":{"annotations":{"example.org/inject":"no"}}}`), metav1.PatchOptions{})
+	must(t, err)
 	guardPatches(t, here, "going", `{"metadata":{"labels":{"callguard.dev/released":"drain"}}}`)
 	plain := func(name string) *corev1.Pod {
 		pod := agentPod(name)
@@ -103,31 +105,32 @@ func TestLeash(t *testing.T) {
 		want string
 	}{
 		// What the guard does.
-		"set a pod aside": {patch(here, "serving", `{"metadata":{"labels":{"pod-template-hash":"x-aside"},"annotations":{"callguard.dev/hash":"x","callguard.dev/aside":"drain 2026-01-01T00:00:00Z","controller.kubernetes.io/pod-deletion-cost":"-1000"},"ownerReferences":[]}}`), allowed},
-		"order a drain":   {patch(here, "serving", `{"metadata":{"annotations":{"callguard.dev/draining":"drain 2026-01-01T00:00:00Z"}}}`), allowed},
-		"release a pod":   {patch(here, "serving", `{"metadata":{"labels":{"callguard.dev/released":"drain"}}}`), allowed},
-		"delete it then":  {remove(here, "going"), allowed},
-		"try the door":    {remove(here, "serving"), "callguard-delete: "},
-		"own the budget":  {rewrites(func(b *policyv1.PodDisruptionBudget) { b.OwnerReferences = nil }), allowed},
-		"make a budget":   {makes(bare, nothing), allowed},
+		"set a pod aside":             {patch(here, "serving", `{"metadata":{"labels":{"pod-template-hash":"x-aside"},"annotations":{"callguard.dev/hash":"x","callguard.dev/aside":"drain 2026-01-01T00:00:00Z","controller.kubernetes.io/pod-deletion-cost":"-1000"},"ownerReferences":[]}}`), allowed},
+		"order a drain":               {patch(here, "serving", `{"metadata":{"annotations":{"callguard.dev/draining":"drain 2026-01-01T00:00:00Z"}}}`), allowed},
+		"release a pod":               {patch(here, "serving", `{"metadata":{"labels":{"callguard.dev/released":"drain"}}}`), allowed},
+		"delete it then":              {remove(here, "going"), allowed},
+		"try the door":                {remove(here, "serving"), "callguard-delete: "},
+		"let a webhook label the pod": {patch(here, "serving", `{"metadata":{"labels":{"callguard.dev/released":"drain","example.org/team":"x"},"annotations":{"example.org/seen":"now"}}}`), allowed},
+		"own the budget":              {rewrites(func(b *policyv1.PodDisruptionBudget) { b.OwnerReferences = nil }), allowed},
+		"make a budget":               {makes(bare, nothing), allowed},
 		// What a thief would.
-		"delete a pod with calls":      {remove(here, "serving", true), "callguard-"},
-		"delete an unguarded pod":      {remove(here, "plain"), whose},
-		"delete it in earnest":         {remove(here, "plain", true), "callguard-leash: "},
-		"delete a pod elsewhere":       {remove(elsewhere, "plain"), whose},
-		"delete one with the label":    {remove(elsewhere, "lookalike"), whose},
-		"change another's image":       {rewrite(elsewhere, "plain", `[{"op":"replace","path":"/spec/containers/0/image","value":"evil:1"}]`), "callguard-leash: "},
-		"change a guarded pod's image": {rewrite(here, "serving", `[{"op":"replace","path":"/spec/containers/0/image","value":"evil:1"}]`), "callguard-"},
-		"tolerate all":                 {rewrite(here, "serving", `[{"op":"add","path":"/spec/tolerations/-","value":{"operator":"Exists"}}]`), metadata},
-		"end it by a deadline":         {rewrite(here, "serving", `[{"op":"add","path":"/spec/activeDeadlineSeconds","value":1}]`), "callguard-"},
-		"label another's pod":          {patch(elsewhere, "plain", `{"metadata":{"labels":{"callguard.dev/released":"x"}}}`), whose},
-		"guard another's pod":          {patch(elsewhere, "plain", `{"metadata":{"labels":{"callguard.dev/guarded":"true"}}}`), whose},
-		"move a pod into a Service":    {patch(here, "serving", `{"metadata":{"labels":{"app":"bank"}}}`), metadata},
-		"take a label away":            {patch(here, "serving", `{"metadata":{"labels":{"app":null}}}`), metadata},
-		"annotate for another program": {patch(here, "serving", `{"metadata":{"annotations":{"example.org/inject":"true"}}}`), metadata},
-		"hold a pod by a finalizer":    {patch(here, "serving", `{"metadata":{"finalizers":["example.org/x"]}}`), metadata},
-		"write a pod's status":         {patch(here, "serving", `{"status":{"phase":"Failed"}}`, "status"), "callguard-"},
-		"run a container":              {patch(here, "serving", `{"spec":{"ephemeralContainers":[{"name":"x","image":"x"}]}}`, "ephemeralcontainers"), others},
+		"delete a pod with calls":         {remove(here, "serving", true), "callguard-"},
+		"delete an unguarded pod":         {remove(here, "plain"), whose},
+		"delete it in earnest":            {remove(here, "plain", true), "callguard-leash: "},
+		"delete a pod elsewhere":          {remove(elsewhere, "plain"), whose},
+		"delete one with the label":       {remove(elsewhere, "lookalike"), whose},
+		"change another's image":          {rewrite(elsewhere, "plain", `[{"op":"replace","path":"/spec/containers/0/image","value":"evil:1"}]`), "callguard-leash: "},
+		"change a guarded pod's image":    {rewrite(here, "serving", `[{"op":"replace","path":"/spec/containers/0/image","value":"evil:1"}]`), "callguard-"},
+		"tolerate all":                    {rewrite(here, "serving", `[{"op":"add","path":"/spec/tolerations/-","value":{"operator":"Exists"}}]`), metadata},
+		"end it by a deadline":            {rewrite(here, "serving", `[{"op":"add","path":"/spec/activeDeadlineSeconds","value":1}]`), "callguard-"},
+		"label another's pod":             {patch(elsewhere, "plain", `{"metadata":{"labels":{"callguard.dev/released":"x"}}}`), whose},
+		"guard another's pod":             {patch(elsewhere, "plain", `{"metadata":{"labels":{"callguard.dev/guarded":"true"}}}`), whose},
+		"move a pod into a Service":       {patch(here, "serving", `{"metadata":{"labels":{"app":"bank"}}}`), metadata},
+		"take a label away":               {patch(here, "serving", `{"metadata":{"labels":{"app":null}}}`), metadata},
+		"change an annotation of another": {patch(here, "serving", `{"metadata":{"annotations":{"example.org/inject":"yes"}}}`), metadata},
+		"hold a pod by a finalizer":       {patch(here, "serving", `{"metadata":{"finalizers":["example.org/x"]}}`), metadata},
+		"write a pod's status":            {patch(here, "serving", `{"status":{"phase":"Failed"}}`, "status"), "callguard-"},
+		"run a container":                 {patch(here, "serving", `{"spec":{"ephemeralContainers":[{"name":"x","image":"x"}]}}`, "ephemeralcontainers"), others},
 		"create a pod": {as(func(ctx context.Context) error {
 			_, err := thief.CoreV1().Pods(here).Create(ctx, plain("evil"), none)
 			return err
