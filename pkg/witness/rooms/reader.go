@@ -322,6 +322,7 @@ type sweeping struct {
 	tried, failed, unasked int
 	last                   error
 	tooMany                *livekit.TooMany
+	past                   error // a pastShare
 }
 
 func (s *sweeping) enter(err error) {
@@ -335,6 +336,9 @@ func (s *sweeping) enter(err error) {
 		return
 	}
 	s.tried++
+	if _, ok := errors.AsType[pastShare](err); ok {
+		s.past = err
+	}
 	if err != nil && !livekit.Unanswered(err) { // then a node is silent, not LiveKit
 		s.failed, s.last = s.failed+1, err
 	}
@@ -347,14 +351,16 @@ func (s *sweeping) stopped() bool {
 	return s.tooMany != nil
 }
 
-// over is why the sweep says nothing of the project: LiveKit had enough of questions,
-// or most rooms could not be read.
+// over is why the sweep says nothing of the project: LiveKit had enough of questions, most
+// rooms could not be read, or one could not be kept.
 func (s *sweeping) over() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.tooMany != nil && s.tooMany.Told:
 		return s.tooMany
+	case s.past != nil:
+		return s.past
 	case muchOf(s.failed, s.tried):
 		return s.last
 	default:
@@ -423,6 +429,11 @@ func (r *Reader) read(ctx context.Context, c *livekit.Client, room string) error
 // the administrator's own, takes what is free.
 func newKept() *shares { return newShares(math.MaxInt64, 2<<20, 32<<20, 64<<20) }
 
+// pastShare is why a project, whose rooms are known, is not: they may not be kept.
+type pastShare struct{ error }
+
+func (p pastShare) Unwrap() error { return p.error }
+
 // keep has what is known of the project, and so many bytes more, charged to its namespace.
 // It fails where that may have no more. The lock is held.
 func (r *Reader) keep(more int64) error {
@@ -430,10 +441,10 @@ func (r *Reader) keep(more int64) error {
 	need := (r.roll.size + r.book.size + more + keptStep - 1) / keptStep * keptStep
 	switch {
 	case need > r.held && !r.cfg.Kept.take(namespace, need-r.held):
-		return &livekit.Refused{
+		return pastShare{&livekit.Refused{
 			Answer: fmt.Sprintf("the rooms of LiveKit project %s take more memory than its namespace may have", r.cfg.Project),
 			Cure:   "32 MiB are for each namespace, some 25,000 calls, and 64 MiB for all, but for 2 MiB that each has in any case; the default project has no such bound",
-		}
+		}}
 	case need < r.held:
 		r.cfg.Kept.giveBack(namespace, r.held-need)
 	}
