@@ -376,7 +376,7 @@ func TestAddonMemory(t *testing.T) {
 	t.Parallel()
 	for limit, want := range map[string]string{
 		`"256Mi"`: "204MiB", `"128Mi"`: "102MiB", `"1Gi"`: "819MiB", `"1.5Gi"`: "1228MiB", `"1Ti"`: "838860MiB", `"262144Ki"`: "204MiB",
-		`"100M"`: "76MiB", `"1G"`: "762MiB", `"1T"`: "762939MiB", `"300000k"`: "228MiB", `"268435456"`: "204MiB", `268435456`: "204MiB", `"1000"`: "800B", `null`: "",
+		`"100M"`: "76MiB", `"1G"`: "762MiB", `"1T"`: "762939MiB", `"300000k"`: "228MiB", `"268435456"`: "204MiB", `268435456`: "204MiB", `"1000"`: "800B", `null`: "", `"1e9"`: "", `"128974848000m"`: "", `"1Pi"`: "",
 	} {
 		t.Run(limit, func(t *testing.T) {
 			t.Parallel()

@@ -248,19 +248,21 @@ volumes:
 
 {{- /*
 GOMEMLIMIT, 80 % of limits.memory, so that the collector works harder before the kernel kills: (dict "pod" … "component"
-"drainGuard"). Nothing where there is no limit.
+"drainGuard"). Nothing where there is no limit, or it is written in a rare form, such as 1e9.
 */ -}}
 {{- define "callguard.memoryLimit" -}}
 {{- $limit := dig "limits" "memory" "" (.pod.resources | default dict) -}}
 {{- $text := include "callguard.text" $limit -}}
 {{- if $text -}}
-{{- if not (regexMatch "^[0-9]+([.][0-9]+)?([KMGT]i|[kMGT])?$" $text) -}}
+{{- if not (regexMatch "^([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?$" $text) -}}
 {{- fail (printf "%s.resources.limits.memory is %q, which is no quantity; use one such as 256Mi" .component $text) -}}
 {{- end -}}
+{{- if regexMatch "^[0-9]+([.][0-9]+)?([KMGT]i|[kMGT])?$" $text -}}
 {{- $unit := regexReplaceAll "^[0-9.]+" $text "" -}}
 {{- $bytes := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
 {{- $share := mulf (float64 (trimSuffix $unit $text)) (get $bytes $unit) 0.8 -}}
 - name: GOMEMLIMIT
   value: {{ if ge $share 1048576.0 }}{{ divf $share 1048576 | floor | int64 }}MiB{{ else }}{{ $share | floor | int64 }}B{{ end }}
+{{- end -}}
 {{- end -}}
 {{- end }}
