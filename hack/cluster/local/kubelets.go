@@ -10,10 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/callguard/callguard/hack/oci"
 )
@@ -216,18 +219,57 @@ func (c *Cluster) startNodes(ctx context.Context, s state) error {
 	for _, name := range []string{KubeProxy, CoreDNS} {
 		group.Go(func() error { return c.Start(ctx, name) })
 	}
+	group.Go(func() error { return c.startKubelets(ctx, s, pause) })
+	return group.Wait()
+}
+
+func (c *Cluster) startKubelets(ctx context.Context, s state, pause string) error {
+	runtimes, inTime := errgroup.WithContext(ctx)
 	for i := range s.Config.Nodes {
-		group.Go(func() error {
-			if err := c.Start(ctx, containerdName(i+1)); err != nil {
+		runtimes.Go(func() error {
+			if err := c.Start(inTime, containerdName(i+1)); err != nil {
 				return err
 			}
-			if err := c.importImage(ctx, NodeName(i+1), pause); err != nil {
-				return err
-			}
-			return c.Start(ctx, NodeName(i+1))
+			return c.importImage(inTime, NodeName(i+1), pause)
 		})
 	}
-	return group.Wait()
+	if err := runtimes.Wait(); err != nil {
+		return err
+	}
+	// Each kubelet clears /var/lib/kubelet/device-plugins, a path that no flag moves, and then listens there, before its node is
+	// ready. Of two that do so at once one finds its address taken, and ends.
+	for i := range s.Config.Nodes {
+		if err := c.Start(ctx, NodeName(i+1)); err != nil {
+			return err
+		}
+		if err := c.waitReady(ctx, NodeName(i+1)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waitReady returns when a node is ready.
+func (c *Cluster) waitReady(ctx context.Context, node string) error {
+	client, err := c.adminClient()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	err = poll(ctx, func() (bool, error) {
+		n, err := client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+		if err != nil {
+			return false, nil //nolint:nilerr // its kubelet is about to register it, or the API server is busy
+		}
+		return slices.ContainsFunc(n.Status.Conditions, func(is corev1.NodeCondition) bool {
+			return is.Type == corev1.NodeReady && is.Status == corev1.ConditionTrue
+		}), nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s is not ready: %w; read its log", node, err)
+	}
+	return nil
 }
 
 // pause builds the image of the process that holds a pod's namespaces, and returns its file.
