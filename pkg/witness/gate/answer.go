@@ -144,7 +144,8 @@ func parse(body []byte, pod types.UID) (Answer, error) {
 	return a, nil
 }
 
-// fields decodes those fields of a JSON object that are wanted, up to the jobs.
+// fields decodes those fields of a JSON object that are wanted. Where it was cut off in the
+// jobs, those before them are all.
 func fields(body []byte, wanted map[string]any) error {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if start, err := dec.Token(); err != nil || start != json.Delim('{') {
@@ -156,7 +157,10 @@ func fields(body []byte, wanted map[string]any) error {
 			return err
 		}
 		if name == jobsField {
-			return nil
+			if err := dec.Decode(new(json.RawMessage)); err != nil {
+				return nil //nolint:nilerr // it was cut off in the jobs, which come last
+			}
+			continue
 		}
 		into := wanted[fmt.Sprint(name)]
 		if into == nil {

@@ -51,7 +51,8 @@ func TestParse(t *testing.T) {
 		"Unused":     {reason: "The agent may go past its gate.", body: `{"pod":"a","known":false,"used":false,"calls":0,"reason":"no worker has come to it"}`},
 		"Cut":        {reason: "Half an answer is none.", body: `{"pod":"a","known":true,"calls":0,`, fails: "not a gate's"},
 		"CutJobs":    {reason: "Nobody reads the jobs, so no more of them than comes has to come.", body: `{"pod":"a","known":true,"calls":2,"jobs":[{"id":"AJ_1"`, want: 2, known: true},
-		"JobsFirst":  {reason: "What a gate does not write before its jobs it does not say.", body: `{"jobs":[],"pod":"a","known":true,"calls":2}`, fails: "names no calls"},
+		"JobsFirst":  {reason: "The order of fields is nobody's promise.", body: `{"jobs":[{"id":"AJ_1"}],"pod":"a","known":true,"calls":2}`, want: 2, known: true},
+		"CutFirst":   {reason: "What comes after jobs that are cut off is not known.", body: `{"jobs":[{"id":"AJ_1"`, fails: "names no calls"},
 		"WrongTypes": {reason: "A number in quotes is not one.", body: `{"pod":"a","known":true,"calls":"0"}`, fails: "not a gate's"},
 	}
 	for name, tc := range cases {
