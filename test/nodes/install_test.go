@@ -89,8 +89,8 @@ func addonWorks(t *testing.T) {
 	}
 }
 
-// calls is how many callers the story has. Each keeps a process busy, and two processors carry few beside a drain: a job's
-// process of LiveKit Agents for Node ends its call when its worker did not run for 15 s (job_proc_lazy_main, ORPHANED_TIMEOUT).
+// calls is how many callers the story has. Each keeps a process busy, and two processors carry few beside a drain: a caller
+// that does not run for some seconds is lost to LiveKit, and its agent leaves.
 var calls = flag.Int("calls", 12, "have so many callers, a multiple of four") //nolint:gochecknoglobals // a flag of the test
 
 // small are values for two nodes that share two cores, and for a story that cannot wait.
