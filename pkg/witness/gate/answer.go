@@ -113,7 +113,7 @@ const maxCalls = 1_000_000
 // jobsField is the last one that a gate writes, and as long as the pod has jobs.
 const jobsField = "jobs"
 
-// parse reads the answer of a pod's gate, or its beginning up to the jobs. Only what is
+// parse reads the answer of a pod's gate, which may be cut off in its jobs. Only what is
 // used is decoded: nobody reads the jobs of another pod.
 func parse(body []byte, pod types.UID) (Answer, error) {
 	var (
