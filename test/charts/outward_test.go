@@ -47,7 +47,7 @@ func TestPrivateAuthorities(t *testing.T) {
 				SecretName: "root", Items: []corev1.KeyToPath{{Key: "tls.crt", Path: "ca.crt"}},
 			}}},
 			ours:   envs{"SSL_CERT_DIR": "/etc/ssl/certs:/etc/private-ca"},
-			theirs: envs{"NODE_EXTRA_CA_CERTS": "/etc/private-ca/ca.crt"},
+			theirs: envs{"NODE_EXTRA_CA_CERTS": "/etc/private-ca/ca.crt", "SSL_CERT_FILE": "/etc/private-ca/ca.crt", "SSL_CERT_DIR": "/etc/ssl/certs"},
 		},
 		"Bundle": {
 			given: given{set: []string{"ca.configMap=bundle", "ca.whole=true"}},
@@ -55,7 +55,7 @@ func TestPrivateAuthorities(t *testing.T) {
 				LocalObjectReference: corev1.LocalObjectReference{Name: "bundle"}, Items: []corev1.KeyToPath{{Key: "ca.crt", Path: "ca.crt"}},
 			}}},
 			ours:   envs{"SSL_CERT_DIR": "/etc/ssl/certs:/etc/private-ca"},
-			theirs: envs{"NODE_EXTRA_CA_CERTS": "/etc/private-ca/ca.crt", "SSL_CERT_FILE": "/etc/private-ca/ca.crt", "REQUESTS_CA_BUNDLE": "/etc/private-ca/ca.crt"},
+			theirs: envs{"NODE_EXTRA_CA_CERTS": "/etc/private-ca/ca.crt", "SSL_CERT_FILE": "/etc/private-ca/ca.crt", "SSL_CERT_DIR": "/etc/ssl/certs", "REQUESTS_CA_BUNDLE": "/etc/private-ca/ca.crt"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -126,6 +127,7 @@ func beginIn(t *testing.T, ns string, n int, guarded bool) *story {
 		s.patchNode(t.Context(), node, fmt.Sprintf(`{"metadata":{"labels":{%q:%q}}}`, storyLabel, s.ns))
 	}
 	t.Cleanup(func() { s.clear() })
+	t.Cleanup(func() { s.explain() })
 	if guarded {
 		s.must(stage.Namespace(t.Context(), s.ns))
 		s.eventually(soon, "the guard has locked the namespace", func() (bool, error) {
@@ -141,6 +143,36 @@ func beginIn(t *testing.T, ns string, n int, guarded bool) *story {
 	s.watch = newWatch(t, s.ns, guarded)
 	return s
 }
+
+// explain logs, for a story that failed, what was said of it and what its agents do.
+func (s *story) explain() {
+	if !s.t.Failed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	list, err := stage.Client.CoreV1().Events(s.ns).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		s.t.Logf("no Events: %v", err)
+		return
+	}
+	for _, e := range list.Items {
+		s.t.Logf("%s %d times, last at %s: %s: %s", e.Reason, e.Count, e.LastTimestamp.Format(time.TimeOnly), e.InvolvedObject.Name, e.Message)
+	}
+	for _, a := range s.agents() {
+		s.t.Logf("agent of %s: %+v", a.Pod.Name, a)
+	}
+	log, err := os.ReadFile(stage.Guard.Log)
+	if err != nil {
+		s.t.Logf("no log of the guard: %v", err)
+		return
+	}
+	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
+	s.t.Logf("the guard's log ends so:\n%s", strings.Join(lines[max(0, len(lines)-lastLines):], "\n"))
+}
+
+// lastLines is how much of the guard's log is shown of a story that failed.
+const lastLines = 30
 
 // clear ends a story and gives its nodes back as they were.
 func (s *story) clear() {

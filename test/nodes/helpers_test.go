@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
 	lksdk "github.com/livekit/server-sdk-go/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -103,6 +104,7 @@ func describe(t *testing.T) {
 		{"get", "events", "-A", "--sort-by=.lastTimestamp", "--field-selector=type=Warning"},
 		{"logs", "-n", addonNamespace, "-l", "app.kubernetes.io/name=drain-guard", "--tail=15", "--prefix"},
 		{"logs", "-n", addonNamespace, "-l", "app.kubernetes.io/name=metrics-adapter", "--tail=15", "--prefix"},
+		{"logs", "-n", privateNamespace, "-l", "app.kubernetes.io/component=agent", "--all-containers", "--tail=20", "--prefix"},
 	} {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 15*time.Second)
 		out, err := command(ctx, stage.kubectl, args...)
@@ -191,17 +193,17 @@ type phone struct {
 	over bool // hung up
 }
 
-// dial has a caller join a room, and returns once an agent is there.
-func (p *phones) dial(t *testing.T, name string) {
+// dial has a caller join a room, and returns once an agent is there: one of that name, where one is given.
+func (p *phones) dial(t *testing.T, name string, agents ...string) {
 	t.Helper()
-	if err := p.try(name); err != nil {
+	if err := p.try(name, agents...); err != nil {
 		describe(t)
 		t.Fatal(err)
 	}
 }
 
 // try does the same, and returns why nobody answered.
-func (p *phones) try(name string) error {
+func (p *phones) try(name string, agents ...string) error {
 	one := &phone{}
 	lost := func(why string) {
 		p.mu.Lock()
@@ -226,9 +228,15 @@ func (p *phones) try(name string) error {
 		}
 	}
 	callback.OnDisconnectedWithReason = func(reason lksdk.DisconnectionReason) { lost("disconnected: " + string(reason)) }
-	room, err := lksdk.ConnectToRoom(p.url, lksdk.ConnectInfo{
-		APIKey: p.key, APISecret: p.secret, RoomName: name, ParticipantIdentity: "caller-" + name,
-	}, callback)
+	token := auth.NewAccessToken(p.key, p.secret).SetIdentity("caller-" + name).SetVideoGrant(&auth.VideoGrant{RoomJoin: true, Room: name})
+	for _, agent := range agents {
+		token.SetAgents(&livekit.RoomAgentDispatch{AgentName: agent})
+	}
+	ticket, err := token.ToJWT()
+	if err != nil {
+		return err
+	}
+	room, err := lksdk.ConnectToRoomWithToken(p.url, ticket, callback)
 	if err != nil {
 		return fmt.Errorf("a caller cannot join room %s: %w", name, err)
 	}

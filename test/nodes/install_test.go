@@ -51,6 +51,7 @@ func TestInstall(t *testing.T) {
 		run  func(t *testing.T, p *phones)
 	}{
 		{"Voice", installVoice},
+		{"PrivateAuthority", privateAuthority},
 		{"Calls", dialAll},
 		{"DrainNode", drainNode},
 		{"Upgrade", upgrade},
@@ -59,8 +60,8 @@ func TestInstall(t *testing.T) {
 		{"UninstallVoice", uninstallVoice},
 	}
 	if *manyCalls > 0 {
-		steps[2].name, steps[2].run = "ManyCalls", callMany
-		steps = steps[:3]
+		steps[3].name, steps[3].run = "ManyCalls", callMany
+		steps = slices.Delete(steps[:4], 1, 2) // that of one call
 	}
 	defer p.describeDropped(t)
 	for _, s := range steps {
@@ -136,15 +137,24 @@ func installVoice(t *testing.T, p *phones) {
 	bothNamings(t, p)
 	// OpenAI is out of reach here, which a pod is forgiven for five minutes.
 	for _, pod := range pods(t, voiceNamespace, agentSelector) {
-		resp, err := http.Get(fmt.Sprintf("http://%s:%d/healthz/realtime", pod.Status.PodIP, probePort))
+		status, class, err := probed(pod.Status.PodIP)
 		must(t, err)
-		var answer struct{ Class string }
-		err = json.NewDecoder(resp.Body).Decode(&answer)
-		must(t, errors.Join(err, resp.Body.Close()))
-		if resp.StatusCode != http.StatusOK || answer.Class != "DEGRADED" {
-			t.Errorf("realtime-probe of %s answers %d, %s; want 200, DEGRADED", pod.Name, resp.StatusCode, answer.Class)
+		if status != http.StatusOK || class != "DEGRADED" {
+			t.Errorf("realtime-probe of %s answers %d, %s; want 200, DEGRADED", pod.Name, status, class)
 		}
 	}
+}
+
+// probed is what realtime-probe says at a pod's address.
+func probed(address string) (status int, class string, err error) {
+	resp, err := http.Get(fmt.Sprintf("http://%s:%d/healthz/realtime", address, probePort))
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var answer struct{ Class string }
+	err = json.NewDecoder(resp.Body).Decode(&answer)
+	return resp.StatusCode, answer.Class, err
 }
 
 // launched reads what the launcher of the agents' image says, which is of the shape of LiveKit's starters: with a user by

@@ -32,13 +32,15 @@ SSL_CERT_DIR: /etc/ssl/certs:/etc/private-ca
 {{- include "voice-lib.proxyEnv" . }}
 {{- end }}
 
-{{- /* The environment of a program in Node or Python. */ -}}
+{{- /* The environment of a program in Node or Python. What LiveKit's SDKs join rooms with is neither: it reads one file, and of one
+folder what OpenSSL would find there. */ -}}
 {{- define "voice-lib.outwardAgent" -}}
 {{- with include "voice-lib.ca" . }}
 NODE_EXTRA_CA_CERTS: {{ . }}
+SSL_CERT_FILE: {{ . }}
+SSL_CERT_DIR: /etc/ssl/certs
 {{- if $.Values.ca.whole }}
 REQUESTS_CA_BUNDLE: {{ . }}
-SSL_CERT_FILE: {{ . }}
 {{- end }}
 {{- end }}
 {{- if ne (toString (.Values.proxy | default dict).agent) "false" }}
