@@ -55,7 +55,7 @@ e2e-long: ## Test what takes minutes of waiting: LiveKit projects rewritten, and
 e2e-agents: ## Have 200 callers in drains, rollouts and gate kills, of agents as Python's and Node's, then of real Node agents on real nodes (about 20 minutes; needs root)
 	go test -v -count=1 -tags agents -timeout 20m -run TestPythonAgents ./test/drain -agents-calls 200
 	go test -v -count=1 -tags agents -timeout 20m -run TestNodeAgents ./test/drain -agents-calls 200
-	go test -v -count=1 -timeout 40m ./test/nodes -calls 20 -many-calls 200
+	go test -v -count=1 -timeout 40m ./test/nodes -many-calls 200
 
 .PHONY: e2e-accidents
 e2e-accidents: ## Delete, replace and alter every object of callguard in the middle of a drain: the table of docs/lock.md (about 6 minutes)

@@ -188,9 +188,9 @@ func TestChartParts(t *testing.T) {
 	}
 }
 
-// TestChartRights looks each verb up in the tables of the chart's README, which say why it is needed.
+// TestChartRights looks each verb up in the tables that say why it is needed, and what a thief could do with it.
 func TestChartRights(t *testing.T) {
-	text, err := os.ReadFile("../charts/callguard/README.md")
+	text, err := os.ReadFile("../docs/reference/rights.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func TestChartRights(t *testing.T) {
 				for _, verb := range rule.Verbs {
 					rights++
 					if !explained(resource, verb) {
-						t.Errorf("%s may %s %s; say why in a table of charts/callguard/README.md", idOf(o), verb, resource)
+						t.Errorf("%s may %s %s; say why in a table of docs/reference/rights.md", idOf(o), verb, resource)
 					}
 				}
 			}

@@ -35,6 +35,15 @@ const (
 	OnDeadlineAnnotation = "callguard.dev/on-deadline"
 )
 
+// PodAnnotations are the annotations of callguard's that its programs read of a pod.
+func PodAnnotations() []string {
+	return []string{
+		DrainingAnnotation, WitnessesAnnotation, SecretAnnotation, SecretKeysAnnotation, SameURLAnnotation, WorkerPortAnnotation,
+		AgentContainerAnnotation, GatePortAnnotation, AsideAnnotation, HashAnnotation, LeaveAnnotation, DeadlineAnnotation,
+		LaunchLimitAnnotation, OnDeadlineAnnotation,
+	}
+}
+
 // Intent is why a pod should go.
 type Intent string
 

@@ -170,7 +170,7 @@ func unsure(x guard.Explanation, a administered, calls call.Reading) []string {
 	return list
 }
 
-// events prints the guard's latest Events about a pod.
+// events prints the guard's latest Events about a pod. Whose they are is what they say themselves: nothing in an Event is signed.
 func (c *cluster) events(ctx context.Context, out io.Writer, pod *corev1.Pod) error {
 	list, err := c.client.CoreV1().Events(pod.Namespace).List(ctx, metav1.ListOptions{
 		FieldSelector: fields.Set{"involvedObject.uid": string(pod.UID)}.String(), Limit: eventPages,
@@ -191,7 +191,7 @@ func (c *cluster) events(ctx context.Context, out io.Writer, pod *corev1.Pod) er
 		_, _ = fmt.Fprintln(out, "Events:  none by callguard")
 		return nil
 	}
-	_, _ = fmt.Fprintln(out, "Events:")
+	_, _ = fmt.Fprintln(out, "Events that say they are drain-guard's:")
 	w := printers.GetNewTabWriter(out)
 	for _, e := range items[max(0, len(items)-latestEvents):] {
 		_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\n", age(c.now(), when(e)), oneLine(e.Reason), oneLine(e.Message))

@@ -5,6 +5,7 @@ package guard
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -154,7 +155,8 @@ func meta(obj any) metav1.Object {
 	return o
 }
 
-// trim drops what the guard does not read of the larger objects.
+// trim drops what the guard does not read. Anybody who may write in a namespace, of which the guard knows nothing, can
+// make such objects, and as large as the API server takes them.
 func trim(obj any) (any, error) {
 	if o, ok := obj.(metav1.Object); ok {
 		o.SetManagedFields(nil)
@@ -164,26 +166,54 @@ func trim(obj any) (any, error) {
 		trimPod(o)
 	case *corev1.Node:
 		o.Annotations, o.Status = nil, corev1.NodeStatus{}
+	case *corev1.Namespace:
+		o.Annotations, o.Labels = nil, pods.Only(o.Labels, call.EnabledLabel)
+	case *corev1.Event:
+		trimEvent(o)
 	case *appsv1.Deployment:
-		trimTemplate(&o.Spec.Template)
+		trimOwner(o, &o.Spec.Template)
+		o.Spec.Selector, o.Status.Conditions = nil, nil
 	case *appsv1.ReplicaSet:
-		trimTemplate(&o.Spec.Template)
+		trimOwner(o, &o.Spec.Template)
+		o.Status.Conditions = nil
+		if o.Spec.Selector != nil {
+			o.Spec.Selector = &metav1.LabelSelector{MatchLabels: pods.Only(o.Spec.Selector.MatchLabels, hashLabel)}
+		}
 	case *appsv1.StatefulSet:
-		trimTemplate(&o.Spec.Template)
-		o.Spec.VolumeClaimTemplates = nil
+		trimOwner(o, &o.Spec.Template)
+		o.Spec.Selector, o.Spec.VolumeClaimTemplates, o.Status.Conditions = nil, nil, nil
 	case *appsv1.DaemonSet:
-		trimTemplate(&o.Spec.Template)
+		trimOwner(o, &o.Spec.Template)
+		o.Spec.Selector, o.Status.Conditions = nil, nil
 	}
 	return obj, nil
 }
 
-// trimTemplate keeps where pods are put.
-func trimTemplate(t *corev1.PodTemplateSpec) {
-	t.Spec = corev1.PodSpec{NodeName: t.Spec.NodeName, NodeSelector: t.Spec.NodeSelector, Affinity: t.Spec.Affinity}
+// trimOwner keeps what an owner of pods says to the guard, and where it puts them.
+func trimOwner(o metav1.Object, t *corev1.PodTemplateSpec) {
+	o.SetLabels(nil)
+	o.SetAnnotations(pods.Only(o.GetAnnotations(), call.MinAvailableAnnotation, revisionMark, daemonGeneration))
+	*t = corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: pods.Only(t.Labels, call.GuardedLabel)},
+		Spec:       corev1.PodSpec{NodeName: t.Spec.NodeName, NodeSelector: t.Spec.NodeSelector, Affinity: t.Spec.Affinity},
+	}
+}
+
+// trimEvent keeps how often it happened, and whether the delete door refused.
+func trimEvent(e *corev1.Event) {
+	refused := strings.Contains(e.Message, deleteDoor)
+	*e = corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{Namespace: e.Namespace, Name: e.Name, UID: e.UID, ResourceVersion: e.ResourceVersion},
+		Count:      e.Count,
+	}
+	if refused {
+		e.Message = deleteDoor
+	}
 }
 
 func trimPod(pod *corev1.Pod) {
 	containers, statuses := pods.TrimContainers(pod)
+	pod.Annotations = pods.Only(pod.Annotations, append(call.PodAnnotations(), costAnnotation)...)
 	pod.Spec = corev1.PodSpec{
 		Containers: append(containers, trimContainers(pod.Spec.Containers)...), InitContainers: trimContainers(pod.Spec.InitContainers),
 		NodeName: pod.Spec.NodeName, Tolerations: pod.Spec.Tolerations,

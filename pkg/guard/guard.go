@@ -22,13 +22,14 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/fair"
 	"github.com/callguard/callguard/pkg/verdict"
 	"github.com/callguard/callguard/pkg/verdict/rules"
 )
 
 const (
 	// workers bounds the workloads that are looked at at once.
-	workers = 4
+	workers = 8
 	// again is how soon a workload is looked at again while something wants a pod of it to go.
 	again = time.Second
 	// forgetEvery is how often complaints are dropped about what is gone.
@@ -80,6 +81,8 @@ type Guard struct {
 	now     func() time.Time
 	// once has plan answer with what is known now: nobody waits for witnesses.
 	once bool
+	// workers are those of the queue.
+	workers *fair.Workers
 
 	mu sync.Mutex
 	// queue holds the workloads to look at; nil while this guard does not lead.
@@ -96,7 +99,8 @@ type Guard struct {
 func New(cfg Config) (*Guard, error) {
 	g := &Guard{
 		cfg: cfg, rules: rules.All(), now: time.Now,
-		keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{}, leases: map[string]leaseLook{},
+		workers: fair.NewWorkers(workers),
+		keys:    map[types.UID]Key{}, deleted: map[types.UID]time.Time{}, leases: map[string]leaseLook{},
 	}
 	g.dates = newDates(func() time.Time { return g.now() })
 	g.report = newReport(cfg.Recorder, cfg.Registry, cfg.Log)
@@ -236,6 +240,11 @@ func (g *Guard) lookAtAll() {
 }
 
 func (g *Guard) work(ctx context.Context, queue workqueue.TypedRateLimitingInterface[Key], key Key) {
+	if !g.workers.Take(key.Namespace) { // a look may wait for witnesses
+		queue.AddAfter(key, fair.Again)
+		return
+	}
+	defer g.workers.Give(key.Namespace)
 	after, err := g.reconcile(ctx, key)
 	switch {
 	case ctx.Err() != nil:

@@ -33,6 +33,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/fair"
 	"github.com/callguard/callguard/pkg/verdict"
 	"github.com/callguard/callguard/pkg/verdict/rules"
 )
@@ -124,14 +125,14 @@ func (p *process) build() *Guard {
 	g.readings = &readings{
 		witnesses: witnesses, every: g.cfg.ReadEvery, now: g.now,
 		changed: func(types.UID) {}, projects: func(map[call.Project]call.Births) {},
-		queue: noDelays{}, records: map[types.UID]*entry{},
+		workers: fair.NewWorkers(readers), queue: noDelays{}, records: map[types.UID]*entry{},
 	}
 	if w.gated && !w.mutant.readyIsAble {
 		gates := map[call.Witness]Witness{call.Gate: modelWitness{call.Gate}}
 		g.gates = &readings{
 			witnesses: gates, every: g.cfg.ReadEvery, now: g.now,
 			changed: func(types.UID) {}, projects: func(map[call.Project]call.Births) {},
-			queue: noDelays{}, records: map[types.UID]*entry{},
+			workers: fair.NewWorkers(readers), queue: noDelays{}, records: map[types.UID]*entry{},
 		}
 	}
 	return g

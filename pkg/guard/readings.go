@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/fair"
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
@@ -41,6 +42,8 @@ type readings struct {
 	// were born.
 	projects func(map[call.Project]call.Births)
 
+	workers *fair.Workers
+
 	mu      sync.Mutex
 	queue   workqueue.TypedDelayingInterface[types.UID] // nil while run does not run
 	records map[types.UID]*entry
@@ -67,7 +70,7 @@ func newReadings(witnesses map[call.Witness]Witness, every time.Duration, now fu
 	return &readings{
 		witnesses: witnesses, every: every, now: now,
 		changed: func(types.UID) {}, projects: func(map[call.Project]call.Births) {},
-		records: map[types.UID]*entry{},
+		workers: fair.NewWorkers(readers), records: map[types.UID]*entry{},
 	}
 }
 
@@ -89,8 +92,8 @@ func (r *readings) run(ctx context.Context) error {
 				if shutdown {
 					return nil
 				}
-				if r.read(ctx, uid) {
-					queue.AddAfter(uid, r.every)
+				if again := r.read(ctx, uid); again > 0 {
+					queue.AddAfter(uid, again)
 				}
 				queue.Done(uid)
 			}
@@ -126,20 +129,24 @@ func (r *readings) want(pod *call.Pod) {
 	}
 }
 
-// read asks the witnesses of a pod, and says whether it is to be read again.
-func (r *readings) read(ctx context.Context, uid types.UID) bool {
+// read asks the witnesses of a pod, and says how soon it is to be read again; never for zero.
+func (r *readings) read(ctx context.Context, uid types.UID) (again time.Duration) {
 	r.mu.Lock()
 	rec := r.records[uid]
 	if rec == nil || r.now().After(rec.until) {
 		delete(r.records, uid)
 		r.tellProjects()
 		r.mu.Unlock()
-		return false
+		return 0
 	}
 	pod := rec.pod
 	r.mu.Unlock()
 
+	if !r.workers.Take(pod.Namespace) {
+		return fair.Again
+	}
 	answers := r.ask(ctx, pod)
+	r.workers.Give(pod.Namespace)
 
 	r.mu.Lock()
 	changed := rec.enter(answers, r.now())
@@ -147,7 +154,7 @@ func (r *readings) read(ctx context.Context, uid types.UID) bool {
 	if changed {
 		r.changed(uid)
 	}
-	return true
+	return r.every
 }
 
 // ask asks all witnesses of a pod at once.

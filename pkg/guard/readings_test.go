@@ -4,8 +4,10 @@ package guard
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -131,7 +133,7 @@ func TestReadings(t *testing.T) {
 	if len(list) != 2 || list[0].Known() || list[1].Known() || !quiet.Equal(now) {
 		t.Errorf("before anybody wants to know: %v, quiet since %s; everything must be unknown, and not quiet before now", list, quiet)
 	}
-	if r.read(t.Context(), "a") || rooms.asked.Load() != 0 {
+	if r.read(t.Context(), "a") > 0 || rooms.asked.Load() != 0 {
 		t.Error("a pod is read that nobody wants to know about")
 	}
 
@@ -141,7 +143,7 @@ func TestReadings(t *testing.T) {
 	}
 	now = now.Add(time.Second)
 	for range 2 {
-		if !r.read(t.Context(), "a") {
+		if r.read(t.Context(), "a") == 0 {
 			t.Error("a wanted pod is not read again")
 		}
 	}
@@ -166,11 +168,11 @@ func TestReadings(t *testing.T) {
 	}
 
 	now = now.Add(wantedFor)
-	if !r.read(t.Context(), "a") && now.Sub(noon()) <= wantedFor {
+	if r.read(t.Context(), "a") == 0 && now.Sub(noon()) <= wantedFor {
 		t.Error("given up too soon")
 	}
 	now = now.Add(time.Second)
-	if r.read(t.Context(), "a") {
+	if r.read(t.Context(), "a") > 0 {
 		t.Error("a pod is read that nobody has wanted to know about for long")
 	}
 	if len(projects[len(projects)-1]) != 0 {
@@ -188,3 +190,49 @@ func TestReadingsWithoutWitness(t *testing.T) {
 		t.Errorf("a witness that is not there says %+v", list[1])
 	}
 }
+
+// TestReadingsOfManySilentPods: of two namespaces one has a thousand pods that do not answer. The other's pod is read all the same,
+// again and again.
+func TestReadingsOfManySilentPods(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const silentFor, during = 2 * time.Second, 20 * time.Second
+		var heard atomic.Int64
+		witness := asked(func(ctx context.Context, pod *call.Pod) call.Reading {
+			if pod.Namespace == "honest" {
+				heard.Add(1)
+				return call.Known(0, time.Now())
+			}
+			select {
+			case <-time.After(silentFor):
+			case <-ctx.Done():
+			}
+			return call.Unknown("it does not answer")
+		})
+		r := newReadings(map[call.Witness]Witness{call.Worker: witness}, time.Second, time.Now)
+		ctx, stop := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		go func() { over <- r.run(ctx) }()
+		synctest.Wait()
+		pod := func(namespace, uid string) *call.Pod {
+			return &call.Pod{NamespacedName: types.NamespacedName{Namespace: namespace, Name: uid}, UID: types.UID(uid), Witnesses: []call.Witness{call.Worker}}
+		}
+		for range int(during / time.Second) {
+			for i := range 1000 {
+				r.want(pod("silent", fmt.Sprintf("silent-%d", i)))
+			}
+			r.want(pod("honest", "honest"))
+			time.Sleep(time.Second)
+		}
+		if n := heard.Load(); n < int64(during/time.Second)-2 {
+			t.Errorf("the honest pod was read %d times in %s beside a thousand silent ones; want once a second", n, during)
+		}
+		stop()
+		if err := <-over; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+type asked func(context.Context, *call.Pod) call.Reading
+
+func (a asked) Ask(ctx context.Context, pod *call.Pod) call.Reading { return a(ctx, pod) }

@@ -315,29 +315,55 @@ func trim(obj any) (any, error) {
 	case *corev1.Pod:
 		containers, statuses := TrimContainers(o)
 		status := corev1.PodStatus{Phase: o.Status.Phase, PodIP: o.Status.PodIP, ContainerStatuses: statuses}
-		o.Annotations = only(o.Annotations, call.AgentContainerAnnotation, call.WitnessesAnnotation, call.WorkerPortAnnotation, call.GatePortAnnotation, call.SecretAnnotation, call.SecretKeysAnnotation, call.DrainingAnnotation)
+		o.Annotations = Only(o.Annotations, call.AgentContainerAnnotation, call.WitnessesAnnotation, call.WorkerPortAnnotation, call.GatePortAnnotation, call.SecretAnnotation, call.SecretKeysAnnotation, call.DrainingAnnotation)
 		o.Spec = corev1.PodSpec{NodeName: o.Spec.NodeName, Containers: containers}
 		o.Status = status
 	case *appsv1.Deployment:
-		o.Annotations, o.Spec, o.Status = nil, appsv1.DeploymentSpec{Template: trimTemplate(o.Spec.Template)}, appsv1.DeploymentStatus{}
+		o.Spec, o.Status = appsv1.DeploymentSpec{Template: trimOwner(o, o.Spec.Template)}, appsv1.DeploymentStatus{}
 	case *appsv1.StatefulSet:
-		o.Annotations, o.Spec, o.Status = nil, appsv1.StatefulSetSpec{Template: trimTemplate(o.Spec.Template)}, appsv1.StatefulSetStatus{}
+		o.Spec, o.Status = appsv1.StatefulSetSpec{Template: trimOwner(o, o.Spec.Template)}, appsv1.StatefulSetStatus{}
 	case *appsv1.ReplicaSet:
-		o.Annotations, o.Spec, o.Status = nil, appsv1.ReplicaSetSpec{Template: trimTemplate(o.Spec.Template)}, appsv1.ReplicaSetStatus{}
+		o.Spec, o.Status = appsv1.ReplicaSetSpec{Template: trimOwner(o, o.Spec.Template)}, appsv1.ReplicaSetStatus{}
 	case *corev1.Node:
 		taints := slices.DeleteFunc(slices.Clone(o.Spec.Taints), func(t corev1.Taint) bool { return !silences(t) })
 		o.Annotations, o.Spec, o.Status = nil, corev1.NodeSpec{Taints: taints}, corev1.NodeStatus{}
 	case *corev1.Namespace:
+		o.Labels = selectable(o.Labels)
 		o.Annotations, o.Spec, o.Status = nil, corev1.NamespaceSpec{}, corev1.NamespaceStatus{}
 	}
 	return obj, nil
 }
 
-func trimTemplate(t corev1.PodTemplateSpec) corev1.PodTemplateSpec {
-	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: only(t.Labels, call.GuardedLabel)}}
+// trimOwner keeps of an owner of guarded pods the labels by which metrics select, of any other nothing, and returns what is
+// read of its template.
+func trimOwner(o metav1.Object, t corev1.PodTemplateSpec) corev1.PodTemplateSpec {
+	o.SetAnnotations(nil)
+	if t.Labels[call.GuardedLabel] == "true" {
+		o.SetLabels(selectable(o.GetLabels()))
+	} else {
+		o.SetLabels(nil)
+	}
+	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: Only(t.Labels, call.GuardedLabel)}}
 }
 
-func only(m map[string]string, keys ...string) map[string]string {
+// maxLabels is for how many labels' keys and values an object can be found by them, in bytes. Who writes an object chooses
+// how many it has, up to the API server's 1.5 MiB.
+const maxLabels = 16 << 10
+
+// selectable are the labels of an object, or those of callguard's where they are too long.
+func selectable(labels map[string]string) map[string]string {
+	size := 0
+	for k, v := range labels {
+		size += len(k) + len(v)
+	}
+	if size > maxLabels {
+		return Only(labels, call.EnabledLabel, call.GuardedLabel)
+	}
+	return labels
+}
+
+// Only are the entries of a map with these keys; nil for none.
+func Only(m map[string]string, keys ...string) map[string]string {
 	var kept map[string]string
 	for _, k := range keys {
 		if v, ok := m[k]; ok {

@@ -4,8 +4,11 @@ package pods
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -58,6 +61,41 @@ func TestTrimKeepsWhatIsRead(t *testing.T) {
 	}
 	if want.State != call.Aside || want.Project != "voice/team (url=LK_URL)" || !want.Running || want.WorkerPort != 9000 {
 		t.Errorf("FromPod = %+v", want)
+	}
+}
+
+// TestTrimOfTheLarge: whoever may write in any namespace makes objects as large as the API server takes them. Of each no more is
+// kept than of any other.
+func TestTrimOfTheLarge(t *testing.T) {
+	many := map[string]string{}
+	for i := range 10_000 {
+		many[fmt.Sprintf("label-%d", i)] = strings.Repeat("x", 60)
+	}
+	guarded := maps.Clone(many)
+	guarded[call.GuardedLabel] = "true"
+	meta := metav1.ObjectMeta{Name: "large", Labels: many, Annotations: map[string]string{"note": strings.Repeat("x", 200<<10)}}
+	for name, obj := range map[string]any{
+		"Deployment": &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: many}, Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: many}},
+		}},
+		"GuardedDeployment": &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: many}, Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: guarded}},
+		}},
+		"ReplicaSet":  &appsv1.ReplicaSet{ObjectMeta: meta, Spec: appsv1.ReplicaSetSpec{Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: guarded}}}},
+		"StatefulSet": &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: guarded}}}},
+		"Namespace":   &corev1.Namespace{ObjectMeta: meta},
+	} {
+		trimmed, err := trim(obj)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := json.Marshal(trimmed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(raw) > 1<<10 {
+			t.Errorf("of a large %s %d bytes are kept; want 1 KiB at most", name, len(raw))
+		}
 	}
 }
 

@@ -97,6 +97,7 @@ func TestBirth(t *testing.T) {
 	const (
 		noLabel = "callguard-birth: a pod cannot be born with label callguard.dev/released"
 		noNote  = "callguard-birth: a pod cannot be born with annotation callguard.dev/draining, callguard.dev/aside, callguard.dev/hash or callguard.dev/leave"
+		tooLong = "callguard-birth: a guarded pod's terminationGracePeriodSeconds is 86400, a day, at most"
 	)
 	cases := map[string]struct {
 		reason string
@@ -106,6 +107,8 @@ func TestBirth(t *testing.T) {
 	}{
 		"Plain":    {reason: "This is how a guarded pod should be.", change: func(*corev1.Pod) {}, want: allowed},
 		"Released": {reason: "Nobody is born free to go.", change: func(p *corev1.Pod) { p.Labels[call.ReleasedLabel] = "drain" }, want: noLabel},
+		"ADaysGrace":    {reason: "Whose calls last so long has to say so.", change: func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(86400)) }, want: allowed},
+		"TenYearsGrace": {reason: "A pod that hangs would hold every drain for as long.", change: func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(10 * 365 * 86400)) }, want: tooLong},
 		"EmptyReleased": {reason: "Nor with an empty label: the budget asks only whether it exists.",
 			change: func(p *corev1.Pod) { p.Labels[call.ReleasedLabel] = "" }, want: noLabel},
 		"Draining": {reason: "Nobody is born draining.", change: note(call.DrainingAnnotation), want: noNote},

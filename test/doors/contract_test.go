@@ -228,6 +228,31 @@ func TestNamespaceDeletion(t *testing.T) {
 	}))
 }
 
+// TestControllersWithoutAccounts: where controllers have no accounts of their own, all of them are one user, who may delete what a
+// namespace takes along and what pod garbage collection has ended, and no pod that a ReplicaSet has too many of.
+func TestControllersWithoutAccounts(t *testing.T) {
+	ctx := t.Context()
+	ns := enabled(t, "one-user")
+	serving(t, ns, "serving", "orphan")
+	controllers := identity{"controllers without accounts", "system:kube-controller-manager", []string{"system:masters"}}
+	pods := stage.as(controllers).CoreV1().Pods(ns)
+	never := metav1.DeleteOptions{DryRun: dry(), GracePeriodSeconds: new(int64)}
+	expect(t, "a pod that may hold calls", "callguard-delete: pod serving may hold calls", pods.Delete(ctx, "serving", metav1.DeleteOptions{DryRun: dry()}))
+	expect(t, "the budget", "PodDisruptionBudget callguard holds the calls of this namespace",
+		stage.as(controllers).PolicyV1().PodDisruptionBudgets(ns).Delete(ctx, "callguard", metav1.DeleteOptions{DryRun: dry()}))
+
+	_, err := pods.Patch(ctx, "orphan", types.MergePatchType, []byte(`{"status":{"phase":"Failed"}}`), metav1.PatchOptions{}, "status")
+	expect(t, "the phase of a pod whose node is gone", allowed, err)
+	expect(t, "that pod", allowed, pods.Delete(ctx, "orphan", never))
+
+	must(t, stage.admin.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{}))
+	must(t, eventually(ctx, "the namespace ends", func() (bool, error) { return get(t, ns, "serving").DeletionTimestamp != nil, nil }))
+	expect(t, "a pod of a namespace that ends, at once", allowed, pods.Delete(ctx, "serving", never))
+	for _, name := range []string{"serving", "orphan"} {
+		kubeletReports(t, ns, name, ended)
+	}
+}
+
 // TestReplicaSet shrinks a ReplicaSet: it deletes those pods that are released, and no other.
 func TestReplicaSet(t *testing.T) {
 	ctx := t.Context()

@@ -56,8 +56,8 @@ func TestEviction(t *testing.T) {
 
 func TestEvictionKeepsTheGrace(t *testing.T) {
 	ns := enabled(t, "grace")
-	serving(t, ns, "first", "older", "again")
-	for _, name := range []string{"first", "older", "again"} {
+	serving(t, ns, "first", "older", "again", "broken")
+	for _, name := range []string{"first", "older", "again", "broken"} {
 		guardPatches(t, ns, name, `{"metadata":{"labels":{"callguard.dev/released":"drain"}}}`)
 	}
 	short := int64(3)
@@ -67,6 +67,10 @@ func TestEvictionKeepsTheGrace(t *testing.T) {
 	}))
 	must(t, evict(t, admin(), ns, "again", metav1.DeleteOptions{}))
 	must(t, evict(t, admin(), ns, "again", metav1.DeleteOptions{GracePeriodSeconds: &short}))
+	must(t, evict(t, breakGlass(), ns, "broken", metav1.DeleteOptions{GracePeriodSeconds: &short}))
+	if pod, err := stage.admin.CoreV1().Pods(ns).Get(t.Context(), "broken", metav1.GetOptions{}); err == nil && (pod.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds != short) {
+		t.Errorf("Break-glass gives a grace of its own. Pod broken goes with grace %v, want %d", pod.DeletionGracePeriodSeconds, short)
+	}
 	for name, reason := range map[string]string{
 		"first": "An eviction leaves a pod its own grace.",
 		"older": "So does one of the older version.",

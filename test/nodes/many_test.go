@@ -30,7 +30,6 @@ const (
 // callMany has callers come, talk and hang up, a few at a time, while the agents are rolled out, their node is drained and
 // their gates are killed, over and over.
 func callMany(t *testing.T, p *phones) {
-	p.hangUp(p.going()...)
 	var (
 		work     sync.WaitGroup
 		mu       sync.Mutex

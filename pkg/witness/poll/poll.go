@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/fair"
 )
 
 // notRunning is how soon a pod is looked at again that runs no container yet.
@@ -70,6 +71,7 @@ type Poller[Answer any] struct {
 	client   *http.Client
 	requests *prometheus.CounterVec
 	queue    workqueue.TypedDelayingInterface[types.UID]
+	workers  *fair.Workers
 
 	mu      sync.RWMutex
 	answers map[types.UID]latest
@@ -106,6 +108,7 @@ func New[Answer any](cfg Config, subject Subject[Answer]) *Poller[Answer] {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return errRedirect(subject.Name) },
 		},
 		queue:   workqueue.NewTypedDelayingQueue[types.UID](),
+		workers: fair.NewWorkers(cfg.Concurrency),
 		answers: map[types.UID]latest{},
 	}
 }
@@ -168,9 +171,14 @@ func (p *Poller[Answer]) work(ctx context.Context) {
 			continue
 		}
 		pause := notRunning
-		if pod.Running && pod.IP != "" {
+		switch {
+		case !pod.Running || pod.IP == "":
+		case p.workers.Take(pod.Namespace):
 			p.keep(ctx, pod)
+			p.workers.Give(pod.Namespace)
 			pause = wait.Jitter(p.cfg.Interval*9/10, 1.0/9)
+		default:
+			pause = fair.Again
 		}
 		p.queue.Done(uid)
 		p.queue.AddAfter(uid, pause)

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +23,48 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 )
+
+// TestPollOfManySilentPods: a thousand pods of one namespace do not answer. The pod of another is asked as often as ever.
+func TestPollOfManySilentPods(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const interval, timeout, during = 10 * time.Second, 2 * time.Second, 100 * time.Second
+		var heard atomic.Int64
+		p := New(Config{
+			Pod: func(uid types.UID) *call.Pod {
+				pod := &call.Pod{UID: uid, IP: "127.0.0.1", Witnesses: []call.Witness{call.Worker}, Running: true}
+				pod.Namespace, _, _ = strings.Cut(string(uid), "-")
+				return pod
+			},
+			Interval: interval, MaxStaleness: 3 * interval, Concurrency: 16, Registry: prometheus.NewRegistry(),
+		}, Subject[int]{
+			Witness: call.Worker, Name: "the agent", Requests: prometheus.CounterOpts{Name: "requests_total", Help: "Requests."},
+			Reading: call.Known,
+			Get: func(_ context.Context, _ *http.Client, pod *call.Pod) (int, error) {
+				if pod.Namespace == "honest" {
+					heard.Add(1)
+					return 0, nil
+				}
+				time.Sleep(timeout)
+				return 0, errors.New("it does not answer in time")
+			},
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx) }()
+		for i := range 1000 {
+			p.Watch(types.UID(fmt.Sprintf("silent-%d", i)))
+		}
+		p.Watch("honest-0")
+		time.Sleep(during)
+		if n := heard.Load(); n < int64(during/interval)-1 {
+			t.Errorf("the honest pod was asked %d times in %s beside a thousand silent ones; want once in %s", n, during, interval)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
 
 // TestRoad asks one pod from before it runs until it is gone. Time is the test's.
 func TestRoad(t *testing.T) {

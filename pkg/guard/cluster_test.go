@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// TestTrimOfTheLarge: whoever may write in any namespace makes objects and Events as large as the API server takes them. Of each no
+// more is kept than of any other.
+func TestTrimOfTheLarge(t *testing.T) {
+	many := map[string]string{}
+	for i := range 10_000 {
+		many[fmt.Sprintf("label-%d", i)] = strings.Repeat("x", 60)
+	}
+	guarded := maps.Clone(many)
+	guarded[call.GuardedLabel] = "true"
+	meta := metav1.ObjectMeta{Name: "large", Labels: many, Annotations: map[string]string{"note": strings.Repeat("x", 200<<10)}}
+	template, selector := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: guarded, Annotations: meta.Annotations}}, &metav1.LabelSelector{MatchLabels: many}
+	for name, obj := range map[string]any{
+		"Event":       &corev1.Event{ObjectMeta: meta, Message: strings.Repeat("x", 1<<20), Reason: "FailedDelete"},
+		"Deployment":  &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Selector: selector, Template: template}},
+		"ReplicaSet":  &appsv1.ReplicaSet{ObjectMeta: meta, Spec: appsv1.ReplicaSetSpec{Selector: selector, Template: template}},
+		"StatefulSet": &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{Selector: selector, Template: template}},
+		"DaemonSet":   &appsv1.DaemonSet{ObjectMeta: meta, Spec: appsv1.DaemonSetSpec{Selector: selector, Template: template}},
+		"Namespace":   &corev1.Namespace{ObjectMeta: meta},
+	} {
+		trimmed, err := trim(obj)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := json.Marshal(trimmed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(raw) > 1<<10 {
+			t.Errorf("of a large %s %d bytes are kept; want 1 KiB at most", name, len(raw))
+		}
+	}
+}
+
+// TestTrimOfARefusal: that the delete door refused is what is counted of an Event.
+func TestTrimOfARefusal(t *testing.T) {
+	const refused = "Error deleting: ValidatingAdmissionPolicy 'callguard-delete' with binding 'callguard-delete' denied request: pod a holds calls"
+	trimmed, err := trim(&corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "e"}, Message: refused, Count: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, ok := trimmed.(*corev1.Event); !ok || e.Message != deleteDoor || e.Count != 3 || e.Name != "e" {
+		t.Errorf("kept %+v; want the door, the count and the name", trimmed)
+	}
+}
