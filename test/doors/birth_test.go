@@ -105,8 +105,8 @@ func TestBirth(t *testing.T) {
 		want   string
 		warns  []string
 	}{
-		"Plain":    {reason: "This is how a guarded pod should be.", change: func(*corev1.Pod) {}, want: allowed},
-		"Released": {reason: "Nobody is born free to go.", change: func(p *corev1.Pod) { p.Labels[call.ReleasedLabel] = "drain" }, want: noLabel},
+		"Plain":         {reason: "This is how a guarded pod should be.", change: func(*corev1.Pod) {}, want: allowed},
+		"Released":      {reason: "Nobody is born free to go.", change: func(p *corev1.Pod) { p.Labels[call.ReleasedLabel] = "drain" }, want: noLabel},
 		"ADaysGrace":    {reason: "Whose calls last so long has to say so.", change: func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(86400)) }, want: allowed},
 		"TenYearsGrace": {reason: "A pod that hangs would hold every drain for as long.", change: func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(10 * 365 * 86400)) }, want: tooLong},
 		"EmptyReleased": {reason: "Nor with an empty label: the budget asks only whether it exists.",
