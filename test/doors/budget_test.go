@@ -8,6 +8,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/util/retry"
 
 	"github.com/callguard/callguard/pkg/call"
 )
@@ -16,17 +17,28 @@ const statusHeld = "callguard-tamper-budget: the status of PodDisruptionBudget c
 
 const budgetHeld = "callguard-tamper-budget: PodDisruptionBudget callguard holds the calls of this namespace, and only callguard changes it."
 
+// writeBudget has the budget of a namespace written as it is then, with a change. The disruption controller writes it at any
+// time, too.
+func writeBudget(t *testing.T, ns string, change func(*policyv1.PodDisruptionBudget), write func(*policyv1.PodDisruptionBudget) error) error {
+	t.Helper()
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		pdb, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "callguard", metav1.GetOptions{})
+		must(t, err)
+		change(pdb)
+		return write(pdb)
+	})
+}
+
 func TestBudget(t *testing.T) {
 	ns := enabled(t, "budget")
 	bare := namespace(t, "budget-bare", map[string]string{call.EnabledLabel: "true"})
 	ctx := t.Context()
 	change := func(fn func(*policyv1.PodDisruptionBudget)) func(identity) error {
 		return func(id identity) error {
-			pdb, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).Get(ctx, "callguard", metav1.GetOptions{})
-			must(t, err)
-			fn(pdb)
-			_, err = stage.as(id).PolicyV1().PodDisruptionBudgets(ns).Update(ctx, pdb, metav1.UpdateOptions{DryRun: dry()})
-			return err
+			return writeBudget(t, ns, fn, func(pdb *policyv1.PodDisruptionBudget) error {
+				_, err := stage.as(id).PolicyV1().PodDisruptionBudgets(ns).Update(ctx, pdb, metav1.UpdateOptions{DryRun: dry()})
+				return err
+			})
 		}
 	}
 	cases := map[string]struct {
@@ -96,11 +108,10 @@ func TestBudgetStatus(t *testing.T) {
 		return err == nil && pdb.Status.ExpectedPods == 1 && pdb.Status.ObservedGeneration == pdb.Generation, err
 	}))
 	write := func(id identity, fn func(*policyv1.PodDisruptionBudget)) error {
-		pdb, err := budgets.Get(ctx, "callguard", metav1.GetOptions{})
-		must(t, err)
-		fn(pdb)
-		_, err = stage.as(id).PolicyV1().PodDisruptionBudgets(ns).UpdateStatus(ctx, pdb, metav1.UpdateOptions{DryRun: dry()})
-		return err
+		return writeBudget(t, ns, fn, func(pdb *policyv1.PodDisruptionBudget) error {
+			_, err := stage.as(id).PolicyV1().PodDisruptionBudgets(ns).UpdateStatus(ctx, pdb, metav1.UpdateOptions{DryRun: dry()})
+			return err
+		})
 	}
 	changes := map[string]func(*policyv1.PodDisruptionBudget){
 		"opens it": func(b *policyv1.PodDisruptionBudget) { b.Status.DisruptionsAllowed = 1 },
@@ -126,11 +137,11 @@ func TestBudgetStatus(t *testing.T) {
 	expect(t, "the pod is evicted meanwhile", tooMany, evict(t, admin(), ns, "serving", metav1.DeleteOptions{DryRun: dry()}))
 
 	// An eviction that the budget permits is written into its status by the API server.
-	pdb, err := budgets.Get(ctx, "callguard", metav1.GetOptions{})
-	must(t, err)
-	pdb.Spec.MinAvailable = new(intstr.FromInt32(0))
-	_, err = stage.as(breakGlass()).PolicyV1().PodDisruptionBudgets(ns).Update(ctx, pdb, metav1.UpdateOptions{})
-	must(t, err)
+	opens := func(b *policyv1.PodDisruptionBudget) { b.Spec.MinAvailable = new(intstr.FromInt32(0)) }
+	must(t, writeBudget(t, ns, opens, func(pdb *policyv1.PodDisruptionBudget) error {
+		_, err := stage.as(breakGlass()).PolicyV1().PodDisruptionBudgets(ns).Update(ctx, pdb, metav1.UpdateOptions{})
+		return err
+	}))
 	must(t, eventually(ctx, "an eviction goes through after the budget was opened", func() (bool, error) {
 		err := evict(t, admin(), ns, "serving", metav1.DeleteOptions{})
 		return err == nil, err

@@ -238,7 +238,7 @@ func TestControllersWithoutAccounts(t *testing.T) {
 	pods := stage.as(controllers).CoreV1().Pods(ns)
 	never := metav1.DeleteOptions{DryRun: dry(), GracePeriodSeconds: new(int64)}
 	expect(t, "a pod that may hold calls", "callguard-delete: pod serving may hold calls", pods.Delete(ctx, "serving", metav1.DeleteOptions{DryRun: dry()}))
-	expect(t, "the budget", "PodDisruptionBudget callguard holds the calls of this namespace",
+	expect(t, "the budget", "callguard-tamper-budget: PodDisruptionBudget callguard holds the calls of this namespace",
 		stage.as(controllers).PolicyV1().PodDisruptionBudgets(ns).Delete(ctx, "callguard", metav1.DeleteOptions{DryRun: dry()}))
 
 	_, err := pods.Patch(ctx, "orphan", types.MergePatchType, []byte(`{"status":{"phase":"Failed"}}`), metav1.PatchOptions{}, "status")
@@ -248,9 +248,7 @@ func TestControllersWithoutAccounts(t *testing.T) {
 	must(t, stage.admin.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{}))
 	must(t, eventually(ctx, "the namespace ends", func() (bool, error) { return get(t, ns, "serving").DeletionTimestamp != nil, nil }))
 	expect(t, "a pod of a namespace that ends, at once", allowed, pods.Delete(ctx, "serving", never))
-	for _, name := range []string{"serving", "orphan"} {
-		kubeletReports(t, ns, name, ended)
-	}
+	kubeletReports(t, ns, "serving", ended)
 }
 
 // TestReplicaSet shrinks a ReplicaSet: it deletes those pods that are released, and no other.

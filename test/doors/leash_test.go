@@ -82,11 +82,10 @@ func TestLeash(t *testing.T) {
 	}
 	rewrites := func(change func(*policyv1.PodDisruptionBudget)) func() error {
 		return func() error {
-			pdb, err := stage.admin.PolicyV1().PodDisruptionBudgets(here).Get(ctx, "callguard", metav1.GetOptions{})
-			must(t, err)
-			change(pdb)
-			_, err = thief.PolicyV1().PodDisruptionBudgets(here).Update(ctx, pdb, metav1.UpdateOptions{DryRun: dry()})
-			return err
+			return writeBudget(t, here, change, func(pdb *policyv1.PodDisruptionBudget) error {
+				_, err := thief.PolicyV1().PodDisruptionBudgets(here).Update(ctx, pdb, metav1.UpdateOptions{DryRun: dry()})
+				return err
+			})
 		}
 	}
 	as := func(try func(context.Context) error) func() error { return func() error { return try(ctx) } }
