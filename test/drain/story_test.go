@@ -156,11 +156,15 @@ func (s *story) explain() {
 		s.t.Logf("no Events: %v", err)
 		return
 	}
-	for _, e := range list.Items {
+	events := slices.DeleteFunc(list.Items, func(e corev1.Event) bool { return e.Count == 0 }) // the scheduler's
+	slices.SortFunc(events, func(a, b corev1.Event) int { return a.LastTimestamp.Compare(b.LastTimestamp.Time) })
+	for _, e := range events[max(0, len(events)-lastLines):] {
 		s.t.Logf("%s %d times, last at %s: %s: %s", e.Reason, e.Count, e.LastTimestamp.Format(time.TimeOnly), e.InvolvedObject.Name, e.Message)
 	}
 	for _, a := range s.agents() {
-		s.t.Logf("agent of %s: %+v", a.Pod.Name, a)
+		if a.Closed || a.Draining {
+			s.t.Logf("agent of %s: %+v", a.Pod.Name, a)
+		}
 	}
 	log, err := os.ReadFile(stage.Guard.Log)
 	if err != nil {
@@ -171,7 +175,7 @@ func (s *story) explain() {
 	s.t.Logf("the guard's log ends so:\n%s", strings.Join(lines[max(0, len(lines)-lastLines):], "\n"))
 }
 
-// lastLines is how much of the guard's log is shown of a story that failed.
+// lastLines is how much of Events and of the guard's log is shown of a story that failed.
 const lastLines = 30
 
 // clear ends a story and gives its nodes back as they were.
