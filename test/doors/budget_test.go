@@ -3,6 +3,7 @@
 package doors
 
 import (
+	"context"
 	"testing"
 
 	policyv1 "k8s.io/api/policy/v1"
@@ -19,10 +20,10 @@ const budgetHeld = "callguard-tamper-budget: PodDisruptionBudget callguard holds
 
 // writeBudget has the budget of a namespace written as it is then, with a change. The disruption controller writes it at any
 // time, too.
-func writeBudget(t *testing.T, ns string, change func(*policyv1.PodDisruptionBudget), write func(*policyv1.PodDisruptionBudget) error) error {
+func writeBudget(ctx context.Context, t *testing.T, ns string, change func(*policyv1.PodDisruptionBudget), write func(*policyv1.PodDisruptionBudget) error) error {
 	t.Helper()
 	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
-		pdb, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "callguard", metav1.GetOptions{})
+		pdb, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).Get(ctx, "callguard", metav1.GetOptions{})
 		must(t, err)
 		change(pdb)
 		return write(pdb)
@@ -35,7 +36,7 @@ func TestBudget(t *testing.T) {
 	ctx := t.Context()
 	change := func(fn func(*policyv1.PodDisruptionBudget)) func(identity) error {
 		return func(id identity) error {
-			return writeBudget(t, ns, fn, func(pdb *policyv1.PodDisruptionBudget) error {
+			return writeBudget(ctx, t, ns, fn, func(pdb *policyv1.PodDisruptionBudget) error {
 				_, err := stage.as(id).PolicyV1().PodDisruptionBudgets(ns).Update(ctx, pdb, metav1.UpdateOptions{DryRun: dry()})
 				return err
 			})
@@ -108,7 +109,7 @@ func TestBudgetStatus(t *testing.T) {
 		return err == nil && pdb.Status.ExpectedPods == 1 && pdb.Status.ObservedGeneration == pdb.Generation, err
 	}))
 	write := func(id identity, fn func(*policyv1.PodDisruptionBudget)) error {
-		return writeBudget(t, ns, fn, func(pdb *policyv1.PodDisruptionBudget) error {
+		return writeBudget(ctx, t, ns, fn, func(pdb *policyv1.PodDisruptionBudget) error {
 			_, err := stage.as(id).PolicyV1().PodDisruptionBudgets(ns).UpdateStatus(ctx, pdb, metav1.UpdateOptions{DryRun: dry()})
 			return err
 		})
@@ -138,7 +139,7 @@ func TestBudgetStatus(t *testing.T) {
 
 	// An eviction that the budget permits is written into its status by the API server.
 	opens := func(b *policyv1.PodDisruptionBudget) { b.Spec.MinAvailable = new(intstr.FromInt32(0)) }
-	must(t, writeBudget(t, ns, opens, func(pdb *policyv1.PodDisruptionBudget) error {
+	must(t, writeBudget(ctx, t, ns, opens, func(pdb *policyv1.PodDisruptionBudget) error {
 		_, err := stage.as(breakGlass()).PolicyV1().PodDisruptionBudgets(ns).Update(ctx, pdb, metav1.UpdateOptions{})
 		return err
 	}))

@@ -82,7 +82,7 @@ func TestLeash(t *testing.T) {
 	}
 	rewrites := func(change func(*policyv1.PodDisruptionBudget)) func() error {
 		return func() error {
-			return writeBudget(t, here, change, func(pdb *policyv1.PodDisruptionBudget) error {
+			return writeBudget(ctx, t, here, change, func(pdb *policyv1.PodDisruptionBudget) error {
 				_, err := thief.PolicyV1().PodDisruptionBudgets(here).Update(ctx, pdb, metav1.UpdateOptions{DryRun: dry()})
 				return err
 			})
