@@ -237,9 +237,6 @@ func (p *phones) try(name string, agents ...string) error {
 		return err
 	}
 	room, err := lksdk.ConnectToRoomWithToken(p.url, ticket, callback)
-	if err != nil { // callers share two cores with all else, and dial once more
-		room, err = lksdk.ConnectToRoomWithToken(p.url, ticket, callback)
-	}
 	if err != nil {
 		return fmt.Errorf("a caller cannot join room %s: %w", name, err)
 	}
