@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-# The image of callguard: every program, static, at the root, and nothing else. `make image` makes the same of a checkout
+# The image of callguard: every program, static, at the root, with its licences, and nothing else. `make image` makes the same of a checkout
 # without a container engine; hack/oci's tests see to it that the two do not part.
-FROM --platform=$BUILDPLATFORM golang:1.26-bookworm AS build
+FROM --platform=$BUILDPLATFORM golang:1.26.8-bookworm@sha256:dc9ad6c05acc7a88e5b71bde60a5fe3bd4b9f0db209011711b464107438a8107 AS build
 WORKDIR /src
-ENV CGO_ENABLED=0 GOOS=linux GOFLAGS= GOWORK=off
+ENV CGO_ENABLED=0 GOOS=linux GOFLAGS= GOWORK=off GOTOOLCHAIN=go1.26.11
 COPY go.mod go.sum ./
 RUN go mod download
 COPY cmd cmd
@@ -18,4 +18,5 @@ LABEL org.opencontainers.image.title=callguard \
       org.opencontainers.image.source=https://github.com/callguard/callguard \
       org.opencontainers.image.licenses=Apache-2.0
 COPY --from=build /out/ /
+COPY LICENSE THIRD_PARTY_NOTICES /
 USER 65532:65532

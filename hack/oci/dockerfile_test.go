@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -76,11 +77,14 @@ func TestDockerfileMakesTheSameImage(t *testing.T) {
 	build, final := file[0], file[1]
 
 	t.Run("TheSameCompiler", func(t *testing.T) {
-		mod := struct{ Go string }{}
+		mod := struct{ Go, Toolchain string }{}
 		goJSON(t, &mod, "mod", "edit", "-json")
-		want := "golang:" + mod.Go[:strings.LastIndex(mod.Go, ".")] + "-bookworm"
-		if from := build[0].words; !slices.Contains(from, want) {
-			t.Errorf("the programs are built from %q, want %s, the Go of go.mod", from, want)
+		want := regexp.MustCompile("^golang:" + regexp.QuoteMeta(mod.Go) + "-bookworm@sha256:[0-9a-f]{64}$")
+		if from := build[0].words; !slices.ContainsFunc(from, want.MatchString) {
+			t.Errorf("the programs are built from %q, want the Go of go.mod, by digest: %s", from, want)
+		}
+		if mod.Toolchain != Toolchain { // the environment of the build has it
+			t.Errorf("go.mod names toolchain %q, want that of what is released, %s", mod.Toolchain, Toolchain)
 		}
 	})
 	t.Run("TheSameBuild", func(t *testing.T) {
@@ -111,6 +115,9 @@ func TestDockerfileMakesTheSameImage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		for _, name := range Licences() {
+			want[name] = true
+		}
 		sent := map[string]bool{}
 		for line := range strings.Lines(string(ignore)) {
 			if name, is := strings.CutPrefix(strings.TrimSpace(line), "!"); is {
@@ -126,12 +133,13 @@ func TestDockerfileMakesTheSameImage(t *testing.T) {
 		for _, i := range final {
 			names = append(names, i.name)
 		}
-		if diff := cmp.Diff([]string{"FROM", "LABEL", "COPY", "USER"}, names); diff != "" {
+		if diff := cmp.Diff([]string{"FROM", "LABEL", "COPY", "COPY", "USER"}, names); diff != "" {
 			t.Errorf("instructions of the published stage (-want +got):\n%s", diff)
 		}
 		got := map[string][]string{"FROM": all(final, "FROM"), "COPY": all(final, "COPY"), "USER": all(final, "USER")}
-		// Programs puts every program at the root.
-		want := map[string][]string{"FROM": {"scratch"}, "COPY": {"--from=build", "/out/", "/"}, "USER": {Nobody}}
+		// Programs puts every program at the root, and what they are licensed under.
+		copied := slices.Concat([]string{"--from=build", "/out/", "/"}, Licences(), []string{"/"})
+		want := map[string][]string{"FROM": {"scratch"}, "COPY": copied, "USER": {Nobody}}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("the published stage (-want +got):\n%s", diff)
 		}

@@ -13,11 +13,20 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
+// Platform is one that programs are built for, as Go names it.
+type Platform struct{ System, Arch string }
+
+// Platforms are those that kubectl-calls is released for. The other programs run on Linux alone.
+func Platforms() []Platform {
+	return []Platform{{"darwin", "amd64"}, {"darwin", "arm64"}, {"linux", "amd64"}, {"linux", "arm64"}, {"windows", "amd64"}}
+}
+
 // Programs builds every program of this repository for Linux on arch, such as amd64,
-// into a folder, and returns the image that holds them all. repository is the
-// folder of the checkout. The files must stay until the image is written.
+// into a folder, and returns the image that holds them all with the licences that
+// go with them. repository is the folder of the checkout. The files must stay until
+// the image is written.
 func Programs(ctx context.Context, repository, dir, arch string) (Image, error) {
-	image := Image{Files: map[string]string{}, Labels: labels(), Platform: &v1.Platform{OS: "linux", Architecture: arch}}
+	image := Image{Files: map[string]string{}, Text: map[string]string{}, Labels: labels(), Platform: &v1.Platform{OS: "linux", Architecture: arch}}
 	if err := Build(ctx, repository, dir+string(filepath.Separator), "linux", arch, "./cmd/..."); err != nil {
 		return image, err
 	}
@@ -28,8 +37,18 @@ func Programs(ctx context.Context, repository, dir, arch string) (Image, error) 
 	for _, p := range programs {
 		image.Files["/"+p.Name()] = filepath.Join(dir, p.Name())
 	}
+	for _, name := range Licences() {
+		text, err := os.ReadFile(filepath.Join(repository, name))
+		if err != nil {
+			return image, fmt.Errorf("cannot read what the programs are licensed under: %w", err)
+		}
+		image.Text["/"+name] = string(text)
+	}
 	return image, nil
 }
+
+// Licences are the files of a checkout that go with its programs.
+func Licences() []string { return []string{"LICENSE", "THIRD_PARTY_NOTICES"} }
 
 // Build builds packages of a checkout so that the same source and the same Go make the same bytes, wherever the checkout
 // lies. output is a file, or a folder with a separator at its end.
@@ -55,8 +74,12 @@ func buildFlags() []string {
 }
 
 func buildEnvironment() []string {
-	return []string{"CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off"}
+	return []string{"CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GOTOOLCHAIN=" + Toolchain}
 }
+
+// Toolchain is the Go that builds whatever is released, which go.mod names, too: a patch release without known vulnerabilities. The go
+// command fetches it, whatever its own version.
+const Toolchain = "go1.26.11"
 
 func labels() map[string]string {
 	return map[string]string{

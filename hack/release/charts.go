@@ -56,6 +56,13 @@ func (r *release) packageChart(ctx context.Context, c chart, digest, dir, work s
 	if err := r.source.copyTree(ctx, filepath.Join("charts", c.name), staged); err != nil {
 		return "", err
 	}
+	licence, err := os.ReadFile(filepath.Join(r.source.dir, "LICENSE"))
+	if err != nil {
+		return "", fmt.Errorf("cannot pack chart %s with its licence: %w", c.name, err)
+	}
+	if err := writeFile(filepath.Join(staged, "LICENSE"), licence); err != nil {
+		return "", err
+	}
 	values := filepath.Join(staged, "values.yaml")
 	text, err := os.ReadFile(values)
 	if err != nil {

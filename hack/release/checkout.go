@@ -21,6 +21,8 @@ type checkout struct {
 	created time.Time
 	// changed says that there is more here than the revision has.
 	changed bool
+	// licences are SPDX expressions of the modules that programs are linked of, by path@version.
+	licences map[string]string
 }
 
 // openCheckout reads what git says of a folder. epoch, in seconds, stands for the commit's date unless it is empty.

@@ -24,13 +24,14 @@ It leaves in _output/release:
   callguard-VERSION-image.tar                      the image for linux/amd64 and linux/arm64, an OCI archive
   callguard-VERSION-image.spdx.json                the modules it is made of, as SPDX 2.3
   kubectl-calls_vVERSION_OS_ARCH.tar.gz            the plugin, its own SPDX and calls.yaml, its krew manifest
+  provenance.json                                  of what all this was made, and how: an SLSA provenance
   digests.txt                                      what the registry knows image and charts by
   checksums.txt                                    of all these, for sha256sum --check
   checksums.txt.sigstore.json, cosign.pub          its signature, and the key of this run
 
 The same commit and the same Go make the same checksums.txt: the image, the charts and all else carry the commit's date,
 or SOURCE_DATE_EPOCH. Image and charts are pushed to a registry on loopback, signed there by digest with a key made for
-this run, verified with cosign, and pulled again. Neither registry nor private key outlives the command.
+this run, the provenance with them, verified with cosign, and pulled again. Neither registry nor private key outlives the command.
 
 `
 

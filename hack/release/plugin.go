@@ -21,16 +21,9 @@ import (
 // pluginProgram is the kubectl plugin, and its folder under cmd.
 const pluginProgram = "kubectl-calls"
 
-// platform is one that the plugin runs on.
-type platform struct{ system, arch string }
-
-func pluginPlatforms() []platform {
-	return []platform{{"darwin", "amd64"}, {"darwin", "arm64"}, {"linux", "amd64"}, {"linux", "arm64"}, {"windows", "amd64"}}
-}
-
-// program is what the plugin is called there.
-func (p platform) program() string {
-	if p.system == "windows" {
+// pluginOn is what the plugin is called on a platform.
+func pluginOn(p oci.Platform) string {
+	if p.System == "windows" {
 		return pluginProgram + ".exe"
 	}
 	return pluginProgram
@@ -38,31 +31,35 @@ func (p platform) program() string {
 
 // archive is a file that krew downloads.
 type archive struct {
-	platform
+	oci.Platform
 	name, sum string
 }
 
 // makePlugin builds the plugin for each platform into dir: archives, their bill of materials and the krew manifest.
-func makePlugin(ctx context.Context, c *checkout, version, dir, work string, platforms []platform) error {
-	licence, err := os.ReadFile(filepath.Join(c.dir, "LICENSE"))
-	if err != nil {
-		return fmt.Errorf("cannot pack the plugin with its licence: %w", err)
+func makePlugin(ctx context.Context, c *checkout, version, dir, work string, platforms []oci.Platform) error {
+	var beside []tarFile
+	for _, name := range oci.Licences() {
+		text, err := os.ReadFile(filepath.Join(c.dir, name))
+		if err != nil {
+			return fmt.Errorf("cannot pack the plugin with its licences: %w", err)
+		}
+		beside = append(beside, tarFile{name, 0o644, text})
 	}
 	var archives []archive
 	contents := newBill(part{name: pluginProgram, version: version, purpose: "APPLICATION",
-		url: moduleURL(modulePath, "v"+version) + "#cmd/" + pluginProgram, licence: "Apache-2.0"}, c.created)
+		url: moduleURL(modulePath, "v"+version) + "#cmd/" + pluginProgram, licence: "Apache-2.0"}, c)
 	for _, p := range platforms {
-		program := filepath.Join(work, p.system+"_"+p.arch, p.program())
-		if err := oci.Build(ctx, c.dir, program, p.system, p.arch, "./cmd/"+pluginProgram); err != nil {
+		program := filepath.Join(work, p.System+"_"+p.Arch, pluginOn(p))
+		if err := oci.Build(ctx, c.dir, program, p.System, p.Arch, "./cmd/"+pluginProgram); err != nil {
 			return err
 		}
 		data, err := os.ReadFile(program)
 		if err != nil {
 			return fmt.Errorf("cannot pack the plugin: %w", err)
 		}
-		a := archive{platform: p, name: fmt.Sprintf("%s_v%s_%s_%s.tar.gz", pluginProgram, version, p.system, p.arch)}
+		a := archive{Platform: p, name: fmt.Sprintf("%s_v%s_%s_%s.tar.gz", pluginProgram, version, p.System, p.Arch)}
 		file := filepath.Join(dir, a.name)
-		if err := writeTarball(file, c.created, tarFile{p.program(), 0o755, data}, tarFile{"LICENSE", 0o644, licence}); err != nil {
+		if err := writeTarball(file, c.created, append([]tarFile{{pluginOn(p), 0o755, data}}, beside...)...); err != nil {
 			return err
 		}
 		if a.sum, err = fileSum(file); err != nil {
@@ -155,10 +152,12 @@ func krewManifest(version string, archives []archive) ([]byte, error) {
 	}
 	for _, a := range archives {
 		one := pluginPlatform{
-			URI: fmt.Sprintf("%s/releases/download/v%s/%s", oci.Source, version, a.name), SHA256: a.sum, Bin: a.program(),
-			Files: []pluginFile{{From: a.program(), To: "."}, {From: "LICENSE", To: "."}},
+			URI: fmt.Sprintf("%s/releases/download/v%s/%s", oci.Source, version, a.name), SHA256: a.sum, Bin: pluginOn(a.Platform),
 		}
-		one.Selector.MatchLabels = map[string]string{"os": a.system, "arch": a.arch}
+		for _, name := range append([]string{one.Bin}, oci.Licences()...) {
+			one.Files = append(one.Files, pluginFile{From: name, To: "."})
+		}
+		one.Selector.MatchLabels = map[string]string{"os": a.System, "arch": a.Arch}
 		p.Spec.Platforms = append(p.Spec.Platforms, one)
 	}
 	var out bytes.Buffer

@@ -43,6 +43,8 @@ spec:
           to: .
         - from: LICENSE
           to: .
+        - from: THIRD_PARTY_NOTICES
+          to: .
       bin: kubectl-calls
     - selector:
         matchLabels:
@@ -55,13 +57,15 @@ spec:
           to: .
         - from: LICENSE
           to: .
+        - from: THIRD_PARTY_NOTICES
+          to: .
       bin: kubectl-calls.exe
 `
 
 func TestKrewManifest(t *testing.T) {
 	got, err := krewManifest("1.2.3", []archive{
-		{platform{"linux", "amd64"}, "one.tar.gz", "aa"},
-		{platform{"windows", "amd64"}, "two.tar.gz", "bb"},
+		{oci.Platform{System: "linux", Arch: "amd64"}, "one.tar.gz", "aa"},
+		{oci.Platform{System: "windows", Arch: "amd64"}, "two.tar.gz", "bb"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -78,21 +82,25 @@ func pluginCheckout(t *testing.T) *checkout {
 	for name, text := range map[string]string{
 		"go.mod":                    "module github.com/callguard/callguard\n\ngo 1.26\n",
 		"LICENSE":                   "the licence\n",
+		"THIRD_PARTY_NOTICES":       "those of others\n",
 		"cmd/kubectl-calls/main.go": "package main\n\nfunc main() {}\n",
 	} {
 		if err := writeFile(filepath.Join(dir, name), []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return &checkout{dir: dir, created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	return &checkout{
+		dir: dir, created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+		licences: map[string]string{"stdlib@" + strings.TrimPrefix(oci.Toolchain, "go"): "BSD-3-Clause"},
+	}
 }
 
 func TestPluginIsPackedTheSameTwice(t *testing.T) {
-	here := platform{"linux", oci.LocalArch}
+	here := oci.Platform{System: "linux", Arch: oci.LocalArch}
 	var sums []string
 	for range 2 {
 		dir := t.TempDir()
-		if err := makePlugin(t.Context(), pluginCheckout(t), "1.2.3", dir, t.TempDir(), []platform{here}); err != nil {
+		if err := makePlugin(t.Context(), pluginCheckout(t), "1.2.3", dir, t.TempDir(), []oci.Platform{here}); err != nil {
 			t.Fatal(err)
 		}
 		text, err := checksums(dir)
@@ -108,10 +116,10 @@ func TestPluginIsPackedTheSameTwice(t *testing.T) {
 }
 
 // checkPlugin reads what krew would download, and the bill of materials.
-func checkPlugin(t *testing.T, dir string, p platform) {
+func checkPlugin(t *testing.T, dir string, p oci.Platform) {
 	t.Helper()
-	name := "kubectl-calls_v1.2.3_" + p.system + "_" + p.arch + ".tar.gz"
-	if diff := cmp.Diff(map[string]int64{"kubectl-calls": 0o755, "LICENSE": 0o644}, tarModes(t, filepath.Join(dir, name))); diff != "" {
+	name := "kubectl-calls_v1.2.3_" + p.System + "_" + p.Arch + ".tar.gz"
+	if diff := cmp.Diff(map[string]int64{"kubectl-calls": 0o755, "LICENSE": 0o644, "THIRD_PARTY_NOTICES": 0o644}, tarModes(t, filepath.Join(dir, name))); diff != "" {
 		t.Errorf("files of %s and their modes (-want +got):\n%s", name, diff)
 	}
 	sum, err := fileSum(filepath.Join(dir, name))

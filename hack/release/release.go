@@ -17,6 +17,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/callguard/callguard/hack/licences"
 	"github.com/callguard/callguard/hack/oci"
 )
 
@@ -70,6 +71,11 @@ func rehearse(ctx context.Context, o options, out io.Writer) (err error) {
 	if r.source.changed {
 		r.say("WARNING    this checkout has changes that are not committed, and the release has them, too")
 	}
+	linked, err := licences.Linked(ctx, r.source.dir, oci.Platforms(), "./cmd/...")
+	if err != nil {
+		return err
+	}
+	r.source.licences = byModule(linked)
 	r.say("tools      building Helm and cosign, once for this version (minutes when nothing is cached)")
 	if r.tools, err = buildTools(ctx, r.source, filepath.Join(private, "home")); err != nil {
 		return err
@@ -133,11 +139,18 @@ func (r *release) makeAll(ctx context.Context, dir, work string) (*made, error) 
 		digests = append(digests, r.published(m.charts[c.name]))
 		r.say("chart      %s", r.published(m.charts[c.name]))
 	}
-	if err := makePlugin(ctx, r.source, r.version, dir, filepath.Join(work, "plugin"), pluginPlatforms()); err != nil {
+	if err := makePlugin(ctx, r.source, r.version, dir, filepath.Join(work, "plugin"), oci.Platforms()); err != nil {
 		return nil, err
 	}
 	r.say("plugin     %s v%s and its krew manifest", pluginProgram, r.version)
 	if err := writeFile(filepath.Join(dir, "digests.txt"), []byte(strings.Join(digests, "\n")+"\n")); err != nil {
+		return nil, err
+	}
+	how, err := provenanceOf(r.source, r.version, r.target)
+	if err != nil {
+		return nil, err
+	}
+	if err := writeFile(filepath.Join(dir, provenanceFile), how); err != nil {
 		return nil, err
 	}
 	sums, err := checksums(dir)
@@ -202,7 +215,7 @@ func (r *release) writeImageBill(manifest *v1.IndexManifest, images []oci.Image,
 		}
 	}
 	whole := container("callguard", index.digest)
-	contents := newBill(whole, r.source.created)
+	contents := newBill(whole, r.source)
 	for i, image := range images {
 		one := contents.contain(contents.add(whole), container("callguard "+image.Platform.String(), manifest.Manifests[i].Digest.String()))
 		for _, at := range slices.Sorted(maps.Keys(image.Files)) {
@@ -235,11 +248,17 @@ func (r *release) signAll(ctx context.Context, m *made, dir, private string) err
 		if err := s.verify(ctx, ref); err != nil {
 			return err
 		}
+		if err := s.attest(ctx, ref, "slsaprovenance1", filepath.Join(dir, provenanceFile)); err != nil {
+			return err
+		}
+	}
+	if err := s.attest(ctx, r.here(m.image), "spdxjson", filepath.Join(dir, r.file("image.spdx.json"))); err != nil {
+		return err
 	}
 	if err := s.refuses(ctx, r.here(m.unsigned)); err != nil {
 		return err
 	}
-	r.say("signed     image and charts, by digest; cosign verifies them and refuses what is not signed")
+	r.say("signed     image and charts, by digest, with their provenance; cosign verifies them and refuses what is not signed")
 	if err := s.signFile(ctx, filepath.Join(dir, checksumsFile)); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -191,11 +192,16 @@ func TestBillNamesModulesOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	whole := part{name: "image", version: "1.2.3", purpose: "CONTAINER", sum: strings.Repeat("a", 64)}
+	whole := part{name: "image", version: "1.2.3", purpose: "CONTAINER", licence: "Apache-2.0", sum: strings.Repeat("a", 64)}
 	created := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	b := newBill(whole, created)
+	info, _ := debug.ReadBuildInfo()
+	licences := map[string]string{"stdlib@" + strings.TrimPrefix(info.GoVersion, "go"): "BSD-3-Clause"}
+	for _, m := range sortedModules(info.Deps) {
+		licences[m.Path+"@"+m.Version] = "Apache-2.0"
+	}
+	b := newBill(whole, &checkout{created: created, licences: licences})
 	for _, arch := range []string{"amd64", "arm64"} {
-		one := b.contain(b.add(whole), part{name: "image " + arch, version: "1.2.3", purpose: "CONTAINER"})
+		one := b.contain(b.add(whole), part{name: "image " + arch, version: "1.2.3", purpose: "CONTAINER", licence: "Apache-2.0"})
 		if err := b.program(one, self); err != nil {
 			t.Fatal(err)
 		}
@@ -219,10 +225,47 @@ func TestBillNamesModulesOnce(t *testing.T) {
 	seen := map[string]int{}
 	for _, p := range got.Packages {
 		seen[p.PackageName]++
+		if want, known := map[string]string{"stdlib": "BSD-3-Clause", "github.com/google/go-containerregistry": "Apache-2.0"}[p.PackageName]; known && p.PackageLicenseDeclared != want {
+			t.Errorf("%s has licence %s, want %s", p.PackageName, p.PackageLicenseDeclared, want)
+		}
 	}
 	for name, want := range map[string]int{"image": 1, "image amd64": 1, "image arm64": 1, "stdlib": 1, "github.com/google/go-containerregistry": 1} {
 		if seen[name] != want {
 			t.Errorf("%s stands %d times in the bill, want %d", name, seen[name], want)
 		}
+	}
+}
+
+// TestBillRefusesUnknownLicences: what nobody knows the licence of is not released.
+func TestBillRefusesUnknownLicences(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBill(part{name: "image", version: "1.2.3", licence: "Apache-2.0"}, &checkout{})
+	if err := b.program(b.document.Packages[0].PackageSPDXIdentifier, self); err == nil || !strings.Contains(err.Error(), "is linked of module stdlib") {
+		t.Errorf("error is %v, want one that names the module", err)
+	}
+}
+
+func TestProvenanceIsOfTheSource(t *testing.T) {
+	c := &checkout{revision: strings.Repeat("ab", 20), created: time.Unix(1767225600, 0)}
+	var said []string
+	for _, changed := range []bool{false, false, true} {
+		c.changed = changed
+		text, err := provenanceOf(c, "1.2.3", "ghcr.io/callguard")
+		if err != nil {
+			t.Fatal(err)
+		}
+		said = append(said, string(text))
+	}
+	if diff := cmp.Diff(said[0], said[1]); diff != "" {
+		t.Errorf("of the same source (-one +another):\n%s", diff)
+	}
+	if want := `"gitCommit": "` + c.revision + `"`; !strings.Contains(said[0], want) {
+		t.Errorf("provenance is %s, want one with %s", said[0], want)
+	}
+	if changes := "uncommittedChanges"; strings.Contains(said[0], changes) || !strings.Contains(said[2], changes) {
+		t.Errorf("only that of a changed checkout says so: %s", said[2])
 	}
 }

@@ -30,6 +30,7 @@ type bill struct {
 	document *spdx.Document
 	version  string
 	known    map[common.ElementID]bool
+	licences map[string]string
 }
 
 // part is one thing of a bill.
@@ -40,13 +41,14 @@ type part struct {
 	// sum is the SHA-256 of it, in hexadecimal, if it has one.
 	sum string
 	// url is its package URL.
-	url     string
+	url string
+	// licence is an SPDX expression.
 	licence string
 }
 
-// newBill begins the bill of a thing that the document is about.
-func newBill(of part, created time.Time) *bill {
-	b := &bill{version: of.version, known: map[common.ElementID]bool{}, document: &spdx.Document{
+// newBill begins the bill of a thing that the document is about, and that was made of a checkout.
+func newBill(of part, c *checkout) *bill {
+	b := &bill{version: of.version, known: map[common.ElementID]bool{}, licences: c.licences, document: &spdx.Document{
 		SPDXVersion:    spdx.Version,
 		DataLicense:    spdx.DataLicense,
 		SPDXIdentifier: "DOCUMENT",
@@ -55,7 +57,7 @@ func newBill(of part, created time.Time) *bill {
 		DocumentNamespace: fmt.Sprintf("%s/sbom/%s/%s-%s", oci.Source, of.version, of.name, of.sum),
 		CreationInfo: &spdx.CreationInfo{
 			Creators: []common.Creator{{CreatorType: "Organization", Creator: "callguard"}, {CreatorType: "Tool", Creator: "callguard-release-" + of.version}},
-			Created:  created.Format(time.RFC3339),
+			Created:  c.created.Format(time.RFC3339),
 		},
 	}}
 	b.relate("DOCUMENT", common.TypeRelationshipDescribe, b.add(of))
@@ -74,7 +76,7 @@ func (b *bill) add(p part) common.ElementID {
 	out := &spdx.Package{
 		PackageName: p.name, PackageVersion: p.version, PackageSPDXIdentifier: id, PrimaryPackagePurpose: p.purpose,
 		PackageDownloadLocation: "NOASSERTION", PackageCopyrightText: "NOASSERTION",
-		PackageLicenseConcluded: "NOASSERTION", PackageLicenseDeclared: cmp.Or(p.licence, "NOASSERTION"),
+		PackageLicenseConcluded: p.licence, PackageLicenseDeclared: p.licence,
 	}
 	if p.sum != "" {
 		out.PackageChecksums = []common.Checksum{{Algorithm: common.SHA256, Value: p.sum}}
@@ -116,13 +118,14 @@ func (b *bill) program(whole common.ElementID, file string) error {
 		name: strings.TrimSuffix(filepath.Base(file), ".exe"), version: b.version, purpose: "APPLICATION", sum: sum,
 		url: moduleURL(info.Main.Path, "v"+b.version) + "#" + below, licence: "Apache-2.0",
 	})
-	b.relate(id, common.TypeRelationshipDependsOn, b.add(part{
-		name: "stdlib", version: strings.TrimPrefix(info.GoVersion, "go"), purpose: "LIBRARY",
-		url: moduleURL("stdlib", strings.TrimPrefix(info.GoVersion, "go")),
-	}))
-	for _, m := range sortedModules(info.Deps) {
+	standard := &debug.Module{Path: "stdlib", Version: strings.TrimPrefix(info.GoVersion, "go")}
+	for _, m := range append([]*debug.Module{standard}, sortedModules(info.Deps)...) {
+		licence, known := b.licences[m.Path+"@"+m.Version]
+		if !known {
+			return fmt.Errorf("%s is linked of module %s %s, of which no licence is known", file, m.Path, m.Version)
+		}
 		b.relate(id, common.TypeRelationshipDependsOn, b.add(part{
-			name: m.Path, version: m.Version, purpose: "LIBRARY", url: moduleURL(m.Path, m.Version),
+			name: m.Path, version: m.Version, purpose: "LIBRARY", url: moduleURL(m.Path, m.Version), licence: licence,
 		}))
 	}
 	return nil

@@ -46,6 +46,16 @@ func (s *signer) verify(ctx context.Context, ref string) error {
 	return err
 }
 
+// attest signs a statement about what a registry has under a digest, and verifies that it is there. kind is one of cosign's, and
+// predicate the file that has the statement.
+func (s *signer) attest(ctx context.Context, ref, kind, predicate string) error {
+	if _, err := s.tools.run(ctx, cosign, "attest", "--yes", "--key", s.key, "--signing-config", s.services, "--trusted-root", s.roots, "--type", kind, "--predicate", predicate, ref); err != nil {
+		return err
+	}
+	_, err := s.tools.run(ctx, cosign, "verify-attestation", "--key", s.public, "--insecure-ignore-tlog", "--type", kind, ref)
+	return err
+}
+
 // refuses sees that cosign finds nothing where nobody signed: a check that lets everything through checks nothing.
 func (s *signer) refuses(ctx context.Context, ref string) error {
 	const withoutSignature = 10 // cosign's exit code
