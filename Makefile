@@ -12,7 +12,7 @@ INSTANCE := $(if $(NAME),--name $(NAME))
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "; print "Usage: make <target>"} \
 		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Build
 
@@ -48,8 +48,8 @@ e2e: ## Test on a real control plane, a real LiveKit and real agents (the first 
 	go test -v -count=1 -p 1 -timeout 60m ./test/doors/... ./test/helm/... ./test/gate/... ./test/e2e/... ./test/drain/...
 
 .PHONY: e2e-long
-e2e-long: ## Test what takes minutes of waiting: LiveKit projects rewritten, and one tenant of each evil (about 10 minutes)
-	go test -v -count=1 -tags long -timeout 30m -run 'Rewritten|OneTenant' ./test/drain
+e2e-long: ## Test what takes minutes of waiting, in the chart's memory: LiveKit projects rewritten, one tenant of each evil, hostile ones (about 15 minutes; needs root)
+	go test -v -count=1 -tags long -timeout 40m -run 'Rewritten|OneTenant|HostileTenants' ./test/drain -memory 256
 
 .PHONY: e2e-agents
 e2e-agents: ## Have 200 callers in drains, rollouts and gate kills, of agents as Python's and Node's, then of real Node agents on real nodes (about 20 minutes; needs root)
@@ -90,6 +90,10 @@ bench: ## Measure what reading calls costs, at 5,000 pods
 .PHONY: lint
 lint: ## Run the linters (the first run builds them, about 2 minutes)
 	hack/verify-lint.sh
+
+.PHONY: vulnerabilities
+vulnerabilities: ## Look for known vulnerabilities in what the programs call (about 3 minutes)
+	hack/check-vulnerabilities.sh
 
 .PHONY: generate
 generate: ## Bring formatting and go.mod up to date: every hack/update-*.sh

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+
+# Looks for known vulnerabilities in what the programs call, and in the Go that builds what is released. The database is Go's own, as the module
+# golang.org/x/vulndb has it: a module proxy is all that is needed, and the answer is that of one day. hack/tools/vuln names the
+# day; "go -C hack/tools/vuln get golang.org/x/vulndb@latest" takes the newest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+database=$(mktemp -d)
+trap 'rm -rf "$database"' EXIT
+tools=-modfile=hack/tools/vuln/go.mod
+GOTOOLCHAIN=$(go mod edit -json | sed -n 's/^.*"Toolchain": "\(.*\)".*$/\1/p')
+export GOTOOLCHAIN
+source=$(go list -m "$tools" -f '{{.Dir}} {{.Version}}' golang.org/x/vulndb)
+echo "database of ${source#* }"
+go run "$tools" golang.org/x/vulndb/cmd/indexdb -vulns "${source% *}/data/osv" -out "$database"
+go tool "$tools" govulncheck -db "file://$database" ./cmd/...
