@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/fair"
+	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/verdict"
 	"github.com/callguard/callguard/pkg/verdict/rules"
 )
@@ -135,6 +137,9 @@ func (g *Guard) Watch(ctx context.Context) error {
 	g.cluster.run(ctx)
 	return nil
 }
+
+// IsNode reports whether a node has this address.
+func (g *Guard) IsNode(addr netip.Addr) bool { return pods.IsNode(g.cluster.nodes, addr) }
 
 // Ready returns nil once everything that was there at the start is known and the
 // doors are in force.

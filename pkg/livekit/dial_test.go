@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,33 +25,67 @@ import (
 func TestWhereTenantsMayLead(t *testing.T) {
 	cases := map[string]struct {
 		address string
-		want    bool
+		// Whether anybody may lead there, and whether a Service of the tenant's may.
+		want, service bool
 	}{
-		"Public":       {"203.0.113.7", true},
-		"Private":      {"10.0.0.1", true},
-		"Public6":      {"2001:db8::1", true},
-		"Loopback":     {"127.0.0.2", false},
-		"Loopback6":    {"::1", false},
-		"Mapped":       {"::ffff:127.0.0.2", false},
-		"Metadata":     {"169.254.169.254", false},
-		"LinkLocal6":   {"fe80::1", false},
-		"Zone":         {"fe80::1%lo", false},
-		"Unspecified":  {"0.0.0.0", false},
-		"Unspecified6": {"::", false},
-		"Multicast":    {"224.0.0.1", false},
-		"Allowed":      {"127.0.0.1", true},
-		"AllowedToo":   {"::ffff:127.0.0.1", true},
+		"Public":       {"203.0.113.7", true, true},
+		"Public6":      {"2001:db8::1", true, true},
+		"Private":      {"10.0.0.1", false, true},
+		"Private6":     {"fd00::1", false, true},
+		"Shared":       {"100.64.3.4", false, true},
+		"Benchmark":    {"198.18.0.10", false, true},
+		"MappedTo10":   {"::ffff:10.0.0.1", false, true},
+		"Node":         {"10.1.1.1", false, false},
+		"PublicNode":   {"203.0.113.9", false, false},
+		"Loopback":     {"127.0.0.2", false, false},
+		"Loopback6":    {"::1", false, false},
+		"Mapped":       {"::ffff:127.0.0.2", false, false},
+		"Metadata":     {"169.254.169.254", false, false},
+		"LinkLocal6":   {"fe80::1", false, false},
+		"Zone":         {"fe80::1%lo", false, false},
+		"Unspecified":  {"0.0.0.0", false, false},
+		"Unspecified6": {"::", false, false},
+		"Multicast":    {"224.0.0.1", false, false},
+		"Allowed":      {"127.0.0.1", true, true},
+		"AllowedToo":   {"::ffff:127.0.0.1", true, true},
 	}
+	nodes := []netip.Addr{netip.MustParseAddr("10.1.1.1"), netip.MustParseAddr("203.0.113.9")}
 	_, allowed, err := net.ParseCIDR("127.0.0.1/32")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			if got := (&tenants{allowed: []net.IPNet{*allowed}}).may(netip.MustParseAddr(tc.address)); got != tc.want {
+			tenants := NewTenants(&http.Transport{}, []net.IPNet{*allowed}, func(addr netip.Addr) bool { return slices.Contains(nodes, addr) })
+			addr := netip.MustParseAddr(tc.address)
+			if got := tenants.may(addr, false); got != tc.want {
 				t.Errorf("%s is allowed: %t; want %t", tc.address, got, tc.want)
 			}
+			if got := tenants.may(addr, true); got != tc.service {
+				t.Errorf("%s is allowed for a Service: %t; want %t", tc.address, got, tc.service)
+			}
 		})
+	}
+}
+
+func TestIsServiceOf(t *testing.T) {
+	for host, want := range map[string]bool{
+		"livekit.voice.svc":                true,
+		"LiveKit.voice.svc.cluster.local":  true,
+		"livekit.voice.svc.cluster.local.": true,
+		"livekit-0.livekit.voice.svc":      true,
+		"livekit.other.svc":                false,
+		"livekit.voice":                    false,
+		"livekit":                          false,
+		"voice.svc":                        false,
+		".voice.svc":                       false,
+		"livekit.voice.svc.example.com":    false,
+		"a.b.c.voice.svc":                  false,
+		"10.0.0.1":                         false,
+	} {
+		if got := isServiceOf("voice", host); got != want {
+			t.Errorf("%q is a Service of namespace voice: %t, want %t", host, got, want)
+		}
 	}
 }
 
@@ -91,7 +126,7 @@ func TestTenantsAreNotLedInside(t *testing.T) {
 				tc.base = &http.Transport{}
 			}
 			c := clientOf(t, nil, func(c *Config) {
-				c.URL, c.Transport = "http://"+net.JoinHostPort(tc.host, port), TenantTransport(tc.base, tc.allowed)
+				c.URL, c.Transport = "http://"+net.JoinHostPort(tc.host, port), NewTenants(tc.base, tc.allowed, func(netip.Addr) bool { return false }).Of("voice")
 			})
 			_, err := c.Rooms(t.Context())
 			switch {
@@ -126,7 +161,7 @@ func TestClassesOfNoAnswer(t *testing.T) {
 		"Certificate": {&url.Error{Err: &tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{DNSNames: []string{"hush.internal"}}, Host: "x"}}}, "its certificate or its TLS is not accepted", "hush.internal"},
 		"Alert":       {&url.Error{Err: tls.AlertError(40)}, "its certificate or its TLS is not accepted", "handshake"},
 		"NotTLS":      {&url.Error{Err: tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}}, "its certificate or its TLS is not accepted", "first record"},
-		"Forbidden":   {dial(forbidden{}), "its address is loopback or link-local", "10.9.8.7"},
+		"Forbidden":   {dial(forbidden{}), "its address is loopback, link-local, private or a node's", "10.9.8.7"},
 		"NotHTTP":     {&url.Error{Err: errors.New("malformed HTTP response \"hush\"")}, "it answers what is not HTTP", ""},
 		"Ends":        {&url.Error{Err: io.EOF}, "it ends the connection", ""},
 		"GivenUp":     {&url.Error{Err: context.Canceled}, "the request was given up", ""},

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -85,6 +86,11 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// IsNode reports whether a node has this address.
+func (w *Watcher) IsNode(addr netip.Addr) bool {
+	return IsNode(w.all.Core().V1().Nodes().Lister(), addr)
 }
 
 // Synced says whether everything that was there at the start is in the Store.
@@ -326,7 +332,7 @@ func trim(obj any) (any, error) {
 		o.Spec, o.Status = appsv1.ReplicaSetSpec{Template: trimOwner(o, o.Spec.Template)}, appsv1.ReplicaSetStatus{}
 	case *corev1.Node:
 		taints := slices.DeleteFunc(slices.Clone(o.Spec.Taints), func(t corev1.Taint) bool { return !silences(t) })
-		o.Annotations, o.Spec, o.Status = nil, corev1.NodeSpec{Taints: taints}, corev1.NodeStatus{}
+		o.Annotations, o.Spec, o.Status = nil, corev1.NodeSpec{Taints: taints}, OnlyAddresses(o.Status)
 	case *corev1.Namespace:
 		o.Labels = selectable(o.Labels)
 		o.Annotations, o.Spec, o.Status = nil, corev1.NamespaceSpec{}, corev1.NamespaceStatus{}

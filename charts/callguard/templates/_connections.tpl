@@ -81,6 +81,9 @@
 - --livekit-secret-keys={{ join "," . }}
 {{- end }}
 {{- end }}
+{{- with .Values.livekit.allowCIDRs }}
+- --livekit-allow-cidr={{ join "," . }}
+{{- end }}
 {{- end }}
 
 {{- define "callguard.livekitMount" -}}

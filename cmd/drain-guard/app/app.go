@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"sync/atomic"
 	"time"
@@ -111,11 +112,14 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 		return err
 	}
 	var g *guard.Guard
+	tenants := livekit.NewTenants(http.DefaultTransport.(*http.Transport), o.allowed, func(addr netip.Addr) bool {
+		return program.IsAPIServer(addr) || g.IsNode(addr)
+	})
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
 		Default: o.defaultProject(func(ctx context.Context, server string) (time.Time, error) {
 			return g.RecordServer(ctx, o.doors.Namespace, server)
 		}), Secret: rooms.SecretCredentials(client),
-		Transport: http.DefaultTransport, Tenants: livekit.TenantTransport(http.DefaultTransport.(*http.Transport), o.allowed), OnlyWanted: true, Settings: o.livekit, Metrics: rooms.NewMetrics(registry), Log: log,
+		Transport: http.DefaultTransport, Tenants: tenants.Of, OnlyWanted: true, Settings: o.livekit, Metrics: rooms.NewMetrics(registry), Log: log,
 	})
 	asked := poll.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Registry: registry}
 	agents, gates := worker.NewReader(asked), gate.NewReader(asked)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime/debug"
 	"time"
@@ -102,11 +103,14 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	}
 	agents, gates := worker.NewReader(asked), gate.NewReader(asked)
 	roomMetrics := rooms.NewMetrics(registry)
+	tenants := livekit.NewTenants(http.DefaultTransport.(*http.Transport), o.allowed, func(addr netip.Addr) bool {
+		return program.IsAPIServer(addr) || watcher.IsNode(addr)
+	})
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
 		Default:   rooms.FileCredentials(o.files()),
 		Secret:    rooms.SecretCredentials(client),
 		Transport: http.DefaultTransport,
-		Tenants:   livekit.TenantTransport(http.DefaultTransport.(*http.Transport), o.allowed),
+		Tenants:   tenants.Of,
 		Settings:  o.livekit,
 		OnChange:  func(uids []types.UID) { agents.Poke(uids...); gates.Poke(uids...) },
 		Metrics:   roomMetrics,

@@ -27,8 +27,8 @@ type ProjectsConfig struct {
 	// Secret gives the credentials that stand in a Secret, under these keys.
 	Secret    func(context.Context, types.NamespacedName, call.SecretKeys) (Version, error)
 	Transport http.RoundTripper
-	// Tenants is the transport for the projects that Secrets name; nil is Transport.
-	Tenants http.RoundTripper
+	// Tenants gives the transport for the projects that Secrets of a namespace name; nil is Transport for all.
+	Tenants func(namespace string) http.RoundTripper
 	// OnlyWanted leaves the default project unread while nobody wants it, too.
 	OnlyWanted bool
 	Settings
@@ -85,7 +85,7 @@ func (b *bound) of(server string) string {
 func NewProjects(cfg ProjectsConfig) *Projects {
 	cfg.Transport = livekit.BoundHeaders(cfg.Transport)
 	if cfg.Tenants == nil {
-		cfg.Tenants = cfg.Transport
+		cfg.Tenants = func(string) http.RoundTripper { return cfg.Transport }
 	}
 	return &Projects{
 		cfg: cfg, budget: livekit.NewBudget(), kept: newKept(), paces: newPaces(cfg.RequestsPerMinute), changed: make(chan struct{}, 1),
@@ -411,8 +411,11 @@ func (p *Projects) config(project call.Project, b *bound) Config {
 		return of, nil
 	}
 	transport := p.cfg.Transport
-	if _, ok := project.Secret(); ok {
-		transport = p.cfg.Tenants
+	if secret, ok := project.Secret(); ok {
+		transport = &tenantTransport{
+			own: p.cfg.Transport, others: p.cfg.Tenants(secret.Namespace),
+			isOwn: func() bool { _, is := p.origins.credentials(call.DefaultProject, b.of("")); return is },
+		}
 	}
 	return Config{
 		Project:     project,
@@ -426,6 +429,21 @@ func (p *Projects) config(project call.Project, b *bound) Config {
 		Metrics:     p.cfg.Metrics,
 		Log:         p.cfg.Log,
 	}
+}
+
+// tenantTransport asks the server of a tenant's project, which may be the administrator's own: that may be anywhere.
+type tenantTransport struct {
+	own, others http.RoundTripper
+	// isOwn reports whether the default project has, or had, this server.
+	isOwn func() bool
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *tenantTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if t.isOwn() {
+		return t.own.RoundTrip(req)
+	}
+	return t.others.RoundTrip(req)
 }
 
 // paces are those of the projects of a process, by their credentials: two Secrets with

@@ -533,15 +533,46 @@ func TestWebhookPastTheProxy(t *testing.T) {
 	}
 }
 
-// TestTenantsHaveTheirOwnTransport: only the administrator's own project is asked without
+// TestTenantsHaveTheirOwnTransport: only the administrator's own server is asked without
 // regard to where it is.
 func TestTenantsHaveTheirOwnTransport(t *testing.T) {
-	own, tenants := &http.Transport{}, &http.Transport{}
-	p := NewProjects(ProjectsConfig{Transport: own, Tenants: tenants})
-	if p.config("team/livekit", &bound{}).Transport != http.RoundTripper(tenants) {
-		t.Error("a workload's project is asked past the tenants' transport")
+	used := ""
+	by := func(name string) http.RoundTripper {
+		return transport(func(*http.Request) (*http.Response, error) { used = name; return nil, io.EOF })
 	}
-	if p.config(call.DefaultProject, &bound{}).Transport == http.RoundTripper(tenants) {
-		t.Error("the default project is asked as a tenant's is")
+	administrators := Version{Credentials: livekit.Credentials{URL: "ws://livekit.livekit.svc:7880", APIKey: "k", APISecret: "s"}}
+	p := NewProjects(ProjectsConfig{
+		Transport: by("own"), Tenants: func(namespace string) http.RoundTripper { return by("tenant of " + namespace) },
+		Default: func(context.Context) (Version, error) { return administrators, nil },
+	})
+	if _, err := p.origins.Get(t.Context(), call.DefaultProject, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		project call.Project
+		server  string
+		want    string
+	}{
+		"Tenant":        {"team/livekit", "wss://livekit.example.com", "tenant of team"},
+		"NotKnown":      {"team/livekit", "", "tenant of team"},
+		"SameServer":    {"team/livekit", administrators.Server(), "own"},
+		"Administrator": {call.DefaultProject, administrators.Server(), "own"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://livekit.example.com/", nil)
+			answer, err := p.config(tc.project, &bound{server: tc.server}).Transport.RoundTrip(req)
+			if err == nil {
+				_ = answer.Body.Close()
+			}
+			if used != tc.want {
+				t.Errorf("it is asked by the transport %q, want %q", used, tc.want)
+			}
+		})
 	}
 }
+
+// transport is a function as http.RoundTripper.
+type transport func(*http.Request) (*http.Response, error)
+
+// RoundTrip implements http.RoundTripper.
+func (f transport) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
