@@ -202,6 +202,9 @@ func (p *phones) dial(t *testing.T, name string, agents ...string) {
 	}
 }
 
+// errNotJoined is why a caller is in no room: LiveKit and it did not find each other in time, whatever agents do.
+var errNotJoined = errors.New("a caller cannot join room")
+
 // try does the same, and returns why nobody answered.
 func (p *phones) try(name string, agents ...string) error {
 	one := &phone{}
@@ -238,7 +241,10 @@ func (p *phones) try(name string, agents ...string) error {
 	}
 	room, err := lksdk.ConnectToRoomWithToken(p.url, ticket, callback)
 	if err != nil {
-		return fmt.Errorf("a caller cannot join room %s: %w", name, err)
+		p.mu.Lock()
+		one.over = true
+		p.mu.Unlock()
+		return fmt.Errorf("%w %s: %w", errNotJoined, name, err)
 	}
 	one.room = room
 	for _, r := range room.GetRemoteParticipants() {
