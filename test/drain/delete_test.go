@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/fleet"
 	"github.com/callguard/callguard/test/lab"
 )
 
@@ -87,6 +88,47 @@ func (s *story) refused(args string, says ...string) {
 			s.t.Errorf("kubectl %s says %s; want %q", args, out, text)
 		}
 	}
+}
+
+// TestBreakGlass ends calls on purpose, by the commands of SECURITY.md: an administrator impersonates the group. What is ended so is told, and
+// counted; by eviction not even the group ends a call.
+func TestBreakGlass(t *testing.T) {
+	t.Parallel()
+	s := tell(t, 2)
+	s.watch.unlocked()
+	s.deploy(2)
+	s.fill()
+	here, there := s.pods(on(s.nodes[0])), s.pods(on(s.nodes[1]))
+	if len(here) != 1 || len(there) != 1 {
+		t.Fatalf("%s has pods %v and %s has %v; want one each", s.nodes[0], here, s.nodes[1], there)
+	}
+	before := s.deletedWhileLocked()
+	breaker := []string{"--as=ana", "--as-group=" + lab.BreakGlassGroup, "--as-group=system:masters"}
+	drain := append([]string{"drain", s.nodes[0], "--ignore-daemonsets", "--delete-emptydir-data", "--grace-period=1"}, breaker...)
+
+	s.refused(strings.Join(append(drain, "--timeout=7s"), " "), "Cannot evict pod as it would violate the pod's disruption budget")
+	s.there(append(here, there...)...)
+	s.noneDropped()
+
+	s.ends(s.start(append(drain, "--disable-eviction", "--timeout=5m")...), inTime)
+	s.gone(inTime, here...)
+	s.does(append([]string{"delete", "pod", there[0], "--grace-period=1"}, breaker...)...)
+	for _, pod := range append(here, there...) {
+		s.told(s.ns, "Pod", pod, "DeletedWhileLocked", "by the break-glass group, or by Kubernetes because its node is gone")
+	}
+	if is := s.deletedWhileLocked(); is < before+2 { // other stories delete namespaces
+		t.Errorf("%v deletions are counted, before these two it was %v", is, before)
+	}
+	s.eventually(soon, "both calls are over", func() (bool, error) { return len(s.callers.Report().Dropped) == 2, nil })
+	s.droppedOnlyBy(fleet.CauseGrace)
+}
+
+// deletedWhileLocked is how many locked pods were deleted, as the guard counts.
+func (s *story) deletedWhileLocked() float64 {
+	s.t.Helper()
+	metrics, err := stage.Guard.Metrics(s.t.Context())
+	s.must(err)
+	return metrics.Sum("callguard_unguarded_deletions_total")
 }
 
 // TestDeleteDeployment deletes the Deployment of talking agents. The pods stay

@@ -45,6 +45,9 @@ var (
 // every second guard behind them all.
 var apart = flag.Duration("clocks", 0, "set the clocks of the stage's programs so far apart, the other way round where negative")
 
+// memory is what adapter and guard may each take, in MiB, as a container's limit.
+var memory = flag.Int64("memory", 0, "confine the memory of adapter and guard to so many MiB, which needs root")
+
 // guardArgs are the guard's flags unless a story is about them. A short settle
 // window is enough for agents that heed the draining mark.
 func guardArgs() []string { return []string{"--settle=3s", "--lost-node-quiet=5s"} }
@@ -74,6 +77,7 @@ func run(m *testing.M) int {
 		Name: lab.InstanceName("drain"), Nodes: nodeCount, LiveKits: 2, MaxJobs: 50, Progress: os.Stderr,
 		Clocks: local.Clocks{APIServer: 2 * *apart, Controllers: -*apart, Nodes: -2 * *apart}, Clock: *apart,
 		Guard: true, GuardArgs: guardArgs(), OldGate: earlier("call-gate"),
+		MemoryLimit: *memory << 20,
 		// A node that is not heard for 20 s is lost, instead of 50 s.
 		NodeLeaseSeconds: 8, ControllerManagerArgs: []string{"--node-monitor-grace-period=20s", "--node-monitor-period=1s"},
 	})

@@ -40,10 +40,8 @@ type Guard struct {
 	Port int
 	Log  string // file
 
-	program string
-	env     []string
-	args    []string
-	url     string
+	start func() (*Process, error)
+	url   string
 
 	mu      sync.Mutex
 	process *Process
@@ -98,19 +96,21 @@ func (l *Lab) StartGuardOf(ctx context.Context, program string, args ...string) 
 	if err != nil {
 		return nil, err
 	}
-	g := &Guard{Port: ports[0], Log: l.log(GuardName, ports[0]), program: program, url: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
+	g := &Guard{Port: ports[0], Log: l.log(GuardName, ports[0]), url: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
 	common = append(common,
 		fmt.Sprintf("--bind-address=127.0.0.1:%d", g.Port),
 		"--livekit-url="+l.LiveKits[0].URL, "--livekit-api-key-file="+key, "--livekit-api-secret-file="+secret)
-	g.args = append(common, args...)
+	args = append(common, args...)
 	l.mu.Lock()
 	ahead := l.clock
 	if len(l.guards)%2 == 1 {
 		ahead *= -3
 	}
 	l.mu.Unlock()
-	g.env = environment(ahead)
-	if g.process, err = startIn(g.env, GuardName, program, g.Log, g.args...); err != nil {
+	g.start = func() (*Process, error) {
+		return l.start(environment(ahead), GuardName, program, g.Log, g.Port, args...)
+	}
+	if g.process, err = g.start(); err != nil {
 		return nil, err
 	}
 	go g.keep(g.process)
@@ -130,7 +130,7 @@ func (g *Guard) keep(p *Process) {
 			g.mu.Unlock()
 			return
 		}
-		next, err := startIn(g.env, GuardName, g.program, g.Log, g.args...)
+		next, err := g.start()
 		if err != nil { // the log says that it ended; nobody is ready
 			g.mu.Unlock()
 			return

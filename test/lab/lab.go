@@ -57,6 +57,8 @@ type Options struct {
 	Clock time.Duration
 	// OldGate is a call-gate of an earlier checkout, for pods that name OldGateKind.
 	OldGate string
+	// MemoryLimit is what adapter and guards may each take, in bytes, as a container's limit. It needs root.
+	MemoryLimit int64
 	// Seed makes the random times of agents repeat themselves.
 	Seed uint64
 	// NoFleet leaves out the fleet and the callers: guarded pods have no process.
@@ -90,15 +92,17 @@ type Lab struct {
 	Callers *fleet.Callers
 
 	clock     time.Duration // of adapter and guards
+	memory    int64         // Options.MemoryLimit
 	gateClock time.Duration
 	progress  io.Writer
 	ears      ears
 	stopEars  func()
 	stopFleet func() error
 
-	mu     sync.Mutex
-	built  map[string]bool // programs, by name
-	guards []*Guard        // all that were ever started
+	mu       sync.Mutex
+	built    map[string]bool // programs, by name
+	guards   []*Guard        // all that were ever started
+	confined []*confinement
 }
 
 // Open sets the stage. Close clears it, also after an error of Open.
@@ -119,7 +123,7 @@ func Open(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Cluster: cluster, clock: o.Clock, gateClock: o.Clocks.Nodes, progress: o.Progress, built: map[string]bool{}, stopEars: func() {}, ears: ears{said: map[string]string{}}}
+	l := &Lab{Cluster: cluster, clock: o.Clock, memory: o.MemoryLimit, gateClock: o.Clocks.Nodes, progress: o.Progress, built: map[string]bool{}, stopEars: func() {}, ears: ears{said: map[string]string{}}}
 	if err := l.set(ctx, o, webhooks); err != nil {
 		return nil, errors.Join(err, l.Close(context.WithoutCancel(ctx)))
 	}
@@ -229,7 +233,7 @@ func (l *Lab) Close(ctx context.Context) error {
 	if l.stopFleet != nil {
 		errs = append(errs, l.stopFleet())
 	}
-	errs = append(errs, l.Detach(), l.Cluster.Down(ctx))
+	errs = append(errs, l.Detach(), l.release(), l.Cluster.Down(ctx))
 	return errors.Join(errs...)
 }
 

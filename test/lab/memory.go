@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// confinement is the memory that a program may take with all its restarts, as a container has it: a cgroup of its own. It needs root.
+type confinement struct {
+	name string
+	dir  string
+	// Where the kernel's first or second version of cgroups has the limit, the most that was taken, and how often it killed.
+	limit, peak, events string
+}
+
+// confine makes the cgroup.
+func confine(name string, bytes int64) (*confinement, error) {
+	c := &confinement{name: name, dir: filepath.Join("/sys/fs/cgroup", "callguard-"+name), limit: "memory.max", peak: "memory.peak", events: "memory.events"}
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
+		c.dir = filepath.Join("/sys/fs/cgroup/memory", "callguard-"+name)
+		c.limit, c.peak, c.events = "memory.limit_in_bytes", "memory.max_usage_in_bytes", "memory.oom_control"
+	}
+	if err := errors.Join(os.Mkdir(c.dir, 0o755), os.WriteFile(filepath.Join(c.dir, c.limit), []byte(strconv.FormatInt(bytes, 10)), 0o600)); err != nil {
+		return nil, fmt.Errorf("cannot confine the memory of the %s, which needs root: %w", name, errors.Join(err, c.close()))
+	}
+	return c, nil
+}
+
+// command is a command line that runs a program inside.
+func (c *confinement) command(program string, args []string) (string, []string) {
+	const enter = `echo $$ >"$0" && exec "$@"`
+	return "/bin/sh", append([]string{"-c", enter, filepath.Join(c.dir, "cgroup.procs"), program}, args...)
+}
+
+// close takes the cgroup away. Its processes must have ended.
+func (c *confinement) close() error {
+	if err := os.Remove(c.dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot take away the cgroup of the %s: %w", c.name, err)
+	}
+	return nil
+}
+
+// Memory is what a program of the stage has taken.
+type Memory struct {
+	// Program is its name and port.
+	Program string
+	// Peak is the most it had at once, in bytes, with what the kernel holds for it.
+	Peak int64
+	// Kills is how often the kernel has killed it for want of memory.
+	Kills int64
+}
+
+// Memory tells what adapter and guards have taken. There is nothing without Options.MemoryLimit.
+func (l *Lab) Memory() ([]Memory, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all []Memory
+	for _, c := range l.confined {
+		peak, err := os.ReadFile(filepath.Join(c.dir, c.peak))
+		if err != nil {
+			return nil, fmt.Errorf("cannot tell what the %s has taken: %w", c.name, err)
+		}
+		m := Memory{Program: c.name}
+		if m.Peak, err = strconv.ParseInt(strings.TrimSpace(string(peak)), 10, 64); err != nil {
+			return nil, fmt.Errorf("cannot tell what the %s has taken: %w", c.name, err)
+		}
+		if m.Kills, err = c.kills(); err != nil {
+			return nil, err
+		}
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+func (c *confinement) kills() (int64, error) {
+	events, err := os.ReadFile(filepath.Join(c.dir, c.events))
+	if err != nil {
+		return 0, fmt.Errorf("cannot tell whether the %s was killed: %w", c.name, err)
+	}
+	for lines := bufio.NewScanner(bytes.NewReader(events)); lines.Scan(); {
+		if n, is := strings.CutPrefix(lines.Text(), "oom_kill "); is {
+			return strconv.ParseInt(n, 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("%s of the %s does not say how often it was killed", c.events, c.name)
+}
+
+// start starts adapter or guard, confined where Options.MemoryLimit says so.
+func (l *Lab) start(env []string, name, program, log string, port int, args ...string) (*Process, error) {
+	if l.memory == 0 {
+		return startIn(env, name, program, log, args...)
+	}
+	c, err := l.confinement(fmt.Sprintf("%s-%d", name, port))
+	if err != nil {
+		return nil, err
+	}
+	// As the chart sets it.
+	env = append(env, fmt.Sprintf("GOMEMLIMIT=%dMiB", l.memory*8/10>>20))
+	program, args = c.command(program, args)
+	return startIn(env, name, program, log, args...)
+}
+
+// confinement is that of a program, which keeps it when it starts again.
+func (l *Lab) confinement(name string) (*confinement, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.confined {
+		if c.name == name {
+			return c, nil
+		}
+	}
+	c, err := confine(name, l.memory)
+	if err != nil {
+		return nil, err
+	}
+	l.confined = append(l.confined, c)
+	return c, nil
+}
+
+// release takes all cgroups away, when what was in them has ended.
+func (l *Lab) release() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var errs []error
+	for _, c := range l.confined {
+		errs = append(errs, c.close())
+	}
+	return errors.Join(errs...)
+}
