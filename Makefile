@@ -78,7 +78,7 @@ test: unit charts e2e ## Run unit, charts, then e2e
 
 .PHONY: model
 model: ## Drive gate and guard through more of their worlds than `make unit` does, about 15 minutes
-	go test -v -count=1 -timeout 30m -run 'NoJobIsTakenForOver|FindsBrokenRules' ./pkg/gate -model 100000
+	go test -v -count=1 -timeout 30m -run 'NoJobIsTakenForOver|FindsBrokenRules' ./pkg/callgate -model 100000
 	go test -v -count=1 -timeout 60m -run 'Interleavings|NothingWaitsForEver' ./pkg/guard -model 40000
 
 .PHONY: bench

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package guard
+package admission
 
 import (
 	"cmp"
@@ -141,10 +141,10 @@ func doorVersion(door metav1.Object) string {
 	return cmp.Or(door.GetLabels()[versionLabel], "an unknown version")
 }
 
-// DoorsStand reads the doors of a cluster once, and says which of them are missing or
+// Check reads the policies of a cluster once, and says which of them are missing or
 // hold less than they should; nil when none does. The grace door may be missing, and graceless says so where the cluster could have it. Whether the
-// API server acts on them, TryDoor tells.
-func DoorsStand(ctx context.Context, client kubernetes.Interface, values manifests.Values) (graceless bool, err error) {
+// API server acts on them, TryDelete tells.
+func Check(ctx context.Context, client kubernetes.Interface, values manifests.Values) (graceless bool, err error) {
 	want, err := manifests.Parse(values)
 	if err != nil {
 		return false, err

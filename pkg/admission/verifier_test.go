@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package guard
+package admission
 
 import (
 	"context"
@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,12 +21,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/callguard/callguard/manifests"
 	"github.com/callguard/callguard/pkg/call"
-	"github.com/callguard/callguard/pkg/pods"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // standingDoors are all doors as they should stand.
@@ -53,6 +53,14 @@ func standingDoors(t *testing.T) []runtime.Object {
 	return objects
 }
 
+// podsNamed are locked pods.
+func podsNamed(names ...string) (pods []*corev1.Pod) {
+	for _, name := range names {
+		pods = append(pods, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "voice", Name: name, UID: types.UID("uid-of-" + name), ResourceVersion: "7"}})
+	}
+	return pods
+}
+
 // refusal is how the delete door answers.
 func refusal(pod string) error {
 	return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, pod,
@@ -61,15 +69,15 @@ func refusal(pod string) error {
 
 // doorsOn runs Doors on the objects until the test is over. The API server says that
 // it has these resources, or nothing, and answers deletions of pods with answer.
-func doorsOn(t *testing.T, resources []string, answer func(pod string) error, objects ...runtime.Object) (*Doors, *fake.Clientset, *noted, *prometheus.Registry) {
+func doorsOn(t *testing.T, resources []string, answer func(pod string) error, locked []*corev1.Pod, objects ...runtime.Object) (*Verifier, *fake.Clientset, *trial.Events, *prometheus.Registry) {
 	t.Helper()
-	return doorsLogging(t, slog.DiscardHandler, resources, answer, objects...)
+	return doorsLogging(t, slog.DiscardHandler, resources, answer, locked, objects...)
 }
 
 // doorsLogging is the same with a log.
-func doorsLogging(t *testing.T, log slog.Handler, resources []string, answer func(pod string) error, objects ...runtime.Object) (*Doors, *fake.Clientset, *noted, *prometheus.Registry) {
+func doorsLogging(t *testing.T, log slog.Handler, resources []string, answer func(pod string) error, locked []*corev1.Pod, objects ...runtime.Object) (*Verifier, *fake.Clientset, *trial.Events, *prometheus.Registry) {
 	t.Helper()
-	g, client := newGuard(t, objects...)
+	client := fake.NewClientset(objects...)
 	if resources != nil {
 		served := &metav1.APIResourceList{GroupVersion: "admissionregistration.k8s.io/v1"}
 		for _, name := range resources {
@@ -80,8 +88,8 @@ func doorsLogging(t *testing.T, log slog.Handler, resources []string, answer fun
 	client.PrependReactor("delete", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, answer(action.(clienttesting.DeleteAction).GetName())
 	})
-	events, registry := &noted{}, prometheus.NewRegistry()
-	d, err := NewDoors(DoorsConfig{
+	events, registry := &trial.Events{}, prometheus.NewRegistry()
+	d, err := New(Config{
 		Client: client, Values: manifests.DefaultValues(), Recorder: events, Registry: registry, Log: slog.New(log),
 		About: &corev1.ObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "callguard-system", Name: "drain-guard"},
 	})
@@ -91,7 +99,7 @@ func doorsLogging(t *testing.T, log slog.Handler, resources []string, answer fun
 	if d.InForce() == nil {
 		t.Error("doors that nobody has looked at are in force")
 	}
-	d.TryOn(g)
+	d.TryOn(func() []*corev1.Pod { return locked })
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
@@ -109,10 +117,10 @@ func allPolicies() []string {
 }
 
 // seenAs waits until the doors were looked at, and says why they are not in force.
-func seenAs(t *testing.T, d *Doors) string {
+func seenAs(t *testing.T, d *Verifier) string {
 	t.Helper()
 	said := ""
-	eventually(t, "the doors were looked at", func() bool {
+	trial.Eventually(t, "the doors were looked at", func() bool {
 		err := d.InForce()
 		said = ""
 		if err != nil {
@@ -303,7 +311,7 @@ func TestDoors(t *testing.T) {
 			if resources == nil {
 				resources = allPolicies()
 			}
-			d, _, events, registry := doorsOn(t, resources, refusal, append(objects, enabledNamespace(), webPod("a"))...)
+			d, _, events, registry := doorsOn(t, resources, refusal, podsNamed("a"), objects...)
 			if diff := cmp.Diff(tc.want, seenAs(t, d)); diff != "" {
 				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
 			}
@@ -312,8 +320,8 @@ func TestDoors(t *testing.T) {
 				inForce = "0"
 				want := "Warning DoorsNotInForce on Deployment callguard-system/drain-guard: Nothing is released, for callguard's admission policies are not in force: " +
 					strings.ReplaceAll(tc.want, "\n", "; ") + "; apply the chart again"
-				eventually(t, "a guard that starts like this says so in an Event", func() bool { return len(events.list()) > 0 })
-				if diff := cmp.Diff([]string{want}, events.list()); diff != "" {
+				trial.Eventually(t, "a guard that starts like this says so in an Event", func() bool { return len(events.List()) > 0 })
+				if diff := cmp.Diff([]string{want}, events.List()); diff != "" {
 					t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)
 				}
 			}
@@ -330,39 +338,35 @@ func TestDoors(t *testing.T) {
 // whether the API server heeds it.
 func TestDoorsTried(t *testing.T) {
 	resource := schema.GroupResource{Resource: "pods"}
-	elsewhere := func(o metav1.Object) { o.SetNamespace("elsewhere") }
 	cases := map[string]struct {
 		reason string
-		pod    *corev1.Pod
+		pods   []*corev1.Pod
 		answer error
 		want   string
 		tried  bool
 	}{
-		"Refused": {reason: "The door is shut.", pod: webPod("a"), answer: refusal("a"), tried: true},
-		"Open":    {reason: "The API server does not heed it.", pod: webPod("a"), tried: true, want: "the API server would delete pod voice/a, which is locked"},
+		"Refused": {reason: "The door is shut.", pods: podsNamed("a"), answer: refusal("a"), tried: true},
+		"Open":    {reason: "The API server does not heed it.", pods: podsNamed("a"), tried: true, want: "the API server would delete pod voice/a, which is locked"},
 		"NoRight": {
-			reason: "Somebody else's refusal says nothing about the door: that it stands has to do.", pod: webPod("a"), tried: true,
+			reason: "Somebody else's refusal says nothing about the door: that it stands has to do.", pods: podsNamed("a"), tried: true,
 			answer: apierrors.NewForbidden(resource, "a", errors.New("no right to delete pods")),
 		},
 		"OtherPolicy": {
-			reason: "Nor does that of a tenant's own policy.", pod: webPod("a"), tried: true,
+			reason: "Nor does that of a tenant's own policy.", pods: podsNamed("a"), tried: true,
 			answer: apierrors.NewInvalid(schema.GroupKind{Kind: "Pod"}, "a", nil),
 		},
 		"WebhookAway": {
-			reason: "Nor of a webhook that does not answer.", pod: webPod("a"), tried: true,
+			reason: "Nor of a webhook that does not answer.", pods: podsNamed("a"), tried: true,
 			answer: apierrors.NewInternalError(errors.New("failed calling webhook: no route")),
 		},
-		"NoAnswer":   {reason: "An API server that is silent heeds nothing that is known.", pod: webPod("a"), tried: true, answer: errors.New("no route"), want: "cannot try the delete door: no route"},
-		"Gone":       {reason: "The pod went meanwhile; the next look tries another.", pod: webPod("a"), tried: true, answer: apierrors.NewNotFound(resource, "a")},
-		"Replaced":   {reason: "It is another pod of that name.", pod: webPod("a"), tried: true, answer: apierrors.NewConflict(resource, "a", errors.New("the UID is another"))},
-		"Released":   {reason: "A released pod is to be deleted.", pod: webPod("a", label(call.ReleasedLabel, "drain"))},
-		"Ended":      {reason: "One that runs nothing holds nothing.", pod: webPod("a", ended)},
-		"Going":      {reason: "One that is deleted is past the door.", pod: webPod("a", deleted, finalizer("example.com/wait"))},
-		"NotEnabled": {reason: "Elsewhere no door holds.", pod: webPod("a", elsewhere)},
+		"NoAnswer": {reason: "An API server that is silent heeds nothing that is known.", pods: podsNamed("a"), tried: true, answer: errors.New("no route"), want: "cannot try the delete door: no route"},
+		"Gone":     {reason: "The pod went meanwhile; the next look tries another.", pods: podsNamed("a"), tried: true, answer: apierrors.NewNotFound(resource, "a")},
+		"Replaced": {reason: "It is another pod of that name.", pods: podsNamed("a"), tried: true, answer: apierrors.NewConflict(resource, "a", errors.New("the UID is another"))},
+		"None":     {reason: "Without a locked pod there is nothing to hold."},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			d, client, _, _ := doorsOn(t, allPolicies(), func(string) error { return tc.answer }, append(standingDoors(t), enabledNamespace(), tc.pod)...)
+			d, client, _, _ := doorsOn(t, allPolicies(), func(string) error { return tc.answer }, tc.pods, standingDoors(t)...)
 			if diff := cmp.Diff(tc.want, seenAs(t, d)); diff != "" {
 				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
 			}
@@ -375,8 +379,8 @@ func TestDoorsTried(t *testing.T) {
 			if len(asked) > 0 != tc.tried {
 				t.Errorf("%s\n%d deletions were tried", tc.reason, len(asked))
 			}
-			uid, version := tc.pod.UID, tc.pod.ResourceVersion
 			for _, o := range asked {
+				uid, version := tc.pods[0].UID, tc.pods[0].ResourceVersion
 				if diff := cmp.Diff(metav1.DeleteOptions{DryRun: []string{"All"}, Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}}, o); diff != "" {
 					t.Errorf("a try must change nothing, and mean this pod as it was seen: -want, +got:\n%s", diff)
 				}
@@ -388,10 +392,6 @@ func TestDoorsTried(t *testing.T) {
 // TestDoorsTriedElsewhere has somebody else refuse first in some namespaces. A healthy
 // one tells, whichever is asked first.
 func TestDoorsTriedElsewhere(t *testing.T) {
-	in := func(ns string) *corev1.Pod { return webPod("pod-of-"+ns, func(o metav1.Object) { o.SetNamespace(ns) }) }
-	namespace := func(name string) *corev1.Namespace {
-		return enabledNamespace(func(o metav1.Object) { o.SetName(name) })
-	}
 	theirs := apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "a", errors.New("ValidatingAdmissionPolicy 'theirs' with binding 'theirs' denied request: keep it"))
 	cases := map[string]struct {
 		reason  string
@@ -399,18 +399,18 @@ func TestDoorsTriedElsewhere(t *testing.T) {
 		evil    error // what is said in the others
 		want    string
 	}{
-		"Shut": {reason: "The door is shut.", healthy: refusal("pod-of-healthy"), evil: theirs},
-		"Open": {reason: "It is open, and the others' refusals do not hide it.", evil: theirs, want: "the API server would delete pod healthy/pod-of-healthy, which is locked"},
-		"Odd":  {reason: "A tenant's pod that the door does not hold does not open it for all.", healthy: refusal("pod-of-healthy")},
+		"Shut": {reason: "The door is shut.", healthy: refusal("healthy"), evil: theirs},
+		"Open": {reason: "It is open, and the others' refusals do not hide it.", evil: theirs, want: "the API server would delete pod voice/healthy, which is locked"},
+		"Odd":  {reason: "A tenant's pod that the door does not hold does not open it for all.", healthy: refusal("healthy")},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			d, _, _, _ := doorsOn(t, allPolicies(), func(pod string) error {
-				if pod == "pod-of-healthy" {
+				if pod == "healthy" {
 					return tc.healthy
 				}
 				return tc.evil
-			}, append(standingDoors(t), namespace("evil-1"), namespace("healthy"), namespace("evil-2"), in("evil-1"), in("healthy"), in("evil-2"))...)
+			}, podsNamed("evil-1", "healthy", "evil-2"), standingDoors(t)...)
 			if diff := cmp.Diff(tc.want, seenAs(t, d)); diff != "" {
 				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
 			}
@@ -421,10 +421,10 @@ func TestDoorsTriedElsewhere(t *testing.T) {
 // TestDoorsTold deletes, alters and restores a door under a guard that runs. It
 // notices each at once, and tells once of each time the doors are not in force.
 func TestDoorsTold(t *testing.T) {
-	d, client, events, _ := doorsOn(t, allPolicies(), refusal, append(standingDoors(t), enabledNamespace(), webPod("a"))...)
+	d, client, events, _ := doorsOn(t, allPolicies(), refusal, podsNamed("a"), standingDoors(t)...)
 	becomes := func(want string) {
 		t.Helper()
-		eventually(t, fmt.Sprintf("the doors are seen as %q", want), func() bool {
+		trial.Eventually(t, fmt.Sprintf("the doors are seen as %q", want), func() bool {
 			err := d.InForce()
 			return err == nil && want == "" || err != nil && err.Error() == want
 		})
@@ -454,7 +454,7 @@ func TestDoorsTold(t *testing.T) {
 		becomes("")
 	}
 	told := "Warning DoorsNotInForce on Deployment callguard-system/drain-guard: Nothing is released, for callguard's admission policies are not in force: " + missing + "; apply the chart again"
-	if diff := cmp.Diff([]string{told, told}, events.list()); diff != "" {
+	if diff := cmp.Diff([]string{told, told}, events.List()); diff != "" {
 		t.Errorf("Events: -want, +got:\n%s", diff)
 	}
 }
@@ -491,9 +491,8 @@ func (l *logged) list() []string {
 // install was older. It says so each time it begins to be so, and what to do.
 func TestGraceDoorMissing(t *testing.T) {
 	log := &logged{Handler: slog.DiscardHandler}
-	doors := standingDoors(t)
-	d, client, events, _ := doorsLogging(t, log, allPolicies(), refusal, append(doors, enabledNamespace(), webPod("a"))...)
-	eventually(t, "the doors are in force", func() bool { return d.InForce() == nil })
+	d, client, events, _ := doorsLogging(t, log, allPolicies(), refusal, podsNamed("a"), standingDoors(t)...)
+	trial.Eventually(t, "the doors are in force", func() bool { return d.InForce() == nil })
 	admission := client.AdmissionregistrationV1()
 	policies, bindings := admission.MutatingAdmissionPolicies(), admission.MutatingAdmissionPolicyBindings()
 	policy, err := policies.Get(t.Context(), "callguard-grace", metav1.GetOptions{})
@@ -518,11 +517,11 @@ func TestGraceDoorMissing(t *testing.T) {
 		if err := bindings.Delete(t.Context(), binding.Name, metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "half a grace door is none", func() bool { return d.InForce() != nil && d.InForce().Error() == half })
+		trial.Eventually(t, "half a grace door is none", func() bool { return d.InForce() != nil && d.InForce().Error() == half })
 		if err := policies.Delete(t.Context(), policy.Name, metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "without it the doors are in force, and it is said", func() bool { return d.InForce() == nil && warned() == times+1 })
+		trial.Eventually(t, "without it the doors are in force, and it is said", func() bool { return d.InForce() == nil && warned() == times+1 })
 		for range 3 { // the second is taken when a look is over
 			d.changed <- struct{}{}
 		}
@@ -532,13 +531,13 @@ func TestGraceDoorMissing(t *testing.T) {
 		if _, err := policies.Create(t.Context(), policy.DeepCopy(), metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "half a grace door is none", func() bool { return d.InForce() != nil && d.InForce().Error() == half })
+		trial.Eventually(t, "half a grace door is none", func() bool { return d.InForce() != nil && d.InForce().Error() == half })
 		if _, err := bindings.Create(t.Context(), binding.DeepCopy(), metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the doors are in force", func() bool { return d.InForce() == nil })
+		trial.Eventually(t, "the doors are in force", func() bool { return d.InForce() == nil })
 	}
-	if n := len(events.list()); n == 0 {
+	if n := len(events.List()); n == 0 {
 		t.Error("half a door is worth an Event")
 	}
 }
@@ -546,55 +545,35 @@ func TestGraceDoorMissing(t *testing.T) {
 // TestDoorsUnasked has an API server that does not say which policies it has: that
 // is no door missing, and worth no Event.
 func TestDoorsUnasked(t *testing.T) {
-	d, _, events, _ := doorsOn(t, nil, refusal)
-	eventually(t, "it could not be asked", func() bool {
+	d, _, events, _ := doorsOn(t, nil, refusal, nil)
+	trial.Eventually(t, "it could not be asked", func() bool {
 		err := d.InForce()
 		return err != nil && strings.HasPrefix(err.Error(), "cannot ask which admission policies the cluster has: ")
 	})
-	if list := events.list(); len(list) > 0 {
+	if list := events.List(); len(list) > 0 {
 		t.Errorf("Events %q", list)
 	}
 }
 
-// gatekeeper says of the doors what a test wants.
-type gatekeeper struct{ err error }
-
-func (k *gatekeeper) InForce() error { return k.err }
-
-// TestDoorsHold has a pod that may go with the next look. It does not while a door
-// is missing, and the Event about it names the door.
-func TestDoorsHold(t *testing.T) {
-	g, client := newGuard(t, enabledNamespace(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a", draining, ended),
-		webPod("b", func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }))
-	events, keeper := &noted{}, &gatekeeper{err: errors.New("ValidatingAdmissionPolicyBinding callguard-delete is missing")}
-	g.report.events, g.cfg.Doors = events, keeper
-	key := workloadKey(pods.Deployment, "web")
-	look := func(after int) {
-		t.Helper()
-		g.now = func() time.Time { return noon().Add(time.Duration(after) * time.Second) }
-		if _, err := g.reconcile(t.Context(), key); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for after := range 7 {
-		look(after)
-	}
-	if diff := cmp.Diff(map[string][]string{}, patched(t, client.Actions())); diff != "" {
-		t.Errorf("steps were taken behind a missing door: -want, +got:\n%s", diff)
-	}
-	if err := g.Ready(); !errors.Is(err, keeper.err) {
-		t.Errorf("ready: %v", err)
-	}
-	const why = "Normal Held on %s: Pod voice/a stays (drain): callguard's admission policies are not in force: ValidatingAdmissionPolicyBinding callguard-delete is missing"
-	if diff := cmp.Diff([]string{fmt.Sprintf(why, "Pod voice/a"), fmt.Sprintf(why, "Deployment voice/web"), fmt.Sprintf(why, "Node node-1")}, events.list()); diff != "" {
-		t.Errorf("Events: -want, +got:\n%s", diff)
-	}
-	keeper.err = nil
-	look(7)
-	if diff := cmp.Diff(map[string][]string{"a": {"callguard.dev/released=drain"}}, patched(t, client.Actions())); diff != "" {
-		t.Errorf("with all doors it goes on: -want, +got:\n%s", diff)
-	}
-	if err := g.Ready(); err != nil {
-		t.Errorf("ready: %v", err)
+// TestLocked: the API server has to refuse only to delete what may hold calls.
+func TestLocked(t *testing.T) {
+	running := corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}}
+	ended := corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}}}
+	at := metav1.Now()
+	for name, tc := range map[string]struct {
+		reason string
+		pod    corev1.Pod
+		want   bool
+	}{
+		"Serving":  {reason: "It may hold calls.", pod: corev1.Pod{Status: running}, want: true},
+		"Released": {reason: "A released pod is to be deleted.", pod: corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{call.ReleasedLabel: "drain"}}, Status: running}},
+		"Ended":    {reason: "One that runs nothing holds nothing.", pod: corev1.Pod{Status: ended}},
+		"Going":    {reason: "One that is deleted is past the policy.", pod: corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &at}, Status: running}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := Locked(&tc.pod); got != tc.want {
+				t.Errorf("%s It is locked: %t, want %t", tc.reason, got, tc.want)
+			}
+		})
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package gate
+package callgate
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/callguard/callguard/pkg/call"
-	witness "github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/pkg/witness/gate"
 )
 
 // readyFor is how long the pod stays ready without a worker: one that lost its
@@ -103,7 +103,7 @@ func (a *able) ready(calls int, now time.Time) (why string, ready bool) {
 }
 
 // tell enters in an answer whether the pod can take calls.
-func (a *able) tell(answer *witness.Answer) {
+func (a *able) tell(answer *gate.Answer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	is := len(a.sessions) > 0

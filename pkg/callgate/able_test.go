@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package gate
+package callgate
 
 import (
 	"errors"
@@ -20,7 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/callguard/callguard/pkg/call"
-	witness "github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/pkg/witness/gate"
 	"github.com/callguard/callguard/test/trial"
 )
 
@@ -65,7 +65,7 @@ func TestAble(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := newAble("https://livekit.example.com", began, prometheus.NewRegistry())
 			tc.do(a)
-			var answer witness.Answer
+			var answer gate.Answer
 			a.tell(&answer)
 			_, ready := a.ready(tc.calls, at(tc.at))
 			if got := answer.Ability(); got != tc.want.ability || !answer.AbleSince.Equal(at(tc.want.since)) || ready != tc.want.ready || !strings.Contains(answer.UnableWhy, tc.want.why) {
@@ -379,7 +379,7 @@ func TestNothingForeign(t *testing.T) {
 					told.Write(body)
 				}
 			}
-			for _, path := range []string{witness.Path, "/readyz", "/metrics"} {
+			for _, path := range []string{gate.Path, "/readyz", "/metrics"} {
 				w := httptest.NewRecorder()
 				r := httptest.NewRequest(http.MethodGet, path, nil)
 				r.RemoteAddr = "10.0.0.9:1"

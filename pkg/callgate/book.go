@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package gate
+package callgate
 
 import (
 	"cmp"
@@ -11,7 +11,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
-	witness "github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/pkg/witness/gate"
 )
 
 // book knows the jobs of the pod, and whether offers are let in. All that is
@@ -493,10 +493,10 @@ func (b *book) wake() {
 }
 
 // answer is what the book says of the pod.
-func (b *book) answer(now time.Time) witness.Answer {
+func (b *book) answer(now time.Time) gate.Answer {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	a := witness.Answer{Pod: b.pod, At: now, Known: true, Draining: b.draining, Workers: len(b.sessions)}
+	a := gate.Answer{Pod: b.pod, At: now, Known: true, Draining: b.draining, Workers: len(b.sessions)}
 	mayCome, stucks := false, 0 // though no calls
 	for _, id := range slices.Sorted(maps.Keys(b.jobs)) {
 		j := b.jobs[id]
@@ -517,7 +517,7 @@ func (b *book) answer(now time.Time) witness.Answer {
 		case left:
 			a.Ending++
 		}
-		a.Jobs = append(a.Jobs, witness.Job{
+		a.Jobs = append(a.Jobs, gate.Job{
 			ID: j.id, State: j.phase.public(), Since: j.since, Started: j.started, Room: j.room, Agent: j.agent,
 		})
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package gate is the sidecar between an agent and LiveKit: the agent's
+// Package callgate is the sidecar between an agent and LiveKit: the agent's
 // LIVEKIT_URL leads here, and every job offer goes by.
 //
 // The gate passes everything on as it is, but for four kinds of frame on the
@@ -21,4 +21,4 @@
 //	ends     how the end of a job is noticed
 //	journal  what a gate that is started again needs to know
 //	status   GET /calls
-package gate
+package callgate

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package gate
+package callgate
 
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log"
@@ -27,6 +25,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/crowd"
+	"github.com/callguard/callguard/pkg/trust"
 	"github.com/callguard/callguard/pkg/weburl"
 )
 
@@ -100,7 +99,7 @@ func New(cfg Config) (*Gate, error) {
 	if err != nil {
 		return nil, err
 	}
-	trust, err := trusted(cfg.CA)
+	trust, err := trust.Besides(cfg.CA)
 	if err != nil {
 		return nil, err
 	}
@@ -168,20 +167,6 @@ func parseUpstream(raw string) (*url.URL, error) {
 	return u, nil
 }
 
-func trusted(ca []byte) (*tls.Config, error) {
-	if len(ca) == 0 {
-		return &tls.Config{MinVersion: tls.VersionTLS12}, nil
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
-	if !pool.AppendCertsFromPEM(ca) {
-		return nil, errors.New("the CA file holds no certificate; give one or more in PEM")
-	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, nil
-}
-
 // recall takes over what an earlier gate of the pod knew.
 func (g *Gate) recall() error {
 	left, err := g.journal.read()
@@ -244,46 +229,19 @@ const maxAskers = 64
 // serveAgent serves the agent, whose answers may stream for as long as they like. Only
 // the pod itself can reach it.
 func (g *Gate) serveAgent(ctx context.Context, l net.Listener) error {
-	return g.serve(ctx, l, &http.Server{
+	return crowd.Until(ctx, &http.Server{
 		Handler:           g.Handler(),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
-	}, func(s *http.Server) error { return s.Serve(l) })
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}, l, g.cfg.Log)
 }
 
 // serveStatus serves whoever asks how the pod is. However many do, they take no memory
 // that the agent's websocket needs.
 func (g *Gate) serveStatus(ctx context.Context, l net.Listener) error {
-	return g.serve(ctx, l, &http.Server{
-		Handler:           g.Status(),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       5 * time.Second,
-		WriteTimeout:      10 * time.Second,
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    8 << 10,
-	}, func(s *http.Server) error { return crowd.Serve(s, l, maxAskers) })
-}
-
-func (g *Gate) serve(ctx context.Context, l net.Listener, server *http.Server, run func(*http.Server) error) error {
-	server.BaseContext = func(net.Listener) context.Context { return ctx }
-	server.ErrorLog = slog.NewLogLogger(g.cfg.Log.Handler(), slog.LevelWarn) // its own words: a handler's panic
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		<-ctx.Done()
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer cancel()
-		if server.Shutdown(last) != nil {
-			_ = server.Close() // what is left is streaming
-		}
-	}()
-	err := run(server)
-	if !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("cannot serve on %s: %w", l.Addr(), err)
-	}
-	<-stopped
-	return nil
+	return crowd.Serve(ctx, l, g.Status(), maxAskers, g.cfg.Log)
 }
 
 // Handler is what the agent's LIVEKIT_URL leads to.

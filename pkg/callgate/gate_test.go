@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package gate
+package callgate
 
 import (
 	"bytes"
@@ -29,7 +29,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/callguard/callguard/pkg/call"
-	witness "github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/pkg/witness/gate"
 	"github.com/callguard/callguard/test/trial"
 )
 
@@ -85,14 +85,14 @@ func open(t testing.TB, upstream string, change func(*Config)) *opened {
 	return o
 }
 
-func (o *opened) calls(t testing.TB) witness.Answer {
+func (o *opened) calls(t testing.TB) gate.Answer {
 	t.Helper()
-	resp, err := http.Get(o.status + witness.Path)
+	resp, err := http.Get(o.status + gate.Path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	var a witness.Answer
+	var a gate.Answer
 	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil {
 		t.Fatal(err)
 	}
@@ -269,10 +269,10 @@ func TestRoomsStayInside(t *testing.T) {
 	p.gate.book.assign(1, "a", "+4930123456", "agent-a", time.Now())
 	for from, want := range map[string]string{"127.0.0.1:1": "+4930123456", "[::1]:1": "+4930123456", "10.0.0.9:1": "", "nonsense": ""} {
 		w := httptest.NewRecorder()
-		r := httptest.NewRequest(http.MethodGet, witness.Path, nil)
+		r := httptest.NewRequest(http.MethodGet, gate.Path, nil)
 		r.RemoteAddr = from
 		p.gate.Status().ServeHTTP(w, r)
-		var a witness.Answer
+		var a gate.Answer
 		if err := json.NewDecoder(w.Body).Decode(&a); err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package gate
+package callgate
 
 import (
 	"encoding/json"
@@ -11,7 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	witness "github.com/callguard/callguard/pkg/witness/gate"
+	"github.com/callguard/callguard/pkg/witness/gate"
 )
 
 // Status serves GET /calls for callguard, /metrics, /healthz, which is well as soon as
@@ -20,7 +20,7 @@ import (
 // starts when the gate has.
 func (g *Gate) Status() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+witness.Path, g.calls)
+	mux.HandleFunc("GET "+gate.Path, g.calls)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(g.cfg.Registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", g.readyz)
@@ -40,7 +40,7 @@ func (g *Gate) calls(w http.ResponseWriter, r *http.Request) {
 }
 
 // answer is all that the gate says of its pod.
-func (g *Gate) answer(now time.Time) witness.Answer {
+func (g *Gate) answer(now time.Time) gate.Answer {
 	a := g.book.answer(now)
 	g.able.tell(&a)
 	a.LiveKit = g.upstream.String()

@@ -9,31 +9,16 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/pkg/verdict"
+	"github.com/callguard/callguard/pkg/verdict/rules"
 )
 
-// breakGlass is how a call is ended on purpose.
-const breakGlass = "to end its calls now, delete it as a member of the break-glass group (README of charts/callguard)"
-
-// advice is what a pod waits for under a rule, and what an operator can do.
-type advice struct{ waits, do string }
-
-// advices has an entry for each rule that gives a verdict.
-func advices() map[string]advice {
-	return map[string]advice{
-		"serving":       {waits: "nothing", do: "nothing; to have it go, drain its node, or annotate it with " + call.LeaveAnnotation},
-		"ended":         {waits: "callguard, which lets it go within seconds", do: "nothing"},
-		"patience":      {waits: "callguard, which takes this step within seconds", do: "nothing"},
-		"bounds":        {waits: "its replacements, which come a few at a time", do: "see why new pods of its workload are not ready: room, quota, image, node selector; or, with a call-gate, why their workers are not registered with LiveKit"},
-		"floor":         {waits: "others of its workload that can take calls in its place", do: "see why they are not ready: room, quota, image; or, with a call-gate, why their workers are not registered with LiveKit, which its Held Event says; or allow fewer with annotation " + call.MinAvailableAnnotation + " of the workload"},
-		"idle":          {waits: "callguard, which lets it go within seconds", do: "nothing"},
-		"lostnode":      {waits: "callguard, which lets it go within seconds", do: "nothing"},
-		"deadline":      {waits: "callguard, which lets it go within seconds, with its calls", do: "nothing; the administrator or its team has set this limit"},
-		"calls":         {waits: "its callers to hang up", do: "wait; " + breakGlass},
-		"unknown":       {waits: "its witnesses to answer, for unknown is not zero", do: "see the reason: LiveKit, the agent's port or the gate does not answer"},
-		"settle":        {waits: "a quiet time, in which a call that was on its way would show; with a call-gate, its word that it has the order", do: "wait some seconds; if it lasts, see what call-gate's --order-file is"},
-		"default":       {waits: "a rule that lets it go", do: "report this to callguard's developers"},
-		guard.RuleDoors: {waits: "callguard's admission policies", do: "apply the chart again; kubectl calls doctor says what is missing"},
+// ofRule is the advice on what a rule says of a pod.
+func ofRule(rule string) verdict.Advice {
+	if rule == guard.RuleDoors {
+		return verdict.Advice{Waits: "callguard's admission policies", Do: "apply the chart again; kubectl calls doctor says what is missing"}
 	}
+	advice, _ := rules.All().Advice(rule) // the guard's own rules gave the verdict
+	return advice
 }
 
 // notKnownHere stands for the verdict on a pod whose calls this plugin cannot read: what
@@ -47,20 +32,20 @@ func onlyGuardKnows(x guard.Explanation, n counts) bool {
 }
 
 // adviceOn says what an explained pod waits for, and what an operator can do.
-func adviceOn(x guard.Explanation) advice {
+func adviceOn(x guard.Explanation) verdict.Advice {
 	switch {
 	case x.Verdict.Rule == "bounds" && x.Verdict.Outcome == verdict.Hold && x.Facts.Pod.CameSince:
-		return advice{waits: "nothing: it came to the node after it was cordoned", do: "take the toleration of the cordon out of its workload; uncordon the node, or annotate the pod with " + call.LeaveAnnotation}
+		return verdict.Advice{Waits: "nothing: it came to the node after it was cordoned", Do: "take the toleration of the cordon out of its workload; uncordon the node, or annotate the pod with " + call.LeaveAnnotation}
 	case x.Verdict.Rule != "" && x.Verdict.Outcome != verdict.Hold && x.Verdict.Outcome != verdict.Serve && x.Verdict.Rule != "deadline":
-		return advice{waits: "callguard, which takes this step within seconds", do: "nothing"}
+		return verdict.Advice{Waits: "callguard, which takes this step within seconds", Do: "nothing"}
 	case x.Verdict.Rule != "":
-		return advices()[x.Verdict.Rule]
+		return ofRule(x.Verdict.Rule)
 	case x.Intent.Intent == call.Unlock:
-		return advice{waits: "nothing", do: "to have it locked again, replace it: kubectl rollout restart"}
+		return verdict.Advice{Waits: "nothing", Do: "to have it locked again, replace it: kubectl rollout restart"}
 	case x.Pod.DeletionTimestamp != nil:
-		return advice{waits: "its containers to end, within its grace period", do: "nothing"}
+		return verdict.Advice{Waits: "its containers to end, within its grace period", Do: "nothing"}
 	default:
-		return advice{waits: "whoever drains its node to evict it; callguard deletes it if nobody does", do: "nothing"}
+		return verdict.Advice{Waits: "whoever drains its node to evict it; callguard deletes it if nobody does", Do: "nothing"}
 	}
 }
 

@@ -20,8 +20,10 @@ import (
 	"k8s.io/cli-runtime/pkg/printers"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
+	"github.com/callguard/callguard/pkg/admission"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/leader"
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
@@ -230,14 +232,14 @@ func (c *cluster) checkServer() []finding {
 	case !serves("validatingadmissionpolicies"):
 		return []finding{{fail, check, fmt.Sprintf("%s has no ValidatingAdmissionPolicy, so nothing holds calls", version), "callguard needs Kubernetes 1.30 or newer"}}
 	case !serves("mutatingadmissionpolicies"):
-		return []finding{{warn, check, fmt.Sprintf("%s has no MutatingAdmissionPolicy: %s", version, guard.WithoutGrace), "never use kubectl drain --grace-period; Kubernetes 1.36 has it"}}
+		return []finding{{warn, check, fmt.Sprintf("%s has no MutatingAdmissionPolicy: %s", version, admission.WithoutGrace), "never use kubectl drain --grace-period; Kubernetes 1.36 has it"}}
 	}
 	return []finding{{ok, check, fmt.Sprintf("%s serves validating and mutating admission policies", version), ""}}
 }
 
 func (c *cluster) checkDoors(ctx context.Context, s scene) []finding {
 	const check = "doors"
-	graceless, err := guard.DoorsStand(ctx, c.client, s.admin.doors)
+	graceless, err := admission.Check(ctx, c.client, s.admin.doors)
 	if err != nil {
 		if forbidden(err) {
 			return []finding{{warn, check, fmt.Sprintf("not checked: %v", err), ""}}
@@ -247,17 +249,17 @@ func (c *cluster) checkDoors(ctx context.Context, s scene) []finding {
 	text, findings := "all admission policies stand as this version has them", []finding(nil)
 	if graceless {
 		text = "all other admission policies stand as this version has them"
-		findings = []finding{{warn, check, "MutatingAdmissionPolicy and binding callguard-grace are missing: " + guard.WithoutGrace, guard.GraceCure + "; until then never use kubectl drain --grace-period"}}
+		findings = []finding{{warn, check, "MutatingAdmissionPolicy and binding callguard-grace are missing: " + admission.WithoutGrace, admission.GraceCure + "; until then never use kubectl drain --grace-period"}}
 	}
 	if s.admin.note != "" {
 		text += " (" + s.admin.note + ")"
 	}
 	pods := s.enabledPods()
-	if !slices.ContainsFunc(pods, guard.Locked) {
+	if !slices.ContainsFunc(pods, admission.Locked) {
 		return append(findings, finding{ok, check, text + "; there is no locked pod to try them on", ""})
 	}
 	switch err := c.tryDoor(ctx, s.admin, pods); {
-	case errors.Is(err, guard.ErrNotTried):
+	case errors.Is(err, admission.ErrNotTried):
 		return append(findings, finding{ok, check, text + "; " + err.Error(), ""})
 	case err != nil:
 		return append(findings, finding{fail, check, err.Error(), "calls may be lost; see the log of kube-apiserver for the policies named callguard-…"})
@@ -267,9 +269,9 @@ func (c *cluster) checkDoors(ctx context.Context, s scene) []finding {
 
 func (c *cluster) checkGuard(ctx context.Context) []finding {
 	const check = "drain-guard"
-	holder, err := guard.Leader(ctx, c.client, c.callguard, leaderWithin)
+	holder, err := leader.Find(ctx, c.client, c.callguard, leaderWithin)
 	switch {
-	case errors.Is(err, guard.ErrNoLeader):
+	case errors.Is(err, leader.ErrNone):
 		return []finding{{fail, check, err.Error(), fmt.Sprintf("see Deployment %s/%s, or set --callguard-namespace; calls are held, and no pod is let go", c.callguard, guardName)}}
 	case err != nil:
 		return []finding{{warn, check, "not checked: " + err.Error(), ""}}
@@ -359,7 +361,7 @@ func (c *cluster) checkPods(ctx context.Context, s scene) []finding {
 		switch {
 		case pod.Labels[call.ReleasedLabel] == string(call.Unlock):
 			unlocked = append(unlocked, pod)
-		case pod.Status.Phase == corev1.PodPending && guard.Locked(pod):
+		case pod.Status.Phase == corev1.PodPending && admission.Locked(pod):
 			pending = append(pending, pod)
 		case grace != nil && time.Duration(*grace)*time.Second < s.admin.settings.AgentDrainTimeout:
 			short = append(short, pod)
@@ -471,7 +473,7 @@ func (c *cluster) checkCalls(ctx context.Context, s scene, others bool) []findin
 	const check = "calls"
 	byNamespace := map[string][]*corev1.Pod{}
 	for _, pod := range s.enabledPods() {
-		if guard.Locked(pod) {
+		if admission.Locked(pod) {
 			byNamespace[pod.Namespace] = append(byNamespace[pod.Namespace], pod)
 		}
 	}

@@ -16,7 +16,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/callguard/callguard/pkg/call"
-	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/leader"
 )
 
 const allWell = `OK    api-server      v1.37.1 serves validating and mutating admission policies
@@ -34,7 +34,7 @@ OK    calls           known of all running guarded pods: 3 calls in 2 pods
 func TestDoctor(t *testing.T) {
 	unlock := func(t *testing.T, s *stage) {
 		t.Helper()
-		holder := guard.UnlockHolder
+		holder := leader.UnlockHolder
 		s.fake.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
 			return true, &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder}}, nil
 		})

@@ -20,7 +20,7 @@ import (
 	"k8s.io/kubectl/pkg/drain"
 
 	"github.com/callguard/callguard/pkg/call"
-	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/leader"
 )
 
 const (
@@ -256,6 +256,8 @@ type progress struct {
 	node    string
 	// leaderless says that no guard led when watchLeader asked last.
 	leaderless bool
+	doors      error // what is wrong with the policies
+	doorsRead  time.Time
 
 	mu   sync.Mutex
 	out  io.Writer
@@ -298,11 +300,11 @@ func (w *progress) watchLeader(ctx context.Context, every time.Duration) {
 			return
 		case <-tick.C:
 		}
-		holder, err := guard.Leader(ctx, w.cluster.client, w.cluster.callguard, leaderWithin)
+		holder, err := leader.Find(ctx, w.cluster.client, w.cluster.callguard, leaderWithin)
 		switch {
 		case ctx.Err() != nil:
 			return
-		case errors.Is(err, guard.ErrNoLeader) && !w.leaderless:
+		case errors.Is(err, leader.ErrNone) && !w.leaderless:
 			w.leaderless = true
 			w.say("%s, and guarded pods stay until one does; see Deployment %s/%s", line(err), w.cluster.callguard, guardName)
 		case err == nil && w.leaderless:
@@ -408,6 +410,10 @@ func (s standing) counts() bool {
 	return s.guarded && (s.state != call.Released || n > 0)
 }
 
+// doorsEvery is how often a drain reads the policies, of which there are fifteen: the guard
+// looks at them all the time, and its Events say what is wrong.
+const doorsEvery = 30 * time.Second
+
 // standings says how pods stand.
 func (w *progress) standings(ctx context.Context, pods []*corev1.Pod) []standing {
 	c := w.cluster
@@ -415,13 +421,15 @@ func (w *progress) standings(ctx context.Context, pods []*corev1.Pod) []standing
 	for _, pod := range pods {
 		byNamespace[pod.Namespace] = append(byNamespace[pod.Namespace], pod)
 	}
-	doors := c.doorsKnown(ctx, w.admin)
+	if c.now().Sub(w.doorsRead) >= doorsEvery {
+		w.doors, w.doorsRead = c.doorsKnown(ctx, w.admin), c.now()
+	}
 	var list []standing
 	for namespace, mine := range byNamespace {
 		held, counted := map[string]standing{}, counts{}
 		if slices.ContainsFunc(mine, isGuarded) {
 			counted = c.calls(ctx, namespace)
-			explained, err := c.explainer(w.admin, doors, counted).Explain(ctx, namespace, func(p *corev1.Pod) bool { return p.Spec.NodeName == w.node })
+			explained, err := c.explainer(w.admin, w.doors, counted).Explain(ctx, namespace, func(p *corev1.Pod) bool { return p.Spec.NodeName == w.node })
 			if err != nil && ctx.Err() == nil {
 				w.changed("why in "+namespace, "why pods of namespace "+namespace+" stay is not known: "+line(err))
 			}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/leader"
 	"github.com/callguard/callguard/test/trial"
 )
 
@@ -136,7 +137,7 @@ func TestDrainWithoutGuard(t *testing.T) {
 			return false, nil, nil
 		}
 		asked++
-		return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "leases"}, guard.LeaseName)
+		return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "leases"}, leader.LeaseName)
 	})
 	e := &evictions{answer: func(string, int) error {
 		if !strings.Contains(out.String(), again) {
@@ -278,7 +279,7 @@ func TestRefused(t *testing.T) {
 		"NamespacesUnread": {reason: "Nor this.", want: "cannot tell whether namespace voice is enabled", change: func(_ *testing.T, s *stage) { s.refuse("get", "namespaces") }},
 		"NoGuard": {reason: "Nobody would let the pods go.", want: "no drain-guard leads", change: func(_ *testing.T, s *stage) {
 			s.fake.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
-				return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "leases"}, guard.LeaseName)
+				return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "leases"}, leader.LeaseName)
 			})
 		}},
 		"Unlocked":   {reason: "Nothing holds its calls.", objects: []runtime.Object{newPod("u", released(call.Unlock))}, want: "pod voice/u was unlocked"},

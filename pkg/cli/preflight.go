@@ -14,8 +14,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/callguard/callguard/pkg/admission"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/leader"
 )
 
 // leaderWithin is how long a guard may take to renew its lease, which it does every
@@ -30,11 +32,11 @@ const triesOfTheDoor = 5
 // is a note.
 func (c *cluster) preflight(ctx context.Context, a administered, pods []*corev1.Pod) (refusals, notes []string) {
 	refuse := func(format string, args ...any) { refusals = append(refusals, oneLine(fmt.Sprintf(format, args...))) }
-	if _, err := guard.DoorsStand(ctx, c.client, a.doors); err != nil {
+	if _, err := admission.Check(ctx, c.client, a.doors); err != nil {
 		refuse("callguard's admission policies are not known to be in force, so a call could be lost: %v; %s", err, doorsCure(err, a))
 	}
-	switch _, err := guard.Leader(ctx, c.client, c.callguard, leaderWithin); {
-	case errors.Is(err, guard.ErrNoLeader):
+	switch _, err := leader.Find(ctx, c.client, c.callguard, leaderWithin); {
+	case errors.Is(err, leader.ErrNone):
 		refuse("%v, so guarded pods would be held for ever; see Deployment %s/%s, or set --callguard-namespace", err, c.callguard, guardName)
 	case err != nil:
 		notes = append(notes, "whether a drain-guard leads is not known: "+line(err))
@@ -62,7 +64,7 @@ func (c *cluster) preflight(ctx context.Context, a administered, pods []*corev1.
 		}
 	}
 	if len(refusals) == 0 {
-		if err := c.tryDoor(ctx, a, guarded); errors.Is(err, guard.ErrNotTried) {
+		if err := c.tryDoor(ctx, a, guarded); errors.Is(err, admission.ErrNotTried) {
 			notes = append(notes, "the delete door stands, and was not tried: "+line(err))
 		} else if err != nil {
 			refuse("%v, so a call could be lost; kubectl calls doctor says more", err)
@@ -107,7 +109,7 @@ func (c *cluster) lockFaults(ctx context.Context, namespace string, guarded []*c
 		switch {
 		case pod.Labels[call.ReleasedLabel] == string(call.Unlock):
 			faults = append(faults, fmt.Sprintf("pod %s/%s was unlocked, so nothing holds its calls; replace it first: kubectl rollout restart", namespace, pod.Name))
-		case pod.Status.Phase == corev1.PodPending && guard.Locked(pod):
+		case pod.Status.Phase == corev1.PodPending && admission.Locked(pod):
 			faults = append(faults, fmt.Sprintf("pod %s/%s is Pending while a container of it runs, and Kubernetes evicts Pending pods past every budget; wait until all its containers have started", namespace, pod.Name))
 		}
 	}
@@ -116,14 +118,14 @@ func (c *cluster) lockFaults(ctx context.Context, namespace string, guarded []*c
 
 // tryDoor tries the delete door on a locked pod, if there is one.
 func (c *cluster) tryDoor(ctx context.Context, a administered, guarded []*corev1.Pod) error {
-	locked := slices.DeleteFunc(slices.Clone(guarded), func(p *corev1.Pod) bool { return !guard.Locked(p) })
+	locked := slices.DeleteFunc(slices.Clone(guarded), func(p *corev1.Pod) bool { return !admission.Locked(p) })
 	if len(locked) == 0 {
 		return nil
 	}
 	if c.memberOf(ctx, a.doors.BreakGlassGroup) {
-		return fmt.Errorf("%w: you are a member of %s, whom it lets through", guard.ErrNotTried, a.doors.BreakGlassGroup)
+		return fmt.Errorf("%w: you are a member of %s, whom it lets through", admission.ErrNotTried, a.doors.BreakGlassGroup)
 	}
-	return guard.TryDoor(ctx, c.client, locked[:min(len(locked), triesOfTheDoor)])
+	return admission.TryDelete(ctx, c.client, locked[:min(len(locked), triesOfTheDoor)])
 }
 
 // refusedBy names the budget that keeps a pod of somebody else; empty when none does.

@@ -18,8 +18,10 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/cli-runtime/pkg/printers"
 
+	"github.com/callguard/callguard/pkg/admission"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/verdict"
 )
 
 const (
@@ -108,15 +110,15 @@ func why(ctx context.Context, c *cluster, out io.Writer, namespace, name string)
 	advised := adviceOn(x)
 	if onlyGuardKnows(x, n) {
 		say("Verdict", "?: %s", notKnownHere)
-		advised = advice{waits: "what the guard's latest Held Event names", do: "see its Events; kubectl calls doctor says who serves the metrics API, if anybody"}
+		advised = verdict.Advice{Waits: "what the guard's latest Held Event names", Do: "see its Events; kubectl calls doctor says who serves the metrics API, if anybody"}
 	} else {
 		say("Verdict", "%s: %s", outcome, x.Verdict.Why)
 	}
-	say("Waits for", "%s", advised.waits)
+	say("Waits for", "%s", advised.Waits)
 	if until := limit(x); until != "" {
 		say("At most until", "%s", until)
 	}
-	say("Do", "%s", advised.do)
+	say("Do", "%s", advised.Do)
 	for _, what := range unsure(x, a, reading) {
 		say("Unsure", "%s", what)
 	}
@@ -138,7 +140,7 @@ func (c *cluster) explainOne(ctx context.Context, a administered, n counts, pod 
 // doorsKnown says what is wrong with the doors, as far as that can be read: whoever
 // may not read them has the guard's word for it, in its Events.
 func (c *cluster) doorsKnown(ctx context.Context, a administered) error {
-	_, err := guard.DoorsStand(ctx, c.client, a.doors)
+	_, err := admission.Check(ctx, c.client, a.doors)
 	if forbidden(err) {
 		return nil
 	}

@@ -18,22 +18,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/pkg/verdict"
-	"github.com/callguard/callguard/pkg/verdict/rules"
 )
-
-// TestAdvice has something to say to every rule that there is.
-func TestAdvice(t *testing.T) {
-	list := advices()
-	names := []string{guard.RuleDoors, rules.All().Judge(verdict.Facts{}).Rule, (verdict.Rules{}).Judge(verdict.Facts{}).Rule}
-	for _, r := range rules.All() {
-		names = append(names, r.Name())
-	}
-	for _, name := range names {
-		if list[name].waits == "" || list[name].do == "" {
-			t.Errorf("there is no advice on rule %q", name)
-		}
-	}
-}
 
 func TestLimit(t *testing.T) {
 	wanted := noon()

@@ -1,25 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package crowd bounds the connections of a server, so that none who may reach its port
-// can take its memory, nor keep others out.
+// Package crowd runs HTTP servers, and bounds their connections, so that none who may
+// reach a port can take a program's memory, nor keep others out.
 //
 // It does not know what is asked, nor who may: what a request may cost is its handler's.
 package crowd
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"sync"
+	"time"
 )
 
-// Serve serves what comes to l, with at most so many connections at once; it returns
-// what Serve of the server does. Where one more comes, one of whoever has the most makes
-// room: that which has waited longest without a request, or else that whose request has
-// taken longest. Who has a request and sends it gets through a crowd that has none.
-//
-// It sets the server's Handler and ConnContext.
-func Serve(server *http.Server, l net.Listener, most int) error {
+// Serve answers what is asked of l until ctx is done, and then ends as Until does. Questions
+// and answers are small. At most so many connections are there at once; where one more
+// comes, one of whoever has the most makes room: that which has waited longest without a
+// request, or else that whose request has taken longest. Who has a request and sends it
+// gets through a crowd that has none.
+func Serve(ctx context.Context, l net.Listener, handler http.Handler, most int, log *slog.Logger) error {
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+	}
+	return Until(ctx, server, bound(server, l, most), log)
+}
+
+// Until has a server serve what comes to l until ctx is done. Whoever is being answered then
+// has a few seconds; what is left after that is streaming, and is cut off. What the server
+// itself has to say, such as a handler's panic, is logged.
+func Until(ctx context.Context, server *http.Server, l net.Listener, log *slog.Logger) error {
+	server.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		defer cancel()
+		if server.Shutdown(last) != nil {
+			_ = server.Close()
+		}
+	}()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("cannot serve on %s: %w", l.Addr(), err)
+	}
+	<-stopped
+	return nil
+}
+
+// patience is how long a server that ends waits for its answers.
+const patience = 3 * time.Second
+
+// bound has a server know which of its connections ask, and returns a listener that lets in
+// so many. It sets the server's Handler and ConnContext.
+func bound(server *http.Server, l net.Listener, most int) net.Listener {
 	c := &crowd{Listener: l, most: most, members: map[*member]bool{}, of: map[string]int{}}
 	inner := server.Handler
 	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -32,7 +74,7 @@ func Serve(server *http.Server, l net.Listener, most int) error {
 	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
 		return context.WithValue(ctx, memberKey{}, conn)
 	}
-	return server.Serve(c)
+	return c
 }
 
 type memberKey struct{}

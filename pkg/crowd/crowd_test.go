@@ -4,9 +4,9 @@ package crowd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"runtime"
@@ -70,10 +70,11 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 		ReadHeaderTimeout: 30 * time.Second,
 	}
 	served := make(chan error, 1)
-	go func() { served <- Serve(server, listener, most) }()
+	ctx, stop := context.WithCancel(t.Context())
+	go func() { served <- Until(ctx, server, bound(server, listener, most), slog.New(slog.DiscardHandler)) }()
 	defer func() {
-		_ = server.Shutdown(context.WithoutCancel(t.Context()))
-		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		stop()
+		if err := <-served; err != nil {
 			t.Error(err)
 		}
 	}()
@@ -137,5 +138,55 @@ func TestConnectionsAreForgotten(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]int{}, c.of); diff != "" || len(c.members) != 0 {
 		t.Errorf("%d are still known: %s", len(c.members), diff)
+	}
+}
+
+// TestServeEnds: when it is told to, it lets the one who is being answered have the answer, cuts
+// off who streams, and takes nobody more.
+func TestServeEnds(t *testing.T) {
+	for name, streams := range map[string]bool{"Answering": false, "Streaming": true} {
+		t.Run(name, func(t *testing.T) {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			asked, told := make(chan struct{}), make(chan struct{})
+			ctx, stop := context.WithCancel(t.Context())
+			served := make(chan error, 1)
+			go func() {
+				served <- Serve(ctx, listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					close(asked)
+					<-told
+					if streams {
+						<-r.Context().Done()
+					}
+					_, _ = io.WriteString(w, "well")
+				}), 4, slog.New(slog.DiscardHandler))
+			}()
+			answer := make(chan string, 1)
+			go func() {
+				resp, err := http.Get("http://" + listener.Addr().String())
+				if err != nil {
+					answer <- ""
+					return
+				}
+				defer resp.Body.Close()
+				body, _ := io.ReadAll(resp.Body)
+				answer <- string(body)
+			}()
+			<-asked
+			stop()
+			close(told)
+			if got := <-answer; (got == "well") == streams {
+				t.Errorf("the answer is %q", got)
+			}
+			if err := <-served; err != nil {
+				t.Error(err)
+			}
+			if conn, err := net.Dial("tcp", listener.Addr().String()); err == nil {
+				_ = conn.Close()
+				t.Error("it takes connections after its end")
+			}
+		})
 	}
 }

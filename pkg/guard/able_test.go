@@ -19,6 +19,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/verdict"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // gates say what a test has them say, by pod, and note who was asked.
@@ -130,7 +131,7 @@ func TestRolloutToAnUnable(t *testing.T) {
 			g, client := newGuard(t, objects...)
 			said := &gates{says: maps.Clone(tc.says)}
 			read := withGates(g, said)
-			events := &noted{}
+			events := &trial.Events{}
 			g.report.events = events
 			for second := 0; second <= tc.until; second += 5 {
 				if tc.mends > 0 && second >= tc.mends {
@@ -146,7 +147,7 @@ func TestRolloutToAnUnable(t *testing.T) {
 			for _, event := range tc.want {
 				want = append(want, onEach(event, "Pod voice/a", "Deployment voice/web")...)
 			}
-			if diff := cmp.Diff(want, events.list()); diff != "" {
+			if diff := cmp.Diff(want, events.List()); diff != "" {
 				t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)
 			}
 			a, err := client.CoreV1().Pods(voice).Get(t.Context(), "a", metav1.GetOptions{})

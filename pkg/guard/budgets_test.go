@@ -26,6 +26,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
+	"github.com/callguard/callguard/test/trial"
 )
 
 func budgetOwner() *rbacv1.ClusterRole {
@@ -139,7 +140,7 @@ func TestKeepBudget(t *testing.T) {
 // released, and it is said, once each time.
 func TestBudgetLost(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), budgetOwner(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a", draining, ended))
-	events := &noted{}
+	events := &trial.Events{}
 	g.report.events, g.report.about = events, &corev1.ObjectReference{Kind: "Deployment", Namespace: "callguard-system", Name: "drain-guard"}
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -157,8 +158,8 @@ func TestBudgetLost(t *testing.T) {
 	}
 	said := func(want ...string) {
 		t.Helper()
-		eventually(t, fmt.Sprintf("there are %d Events", len(want)), func() bool { return len(events.list()) >= len(want) })
-		if diff := cmp.Diff(want, events.list()); diff != "" {
+		eventually(t, fmt.Sprintf("there are %d Events", len(want)), func() bool { return len(events.List()) >= len(want) })
+		if diff := cmp.Diff(want, events.List()); diff != "" {
 			t.Errorf("Events: -want, +got:\n%s", diff)
 		}
 	}
@@ -237,13 +238,13 @@ func TestBudgetLost(t *testing.T) {
 		t.Errorf("with its budget it goes on: -want, +got:\n%s", diff)
 	}
 	lostAgain := 0
-	for _, e := range events.list() {
+	for _, e := range events.List() {
 		if strings.HasPrefix(e, lost) {
 			lostAgain++
 		}
 	}
 	if lostAgain != 2 {
-		t.Errorf("it is told %d times that the budget is lost, want 2: %q", lostAgain, events.list())
+		t.Errorf("it is told %d times that the budget is lost, want 2: %q", lostAgain, events.List())
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	rbaclisters "k8s.io/client-go/listers/rbac/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/callguard/callguard/pkg/admission"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
 )
@@ -201,13 +202,13 @@ func trimOwner(o metav1.Object, t *corev1.PodTemplateSpec) {
 
 // trimEvent keeps how often it happened, and whether the delete door refused.
 func trimEvent(e *corev1.Event) {
-	refused := strings.Contains(e.Message, deleteDoor)
+	refused := strings.Contains(e.Message, admission.DeletePolicy)
 	*e = corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{Namespace: e.Namespace, Name: e.Name, UID: e.UID, ResourceVersion: e.ResourceVersion},
 		Count:      e.Count,
 	}
 	if refused {
-		e.Message = deleteDoor
+		e.Message = admission.DeletePolicy
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/callguard/callguard/pkg/admission"
 	"github.com/callguard/callguard/pkg/call"
 )
 
@@ -56,7 +57,7 @@ func TestTrimOfARefusal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e, ok := trimmed.(*corev1.Event); !ok || e.Message != deleteDoor || e.Count != 3 || e.Name != "e" {
+	if e, ok := trimmed.(*corev1.Event); !ok || e.Message != admission.DeletePolicy || e.Count != 3 || e.Name != "e" {
 		t.Errorf("kept %+v; want the door, the count and the name", trimmed)
 	}
 }

@@ -5,11 +5,8 @@ package guard
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,46 +17,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes/scheme"
 	clienttesting "k8s.io/client-go/testing"
-	"k8s.io/client-go/tools/record"
-	refs "k8s.io/client-go/tools/reference"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/verdict"
+	"github.com/callguard/callguard/test/trial"
 )
-
-// noted is a recorder that notes each Event with the object it is on, which
-// record.FakeRecorder does not name.
-type noted struct {
-	record.EventRecorder // for what nobody here calls
-
-	mu    sync.Mutex
-	lines []string
-}
-
-// Event implements record.EventRecorder.
-func (n *noted) Event(object runtime.Object, kind, reason, message string) {
-	about := "nothing"
-	if ref, err := refs.GetReference(scheme.Scheme, object); err == nil {
-		about = strings.Replace(ref.Kind+" "+ref.Namespace+"/"+ref.Name, " /", " ", 1)
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.lines = append(n.lines, fmt.Sprintf("%s %s on %s: %s", kind, reason, about, message))
-}
-
-// Eventf implements record.EventRecorder.
-func (n *noted) Eventf(object runtime.Object, kind, reason, format string, args ...any) {
-	n.Event(object, kind, reason, fmt.Sprintf(format, args...))
-}
-
-func (n *noted) list() []string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return slices.Clone(n.lines)
-}
 
 // onEach is the same Event on each of the objects.
 func onEach(event string, objects ...string) (events []string) {
@@ -171,7 +135,7 @@ func TestEvents(t *testing.T) {
 				key = workloadKey(pods.Deployment, "web")
 			}
 			g, _ := newGuard(t, objects...)
-			events, log := &noted{}, &bytes.Buffer{}
+			events, log := &trial.Events{}, &bytes.Buffer{}
 			g.report.events, g.report.log = events, slog.New(slog.NewTextHandler(log, nil))
 			g.cfg.Limits, g.cfg.AgentDrainTimeout = tc.limits, time.Hour
 			for _, after := range tc.looks {
@@ -180,7 +144,7 @@ func TestEvents(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if diff := cmp.Diff(tc.want, events.list()); diff != "" {
+			if diff := cmp.Diff(tc.want, events.List()); diff != "" {
 				t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)
 			}
 			if n := testutil.ToFloat64(g.report.metrics.forced); n != float64(tc.forced) {
@@ -211,7 +175,7 @@ func TestDeletedWhileLocked(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			g, _ := newGuard(t, enabledNamespace(), newDeployment("web", 1), newReplicaSet("1", 1))
-			events := &noted{}
+			events := &trial.Events{}
 			g.report.events = events
 			leading(g)
 			is := webPod("a", append(tc.is, deleted)...)
@@ -222,7 +186,7 @@ func TestDeletedWhileLocked(t *testing.T) {
 			if tc.unlocked {
 				want, n = nil, 0
 			}
-			if diff := cmp.Diff(want, events.list()); diff != "" {
+			if diff := cmp.Diff(want, events.List()); diff != "" {
 				t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)
 			}
 			if got := testutil.ToFloat64(g.report.metrics.unguarded); got != n {
@@ -254,7 +218,7 @@ callguard_unguarded_deletions_total 0
 // webhook may: the pod counts as held, and its Event says by whom.
 func TestRefusedStep(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), budgetOwner(), lockingBudget(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a"))
-	events := &noted{}
+	events := &trial.Events{}
 	g.report.events = events
 	refuse := true
 	client.PrependReactor("patch", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
@@ -268,7 +232,7 @@ func TestRefusedStep(t *testing.T) {
 		}
 	}
 	want := onEach("Normal Held: Pod voice/a stays (drain): "+why, "Pod voice/a", "Deployment voice/web", "Node node-1")
-	if diff := cmp.Diff(want, events.list()); diff != "" {
+	if diff := cmp.Diff(want, events.List()); diff != "" {
 		t.Errorf("-want, +got:\n%s", diff)
 	}
 	if list := g.report.holding(); len(list) != 1 || list[0].rule != RuleWrite {

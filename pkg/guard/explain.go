@@ -4,7 +4,6 @@ package guard
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -16,7 +15,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/utils/ptr"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/verdict"
@@ -198,48 +196,3 @@ func (e Explainer) nodes(ctx context.Context, names map[string]bool) (corelister
 	}
 	return corelisters.NewNodeLister(index), unsure, nil
 }
-
-// ErrNoLeader is the error of Leader where no guard leads.
-var ErrNoLeader = errors.New("no drain-guard leads")
-
-// Leader waits until the guard that leads renews its lease, within the time given,
-// and returns its name. It compares no clocks.
-func Leader(ctx context.Context, client kubernetes.Interface, namespace string, within time.Duration) (string, error) {
-	deadline := time.NewTimer(within)
-	defer deadline.Stop()
-	tick := time.NewTicker(leaderEvery)
-	defer tick.Stop()
-	var first *metav1.MicroTime
-	for {
-		lease, err := client.CoordinationV1().Leases(namespace).Get(ctx, LeaseName, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return "", fmt.Errorf("%w: there is no lease %s/%s", ErrNoLeader, namespace, LeaseName)
-		}
-		if err != nil {
-			return "", fmt.Errorf("cannot read lease %s/%s: %w", namespace, LeaseName, err)
-		}
-		holder, renewed := ptr.Deref(lease.Spec.HolderIdentity, ""), lease.Spec.RenewTime
-		switch {
-		case holder == UnlockHolder:
-			return "", fmt.Errorf("%w: callguard was unlocked, and nothing is locked until a drain-guard starts anew", ErrNoLeader)
-		case holder == "" || renewed == nil:
-		case first == nil:
-			first = renewed
-		case !renewed.Equal(first):
-			return holder, nil
-		}
-		select {
-		case <-ctx.Done():
-			return "", ctx.Err()
-		case <-deadline.C:
-			if holder == "" {
-				return "", fmt.Errorf("%w: nobody holds lease %s/%s", ErrNoLeader, namespace, LeaseName)
-			}
-			return "", fmt.Errorf("%w: %s holds lease %s/%s and has not renewed it within %s", ErrNoLeader, holder, namespace, LeaseName, within)
-		case <-tick.C:
-		}
-	}
-}
-
-// leaderEvery is how often Leader looks.
-const leaderEvery = 250 * time.Millisecond

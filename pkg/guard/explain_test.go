@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -109,46 +108,5 @@ func TestExplainWithoutNodes(t *testing.T) {
 	}
 	if got := strings.Join(list[0].Unsure, "; "); !strings.Contains(got, "node-1 is drained or lost is not known") {
 		t.Errorf("unsure: %q", got)
-	}
-}
-
-func TestLeader(t *testing.T) {
-	holder := func(name string) *coordinationv1.Lease {
-		at := metav1.NewMicroTime(noon())
-		return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "callguard-system", Name: LeaseName}, Spec: coordinationv1.LeaseSpec{HolderIdentity: &name, RenewTime: &at}}
-	}
-	cases := map[string]struct {
-		reason string
-		lease  runtime.Object
-		renews bool
-		want   string
-		err    string
-	}{
-		"Leads":    {reason: "It renews its lease.", lease: holder("one"), renews: true, want: "one"},
-		"Dead":     {reason: "The lease alone is no proof.", lease: holder("one"), err: "one holds lease callguard-system/drain-guard and has not renewed it"},
-		"Nobody":   {reason: "It was given up.", lease: holder(""), err: "nobody holds"},
-		"Unlocked": {reason: "An unlock holds it for ever.", lease: holder(UnlockHolder), renews: true, err: "callguard was unlocked"},
-		"None":     {reason: "There never was one.", lease: &corev1.Namespace{}, err: "there is no lease"},
-	}
-	for name, tc := range cases {
-		t.Run(name, func(t *testing.T) {
-			client := fake.NewClientset(tc.lease)
-			if tc.renews {
-				n := 0
-				client.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
-					lease := tc.lease.(*coordinationv1.Lease).DeepCopy()
-					lease.Spec.RenewTime.Time = noon().Add(time.Duration(n) * time.Second)
-					n++
-					return true, lease, nil
-				})
-			}
-			got, err := Leader(t.Context(), client, "callguard-system", time.Second)
-			if got != tc.want || (err != nil) != (tc.err != "") {
-				t.Fatalf("%s\nleader %q, %v", tc.reason, got, err)
-			}
-			if err != nil && (!errors.Is(err, ErrNoLeader) || !strings.Contains(err.Error(), tc.err)) {
-				t.Errorf("%s\n%v; want %q", tc.reason, err, tc.err)
-			}
-		})
 	}
 }

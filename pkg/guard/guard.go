@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
 
+	"github.com/callguard/callguard/pkg/admission"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/fair"
 	"github.com/callguard/callguard/pkg/pods"
@@ -138,6 +139,25 @@ func (g *Guard) Watch(ctx context.Context) error {
 	return nil
 }
 
+// mostLocked bounds the pods that Locked returns.
+const mostLocked = 10
+
+// Locked returns a few locked pods, of different namespaces.
+func (g *Guard) Locked() (found []*corev1.Pod) {
+	list, _ := g.cluster.pods.List(labels.Everything()) // from memory
+	seen := map[string]bool{}
+	for _, pod := range list {
+		if len(found) == mostLocked {
+			break
+		}
+		if !seen[pod.Namespace] && admission.Locked(pod) && g.cluster.enabled(pod.Namespace) {
+			seen[pod.Namespace] = true
+			found = append(found, pod)
+		}
+	}
+	return found
+}
+
 // IsNode reports whether a node has this address.
 func (g *Guard) IsNode(addr netip.Addr) bool { return pods.IsNode(g.cluster.nodes, addr) }
 
@@ -211,8 +231,8 @@ func (g *Guard) Lead(ctx context.Context) error {
 	return group.Wait()
 }
 
-// leads says whether this guard leads: of all that see something, it tells.
-func (g *Guard) leads() bool {
+// Leads reports whether this guard leads: of all that see something, it tells.
+func (g *Guard) Leads() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.queue != nil

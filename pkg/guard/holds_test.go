@@ -19,6 +19,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/verdict"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // TestCameSince has a pod and what its node wants it gone for come in some order, before
@@ -308,7 +309,7 @@ func TestLeftToEviction(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			g, client := newGuard(t, append(tc.objects, tc.node, enabledNamespace())...)
-			told := &noted{}
+			told := &trial.Events{}
 			g.report.events = told
 			for _, after := range []time.Duration{0, time.Minute, time.Hour} {
 				g.now = func() time.Time { return noon().Add(after) }
@@ -323,7 +324,7 @@ func TestLeftToEviction(t *testing.T) {
 			if deletes != tc.deletes {
 				t.Errorf("%s\ndeleted: %t, want %t", tc.reason, deletes, tc.deletes)
 			}
-			if diff := cmp.Diff(tc.events, told.list()); diff != "" {
+			if diff := cmp.Diff(tc.events, told.List()); diff != "" {
 				t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)
 			}
 		})

@@ -363,10 +363,12 @@ func guardedTemplate() corev1.PodTemplateSpec {
 
 // with has all rules judge on facts that are changed.
 func with(change func(*verdict.Facts)) func(verdict.Rules) verdict.Rules {
-	return func(rs verdict.Rules) verdict.Rules { return verdict.Rules{changed{rs, change}} }
+	return func(rs verdict.Rules) verdict.Rules { return verdict.Rules{changed{rules: rs, change: change}} }
 }
 
 type changed struct {
+	unadvised
+
 	rules  verdict.Rules
 	change func(*verdict.Facts)
 }
@@ -385,7 +387,7 @@ func replaced(will func(verdict.Facts, verdict.Reading) bool, anyOfThem bool) fu
 		var list verdict.Rules
 		for _, r := range rs {
 			if _, is := r.(idle.Rule); is {
-				r = credulous{will, anyOfThem}
+				r = credulous{will: will, any: anyOfThem}
 			}
 			list = append(list, r)
 		}
@@ -394,6 +396,8 @@ func replaced(will func(verdict.Facts, verdict.Reading) bool, anyOfThem bool) fu
 }
 
 type credulous struct {
+	unadvised
+
 	will func(verdict.Facts, verdict.Reading) bool
 	any  bool
 }
@@ -413,8 +417,13 @@ func (c credulous) Judge(f verdict.Facts) verdict.Verdict {
 	return verdict.Verdict{}
 }
 
+// unadvised is of a rule that nobody asks what to do.
+type unadvised struct{}
+
+func (unadvised) Advice() verdict.Advice { return verdict.Advice{} }
+
 // unmarked releases pods that are idle and were not told to take no call.
-type unmarked struct{}
+type unmarked struct{ unadvised }
 
 func (unmarked) Name() string { return "unmarked" }
 

@@ -12,10 +12,9 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
-)
 
-// deleteDoor is the name of the policy that refuses deletions.
-const deleteDoor = "callguard-delete"
+	"github.com/callguard/callguard/pkg/admission"
+)
 
 // watchRefusals counts the deletions that controllers say were refused to them,
 // until ctx is done.
@@ -25,7 +24,7 @@ func watchRefusals(ctx context.Context, client kubernetes.Interface, r *report) 
 	informer := factory.Core().V1().Events().Informer()
 	count := func(before, after any) {
 		is, ok := after.(*corev1.Event)
-		if !ok || !strings.Contains(is.Message, deleteDoor) {
+		if !ok || !strings.Contains(is.Message, admission.DeletePolicy) {
 			return
 		}
 		n := max(1, is.Count)

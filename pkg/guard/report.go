@@ -13,11 +13,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/events"
+	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/verdict"
 	"github.com/callguard/callguard/pkg/verdict/rules/bounds"
 	"github.com/callguard/callguard/pkg/verdict/rules/floor"
@@ -35,7 +36,6 @@ const (
 	ReasonShortGrace    = "ShortGrace"
 	ReasonForeignBudget = "ForeignBudget"
 	ReasonUnguarded     = "DeletedWhileLocked"
-	ReasonDoors         = "DoorsNotInForce"
 	ReasonBudget        = "BudgetNotInForce"
 	ReasonBudgetOwner   = "BudgetOwnerMissing"
 	ReasonUnlocked      = "Unlocked"
@@ -76,22 +76,8 @@ const budgetKind = "PodDisruptionBudget"
 // most holds on the road are over sooner.
 const tellAfter = 5 * time.Second
 
-func newReport(events record.EventRecorder, registry prometheus.Registerer, log *slog.Logger) *report {
-	return &report{events: plainEvents{events}, metrics: newMetrics(registry), log: log, held: map[types.UID]held{}, said: map[Key]map[string]bool{}}
-}
-
-// plainEvents has nothing in Events that does something to a terminal, or has no end:
-// pods, owners and others' policies have a word in them.
-type plainEvents struct{ record.EventRecorder }
-
-// Event implements record.EventRecorder.
-func (e plainEvents) Event(object runtime.Object, kind, reason, text string) {
-	e.EventRecorder.Event(object, kind, reason, call.Plain(text, call.MaxText))
-}
-
-// Eventf implements record.EventRecorder.
-func (e plainEvents) Eventf(object runtime.Object, kind, reason, format string, args ...any) {
-	e.Event(object, kind, reason, fmt.Sprintf(format, args...))
+func newReport(recorder record.EventRecorder, registry prometheus.Registerer, log *slog.Logger) *report {
+	return &report{events: events.Plain(recorder), metrics: newMetrics(registry), log: log, held: map[types.UID]held{}, said: map[Key]map[string]bool{}}
 }
 
 // judged enters the verdicts on a workload's pods, and tells of those that changed.
@@ -323,11 +309,7 @@ func (r *report) ownerMissing() {
 // deletedUnreleased tells of a pod that is deleted although it was locked: by
 // break-glass, or because its node or namespace goes.
 func (r *report) deletedUnreleased(pod *corev1.Pod) {
-	running := false
-	for _, c := range pod.Status.ContainerStatuses {
-		running = running || c.State.Running != nil
-	}
-	if call.IsReleased(pod.Labels) || !running {
+	if call.IsReleased(pod.Labels) || !pods.Runs(pod.Status.ContainerStatuses) {
 		return
 	}
 	r.metrics.unguarded.Inc()

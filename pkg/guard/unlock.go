@@ -7,36 +7,26 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"slices"
 	"strings"
 	"time"
 
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/retry"
-	"k8s.io/utils/ptr"
 
 	"github.com/callguard/callguard/manifests"
+	"github.com/callguard/callguard/pkg/admission"
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/leader"
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-const (
-	// LeaseName is the name of the lease by which one guard is elected.
-	LeaseName = "drain-guard"
-	// UnlockHolder holds the lease after an unlock, so that no guard that still runs
-	// locks anything again. One that starts takes it back.
-	UnlockHolder = "unlock"
-	// birthDoor is the policy that lets no pod be born without its budget.
-	birthDoor = "callguard-birth"
-	// guardDeployment runs the guards.
-	guardDeployment = "drain-guard"
-)
+// guardDeployment runs the guards.
+const guardDeployment = "drain-guard"
 
 // Unlock gives every guarded pod back to Kubernetes: it may be evicted and deleted
 // from then on, whatever calls it holds. It deletes none itself. But pods that are
@@ -50,7 +40,7 @@ const (
 // It takes the lease from the guard that leads, and waits that it has noticed, for
 // which it may take up to notice. It can be repeated.
 func Unlock(ctx context.Context, client kubernetes.Interface, namespace string, notice time.Duration, out io.Writer) error {
-	seized, err := seize(ctx, client, namespace)
+	seized, err := leader.Seize(ctx, client, namespace)
 	if err != nil {
 		return err
 	}
@@ -62,9 +52,9 @@ func Unlock(ctx context.Context, client kubernetes.Interface, namespace string, 
 		case <-time.After(notice):
 		}
 	}
-	_, err = client.AdmissionregistrationV1().ValidatingAdmissionPolicies().Get(ctx, birthDoor, metav1.GetOptions{})
+	_, err = client.AdmissionregistrationV1().ValidatingAdmissionPolicies().Get(ctx, admission.BirthPolicy, metav1.GetOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("cannot ask for policy %s: %w", birthDoor, err)
+		return fmt.Errorf("cannot ask for policy %s: %w", admission.BirthPolicy, err)
 	}
 	// While that stands, no pod would be born without its budget.
 	if err := unlockNamespaces(ctx, client, unlocking{keepBudget: err == nil}, out); err != nil {
@@ -162,53 +152,6 @@ func unlockNamespaces(ctx context.Context, client kubernetes.Interface, u unlock
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// seize makes UnlockHolder the holder of the lease, and says whether it was not.
-func seize(ctx context.Context, client kubernetes.Interface, namespace string) (bool, error) {
-	leases := client.CoordinationV1().Leases(namespace)
-	seized := false
-	err := retry.OnError(retry.DefaultBackoff, func(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }, func() error {
-		now := metav1.NowMicro()
-		spec := coordinationv1.LeaseSpec{
-			HolderIdentity: new(UnlockHolder), LeaseDurationSeconds: new(int32(math.MaxInt32)), AcquireTime: &now, RenewTime: &now,
-		}
-		lease, err := leases.Get(ctx, LeaseName, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			_, err = leases.Create(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: LeaseName, Namespace: namespace}, Spec: spec}, metav1.CreateOptions{})
-			return err
-		}
-		if err != nil {
-			return err
-		}
-		if ptr.Deref(lease.Spec.HolderIdentity, "") == UnlockHolder {
-			return nil
-		}
-		seized = ptr.Deref(lease.Spec.HolderIdentity, "") != ""
-		lease.Spec = spec
-		_, err = leases.Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager})
-		return err
-	})
-	if err != nil {
-		return false, fmt.Errorf("cannot take the lease %s/%s from the guard: %w", namespace, LeaseName, err)
-	}
-	return seized, nil
-}
-
-// TakeBack ends an unlock, if there was one: the lease is free again.
-func TakeBack(ctx context.Context, client kubernetes.Interface, namespace string) error {
-	lease, err := client.CoordinationV1().Leases(namespace).Get(ctx, LeaseName, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) || err == nil && ptr.Deref(lease.Spec.HolderIdentity, "") != UnlockHolder {
-		return nil
-	}
-	if err == nil {
-		lease.Spec = coordinationv1.LeaseSpec{}
-		_, err = client.CoordinationV1().Leases(namespace).Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager})
-	}
-	if err != nil && !apierrors.IsConflict(err) { // another guard has done it
-		return fmt.Errorf("cannot take the lease %s/%s back: %w", namespace, LeaseName, err)
-	}
-	return nil
 }
 
 func unlockNamespace(ctx context.Context, client kubernetes.Interface, namespace string, u unlocking, out io.Writer) error {

@@ -32,7 +32,7 @@ func (g *Guard) podChanged(before, after metav1.Object) {
 		g.budgets.look(is.Namespace)
 		return
 	}
-	if !g.leads() {
+	if !g.Leads() {
 		return
 	}
 	if was.DeletionTimestamp == nil && is.DeletionTimestamp != nil && g.cluster.enabled(is.Namespace) {

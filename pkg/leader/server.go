@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package guard
+package leader
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 )
 
 const (
@@ -30,17 +31,17 @@ const (
 // one than is recorded, and returns since when by the API server's clock; zero if it
 // never had another. Only the guard that leads writes: it fails in one that stands by and
 // has another server than the one that leads.
-func (g *Guard) RecordServer(ctx context.Context, namespace, server string) (time.Time, error) {
-	leases := g.cfg.Client.CoordinationV1().Leases(namespace)
+func RecordServer(ctx context.Context, client kubernetes.Interface, namespace, server string, leads bool) (time.Time, error) {
+	leases := client.CoordinationV1().Leases(namespace)
 	lease, err := leases.Get(ctx, LeaseName, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) && g.leads() { // without an election there is none yet
+	if apierrors.IsNotFound(err) && leads { // without an election there is none yet
 		lease, err = leases.Create(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: LeaseName, Namespace: namespace}}, metav1.CreateOptions{})
 	}
 	if err != nil {
 		return time.Time{}, fmt.Errorf("cannot read Lease %s/%s, which tells since when callguard's own LiveKit is the same: %w", namespace, LeaseName, err)
 	}
 	if before := lease.Annotations[ServerAnnotation]; before != server {
-		if !g.leads() {
+		if !leads {
 			return time.Time{}, fmt.Errorf("the drain-guard that leads has not recorded that callguard's own LiveKit is %s", server)
 		}
 		annotations := map[string]any{ServerAnnotation: server, formerServer: nil}

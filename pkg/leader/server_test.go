@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package guard
+package leader
 
 import (
 	"testing"
@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
-	"k8s.io/client-go/util/workqueue"
 )
 
 // TestRecordServer: the first LiveKit of the default project is taken for that of all
@@ -45,11 +44,7 @@ func TestRecordServer(t *testing.T) {
 			client := fake.NewSimpleClientset(tc.is)
 			writes := 0
 			client.PrependReactor("patch", "leases", func(clienttesting.Action) (bool, runtime.Object, error) { writes++; return false, nil, nil })
-			g := &Guard{cfg: Config{Client: client}}
-			if tc.leads {
-				g.queue = workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[Key]())
-			}
-			got, err := g.RecordServer(t.Context(), "callguard-system", "https://b")
+			got, err := RecordServer(t.Context(), client, "callguard-system", "https://b", tc.leads)
 			if (err != nil) != tc.fails || !got.Equal(tc.want) || writes != tc.writes {
 				t.Errorf("%s got %v, %v with %d writes; want %v with %d, failing %t", tc.reason, got, err, writes, tc.want, tc.writes, tc.fails)
 			}

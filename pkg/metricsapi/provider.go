@@ -23,8 +23,8 @@ import (
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
 
 	"github.com/callguard/callguard/pkg/call"
-	"github.com/callguard/callguard/pkg/ledger"
 	"github.com/callguard/callguard/pkg/pods"
+	"github.com/callguard/callguard/pkg/witness"
 )
 
 // StateLabel is the one label of the metrics, by which a metric selector can
@@ -34,14 +34,14 @@ const StateLabel = "state"
 // Provider serves the metrics.
 type Provider struct {
 	store  *pods.Store
-	ledger *ledger.Ledger
+	ledger *witness.Ledger
 	now    func() time.Time
 }
 
 var _ provider.CustomMetricsProvider = (*Provider)(nil)
 
 // New returns a Provider of what store and ledger know.
-func New(store *pods.Store, l *ledger.Ledger, now func() time.Time) *Provider {
+func New(store *pods.Store, l *witness.Ledger, now func() time.Time) *Provider {
 	return &Provider{store: store, ledger: l, now: now}
 }
 
@@ -149,7 +149,7 @@ func (p *Provider) values(subjects []subject, d description, identifier custom_m
 
 // look is one look at the ledger, for one request.
 type look struct {
-	ledger   *ledger.Ledger
+	ledger   *witness.Ledger
 	store    *pods.Store
 	now      time.Time
 	selector labels.Selector        // of the metric; nil for everything

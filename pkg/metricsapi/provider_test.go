@@ -18,30 +18,30 @@ import (
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
 
 	"github.com/callguard/callguard/pkg/call"
-	"github.com/callguard/callguard/pkg/ledger"
 	"github.com/callguard/callguard/pkg/pods"
+	"github.com/callguard/callguard/pkg/witness"
 )
 
 func noon() time.Time { return time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC) }
 
-// witness answers from a map by pod name; a pod that is not in it is unknown.
-type witness struct {
+// known answers from a map by pod name; a pod that is not in it is unknown.
+type known struct {
 	calls map[string]int
 	stale map[call.Project]error
 }
 
-func (w witness) Reading(p *call.Pod, now time.Time) call.Reading {
+func (w known) Reading(p *call.Pod, now time.Time) call.Reading {
 	if n, ok := w.calls[p.Name]; ok {
 		return call.Known(n, now.Add(-time.Duration(n)*time.Second))
 	}
 	return call.Unknown("nobody knows")
 }
 
-func (w witness) Fresh(p call.Project, _ time.Time) error { return w.stale[p] }
+func (w known) Fresh(p call.Project, _ time.Time) error { return w.stale[p] }
 
 // testProvider knows namespace voice (enabled) with Deployment web and its pods
 // a to d, StatefulSet db with db-0, and namespace other, which is not enabled.
-func testProvider(w witness) *Provider {
+func testProvider(w known) *Provider {
 	store := pods.NewStore()
 	object := func(kind, namespace, name string, labels map[string]string) *pods.Object {
 		return &pods.Object{Kind: kind, NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}, UID: types.UID(kind + name), Labels: labels, Guarded: true}
@@ -72,11 +72,11 @@ func testProvider(w witness) *Provider {
 	pod("voice", "d", "node-2", call.Owner{Kind: pods.Deployment, Name: "web"}, call.Aside)
 	pod("voice", "db-0", "node-2", call.Owner{Kind: pods.StatefulSet, Name: "db"}, call.Serving)
 	pod("other", "e", "node-1", call.Owner{}, call.Serving)
-	return New(store, ledger.New(w, w, w), noon)
+	return New(store, witness.New(w, w, w), noon)
 }
 
-func allKnown() witness {
-	return witness{calls: map[string]int{"a": 1, "b": 0, "c": 2, "d": 4, "db-0": 8, "e": 16}}
+func allKnown() known {
+	return known{calls: map[string]int{"a": 1, "b": 0, "c": 2, "d": 4, "db-0": 8, "e": 16}}
 }
 
 func info(resource, metric string) provider.CustomMetricInfo {
@@ -94,12 +94,12 @@ func selector(t *testing.T, s string) labels.Selector {
 }
 
 func TestByName(t *testing.T) {
-	some := witness{calls: map[string]int{"a": 1, "c": 2, "d": 4}} // b and db-0 are unknown
+	some := known{calls: map[string]int{"a": 1, "c": 2, "d": 4}} // b and db-0 are unknown
 	stale := allKnown()
 	stale.stale = map[call.Project]error{call.DefaultProject: fmt.Errorf("LiveKit is silent")}
 	cases := map[string]struct {
 		reason                            string
-		witness                           witness
+		witness                           known
 		resource, namespace, name, metric string
 		selector                          string
 		want                              int64
@@ -164,13 +164,13 @@ func TestByName(t *testing.T) {
 func TestBySelector(t *testing.T) {
 	some := allKnown()
 	delete(some.calls, "b")
-	most := witness{calls: map[string]int{"a": 1}}
+	most := known{calls: map[string]int{"a": 1}}
 	silent := allKnown() // but of node-1
 	delete(silent.calls, "a")
 	delete(silent.calls, "b")
 	cases := map[string]struct {
 		reason                      string
-		witness                     witness
+		witness                     known
 		resource, namespace, labels string
 		want                        map[string]int64
 		status                      int
@@ -253,7 +253,7 @@ func TestListAllMetrics(t *testing.T) {
 func BenchmarkList5000Pods(b *testing.B) {
 	store := pods.NewStore()
 	store.SetObject(&pods.Object{Kind: pods.Namespace, NamespacedName: types.NamespacedName{Name: "voice"}})
-	w := witness{calls: map[string]int{}}
+	w := known{calls: map[string]int{}}
 	for i := range 5000 {
 		name := fmt.Sprintf("support-agent-7d9c5b8f6d-%05d", i)
 		w.calls[name] = i % 3
@@ -262,7 +262,7 @@ func BenchmarkList5000Pods(b *testing.B) {
 			Labels: map[string]string{"app": "web"}, State: call.Serving, Running: true, Witnesses: call.DefaultWitnesses(),
 		})
 	}
-	p := New(store, ledger.New(w, w, w), noon)
+	p := New(store, witness.New(w, w, w), noon)
 	app, err := labels.Parse("app=web")
 	if err != nil {
 		b.Fatal(err)
@@ -293,7 +293,7 @@ func TestDeadNode(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			p := testProvider(witness{calls: tc.calls})
+			p := testProvider(known{calls: tc.calls})
 			node := *p.store.Object(pods.Node, types.NamespacedName{Name: "node-2"})
 			node.Silent = tc.silent
 			p.store.SetObject(&node)

@@ -186,8 +186,8 @@ func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 	} else if keys != (call.SecretKeys{}) {
 		errs = append(errs, fmt.Errorf("annotation %s is %q, of no Secret; name it in annotation %s, such as livekit", call.SecretKeysAnnotation, keys, call.SecretAnnotation))
 	}
-	running := runs(pod.Status.ContainerStatuses)
-	if running && !runs(agentStatuses(pod, witnesses)) {
+	running := Runs(pod.Status.ContainerStatuses)
+	if running && !Runs(agentStatuses(pod, witnesses)) {
 		// It has no page that could answer, and no job. Whoever else counts is asked all the same.
 		witnesses = slices.DeleteFunc(slices.Clone(witnesses), func(w call.Witness) bool { return w == call.Worker })
 		running = len(witnesses) > 0
@@ -211,7 +211,8 @@ func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 	}, errs
 }
 
-func runs(list []corev1.ContainerStatus) bool {
+// Runs reports whether one of these containers runs.
+func Runs(list []corev1.ContainerStatus) bool {
 	return slices.ContainsFunc(list, func(c corev1.ContainerStatus) bool { return c.State.Running != nil })
 }
 

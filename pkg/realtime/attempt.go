@@ -5,7 +5,6 @@ package realtime
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -31,21 +30,6 @@ type line struct {
 
 	trust *tls.Config
 	proxy func(*http.Request) (*url.URL, error)
-}
-
-// trusted is TLS that trusts the authorities in ca, in PEM, besides the system's.
-func trusted(ca []byte) (*tls.Config, error) {
-	if len(ca) == 0 {
-		return &tls.Config{MinVersion: tls.VersionTLS12}, nil
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
-	if !pool.AppendCertsFromPEM(ca) {
-		return nil, errors.New("the CA file holds no certificate; give one or more in PEM")
-	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, nil
 }
 
 // attempt opens one session and closes it. It ends with ctx, wherever it is.

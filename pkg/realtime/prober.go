@@ -4,7 +4,6 @@ package realtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/crowd"
+	"github.com/callguard/callguard/pkg/trust"
 )
 
 // Config is what a Prober needs.
@@ -94,7 +94,7 @@ func New(cfg Config, options ...Option) (*Prober, error) {
 	if err != nil {
 		return nil, err
 	}
-	trust, err := trusted(cfg.CA)
+	trust, err := trust.Besides(cfg.CA)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +123,7 @@ func New(cfg Config, options ...Option) (*Prober, error) {
 // Run probes, and answers on a listener, until ctx is done. It closes the listener.
 func (p *Prober) Run(ctx context.Context, l net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return serve(ctx, l, p.Handler()) })
+	group.Go(func() error { return crowd.Serve(ctx, l, p.Handler(), maxAskers, p.cfg.Log) })
 	group.Go(func() error { p.loop(ctx); return nil })
 	return group.Wait()
 }
@@ -268,28 +268,3 @@ func (p *Prober) Report() Report {
 
 // maxAskers bounds the connections: the kubelet and a Prometheus have a few.
 const maxAskers = 64
-
-func serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	server := &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       5 * time.Second,
-		WriteTimeout:      10 * time.Second,
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    8 << 10,
-	}
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		<-ctx.Done()
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer cancel()
-		_ = server.Shutdown(last) // whoever still reads is cut off with the process
-	}()
-	err := crowd.Serve(server, l, maxAskers)
-	if !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("cannot serve on %s: %w", l.Addr(), err)
-	}
-	<-stopped
-	return nil
-}

@@ -35,7 +35,12 @@ type Rule interface {
 	Name() string
 	// Judge abstains where the rule has no opinion.
 	Judge(Facts) Verdict
+	// Advice is for whoever waits for a pod of which the rule has an opinion.
+	Advice() Advice
 }
+
+// Advice says what a pod waits for, and what an operator can do.
+type Advice struct{ Waits, Do string }
 
 // Rules are asked in order.
 type Rules []Rule
@@ -48,5 +53,21 @@ func (rs Rules) Judge(f Facts) Verdict {
 			return v
 		}
 	}
-	return Verdict{Outcome: Hold, Rule: "default", Why: "no rule lets the pod go"}
+	return Verdict{Outcome: Hold, Rule: defaultRule, Why: "no rule lets the pod go"}
+}
+
+// defaultRule is the name of the verdict that no rule has given.
+const defaultRule = "default"
+
+// Advice is that of a rule, by the name that verdicts carry, and whether there is such a rule.
+func (rs Rules) Advice(rule string) (Advice, bool) {
+	if rule == defaultRule {
+		return Advice{Waits: "a rule that lets it go", Do: "report this to callguard's developers"}, true
+	}
+	for _, r := range rs {
+		if r.Name() == rule {
+			return r.Advice(), true
+		}
+	}
+	return Advice{}, false
 }

@@ -16,6 +16,7 @@ type says struct {
 
 func (s says) Name() string        { return s.name }
 func (s says) Judge(Facts) Verdict { return s.verdict }
+func (s says) Advice() Advice      { return Advice{} }
 
 func TestJudge(t *testing.T) {
 	cases := map[string]struct {

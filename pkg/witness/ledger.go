@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ledger says how many calls a pod holds: it asks the pod's witnesses for
+// Package witness says how many calls a pod holds: it asks the pod's witnesses for
 // their latest readings and merges them by the one rule there is.
 //
 // It asks nobody outside the process, and stores nothing but since when witnesses
 // contradict each other.
-package ledger
+package witness
 
 import (
 	"strings"

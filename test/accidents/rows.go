@@ -14,6 +14,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/leader"
 	"github.com/callguard/callguard/test/lab"
 )
 
@@ -431,11 +432,11 @@ func rewrite(s *Scene, file, text string) error {
 
 func leases() []Row {
 	leads := func(s *Scene) error {
-		lease, err := s.Lab.Client.CoordinationV1().Leases(lab.GuardNamespace).Get(s.Context, guard.LeaseName, metav1.GetOptions{})
+		lease, err := s.Lab.Client.CoordinationV1().Leases(lab.GuardNamespace).Get(s.Context, leader.LeaseName, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
-		if h := lease.Spec.HolderIdentity; h == nil || *h == "" || *h == guard.UnlockHolder || strings.HasPrefix(*h, "somebody") {
+		if h := lease.Spec.HolderIdentity; h == nil || *h == "" || *h == leader.UnlockHolder || strings.HasPrefix(*h, "somebody") {
 			return fmt.Errorf("it is held by %v", h)
 		}
 		if time.Since(lease.Spec.RenewTime.Time) > 5*time.Second {
@@ -445,13 +446,13 @@ func leases() []Row {
 	}
 	const mine = "Lease `drain-guard`"
 	hold := func(s *Scene, holder string, seconds int) error {
-		return s.Run("patch", "lease", guard.LeaseName, "-n", lab.GuardNamespace, "--type=merge", "-p",
+		return s.Run("patch", "lease", leader.LeaseName, "-n", lab.GuardNamespace, "--type=merge", "-p",
 			fmt.Sprintf(`{"spec":{"holderIdentity":%q,"leaseDurationSeconds":%d,"renewTime":%q}}`, holder, seconds, time.Now().UTC().Format("2006-01-02T15:04:05.000000Z")))
 	}
 	return []Row{
 		{
 			Object: mine, What: "deleted " + person, Notices: "nobody has to", Heals: "drain-guard, within 10 s: one leads again",
-			Do:     func(s *Scene) error { return s.Run("delete", "lease", guard.LeaseName, "-n", lab.GuardNamespace) },
+			Do:     func(s *Scene) error { return s.Run("delete", "lease", leader.LeaseName, "-n", lab.GuardNamespace) },
 			Healed: leads,
 		},
 		{
@@ -460,7 +461,7 @@ func leases() []Row {
 		},
 		{
 			Object: mine, What: "held by `unlock` (" + person + ")", Notices: "every drain-guard is not ready; alert `CallguardUnlocked`", Heals: "a drain-guard that starts",
-			Do: func(s *Scene) error { return hold(s, guard.UnlockHolder, 1<<30) },
+			Do: func(s *Scene) error { return hold(s, leader.UnlockHolder, 1<<30) },
 			Noticed: func(s *Scene) error {
 				if s.Guard.Ready(s.Context) == nil {
 					return errors.New("the guard is ready")

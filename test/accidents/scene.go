@@ -22,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 
+	"github.com/callguard/callguard/pkg/admission"
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/test/lab"
 )
@@ -127,7 +128,7 @@ func (s *Scene) DoorsOpen(door string) error {
 	if s.Says("callguard_doors_in_force", 1) == nil {
 		return errors.New("callguard_doors_in_force is 1")
 	}
-	return s.Event(lab.GuardNamespace, lab.GuardName, guard.ReasonDoors, door)
+	return s.Event(lab.GuardNamespace, lab.GuardName, admission.ReasonNotInForce, door)
 }
 
 // Event is nil once there is an Event of the row on an object, with a reason and a text.

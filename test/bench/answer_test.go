@@ -13,15 +13,15 @@ import (
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
 
 	"github.com/callguard/callguard/pkg/call"
-	"github.com/callguard/callguard/pkg/ledger"
 	"github.com/callguard/callguard/pkg/metricsapi"
 	"github.com/callguard/callguard/pkg/pods"
+	"github.com/callguard/callguard/pkg/witness"
 )
 
 // BenchmarkAnswer measures what of an answer is callguard's own: no API server,
 // no encoding, no LiveKit.
 func BenchmarkAnswer(b *testing.B) {
-	p := metricsapi.New(manyPods(5000), ledger.New(idle{}, idle{}, idle{}), time.Now)
+	p := metricsapi.New(manyPods(5000), witness.New(idle{}, idle{}, idle{}), time.Now)
 	info := func(resource string) provider.CustomMetricInfo {
 		return provider.CustomMetricInfo{GroupResource: schema.ParseGroupResource(resource), Namespaced: true, Metric: metricsapi.ActiveCalls}
 	}

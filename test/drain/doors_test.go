@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/callguard/callguard/pkg/admission"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/test/lab"
@@ -70,7 +71,7 @@ func TestDoorsOpen(t *testing.T) {
 	s.hangUpOn(leavers...) // else free to go
 	s.does("cordon", second)
 	held(" is missing")
-	s.told(lab.GuardNamespace, "Deployment", lab.GuardName, guard.ReasonDoors, door+" is missing")
+	s.told(lab.GuardNamespace, "Deployment", lab.GuardName, admission.ReasonNotInForce, door+" is missing")
 	s.told(s.ns, "Pod", leavers[0], guard.ReasonHeld, door+" is missing")
 
 	open := whole.DeepCopy()

@@ -11,7 +11,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/callguard/callguard/pkg/call"
-	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/leader"
 	"github.com/callguard/callguard/test/lab"
 )
 
@@ -21,7 +21,7 @@ const takeOver = 15*time.Second + 5*time.Second
 
 // leader is the name of the process that holds the lease.
 func (s *story) leader() (string, error) {
-	lease, err := stage.Client.CoordinationV1().Leases(lab.GuardNamespace).Get(s.t.Context(), guard.LeaseName, metav1.GetOptions{})
+	lease, err := stage.Client.CoordinationV1().Leases(lab.GuardNamespace).Get(s.t.Context(), leader.LeaseName, metav1.GetOptions{})
 	if err != nil {
 		return "", err
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/callguard/callguard/hack/cluster/local"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/leader"
 	"github.com/callguard/callguard/test/trial"
 )
 
@@ -43,7 +44,7 @@ func guardLives(t *testing.T) (die func()) {
 	t.Helper()
 	ports, err := local.FreePorts(1)
 	must(t, err)
-	cmd := runs(t, guard.LeaseName, fmt.Sprintf("--bind-address=127.0.0.1:%d", ports[0]))
+	cmd := runs(t, leader.LeaseName, fmt.Sprintf("--bind-address=127.0.0.1:%d", ports[0]))
 	must(t, cmd.Start())
 	die = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill() // it may have ended
@@ -126,7 +127,7 @@ func TestTemplateUnlocksNothing(t *testing.T) {
 	}
 
 	leased := func() string {
-		lease, err := stage.client.CoordinationV1().Leases(addonNamespace).Get(t.Context(), guard.LeaseName, metav1.GetOptions{})
+		lease, err := stage.client.CoordinationV1().Leases(addonNamespace).Get(t.Context(), leader.LeaseName, metav1.GetOptions{})
 		must(t, err)
 		return *lease.Spec.HolderIdentity
 	}

@@ -21,10 +21,11 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/callguard/callguard/manifests"
+	"github.com/callguard/callguard/pkg/admission"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
-	"github.com/callguard/callguard/pkg/ledger"
 	"github.com/callguard/callguard/pkg/servingcert"
+	"github.com/callguard/callguard/pkg/witness"
 	"github.com/callguard/callguard/pkg/witness/gate"
 	"github.com/callguard/callguard/pkg/witness/poll"
 	"github.com/callguard/callguard/pkg/witness/rooms"
@@ -65,7 +66,7 @@ func registered(t *testing.T) names {
 	rooms.NewMetrics(n)
 	worker.NewReader(poll.Config{Registry: n})
 	gate.NewReader(poll.Config{Registry: n})
-	n.MustRegister(ledger.NewCollector(nil, func() []*call.Pod { return nil }, time.Now))
+	n.MustRegister(witness.NewCollector(nil, func() []*call.Pod { return nil }, time.Now))
 	keeper, err := servingcert.New(servingcert.Config{
 		Service: types.NamespacedName{Namespace: "callguard-system", Name: "metrics-adapter"}, Lifetime: time.Hour, Log: slog.New(slog.DiscardHandler),
 	})
@@ -73,7 +74,7 @@ func registered(t *testing.T) names {
 		t.Fatal(err)
 	}
 	n.MustRegister(keeper.Collector())
-	doors, err := guard.NewDoors(guard.DoorsConfig{Client: client, Values: manifests.DefaultValues(), Recorder: recorder, Registry: n, Log: slog.New(slog.DiscardHandler)})
+	doors, err := admission.New(admission.Config{Client: client, Values: manifests.DefaultValues(), Recorder: recorder, Registry: n, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 	"runtime/debug"
 
 	"github.com/callguard/callguard/cmd/internal/program"
-	"github.com/callguard/callguard/pkg/gate"
+	"github.com/callguard/callguard/pkg/callgate"
 )
 
 // gcPercent trades a little CPU for memory: there is a gate in every pod.
@@ -30,7 +30,7 @@ func Main(ctx context.Context, args []string, env func(string) string, stderr io
 		return err
 	}
 	// Where net/http writes what it got and did not ask for.
-	stdlog.SetOutput(gate.Discreet{Log: log})
+	stdlog.SetOutput(callgate.Discreet{Log: log})
 	if env("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -43,7 +43,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 		return err
 	}
 	registry := program.NewRegistry()
-	g, err := gate.New(gate.Config{
+	g, err := callgate.New(callgate.Config{
 		Upstream: o.livekitURL, CA: ca, Pod: o.pod(),
 		Order: o.orderFile, Journal: o.journal, Workers: o.workerURLs(),
 		LaunchLimit: o.launchLimit,

@@ -16,7 +16,7 @@ import (
 
 	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/pkg/call"
-	"github.com/callguard/callguard/pkg/gate"
+	"github.com/callguard/callguard/pkg/callgate"
 	"github.com/callguard/callguard/pkg/weburl"
 )
 
@@ -45,7 +45,7 @@ func NewOptions(env func(string) string) *Options {
 		listen:      "127.0.0.1:7880",
 		status:      ":" + strconv.Itoa(call.DefaultGatePort),
 		workerPorts: []int{call.DefaultWorkerPort},
-		launchLimit: gate.DefaultLaunchLimit, perMinute: gate.DefaultRequestsPerMinute,
+		launchLimit: callgate.DefaultLaunchLimit, perMinute: callgate.DefaultRequestsPerMinute,
 		logLevel: "info",
 	}
 }
@@ -89,7 +89,7 @@ func (o *Options) Validate() error {
 		m.Add(errors.New("of LIVEKIT_API_KEY and LIVEKIT_API_SECRET one is set; set both, so that the gate can look into rooms, or none"))
 	}
 	if o.launchLimit <= 0 {
-		m.Wrong("launch-limit", o.launchLimit, "more than the agent ever takes to start a job, such as "+gate.DefaultLaunchLimit.String())
+		m.Wrong("launch-limit", o.launchLimit, "more than the agent ever takes to start a job, such as "+callgate.DefaultLaunchLimit.String())
 	}
 	if o.perMinute < 2 { // a look into an empty room takes two
 		m.Wrong("livekit-requests-per-minute", o.perMinute, "2 or more, such as 60")

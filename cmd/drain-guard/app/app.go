@@ -4,15 +4,12 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -20,21 +17,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
 	"github.com/callguard/callguard/cmd/internal/program"
+	"github.com/callguard/callguard/pkg/admission"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/crowd"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/leader"
 	"github.com/callguard/callguard/pkg/livekit"
 	"github.com/callguard/callguard/pkg/witness/gate"
 	"github.com/callguard/callguard/pkg/witness/poll"
@@ -44,12 +40,6 @@ import (
 
 const (
 	component = "drain-guard"
-
-	// A guard that was killed is followed by the next after leaseDuration at most. One
-	// that loses the lease notices within renewDeadline.
-	leaseDuration = 10 * time.Second
-	renewDeadline = 6 * time.Second
-	retryPeriod   = 2 * time.Second
 
 	clientQPS, clientBurst = 50, 100
 
@@ -107,7 +97,7 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	recorder := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "callguard-" + component})
 
 	about := &corev1.ObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Namespace: o.doors.Namespace, Name: component}
-	doors, err := guard.NewDoors(guard.DoorsConfig{Client: client, Values: o.doors, Recorder: recorder, About: about, Registry: registry, Log: log})
+	doors, err := admission.New(admission.Config{Client: client, Values: o.doors, Recorder: recorder, About: about, Registry: registry, Log: log})
 	if err != nil {
 		return err
 	}
@@ -117,7 +107,7 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	})
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
 		Default: o.defaultProject(func(ctx context.Context, server string) (time.Time, error) {
-			return g.RecordServer(ctx, o.doors.Namespace, server)
+			return leader.RecordServer(ctx, client, o.doors.Namespace, server, g.Leads())
 		}), Secret: rooms.SecretCredentials(client),
 		Transport: http.DefaultTransport, Tenants: tenants.Of, OnlyWanted: true, Settings: o.livekit, Metrics: rooms.NewMetrics(registry), Log: log,
 	})
@@ -134,10 +124,11 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	if err != nil {
 		return err
 	}
-	doors.TryOn(g)
+	doors.TryOn(g.Locked)
 
-	status := &status{guard: g}
-	guard.ShowUnlocked(registry, status.unlocked.Load)
+	election := &leader.Election{Client: client, Namespace: o.doors.Namespace, Lead: g.Lead, Log: log}
+	status := &status{guard: g.Ready, unlocked: election.Unlocked}
+	guard.ShowUnlocked(registry, election.Unlocked)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.Watch(ctx) })
 	group.Go(func() error { return doors.Run(ctx) })
@@ -152,7 +143,7 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 		})
 	}
 	group.Go(func() error { return serve(ctx, o.bindAddress, status, registry, log) })
-	group.Go(func() error { return o.lead(ctx, client, g, status, log) })
+	group.Go(func() error { return election.Run(ctx, o.leaderElect) })
 	return group.Wait()
 }
 
@@ -221,80 +212,6 @@ func (g gateWitness) Ask(ctx context.Context, pod *call.Pod) call.Reading {
 	return reading
 }
 
-// lead leads while this process holds the lease, and stands by while another does.
-// After an unlock the lease is held for good: only a guard that starts takes it back.
-func (o *Options) lead(ctx context.Context, client kubernetes.Interface, g *guard.Guard, status *status, log *slog.Logger) error {
-	err := untilDone(ctx, log, "Cannot see whether callguard is unlocked; trying again", func() error {
-		return guard.TakeBack(ctx, client, o.doors.Namespace)
-	})
-	if err != nil || !o.leaderElect {
-		return errors.Join(err, g.Lead(ctx))
-	}
-	host, err := os.Hostname()
-	if err != nil {
-		return fmt.Errorf("cannot name this process for the election: %w", err)
-	}
-	lock, err := resourcelock.New(resourcelock.LeasesResourceLock, o.doors.Namespace, guard.LeaseName, client.CoreV1(), client.CoordinationV1(),
-		resourcelock.ResourceLockConfig{Identity: fmt.Sprintf("%s_%s", host, uuid.NewUUID())})
-	if err != nil {
-		return fmt.Errorf("cannot take part in the election: %w", err)
-	}
-	for ctx.Err() == nil {
-		if err := elect(ctx, lock, g, status, log); err != nil || ctx.Err() != nil {
-			return err
-		}
-		log.Warn("Lost the lease", "lease", guard.LeaseName)
-	}
-	return nil
-}
-
-// elect stands by for the lease, and leads until it is lost or ctx is done.
-func elect(ctx context.Context, lock resourcelock.Interface, g *guard.Guard, status *status, log *slog.Logger) error {
-	led := make(chan error, 1)
-	var leads atomic.Bool
-	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: lock, LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, ReleaseOnCancel: true, Name: component,
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(ctx context.Context) {
-				leads.Store(true)
-				log.Info("Leading")
-				led <- g.Lead(ctx)
-			},
-			OnStoppedLeading: func() {},
-			OnNewLeader: func(holder string) {
-				unlocked := holder == guard.UnlockHolder
-				if status.unlocked.Swap(unlocked) == unlocked {
-					return
-				}
-				if unlocked {
-					log.Warn("Unlocked by 'drain-guard unlock': no guard leads, and pods of before hold no call; a guard that starts locks again")
-				} else {
-					log.Info("No longer unlocked", "holder", holder)
-				}
-			},
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("cannot take part in the election: %w", err)
-	}
-	elector.Run(ctx)
-	if !leads.Load() {
-		return nil
-	}
-	return <-led
-}
-
-// untilDone tries until it succeeds, or ctx is done.
-func untilDone(ctx context.Context, log *slog.Logger, complaint string, try func() error) error {
-	return wait.PollUntilContextCancel(ctx, retryPeriod, true, func(context.Context) (bool, error) {
-		err := try()
-		if err != nil {
-			log.Warn(complaint, "err", err)
-		}
-		return err == nil, nil
-	})
-}
-
 func serve(ctx context.Context, address string, status *status, registry *prometheus.Registry, log *slog.Logger) error {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
@@ -310,16 +227,6 @@ func serve(ctx context.Context, address string, status *status, registry *promet
 		}
 		_, _ = io.WriteString(rw, "ok\n")
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
-	stop := context.AfterFunc(ctx, func() {
-		if err := server.Close(); err != nil {
-			log.Warn("Metrics were cut off", "err", err)
-		}
-	})
-	defer stop()
 	log.Info("Serving metrics and health", "address", listener.Addr().String())
-	if err := crowd.Serve(server, listener, maxAskers); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("cannot serve metrics: %w", err)
-	}
-	return nil
+	return crowd.Serve(ctx, listener, mux, maxAskers, log)
 }

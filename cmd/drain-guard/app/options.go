@@ -17,6 +17,7 @@ import (
 	"github.com/callguard/callguard/manifests"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/leader"
 	"github.com/callguard/callguard/pkg/livekit"
 	"github.com/callguard/callguard/pkg/witness/rooms"
 )
@@ -72,7 +73,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs := pflag.NewFlagSet("drain-guard", pflag.ContinueOnError)
 	o.clusterFlags(fs)
 	guard.AddFlags(fs, &o.guard, &o.doors)
-	fs.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "Lead only while holding the lease "+guard.LeaseName+".")
+	fs.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "Lead only while holding the lease "+leader.LeaseName+".")
 	fs.StringVar(&o.bindAddress, "bind-address", o.bindAddress, "Address of /metrics, /healthz and /readyz.")
 	fs.StringVar(&o.livekitURL, "livekit-url", o.livekitURL, "URL of the default LiveKit project, such as wss://livekit.example.com. Workloads may name others in an annotation.")
 	fs.StringVar(&o.livekitURLFile, "livekit-url-file", o.livekitURLFile, "File with that URL instead. It may come later, with the key: until then pods of the default project are held.")

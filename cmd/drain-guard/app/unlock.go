@@ -13,6 +13,7 @@ import (
 
 	"github.com/callguard/callguard/manifests"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/leader"
 )
 
 // afterUninstall are the bounds of an unlock after an uninstall: an apply of all objects
@@ -40,7 +41,7 @@ func (o *unlockOptions) Flags() *pflag.FlagSet {
 
 func (o *unlockOptions) run(ctx context.Context, client kubernetes.Interface, out io.Writer) error {
 	if !o.afterUninstall {
-		return guard.Unlock(ctx, client, o.doors.Namespace, renewDeadline+retryPeriod, out)
+		return guard.Unlock(ctx, client, o.doors.Namespace, leader.Notice, out)
 	}
 	doors, err := manifests.Parse(o.doors)
 	if err != nil {

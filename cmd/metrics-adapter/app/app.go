@@ -31,11 +31,11 @@ import (
 
 	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/pkg/call"
-	"github.com/callguard/callguard/pkg/ledger"
 	"github.com/callguard/callguard/pkg/livekit"
 	"github.com/callguard/callguard/pkg/metricsapi"
 	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/servingcert"
+	"github.com/callguard/callguard/pkg/witness"
 	"github.com/callguard/callguard/pkg/witness/gate"
 	"github.com/callguard/callguard/pkg/witness/poll"
 	"github.com/callguard/callguard/pkg/witness/rooms"
@@ -116,12 +116,12 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 		Metrics:   roomMetrics,
 		Log:       log,
 	})
-	book := ledger.New(projects, agents, gates, ledger.WithDisbelief(func(pod *call.Pod) {
+	book := witness.New(projects, agents, gates, witness.WithDisbelief(func(pod *call.Pod) {
 		log.Warn("LiveKit lists calls that their pod has known nothing of for 5 minutes, as after it was killed; they no longer count for scaling; delete the rooms",
 			"pod", pod.NamespacedName, "project", pod.Project, "rooms", projects.RoomSIDs(pod))
 	}))
 	every := func() []*call.Pod { return store.In("", func(*call.Pod) bool { return true }) }
-	registry.MustRegister(ledger.NewCollector(book, every, time.Now))
+	registry.MustRegister(witness.NewCollector(book, every, time.Now))
 	o.base.WithCustomMetrics(metricsapi.New(store, book, time.Now))
 
 	server, keeper, err := o.server(watcher, log)

@@ -393,3 +393,19 @@ func situation(random *rand.Rand) verdict.Facts {
 	}
 	return f
 }
+
+// TestAdvice: every verdict comes with what to do about it.
+func TestAdvice(t *testing.T) {
+	names := []string{(verdict.Rules{}).Judge(verdict.Facts{}).Rule}
+	for _, r := range All() {
+		names = append(names, r.Name())
+	}
+	for _, name := range names {
+		if a, known := All().Advice(name); !known || a.Waits == "" || a.Do == "" {
+			t.Errorf("there is no advice on rule %q", name)
+		}
+	}
+	if _, known := All().Advice("unheard-of"); known {
+		t.Error("there is advice on a rule that does not exist")
+	}
+}

@@ -99,30 +99,10 @@ const maxConnections = 512
 // Serve takes webhooks from a listener until ctx is done, and waits for what is being
 // passed on. It closes the listener.
 func (w *Webhooks) Serve(ctx context.Context, listener net.Listener) error {
-	server := &http.Server{
-		Handler:           w.Handler(),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      10 * time.Second,
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    8 << 10,
-	}
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		<-ctx.Done()
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		if err := server.Shutdown(last); err != nil {
-			w.log.Warn("Webhook requests were cut off", "err", err)
-		}
-	}()
 	w.log.Info("Taking LiveKit's webhooks", "address", listener.Addr().String(), "path", WebhookPath)
-	err := crowd.Serve(server, listener, maxConnections)
-	if !errors.Is(err, http.ErrServerClosed) {
+	if err := crowd.Serve(ctx, listener, w.Handler(), maxConnections, w.log); err != nil {
 		return fmt.Errorf("cannot take webhooks: %w", err)
 	}
-	<-stopped
 	w.Wait()
 	return nil
 }

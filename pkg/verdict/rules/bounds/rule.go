@@ -18,6 +18,14 @@ type Rule struct{}
 // Name implements verdict.Rule.
 func (Rule) Name() string { return "bounds" }
 
+// Advice implements verdict.Rule.
+func (Rule) Advice() verdict.Advice {
+	return verdict.Advice{
+		Waits: "its replacements, which come a few at a time",
+		Do:    "see why new pods of its workload are not ready: room, quota, image, node selector; or, with a call-gate, why their workers are not registered with LiveKit",
+	}
+}
+
 // Judge implements verdict.Rule.
 func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	switch {

@@ -22,6 +22,14 @@ type Rule struct{}
 // Name implements verdict.Rule.
 func (Rule) Name() string { return "deadline" }
 
+// Advice implements verdict.Rule.
+func (Rule) Advice() verdict.Advice {
+	return verdict.Advice{
+		Waits: "callguard, which lets it go within seconds, with its calls",
+		Do:    "nothing; the administrator or its team has set this limit",
+	}
+}
+
 // Judge implements verdict.Rule.
 func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	why := f.Overdue()

@@ -15,6 +15,14 @@ type Rule struct{}
 // Name implements verdict.Rule.
 func (Rule) Name() string { return "floor" }
 
+// Advice implements verdict.Rule.
+func (Rule) Advice() verdict.Advice {
+	return verdict.Advice{
+		Waits: "others of its workload that can take calls in its place",
+		Do:    "see why they are not ready: room, quota, image; or, with a call-gate, why their workers are not registered with LiveKit, which its Held Event says; or allow fewer with annotation " + call.MinAvailableAnnotation + " of the workload",
+	}
+}
+
 // Judge implements verdict.Rule.
 func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	switch {

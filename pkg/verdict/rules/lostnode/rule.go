@@ -16,6 +16,14 @@ type Rule struct{}
 // Name implements verdict.Rule.
 func (Rule) Name() string { return "lostnode" }
 
+// Advice implements verdict.Rule.
+func (Rule) Advice() verdict.Advice {
+	return verdict.Advice{
+		Waits: "callguard, which lets it go within seconds",
+		Do:    "nothing",
+	}
+}
+
 // Judge implements verdict.Rule.
 func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	if f.Pod.State != call.Draining || f.LostSince.IsZero() || !f.LeaseExpired {

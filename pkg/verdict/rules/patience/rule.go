@@ -25,6 +25,14 @@ type Rule struct{}
 // Name implements verdict.Rule.
 func (Rule) Name() string { return "patience" }
 
+// Advice implements verdict.Rule.
+func (Rule) Advice() verdict.Advice {
+	return verdict.Advice{
+		Waits: "callguard, which takes this step within seconds",
+		Do:    "nothing",
+	}
+}
+
 // Judge implements verdict.Rule.
 func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	switch {

@@ -4,6 +4,7 @@
 package serving
 
 import (
+	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
@@ -12,6 +13,14 @@ type Rule struct{}
 
 // Name implements verdict.Rule.
 func (Rule) Name() string { return "serving" }
+
+// Advice implements verdict.Rule.
+func (Rule) Advice() verdict.Advice {
+	return verdict.Advice{
+		Waits: "nothing",
+		Do:    "nothing; to have it go, drain its node, or annotate it with " + call.LeaveAnnotation,
+	}
+}
 
 // Judge implements verdict.Rule.
 func (Rule) Judge(f verdict.Facts) verdict.Verdict {

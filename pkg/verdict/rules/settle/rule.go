@@ -16,6 +16,14 @@ type Rule struct{}
 // Name implements verdict.Rule.
 func (Rule) Name() string { return "settle" }
 
+// Advice implements verdict.Rule.
+func (Rule) Advice() verdict.Advice {
+	return verdict.Advice{
+		Waits: "a quiet time, in which a call that was on its way would show; with a call-gate, its word that it has the order",
+		Do:    "wait some seconds; if it lasts, see what call-gate's --order-file is",
+	}
+}
+
 // Judge implements verdict.Rule.
 func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	if f.Pod.State != call.Draining || len(f.Readings) == 0 {

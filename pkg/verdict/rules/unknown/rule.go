@@ -17,6 +17,14 @@ type Rule struct{}
 // Name implements verdict.Rule.
 func (Rule) Name() string { return "unknown" }
 
+// Advice implements verdict.Rule.
+func (Rule) Advice() verdict.Advice {
+	return verdict.Advice{
+		Waits: "its witnesses to answer, for unknown is not zero",
+		Do:    "see the reason: LiveKit, the agent's port or the gate does not answer",
+	}
+}
+
 // Judge implements verdict.Rule.
 func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	if f.Pod.State != call.Draining {

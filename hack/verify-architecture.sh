@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+
+# Checks that the table of rooms in ARCHITECTURE.md has every package, or a folder above it, and none that is not there.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+named=$(grep -E '^\| `' ARCHITECTURE.md | cut -d '|' -f 2 | grep -oE '`(pkg|cmd|hack|test|charts|manifests)[^`]*`' | tr -d '`' | sort -u)
+failed=0
+for room in $named; do
+	# shellcheck disable=SC2086 # cmd/*/app is a pattern
+	if ! ls -d $room >/dev/null 2>&1; then
+		echo "ARCHITECTURE.md has a row of $room, which is not there" >&2
+		failed=1
+	fi
+done
+for package in $(go list -f '{{.Dir}}' ./... | sed "s#^$PWD/##") test/charts; do
+	found=
+	for room in $named; do
+		# shellcheck disable=SC2053 # cmd/*/app is a pattern
+		if [[ "$package" == $room || "$package" == $room/* ]]; then
+			found=yes
+			break
+		fi
+	done
+	if [[ -z "$found" ]]; then
+		echo "ARCHITECTURE.md has no row of $package: say what it knows, and what it does not do" >&2
+		failed=1
+	fi
+done
+exit "$failed"
