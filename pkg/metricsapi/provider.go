@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package metricsapi answers custom.metrics.k8s.io from the ledger.
+// Package metricsapi answers custom.metrics.k8s.io from what witnesses say.
 //
 // Every answer comes from memory: no request reaches LiveKit, an agent or the
 // Kubernetes API. The package never invents a value. A pod that is unknown is

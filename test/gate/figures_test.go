@@ -31,7 +31,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-var update = flag.Bool("update", false, "write the transcript of pkg/gate/testdata anew") //nolint:gochecknoglobals // a flag of the test
+var update = flag.Bool("update", false, "write the transcript of pkg/callgate/testdata anew") //nolint:gochecknoglobals // a flag of the test
 
 // worker is a worker in Go: it takes every job and runs none.
 type worker struct {
@@ -187,7 +187,7 @@ func TestFigures(t *testing.T) {
 }
 
 // TestTranscript listens to a real agent and a real LiveKit, without the gate,
-// and compares the kinds of their messages with the transcript that pkg/gate
+// and compares the kinds of their messages with the transcript that pkg/callgate
 // replays. With -update it writes the transcript.
 func TestTranscript(t *testing.T) {
 	type recorded struct {
@@ -287,7 +287,7 @@ func TestTranscript(t *testing.T) {
 	})
 	mu.Lock()
 	defer mu.Unlock()
-	path := filepath.Join("..", "..", "pkg", "gate", "testdata", "node.jsonl")
+	path := filepath.Join("..", "..", "pkg", "callgate", "testdata", "node.jsonl")
 	if *update {
 		var out bytes.Buffer
 		for _, r := range heard {
