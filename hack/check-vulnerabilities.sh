@@ -12,7 +12,14 @@ trap 'rm -rf "$database"' EXIT
 tools=-modfile=hack/tools/vuln/go.mod
 GOTOOLCHAIN=$(go mod edit -json | sed -n 's/^.*"Toolchain": "\(.*\)".*$/\1/p')
 export GOTOOLCHAIN
+go mod download "$tools" golang.org/x/vulndb
 source=$(go list -m "$tools" -f '{{.Dir}} {{.Version}}' golang.org/x/vulndb)
 echo "database of ${source#* }"
 go run "$tools" golang.org/x/vulndb/cmd/indexdb -vulns "${source% *}/data/osv" -out "$database"
-go tool "$tools" govulncheck -db "file://$database" ./cmd/...
+for system in linux darwin windows; do
+	programs=./cmd/...
+	[[ "$system" == linux ]] || programs=./cmd/kubectl-calls # the others are released for Linux alone
+	echo "$programs on $system"
+	go build "$tools" -o "$database/govulncheck" golang.org/x/vuln/cmd/govulncheck
+	CGO_ENABLED=0 GOOS=$system "$database/govulncheck" -db "file://$database" "$programs"
+done

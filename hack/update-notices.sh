@@ -6,5 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-go run ./hack/notices >"${1:-THIRD_PARTY_NOTICES}.new"
-mv "${1:-THIRD_PARTY_NOTICES}.new" "${1:-THIRD_PARTY_NOTICES}"
+fresh=$(mktemp)
+trap 'rm -f "$fresh"' EXIT
+go run ./hack/notices >"$fresh"
+cat "$fresh" >"${1:-THIRD_PARTY_NOTICES}"

@@ -6,19 +6,20 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 named=$(grep -E '^\| `' ARCHITECTURE.md | cut -d '|' -f 2 | grep -oE '`(pkg|cmd|hack|test|charts|manifests)[^`]*`' | tr -d '`' | sort -u)
+packages=$(go list -f '{{.Dir}}' ./... | sed "s#^$PWD/##")
 failed=0
+set -f # cmd/*/app is a pattern
 for room in $named; do
-	# shellcheck disable=SC2086 # cmd/*/app is a pattern
-	if ! ls -d $room >/dev/null 2>&1; then
+	if ! compgen -G "$room" >/dev/null; then
 		echo "ARCHITECTURE.md has a row of $room, which is not there" >&2
 		failed=1
 	fi
 done
-for package in $(go list -f '{{.Dir}}' ./... | sed "s#^$PWD/##") test/charts; do
+for package in $packages test/charts; do
 	found=
 	for room in $named; do
-		# shellcheck disable=SC2053 # cmd/*/app is a pattern
-		if [[ "$package" == $room || "$package" == $room/* ]]; then
+		exactly="^${room//\*/[^/]+}\$"
+		if [[ "$package" =~ $exactly || "$room" != cmd/* && "$package" == "$room"/* ]]; then
 			found=yes
 			break
 		fi

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fresh=$(mktemp)
-trap 'rm -f "$fresh" "$fresh.new"' EXIT
+trap 'rm -f "$fresh"' EXIT
 hack/update-notices.sh "$fresh"
 if ! diff -u THIRD_PARTY_NOTICES "$fresh" | head -n 40; then
 	echo "THIRD_PARTY_NOTICES is not up to date: run hack/update-notices.sh" >&2

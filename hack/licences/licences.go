@@ -3,7 +3,7 @@
 // Package licences tells under which licences the modules are that the programs of
 // a checkout are linked of, and keeps the texts that have to go with them. It judges
 // a text by what it says (github.com/google/licensecheck), never by its name, and
-// refuses what it does not know. It is no legal advice.
+// refuses what it does not know for the most part. It is no legal advice.
 package licences
 
 import (
@@ -47,7 +47,7 @@ type Text struct {
 // permitted are the licences under which a module may be linked into what is released under Apache-2.0. MPL-2.0 asks that its source
 // can be had, which the module's path and version say.
 func permitted() []string {
-	return []string{"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MPL-2.0", "Unlicense"}
+	return []string{"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MPL-2.0"}
 }
 
 // named is what a file is called that may hold a licence or a notice. LICENSE.docs is that of the documentation, which is not linked.

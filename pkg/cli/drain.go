@@ -422,7 +422,9 @@ func (w *progress) standings(ctx context.Context, pods []*corev1.Pod) []standing
 		byNamespace[pod.Namespace] = append(byNamespace[pod.Namespace], pod)
 	}
 	if c.now().Sub(w.doorsRead) >= doorsEvery {
-		w.doors, w.doorsRead = c.doorsKnown(ctx, w.admin), c.now()
+		if w.doors = c.doorsKnown(ctx, w.admin); w.doors == nil {
+			w.doorsRead = c.now() // what is wrong is soon mended, or was not so
+		}
 	}
 	var list []standing
 	for namespace, mine := range byNamespace {

@@ -6,6 +6,6 @@
 //
 // It is the only package that writes pods and budgets. It reads witnesses only of
 // pods that something wants to go, writes nothing while nobody does, and signals
-// no agent. The admission policies that lock the pods are not its own: it only
-// verifies that they are in force, and lets nothing go while they are not.
+// no agent. The admission policies that lock the pods are not its own: it asks
+// package admission whether they are in force, and lets nothing go while they are not.
 package guard

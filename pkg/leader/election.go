@@ -86,6 +86,8 @@ func (e *Election) run(ctx context.Context, name string) error {
 
 // once stands by for the lease, and leads until it is lost or ctx is done.
 func (e *Election) once(ctx context.Context, lock resourcelock.Interface) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	led := make(chan error, 1)
 	var leads atomic.Bool
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
@@ -95,6 +97,7 @@ func (e *Election) once(ctx context.Context, lock resourcelock.Interface) error 
 				leads.Store(true)
 				e.Log.Info("Leading")
 				led <- e.Lead(ctx)
+				stop() // another may do better
 			},
 			OnStoppedLeading: func() {},
 			OnNewLeader:      e.tell,

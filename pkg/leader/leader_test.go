@@ -157,14 +157,11 @@ func TestRunLeads(t *testing.T) {
 				}
 				return broken
 			}}
-			ctx, stop := context.WithCancel(t.Context())
-			defer stop()
-			if elect { // the elector renews the lease until it is stopped
-				lead := e.Lead
-				e.Lead = func(ctx context.Context) error { defer stop(); return lead(ctx) }
-			}
-			if err := e.Run(ctx, elect); !errors.Is(err, broken) {
+			if err := e.Run(t.Context(), elect); !errors.Is(err, broken) {
 				t.Errorf("it ends with %v, want %v", err, broken)
+			}
+			if holder := holderIn(t, client); holder != "" {
+				t.Errorf("%q still holds the lease: no other guard can lead", holder)
 			}
 		})
 	}

@@ -31,17 +31,17 @@ const (
 // one than is recorded, and returns since when by the API server's clock; zero if it
 // never had another. Only the guard that leads writes: it fails in one that stands by and
 // has another server than the one that leads.
-func RecordServer(ctx context.Context, client kubernetes.Interface, namespace, server string, leads bool) (time.Time, error) {
+func RecordServer(ctx context.Context, client kubernetes.Interface, namespace, server string, leads func() bool) (time.Time, error) {
 	leases := client.CoordinationV1().Leases(namespace)
 	lease, err := leases.Get(ctx, LeaseName, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) && leads { // without an election there is none yet
+	if apierrors.IsNotFound(err) && leads() { // without an election there is none yet
 		lease, err = leases.Create(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: LeaseName, Namespace: namespace}}, metav1.CreateOptions{})
 	}
 	if err != nil {
 		return time.Time{}, fmt.Errorf("cannot read Lease %s/%s, which tells since when callguard's own LiveKit is the same: %w", namespace, LeaseName, err)
 	}
 	if before := lease.Annotations[ServerAnnotation]; before != server {
-		if !leads {
+		if !leads() {
 			return time.Time{}, fmt.Errorf("the drain-guard that leads has not recorded that callguard's own LiveKit is %s", server)
 		}
 		annotations := map[string]any{ServerAnnotation: server, formerServer: nil}

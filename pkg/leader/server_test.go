@@ -44,7 +44,7 @@ func TestRecordServer(t *testing.T) {
 			client := fake.NewSimpleClientset(tc.is)
 			writes := 0
 			client.PrependReactor("patch", "leases", func(clienttesting.Action) (bool, runtime.Object, error) { writes++; return false, nil, nil })
-			got, err := RecordServer(t.Context(), client, "callguard-system", "https://b", tc.leads)
+			got, err := RecordServer(t.Context(), client, "callguard-system", "https://b", func() bool { return tc.leads })
 			if (err != nil) != tc.fails || !got.Equal(tc.want) || writes != tc.writes {
 				t.Errorf("%s got %v, %v with %d writes; want %v with %d, failing %t", tc.reason, got, err, writes, tc.want, tc.writes, tc.fails)
 			}

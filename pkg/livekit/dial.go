@@ -22,30 +22,55 @@ func (forbidden) Error() string {
 }
 
 // Tenants says where the URLs that tenants choose may lead. Whatever a name resolves to, it is not a loopback, link-local, multicast or
-// private address, for there is what only the cluster should reach. A Service of the tenant's own namespace may have a private one.
-// Where a proxy is asked instead, it is for the proxy to know whom it connects to.
+// private address, for there is what only the cluster should reach. A Service of the tenant's own namespace may have a private one,
+// unless it is another name for something else. Where a proxy is asked instead, it is for the proxy to know whom it connects to.
 type Tenants struct {
-	allowed []net.IPNet
-	cluster func(netip.Addr) bool
-	// By whether a private address may be led to, so that none shares the connections of another.
+	cfg TenantsConfig
+	// By whether a private address may be led to. A connection of own is to a host that only one namespace may name.
 	own, others *reach
 }
 
-// NewTenants returns Tenants with the settings of base. An administrator allows ranges of addresses. cluster reports whether an address is
-// that of a node or of the API server, where not even a Service may lead.
-func NewTenants(base *http.Transport, allowed []net.IPNet, cluster func(netip.Addr) bool) *Tenants {
-	t := &Tenants{allowed: allowed, cluster: cluster}
-	t.own, t.others = t.reach(base, true), t.reach(base, false)
+// TenantsConfig is what Tenants needs.
+type TenantsConfig struct {
+	// Base has the settings of the transports.
+	Base *http.Transport
+	// Allowed are ranges of addresses that an administrator opens to all tenants, whatever is there.
+	Allowed []net.IPNet
+	// Domain is that of the cluster, such as cluster.local.
+	Domain string
+	// Cluster reports whether an address is that of a node or of the API server, where not even a Service may lead.
+	Cluster func(netip.Addr) bool
+	// LookupCNAME is that of a net.Resolver.
+	LookupCNAME func(ctx context.Context, host string) (string, error)
+}
+
+// NewTenants returns Tenants.
+func NewTenants(cfg TenantsConfig) *Tenants {
+	t := &Tenants{cfg: cfg}
+	t.own, t.others = t.reach(true), t.reach(false)
 	return t
 }
 
 // Of is the transport for the projects of a namespace.
 func (t *Tenants) Of(namespace string) http.RoundTripper {
 	return roundTripper(func(req *http.Request) (*http.Response, error) {
-		if isServiceOf(namespace, req.URL.Hostname()) {
-			return t.own.RoundTrip(req)
+		host := req.URL.Hostname()
+		service := t.service(host)
+		switch {
+		case service == "":
+			return t.others.RoundTrip(req)
+		case !strings.HasSuffix(service, "."+namespace):
+			return nil, forbidden{}
 		}
-		return t.others.RoundTrip(req)
+		// One of type ExternalName is another name for something else. It may become that between this look and the connection.
+		name, err := t.cfg.LookupCNAME(req.Context(), host)
+		if err != nil {
+			return nil, err
+		}
+		if t.service(name) != service {
+			return nil, forbidden{}
+		}
+		return t.own.RoundTrip(req)
 	})
 }
 
@@ -54,11 +79,15 @@ type roundTripper func(*http.Request) (*http.Response, error)
 // RoundTrip implements http.RoundTripper.
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// isServiceOf reports whether a host is a Service of a namespace, or a pod of it, by a name that only the cluster resolves.
-func isServiceOf(namespace, host string) bool {
-	name := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(host), "."), ".cluster.local")
-	service, is := strings.CutSuffix(name, "."+namespace+".svc")
-	return is && service != "" && strings.Count(service, ".") <= 1
+// service is the name of the Service, or of the pod behind one, and the namespace that a host names, such as livekit.voice; empty where
+// it names none.
+func (t *Tenants) service(host string) string {
+	name := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(host), "."), "."+t.cfg.Domain)
+	service, is := strings.CutSuffix(name, ".svc")
+	if labels := strings.Split(service, "."); !is || len(labels) < 2 || len(labels) > 3 || slices.Contains(labels, "") {
+		return ""
+	}
+	return service
 }
 
 // reach is how far connections may go.
@@ -67,8 +96,8 @@ type reach struct {
 	proxied, direct *http.Transport
 }
 
-func (t *Tenants) reach(base *http.Transport, private bool) *reach {
-	r := &reach{may: func(addr netip.Addr) bool { return t.may(addr, private) }, proxied: base.Clone(), direct: base.Clone()}
+func (t *Tenants) reach(private bool) *reach {
+	r := &reach{may: func(addr netip.Addr) bool { return t.may(addr, private) }, proxied: t.cfg.Base.Clone(), direct: t.cfg.Base.Clone()}
 	r.proxied.MaxResponseHeaderBytes, r.direct.MaxResponseHeaderBytes = maxHeaderBytes, maxHeaderBytes
 	r.direct.Proxy = nil
 	r.direct.DialContext = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second, ControlContext: r.control}).DialContext
@@ -102,21 +131,34 @@ func (r *reach) control(_ context.Context, _, address string, _ syscall.RawConn)
 // may says whether a tenant may lead to an address: to a private one where private is true.
 func (t *Tenants) may(addr netip.Addr, private bool) bool {
 	addr = addr.Unmap().WithZone("")
-	if slices.ContainsFunc(t.allowed, func(n net.IPNet) bool { return n.Contains(addr.AsSlice()) }) {
+	if slices.ContainsFunc(t.cfg.Allowed, func(n net.IPNet) bool { return n.Contains(addr.AsSlice()) }) {
 		return true
 	}
 	switch {
-	case addr.IsLoopback(), addr.IsLinkLocalUnicast(), addr.IsMulticast(), addr.IsUnspecified(), t.cluster(addr):
+	case addr.IsLoopback(), addr.IsLinkLocalUnicast(), addr.IsMulticast(), addr.IsUnspecified(), t.cfg.Cluster(addr), isTranslated(addr):
 		return false
-	case addr.IsPrivate(), slices.ContainsFunc(alsoPrivate(), func(p netip.Prefix) bool { return p.Contains(addr) }):
+	case addr.IsPrivate(), isAmong(addr, alsoPrivate()):
 		return private
 	default:
 		return true
 	}
 }
 
-// alsoPrivate are the ranges that clusters use for pods and Services beside those of RFC 1918 and RFC 4193: shared address space
-// (RFC 6598), and that for benchmarks (RFC 2544).
+func isAmong(addr netip.Addr, ranges []netip.Prefix) bool {
+	return slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// isTranslated reports whether an address stands for one of IPv4 (RFC 6052, RFC 8215), which may be any.
+func isTranslated(addr netip.Addr) bool {
+	return isAmong(addr, []netip.Prefix{netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48")})
+}
+
+// alsoPrivate are ranges that clusters are known to use for pods and Services, beside those of RFC 1918 and RFC 4193: shared address space
+// (RFC 6598), that for benchmarks (RFC 2544), class E, and GKE's own for Services
+// (https://cloud.google.com/kubernetes-engine/docs/concepts/alias-ips).
 func alsoPrivate() []netip.Prefix {
-	return []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("198.18.0.0/15")}
+	return []netip.Prefix{
+		netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("240.0.0.0/4"),
+		netip.MustParsePrefix("34.118.224.0/20"),
+	}
 }

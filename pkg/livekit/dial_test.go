@@ -34,7 +34,10 @@ func TestWhereTenantsMayLead(t *testing.T) {
 		"Private6":     {"fd00::1", false, true},
 		"Shared":       {"100.64.3.4", false, true},
 		"Benchmark":    {"198.18.0.10", false, true},
+		"ClassE":       {"240.1.2.3", false, true},
+		"GKE":          {"34.118.226.7", false, true},
 		"MappedTo10":   {"::ffff:10.0.0.1", false, true},
+		"Translated":   {"64:ff9b::a00:1", false, false},
 		"Node":         {"10.1.1.1", false, false},
 		"PublicNode":   {"203.0.113.9", false, false},
 		"Loopback":     {"127.0.0.2", false, false},
@@ -56,7 +59,9 @@ func TestWhereTenantsMayLead(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			tenants := NewTenants(&http.Transport{}, []net.IPNet{*allowed}, func(addr netip.Addr) bool { return slices.Contains(nodes, addr) })
+			tenants := NewTenants(TenantsConfig{
+				Base: &http.Transport{}, Allowed: []net.IPNet{*allowed}, Cluster: func(addr netip.Addr) bool { return slices.Contains(nodes, addr) },
+			})
 			addr := netip.MustParseAddr(tc.address)
 			if got := tenants.may(addr, false); got != tc.want {
 				t.Errorf("%s is allowed: %t; want %t", tc.address, got, tc.want)
@@ -68,23 +73,61 @@ func TestWhereTenantsMayLead(t *testing.T) {
 	}
 }
 
-func TestIsServiceOf(t *testing.T) {
-	for host, want := range map[string]bool{
-		"livekit.voice.svc":                true,
-		"LiveKit.voice.svc.cluster.local":  true,
-		"livekit.voice.svc.cluster.local.": true,
-		"livekit-0.livekit.voice.svc":      true,
-		"livekit.other.svc":                false,
-		"livekit.voice":                    false,
-		"livekit":                          false,
-		"voice.svc":                        false,
-		".voice.svc":                       false,
-		"livekit.voice.svc.example.com":    false,
-		"a.b.c.voice.svc":                  false,
-		"10.0.0.1":                         false,
+func TestService(t *testing.T) {
+	tenants := NewTenants(TenantsConfig{Base: &http.Transport{}, Domain: "corp.local"})
+	for host, want := range map[string]string{
+		"livekit.voice.svc":               "livekit.voice",
+		"LiveKit.voice.svc.corp.local":    "livekit.voice",
+		"livekit.voice.svc.corp.local.":   "livekit.voice",
+		"livekit-0.livekit.voice.svc":     "livekit-0.livekit.voice",
+		"livekit.other.svc":               "livekit.other",
+		"livekit.voice.svc.cluster.local": "",
+		"livekit.voice":                   "",
+		"livekit":                         "",
+		"voice.svc":                       "",
+		".voice.svc":                      "",
+		"livekit.voice.svc.example.com":   "",
+		"a.b.c.voice.svc":                 "",
+		"10.0.0.1":                        "",
 	} {
-		if got := isServiceOf("voice", host); got != want {
-			t.Errorf("%q is a Service of namespace voice: %t, want %t", host, got, want)
+		if got := tenants.service(host); got != want {
+			t.Errorf("%q names Service %q, want %q", host, got, want)
+		}
+	}
+}
+
+// TestTenantsNameTheirOwnServices: a Service of the tenant's namespace may be at a private address, and at no other name.
+func TestTenantsNameTheirOwnServices(t *testing.T) {
+	names := map[string]string{
+		"livekit.voice.svc":  "livekit.voice.svc.cluster.local.",
+		"alias.voice.svc":    "db.other.svc.cluster.local.",
+		"longer.voice.svc":   "longer.voice.svc.attacker.example.",
+		"outside.voice.svc":  "outside.example.com.",
+		"livekit.other.svc":  "livekit.other.svc.cluster.local.",
+		"livekit.voice2.svc": "livekit.voice2.svc.cluster.local.",
+	}
+	tenants := NewTenants(TenantsConfig{
+		Base: &http.Transport{}, Domain: "cluster.local", Cluster: func(netip.Addr) bool { return false },
+		LookupCNAME: func(_ context.Context, host string) (string, error) {
+			if name := names[host]; name != "" {
+				return name, nil
+			}
+			return "", &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+		},
+	})
+	for host, may := range map[string]bool{
+		"livekit.voice.svc": true, "alias.voice.svc": false, "longer.voice.svc": false, "outside.voice.svc": false,
+		"livekit.other.svc": false, "livekit.voice2.svc": false, "missing.voice.svc": false,
+	} {
+		ctx, stop := context.WithCancel(t.Context())
+		stop() // nobody is there
+		req := httptest.NewRequestWithContext(ctx, http.MethodPost, "http://"+host+":7880/", nil)
+		resp, err := tenants.Of("voice").RoundTrip(req)
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		if got := errors.Is(err, context.Canceled); got != may {
+			t.Errorf("a tenant of namespace voice may name %s: %t, %v; want %t", host, got, err, may)
 		}
 	}
 }
@@ -126,7 +169,7 @@ func TestTenantsAreNotLedInside(t *testing.T) {
 				tc.base = &http.Transport{}
 			}
 			c := clientOf(t, nil, func(c *Config) {
-				c.URL, c.Transport = "http://"+net.JoinHostPort(tc.host, port), NewTenants(tc.base, tc.allowed, func(netip.Addr) bool { return false }).Of("voice")
+				c.URL, c.Transport = "http://"+net.JoinHostPort(tc.host, port), NewTenants(TenantsConfig{Base: tc.base, Allowed: tc.allowed, Domain: "cluster.local", Cluster: func(netip.Addr) bool { return false }}).Of("voice")
 			})
 			_, err := c.Rooms(t.Context())
 			switch {

@@ -131,7 +131,7 @@ func doorsHold(t *testing.T, namespace string) {
 		_, err := stage.client.CoreV1().Pods(namespace).Create(t.Context(), guardedPod("early"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		return saysDoor(err, "callguard-birth")
 	})
-	owner, err := asGuard(t).RbacV1().ClusterRoles().Get(t.Context(), guard.BudgetOwner, metav1.GetOptions{})
+	owner, err := stage.client.RbacV1().ClusterRoles().Get(t.Context(), guard.BudgetOwner, metav1.GetOptions{})
 	must(t, err)
 	most := intstr.FromInt32(math.MaxInt32)
 	_, err = asGuard(t).PolicyV1().PodDisruptionBudgets(namespace).Create(t.Context(), &policyv1.PodDisruptionBudget{

@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -244,8 +245,9 @@ func (l *Lab) Detach() error {
 		errs = append(errs, l.Adapter.Stop())
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, g := range l.guards {
+	guards := slices.Clone(l.guards) // one that starts again asks the stage
+	l.mu.Unlock()
+	for _, g := range guards {
 		errs = append(errs, g.Stop())
 	}
 	return errors.Join(errs...)

@@ -31,6 +31,18 @@ func confine(name string, bytes int64) (*confinement, error) {
 	if err := errors.Join(os.Mkdir(c.dir, 0o755), os.WriteFile(filepath.Join(c.dir, c.limit), []byte(strconv.FormatInt(bytes, 10)), 0o600)); err != nil {
 		return nil, fmt.Errorf("cannot confine the memory of the %s, which needs root: %w", name, errors.Join(err, c.close()))
 	}
+	for _, swap := range []string{"memory.swap.max", "memory.memsw.limit_in_bytes"} { // what it may have besides memory, and with it
+		file, most := filepath.Join(c.dir, swap), int64(0)
+		if swap != "memory.swap.max" {
+			most = bytes
+		}
+		if _, err := os.Stat(file); err != nil {
+			continue // of the other version, or the kernel counts no swap
+		}
+		if err := os.WriteFile(file, []byte(strconv.FormatInt(most, 10)), 0o600); err != nil {
+			return nil, fmt.Errorf("cannot keep the %s from swapping: %w", name, errors.Join(err, c.close()))
+		}
+	}
 	return c, nil
 }
 

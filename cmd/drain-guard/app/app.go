@@ -102,12 +102,13 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 		return err
 	}
 	var g *guard.Guard
-	tenants := livekit.NewTenants(http.DefaultTransport.(*http.Transport), o.allowed, func(addr netip.Addr) bool {
-		return program.IsAPIServer(addr) || g.IsNode(addr)
+	tenants := livekit.NewTenants(livekit.TenantsConfig{
+		Base: http.DefaultTransport.(*http.Transport), Allowed: o.allowed, Domain: program.ClusterDomain(), LookupCNAME: net.DefaultResolver.LookupCNAME,
+		Cluster: func(addr netip.Addr) bool { return program.IsAPIServer(addr) || g.IsNode(addr) },
 	})
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
 		Default: o.defaultProject(func(ctx context.Context, server string) (time.Time, error) {
-			return leader.RecordServer(ctx, client, o.doors.Namespace, server, g.Leads())
+			return leader.RecordServer(ctx, client, o.doors.Namespace, server, g.Leads)
 		}), Secret: rooms.SecretCredentials(client),
 		Transport: http.DefaultTransport, Tenants: tenants.Of, OnlyWanted: true, Settings: o.livekit, Metrics: rooms.NewMetrics(registry), Log: log,
 	})

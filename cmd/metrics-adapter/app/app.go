@@ -103,8 +103,9 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	}
 	agents, gates := worker.NewReader(asked), gate.NewReader(asked)
 	roomMetrics := rooms.NewMetrics(registry)
-	tenants := livekit.NewTenants(http.DefaultTransport.(*http.Transport), o.allowed, func(addr netip.Addr) bool {
-		return program.IsAPIServer(addr) || watcher.IsNode(addr)
+	tenants := livekit.NewTenants(livekit.TenantsConfig{
+		Base: http.DefaultTransport.(*http.Transport), Allowed: o.allowed, Domain: program.ClusterDomain(), LookupCNAME: net.DefaultResolver.LookupCNAME,
+		Cluster: func(addr netip.Addr) bool { return program.IsAPIServer(addr) || watcher.IsNode(addr) },
 	})
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
 		Default:   rooms.FileCredentials(o.files()),
