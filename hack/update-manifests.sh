@@ -28,11 +28,12 @@ render doors.yaml "The doors: they stand, and hold every call, when no process o
 	--show-only 'templates/doors/*.yaml'
 render lookout.yaml "Keeps the birth door working when it is installed again. Leave it in place when you delete doors.yaml." \
 	--show-only templates/lookout.yaml
-render metrics-adapter.yaml "The namespace, the account, the rights and the APIServices of the metrics-adapter. metrics-adapter-deployment.yaml runs it." \
+render metrics-adapter.yaml "The namespace, the account, the rights with their bounds, and the APIServices of the metrics-adapter. metrics-adapter-deployment.yaml runs it." \
 	--set namespace.create=true \
 	--show-only templates/namespace.yaml \
 	--show-only templates/metrics-adapter/serviceaccount.yaml \
 	--show-only templates/metrics-adapter/rbac.yaml \
+	--show-only templates/metrics-adapter/leash.yaml \
 	--show-only templates/metrics-adapter/apiservices.yaml
 render metrics-adapter-deployment.yaml "Two replicas of the metrics-adapter. Secret livekit, with LiveKit's URL and key, may come later." \
 	--show-only templates/metrics-adapter/service.yaml \

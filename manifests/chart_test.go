@@ -125,7 +125,7 @@ func TestChart(t *testing.T) {
 
 // TestChartParts checks what is there with some values, and what is not.
 func TestChartParts(t *testing.T) {
-	const bundle, insecure = "caBundle", "insecureSkipTLSVerify"
+	const bundle, insecure = "caBundle", "insecureSkipTLSVerify:"
 	cases := map[string]struct {
 		reason        string
 		want, wantNot []string
