@@ -46,7 +46,7 @@ const (
 	// BirthPolicy is the one that lets no guarded pod be born without its budget.
 	BirthPolicy = "callguard-birth"
 	// ReasonNotInForce is that of the Event which says that policies are not in force.
-	ReasonNotInForce = "DoorsNotInForce"
+	ReasonNotInForce = "PoliciesNotInForce"
 )
 
 // errDoorsUnread says that it is not known yet how the doors stand.
@@ -105,7 +105,7 @@ func New(cfg Config) (*Verifier, error) {
 		return nil, err
 	}
 	cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: "callguard", Name: "doors_in_force",
+		Namespace: "callguard", Name: "policies_in_force",
 		Help: "1 while the admission policies that lock guarded pods are in force, else 0: nothing is released then.",
 	}, func() float64 {
 		if v.InForce() != nil {

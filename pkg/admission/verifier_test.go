@@ -318,16 +318,16 @@ func TestDoors(t *testing.T) {
 			inForce := "1"
 			if tc.want != "" {
 				inForce = "0"
-				want := "Warning DoorsNotInForce on Deployment callguard-system/drain-guard: Nothing is released, for callguard's admission policies are not in force: " +
+				want := "Warning PoliciesNotInForce on Deployment callguard-system/drain-guard: Nothing is released, for callguard's admission policies are not in force: " +
 					strings.ReplaceAll(tc.want, "\n", "; ") + "; apply the chart again"
 				trial.Eventually(t, "a guard that starts like this says so in an Event", func() bool { return len(events.List()) > 0 })
 				if diff := cmp.Diff([]string{want}, events.List()); diff != "" {
 					t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)
 				}
 			}
-			gauge := "# HELP callguard_doors_in_force 1 while the admission policies that lock guarded pods are in force, else 0: nothing is released then.\n" +
-				"# TYPE callguard_doors_in_force gauge\ncallguard_doors_in_force " + inForce + "\n"
-			if err := testutil.GatherAndCompare(registry, strings.NewReader(gauge), "callguard_doors_in_force"); err != nil {
+			gauge := "# HELP callguard_policies_in_force 1 while the admission policies that lock guarded pods are in force, else 0: nothing is released then.\n" +
+				"# TYPE callguard_policies_in_force gauge\ncallguard_policies_in_force " + inForce + "\n"
+			if err := testutil.GatherAndCompare(registry, strings.NewReader(gauge), "callguard_policies_in_force"); err != nil {
 				t.Errorf("%s\n%s", tc.reason, err)
 			}
 		})
@@ -453,7 +453,7 @@ func TestDoorsTold(t *testing.T) {
 		}
 		becomes("")
 	}
-	told := "Warning DoorsNotInForce on Deployment callguard-system/drain-guard: Nothing is released, for callguard's admission policies are not in force: " + missing + "; apply the chart again"
+	told := "Warning PoliciesNotInForce on Deployment callguard-system/drain-guard: Nothing is released, for callguard's admission policies are not in force: " + missing + "; apply the chart again"
 	if diff := cmp.Diff([]string{told, told}, events.List()); diff != "" {
 		t.Errorf("Events: -want, +got:\n%s", diff)
 	}

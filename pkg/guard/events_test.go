@@ -189,7 +189,7 @@ func TestDeletedWhileLocked(t *testing.T) {
 			if diff := cmp.Diff(want, events.List()); diff != "" {
 				t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)
 			}
-			if got := testutil.ToFloat64(g.report.metrics.unguarded); got != n {
+			if got := testutil.ToFloat64(g.report.metrics.whileLocked); got != n {
 				t.Errorf("%s\n%v deletions are counted; want %v", tc.reason, got, n)
 			}
 		})
@@ -205,11 +205,11 @@ func TestCounters(t *testing.T) {
 # HELP callguard_forced_releases_total Pods released that were not known to be free of calls: a deadline was over.
 # TYPE callguard_forced_releases_total counter
 callguard_forced_releases_total 0
-# HELP callguard_unguarded_deletions_total Locked pods with a running container that were deleted past the doors: by break-glass, or because their node was gone.
-# TYPE callguard_unguarded_deletions_total counter
-callguard_unguarded_deletions_total 0
+# HELP callguard_deletions_while_locked_total Locked pods with a running container that were deleted past the doors: by break-glass, or because their node was gone.
+# TYPE callguard_deletions_while_locked_total counter
+callguard_deletions_while_locked_total 0
 `
-	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "callguard_forced_releases_total", "callguard_unguarded_deletions_total"); err != nil {
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "callguard_forced_releases_total", "callguard_deletions_while_locked_total"); err != nil {
 		t.Error(err)
 	}
 }

@@ -355,7 +355,7 @@ func TestStandsBy(t *testing.T) {
 	go func() { done <- g.Lead(ctx) }()
 	eventually(t, "it leads", g.Leads)
 	g.podChanged(pod, webPod("a", deleted))
-	if said := told.List(); len(said) != 1 || !strings.Contains(said[0], ReasonUnguarded) {
+	if said := told.List(); len(said) != 1 || !strings.Contains(said[0], ReasonDeletedWhileLocked) {
 		t.Errorf("the one that leads says %v", said)
 	}
 	g.report.holds(&workload{}, judgement{member: (&snapshot{}).member(pod)})

@@ -19,11 +19,11 @@ import (
 
 // metrics count what the guard does.
 type metrics struct {
-	releases  *prometheus.CounterVec
-	forced    prometheus.Counter
-	refused   *prometheus.CounterVec
-	unguarded prometheus.Counter
-	held      *prometheus.HistogramVec
+	releases    *prometheus.CounterVec
+	forced      prometheus.Counter
+	refused     *prometheus.CounterVec
+	whileLocked prometheus.Counter
+	held        *prometheus.HistogramVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -40,8 +40,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Namespace: "callguard", Name: "refused_deletes_seen_total",
 			Help: "Attempts to delete locked pods that left a trace, by who tried (controller, scheduler, taint, other).",
 		}, []string{"by"}),
-		unguarded: prometheus.NewCounter(prometheus.CounterOpts{
-			Namespace: "callguard", Name: "unguarded_deletions_total",
+		whileLocked: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "callguard", Name: "deletions_while_locked_total",
 			Help: "Locked pods with a running container that were deleted past the doors: by break-glass, or because their node was gone.",
 		}),
 		held: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -50,7 +50,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: []float64{1, 5, 10, 30, 60, 120, 300, 600, 1200, 3600, 7200, 14400},
 		}, []string{"intent"}),
 	}
-	reg.MustRegister(m.releases, m.forced, m.refused, m.unguarded, m.held)
+	reg.MustRegister(m.releases, m.forced, m.refused, m.whileLocked, m.held)
 	for _, intent := range call.Intents() {
 		m.releases.WithLabelValues(string(intent))
 	}

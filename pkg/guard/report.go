@@ -26,21 +26,21 @@ import (
 
 // The reasons of Events.
 const (
-	ReasonSetAside      = "SetAside"
-	ReasonDraining      = "Draining"
-	ReasonReleased      = "Released"
-	ReasonForced        = "ForcedRelease"
-	ReasonHeld          = "Held"
-	ReasonNotEnabled    = "NamespaceNotEnabled"
-	ReasonBadAnnotation = "BadAnnotation"
-	ReasonShortGrace    = "ShortGrace"
-	ReasonForeignBudget = "ForeignBudget"
-	ReasonUnguarded     = "DeletedWhileLocked"
-	ReasonBudget        = "BudgetNotInForce"
-	ReasonBudgetOwner   = "BudgetOwnerMissing"
-	ReasonUnlocked      = "Unlocked"
-	ReasonNotFollowed   = "OwnerNotFollowed"
-	ReasonLeft          = "LeftToEviction"
+	ReasonSetAside           = "SetAside"
+	ReasonDraining           = "Draining"
+	ReasonReleased           = "Released"
+	ReasonForced             = "ForcedRelease"
+	ReasonHeld               = "Held"
+	ReasonNotEnabled         = "NamespaceNotEnabled"
+	ReasonBadAnnotation      = "BadAnnotation"
+	ReasonShortGrace         = "ShortGrace"
+	ReasonForeignBudget      = "ForeignBudget"
+	ReasonDeletedWhileLocked = "DeletedWhileLocked"
+	ReasonBudget             = "BudgetNotInForce"
+	ReasonBudgetOwner        = "BudgetOwnerMissing"
+	ReasonUnlocked           = "Unlocked"
+	ReasonNotFollowed        = "OwnerNotFollowed"
+	ReasonLeft               = "LeftToEviction"
 )
 
 // report says what happens: in Events, metrics and the log, once each time
@@ -312,9 +312,9 @@ func (r *report) deletedUnreleased(pod *corev1.Pod) {
 	if call.IsReleased(pod.Labels) || !pods.Runs(pod.Status.ContainerStatuses) {
 		return
 	}
-	r.metrics.unguarded.Inc()
+	r.metrics.whileLocked.Inc()
 	r.log.Warn("A locked pod was deleted past the doors", "pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID)
-	r.events.Eventf(pod, corev1.EventTypeWarning, ReasonUnguarded,
+	r.events.Eventf(pod, corev1.EventTypeWarning, ReasonDeletedWhileLocked,
 		"Pod %s/%s was deleted while it was locked: by the break-glass group, or by Kubernetes because its node is gone", pod.Namespace, pod.Name)
 }
 

@@ -50,7 +50,7 @@ const (
 )
 
 const (
-	alerted  = "drain-guard at once: not ready, Event `DoorsNotInForce`, alert `CallguardDoorsNotInForce` within 30 s"
+	alerted  = "drain-guard at once: not ready, Event `PoliciesNotInForce`, alert `CallguardPoliciesNotInForce` within 30 s"
 	again    = "applying the chart again"
 	nothing  = "nothing has to"
 	asker    = "whoever asked is refused"

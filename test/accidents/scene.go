@@ -115,7 +115,7 @@ func (s *Scene) Says(name string, least float64) error {
 
 // DoorsShut is nil while the guard says that the doors are in force, and is ready.
 func (s *Scene) DoorsShut() error {
-	return errors.Join(s.Guard.Ready(s.Context), s.Says("callguard_doors_in_force", 1))
+	return errors.Join(s.Guard.Ready(s.Context), s.Says("callguard_policies_in_force", 1))
 }
 
 // DoorsOpen is nil when the guard's readiness, its metric and an Event on its Deployment
@@ -125,8 +125,8 @@ func (s *Scene) DoorsOpen(door string) error {
 	if ready == nil || !strings.Contains(ready.Error(), door) {
 		return fmt.Errorf("the guard's readiness says: %w", errors.Join(ready, errors.New("not "+door)))
 	}
-	if s.Says("callguard_doors_in_force", 1) == nil {
-		return errors.New("callguard_doors_in_force is 1")
+	if s.Says("callguard_policies_in_force", 1) == nil {
+		return errors.New("callguard_policies_in_force is 1")
 	}
 	return s.Event(lab.GuardNamespace, lab.GuardName, admission.ReasonNotInForce, door)
 }

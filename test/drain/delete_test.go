@@ -128,7 +128,7 @@ func (s *story) deletedWhileLocked() float64 {
 	s.t.Helper()
 	metrics, err := stage.Guard.Metrics(s.t.Context())
 	s.must(err)
-	return metrics.Sum("callguard_unguarded_deletions_total")
+	return metrics.Sum("callguard_deletions_while_locked_total")
 }
 
 // TestDeleteDeployment deletes the Deployment of talking agents. The pods stay
