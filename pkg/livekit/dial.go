@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -28,7 +29,23 @@ type Tenants struct {
 	cfg TenantsConfig
 	// By whether a private address may be led to. A connection of own is to a host that only one namespace may name.
 	own, others *reach
+
+	mu    sync.Mutex
+	known map[string]lookup // by host
 }
+
+// lookup is which Service a host was another name for, and when.
+type lookup struct {
+	service string
+	at      time.Time
+}
+
+const (
+	// lookAgain is how long a lookup holds, about as long as clusters' DNS servers keep an answer.
+	lookAgain = 10 * time.Second
+	// maxLookups bounds those that are kept.
+	maxLookups = 1024
+)
 
 // TenantsConfig is what Tenants needs.
 type TenantsConfig struct {
@@ -46,7 +63,7 @@ type TenantsConfig struct {
 
 // NewTenants returns Tenants.
 func NewTenants(cfg TenantsConfig) *Tenants {
-	t := &Tenants{cfg: cfg}
+	t := &Tenants{cfg: cfg, known: map[string]lookup{}}
 	t.own, t.others = t.reach(true), t.reach(false)
 	return t
 }
@@ -62,16 +79,38 @@ func (t *Tenants) Of(namespace string) http.RoundTripper {
 		case !strings.HasSuffix(service, "."+namespace):
 			return nil, forbidden{}
 		}
-		// One of type ExternalName is another name for something else. It may become that between this look and the connection.
-		name, err := t.cfg.LookupCNAME(req.Context(), host)
+		is, err := t.lookUp(req.Context(), host)
 		if err != nil {
 			return nil, err
 		}
-		if t.service(name) != service {
+		if is != service {
 			return nil, forbidden{}
 		}
 		return t.own.RoundTrip(req)
 	})
+}
+
+// lookUp returns the Service that a host is in the end, or nothing: one of type ExternalName is another name for something else. It may
+// become that between this look and the connection.
+func (t *Tenants) lookUp(ctx context.Context, host string) (service string, err error) {
+	now := time.Now()
+	t.mu.Lock()
+	last, known := t.known[host]
+	t.mu.Unlock()
+	if known && now.Sub(last.at) < lookAgain {
+		return last.service, nil
+	}
+	name, err := t.cfg.LookupCNAME(ctx, host)
+	if err != nil {
+		return "", err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.known) >= maxLookups {
+		clear(t.known)
+	}
+	t.known[host] = lookup{t.service(name), now}
+	return t.known[host].service, nil
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)

@@ -103,14 +103,14 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	}
 	var g *guard.Guard
 	tenants := livekit.NewTenants(livekit.TenantsConfig{
-		Base: http.DefaultTransport.(*http.Transport), Allowed: o.allowed, Domain: program.ClusterDomain(), LookupCNAME: net.DefaultResolver.LookupCNAME,
+		Base: http.DefaultTransport.(*http.Transport), Allowed: o.livekit.Allowed, Domain: program.ClusterDomain(), LookupCNAME: net.DefaultResolver.LookupCNAME,
 		Cluster: func(addr netip.Addr) bool { return program.IsAPIServer(addr) || g.IsNode(addr) },
 	})
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
 		Default: o.defaultProject(func(ctx context.Context, server string) (time.Time, error) {
 			return leader.RecordServer(ctx, client, o.doors.Namespace, server, g.Leads)
 		}), Secret: rooms.SecretCredentials(client),
-		Transport: http.DefaultTransport, Tenants: tenants.Of, OnlyWanted: true, Settings: o.livekit, Metrics: rooms.NewMetrics(registry), Log: log,
+		Transport: http.DefaultTransport, Tenants: tenants.Of, OnlyWanted: true, Settings: o.livekit.Rooms, Metrics: rooms.NewMetrics(registry), Log: log,
 	})
 	asked := poll.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Registry: registry}
 	agents, gates := worker.NewReader(asked), gate.NewReader(asked)
@@ -135,7 +135,7 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	group.Go(func() error { return doors.Run(ctx) })
 	group.Go(func() error { return projects.Run(ctx) })
 	group.Go(func() error { return projects.Origins().Keep(ctx, o.named(g)) })
-	if o.hasDefault() {
+	if o.livekit.HasDefault() {
 		group.Go(func() error { // recorded at once, so that no pod is born before
 			return untilKnown(ctx, func() error {
 				_, err := projects.Origins().Get(ctx, call.DefaultProject, time.Time{})
@@ -151,7 +151,7 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 // defaultProject reads the default project from its files, and has its server recorded,
 // which tells since when it is the same. It is nil where there is none.
 func (o *Options) defaultProject(record func(context.Context, string) (time.Time, error)) func(context.Context) (rooms.Version, error) {
-	read := rooms.FileCredentials(o.files())
+	read := rooms.FileCredentials(o.livekit.Files())
 	if read == nil {
 		return nil
 	}
@@ -168,14 +168,12 @@ func (o *Options) defaultProject(record func(context.Context, string) (time.Time
 	}
 }
 
-func (o *Options) hasDefault() bool { return rooms.FileCredentials(o.files()) != nil }
-
 // named are the projects that pods name, and the default one, whose server is recorded
 // before any does.
 func (o *Options) named(g *guard.Guard) func() map[call.Project]call.Births {
 	return func() map[call.Project]call.Births {
 		named := g.Projects()
-		if _, there := named[call.DefaultProject]; !there && o.hasDefault() {
+		if _, there := named[call.DefaultProject]; !there && o.livekit.HasDefault() {
 			named[call.DefaultProject] = call.Births{}
 		}
 		return named

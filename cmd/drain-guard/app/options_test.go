@@ -22,6 +22,8 @@ func TestValidate(t *testing.T) {
 		"FolderAndFiles": {reason: "Which of two is meant nobody can say.", args: []string{"--livekit-secret-dir=/none", "--livekit-url-file=/u", "--livekit-api-key-file=/k", "--livekit-api-secret-file=/s"},
 			want: []string{`--livekit-secret-dir is "/none"; use either this or --livekit-url`}},
 		"NamesOfNoFolder": {reason: "Names have to be of something.", args: []string{"--livekit-secret-keys=url=u"}, want: []string{`--livekit-secret-keys is "url=u", of no folder; use it with --livekit-secret-dir, such as /etc/livekit`}},
+		"URLFileAlone":    {reason: "A URL needs its key, wherever it stands, for this program as for the other.", args: []string{"--livekit-url-file=/u"}, want: []string{"--livekit-api-key-file", "--livekit-api-secret-file"}},
+		"UnusedKey":       {reason: "A key without a URL is a mistake.", args: []string{"--livekit-api-key-file=/k"}, want: []string{`--livekit-url is ""`}},
 		"Names": {reason: "A misspelt one is not passed over.", args: []string{"--livekit-secret-dir=/none", "--livekit-secret-keys=uri=u"},
 			want: []string{`--livekit-secret-keys is "uri=u", in which "uri=u" cannot be read; use one such as url=LIVEKIT_URL`}},
 		"ForEver": {reason: "Zero is no bound, and no wait.", args: []string{"--max-hold=0", "--settle=0", "--lost-node-release-after=0"}},
@@ -30,8 +32,9 @@ func TestValidate(t *testing.T) {
 				"--settle=-1s", "--max-hold=-1s", "--deletion-cost=on", "--bind-address=8080", "--namespace=", "--log-level=loud"},
 			want: []string{
 				`--livekit-url-file is "/url"; use either this or --livekit-url`, "wss://livekit.example.com", "--livekit-api-key-file", "--livekit-api-secret-file",
-				`--resync-interval is "0s"; use a duration above zero`, "--witness-timeout", "--read-interval",
-				`--settle is "-1s"; use zero or more, such as 20s`, "--max-hold", `--max-staleness is "-1s"; use --resync-interval or more, such as 1s`, `--livekit-requests-per-minute is "5"; use 0, or 12 or more, such as 300`, "--livekit-concurrency", `--deletion-cost is "on"; use auto or off`, `--bind-address is "8080"; use an address with a port`,
+				`--resync-interval is "0s"; use 1s or more`, `--max-staleness is "-1s"; use 2s or more`,
+				`--livekit-requests-per-minute is "5"; use 0, or 12 or more, such as 300`, `--livekit-concurrency is "0"; use a number from 1 to 1024`,
+				"--witness-timeout", "--read-interval", `--settle is "-1s"; use zero or more, such as 20s`, "--max-hold", `--deletion-cost is "on"; use auto or off`, `--bind-address is "8080"; use an address with a port`,
 				"--namespace", `--log-level is "loud"; use debug, info, warn or error`,
 			}},
 	}

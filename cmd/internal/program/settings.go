@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"github.com/spf13/pflag"
 )
@@ -53,6 +54,20 @@ func (m *Mistakes) Wrong(flag string, value any, use string) {
 func (m *Mistakes) Address(flag, address, use string) {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		m.Wrong(flag, address, use)
+	}
+}
+
+// AtLeast notes a time that is too short.
+func (m *Mistakes) AtLeast(flag string, value, least time.Duration) {
+	if value < least {
+		m.Wrong(flag, value, least.String()+" or more")
+	}
+}
+
+// Concurrency notes a number of requests at once that is none, or more than anybody needs.
+func (m *Mistakes) Concurrency(flag string, n int) {
+	if n < 1 || n > 1024 {
+		m.Wrong(flag, n, "a number from 1 to 1024, such as 16")
 	}
 }
 

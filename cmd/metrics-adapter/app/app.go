@@ -97,22 +97,22 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	}
 	asked := poll.Config{
 		Pod:      store.ByUID,
-		Interval: o.workerInterval, MaxStaleness: o.livekit.MaxStaleness,
+		Interval: o.workerInterval, MaxStaleness: o.livekit.Rooms.MaxStaleness,
 		Timeout: o.workerTimeout, Concurrency: o.workerConcurrency,
 		Registry: registry,
 	}
 	agents, gates := worker.NewReader(asked), gate.NewReader(asked)
 	roomMetrics := rooms.NewMetrics(registry)
 	tenants := livekit.NewTenants(livekit.TenantsConfig{
-		Base: http.DefaultTransport.(*http.Transport), Allowed: o.allowed, Domain: program.ClusterDomain(), LookupCNAME: net.DefaultResolver.LookupCNAME,
+		Base: http.DefaultTransport.(*http.Transport), Allowed: o.livekit.Allowed, Domain: program.ClusterDomain(), LookupCNAME: net.DefaultResolver.LookupCNAME,
 		Cluster: func(addr netip.Addr) bool { return program.IsAPIServer(addr) || watcher.IsNode(addr) },
 	})
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
-		Default:   rooms.FileCredentials(o.files()),
+		Default:   rooms.FileCredentials(o.livekit.Files()),
 		Secret:    rooms.SecretCredentials(client),
 		Transport: http.DefaultTransport,
 		Tenants:   tenants.Of,
-		Settings:  o.livekit,
+		Settings:  o.livekit.Rooms,
 		OnChange:  func(uids []types.UID) { agents.Poke(uids...); gates.Poke(uids...) },
 		Metrics:   roomMetrics,
 		Log:       log,

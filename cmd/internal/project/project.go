@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package project has the flags that say which LiveKit projects are read, and how:
+// the same for metrics-adapter and drain-guard. It reads none.
+package project
+
+import (
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/callguard/callguard/cmd/internal/program"
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/livekit"
+	"github.com/callguard/callguard/pkg/witness/rooms"
+)
+
+// Options are what the flags say.
+type Options struct {
+	Rooms rooms.Settings
+	// Allowed are ranges where the LiveKit of a workload's own Secret may be, besides those where anybody's may.
+	Allowed []net.IPNet
+
+	files rooms.Files
+	keys  string
+}
+
+// Meaning is what a program makes of the flags, each as a sentence or more.
+type Meaning struct {
+	// Until is what is so of the default project until its credentials are there, such as "pods of it are held".
+	Until string
+	// Resync, MaxStaleness and Limit are about the flags of these names.
+	Resync, MaxStaleness, Limit string
+}
+
+// AddFlags adds the flags.
+func (o *Options) AddFlags(fs *pflag.FlagSet, m Meaning) {
+	const again = " Read again every minute."
+	fs.StringVar(&o.files.URL, "livekit-url", o.files.URL, "URL of the default LiveKit project, such as wss://livekit.example.com. Workloads may name others in an annotation.")
+	fs.StringVar(&o.files.URLFile, "livekit-url-file", o.files.URLFile, "File with that URL instead. It may come later, with the key: until then "+m.Until+"."+again)
+	fs.StringVar(&o.files.KeyFile, "livekit-api-key-file", o.files.KeyFile, "File with the API key of the default project."+again)
+	fs.StringVar(&o.files.SecretFile, "livekit-api-secret-file", o.files.SecretFile, "File with the API secret of the default project."+again)
+	fs.StringVar(&o.files.Dir, "livekit-secret-dir", o.files.Dir, "Folder with all three, as a mounted Secret has it, in files that --livekit-secret-keys names. They may come later: until then "+m.Until+"."+again)
+	fs.StringVar(&o.keys, "livekit-secret-keys", o.keys, "Names of the files in that folder, such as "+call.ExampleSecretKeys+", or some of them. What is not named is url, api-key or api-secret, or LiveKit's own name for it.")
+	fs.DurationVar(&o.Rooms.Resync, "resync-interval", o.Rooms.Resync, m.Resync)
+	fs.DurationVar(&o.Rooms.MaxStaleness, "max-staleness", o.Rooms.MaxStaleness, m.MaxStaleness)
+	fs.DurationVar(&o.Rooms.Timeout, "livekit-timeout", o.Rooms.Timeout, "Time limit of one request to LiveKit. LiveKit itself may take 3s to say that a room's node is silent; give it more.")
+	fs.IPNetSliceVar(&o.Allowed, "livekit-allow-cidr", o.Allowed, "Ranges of private, loopback and link-local addresses, such as 10.20.0.0/16, to which the LiveKit URLs of workloads' own Secrets may lead. By default only to Services of the workload's namespace, and to where the default project is.")
+	fs.IntVar(&o.Rooms.Concurrency, "livekit-concurrency", o.Rooms.Concurrency, "Requests to one LiveKit project under way at once.")
+	fs.IntVar(&o.Rooms.RequestsPerMinute, "livekit-requests-per-minute", o.Rooms.RequestsPerMinute, "Limit of requests to one LiveKit project in any minute, of this process. 0 is 300 for LiveKit Cloud, whose 1,000 two adapters and the guard share, and none for other servers until one answers 429. "+m.Limit)
+}
+
+// Validate notes every mistake.
+func (o *Options) Validate(m *program.Mistakes) {
+	f := o.files
+	m.Add(f.Validate(o.keys))
+	if f.URL != "" && f.URLFile != "" {
+		m.Wrong("livekit-url-file", f.URLFile, "either this or --livekit-url")
+	}
+	if f.URL != "" {
+		if err := livekit.ValidateURL(f.URL); err != nil {
+			m.Add(fmt.Errorf("--livekit-url: %w", err))
+		}
+	}
+	switch {
+	case f.URL != "" || f.URLFile != "":
+		if f.KeyFile == "" {
+			m.Wrong("livekit-api-key-file", "", "the file that holds the API key, such as /etc/livekit/api-key")
+		}
+		if f.SecretFile == "" {
+			m.Wrong("livekit-api-secret-file", "", "the file that holds the API secret, such as /etc/livekit/api-secret")
+		}
+	case f.KeyFile != "" || f.SecretFile != "":
+		m.Wrong("livekit-url", "", "the URL that the given key is for, such as wss://livekit.example.com")
+	}
+	m.AtLeast("resync-interval", o.Rooms.Resync, time.Second)
+	m.AtLeast("max-staleness", o.Rooms.MaxStaleness, max(2*o.Rooms.Resync, 2*time.Second))
+	m.AtLeast("livekit-timeout", o.Rooms.Timeout, 100*time.Millisecond)
+	if n := o.Rooms.RequestsPerMinute; n != 0 && n < livekit.LeastLimit {
+		m.Wrong("livekit-requests-per-minute", n, fmt.Sprintf("0, or %d or more, such as %d", livekit.LeastLimit, livekit.CloudLimit))
+	}
+	m.Concurrency("livekit-concurrency", o.Rooms.Concurrency)
+}
+
+// Files are where the credentials of the default project stand.
+func (o *Options) Files() rooms.Files {
+	f := o.files
+	f.Keys, _ = call.ParseSecretKeys(o.keys) // Validate has read it
+	return f
+}
+
+// HasDefault reports whether there is a default project.
+func (o *Options) HasDefault() bool { return rooms.FileCredentials(o.Files()) != nil }
