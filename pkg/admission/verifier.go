@@ -164,7 +164,7 @@ func trim(obj any) (any, error) {
 	return obj, nil
 }
 
-// ServesMutating says whether a cluster has mutating admission policies.
+// ServesMutating reports whether a cluster has mutating admission policies.
 func ServesMutating(client kubernetes.Interface) (bool, error) {
 	list, err := client.Discovery().ServerResourcesForGroupVersion("admissionregistration.k8s.io/v1")
 	if err != nil {
@@ -307,7 +307,7 @@ func TryDelete(ctx context.Context, client kubernetes.Interface, pods []*corev1.
 	return cmp.Or(open, other)
 }
 
-// Locked says whether a guarded pod of an enabled namespace has to be refused to
+// Locked reports whether a guarded pod of an enabled namespace has to be refused to
 // whoever would delete it.
 func Locked(pod *corev1.Pod) bool {
 	return pod.DeletionTimestamp == nil && !call.IsReleased(pod.Labels) && pods.Runs(pod.Status.ContainerStatuses)

@@ -49,7 +49,7 @@ const (
 // Config is what a Guard needs.
 type Config struct {
 	Client kubernetes.Interface
-	// Doors says whether the admission policies are in force; see admission.Verifier.
+	// Doors reports whether the admission policies are in force; see admission.Verifier.
 	Doors Gatekeeper
 	// Witnesses are asked of pods that something wants to go.
 	Witnesses map[call.Witness]Witness

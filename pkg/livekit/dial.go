@@ -167,7 +167,7 @@ func (r *reach) control(_ context.Context, _, address string, _ syscall.RawConn)
 	return nil
 }
 
-// may says whether a tenant may lead to an address: to a private one where private is true.
+// may reports whether a tenant may lead to an address: to a private one where private is true.
 func (t *Tenants) may(addr netip.Addr, private bool) bool {
 	addr = addr.Unmap().WithZone("")
 	if slices.ContainsFunc(t.cfg.Allowed, func(n net.IPNet) bool { return n.Contains(addr.AsSlice()) }) {
