@@ -46,7 +46,7 @@ func Until(ctx context.Context, server *http.Server, l net.Listener, log *slog.L
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 		defer cancel()
 		if server.Shutdown(last) != nil {
-			_ = server.Close()
+			_ = server.Close() // what is left is streaming
 		}
 	}()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {

@@ -18,17 +18,17 @@ import (
 type forbidden struct{}
 
 func (forbidden) Error() string {
-	return "its address is loopback, link-local, private or a node's, where no LiveKit of a workload's own Secret may be;" +
-		" name a Service of the workload's own namespace, such as ws://livekit.NAMESPACE.svc:7880, or have an administrator allow the range with --livekit-allow-cidr"
+	return "its address is loopback, link-local, private, a node's or that of another namespace's Service, where no LiveKit of a workload's own Secret may be;" +
+		" name a Service of the workload's own namespace, such as ws://livekit.NAMESPACE.svc:7880, or have an administrator add the range to livekit.allowCIDRs of callguard's chart (--livekit-allow-cidr)"
 }
 
 // Tenants says where the URLs that tenants choose may lead. Whatever a name resolves to, it is not a loopback, link-local, multicast or
-// private address, for there is what only the cluster should reach. A Service of the tenant's own namespace may have a private one,
-// unless it is another name for something else. Where a proxy is asked instead, it is for the proxy to know whom it connects to.
+// private address, for there is what only the cluster should reach. A Service of the tenant's own namespace may have a private one, one of
+// another namespace only what an administrator allows. Where a proxy is asked instead, it is for the proxy to know whom it connects to.
 type Tenants struct {
 	cfg TenantsConfig
-	// By whether a private address may be led to. A connection of own is to a host that only one namespace may name.
-	own, others *reach
+	// To Services of the tenant's namespace, to those of others, and to all else; apart, so that none shares the connections of another.
+	own, foreign, outside *reach
 
 	mu    sync.Mutex
 	known map[string]lookup // by host
@@ -64,30 +64,39 @@ type TenantsConfig struct {
 // NewTenants returns Tenants.
 func NewTenants(cfg TenantsConfig) *Tenants {
 	t := &Tenants{cfg: cfg, known: map[string]lookup{}}
-	t.own, t.others = t.reach(true), t.reach(false)
+	t.own = newReach(cfg.Base, func(addr netip.Addr) bool { return t.may(addr, true) })
+	t.outside = newReach(cfg.Base, func(addr netip.Addr) bool { return t.may(addr, false) })
+	t.foreign = newReach(cfg.Base, t.isAllowed)
 	return t
 }
 
 // Of is the transport for the projects of a namespace.
 func (t *Tenants) Of(namespace string) http.RoundTripper {
 	return roundTripper(func(req *http.Request) (*http.Response, error) {
-		host := req.URL.Hostname()
-		service := t.service(host)
-		switch {
-		case service == "":
-			return t.others.RoundTrip(req)
-		case !strings.HasSuffix(service, "."+namespace):
-			return nil, forbidden{}
-		}
-		is, err := t.lookUp(req.Context(), host)
+		to, err := t.towards(req.Context(), namespace, req.URL.Hostname())
 		if err != nil {
 			return nil, err
 		}
-		if is != service {
-			return nil, forbidden{}
-		}
-		return t.own.RoundTrip(req)
+		return to.RoundTrip(req)
 	})
+}
+
+// towards says how far a tenant's connection to a host may go, by what the host is in the end.
+func (t *Tenants) towards(ctx context.Context, namespace, host string) (*reach, error) {
+	if t.service(host) == "" {
+		return t.outside, nil
+	}
+	service, err := t.lookUp(ctx, host)
+	switch {
+	case err != nil:
+		return nil, err
+	case service == "":
+		return t.outside, nil
+	case strings.HasSuffix(service, "."+namespace):
+		return t.own, nil
+	default:
+		return t.foreign, nil
+	}
 }
 
 // lookUp returns the Service that a host is in the end, or nothing: one of type ExternalName is another name for something else. It may
@@ -135,8 +144,8 @@ type reach struct {
 	proxied, direct *http.Transport
 }
 
-func (t *Tenants) reach(private bool) *reach {
-	r := &reach{may: func(addr netip.Addr) bool { return t.may(addr, private) }, proxied: t.cfg.Base.Clone(), direct: t.cfg.Base.Clone()}
+func newReach(base *http.Transport, may func(netip.Addr) bool) *reach {
+	r := &reach{may: may, proxied: base.Clone(), direct: base.Clone()}
 	r.proxied.MaxResponseHeaderBytes, r.direct.MaxResponseHeaderBytes = maxHeaderBytes, maxHeaderBytes
 	r.direct.Proxy = nil
 	r.direct.DialContext = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second, ControlContext: r.control}).DialContext
@@ -169,11 +178,11 @@ func (r *reach) control(_ context.Context, _, address string, _ syscall.RawConn)
 
 // may reports whether a tenant may lead to an address: to a private one where private is true.
 func (t *Tenants) may(addr netip.Addr, private bool) bool {
+	allowed := t.isAllowed(addr)
 	addr = addr.Unmap().WithZone("")
-	if slices.ContainsFunc(t.cfg.Allowed, func(n net.IPNet) bool { return n.Contains(addr.AsSlice()) }) {
-		return true
-	}
 	switch {
+	case allowed:
+		return true
 	case addr.IsLoopback(), addr.IsLinkLocalUnicast(), addr.IsMulticast(), addr.IsUnspecified(), t.cfg.Cluster(addr), isTranslated(addr):
 		return false
 	case addr.IsPrivate(), isAmong(addr, alsoPrivate()):
@@ -181,6 +190,12 @@ func (t *Tenants) may(addr netip.Addr, private bool) bool {
 	default:
 		return true
 	}
+}
+
+// isAllowed reports whether an administrator opens an address to all tenants.
+func (t *Tenants) isAllowed(addr netip.Addr) bool {
+	addr = addr.Unmap().WithZone("")
+	return slices.ContainsFunc(t.cfg.Allowed, func(n net.IPNet) bool { return n.Contains(addr.AsSlice()) })
 }
 
 func isAmong(addr netip.Addr, ranges []netip.Prefix) bool {

@@ -69,6 +69,9 @@ func TestWhereTenantsMayLead(t *testing.T) {
 			if got := tenants.may(addr, true); got != tc.service {
 				t.Errorf("%s is allowed for a Service: %t; want %t", tc.address, got, tc.service)
 			}
+			if got, want := tenants.foreign.may(addr), strings.HasPrefix(name, "Allowed"); got != want {
+				t.Errorf("%s is allowed for another namespace's Service: %t; want %t", tc.address, got, want)
+			}
 		})
 	}
 }
@@ -96,20 +99,18 @@ func TestService(t *testing.T) {
 	}
 }
 
-// TestTenantsNameTheirOwnServices: a Service of the tenant's namespace may be at a private address, and at no other name.
+// TestTenantsNameTheirOwnServices: how far a tenant of namespace voice is led by a name, whatever that stands for.
 func TestTenantsNameTheirOwnServices(t *testing.T) {
-	names := map[string]string{
+	names, asked := map[string]string{
 		"livekit.voice.svc":  "livekit.voice.svc.cluster.local.",
 		"alias.voice.svc":    "db.other.svc.cluster.local.",
 		"longer.voice.svc":   "longer.voice.svc.attacker.example.",
-		"outside.voice.svc":  "outside.example.com.",
+		"cloud.voice.svc":    "project.livekit.cloud.",
 		"livekit.other.svc":  "livekit.other.svc.cluster.local.",
 		"livekit.voice2.svc": "livekit.voice2.svc.cluster.local.",
-	}
-	asked := map[string]int{}
+	}, map[string]int{}
 	tenants := NewTenants(TenantsConfig{
-		Base: &http.Transport{}, Domain: "cluster.local", Cluster: func(netip.Addr) bool { return false },
-		LookupCNAME: func(_ context.Context, host string) (string, error) {
+		Base: &http.Transport{}, Domain: "cluster.local", LookupCNAME: func(_ context.Context, host string) (string, error) {
 			asked[host]++
 			if name := names[host]; name != "" {
 				return name, nil
@@ -117,25 +118,20 @@ func TestTenantsNameTheirOwnServices(t *testing.T) {
 			return "", &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 		},
 	})
-	for host, may := range map[string]bool{
-		"livekit.voice.svc": true, "alias.voice.svc": false, "longer.voice.svc": false, "outside.voice.svc": false,
-		"livekit.other.svc": false, "livekit.voice2.svc": false, "missing.voice.svc": false,
+	for host, want := range map[string]*reach{
+		"livekit.voice.svc": tenants.own, "alias.voice.svc": tenants.foreign, "livekit.other.svc": tenants.foreign, "livekit.voice2.svc": tenants.foreign,
+		"longer.voice.svc": tenants.outside, "cloud.voice.svc": tenants.outside, "livekit.example.com": tenants.outside, "10.0.0.1": tenants.outside,
+		"missing.voice.svc": nil,
 	} {
-		ctx, stop := context.WithCancel(t.Context())
-		stop() // nobody is there
 		for range 3 {
-			req := httptest.NewRequestWithContext(ctx, http.MethodPost, "http://"+host+":7880/", nil)
-			resp, err := tenants.Of("voice").RoundTrip(req)
-			if err == nil {
-				_ = resp.Body.Close()
-			}
-			if got := errors.Is(err, context.Canceled); got != may {
-				t.Errorf("a tenant of namespace voice may name %s: %t, %v; want %t", host, got, err, may)
+			got, err := tenants.towards(t.Context(), "voice", host)
+			if got != want || (err != nil) != (want == nil) {
+				t.Errorf("%s leads too far, or not far enough: %v", host, err)
 			}
 		}
 	}
-	if asked["livekit.voice.svc"] != 1 || asked["livekit.other.svc"] != 0 {
-		t.Errorf("the cluster's DNS server was asked %v times, want once for each name that may be a tenant's", asked)
+	if asked["livekit.voice.svc"] != 1 || asked["livekit.example.com"] != 0 {
+		t.Errorf("names were looked up %v times, want once for each Service", asked)
 	}
 }
 
@@ -211,7 +207,7 @@ func TestClassesOfNoAnswer(t *testing.T) {
 		"Certificate": {&url.Error{Err: &tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{DNSNames: []string{"hush.internal"}}, Host: "x"}}}, "its certificate or its TLS is not accepted", "hush.internal"},
 		"Alert":       {&url.Error{Err: tls.AlertError(40)}, "its certificate or its TLS is not accepted", "handshake"},
 		"NotTLS":      {&url.Error{Err: tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}}, "its certificate or its TLS is not accepted", "first record"},
-		"Forbidden":   {dial(forbidden{}), "its address is loopback, link-local, private or a node's", "10.9.8.7"},
+		"Forbidden":   {dial(forbidden{}), "its address is loopback, link-local, private, a node's or", "10.9.8.7"},
 		"NotHTTP":     {&url.Error{Err: errors.New("malformed HTTP response \"hush\"")}, "it answers what is not HTTP", ""},
 		"Ends":        {&url.Error{Err: io.EOF}, "it ends the connection", ""},
 		"GivenUp":     {&url.Error{Err: context.Canceled}, "the request was given up", ""},

@@ -3,14 +3,12 @@
 package program
 
 import (
-	"cmp"
 	"context"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -36,18 +34,20 @@ func domainIn(resolvConf string) string {
 	return "cluster.local"
 }
 
-// IsAPIServer reports whether an address is that by which pods reach the API server. It may be asked at any time, and looks names up once.
-func IsAPIServer(addr netip.Addr) bool { return slices.Contains(apiServer(), addr.Unmap()) }
-
-// apiServer are the addresses of what the kubelet tells every container, and of the Service that is there in every cluster.
-var apiServer = sync.OnceValue(func() (addresses []netip.Addr) { //nolint:gochecknoglobals // looked up once
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	for _, host := range []string{os.Getenv("KUBERNETES_SERVICE_HOST"), "kubernetes.default.svc"} {
-		found, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", cmp.Or(host, "localhost")) // outside of a cluster there is none
-		for _, addr := range found {
-			addresses = append(addresses, addr.Unmap())
-		}
+// IsAPIServer reports whether an address is that by which pods reach the API server, as the kubelet tells every container. Where that is a
+// name, the Service that every cluster has is at another address.
+func IsAPIServer(addr netip.Addr) bool {
+	host := os.Getenv("KUBERNETES_SERVICE_HOST")
+	if host == "" { // outside of a cluster
+		return false
 	}
-	return addresses
-})
+	if of, err := netip.ParseAddr(host); err == nil {
+		return of.Unmap() == addr.Unmap()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return slices.ContainsFunc([]string{host, "kubernetes.default.svc"}, func(name string) bool {
+		found, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", name) // one without cluster DNS has no such Service either
+		return slices.ContainsFunc(found, func(of netip.Addr) bool { return of.Unmap() == addr.Unmap() })
+	})
+}

@@ -21,10 +21,21 @@ func TestDomainIn(t *testing.T) {
 }
 
 func TestIsAPIServer(t *testing.T) {
-	t.Setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
-	for address, want := range map[string]bool{"10.96.0.1": true, "::ffff:10.96.0.1": true, "10.96.0.2": false} {
-		if got := IsAPIServer(netip.MustParseAddr(address)); got != want {
-			t.Errorf("%s is the API server's: %t, want %t", address, got, want)
-		}
+	for name, tc := range map[string]struct {
+		host, address string
+		want          bool
+	}{
+		"Address": {"10.96.0.1", "10.96.0.1", true},
+		"Mapped":  {"10.96.0.1", "::ffff:10.96.0.1", true},
+		"Another": {"10.96.0.1", "10.96.0.2", false},
+		"Name":    {"localhost", "127.0.0.1", true},
+		"Outside": {"", "127.0.0.1", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("KUBERNETES_SERVICE_HOST", tc.host)
+			if got := IsAPIServer(netip.MustParseAddr(tc.address)); got != tc.want {
+				t.Errorf("%s is the API server's: %t, want %t", tc.address, got, tc.want)
+			}
+		})
 	}
 }
