@@ -48,15 +48,15 @@ func (e *Election) Unlocked() bool { return e.unlocked.Load() }
 // ctx is done or Lead fails. An unlock of before is over, for a guard starts. Without an
 // election the process leads at once.
 func (e *Election) Run(ctx context.Context, elect bool) error {
-	err := wait.PollUntilContextCancel(ctx, retryPeriod, true, func(context.Context) (bool, error) {
+	_ = wait.PollUntilContextCancel(ctx, retryPeriod, true, func(ctx context.Context) (bool, error) {
 		err := TakeBack(ctx, e.Client, e.Namespace)
 		if err != nil {
 			e.Log.Warn("Cannot see whether callguard is unlocked; trying again", "err", err)
 		}
 		return err == nil, nil
-	})
-	if err != nil { // ctx is done
-		return nil //nolint:nilerr // it was to end
+	}) // fails when ctx is done, and then alone
+	if ctx.Err() != nil {
+		return nil
 	}
 	if !elect {
 		return e.Lead(ctx)

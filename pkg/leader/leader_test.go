@@ -73,9 +73,9 @@ func leaseOf(holder string, seconds int32) *coordinationv1.Lease {
 	}
 }
 
-func holderIn(t *testing.T, client kubernetes.Interface) string {
+func holderIn(ctx context.Context, t *testing.T, client kubernetes.Interface) string {
 	t.Helper()
-	lease, err := client.CoordinationV1().Leases("callguard-system").Get(t.Context(), LeaseName, metav1.GetOptions{})
+	lease, err := client.CoordinationV1().Leases("callguard-system").Get(ctx, LeaseName, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,14 +101,14 @@ func TestSeizeAndTakeBack(t *testing.T) {
 			if err != nil || fromGuard != tc.fromGuard {
 				t.Errorf("%s It is taken from a guard: %t, %v; want %t", tc.reason, fromGuard, err, tc.fromGuard)
 			}
-			if holder := holderIn(t, client); holder != UnlockHolder {
+			if holder := holderIn(t.Context(), t, client); holder != UnlockHolder {
 				t.Errorf("%s %q holds the lease", tc.reason, holder)
 			}
 			for range 2 { // the second guard that starts finds it free
 				if err := TakeBack(t.Context(), client, "callguard-system"); err != nil {
 					t.Fatal(err)
 				}
-				if holder := holderIn(t, client); holder != "" {
+				if holder := holderIn(t.Context(), t, client); holder != "" {
 					t.Errorf("after a guard has started, %q holds the lease", holder)
 				}
 			}
@@ -122,8 +122,8 @@ func TestTakeBackFromNobody(t *testing.T) {
 		t.Errorf("without a lease: %v", err)
 	}
 	client := fake.NewClientset(leaseOf("one", 10))
-	if err := TakeBack(t.Context(), client, "callguard-system"); err != nil || holderIn(t, client) != "one" {
-		t.Errorf("%v, held by %q; want one", err, holderIn(t, client))
+	if err := TakeBack(t.Context(), client, "callguard-system"); err != nil || holderIn(t.Context(), t, client) != "one" {
+		t.Errorf("%v, held by %q; want one", err, holderIn(t.Context(), t, client))
 	}
 }
 
@@ -151,8 +151,8 @@ func TestRunLeads(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			client := fake.NewClientset(leaseOf(UnlockHolder, 1<<30))
 			broken := errors.New("broken")
-			e := &Election{Client: client, Namespace: "callguard-system", Log: slog.New(slog.DiscardHandler), Lead: func(context.Context) error {
-				if holder := holderIn(t, client); holder == UnlockHolder || elect == (holder == "") { //nolint:contextcheck // the test's is for the whole of it
+			e := &Election{Client: client, Namespace: "callguard-system", Log: slog.New(slog.DiscardHandler), Lead: func(ctx context.Context) error {
+				if holder := holderIn(ctx, t, client); holder == UnlockHolder || elect == (holder == "") {
 					t.Errorf("it leads while %q holds the lease", holder)
 				}
 				return broken
@@ -160,7 +160,7 @@ func TestRunLeads(t *testing.T) {
 			if err := e.Run(t.Context(), elect); !errors.Is(err, broken) {
 				t.Errorf("it ends with %v, want %v", err, broken)
 			}
-			if holder := holderIn(t, client); holder != "" {
+			if holder := holderIn(t.Context(), t, client); holder != "" {
 				t.Errorf("%q still holds the lease: no other guard can lead", holder)
 			}
 		})

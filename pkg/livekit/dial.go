@@ -56,7 +56,7 @@ type TenantsConfig struct {
 	// Domain is that of the cluster, such as cluster.local.
 	Domain string
 	// Cluster reports whether an address is that of a node or of the API server, where not even a Service may lead.
-	Cluster func(netip.Addr) bool
+	Cluster func(context.Context, netip.Addr) bool
 	// LookupCNAME is that of a net.Resolver.
 	LookupCNAME func(ctx context.Context, host string) (string, error)
 }
@@ -64,9 +64,9 @@ type TenantsConfig struct {
 // NewTenants returns Tenants.
 func NewTenants(cfg TenantsConfig) *Tenants {
 	t := &Tenants{cfg: cfg, known: map[string]lookup{}}
-	t.own = newReach(cfg.Base, func(addr netip.Addr) bool { return t.may(addr, true) })
-	t.outside = newReach(cfg.Base, func(addr netip.Addr) bool { return t.may(addr, false) })
-	t.foreign = newReach(cfg.Base, t.isAllowed)
+	t.own = newReach(cfg.Base, func(ctx context.Context, addr netip.Addr) bool { return t.may(ctx, addr, true) })
+	t.outside = newReach(cfg.Base, func(ctx context.Context, addr netip.Addr) bool { return t.may(ctx, addr, false) })
+	t.foreign = newReach(cfg.Base, func(_ context.Context, addr netip.Addr) bool { return t.isAllowed(addr) })
 	return t
 }
 
@@ -140,11 +140,11 @@ func (t *Tenants) service(host string) string {
 
 // reach is how far connections may go.
 type reach struct {
-	may             func(netip.Addr) bool
+	may             func(context.Context, netip.Addr) bool
 	proxied, direct *http.Transport
 }
 
-func newReach(base *http.Transport, may func(netip.Addr) bool) *reach {
+func newReach(base *http.Transport, may func(context.Context, netip.Addr) bool) *reach {
 	r := &reach{may: may, proxied: base.Clone(), direct: base.Clone()}
 	r.proxied.MaxResponseHeaderBytes, r.direct.MaxResponseHeaderBytes = maxHeaderBytes, maxHeaderBytes
 	r.direct.Proxy = nil
@@ -161,29 +161,29 @@ func (r *reach) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil || proxy == nil {
 		return r.direct.RoundTrip(req)
 	}
-	if addr, err := netip.ParseAddr(req.URL.Hostname()); err == nil && !r.may(addr) {
+	if addr, err := netip.ParseAddr(req.URL.Hostname()); err == nil && !r.may(req.Context(), addr) {
 		return nil, forbidden{}
 	}
 	return r.proxied.RoundTrip(req)
 }
 
 // control is asked with the address that a name has been resolved to.
-func (r *reach) control(_ context.Context, _, address string, _ syscall.RawConn) error {
+func (r *reach) control(ctx context.Context, _, address string, _ syscall.RawConn) error {
 	to, err := netip.ParseAddrPort(address)
-	if err != nil || !r.may(to.Addr()) {
+	if err != nil || !r.may(ctx, to.Addr()) {
 		return forbidden{}
 	}
 	return nil
 }
 
 // may reports whether a tenant may lead to an address: to a private one where private is true.
-func (t *Tenants) may(addr netip.Addr, private bool) bool {
+func (t *Tenants) may(ctx context.Context, addr netip.Addr, private bool) bool {
 	allowed := t.isAllowed(addr)
 	addr = addr.Unmap().WithZone("")
 	switch {
 	case allowed:
 		return true
-	case addr.IsLoopback(), addr.IsLinkLocalUnicast(), addr.IsMulticast(), addr.IsUnspecified(), t.cfg.Cluster(addr), isTranslated(addr):
+	case addr.IsLoopback(), addr.IsLinkLocalUnicast(), addr.IsMulticast(), addr.IsUnspecified(), t.cfg.Cluster(ctx, addr), isTranslated(addr):
 		return false
 	case addr.IsPrivate(), isAmong(addr, alsoPrivate()):
 		return private

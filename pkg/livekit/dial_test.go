@@ -60,16 +60,16 @@ func TestWhereTenantsMayLead(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			tenants := NewTenants(TenantsConfig{
-				Base: &http.Transport{}, Allowed: []net.IPNet{*allowed}, Cluster: func(addr netip.Addr) bool { return slices.Contains(nodes, addr) },
+				Base: &http.Transport{}, Allowed: []net.IPNet{*allowed}, Cluster: func(_ context.Context, addr netip.Addr) bool { return slices.Contains(nodes, addr) },
 			})
 			addr := netip.MustParseAddr(tc.address)
-			if got := tenants.may(addr, false); got != tc.want {
+			if got := tenants.may(t.Context(), addr, false); got != tc.want {
 				t.Errorf("%s is allowed: %t; want %t", tc.address, got, tc.want)
 			}
-			if got := tenants.may(addr, true); got != tc.service {
+			if got := tenants.may(t.Context(), addr, true); got != tc.service {
 				t.Errorf("%s is allowed for a Service: %t; want %t", tc.address, got, tc.service)
 			}
-			if got, want := tenants.foreign.may(addr), strings.HasPrefix(name, "Allowed"); got != want {
+			if got, want := tenants.foreign.may(t.Context(), addr), strings.HasPrefix(name, "Allowed"); got != want {
 				t.Errorf("%s is allowed for another namespace's Service: %t; want %t", tc.address, got, want)
 			}
 		})
@@ -172,7 +172,7 @@ func TestTenantsAreNotLedInside(t *testing.T) {
 				tc.base = &http.Transport{}
 			}
 			c := clientOf(t, nil, func(c *Config) {
-				c.URL, c.Transport = "http://"+net.JoinHostPort(tc.host, port), NewTenants(TenantsConfig{Base: tc.base, Allowed: tc.allowed, Domain: "cluster.local", Cluster: func(netip.Addr) bool { return false }}).Of("voice")
+				c.URL, c.Transport = "http://"+net.JoinHostPort(tc.host, port), NewTenants(TenantsConfig{Base: tc.base, Allowed: tc.allowed, Domain: "cluster.local", Cluster: func(context.Context, netip.Addr) bool { return false }}).Of("voice")
 			})
 			_, err := c.Rooms(t.Context())
 			switch {

@@ -104,7 +104,9 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	var g *guard.Guard
 	tenants := livekit.NewTenants(livekit.TenantsConfig{
 		Base: http.DefaultTransport.(*http.Transport), Allowed: o.livekit.Allowed, Domain: program.ClusterDomain(), LookupCNAME: net.DefaultResolver.LookupCNAME,
-		Cluster: func(addr netip.Addr) bool { return program.IsAPIServer(addr) || g.IsNode(addr) },
+		Cluster: func(ctx context.Context, addr netip.Addr) bool {
+			return program.IsAPIServer(ctx, addr) || g.IsNode(addr)
+		},
 	})
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
 		Default: o.defaultProject(func(ctx context.Context, server string) (time.Time, error) {

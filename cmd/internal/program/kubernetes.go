@@ -9,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 )
 
 // ClusterDomain is the DNS domain of the cluster that this pod runs in, as the kubelet writes it into resolv.conf; outside of one
@@ -36,7 +35,7 @@ func domainIn(resolvConf string) string {
 
 // IsAPIServer reports whether an address is that by which pods reach the API server, as the kubelet tells every container. Where that is a
 // name, the Service that every cluster has is at another address.
-func IsAPIServer(addr netip.Addr) bool {
+func IsAPIServer(ctx context.Context, addr netip.Addr) bool {
 	host := os.Getenv("KUBERNETES_SERVICE_HOST")
 	if host == "" { // outside of a cluster
 		return false
@@ -44,8 +43,6 @@ func IsAPIServer(addr netip.Addr) bool {
 	if of, err := netip.ParseAddr(host); err == nil {
 		return of.Unmap() == addr.Unmap()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
 	return slices.ContainsFunc([]string{host, "kubernetes.default.svc"}, func(name string) bool {
 		found, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", name) // one without cluster DNS has no such Service either
 		return slices.ContainsFunc(found, func(of netip.Addr) bool { return of.Unmap() == addr.Unmap() })

@@ -33,7 +33,7 @@ func TestIsAPIServer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("KUBERNETES_SERVICE_HOST", tc.host)
-			if got := IsAPIServer(netip.MustParseAddr(tc.address)); got != tc.want {
+			if got := IsAPIServer(t.Context(), netip.MustParseAddr(tc.address)); got != tc.want {
 				t.Errorf("%s is the API server's: %t, want %t", tc.address, got, tc.want)
 			}
 		})

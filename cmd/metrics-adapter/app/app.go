@@ -105,7 +105,9 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	roomMetrics := rooms.NewMetrics(registry)
 	tenants := livekit.NewTenants(livekit.TenantsConfig{
 		Base: http.DefaultTransport.(*http.Transport), Allowed: o.livekit.Allowed, Domain: program.ClusterDomain(), LookupCNAME: net.DefaultResolver.LookupCNAME,
-		Cluster: func(addr netip.Addr) bool { return program.IsAPIServer(addr) || watcher.IsNode(addr) },
+		Cluster: func(ctx context.Context, addr netip.Addr) bool {
+			return program.IsAPIServer(ctx, addr) || watcher.IsNode(addr)
+		},
 	})
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
 		Default:   rooms.FileCredentials(o.livekit.Files()),
