@@ -92,7 +92,7 @@ lint: ## Run the linters (the first run builds them, about 2 minutes)
 	hack/verify-lint.sh
 
 .PHONY: vulnerabilities
-vulnerabilities: ## Look for known vulnerabilities in what the programs call (about 3 minutes)
+vulnerabilities: ## Look for known vulnerabilities in what the programs call, on each system (about 8 minutes)
 	hack/check-vulnerabilities.sh
 
 .PHONY: generate

@@ -48,14 +48,7 @@ func (e *Election) Unlocked() bool { return e.unlocked.Load() }
 // ctx is done or Lead fails. An unlock of before is over, for a guard starts. Without an
 // election the process leads at once.
 func (e *Election) Run(ctx context.Context, elect bool) error {
-	_ = wait.PollUntilContextCancel(ctx, retryPeriod, true, func(ctx context.Context) (bool, error) {
-		err := TakeBack(ctx, e.Client, e.Namespace)
-		if err != nil {
-			e.Log.Warn("Cannot see whether callguard is unlocked; trying again", "err", err)
-		}
-		return err == nil, nil
-	}) // fails when ctx is done, and then alone
-	if ctx.Err() != nil {
+	if !e.locksAgain(ctx) {
 		return nil
 	}
 	if !elect {
@@ -66,6 +59,17 @@ func (e *Election) Run(ctx context.Context, elect bool) error {
 		return fmt.Errorf("cannot name this process for the election: %w", err)
 	}
 	return e.run(ctx, fmt.Sprintf("%s_%s", host, uuid.NewUUID()))
+}
+
+// locksAgain ends an unlock, if there was one, and reports whether it did so before ctx was done.
+func (e *Election) locksAgain(ctx context.Context) bool {
+	return wait.PollUntilContextCancel(ctx, retryPeriod, true, func(ctx context.Context) (bool, error) {
+		err := TakeBack(ctx, e.Client, e.Namespace)
+		if err != nil {
+			e.Log.Warn("Cannot see whether callguard is unlocked; trying again", "err", err)
+		}
+		return err == nil, nil
+	}) == nil
 }
 
 // run takes part in the election under a name, until ctx is done.
