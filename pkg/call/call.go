@@ -17,45 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// The labels, annotations and attributes by which callguard and its users speak
-// of a pod. They are part of the public contract.
 const (
-	// GuardedLabel marks the pods of a workload, set in its pod template.
-	GuardedLabel = "callguard.dev/guarded"
-	// EnabledLabel marks the namespaces in which GuardedLabel has an effect.
-	EnabledLabel = "callguard.dev/enabled"
-	// DisableAnnotation says of a namespace, with the value "true", that EnabledLabel may
-	// be taken off, which a policy refuses otherwise.
-	DisableAnnotation = "callguard.dev/disable"
-	// ReleasedLabel marks a pod that may go; its value is the intent.
-	ReleasedLabel = "callguard.dev/released"
-	// DrainingAnnotation marks a pod that takes no new call.
-	DrainingAnnotation = "callguard.dev/draining"
-	// WitnessesAnnotation names a pod's witnesses, separated by commas.
-	WitnessesAnnotation = "callguard.dev/witnesses"
-	// SecretAnnotation names the Secret, in the pod's namespace, of the LiveKit
-	// project that the pod's agent works for. It stands in the pod template, so
-	// that a pod which outlives its workload still names its project.
-	SecretAnnotation = "callguard.dev/livekit-secret"
-	// SecretKeysAnnotation names the keys of that Secret, where they are neither callguard's
-	// nor LiveKit's own: "url=…,api-key=…,api-secret=…", or some of them.
-	SecretKeysAnnotation = "callguard.dev/livekit-secret-keys"
-	// SameURLAnnotation stands on such a Secret and repeats its url: all pods that name
-	// the Secret were born with that one, whenever the Secret was written.
-	SameURLAnnotation = "callguard.dev/same-url"
-	// WorkerPortAnnotation names the port of the agent's own HTTP server where
-	// it is not DefaultWorkerPort.
-	WorkerPortAnnotation = "callguard.dev/worker-port"
-	// AgentContainerAnnotation names the container of the agent, in a pod that has other
-	// regular containers. Without it that is the one with a port of the agent's server,
-	// or else all of them are.
-	AgentContainerAnnotation = "callguard.dev/agent-container"
-	// GatePortAnnotation says that the pod has a call-gate, and on which port it
-	// answers GET /calls.
-	GatePortAnnotation = "callguard.dev/gate-port"
-	// PodAttribute is the attribute of an agent participant that names its pod by UID.
-	PodAttribute = "callguard.dev/pod"
-
 	// DefaultWorkerPort is where LiveKit Agents for Python and Node serve
 	// GET /worker in production mode.
 	DefaultWorkerPort = 8081

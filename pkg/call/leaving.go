@@ -11,39 +11,6 @@ import (
 	"time"
 )
 
-// The annotations of a pod that is leaving, and of a workload whose pods may have
-// to. They are part of the public contract.
-const (
-	// AsideAnnotation says why and since when a pod is no longer its ReplicaSet's.
-	// Its value is a Mark.
-	AsideAnnotation = "callguard.dev/aside"
-	// HashAnnotation keeps the pod-template-hash that a pod had before it was set aside.
-	HashAnnotation = "callguard.dev/hash"
-	// LeaveAnnotation, with any value, is an operator's wish that this pod should go.
-	LeaveAnnotation = "callguard.dev/leave"
-	// MinAvailableAnnotation of a workload is how many of its pods must be able to
-	// take calls while others leave: a number, or a percentage of its replicas.
-	MinAvailableAnnotation = "callguard.dev/min-available"
-	// DeadlineAnnotation of a pod template is how long a pod may be held from when
-	// something wants it to go.
-	DeadlineAnnotation = "callguard.dev/drain-deadline"
-	// LaunchLimitAnnotation of a pod template is how long an agent without call-gate may
-	// take to start a job that it was assigned; such as "2m". Zero is believed after so
-	// long, where that is longer than the guard's --settle.
-	LaunchLimitAnnotation = "callguard.dev/launch-limit"
-	// OnDeadlineAnnotation of a pod template says what happens then.
-	OnDeadlineAnnotation = "callguard.dev/on-deadline"
-)
-
-// PodAnnotations are the annotations of callguard's that its programs read of a pod.
-func PodAnnotations() []string {
-	return []string{
-		DrainingAnnotation, WitnessesAnnotation, SecretAnnotation, SecretKeysAnnotation, SameURLAnnotation, WorkerPortAnnotation,
-		AgentContainerAnnotation, GatePortAnnotation, AsideAnnotation, HashAnnotation, LeaveAnnotation, DeadlineAnnotation,
-		LaunchLimitAnnotation, OnDeadlineAnnotation,
-	}
-}
-
 // Intent is why a pod should go.
 type Intent string
 

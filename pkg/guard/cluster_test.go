@@ -50,6 +50,25 @@ func TestTrimOfTheLarge(t *testing.T) {
 	}
 }
 
+// TestTrimKeepsAnnotations: what a pod and its workload say of themselves is there when it is read.
+func TestTrimKeepsAnnotations(t *testing.T) {
+	for _, a := range call.Annotations() {
+		var obj metav1.Object
+		meta := metav1.ObjectMeta{Labels: map[string]string{a.Key: "so"}, Annotations: map[string]string{a.Key: "so"}}
+		switch a.On {
+		case call.OnPod:
+			obj = &corev1.Pod{ObjectMeta: meta}
+		case call.OnWorkload:
+			obj = &appsv1.Deployment{ObjectMeta: meta}
+		default:
+			continue // it is read by other means, or by policies
+		}
+		if _, err := trim(obj); err != nil || a.Label && obj.GetLabels()[a.Key] != "so" || !a.Label && obj.GetAnnotations()[a.Key] != "so" {
+			t.Errorf("%s is not kept: %v", a.Key, err)
+		}
+	}
+}
+
 // TestTrimOfARefusal: that the delete door refused is what is counted of an Event.
 func TestTrimOfARefusal(t *testing.T) {
 	const refused = "Error deleting: ValidatingAdmissionPolicy 'callguard-delete' with binding 'callguard-delete' denied request: pod a holds calls"

@@ -129,15 +129,8 @@ func (s *snapshot) member(pod *corev1.Pod) *member {
 	if m.marked.Intent == "" && m.State == call.Aside {
 		m.marked = call.Mark{Intent: call.Operator, At: pod.CreationTimestamp.Time} // set aside by hand
 	}
-	var err error
-	m.deadline, err = call.ParseDeadline(pod.Annotations[call.DeadlineAnnotation], pod.Annotations[call.OnDeadlineAnnotation])
-	if err != nil {
-		m.complaints = append(m.complaints, err)
-	}
-	m.launchLimit, err = call.ParseLaunchLimit(pod.Annotations[call.LaunchLimitAnnotation])
-	if err != nil {
-		m.complaints = append(m.complaints, err)
-	}
+	m.deadline, _ = call.ParseDeadline(pod.Annotations[call.DeadlineAnnotation], pod.Annotations[call.OnDeadlineAnnotation])
+	m.launchLimit, _ = call.ParseLaunchLimit(pod.Annotations[call.LaunchLimitAnnotation])
 	return m
 }
 

@@ -14,18 +14,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/callguard/callguard/pkg/call"
 )
 
-const (
-	// ServerAnnotation of the guards' lease is the LiveKit server of the default project,
-	// and formerServer the one before, where there was one. A pod does not say which of
-	// them it was born with, nor do the files that name it; and a guard may start with
-	// another one than that which it follows.
-	ServerAnnotation = "callguard.dev/livekit-url"
-	formerServer     = "callguard.dev/livekit-url-before"
-	// serverManager signs the two and nothing else, so that the API server notes when.
-	serverManager = "callguard-livekit-url"
-)
+// serverManager signs call.ServerAnnotation and FormerServerAnnotation of the guards' lease
+// and nothing else, so that the API server notes when. A pod does not say with which server
+// of the default project it was born, nor do the files that name it; and a guard may start
+// with another one than that which it follows.
+const serverManager = "callguard-livekit-url"
 
 // RecordServer records which LiveKit server the default project has, if it has another
 // one than is recorded, and returns since when by the API server's clock; zero if it
@@ -40,13 +37,13 @@ func RecordServer(ctx context.Context, client kubernetes.Interface, namespace, s
 	if err != nil {
 		return time.Time{}, fmt.Errorf("cannot read Lease %s/%s, which tells since when callguard's own LiveKit is the same: %w", namespace, LeaseName, err)
 	}
-	if before := lease.Annotations[ServerAnnotation]; before != server {
+	if before := lease.Annotations[call.ServerAnnotation]; before != server {
 		if !leads() {
 			return time.Time{}, fmt.Errorf("the drain-guard that leads has not recorded that callguard's own LiveKit is %s", server)
 		}
-		annotations := map[string]any{ServerAnnotation: server, formerServer: nil}
+		annotations := map[string]any{call.ServerAnnotation: server, call.FormerServerAnnotation: nil}
 		if before != "" {
-			annotations[formerServer] = before
+			annotations[call.FormerServerAnnotation] = before
 		}
 		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": annotations}})
 		if err != nil {
@@ -57,12 +54,12 @@ func RecordServer(ctx context.Context, client kubernetes.Interface, namespace, s
 			return time.Time{}, fmt.Errorf("cannot record callguard's own LiveKit in Lease %s/%s: %w", namespace, LeaseName, err)
 		}
 	}
-	if lease.Annotations[formerServer] == "" {
+	if lease.Annotations[call.FormerServerAnnotation] == "" {
 		return time.Time{}, nil
 	}
 	i := slices.IndexFunc(lease.ManagedFields, func(e metav1.ManagedFieldsEntry) bool { return e.Manager == serverManager && e.Time != nil })
 	if i < 0 {
-		return time.Time{}, fmt.Errorf("lease %s/%s does not tell since when callguard's own LiveKit is %s; if it is since the oldest pod, delete its annotation %s", namespace, LeaseName, server, formerServer)
+		return time.Time{}, fmt.Errorf("lease %s/%s does not tell since when callguard's own LiveKit is %s; if it is since the oldest pod, delete its annotation %s", namespace, LeaseName, server, call.FormerServerAnnotation)
 	}
 	return lease.ManagedFields[i].Time.Time, nil
 }

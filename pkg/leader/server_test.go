@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/callguard/callguard/pkg/call"
 )
 
 // TestRecordServer: the first LiveKit of the default project is taken for that of all
@@ -31,10 +33,10 @@ func TestRecordServer(t *testing.T) {
 		fails  bool
 	}{
 		"First":        {reason: "There was none before.", is: lease(nil), leads: true, writes: 1},
-		"Same":         {reason: "Nothing is to be written.", is: lease(map[string]string{ServerAnnotation: "https://b"}), leads: true},
-		"Another":      {reason: "It was another until now.", is: lease(map[string]string{ServerAnnotation: "https://a"}), leads: true, want: noon(), writes: 1},
-		"AnotherOnce":  {reason: "It was another before.", is: lease(map[string]string{ServerAnnotation: "https://b", formerServer: "https://a"}), want: noon()},
-		"StandsBy":     {reason: "The guard that leads has the old one still.", is: lease(map[string]string{ServerAnnotation: "https://a"}), fails: true},
+		"Same":         {reason: "Nothing is to be written.", is: lease(map[string]string{call.ServerAnnotation: "https://b"}), leads: true},
+		"Another":      {reason: "It was another until now.", is: lease(map[string]string{call.ServerAnnotation: "https://a"}), leads: true, want: noon(), writes: 1},
+		"AnotherOnce":  {reason: "It was another before.", is: lease(map[string]string{call.ServerAnnotation: "https://b", call.FormerServerAnnotation: "https://a"}), want: noon()},
+		"StandsBy":     {reason: "The guard that leads has the old one still.", is: lease(map[string]string{call.ServerAnnotation: "https://a"}), fails: true},
 		"NobodyHasYet": {reason: "Nor is it the first to say so.", is: lease(nil), fails: true},
 		"NoLease":      {reason: "A guard without an election makes it.", is: &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "other"}}, leads: true, writes: 1},
 		"NoLeaseYet":   {reason: "It is not for others to make it.", is: &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "other"}}, fails: true},

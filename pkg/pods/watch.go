@@ -163,28 +163,13 @@ func (w *Watcher) deleteObject(obj any) {
 // FromPod reads what callguard needs of a pod. A setting that cannot be read has
 // its default; the errors say which value would work.
 func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
-	var errs []error
-	witnesses, err := call.ParseWitnesses(pod.Annotations[call.WitnessesAnnotation], pod.Annotations[call.GatePortAnnotation])
-	if err != nil {
-		errs = append(errs, err)
-	}
-	port, err := call.ParseWorkerPort(pod.Annotations[call.WorkerPortAnnotation])
-	if err != nil {
-		errs = append(errs, err)
-	}
-	gatePort, err := call.ParseGatePort(pod.Annotations[call.GatePortAnnotation])
-	if err != nil {
-		errs = append(errs, err)
-	}
-	keys, err := call.ParseSecretKeys(pod.Annotations[call.SecretKeysAnnotation])
-	if err != nil {
-		errs = append(errs, fmt.Errorf("annotation %s is %w", call.SecretKeysAnnotation, err))
-	}
+	witnesses, _ := call.ParseWitnesses(pod.Annotations[call.WitnessesAnnotation], pod.Annotations[call.GatePortAnnotation])
+	port, _ := call.ParseWorkerPort(pod.Annotations[call.WorkerPortAnnotation])
+	gatePort, _ := call.ParseGatePort(pod.Annotations[call.GatePortAnnotation])
+	keys, _ := call.ParseSecretKeys(pod.Annotations[call.SecretKeysAnnotation])
 	project := call.DefaultProject
 	if secret := pod.Annotations[call.SecretAnnotation]; secret != "" {
 		project = call.SecretProject(pod.Namespace, secret, keys)
-	} else if keys != (call.SecretKeys{}) {
-		errs = append(errs, fmt.Errorf("annotation %s is %q, of no Secret; name it in annotation %s, such as livekit", call.SecretKeysAnnotation, keys, call.SecretAnnotation))
 	}
 	running := Runs(pod.Status.ContainerStatuses)
 	if running && !Runs(agentStatuses(pod, witnesses)) {
@@ -208,7 +193,7 @@ func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 		Project:        project,
 		WorkerPort:     port,
 		GatePort:       gatePort,
-	}, errs
+	}, call.Mistakes(pod.Annotations)
 }
 
 // Runs reports whether one of these containers runs.
@@ -322,7 +307,7 @@ func trim(obj any) (any, error) {
 	case *corev1.Pod:
 		containers, statuses := TrimContainers(o)
 		status := corev1.PodStatus{Phase: o.Status.Phase, PodIP: o.Status.PodIP, ContainerStatuses: statuses}
-		o.Annotations = Only(o.Annotations, call.AgentContainerAnnotation, call.WitnessesAnnotation, call.WorkerPortAnnotation, call.GatePortAnnotation, call.SecretAnnotation, call.SecretKeysAnnotation, call.DrainingAnnotation)
+		o.Annotations = Only(o.Annotations, call.PodAnnotations()...)
 		o.Spec = corev1.PodSpec{NodeName: o.Spec.NodeName, Containers: containers}
 		o.Status = status
 	case *appsv1.Deployment:

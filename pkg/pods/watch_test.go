@@ -64,6 +64,21 @@ func TestTrimKeepsWhatIsRead(t *testing.T) {
 	}
 }
 
+// TestTrimKeepsAnnotations: what a pod says of itself is there when it is read.
+func TestTrimKeepsAnnotations(t *testing.T) {
+	for _, a := range call.Annotations() {
+		if a.On != call.OnPod {
+			continue
+		}
+		pod := fullPod()
+		pod.Labels, pod.Annotations = map[string]string{a.Key: "so"}, map[string]string{a.Key: "so"}
+		trimmed, err := trim(pod)
+		if kept, ok := trimmed.(*corev1.Pod); err != nil || !ok || a.Label && kept.Labels[a.Key] != "so" || !a.Label && kept.Annotations[a.Key] != "so" {
+			t.Errorf("%s is not kept: %v", a.Key, err)
+		}
+	}
+}
+
 // TestTrimOfTheLarge: whoever may write in any namespace makes objects as large as the API server takes them. Of each no more is
 // kept than of any other.
 func TestTrimOfTheLarge(t *testing.T) {

@@ -63,9 +63,13 @@ func unannotate(key string) func(*corev1.Pod) {
 func TestTamper(t *testing.T) {
 	ns := enabled(t, "tamper")
 	// The kubelet of the stage, node-1, is asked about, so the pods run there.
-	for name, annotations := range map[string]map[string]string{"serving": nil, "witnessed": {
-		call.WitnessesAnnotation: "rooms", call.SecretAnnotation: "livekit", call.WorkerPortAnnotation: "9000", call.DeadlineAnnotation: "2h",
-	}, "aside": nil, "draining": nil, "released": nil} {
+	born := map[string]string{}
+	for _, a := range call.Annotations() {
+		if a.Writer == call.AtBirth && !a.Label {
+			born[a.Key] = "so"
+		}
+	}
+	for name, annotations := range map[string]map[string]string{"serving": nil, "annotated": born, "aside": nil, "draining": nil, "released": nil} {
 		pod := agentPod(name)
 		pod.Annotations = annotations
 		pod.Spec.NodeName = "node-1"
@@ -92,19 +96,17 @@ func TestTamper(t *testing.T) {
 	onlyGuard := []identity{guard()}
 	kubelets := []identity{kubelet()}
 	const (
-		guarded   = "callguard-tamper-pods: label callguard.dev/guarded of pod %s is fixed at its birth."
-		witnesses = "callguard-tamper-pods: annotations callguard.dev/witnesses, livekit-secret, livekit-secret-keys, worker-port, gate-port and agent-container of pod %s say who counts its calls, and are fixed at its birth."
-		ceiling   = "callguard-tamper-pods: annotations callguard.dev/drain-deadline, on-deadline and launch-limit of pod %s say when its calls may be ended, and are fixed at its birth."
-		released  = "callguard-tamper-pods: label callguard.dev/released of pod %s is set by callguard, once, when its calls are over."
-		draining  = "callguard-tamper-pods: annotation callguard.dev/draining of pod %s is set by callguard, once, when it has to leave."
-		aside     = "callguard-tamper-pods: annotations callguard.dev/aside and callguard.dev/hash of pod %s are written by callguard only."
-		statuses  = "callguard-tamper-pods: the container statuses and the address of pod %s are written by its kubelet only."
-		phase     = "callguard-tamper-pods: the phase of pod %s is written by its kubelet only."
-		image     = "callguard-tamper-pods: a new image would restart a container of pod %s, which may hold calls."
-		deadline  = "callguard-tamper-pods: activeDeadlineSeconds would end pod %s, which may hold calls."
-		resizes   = "callguard-tamper-pods: a resize would restart a container of pod %s, which may hold calls"
+		guarded  = "callguard-tamper-pods: label callguard.dev/guarded of pod %s is fixed at its birth."
+		released = "callguard-tamper-pods: label callguard.dev/released of pod %s is set by callguard, once, when its calls are over."
+		draining = "callguard-tamper-pods: annotation callguard.dev/draining of pod %s is set by callguard, once, when it has to leave."
+		aside    = "callguard-tamper-pods: annotations callguard.dev/aside and callguard.dev/hash of pod %s are written by callguard only."
+		statuses = "callguard-tamper-pods: the container statuses and the address of pod %s are written by its kubelet only."
+		phase    = "callguard-tamper-pods: the phase of pod %s is written by its kubelet only."
+		image    = "callguard-tamper-pods: a new image would restart a container of pod %s, which may hold calls."
+		deadline = "callguard-tamper-pods: activeDeadlineSeconds would end pod %s, which may hold calls."
+		resizes  = "callguard-tamper-pods: a resize would restart a container of pod %s, which may hold calls"
 	)
-	cases := map[string]struct {
+	type attempt struct {
 		reason string
 		pod    string
 		change func(*corev1.Pod)
@@ -112,21 +114,11 @@ func TestTamper(t *testing.T) {
 		may    []identity
 		// want is the refusal of all others. Empty: nobody is refused.
 		want string
-	}{
+	}
+	cases := map[string]attempt{
 		"Guarded off":          {"A pod is guarded for life.", "serving", unlabel(call.GuardedLabel), []update{spec, status}, nobody, guarded},
 		"Guarded to false":     {"Any other value is off.", "serving", label(call.GuardedLabel, "false"), []update{spec, status}, nobody, guarded},
 		"Guarded on":           {"A pod that was not born guarded is not.", "plain", label(call.GuardedLabel, "true"), []update{spec, status}, nobody, guarded},
-		"Witnesses added":      {"Who counts is fixed.", "serving", annotate(call.WitnessesAnnotation, "rooms"), []update{spec, status}, nobody, witnesses},
-		"Witnesses changed":    {"Who counts is fixed.", "witnessed", annotate(call.WitnessesAnnotation, "worker"), []update{spec, status}, nobody, witnesses},
-		"Witnesses removed":    {"Who counts is fixed.", "witnessed", unannotate(call.WitnessesAnnotation), []update{spec, status}, nobody, witnesses},
-		"Keys of it changed":   {"Under other keys of its Secret another LiveKit project may stand.", "witnessed", annotate(call.SecretKeysAnnotation, "url=other"), []update{spec, status}, nobody, witnesses},
-		"Project changed":      {"Another LiveKit project knows of no call.", "witnessed", annotate(call.SecretAnnotation, "empty"), []update{spec, status}, nobody, witnesses},
-		"Port changed":         {"Another port may answer anything.", "witnessed", annotate(call.WorkerPortAnnotation, "80"), []update{spec, status}, nobody, witnesses},
-		"Deadline added":       {"A deadline in a second would end its calls.", "serving", annotate(call.DeadlineAnnotation, "1s"), []update{spec, status}, nobody, ceiling},
-		"Deadline changed":     {"It was agreed at its birth.", "witnessed", annotate(call.DeadlineAnnotation, "1s"), []update{spec, status}, nobody, ceiling},
-		"Deadline removed":     {"By nobody, for less or for more.", "witnessed", unannotate(call.DeadlineAnnotation), []update{spec, status}, nobody, ceiling},
-		"On-deadline added":    {"What happens then, too.", "serving", annotate(call.OnDeadlineAnnotation, "Release"), []update{spec, status}, nobody, ceiling},
-		"Launch limit added":   {"A call that is being connected would be cut off.", "serving", annotate(call.LaunchLimitAnnotation, "1s"), []update{spec, status}, nobody, ceiling},
 		"Address":              {"Another pod would answer for its calls.", "serving", func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "10.9.9.9", []corev1.PodIP{{IP: "10.9.9.9"}} }, []update{status}, kubelets, statuses},
 		"Released":             {"The guard alone releases.", "serving", label(call.ReleasedLabel, "drain"), []update{spec, status}, onlyGuard, released},
 		"Released empty":       {"An empty label is one.", "serving", label(call.ReleasedLabel, ""), []update{spec, status}, onlyGuard, released},
@@ -167,6 +159,15 @@ func TestTamper(t *testing.T) {
 			p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug", Image: "debug:1", TerminationMessagePolicy: corev1.TerminationMessageReadFile, ImagePullPolicy: corev1.PullIfNotPresent}}}
 		}, []update{ephemeral}, nil, ""},
 	}
+	for key := range born {
+		// Who counts, and when calls may be ended, was agreed at the pod's birth.
+		refusal := "callguard-tamper-pods: annotation " + key + " of pod %s is fixed at its birth."
+		cases[key+" added"] = attempt{"By nobody.", "serving", annotate(key, "other"), []update{spec, status}, nobody, refusal}
+		cases[key+" changed"] = attempt{"By nobody.", "annotated", annotate(key, "other"), []update{spec, status}, nobody, refusal}
+		cases[key+" removed"] = attempt{"For less or for more.", "annotated", unannotate(key), []update{spec, status}, nobody, refusal}
+	}
+	cases["One to come"] = attempt{"What a later version reads is fixed, too.", "serving", annotate("callguard.dev/later", "x"), []update{spec, status}, nobody,
+		"callguard-tamper-pods: annotation callguard.dev/later of pod %s is fixed at its birth."}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			pod := get(t, ns, tc.pod)

@@ -139,7 +139,7 @@ func TestDefaultProjectRewritten(t *testing.T) {
 	s.hangUpOn(pods[0])
 	s.always(10*s1, "it is held, as nobody knows", func() (bool, error) { return s.releasedOf(pods[0]) == 0, nil })
 	s.there(pods[0])
-	_, err := stage.Kubectl(t.Context(), "annotate", "lease", "--namespace", lab.GuardNamespace, leader.LeaseName, leader.ServerAnnotation+"-") // what the guard says to do
+	_, err := stage.Kubectl(t.Context(), "annotate", "lease", "--namespace", lab.GuardNamespace, leader.LeaseName, call.ServerAnnotation+"-") // what the guard says to do
 	s.must(err)
 	s.gone(2*inTime, pods[0]) // it is read again within a minute
 	s.noneDropped()

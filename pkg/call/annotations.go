@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package call
+
+import (
+	"fmt"
+	"strings"
+)
+
+// The labels, annotations and attributes by which callguard and its users speak. They are
+// part of the public contract; Annotations has what each means.
+const (
+	GuardedLabel  = "callguard.dev/guarded"
+	EnabledLabel  = "callguard.dev/enabled"
+	ReleasedLabel = "callguard.dev/released"
+
+	WitnessesAnnotation      = "callguard.dev/witnesses"
+	GatePortAnnotation       = "callguard.dev/gate-port"
+	WorkerPortAnnotation     = "callguard.dev/worker-port"
+	AgentContainerAnnotation = "callguard.dev/agent-container"
+	SecretAnnotation         = "callguard.dev/livekit-secret"
+	SecretKeysAnnotation     = "callguard.dev/livekit-secret-keys"
+	LaunchLimitAnnotation    = "callguard.dev/launch-limit"
+	DeadlineAnnotation       = "callguard.dev/drain-deadline"
+	OnDeadlineAnnotation     = "callguard.dev/on-deadline"
+	LeaveAnnotation          = "callguard.dev/leave"
+	AsideAnnotation          = "callguard.dev/aside"
+	HashAnnotation           = "callguard.dev/hash"
+	DrainingAnnotation       = "callguard.dev/draining"
+	MinAvailableAnnotation   = "callguard.dev/min-available"
+	DisableAnnotation        = "callguard.dev/disable"
+	SameURLAnnotation        = "callguard.dev/same-url"
+	ServerAnnotation         = "callguard.dev/livekit-url"
+	FormerServerAnnotation   = "callguard.dev/livekit-url-before"
+
+	// PodAttribute is the attribute of an agent participant that names its pod by UID.
+	PodAttribute = "callguard.dev/pod"
+)
+
+// Writer is who may write an annotation or label, and when.
+type Writer string
+
+// The writers.
+const (
+	// AtBirth is the team, in the pod template: it is fixed at the pod's birth.
+	AtBirth Writer = "the pod template; fixed at the pod's birth"
+	// Team is whoever may edit the object, at any time.
+	Team Writer = "whoever may edit the object"
+	// Administrator is whoever may edit namespaces.
+	Administrator Writer = "an administrator"
+	// GuardOnce is drain-guard, once in a pod's life.
+	GuardOnce Writer = "drain-guard, once"
+	// GuardOnly is drain-guard.
+	GuardOnly Writer = "drain-guard"
+)
+
+// What annotations and labels stand on.
+const (
+	OnPod       = "pod"
+	OnWorkload  = "Deployment, StatefulSet or DaemonSet"
+	OnNamespace = "namespace"
+	OnSecret    = "Secret that `livekit-secret` names"
+	OnLease     = "Lease `drain-guard`"
+)
+
+// Annotation is what one annotation or label of callguard's means.
+type Annotation struct {
+	Key     string
+	Label   bool
+	On      string // the kind of object
+	Writer  Writer
+	Readers string // the programs that read it
+	Default string // what holds without it
+	Means   string
+
+	// wrong is what is wrong with a pod's value, and a value that would work; nil where
+	// any value will do. The other annotations may have a say in it.
+	wrong func(of map[string]string) error
+}
+
+// Annotations lists them all. Trimming, the check of pods' settings, the test of the
+// admission policy and docs/reference/annotations.md follow from it. Nobody changes it.
+func Annotations() []Annotation { return annotations }
+
+var annotations = table() //nolint:gochecknoglobals // constant; each look at a pod reads it
+
+func table() []Annotation {
+	const (
+		both  = "metrics-adapter, drain-guard"
+		guard = "drain-guard"
+		all   = "metrics-adapter, drain-guard, call-gate"
+	)
+	return []Annotation{
+		{Key: EnabledLabel, Label: true, On: OnNamespace, Writer: Administrator, Readers: both + ", policies", Default: "the namespace is none of callguard's business",
+			Means: "`true`: guarded pods of the namespace are locked. It is taken off only with `disable`"},
+		{Key: DisableAnnotation, On: OnNamespace, Writer: Administrator, Readers: "policies", Default: "`enabled` stays",
+			Means: "`true`: label `enabled` may be taken off, and nothing holds the namespace's calls then"},
+		{Key: GuardedLabel, Label: true, On: OnPod, Writer: AtBirth, Readers: both + ", policies", Default: "the pod is a pod like any other",
+			Means: "`true`: the pod is counted, and locked until its calls are over"},
+		{Key: WitnessesAnnotation, On: OnPod, Writer: AtBirth, Readers: both, Default: "`rooms,worker`; `rooms,gate` with a gate port",
+			Means: "who can say how many calls the pod holds: LiveKit's `rooms`, the agent's own `worker` page, the `gate`. `gate` alone is enough where LiveKit's API is far or rate-limited",
+			wrong: func(a map[string]string) error {
+				_, err := ParseWitnesses(a[WitnessesAnnotation], a[GatePortAnnotation])
+				return err
+			}},
+		{Key: GatePortAnnotation, On: OnPod, Writer: AtBirth, Readers: both, Default: "none; `8089` where `witnesses` names `gate`",
+			Means: "the pod has a call-gate, which answers `GET /calls` there",
+			wrong: func(a map[string]string) error { _, err := ParseGatePort(a[GatePortAnnotation]); return err }},
+		{Key: WorkerPortAnnotation, On: OnPod, Writer: AtBirth, Readers: both, Default: "`8081`",
+			Means: "where the agent serves `GET /worker`",
+			wrong: func(a map[string]string) error { _, err := ParseWorkerPort(a[WorkerPortAnnotation]); return err }},
+		{Key: AgentContainerAnnotation, On: OnPod, Writer: AtBirth, Readers: both, Default: "the container with the port of `GET /worker`; all, where none or several have it",
+			Means: "which container is the agent, in a pod that has other regular ones: while it does not run, nobody waits for its `GET /worker`"},
+		{Key: SecretAnnotation, On: OnPod, Writer: AtBirth, Readers: both, Default: "callguard's own project",
+			Means: "a Secret in the namespace with `LIVEKIT_URL`, `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET` (or `url`, `api-key`, `api-secret`, which win); callguard needs `get` on it. For another LiveKit make another Secret"},
+		{Key: SecretKeysAnnotation, On: OnPod, Writer: AtBirth, Readers: both, Default: "those",
+			Means: "names of its keys, where they are others: `url=…,api-key=…,api-secret=…`, or some of them",
+			wrong: func(a map[string]string) error {
+				keys, err := ParseSecretKeys(a[SecretKeysAnnotation])
+				switch {
+				case err != nil:
+					return fmt.Errorf("annotation %s is %w", SecretKeysAnnotation, err)
+				case keys != (SecretKeys{}) && a[SecretAnnotation] == "":
+					return fmt.Errorf("annotation %s is %q, of no Secret; name it in annotation %s, such as livekit", SecretKeysAnnotation, keys, SecretAnnotation)
+				}
+				return nil
+			}},
+		{Key: LaunchLimitAnnotation, On: OnPod, Writer: AtBirth, Readers: guard, Default: "`--settle` of drain-guard",
+			Means: "how long an agent without call-gate may take to start a job it was assigned, such as `2m`: raise it where processes are not warm. `--max-hold` bounds it",
+			wrong: func(a map[string]string) error { _, err := ParseLaunchLimit(a[LaunchLimitAnnotation]); return err }},
+		{Key: DeadlineAnnotation, On: OnPod, Writer: AtBirth, Readers: guard, Default: "none",
+			Means: "how long the pod may be held, from when something wants it to go, such as `2h`",
+			wrong: func(a map[string]string) error {
+				_, err := ParseDeadline(a[DeadlineAnnotation], a[OnDeadlineAnnotation])
+				return err
+			}},
+		{Key: OnDeadlineAnnotation, On: OnPod, Writer: AtBirth, Readers: guard, Default: "`Hold`",
+			Means: "`Release` lets it go then, with its calls; an Event says so"},
+		{Key: LeaveAnnotation, On: OnPod, Writer: Team, Readers: guard, Default: "the pod stays",
+			Means: "with any value: this pod should go, as soon as its calls are over"},
+		{Key: AsideAnnotation, On: OnPod, Writer: GuardOnly, Readers: guard, Default: "",
+			Means: "why, and since when, the pod is no longer its ReplicaSet's, such as `drain 2026-01-02T15:04:05Z`"},
+		{Key: HashAnnotation, On: OnPod, Writer: GuardOnly, Readers: guard, Default: "",
+			Means: "the `pod-template-hash` that the pod had before"},
+		{Key: DrainingAnnotation, On: OnPod, Writer: GuardOnce, Readers: all, Default: "",
+			Means: "why, and since when, the pod takes no new call, in the same form"},
+		{Key: ReleasedLabel, Label: true, On: OnPod, Writer: GuardOnce, Readers: both + ", policies, budgets", Default: "the pod is locked",
+			Means: "the pod may go; the value says why it should"},
+		{Key: MinAvailableAnnotation, On: OnWorkload, Writer: Team, Readers: guard, Default: "all replicas; in a rollout all but `maxUnavailable`",
+			Means: "how many pods, such as `2` or `50%`, must be able to take calls while others leave"},
+		{Key: SameURLAnnotation, On: OnSecret, Writer: Team, Readers: both, Default: "pods older than the Secret's URL are unknown",
+			Means: "repeats the Secret's URL: all pods that name the Secret were born with that one, whenever it was written"},
+		{Key: ServerAnnotation, On: OnLease, Writer: GuardOnly, Readers: guard, Default: "", Means: "the LiveKit of callguard's own project"},
+		{Key: FormerServerAnnotation, On: OnLease, Writer: GuardOnly, Readers: guard, Default: "", Means: "the one before; older pods are unknown until it is deleted, or they are gone"},
+	}
+}
+
+// PodAnnotations are the annotations of callguard's that its programs read of a pod.
+func PodAnnotations() (keys []string) {
+	for _, a := range Annotations() {
+		if a.On == OnPod && !a.Label {
+			keys = append(keys, a.Key)
+		}
+	}
+	return keys
+}
+
+// Mistakes says what is wrong with the annotations of a pod, each with a value that would
+// work. Until it is mended the default of each holds.
+func Mistakes(of map[string]string) (mistakes []error) {
+	for _, a := range Annotations() {
+		if a.wrong == nil {
+			continue
+		}
+		if err := a.wrong(of); err != nil {
+			mistakes = append(mistakes, err)
+		}
+	}
+	return mistakes
+}
+
+// Reference is the table of docs/reference/annotations.md.
+func Reference() string {
+	var b strings.Builder
+	b.WriteString("| key | on | who writes it | who reads it | without it | meaning |\n|---|---|---|---|---|---|\n")
+	for _, a := range Annotations() {
+		kind := "annotation"
+		if a.Label {
+			kind = "label"
+		}
+		fmt.Fprintf(&b, "| %s `%s` | %s | %s | %s | %s | %s |\n", kind, a.Key, a.On, a.Writer, a.Readers, a.Default, a.Means)
+	}
+	return b.String()
+}
