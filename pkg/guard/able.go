@@ -53,17 +53,14 @@ func (m *member) askable() *call.Pod {
 
 // hears enters what the gates of a workload have said. A pod whose gate is silent cannot
 // take calls, for a while; one whose gate is of a version that does not say can, if it
-// is ready. Without g.gates, as in an Explainer, all are judged by that.
-func (g *Guard) hears(w *workload, now time.Time) {
+// is ready. Where nobody asks gates, all are judged by that.
+func (pl *planner) hears(w *workload, now time.Time) {
 	for _, m := range w.members {
 		m.able = ableAt{}
-		if !m.gated || !m.Running || m.unlocked() || g.gates == nil {
+		if !m.gated || !m.Running || m.unlocked() || pl.ability == nil {
 			continue
 		}
-		said, since := g.gates.ability(m.UID)
-		if said == "" { // it is asked for its calls, too, if it is to go
-			said, since = g.readings.ability(m.UID)
-		}
+		said, since := pl.ability(m.UID)
 		switch {
 		case said.Unable():
 			m.able = ableAt{why: said, since: since}
@@ -73,20 +70,18 @@ func (g *Guard) hears(w *workload, now time.Time) {
 	}
 }
 
-// asksGates has the gates of a workload asked while a pod of it is to go and still takes
-// calls: it matters then which others can.
-func (g *Guard) asksGates(w *workload) {
-	if g.gates == nil || !slices.ContainsFunc(w.members, func(m *member) bool { return m.wanted && m.undrained() }) {
-		return
+// asksGates lists those whose gates are to be asked while a pod of the workload is to go
+// and still takes calls: it matters then which others can.
+func (pl *planner) asksGates(w *workload) (asked []*member) {
+	if pl.ability == nil || !slices.ContainsFunc(w.members, func(m *member) bool { return m.wanted && m.undrained() }) {
+		return nil
 	}
 	for _, m := range w.members {
 		if m.gated && m.Running && m.undrained() {
-			g.mu.Lock()
-			g.keys[m.UID] = w.key
-			g.mu.Unlock()
-			g.gates.want(m.askable())
+			asked = append(asked, m)
 		}
 	}
+	return asked
 }
 
 // undrained reports whether the pod has not been told to take no call.

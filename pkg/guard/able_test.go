@@ -40,7 +40,7 @@ func (g *gates) Ask(_ context.Context, pod *call.Pod) call.Reading {
 // withGates has a Guard ask these gates, and read them when the test says so.
 func withGates(g *Guard, says *gates) (read func(context.Context)) {
 	g.gates = newReadings(map[call.Witness]Witness{call.Gate: says}, time.Second, func() time.Time { return g.now() })
-	g.gates.queue = noDelays{}
+	g.gates.queue, g.planner.ability = noDelays{}, g.ability
 	return func(ctx context.Context) {
 		for _, uid := range slices.Sorted(maps.Keys(g.gates.records)) {
 			g.gates.read(ctx, uid)

@@ -82,7 +82,7 @@ func (g *Guard) release(ctx context.Context, w *workload, j *judgement) error {
 		}
 	}
 	f.Now = g.now()
-	v := g.rules.Judge(f)
+	v := g.planner.rules.Judge(f)
 	if v.Outcome != verdict.Release || v.Forced && !j.verdict.Forced {
 		j.facts, j.verdict = f, v
 		return nil
@@ -110,7 +110,7 @@ func (g *Guard) collect(ctx context.Context, w *workload, m *member) error {
 		patience = 0
 	default:
 	}
-	if g.now().Sub(g.dates.first(occasion{of: m.UID, fact: isReleased})) < patience || !g.deletes(m.UID) {
+	if g.now().Sub(g.planner.dates.first(occasion{of: m.UID, fact: isReleased})) < patience || !g.deletes(m.UID) {
 		return nil
 	}
 	if err := g.steps.delete(ctx, m.object); err != nil {

@@ -39,7 +39,7 @@ func TestRemovalComesAgain(t *testing.T) {
 				}
 			}
 			standing := func() (at time.Time) {
-				for o, s := range g.dates.at {
+				for o, s := range g.planner.dates.at {
 					if o.fact == stands && s.last.Equal(now) {
 						at = s.at
 					}
@@ -70,15 +70,15 @@ func TestRemovalComesAgain(t *testing.T) {
 func TestLeadsAgain(t *testing.T) {
 	g, _ := newGuard(t, enabledNamespace(), newNode(true), webPod("a"))
 	for _, f := range []fact{isWanted, stands, isUnready, hasTooMany, askedToGo, orphaned, isMisfit, isDraining, isReleased} {
-		g.dates.first(occasion{of: "a", fact: f})
+		g.planner.dates.first(occasion{of: "a", fact: f})
 	}
-	g.dates.leads()
-	for o := range g.dates.at {
+	g.planner.dates.leads()
+	for o := range g.planner.dates.at {
 		if o.fact != there && o.fact != cordoned {
 			t.Errorf("it has not looked since, and remembers %v", o)
 		}
 	}
-	if g.dates.seenAt(occasion{of: "a", fact: there}).IsZero() || g.dates.seenAt(occasion{of: "node-1", fact: cordoned}).IsZero() {
+	if g.planner.dates.seenAt(occasion{of: "a", fact: there}).IsZero() || g.planner.dates.seenAt(occasion{of: "node-1", fact: cordoned}).IsZero() {
 		t.Error("which came first, pod or cordon, is seen by whoever watches")
 	}
 }

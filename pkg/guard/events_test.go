@@ -137,7 +137,7 @@ func TestEvents(t *testing.T) {
 			g, _ := newGuard(t, objects...)
 			events, log := &trial.Events{}, &bytes.Buffer{}
 			g.report.events, g.report.log = events, slog.New(slog.NewTextHandler(log, nil))
-			g.cfg.Limits, g.cfg.AgentDrainTimeout = tc.limits, time.Hour
+			g.planner.settings.Limits, g.cfg.AgentDrainTimeout = tc.limits, time.Hour
 			for _, after := range tc.looks {
 				g.now = func() time.Time { return noon().Add(time.Duration(after) * time.Second) }
 				if _, err := g.reconcile(t.Context(), key); err != nil {

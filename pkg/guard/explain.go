@@ -4,6 +4,7 @@ package guard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -11,10 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	corelisters "k8s.io/client-go/listers/core/v1"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/verdict"
@@ -80,14 +78,14 @@ func (e Explainer) Explain(ctx context.Context, namespace string, about func(*co
 	if err != nil {
 		return nil, err
 	}
-	g := e.guard(nodes)
+	pl := e.planner(nodes)
 	var list []Explanation
 	for _, w := range workloads {
-		for _, m := range w.members {
-			g.readings.records[m.UID] = &entry{pod: m.Pod, last: map[call.Witness]verdict.Reading{}}
-			g.readings.fresh(ctx, m.Pod)
+		p := pl.plan(s, w)
+		if len(p.leases) > 0 {
+			pl.lease = e.leases(ctx, p.leases)
+			p = pl.plan(s, w)
 		}
-		p := g.plan(ctx, s, w)
 		if e.Doors != nil {
 			p.shut(e.Doors)
 		}
@@ -103,31 +101,47 @@ func (e Explainer) Explain(ctx context.Context, namespace string, about func(*co
 	return list, nil
 }
 
-// guard is one that looks once, at what was read already.
-func (e Explainer) guard(nodes corelisters.NodeLister) *Guard {
-	now := func() time.Time { return e.Now }
-	witnesses := map[call.Witness]Witness{}
-	for _, w := range call.Witnesses() {
-		witnesses[w] = hearsay(func(pod *call.Pod) call.Reading {
-			r := e.Calls(pod)
-			if n, known := r.Calls(); known {
-				return call.Known(n, e.Now) // it is dated by another clock
-			}
-			return r
-		})
-	}
-	return &Guard{
-		cfg: Config{Client: e.Client, Settings: e.Settings}, rules: rules.All(), now: now, once: true,
-		cluster: &cluster{nodes: nodes}, readings: newReadings(witnesses, e.Settings.ReadEvery, now),
-		dates: newDates(now), keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{}, leases: map[string]leaseLook{},
-	}
+// planner is one that looks once, at what was read already.
+func (e Explainer) planner(nodes map[string]*corev1.Node) *planner {
+	pl := newPlanner(e.Settings, known{
+		node:  func(name string) *corev1.Node { return nodes[name] },
+		calls: e.calls,
+		lease: func(string) (bool, error) { return false, errLeaseUnread },
+	}, func() time.Time { return e.Now })
+	pl.once = true
+	return pl
 }
 
-// hearsay is a witness that was asked by somebody else.
-type hearsay func(*call.Pod) call.Reading
+// calls has the one number that is known of a pod stand for what each witness says.
+func (e Explainer) calls(pod *call.Pod) (list []verdict.Reading, quiet time.Time) {
+	said := e.Calls(pod)
+	if n, known := said.Calls(); known {
+		said = call.Known(n, e.Now) // it is dated by another clock
+	}
+	for _, witness := range pod.Witnesses {
+		list = append(list, verdict.Reading{Witness: witness, Reading: said, Since: said.At()})
+	}
+	return list, e.Now
+}
 
-// Ask implements Witness.
-func (h hearsay) Ask(_ context.Context, pod *call.Pod) call.Reading { return h(pod) }
+// errOnce is why a node is not known to be lost to whoever looks once.
+var errOnce = errors.New("only the guard, which looks more than once, sees whether its lease is renewed")
+
+// leases looks at the leases of nodes: one that is missing has run out.
+func (e Explainer) leases(ctx context.Context, nodes []string) func(string) (bool, error) {
+	errs := map[string]error{}
+	for _, name := range nodes {
+		_, err := e.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+		case err != nil:
+			errs[name] = fmt.Errorf("cannot read the lease of node %s: %w", name, err)
+		default:
+			errs[name] = errOnce
+		}
+	}
+	return func(name string) (bool, error) { return errs[name] == nil, errs[name] }
+}
 
 // explain finds what a plan makes of a member.
 func (e Explainer) explain(w *workload, m *member, p plan) Explanation {
@@ -174,9 +188,8 @@ func unsureOf(w *workload, j judgement) []string {
 }
 
 // nodes reads nodes by name. Of one that may not be read it says so.
-func (e Explainer) nodes(ctx context.Context, names map[string]bool) (corelisters.NodeLister, map[string][]string, error) {
-	index := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
-	unsure := map[string][]string{}
+func (e Explainer) nodes(ctx context.Context, names map[string]bool) (map[string]*corev1.Node, map[string][]string, error) {
+	nodes, unsure := map[string]*corev1.Node{}, map[string][]string{}
 	for name := range names {
 		if name == "" {
 			continue
@@ -189,10 +202,8 @@ func (e Explainer) nodes(ctx context.Context, names map[string]bool) (corelister
 		case err != nil:
 			return nil, nil, fmt.Errorf("cannot read node %s: %w", name, err)
 		default:
-			if err := index.Add(node); err != nil {
-				return nil, nil, fmt.Errorf("cannot keep node %s: %w", name, err)
-			}
+			nodes[name] = node
 		}
 	}
-	return corelisters.NewNodeLister(index), unsure, nil
+	return nodes, unsure, nil
 }

@@ -201,6 +201,12 @@ func enabledNamespace(edits ...edit) *corev1.Namespace {
 	return edited(ns, edits)
 }
 
+// hearsay is a witness that says what a test has it say.
+type hearsay func(*call.Pod) call.Reading
+
+// Ask implements Witness.
+func (h hearsay) Ask(_ context.Context, pod *call.Pod) call.Reading { return h(pod) }
+
 // open are doors in force.
 type open struct{}
 
@@ -277,9 +283,9 @@ func nodeIs(t *testing.T, g *Guard, client *fake.Clientset, node *corev1.Node) {
 			}
 			want[about] = true
 		}
-		g.dates.mu.Lock()
-		defer g.dates.mu.Unlock()
-		for o := range g.dates.at {
+		g.planner.dates.mu.Lock()
+		defer g.planner.dates.mu.Unlock()
+		for o := range g.planner.dates.at {
 			if o.of == node.UID && !want[o] {
 				return false
 			}

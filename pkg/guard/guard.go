@@ -26,8 +26,6 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/fair"
 	"github.com/callguard/callguard/pkg/pods"
-	"github.com/callguard/callguard/pkg/verdict"
-	"github.com/callguard/callguard/pkg/verdict/rules"
 )
 
 const (
@@ -71,8 +69,9 @@ type Gatekeeper interface{ InForce() error }
 // Guard leads pods along their road.
 type Guard struct {
 	cfg      Config
-	rules    verdict.Rules
+	planner  *planner
 	cluster  *cluster
+	leases   *leases
 	readings *readings
 	// gates reads what the gates say of pods that nobody wants to go, and that others
 	// have to be able to rely on. Nil where nobody can ask them.
@@ -80,10 +79,7 @@ type Guard struct {
 	steps   *steps
 	budgets *budgets
 	report  *report
-	dates   *dates
 	now     func() time.Time
-	// once has plan answer with what is known now: nobody waits for witnesses.
-	once bool
 	// workers are those of the queue.
 	workers *fair.Workers
 
@@ -94,30 +90,12 @@ type Guard struct {
 	keys map[types.UID]Key
 	// deleted are the pods that were deleted and may not be seen to be so yet.
 	deleted map[types.UID]time.Time
-	// leases are what was seen of those of nodes that may be lost.
-	leases map[string]leaseLook
 }
 
 // New returns a Guard that does nothing until Watch and Lead.
 func New(cfg Config) (*Guard, error) {
-	g := &Guard{
-		cfg: cfg, rules: rules.All(), now: time.Now,
-		workers: fair.NewWorkers(workers),
-		keys:    map[types.UID]Key{}, deleted: map[types.UID]time.Time{}, leases: map[string]leaseLook{},
-	}
-	g.dates = newDates(func() time.Time { return g.now() })
-	g.report = newReport(cfg.Recorder, cfg.Registry, cfg.Log)
+	g := assemble(cfg, newReport(cfg.Recorder, newMetrics(cfg.Registry), cfg.Log))
 	g.report.about = cfg.About
-	g.steps = &steps{client: cfg.Client, costs: cfg.DeletionCosts}
-	g.readings = newReadings(cfg.Witnesses, cfg.ReadEvery, func() time.Time { return g.now() })
-	g.readings.changed = g.pokePod
-	if gate := cfg.Witnesses[call.Gate]; gate != nil {
-		g.gates = newReadings(map[call.Witness]Witness{call.Gate: gate}, cfg.ReadEvery, func() time.Time { return g.now() })
-		g.gates.changed = g.pokePod
-	}
-	if cfg.Projects != nil {
-		g.readings.projects = cfg.Projects
-	}
 	var err error
 	g.cluster, err = newCluster(cfg.Client, changes{
 		pod: g.podChanged, node: g.nodeChanged, namespace: g.namespaceChanged, owner: g.ownerChanged, budget: g.budgetChanged,
@@ -126,10 +104,52 @@ func New(cfg Config) (*Guard, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.dates.settled = g.cluster.ready
+	g.planner.dates.settled = g.cluster.ready
 	g.budgets = newBudgets(cfg.Client, g.cluster, g.report)
-	cfg.Registry.MustRegister(&podCollector{cluster: g.cluster, budgets: g.budgets, report: g.report, now: func() time.Time { return g.now() }})
+	cfg.Registry.MustRegister(&podCollector{cluster: g.cluster, budgets: g.budgets, report: g.report, now: g.clock})
 	return g, nil
+}
+
+// assemble makes a Guard of all its parts but those that watch the cluster.
+func assemble(cfg Config, report *report) *Guard {
+	g := &Guard{
+		cfg: cfg, now: time.Now, report: report,
+		steps:   &steps{client: cfg.Client, costs: cfg.DeletionCosts},
+		workers: fair.NewWorkers(workers),
+		keys:    map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
+	}
+	g.leases = newLeases(cfg.Client, g.clock)
+	g.readings = newReadings(cfg.Witnesses, cfg.ReadEvery, g.clock)
+	g.readings.changed = g.pokePod
+	if cfg.Projects != nil {
+		g.readings.projects = cfg.Projects
+	}
+	by := known{node: g.node, calls: g.readings.of, lease: g.leases.expired}
+	if gate := cfg.Witnesses[call.Gate]; gate != nil {
+		g.gates = newReadings(map[call.Witness]Witness{call.Gate: gate}, cfg.ReadEvery, g.clock)
+		g.gates.changed = g.pokePod
+		by.ability = g.ability
+	}
+	g.planner = newPlanner(cfg.Settings, by, g.clock)
+	return g
+}
+
+func (g *Guard) clock() time.Time { return g.now() }
+
+func (g *Guard) node(name string) *corev1.Node {
+	node, err := g.cluster.nodes.Get(name)
+	if err != nil {
+		return nil // a lister's only error is that there is none
+	}
+	return node
+}
+
+// ability is what a pod's gate said, asked for that or for its calls.
+func (g *Guard) ability(uid types.UID) (call.Ability, time.Time) {
+	if said, since := g.gates.ability(uid); said != "" {
+		return said, since
+	}
+	return g.readings.ability(uid)
 }
 
 // Watch keeps what is known of the cluster true until ctx is done. It writes
@@ -192,7 +212,7 @@ func (g *Guard) Projects() map[call.Project]call.Births {
 // one more than is wanted may step aside.
 func (g *Guard) Lead(ctx context.Context) error {
 	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[Key](50*time.Millisecond, 10*time.Second))
-	g.dates.leads()
+	g.planner.dates.leads()
 	g.setQueue(queue)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -284,6 +304,28 @@ func (g *Guard) work(ctx context.Context, queue workqueue.TypedRateLimitingInter
 			queue.AddAfter(key, after)
 		}
 	}
+}
+
+// plan says what is to be done with a workload, and has asked what the next plan goes by.
+func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
+	p := g.planner.plan(s, w)
+	g.mu.Lock()
+	for _, list := range [][]*member{p.asked, p.gates} {
+		for _, m := range list {
+			g.keys[m.UID] = w.key
+		}
+	}
+	g.mu.Unlock()
+	for _, m := range p.asked {
+		g.readings.want(m.Pod)
+	}
+	for _, m := range p.gates {
+		g.gates.want(m.askable())
+	}
+	for _, node := range p.leases {
+		g.leases.read(ctx, node)
+	}
+	return p
 }
 
 // reconcile looks at a workload, does what is due, and says when to look again.

@@ -51,7 +51,7 @@ func TestDates(t *testing.T) {
 			g, _ := newGuard(t)
 			now := noon()
 			g.now = func() time.Time { return now }
-			date := func() time.Time { return tc.date(nodeCauses(tc.node, newPod("a"), g.seen)) }
+			date := func() time.Time { return tc.date(nodeCauses(tc.node, newPod("a"), g.planner.seen)) }
 			if got := date(); !got.Equal(noon()) {
 				t.Errorf("%s\nfirst seen %s", tc.reason, got)
 			}
@@ -66,8 +66,8 @@ func TestDates(t *testing.T) {
 				t.Errorf("%s\nit was away, and came back at %s; it is dated %s", tc.reason, now, got)
 			}
 			g.nodeChanged(tc.node, nil)
-			if len(g.dates.at) != 0 {
-				t.Errorf("%s\na node is gone and this is not: %v", tc.reason, g.dates.at)
+			if len(g.planner.dates.at) != 0 {
+				t.Errorf("%s\na node is gone and this is not: %v", tc.reason, g.planner.dates.at)
 			}
 		})
 	}
@@ -78,13 +78,13 @@ func TestForget(t *testing.T) {
 	pod := webPod("a")
 	s := newSnapshot()
 	key := workloadKey(pods.ReplicaSet, "web-1")
-	g.watch(key, s.member(pod))
+	g.keys[s.member(pod).UID] = key
 	for _, f := range []fact{orphaned, askedToGo, isReleased} {
-		g.dates.first(occasion{of: "a", fact: f})
+		g.planner.dates.first(occasion{of: "a", fact: f})
 	}
 	g.podChanged(pod, nil)
-	if len(g.dates.at)+len(g.keys) != 0 {
-		t.Errorf("a pod is gone and this is not: %v, %v", g.dates.at, g.keys)
+	if len(g.planner.dates.at)+len(g.keys) != 0 {
+		t.Errorf("a pod is gone and this is not: %v, %v", g.planner.dates.at, g.keys)
 	}
 }
 
@@ -150,13 +150,14 @@ func TestLeaseExpired(t *testing.T) {
 					}
 				}
 				g.now = func() time.Time { return noon().Add(l.after) }
-				if got, err := g.leaseExpired(t.Context(), "node-1", g.now()); err != nil || got != l.want {
+				g.leases.read(t.Context(), "node-1")
+				if got, err := g.leases.expired("node-1"); err != nil || got != l.want {
 					t.Errorf("%s After %s: got %t, %v", tc.reason, l.after, got, err)
 				}
 			}
 			g.nodeChanged(newNode(false), nil)
-			if len(g.leases) != 0 {
-				t.Errorf("%s The node is gone and this is not: %v", tc.reason, g.leases)
+			if len(g.leases.seen) != 0 {
+				t.Errorf("%s The node is gone and this is not: %v", tc.reason, g.leases.seen)
 			}
 		})
 	}

@@ -61,8 +61,8 @@ func TestCameSince(t *testing.T) {
 			g, _ := newGuard(t, node)
 			started, now := false, noon()
 			g.now = func() time.Time { return now }
-			g.dates.forget(func(occasion) bool { return true })
-			g.dates.settled = func() bool { return started }
+			g.planner.dates.forget(func(occasion) bool { return true })
+			g.planner.dates.settled = func() bool { return started }
 			for _, what := range tc.order {
 				now = now.Add(time.Second)
 				switch what {
@@ -82,8 +82,8 @@ func TestCameSince(t *testing.T) {
 			}
 			s := newSnapshot(newDeployment("web", 1), replica, tc.pod)
 			m := s.member(tc.pod)
-			m.causes = g.causes(s, m)
-			if got := g.cameSince(m); got != tc.want {
+			m.causes = g.planner.causes(s, m)
+			if got := g.planner.cameSince(m); got != tc.want {
 				t.Errorf("%s\ngot %t, want %t", tc.reason, got, tc.want)
 			}
 		})
@@ -267,7 +267,7 @@ func TestEndingNodes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			objects := []metav1.Object{newDeployment("web", 2), newReplicaSet("1", 2), webPod("a"), webPod("b", there)}
 			g, _ := newGuard(t, newNode(true), tc.node)
-			g.cfg.RemovalDelay = delay
+			g.planner.settings.RemovalDelay = delay
 			look := func() plan {
 				s := newSnapshot(objects...)
 				return g.plan(t.Context(), s, s.workload(workloadKey(pods.Deployment, "web")))

@@ -3,18 +3,16 @@
 package guard
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/verdict"
+	"github.com/callguard/callguard/pkg/verdict/rules"
 )
 
 const (
@@ -42,11 +40,49 @@ type judgement struct {
 	verdict verdict.Verdict
 }
 
-// plan is what is to be done with a workload.
+// plan is what is to be done with a workload, and what to ask for the next plan.
 type plan struct {
 	judged   []judgement // of members that something wants to go
 	released []*member
 	again    time.Duration // zero: when something changes
+
+	// asked are members whose witnesses are to be asked from now on.
+	asked []*member
+	// gates are members whose gates are to say whether they can take calls.
+	gates []*member
+	// leases are nodes whose leases are to be read.
+	leases []string
+}
+
+// known is what a planner goes by beside a namespace. None of it makes a request.
+type known struct {
+	// node is a node by its name; nil where there is none, or none that may be read.
+	node func(name string) *corev1.Node
+	// calls is what each witness of a pod said last, and since when no call has begun.
+	calls func(*call.Pod) ([]verdict.Reading, time.Time)
+	// ability is what a pod's gate said last, and since when it has said the same; empty
+	// where it was not asked. Nil where nobody asks gates.
+	ability func(types.UID) (call.Ability, time.Time)
+	// lease reports whether a node's lease has run out, or why that is not known.
+	lease func(node string) (expired bool, err error)
+}
+
+// planner says what is to be done with a workload: facts in, plan out. It makes no
+// request. What it remembers is since when things have been so, as far as it has seen.
+type planner struct {
+	known
+
+	settings Settings
+	rules    verdict.Rules
+	now      func() time.Time
+	dates    *dates
+	// once says that it looks once: it goes by what objects say of themselves, and nobody
+	// waits for what is not known yet.
+	once bool
+}
+
+func newPlanner(settings Settings, by known, now func() time.Time) *planner {
+	return &planner{known: by, settings: settings, rules: rules.All(), now: now, dates: newDates(now)}
 }
 
 func (p plan) busy() bool { return len(p.judged)+len(p.released) > 0 }
@@ -74,24 +110,24 @@ func (p plan) drains() bool {
 
 // plan judges every member of a workload, each in the light of what is decided
 // about those before it.
-func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
-	now := g.now()
+func (pl *planner) plan(s *snapshot, w *workload) plan {
+	now := pl.now()
 	var p plan
-	g.hears(w, now)
+	pl.hears(w, now)
 	for _, m := range w.members {
-		m.causes = g.causes(s, m)
+		m.causes = pl.causes(s, m)
 	}
-	if waiting := g.choose(s, w, now); waiting {
+	if waiting := pl.choose(s, w, now, &p); waiting {
 		p.again = choosing
 	}
 	for _, m := range w.members {
-		_, m.wanted = verdict.Intent(m.causes, now, g.cfg.RemovalDelay)
-		m.ending = g.ending(m, now)
+		_, m.wanted = verdict.Intent(m.causes, now, pl.settings.RemovalDelay)
+		m.ending = pl.ending(m, now)
 		unready := !m.ready && m.Running && m.able.why != call.Unreachable // when LiveKit can be reached again, who serves now serves on
-		m.unready = g.dates.since(occasion{of: m.UID, fact: isUnready}, unready)
-		m.arrived = g.dates.seenAt(occasion{of: m.UID, fact: there})
+		m.unready = pl.dates.since(occasion{of: m.UID, fact: isUnready}, unready)
+		m.arrived = pl.dates.seenAt(occasion{of: m.UID, fact: there})
 	}
-	g.asksGates(w)
+	p.gates = pl.asksGates(w)
 	for _, m := range w.members {
 		switch {
 		case m.leaving || m.unlocked():
@@ -100,18 +136,18 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 			p.released = append(p.released, m)
 			continue
 		}
-		intent, wanted := verdict.Intent(m.causes, now, g.cfg.RemovalDelay)
+		intent, wanted := verdict.Intent(m.causes, now, pl.settings.RemovalDelay)
 		if !wanted {
-			g.notWanted(m)
+			pl.notWanted(m)
 			if m.pending() && p.again == 0 {
 				p.again = again
 			}
 			continue
 		}
-		g.watch(w.key, m)
-		f := w.facts(s, m, intent, now, g.cfg.Limits)
-		g.date(ctx, m, &f)
-		v := g.rules.Judge(f)
+		p.ask(m)
+		f := w.facts(s, m, intent, now, pl.settings.Limits)
+		pl.date(m, &f, &p)
+		v := pl.rules.Judge(f)
 		p.judged = append(p.judged, judgement{member: m, intent: intent, facts: f, verdict: v})
 		m.foresee(intent, v)
 	}
@@ -123,23 +159,23 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 
 // since is when the pod was first seen to have to go, and when what stands behind that was.
 // An autoscaler that is refused takes its taint off and tries again: that is one wish.
-func (g *Guard) since(m *member) (wanted, standing time.Time) {
+func (pl *planner) since(m *member) (wanted, standing time.Time) {
 	behind := m.causes.Behind()
-	wanted = g.dates.lasting(occasion{of: m.UID, fact: isWanted}, between(behind))
-	g.dates.forget(func(o occasion) bool {
+	wanted = pl.dates.lasting(occasion{of: m.UID, fact: isWanted}, between(behind))
+	pl.dates.forget(func(o occasion) bool {
 		return o.of == m.UID && o.fact == stands && o.key != behind && o.key != verdict.Removal
 	})
 	if behind != "" {
-		standing = g.dates.lasting(occasion{of: m.UID, fact: stands, key: behind}, between(behind))
+		standing = pl.dates.lasting(occasion{of: m.UID, fact: stands, key: behind}, between(behind))
 	}
 	return wanted, standing
 }
 
 // notWanted forgets since when the pod has had to go, but for what an autoscaler wants,
 // which may come back to it.
-func (g *Guard) notWanted(m *member) {
-	lapsed := g.dates.lapsed(occasion{of: m.UID, fact: stands, key: verdict.Removal}, removalRetry)
-	g.dates.forget(func(o occasion) bool {
+func (pl *planner) notWanted(m *member) {
+	lapsed := pl.dates.lapsed(occasion{of: m.UID, fact: stands, key: verdict.Removal}, removalRetry)
+	pl.dates.forget(func(o occasion) bool {
 		return o.of == m.UID && (o.fact == stands && o.key != verdict.Removal || (o.fact == stands || o.fact == isWanted) && lapsed)
 	})
 }
@@ -153,21 +189,24 @@ func between(behind string) time.Duration {
 }
 
 // date enters since when things hold, as this guard has seen them.
-func (g *Guard) date(ctx context.Context, m *member, f *verdict.Facts) {
-	f.Since, f.Standing = g.since(m)
-	f.Pod.CameSince = f.Intent.Intent.OfNode() && g.cameSince(m)
+func (pl *planner) date(m *member, f *verdict.Facts, p *plan) {
+	f.Since, f.Standing = pl.since(m)
+	f.Pod.CameSince = f.Intent.Intent.OfNode() && pl.cameSince(m)
 	f.Pod.UnreadySince = m.unready
-	f.Readings, f.QuietSince = g.readings.of(m.Pod)
+	f.Readings, f.QuietSince = pl.calls(m.Pod)
 	f.Sealed = sealed(f.Readings)
 	// Not the time in the mark: it may be that of another guard, and was taken before the
 	// mark was written, which may have taken any time.
-	f.Pod.Drained = g.dates.since(occasion{of: m.UID, fact: isDraining}, m.State == call.Draining)
+	f.Pod.Drained = pl.dates.since(occasion{of: m.UID, fact: isDraining}, m.State == call.Draining)
 	if f.Pod.Drained.After(f.QuietSince) {
 		f.QuietSince = f.Pod.Drained
 	}
 	if lost := m.causes.Lost; !lost.IsZero() && !f.Now.Before(lost) {
 		f.LostSince = lost
-		f.LeaseExpired, f.LeaseUnread = g.leaseExpired(ctx, m.Node, f.Now)
+		f.LeaseExpired, f.LeaseUnread = pl.lease(m.Node)
+		if !slices.Contains(p.leases, m.Node) {
+			p.leases = append(p.leases, m.Node)
+		}
 	}
 }
 
@@ -188,56 +227,56 @@ func (m *member) foresee(intent call.Mark, v verdict.Verdict) {
 func (m *member) pending() bool { return !m.causes.Lost.IsZero() || !m.causes.Tainted.IsZero() }
 
 // causes gathers why a member may have to go.
-func (g *Guard) causes(s *snapshot, m *member) verdict.Causes {
+func (pl *planner) causes(s *snapshot, m *member) verdict.Causes {
 	c := verdict.Causes{Marked: m.marked}
-	c.Orphaned = g.dates.since(occasion{of: m.UID, fact: orphaned}, s.mayBeOrphaned(m))
+	c.Orphaned = pl.dates.since(occasion{of: m.UID, fact: orphaned}, s.mayBeOrphaned(m))
 	if ref := metav1.GetControllerOfNoCopy(m.object); ref != nil {
 		c.Daemon = ref.Kind == daemonSet
 	}
 	_, asked := m.object.Annotations[call.LeaveAnnotation]
-	c.Asked = g.dates.since(occasion{of: m.UID, fact: askedToGo}, asked)
-	if node, err := g.cluster.nodes.Get(m.Node); err == nil {
-		c.Cordoned, c.Tainted, c.Lost = nodeCauses(node, m.object, g.seen)
+	c.Asked = pl.dates.since(occasion{of: m.UID, fact: askedToGo}, asked)
+	if node := pl.node(m.Node); node != nil {
+		c.Cordoned, c.Tainted, c.Lost = nodeCauses(node, m.object, pl.seen)
 		misplaced := c.Daemon && m.owner != nil && !m.owner.going && misfit(m.owner, node, m.object)
-		c.Misfit = g.dates.since(occasion{of: m.UID, fact: isMisfit}, misplaced)
+		c.Misfit = pl.dates.since(occasion{of: m.UID, fact: isMisfit}, misplaced)
 	}
 	return c
 }
 
 // seen is when something was first seen. Whoever looks once goes by what is said of it.
-func (g *Guard) seen(o occasion, said *metav1.Time) time.Time {
-	if g.once && said != nil {
-		g.dates.set(o, said.Time)
+func (pl *planner) seen(o occasion, said *metav1.Time) time.Time {
+	if pl.once && said != nil {
+		pl.dates.set(o, said.Time)
 	}
-	return g.dates.first(o)
+	return pl.dates.first(o)
 }
 
 // cameSince reports whether a pod that still serves came after what its node wants it gone for.
-func (g *Guard) cameSince(m *member) bool {
-	node, err := g.cluster.nodes.Get(m.Node)
-	if err != nil || m.State != call.Serving || !m.causes.Asked.IsZero() || !m.causes.Misfit.IsZero() {
+func (pl *planner) cameSince(m *member) bool {
+	node := pl.node(m.Node)
+	if node == nil || m.State != call.Serving || !m.causes.Asked.IsZero() || !m.causes.Misfit.IsZero() {
 		return false
 	}
 	pinned := m.owner != nil && m.owner.placed.NodeName != ""
 	return cameSince(node, m.object, pinned, func(want occasion) bool {
-		if g.once { // and has seen neither come
-			return m.object.CreationTimestamp.After(g.dates.first(want))
+		if pl.once { // and has seen neither come
+			return m.object.CreationTimestamp.After(pl.dates.first(want))
 		}
-		return g.dates.before(want, occasion{of: m.UID, fact: there})
+		return pl.dates.before(want, occasion{of: m.UID, fact: there})
 	})
 }
 
 // ending reports whether the pod's node is being taken away, or is lost: whatever else
 // wants the pod to go, it takes no calls for long.
-func (g *Guard) ending(m *member, now time.Time) bool {
-	node, err := g.cluster.nodes.Get(m.Node)
+func (pl *planner) ending(m *member, now time.Time) bool {
+	node := pl.node(m.Node)
 	switch {
-	case err != nil:
-		return !g.once && m.Node != "" // one that looks once may not have been let read it
+	case node == nil:
+		return !pl.once && m.Node != "" // one that looks once may not have been let read it
 	case node.DeletionTimestamp != nil:
 		return true
 	default:
-		return !m.causes.Tainted.IsZero() && !now.Before(m.causes.Tainted.Add(g.cfg.RemovalDelay)) || !m.causes.Lost.IsZero() && !now.Before(m.causes.Lost)
+		return !m.causes.Tainted.IsZero() && !now.Before(m.causes.Tainted.Add(pl.settings.RemovalDelay)) || !m.causes.Lost.IsZero() && !now.Before(m.causes.Lost)
 	}
 }
 
@@ -245,31 +284,31 @@ func (g *Guard) ending(m *member, now time.Time) bool {
 // witnesses have said since: a call that ended just before must not count for its
 // pod, and where witnesses disagree one of them may not have seen its end yet. It says
 // whether it still waits for them.
-func (g *Guard) choose(s *snapshot, w *workload, now time.Time) (waiting bool) {
+func (pl *planner) choose(s *snapshot, w *workload, now time.Time, p *plan) (waiting bool) {
 	excesses := s.excesses(w)
 	for _, m := range w.members {
 		if m.owner != nil && !slices.ContainsFunc(excesses, func(e excess) bool { return e.owner == m.owner }) {
-			g.dates.since(occasion{of: m.owner.ref.UID, fact: hasTooMany}, false)
+			pl.dates.since(occasion{of: m.owner.ref.UID, fact: hasTooMany}, false)
 		}
 	}
 	for _, e := range excesses {
-		since := g.dates.first(occasion{of: e.owner.ref.UID, fact: hasTooMany})
+		since := pl.dates.first(occasion{of: e.owner.ref.UID, fact: hasTooMany})
 		if e.n < len(e.candidates) {
 			known := true
 			for _, m := range e.candidates {
-				g.watch(w.key, m)
-				list, _ := g.readings.of(m.Pod)
+				p.ask(m)
+				list, _ := pl.calls(m.Pod)
 				known = known && (!m.Running || knownSince(list, since) && agree(list))
 			}
-			if !known && !g.once && now.Sub(since) < chooseWithin {
+			if !known && !pl.once && now.Sub(since) < chooseWithin {
 				waiting = true
 				continue
 			}
 		}
 		var candidates []verdict.Candidate
 		for _, m := range e.candidates {
-			list, _ := g.readings.of(m.Pod)
-			_, leaving := verdict.Intent(m.causes, now, g.cfg.RemovalDelay)
+			list, _ := pl.calls(m.Pod)
+			_, leaving := verdict.Intent(m.causes, now, pl.settings.RemovalDelay)
 			candidates = append(candidates, candidate(m, leaving, merged(list)))
 		}
 		for _, l := range verdict.Leavers(candidates, e.n) {
@@ -284,62 +323,9 @@ func (g *Guard) choose(s *snapshot, w *workload, now time.Time) (waiting bool) {
 	return waiting
 }
 
-// errOnce is why a node is not known to be lost to whoever looks once.
-var errOnce = errors.New("only the guard, which looks more than once, sees whether its lease is renewed")
-
-// leaseLook is what was last seen of a node's lease.
-type leaseLook struct {
-	looked  time.Time
-	renewal time.Time // as the node dates it
-	since   time.Time // when the guard first saw that
-	expired bool
-	err     error
-}
-
-// leaseExpired reports whether a node does not renew its lease any more, or has none: for
-// as long as the lease lasts, by this guard's own clock. It is read once for all pods of
-// the node, and not more often than they are looked at.
-func (g *Guard) leaseExpired(ctx context.Context, node string, now time.Time) (bool, error) {
-	g.mu.Lock()
-	look := g.leases[node]
-	g.mu.Unlock()
-	if !look.looked.IsZero() && now.Sub(look.looked) < again {
-		return look.expired, look.err
+// ask has the witnesses of a member asked from now on.
+func (p *plan) ask(m *member) {
+	if m.Running {
+		p.asked = append(p.asked, m)
 	}
-	look = g.lookAtLease(ctx, node, look, now)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.leases[node] = look
-	return look.expired, look.err
-}
-
-func (g *Guard) lookAtLease(ctx context.Context, node string, last leaseLook, now time.Time) leaseLook {
-	look := leaseLook{looked: now, renewal: last.renewal, since: last.since}
-	lease, err := g.cfg.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, node, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		look.expired = true
-	case err != nil:
-		look.err = fmt.Errorf("cannot read the lease of node %s: %w", node, err)
-	case lease.Spec.LeaseDurationSeconds == nil || lease.Spec.RenewTime == nil:
-	case g.once:
-		look.err = errOnce
-	default:
-		if renewal := lease.Spec.RenewTime.Time; look.since.IsZero() || !renewal.Equal(look.renewal) {
-			look.renewal, look.since = renewal, now
-		}
-		look.expired = now.Sub(look.since) > time.Duration(*lease.Spec.LeaseDurationSeconds)*time.Second
-	}
-	return look
-}
-
-// watch has the witnesses of a member read, on behalf of its workload.
-func (g *Guard) watch(key Key, m *member) {
-	if !m.Running {
-		return
-	}
-	g.mu.Lock()
-	g.keys[m.UID] = key
-	g.mu.Unlock()
-	g.readings.want(m.Pod)
 }

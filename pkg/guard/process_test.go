@@ -33,9 +33,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/callguard/callguard/pkg/call"
-	"github.com/callguard/callguard/pkg/fair"
 	"github.com/callguard/callguard/pkg/verdict"
-	"github.com/callguard/callguard/pkg/verdict/rules"
 )
 
 // process is a guard that runs in a world: the code of package guard, whose every
@@ -107,32 +105,23 @@ func newProcess(w *world, name string, view store) *process {
 func (p *process) build() *Guard {
 	w := p.w
 	witnesses := map[call.Witness]Witness{call.Rooms: modelWitness{call.Rooms}, call.Worker: modelWitness{call.Worker}}
-	g := &Guard{
-		cfg: Config{
-			Client: modelClient{w: w}, Doors: modelDoors{w}, Witnesses: witnesses, Settings: w.settings, Log: slog.New(slog.DiscardHandler),
-		},
-		rules: rules.All(), now: func() time.Time { return w.now },
-		queue: noQueue{}, keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{}, leases: map[string]leaseLook{},
-	}
-	g.budgets = steadfast()
-	g.dates = newDates(g.now)
-	g.dates.settled = func() bool { return p.started }
-	if w.mutant.rules != nil {
-		g.rules = w.mutant.rules(g.rules)
-	}
-	g.report = &report{events: noEvents{}, metrics: w.metrics, log: g.cfg.Log, held: map[types.UID]held{}, said: map[Key]map[string]bool{}}
-	g.steps = &steps{client: g.cfg.Client, costs: g.cfg.DeletionCosts}
-	g.readings = &readings{
-		witnesses: witnesses, every: g.cfg.ReadEvery, now: g.now,
-		changed: func(types.UID) {}, projects: func(map[call.Project]call.Births) {},
-		workers: fair.NewWorkers(readers), queue: noDelays{}, records: map[types.UID]*entry{},
-	}
 	if w.gated && !w.mutant.readyIsAble {
-		gates := map[call.Witness]Witness{call.Gate: modelWitness{call.Gate}}
-		g.gates = &readings{
-			witnesses: gates, every: g.cfg.ReadEvery, now: g.now,
-			changed: func(types.UID) {}, projects: func(map[call.Project]call.Births) {},
-			workers: fair.NewWorkers(readers), queue: noDelays{}, records: map[types.UID]*entry{},
+		witnesses[call.Gate] = modelWitness{call.Gate}
+	}
+	log := slog.New(slog.DiscardHandler)
+	g := assemble(Config{
+		Client: modelClient{w: w}, Doors: modelDoors{w}, Witnesses: witnesses, Settings: w.settings, Log: log,
+	}, newReport(noEvents{}, w.metrics, log))
+	g.now = func() time.Time { return w.now }
+	g.queue = noQueue{}
+	g.budgets = steadfast()
+	g.planner.dates.settled = func() bool { return p.started }
+	if w.mutant.rules != nil {
+		g.planner.rules = w.mutant.rules(g.planner.rules)
+	}
+	for _, r := range []*readings{g.readings, g.gates} {
+		if r != nil {
+			r.changed, r.queue = func(types.UID) {}, noDelays{}
 		}
 	}
 	return g
@@ -193,7 +182,7 @@ func (w *world) informed(s store) *cluster {
 // clone copies a guard that is not at work into another world.
 func (p *process) clone(w *world) *process {
 	c := newProcess(w, p.name, p.view)
-	c.guard.dates.at, c.guard.deleted = maps.Clone(p.guard.dates.at), maps.Clone(p.guard.deleted)
+	c.guard.planner.dates.at, c.guard.deleted = maps.Clone(p.guard.planner.dates.at), maps.Clone(p.guard.deleted)
 	from, to := p.kept(), c.kept()
 	for i := range from {
 		for uid, e := range from[i].records {
@@ -228,7 +217,7 @@ func (p *process) key(b *strings.Builder) {
 func (p *process) memory() string {
 	var b strings.Builder
 	var seen []string
-	for o, s := range p.guard.dates.at {
+	for o, s := range p.guard.planner.dates.at {
 		if !p.w.bounded() && slices.Contains([]fact{there, isWanted, stands, isUnready}, o.fact) {
 			continue // nothing comes of when it was
 		}
@@ -387,12 +376,12 @@ func (p *process) readAll(outcome string) {
 func (p *process) see(s store) {
 	p.view, p.guard.cluster = s, p.w.informed(s)
 	for _, pod := range s.pods {
-		p.guard.dates.first(occasion{of: pod.UID, fact: there})
+		p.guard.planner.dates.first(occasion{of: pod.UID, fact: there})
 	}
 	if s.cordoned {
-		p.guard.dates.first(occasion{of: "node-1", fact: cordoned})
+		p.guard.planner.dates.first(occasion{of: "node-1", fact: cordoned})
 	} else {
-		p.guard.dates.since(occasion{of: "node-1", fact: cordoned}, false)
+		p.guard.planner.dates.since(occasion{of: "node-1", fact: cordoned}, false)
 	}
 	p.started = true
 }

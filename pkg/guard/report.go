@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -76,8 +75,8 @@ const budgetKind = "PodDisruptionBudget"
 // most holds on the road are over sooner.
 const tellAfter = 5 * time.Second
 
-func newReport(recorder record.EventRecorder, registry prometheus.Registerer, log *slog.Logger) *report {
-	return &report{events: events.Plain(recorder), metrics: newMetrics(registry), log: log, held: map[types.UID]held{}, said: map[Key]map[string]bool{}}
+func newReport(recorder record.EventRecorder, metrics *metrics, log *slog.Logger) *report {
+	return &report{events: events.Plain(recorder), metrics: metrics, log: log, held: map[types.UID]held{}, said: map[Key]map[string]bool{}}
 }
 
 // judged enters the verdicts on a workload's pods, and tells of those that changed.

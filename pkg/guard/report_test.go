@@ -22,7 +22,7 @@ import (
 func TestEventsArePlain(t *testing.T) {
 	recorder := record.NewFakeRecorder(2)
 	hostile := "the gate does not know: \x1b[2J\nNormal Released" + strings.Repeat("x", 1<<20)
-	r := newReport(recorder, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	r := newReport(recorder, newMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
 	r.events.Event(newPod("a"), corev1.EventTypeNormal, ReasonHeld, hostile)
 	r.events.Eventf(newPod("a"), corev1.EventTypeNormal, ReasonHeld, "Pod stays: %s", hostile)
 	for range 2 {

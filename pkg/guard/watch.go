@@ -28,7 +28,7 @@ func (g *Guard) podChanged(before, after metav1.Object) {
 	}
 	g.enqueue(is)
 	if was == nil {
-		g.dates.first(occasion{of: is.UID, fact: there})
+		g.planner.dates.first(occasion{of: is.UID, fact: there})
 		g.budgets.look(is.Namespace)
 		return
 	}
@@ -43,7 +43,7 @@ func (g *Guard) podChanged(before, after metav1.Object) {
 
 // forget drops what is remembered of a pod that is gone.
 func (g *Guard) forget(pod *corev1.Pod) {
-	g.dates.forget(func(o occasion) bool { return o.of == pod.UID })
+	g.planner.dates.forget(func(o occasion) bool { return o.of == pod.UID })
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.keys, pod.UID)
@@ -79,9 +79,7 @@ func (g *Guard) nodeChanged(before, after metav1.Object) {
 	if is != nil {
 		g.dateNode(is)
 	} else {
-		g.mu.Lock()
-		delete(g.leases, node.GetName())
-		g.mu.Unlock()
+		g.leases.forget(node.GetName())
 	}
 	objs, err := g.cluster.podIndex.ByIndex(byNode, node.GetName())
 	if err != nil {
@@ -98,9 +96,9 @@ func (g *Guard) nodeChanged(before, after metav1.Object) {
 func (g *Guard) dateNode(node *corev1.Node) {
 	for _, taint := range wants(node) {
 		if taint.Key == corev1.TaintNodeUnschedulable {
-			g.dates.first(cordonOf(node))
+			g.planner.dates.first(cordonOf(node))
 		} else {
-			g.dates.first(taintOf(node, taint))
+			g.planner.dates.first(taintOf(node, taint))
 		}
 	}
 }
@@ -108,7 +106,7 @@ func (g *Guard) dateNode(node *corev1.Node) {
 // forgetNode drops the dates of what a node does not say any more, so that it is
 // dated anew when it says so again. The node is nil when it is gone.
 func (g *Guard) forgetNode(uid types.UID, node *corev1.Node) {
-	g.dates.forget(func(o occasion) bool {
+	g.planner.dates.forget(func(o occasion) bool {
 		switch {
 		case o.of != uid:
 			return false
@@ -167,7 +165,7 @@ func (g *Guard) ownerChanged(before, after metav1.Object) {
 	obj := after
 	if obj == nil {
 		obj = before
-		g.dates.since(occasion{of: obj.GetUID(), fact: hasTooMany}, false)
+		g.planner.dates.since(occasion{of: obj.GetUID(), fact: hasTooMany}, false)
 	}
 	if before != nil && after != nil && before.GetGeneration() == after.GetGeneration() &&
 		before.GetDeletionTimestamp() == nil && after.GetDeletionTimestamp() == nil && sameStatus(before, after) {
