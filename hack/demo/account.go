@@ -70,7 +70,7 @@ func (a *account) wanted() int32 {
 	return int32((10*a.peakCalls + most - 1) / most)
 }
 
-// agreed says whether active_calls was always there and never far behind.
+// agreed reports whether active_calls was always there and never far behind.
 func (a *account) agreed() bool { return a.unanswered == 0 && a.lag <= agreeWithin }
 
 // summary says how it went.

@@ -45,7 +45,7 @@ type podRow struct {
 
 const terminating = "Terminating"
 
-// settled says whether one replica is wanted and no other pod is left.
+// settled reports whether one replica is wanted and no other pod is left.
 func (s snapshot) settled() bool {
 	return s.Scaling.Desired == 1 && s.Scaling.Current == 1 && len(s.Pods) == 1 && s.Active == reading{}
 }

@@ -37,6 +37,12 @@ const (
 	PodAttribute = "callguard.dev/pod"
 )
 
+// The names of callguard's two Deployments, as every object and image of theirs has them.
+const (
+	GuardName   = "drain-guard"
+	AdapterName = "metrics-adapter"
+)
+
 // Writer is who may write an annotation or label, and when.
 type Writer string
 
@@ -49,9 +55,9 @@ const (
 	// Administrator is whoever may edit namespaces.
 	Administrator Writer = "an administrator"
 	// GuardOnce is drain-guard, once in a pod's life.
-	GuardOnce Writer = "drain-guard, once"
+	GuardOnce Writer = GuardName + ", once"
 	// GuardOnly is drain-guard.
-	GuardOnly Writer = "drain-guard"
+	GuardOnly Writer = GuardName
 )
 
 // What annotations and labels stand on.
@@ -86,9 +92,9 @@ var annotations = table() //nolint:gochecknoglobals // constant; each look at a 
 
 func table() []Annotation {
 	const (
-		both  = "metrics-adapter, drain-guard"
-		guard = "drain-guard"
-		all   = "metrics-adapter, drain-guard, call-gate"
+		both  = AdapterName + ", " + GuardName
+		guard = GuardName
+		all   = both + ", call-gate"
 	)
 	return []Annotation{
 		{Key: EnabledLabel, Label: true, On: OnNamespace, Writer: Administrator, Readers: both + ", policies", Default: "the namespace is none of callguard's business",

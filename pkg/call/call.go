@@ -223,7 +223,7 @@ type Pod struct {
 	GatePort   int
 }
 
-// Asks says whether w is among the pod's witnesses.
+// Asks reports whether w is among the pod's witnesses.
 func (p *Pod) Asks(w Witness) bool { return slices.Contains(p.Witnesses, w) }
 
 // Reading is one witness's answer about one pod. The zero Reading is unknown:
@@ -263,7 +263,7 @@ func (r Reading) WithSeal() Reading {
 	return r
 }
 
-// Sealed says whether the reading is known, and no further call can begin.
+// Sealed reports whether the reading is known, and no further call can begin.
 func (r Reading) Sealed() bool { return r.known && r.sealed }
 
 // WithUnattributed is the reading of a witness that sees calls of which it cannot
@@ -273,7 +273,7 @@ func (r Reading) WithUnattributed() Reading {
 	return r
 }
 
-// Unattributed says whether there are such calls.
+// Unattributed reports whether there are such calls.
 func (r Reading) Unattributed() bool { return r.others }
 
 // WithAbility is the reading of a gate, with what it says of whether the pod can take
@@ -290,7 +290,7 @@ func (r Reading) Ability() Ability { return r.ability }
 // Calls returns the number of calls, and false when it is unknown.
 func (r Reading) Calls() (int, bool) { return r.calls, r.known }
 
-// Known says whether the number of calls is known.
+// Known reports whether the number of calls is known.
 func (r Reading) Known() bool { return r.known }
 
 // At is the time a known reading was true.

@@ -302,7 +302,7 @@ func (g *Gate) serveWorker(w http.ResponseWriter, r *http.Request) {
 	lines := g.cfg.Log.With("session", id)
 	s := &session{
 		filter: filter{id: id, book: g.book, url: g.media, log: lines},
-		agent:  &wire{conn: agent}, server: &wire{conn: server}, onReady: g.ends.soon, able: g.able,
+		agent:  &wire{conn: agent}, server: &wire{conn: server}, onReady: g.ends.soon, able: g.able, ordered: make(chan struct{}, 1),
 	}
 	g.sessions.Store(id, s)
 	defer g.sessions.Delete(id)

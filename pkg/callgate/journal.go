@@ -20,7 +20,7 @@ const (
 	jobSuffix    = ".job"
 	workersFile  = "workers"
 	unlistedFile = "unlisted"
-	// wholeFile says whether the journal has all that its gates knew: wholeYes, or
+	// wholeFile reports whether the journal has all that its gates knew: wholeYes, or
 	// nothing if something could not be written. It is made while the folder is
 	// empty, since a full one still lets a file be cut.
 	wholeFile = "whole"
@@ -103,7 +103,7 @@ type legacy struct {
 }
 
 // read returns what an earlier gate left. A file that cannot be read is a job all the
-// same. From then on whole says whether that is all there was.
+// same. From then on whole reports whether that is all there was.
 func (j *journal) read() (l legacy, err error) {
 	if j == nil {
 		return l, nil
@@ -152,7 +152,7 @@ func (j *journal) read() (l legacy, err error) {
 	return l, nil
 }
 
-// begin says whether the journal is whole. That of the pod's first gate is.
+// begin reports whether the journal is whole. That of the pod's first gate is.
 func (j *journal) begin() (whole bool, err error) {
 	name := filepath.Join(j.dir, wholeFile)
 	raw, err := os.ReadFile(name)

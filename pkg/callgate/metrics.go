@@ -59,23 +59,23 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 
 // collector shows the book, as of each scrape.
 type collector struct {
-	book               *book
-	calls, up, drained *prometheus.Desc
+	book                *book
+	calls, up, draining *prometheus.Desc
 }
 
 func newCollector(b *book) *collector {
 	return &collector{
-		book:    b,
-		calls:   prometheus.NewDesc("callguard_gate_calls", "Calls of the pod, by phase (accepted, running, ending, unlisted).", []string{"phase"}, nil),
-		up:      prometheus.NewDesc("callguard_gate_workers", "Workers of the pod that have a websocket and have sent their registration.", nil, nil),
-		drained: prometheus.NewDesc("callguard_gate_draining", "1 while the pod takes no more calls.", nil, nil),
+		book:     b,
+		calls:    prometheus.NewDesc("callguard_gate_calls", "Calls of the pod, by phase (accepted, running, ending, unlisted).", []string{"phase"}, nil),
+		up:       prometheus.NewDesc("callguard_gate_workers", "Workers of the pod that have a websocket and have sent their registration.", nil, nil),
+		draining: prometheus.NewDesc("callguard_gate_draining", "1 while the pod takes no more calls.", nil, nil),
 	}
 }
 
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.calls
 	ch <- c.up
-	ch <- c.drained
+	ch <- c.draining
 }
 
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
@@ -92,5 +92,5 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	if a.Draining != "" {
 		draining = 1
 	}
-	gauge(c.drained, draining)
+	gauge(c.draining, draining)
 }

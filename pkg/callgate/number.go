@@ -27,7 +27,7 @@ type number struct {
 
 // tell notes what the agents say is the number of their jobs, and ends what that
 // shows to have ended. The agents were asked at a time; covered is how many of them,
-// and canLook says whether their rooms can be looked into.
+// and canLook reports whether their rooms can be looked into.
 func (b *book) tell(calls, covered int, err error, canLook bool, asked, now time.Time) {
 	b.update(func() {
 		n := &b.number

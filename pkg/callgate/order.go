@@ -55,11 +55,7 @@ func (g *Gate) readOrder() error {
 	g.cfg.Log.Info("The pod is draining: no offer is accepted any more", "order", order, "calls", a.Calls, "known", a.Known)
 	g.sessions.Range(func(_, s any) bool {
 		if s := s.(*session); s.known.Load() {
-			go func() {
-				if err := s.sayFull(); err != nil { // LiveKit is told no at every offer
-					s.log.Debug("LiveKit was not told that the worker is full", "err", err)
-				}
-			}()
+			s.ordered <- struct{}{}
 		}
 		return true
 	})

@@ -69,7 +69,8 @@ type session struct {
 	server  *wire
 	onReady func()
 	able    *able
-	taken   bool // LiveKit has registered the worker; known to its own pump
+	taken   bool          // LiveKit has registered the worker; known to its own pump
+	ordered chan struct{} // has room for the one order to drain
 	why     atomic.Pointer[error]
 }
 
@@ -86,6 +87,16 @@ func (s *session) run(closing <-chan struct{}) error {
 	g, ctx := errgroup.WithContext(context.Background())
 	g.Go(func() error { return s.pump(s.agent, s.server, s.passUp) })
 	g.Go(func() error { return s.pump(s.server, s.agent, s.passDown) })
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-s.ordered:
+			if err := s.sayFull(); err != nil { // LiveKit is told no at every offer
+				s.log.Debug("LiveKit was not told that the worker is full", "err", err)
+			}
+		}
+		return nil
+	})
 	g.Go(func() error {
 		tick := time.NewTicker(pingEvery)
 		defer tick.Stop()

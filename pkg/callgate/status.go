@@ -56,7 +56,7 @@ func (g *Gate) readyz(w http.ResponseWriter, _ *http.Request) {
 	_, _ = io.WriteString(w, "ok\n")
 }
 
-// inside says whether a request comes from the pod itself, as kubectl exec and
+// inside reports whether a request comes from the pod itself, as kubectl exec and
 // port-forward do.
 func inside(address string) bool {
 	host, _, err := net.SplitHostPort(address)

@@ -34,9 +34,6 @@ const (
 	activeCalls = "active_calls"
 
 	clientQPS, clientBurst = 50, 100
-
-	guardName   = "drain-guard"
-	adapterName = "metrics-adapter" // of its Service
 )
 
 // cluster is what the verbs read of a cluster.
@@ -237,18 +234,18 @@ type administered struct {
 func (c *cluster) administered(ctx context.Context) administered {
 	a := administered{settings: guard.DefaultSettings(), doors: manifests.DefaultValues()}
 	a.doors.Namespace = c.callguard
-	d, err := c.client.AppsV1().Deployments(c.callguard).Get(ctx, guardName, metav1.GetOptions{})
+	d, err := c.client.AppsV1().Deployments(c.callguard).Get(ctx, call.GuardName, metav1.GetOptions{})
 	if err != nil {
 		a.note = fmt.Sprintf("the guard's settings are taken for the defaults: %s", line(err))
 		return a
 	}
-	i := slices.IndexFunc(d.Spec.Template.Spec.Containers, func(c corev1.Container) bool { return c.Name == guardName })
+	i := slices.IndexFunc(d.Spec.Template.Spec.Containers, func(c corev1.Container) bool { return c.Name == call.GuardName })
 	if i < 0 {
-		a.note = fmt.Sprintf("the guard's settings are taken for the defaults: Deployment %s/%s has no container %s", c.callguard, guardName, guardName)
+		a.note = fmt.Sprintf("the guard's settings are taken for the defaults: Deployment %s/%s has no container %s", c.callguard, call.GuardName, call.GuardName)
 		return a
 	}
 	container := d.Spec.Template.Spec.Containers[i]
-	fs := pflag.NewFlagSet(guardName, pflag.ContinueOnError)
+	fs := pflag.NewFlagSet(call.GuardName, pflag.ContinueOnError)
 	fs.ParseErrorsAllowlist.UnknownFlags = true
 	fs.Usage = func() {}
 	guard.AddFlags(fs, &a.settings, &a.doors)

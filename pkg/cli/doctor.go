@@ -21,6 +21,7 @@ import (
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"github.com/callguard/callguard/pkg/admission"
+	"github.com/callguard/callguard/pkg/apiservice"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/pkg/leader"
@@ -272,7 +273,7 @@ func (c *cluster) checkGuard(ctx context.Context) []finding {
 	holder, err := leader.Find(ctx, c.client, c.callguard, leaderWithin)
 	switch {
 	case errors.Is(err, leader.ErrNone):
-		return []finding{{fail, check, err.Error(), fmt.Sprintf("see Deployment %s/%s, or set --callguard-namespace; calls are held, and no pod is let go", c.callguard, guardName)}}
+		return []finding{{fail, check, err.Error(), fmt.Sprintf("see Deployment %s/%s, or set --callguard-namespace; calls are held, and no pod is let go", c.callguard, call.GuardName)}}
 	case err != nil:
 		return []finding{{warn, check, "not checked: " + err.Error(), ""}}
 	}
@@ -422,15 +423,14 @@ func (c *cluster) whyUnable(ctx context.Context, pod *corev1.Pod) (what, do stri
 	return what, "kubectl get --raw " + path + " says why"
 }
 
-// checkMetricsAPI also says whether the API, or a version of it, is another adapter's.
+// checkMetricsAPI also reports whether the API, or a version of it, is another adapter's.
 func (c *cluster) checkMetricsAPI(ctx context.Context) (list []finding, others bool) {
 	const check = "metrics-api"
-	ours, theirs := c.callguard+"/"+adapterName, ""
+	ours, theirs := c.callguard+"/"+call.AdapterName, ""
 	var missing, taken []string
-	for _, version := range []string{"v1beta1", "v1beta2"} {
-		name := version + ".custom.metrics.k8s.io"
+	for _, name := range apiservice.Names() {
 		var service apiregistrationv1.APIService
-		err := c.get(ctx, "/apis/apiregistration.k8s.io/v1/apiservices/"+name, &service)
+		err := c.get(ctx, apiservice.Path(name), &service)
 		switch {
 		case apierrors.IsForbidden(err):
 			return []finding{{warn, check, "not checked: " + err.Error(), ""}}, false
@@ -440,20 +440,12 @@ func (c *cluster) checkMetricsAPI(ctx context.Context) (list []finding, others b
 		case err != nil:
 			return []finding{{fail, check, fmt.Sprintf("cannot read APIService %s: %v", name, err), ""}}, false
 		}
-		owner := ""
-		if service.Spec.Service != nil {
-			owner = service.Spec.Service.Namespace + "/" + service.Spec.Service.Name
-		}
+		owner := apiservice.Owner(&service)
 		if owner != ours {
 			theirs = cmp.Or(owner, "kube-apiserver itself")
 			taken = append(taken, name)
 		}
-		i := slices.IndexFunc(service.Status.Conditions, func(c apiregistrationv1.APIServiceCondition) bool { return c.Type == apiregistrationv1.Available })
-		if i < 0 || service.Status.Conditions[i].Status != apiregistrationv1.ConditionTrue {
-			why := "its condition Available is missing"
-			if i >= 0 {
-				why = service.Status.Conditions[i].Message
-			}
+		if why := apiservice.Unavailable(&service); why != "" {
 			return []finding{{fail, check, fmt.Sprintf("APIService %s is not available: %s", name, why), "see the log of " + cmp.Or(owner, "its server")}}, owner != ours
 		}
 	}

@@ -306,7 +306,7 @@ func (w *progress) watchLeader(ctx context.Context, every time.Duration) {
 			return
 		case errors.Is(err, leader.ErrNone) && !w.leaderless:
 			w.leaderless = true
-			w.say("%s, and guarded pods stay until one does; see Deployment %s/%s", line(err), w.cluster.callguard, guardName)
+			w.say("%s, and guarded pods stay until one does; see Deployment %s/%s", line(err), w.cluster.callguard, call.GuardName)
 		case err == nil && w.leaderless:
 			w.leaderless = false
 			w.say("%s leads again", holder)
@@ -403,7 +403,7 @@ func (s standing) String() string {
 	return text
 }
 
-// counts says whether the pod's calls matter. A pod that was let go ends, and is
+// counts reports whether the pod's calls matter. A pod that was let go ends, and is
 // soon not asked any more; only what it is known to hold is said then.
 func (s standing) counts() bool {
 	n, _ := s.calls.Calls()

@@ -172,9 +172,9 @@ func autoscaler(name string, least int32) *autoscalingv2.HorizontalPodAutoscaler
 // newGuardDeployment is the guard's own, with these flags.
 func newGuardDeployment(args ...string) *appsv1.Deployment {
 	return &appsv1.Deployment{
-		ObjectMeta: metav1.ObjectMeta{Namespace: manifests.DefaultNamespace, Name: guardName},
+		ObjectMeta: metav1.ObjectMeta{Namespace: manifests.DefaultNamespace, Name: call.GuardName},
 		Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{
-			{Name: guardName, Command: []string{"/drain-guard"}, Args: append([]string{"--log-level=info"}, args...)},
+			{Name: call.GuardName, Command: []string{"/drain-guard"}, Args: append([]string{"--log-level=info"}, args...)},
 		}}}},
 	}
 }

@@ -75,7 +75,7 @@ type Pod struct {
 	Name      string    `json:"name"`
 	UID       types.UID `json:"uid"`
 	Node      string    `json:"node,omitempty"`
-	// Enabled says whether callguard holds calls in its namespace; null when that
+	// Enabled reports whether callguard holds calls in its namespace; null when that
 	// could not be read.
 	Enabled *bool      `json:"enabled"`
 	State   call.State `json:"state"`

@@ -37,7 +37,7 @@ func (c *cluster) preflight(ctx context.Context, a administered, pods []*corev1.
 	}
 	switch _, err := leader.Find(ctx, c.client, c.callguard, leaderWithin); {
 	case errors.Is(err, leader.ErrNone):
-		refuse("%v, so guarded pods would be held for ever; see Deployment %s/%s, or set --callguard-namespace", err, c.callguard, guardName)
+		refuse("%v, so guarded pods would be held for ever; see Deployment %s/%s, or set --callguard-namespace", err, c.callguard, call.GuardName)
 	case err != nil:
 		notes = append(notes, "whether a drain-guard leads is not known: "+line(err))
 	}

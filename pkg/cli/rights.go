@@ -11,7 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// forbidden says whether an error is, in all its parts, about missing rights.
+// forbidden reports whether an error is, in all its parts, about missing rights.
 func forbidden(err error) bool {
 	if err == nil {
 		return false
@@ -27,7 +27,7 @@ func forbidden(err error) bool {
 	return apierrors.IsForbidden(err)
 }
 
-// memberOf says whether whoever asks is in a group, and false where the server does
+// memberOf reports whether whoever asks is in a group, and false where the server does
 // not tell.
 func (c *cluster) memberOf(ctx context.Context, group string) bool {
 	review, err := c.client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})

@@ -25,8 +25,6 @@ import (
 )
 
 const (
-	// eventSource is the component of the guard's Events.
-	eventSource = "callguard-drain-guard"
 	// latestEvents bounds the Events shown, and eventPages those read for that.
 	latestEvents = 5
 	eventPages   = 500
@@ -181,7 +179,7 @@ func (c *cluster) events(ctx context.Context, out io.Writer, pod *corev1.Pod) er
 		_, _ = fmt.Fprintf(out, "Events:  not known: %s\n", line(err))
 		return nil
 	}
-	items := slices.DeleteFunc(list.Items, func(e corev1.Event) bool { return e.Source.Component != eventSource })
+	items := slices.DeleteFunc(list.Items, func(e corev1.Event) bool { return e.Source.Component != guard.EventSource })
 	when := func(e corev1.Event) time.Time {
 		if !e.LastTimestamp.IsZero() {
 			return e.LastTimestamp.Time

@@ -40,7 +40,7 @@ func TestLimit(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			x := guard.Explanation{State: call.Draining, Intent: call.Mark{Intent: call.Drain, At: wanted}, Facts: verdict.Facts{Standing: wanted, Deadline: tc.deadline, Limits: verdict.Limits{MaxHold: tc.most}}}
+			x := guard.Explanation{State: call.Draining, Intent: call.Mark{Intent: call.NodeDrain, At: wanted}, Facts: verdict.Facts{Standing: wanted, Deadline: tc.deadline, Limits: verdict.Limits{MaxHold: tc.most}}}
 			if tc.change != nil {
 				tc.change(&x)
 			}
@@ -69,7 +69,7 @@ func TestWhy(t *testing.T) {
 	}{
 		"Calls": {
 			reason:  "It talks, and has a limit.",
-			objects: []runtime.Object{newPod("a", draining, annotated(call.DeadlineAnnotation, "1h"), annotated(call.OnDeadlineAnnotation, "Release")), newGuardDeployment("--max-hold=10m"), event("e2", "Draining", "Pod voice/a takes\nno new call", eventSource, noon().Add(-time.Minute)), event("e1", "SetAside", "Pod voice/a is set aside", eventSource, noon().Add(-2*time.Minute)), event("e3", "Pulled", "an image", "kubelet", noon())},
+			objects: []runtime.Object{newPod("a", draining, annotated(call.DeadlineAnnotation, "1h"), annotated(call.OnDeadlineAnnotation, "Release")), newGuardDeployment("--max-hold=10m"), event("e2", "Draining", "Pod voice/a takes\nno new call", guard.EventSource, noon().Add(-time.Minute)), event("e1", "SetAside", "Pod voice/a is set aside", guard.EventSource, noon().Add(-2*time.Minute)), event("e3", "Pulled", "an image", "kubelet", noon())},
 			calls:   map[string]int64{"a": 2},
 			want: `Pod:             voice/a on node-1
 State:           draining, and should go (drain) for 2m, since ` + since + `

@@ -39,7 +39,7 @@ type ableAt struct {
 // gate, if it has one, does not say otherwise.
 func (m *member) can() bool { return m.serves() && m.able.why == "" }
 
-// gated reports whether a pod has a gate, which says whether it can take calls.
+// gated reports whether a pod has a gate, which reports whether it can take calls.
 func gated(pod *corev1.Pod, p *call.Pod) bool {
 	return pod.Annotations[call.GatePortAnnotation] != "" || p.Asks(call.Gate)
 }
@@ -86,7 +86,7 @@ func (pl *planner) asksGates(w *workload) (asked []*member) {
 
 // undrained reports whether the pod has not been told to take no call.
 func (m *member) undrained() bool {
-	return !m.leaving && (m.State == call.Serving || m.State == call.Aside)
+	return !m.Terminating && (m.State == call.Serving || m.State == call.Aside)
 }
 
 // askGatesNow asks the gates of those that would count as able, so that no pod stops
@@ -159,7 +159,7 @@ func (m *member) useless(now time.Time) verdict.Unable {
 func (w *workload) whyUnable(of *member, now time.Time) verdict.Unable {
 	var worst *member
 	for _, m := range w.members {
-		if m == of || m.aside || m.leaving || m.State != call.Serving || m.able.why == "" || !m.able.told(now) {
+		if m == of || m.aside || m.Terminating || m.State != call.Serving || m.able.why == "" || !m.able.told(now) {
 			continue
 		}
 		if worst == nil || m.able.rank() < worst.able.rank() {

@@ -131,7 +131,7 @@ func (c *cluster) run(ctx context.Context) {
 	<-ctx.Done()
 }
 
-// ready says whether everything that was there at the start is known.
+// ready reports whether everything that was there at the start is known.
 func (c *cluster) ready() bool {
 	for _, synced := range c.synced {
 		if !synced() {

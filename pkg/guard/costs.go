@@ -58,7 +58,7 @@ func (g *Guard) servingPods() []*member {
 	var serving []*member
 	for _, pod := range list {
 		m := (&snapshot{}).member(pod)
-		if g.cluster.enabled(pod.Namespace) && !m.leaving && m.Running && m.State == call.Serving {
+		if g.cluster.enabled(pod.Namespace) && !m.Terminating && m.Running && m.State == call.Serving {
 			serving = append(serving, m)
 		}
 	}

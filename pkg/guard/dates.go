@@ -40,9 +40,9 @@ type occasion struct {
 // again, dates what matters anew: too late, and never too early.
 type dates struct {
 	now func() time.Time
-	// settled says that all that was there at the start has been seen. What is seen
+	// synced says that all that was there at the start has been seen. What is seen
 	// before is seen in any order.
-	settled func() bool
+	synced func() bool
 
 	mu sync.Mutex
 	at map[occasion]sight
@@ -57,7 +57,7 @@ type sight struct {
 }
 
 func newDates(now func() time.Time) *dates {
-	return &dates{now: now, settled: func() bool { return true }, at: map[occasion]sight{}}
+	return &dates{now: now, synced: func() bool { return true }, at: map[occasion]sight{}}
 }
 
 // first is when a fact was first seen, which is now unless it was before.
@@ -66,7 +66,7 @@ func (d *dates) first(o occasion) time.Time {
 	defer d.mu.Unlock()
 	seen, ok := d.at[o]
 	if !ok {
-		seen = sight{at: d.now(), ordered: d.settled()}
+		seen = sight{at: d.now(), ordered: d.synced()}
 		d.at[o] = seen
 	}
 	return seen.at

@@ -159,7 +159,7 @@ func (e Explainer) explain(w *workload, m *member, p plan) Explanation {
 	switch {
 	case m.unlocked():
 		x.Intent, x.Verdict = call.Mark{Intent: call.Unlock}, verdict.Verdict{Outcome: verdict.Release, Why: "it was unlocked, and nothing holds its calls"}
-	case m.leaving:
+	case m.Terminating:
 		x.Intent, x.Verdict = m.marked, verdict.Verdict{Outcome: verdict.Release, Why: "it is being deleted"}
 	case x.State == call.Released:
 		x.Intent, x.Verdict = m.marked, verdict.Verdict{Outcome: verdict.Release, Why: "its calls are over; it may be evicted and deleted"}

@@ -33,7 +33,7 @@ type said struct {
 
 func TestExplain(t *testing.T) {
 	cordoned := newNode(true, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule, TimeAdded: &metav1.Time{Time: noon().Add(-time.Minute)}})
-	marked := call.Mark{Intent: call.Drain, At: noon().Add(-time.Minute)}
+	marked := call.Mark{Intent: call.NodeDrain, At: noon().Add(-time.Minute)}
 	holds := func(n int) func(*call.Pod) call.Reading {
 		return func(*call.Pod) call.Reading { return call.Known(n, noon().Add(time.Hour)) } // another clock
 	}

@@ -35,7 +35,7 @@ type node struct {
 }
 
 // explore visits states, breadth first, so that the first failure that is found is
-// a shortest one. It stops there, or at the limit, and says whether it has seen all.
+// a shortest one. It stops there, or at the limit, and reports whether it has seen all.
 func (e *explorer) explore(start *world, limit int) (all bool) {
 	e.seed, e.seen = maphash.MakeSeed(), map[uint64]bool{}
 	e.visit(start)
@@ -95,7 +95,7 @@ func (e *explorer) follow(n *node) {
 	}
 }
 
-// visit notes a state, and says whether it is new.
+// visit notes a state, and reports whether it is new.
 func (e *explorer) visit(w *world) bool {
 	h := maphash.String(e.seed, w.key())
 	if e.seen[h] {

@@ -55,7 +55,7 @@ func (c *cluster) cached(namespace string) (*snapshot, error) {
 	return s, err
 }
 
-// has says whether anything is there of a workload, or a budget, as far as the
+// has reports whether anything is there of a workload, or a budget, as far as the
 // informers know.
 func (c *cluster) has(key Key) (bool, error) {
 	if key.Kind == budgetKind {

@@ -104,7 +104,7 @@ func New(cfg Config) (*Guard, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.planner.dates.settled = g.cluster.ready
+	g.planner.dates.synced = g.cluster.ready
 	g.budgets = newBudgets(cfg.Client, g.cluster, g.report)
 	cfg.Registry.MustRegister(&podCollector{cluster: g.cluster, budgets: g.budgets, report: g.report, now: g.clock})
 	return g, nil

@@ -403,10 +403,10 @@ func TestReleasedOnce(t *testing.T) {
 	s := newSnapshot(newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining))
 	w := s.workload(workloadKey(pods.Deployment, "web"))
 	j := judgement{
-		member: w.members[0], intent: call.Mark{Intent: call.Drain, At: noon()},
+		member: w.members[0], intent: call.Mark{Intent: call.NodeDrain, At: noon()},
 		facts: verdict.Facts{
-			Intent: call.Mark{Intent: call.Drain, At: noon()}, Standing: noon().Add(-time.Hour),
-			Pod: verdict.Pod{Drained: noon().Add(-time.Hour)}, Limits: verdict.Limits{MaxHold: time.Hour},
+			Intent: call.Mark{Intent: call.NodeDrain, At: noon()}, Standing: noon().Add(-time.Hour),
+			Pod: verdict.Pod{DrainingSince: noon().Add(-time.Hour)}, Limits: verdict.Limits{MaxHold: time.Hour},
 		},
 		verdict: verdict.Verdict{Outcome: verdict.Release, Rule: "deadline", Why: "its deadline is over", Forced: true},
 	}
@@ -444,10 +444,10 @@ func TestForcedLooksAgain(t *testing.T) {
 		w := newSnapshot(newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining)).workload(workloadKey(pods.Deployment, "web"))
 		g.readings.records["a"] = &entry{pod: w.members[0].Pod, first: noon().Add(-time.Hour), last: map[call.Witness]verdict.Reading{}}
 		j := judgement{
-			member: w.members[0], intent: call.Mark{Intent: call.Drain, At: noon()},
+			member: w.members[0], intent: call.Mark{Intent: call.NodeDrain, At: noon()},
 			facts: verdict.Facts{
-				Intent: call.Mark{Intent: call.Drain, At: noon()}, Standing: tc.standing,
-				Pod: verdict.Pod{Drained: noon().Add(-time.Hour)}, Limits: verdict.Limits{MaxHold: time.Hour},
+				Intent: call.Mark{Intent: call.NodeDrain, At: noon()}, Standing: tc.standing,
+				Pod: verdict.Pod{DrainingSince: noon().Add(-time.Hour)}, Limits: verdict.Limits{MaxHold: time.Hour},
 			},
 			verdict: verdict.Verdict{Outcome: verdict.Release, Rule: "deadline", Why: "its deadline is over", Forced: true},
 		}

@@ -62,7 +62,7 @@ func TestCameSince(t *testing.T) {
 			started, now := false, noon()
 			g.now = func() time.Time { return now }
 			g.planner.dates.forget(func(occasion) bool { return true })
-			g.planner.dates.settled = func() bool { return started }
+			g.planner.dates.synced = func() bool { return started }
 			for _, what := range tc.order {
 				now = now.Add(time.Second)
 				switch what {
@@ -300,11 +300,11 @@ func TestLeftToEviction(t *testing.T) {
 		deletes bool
 		events  []string
 	}{
-		"Bare":     {reason: "A cordon ends no pod that nobody would make again.", key: bare, node: newNode(true), objects: []runtime.Object{newPod("a", draining, released(call.Drain))}, events: left},
+		"Bare":     {reason: "A cordon ends no pod that nobody would make again.", key: bare, node: newNode(true), objects: []runtime.Object{newPod("a", draining, released(call.NodeDrain))}, events: left},
 		"Asked":    {reason: "An operator wants it gone.", key: bare, node: newNode(true), objects: []runtime.Object{newPod("a", draining, released(call.Operator))}, deletes: true},
-		"NodeGoes": {reason: "Its node is taken away.", key: bare, node: newNode(true, removal), objects: []runtime.Object{newPod("a", draining, released(call.Drain))}, deletes: true},
+		"NodeGoes": {reason: "Its node is taken away.", key: bare, node: newNode(true, removal), objects: []runtime.Object{newPod("a", draining, released(call.NodeDrain))}, deletes: true},
 		"Owned": {reason: "Its ReplicaSet makes another.", key: workloadKey(pods.Deployment, "web"), node: newNode(true),
-			objects: []runtime.Object{newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining, released(call.Drain))}, deletes: true},
+			objects: []runtime.Object{newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining, released(call.NodeDrain))}, deletes: true},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

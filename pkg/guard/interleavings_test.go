@@ -156,11 +156,11 @@ func TestInterleavingsRefute(t *testing.T) {
 		},
 		"NoSettle": {
 			reason: "An offer that was accepted before the mark becomes a call after the release.",
-			in:     soon, mutant: mutant{rules: with(func(f *verdict.Facts) { f.Limits.Settle = 0; f.QuietSince = f.Pod.Drained })}, want: "call",
+			in:     soon, mutant: mutant{rules: with(func(f *verdict.Facts) { f.Limits.Settle = 0; f.QuietSince = f.Pod.DrainingSince })}, want: "call",
 		},
 		"SettledFromMark": {
 			reason: "A mark is dated before it is written, which may take as long as the settle window.",
-			in:     late, mutant: mutant{rules: with(func(f *verdict.Facts) { f.Pod.Drained, f.QuietSince = f.Intent.At, f.Intent.At })}, want: "call",
+			in:     late, mutant: mutant{rules: with(func(f *verdict.Facts) { f.Pod.DrainingSince, f.QuietSince = f.Intent.At, f.Intent.At })}, want: "call",
 		},
 		"OldReadings": {
 			reason: "Readings from before the mark say nothing about what came after.",
@@ -294,7 +294,7 @@ func serving() *world {
 func told() *world {
 	w := serving()
 	pod := w.store.pods[0].DeepCopy()
-	pod.Annotations = map[string]string{call.DrainingAnnotation: call.Mark{Intent: call.Drain, At: w.now}.String()}
+	pod.Annotations = map[string]string{call.DrainingAnnotation: call.Mark{Intent: call.NodeDrain, At: w.now}.String()}
 	w.replace(pod)
 	a := w.agents[pod.UID]
 	a.accepted, a.marked = true, w.now

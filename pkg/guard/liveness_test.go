@@ -169,7 +169,7 @@ func hardships() map[string]hardScenario {
 		"DeadlineInTime": {
 			scenario: scenario{reason: "The deadline counts from when the pod should go: it may never come to stop taking calls.", start: deployed, left: one, guards: "A", large: true},
 			hard:     hardship{noPlace: forEver, endless: true, deadline: 3 * time.Second}, wait: modelForever,
-			broken: blind(func(f *verdict.Facts) { f.Standing = f.Pod.Drained }), want: "pods stay for ever",
+			broken: blind(func(f *verdict.Facts) { f.Standing = f.Pod.DrainingSince }), want: "pods stay for ever",
 		},
 		"OptedOut": {
 			scenario: scenario{reason: "The template is not guarded any more: the new pods take calls and are none of the guard's.", start: optedOut, left: one, guards: "A", large: true},

@@ -218,7 +218,7 @@ func (c *writeCounter) RoundTrip(req *http.Request) (*http.Response, error) {
 	return answer, err
 }
 
-// dryRun says whether a request changes nothing. A deletion says so in its body,
+// dryRun reports whether a request changes nothing. A deletion says so in its body,
 // all others in their query.
 func dryRun(req *http.Request) bool {
 	if req.URL.Query().Has("dryRun") {

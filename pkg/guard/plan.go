@@ -94,7 +94,7 @@ func (p plan) shut(why error) {
 	}
 }
 
-// moves says whether the plan has steps that concern other pods of the workload.
+// moves reports whether the plan has steps that concern other pods of the workload.
 func (p plan) moves() bool {
 	return slices.ContainsFunc(p.judged, func(j judgement) bool {
 		return j.verdict.Outcome == verdict.SetAside || j.verdict.Outcome == verdict.Drain
@@ -130,7 +130,7 @@ func (pl *planner) plan(s *snapshot, w *workload) plan {
 	p.gates = pl.asksGates(w)
 	for _, m := range w.members {
 		switch {
-		case m.leaving || m.unlocked():
+		case m.Terminating || m.unlocked():
 			continue
 		case m.State == call.Released:
 			p.released = append(p.released, m)
@@ -197,9 +197,9 @@ func (pl *planner) date(m *member, f *verdict.Facts, p *plan) {
 	f.Sealed = sealed(f.Readings)
 	// Not the time in the mark: it may be that of another guard, and was taken before the
 	// mark was written, which may have taken any time.
-	f.Pod.Drained = pl.dates.since(occasion{of: m.UID, fact: isDraining}, m.State == call.Draining)
-	if f.Pod.Drained.After(f.QuietSince) {
-		f.QuietSince = f.Pod.Drained
+	f.Pod.DrainingSince = pl.dates.since(occasion{of: m.UID, fact: isDraining}, m.State == call.Draining)
+	if f.Pod.DrainingSince.After(f.QuietSince) {
+		f.QuietSince = f.Pod.DrainingSince
 	}
 	if lost := m.causes.Lost; !lost.IsZero() && !f.Now.Before(lost) {
 		f.LostSince = lost
@@ -223,7 +223,7 @@ func (m *member) foresee(intent call.Mark, v verdict.Verdict) {
 	}
 }
 
-// pending says whether a cause is there that does not count yet.
+// pending reports whether a cause is there that does not count yet.
 func (m *member) pending() bool { return !m.causes.Lost.IsZero() || !m.causes.Tainted.IsZero() }
 
 // causes gathers why a member may have to go.
@@ -308,8 +308,8 @@ func (pl *planner) choose(s *snapshot, w *workload, now time.Time, p *plan) (wai
 		var candidates []verdict.Candidate
 		for _, m := range e.candidates {
 			list, _ := pl.calls(m.Pod)
-			_, leaving := verdict.Intent(m.causes, now, pl.settings.RemovalDelay)
-			candidates = append(candidates, candidate(m, leaving, merged(list)))
+			_, wanted := verdict.Intent(m.causes, now, pl.settings.RemovalDelay)
+			candidates = append(candidates, candidate(m, wanted, merged(list)))
 		}
 		for _, l := range verdict.Leavers(candidates, e.n) {
 			for _, m := range e.candidates {

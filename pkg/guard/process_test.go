@@ -115,7 +115,7 @@ func (p *process) build() *Guard {
 	g.now = func() time.Time { return w.now }
 	g.queue = noQueue{}
 	g.budgets = steadfast()
-	g.planner.dates.settled = func() bool { return p.started }
+	g.planner.dates.synced = func() bool { return p.started }
 	if w.mutant.rules != nil {
 		g.planner.rules = w.mutant.rules(g.planner.rules)
 	}

@@ -176,7 +176,7 @@ func (r *readings) ask(ctx context.Context, pod *call.Pod) map[call.Witness]call
 	return byName
 }
 
-// enter enters what the witnesses say, and says whether it is anything new.
+// enter enters what the witnesses say, and reports whether it is anything new.
 //
 // A call is taken to have begun when a number has grown, and when a number is back
 // above zero after a time of not knowing.
@@ -262,7 +262,7 @@ func merged(list []verdict.Reading) call.Reading {
 	return most.WithNewest(newest)
 }
 
-// knownSince says whether every witness knows, from a time not before t.
+// knownSince reports whether every witness knows, from a time not before t.
 func knownSince(list []verdict.Reading, t time.Time) bool {
 	return !slices.ContainsFunc(list, func(r verdict.Reading) bool { return !r.Known() || r.At().Before(t) })
 }
@@ -278,7 +278,7 @@ func agree(list []verdict.Reading) bool {
 	return len(said) <= 1
 }
 
-// sealed says whether a witness knows that no call can begin any more.
+// sealed reports whether a witness knows that no call can begin any more.
 func sealed(list []verdict.Reading) bool {
 	return slices.ContainsFunc(list, func(r verdict.Reading) bool { return r.Sealed() })
 }

@@ -23,6 +23,9 @@ import (
 	"github.com/callguard/callguard/pkg/verdict/rules/floor"
 )
 
+// EventSource is the component that the guard's Events name.
+const EventSource = "callguard-" + call.GuardName
+
 // The reasons of Events.
 const (
 	ReasonSetAside           = "SetAside"
@@ -147,8 +150,8 @@ func (r *report) stepped(w *workload, j judgement) {
 	case verdict.Release:
 		reason, what = ReasonReleased, "may go"
 		r.metrics.releases.WithLabelValues(string(j.intent.Intent)).Inc()
-		if drained := j.facts.Pod.Drained; !drained.IsZero() {
-			r.metrics.held.WithLabelValues(string(j.intent.Intent)).Observe(j.facts.Now.Sub(drained).Seconds())
+		if since := j.facts.Pod.DrainingSince; !since.IsZero() {
+			r.metrics.held.WithLabelValues(string(j.intent.Intent)).Observe(j.facts.Now.Sub(since).Seconds())
 		}
 	default:
 		return
@@ -192,11 +195,15 @@ func reference(key Key) *corev1.ObjectReference {
 	return &corev1.ObjectReference{APIVersion: key.APIVersion, Kind: key.Kind, Namespace: key.Namespace, Name: key.Name, UID: key.UID}
 }
 
-// once says whether something is said of a workload or budget for the first time.
+// mostSaid bounds the texts that are remembered of one workload or budget: teams write their
+// annotations as often as they like. Beyond it nothing is said until it is forgotten.
+const mostSaid = 50
+
+// once reports whether something is said of a workload or budget for the first time.
 func (r *report) once(about Key, what string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.said[about][what] {
+	if r.said[about][what] || len(r.said[about]) >= mostSaid {
 		return false
 	}
 	if r.said[about] == nil {
@@ -204,6 +211,13 @@ func (r *report) once(about Key, what string) bool {
 	}
 	r.said[about][what] = true
 	return true
+}
+
+// sayAnew forgets what was said of those of whom too much was.
+func (r *report) sayAnew() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.said, func(_ Key, said map[string]bool) bool { return len(said) >= mostSaid })
 }
 
 // complainedOf lists the workloads and budgets of which something was said.
@@ -243,7 +257,7 @@ func (r *report) complaints(w *workload, drainTimeout time.Duration) {
 			}
 		}
 		grace := m.object.Spec.TerminationGracePeriodSeconds
-		if grace == nil || m.leaving || time.Duration(*grace)*time.Second >= drainTimeout {
+		if grace == nil || m.Terminating || time.Duration(*grace)*time.Second >= drainTimeout {
 			continue
 		}
 		if text := fmt.Sprintf("terminationGracePeriodSeconds is %d, shorter than the %s an agent may take to finish its calls; use %d",

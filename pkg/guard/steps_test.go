@@ -31,7 +31,7 @@ func TestSteps(t *testing.T) {
 	beside := func(o metav1.Object) {
 		o.SetOwnerReferences(append(o.GetOwnerReferences(), metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "friend", UID: "friend"}))
 	}
-	mark := call.Mark{Intent: call.Drain, At: noon()}
+	mark := call.Mark{Intent: call.NodeDrain, At: noon()}
 	cases := map[string]struct {
 		reason string
 		costs  bool

@@ -25,9 +25,6 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// guardDeployment runs the guards.
-const guardDeployment = "drain-guard"
-
 // Unlock gives every guarded pod back to Kubernetes: it may be evicted and deleted
 // from then on, whatever calls it holds. It deletes none itself. But pods that are
 // aside go back to their ReplicaSets, which delete at once what they have too many
@@ -125,8 +122,8 @@ func installed(ctx context.Context, client kubernetes.Interface, doors *manifest
 		}
 		return nil
 	}
-	d, err := client.AppsV1().Deployments(namespace).Get(ctx, guardDeployment, metav1.GetOptions{})
-	err = look(fmt.Sprintf("Deployment %s/%s", namespace, guardDeployment), d, err)
+	d, err := client.AppsV1().Deployments(namespace).Get(ctx, call.GuardName, metav1.GetOptions{})
+	err = look(fmt.Sprintf("Deployment %s/%s", namespace, call.GuardName), d, err)
 	for _, door := range doors.Policies {
 		p, getErr := client.AdmissionregistrationV1().ValidatingAdmissionPolicies().Get(ctx, door.Name, metav1.GetOptions{})
 		err = errors.Join(err, look("ValidatingAdmissionPolicy "+door.Name, p, getErr))
@@ -165,10 +162,10 @@ func unlockNamespace(ctx context.Context, client kubernetes.Interface, namespace
 	var errs []error
 	for _, pod := range s.pods {
 		m := s.member(pod)
-		if m.leaving {
+		if m.Terminating {
 			continue
 		}
-		if !m.drained.IsZero() {
+		if !m.draining.IsZero() {
 			deaf = append(deaf, m.Name)
 		}
 		if !m.aside && (u.asideOnly || m.State == call.Released) {
@@ -221,7 +218,7 @@ func openBudget(ctx context.Context, client kubernetes.Interface, namespace stri
 		}
 		seen[key] = true
 		w := s.workload(key)
-		floor += verdict.Floor(call.Drain, verdict.Workload{Desired: w.desired, MinAvailable: w.minAvailable}, true)
+		floor += verdict.Floor(call.NodeDrain, verdict.Workload{Desired: w.desired, MinAvailable: w.minAvailable}, true)
 	}
 	budgets := client.PolicyV1().PodDisruptionBudgets(namespace)
 	err = retry.OnError(retry.DefaultBackoff, apierrors.IsConflict, func() error {

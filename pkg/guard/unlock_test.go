@@ -23,7 +23,7 @@ import (
 )
 
 func TestUnlockNamespace(t *testing.T) {
-	released := label(call.ReleasedLabel, string(call.Drain))
+	released := label(call.ReleasedLabel, string(call.NodeDrain))
 	cases := map[string]struct {
 		reason string
 		pods   []runtime.Object

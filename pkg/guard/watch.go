@@ -57,6 +57,7 @@ func (g *Guard) forgetGone() {
 	if !g.cluster.ready() {
 		return
 	}
+	g.report.sayAnew()
 	// Those of now: whoever is complained of meanwhile may have come meanwhile.
 	for _, about := range g.report.complainedOf() {
 		if there, err := g.cluster.has(about); err == nil && !there {
@@ -193,7 +194,7 @@ func (g *Guard) ownerChanged(before, after metav1.Object) {
 	}
 }
 
-// sameStatus says whether nothing has changed that counts and is no spec.
+// sameStatus reports whether nothing has changed that counts and is no spec.
 func sameStatus(before, after metav1.Object) bool {
 	was, ok := before.(*appsv1.StatefulSet)
 	is, too := after.(*appsv1.StatefulSet)

@@ -43,10 +43,9 @@ type member struct {
 	ready    bool
 	gated    bool   // it has a call-gate
 	able     ableAt // what that says
-	leaving  bool   // deleted already
 	aside    bool
 	marked   call.Mark // from its annotations
-	drained  time.Time
+	draining time.Time // since when it takes no new call; zero while it does
 	deadline call.Deadline
 	// launchLimit is how long its agent may take to start a job, where it says so.
 	launchLimit time.Duration
@@ -98,7 +97,7 @@ func (s *snapshot) desired(w *workload) int {
 		return n
 	}
 	for _, m := range w.members {
-		if !m.leaving {
+		if !m.Terminating {
 			n++
 		}
 	}
@@ -109,8 +108,7 @@ func (s *snapshot) member(pod *corev1.Pod) *member {
 	p, complaints := pods.FromPod(pod)
 	m := &member{
 		Pod: p, object: pod, complaints: complaints, gated: gated(pod, p),
-		leaving: pod.DeletionTimestamp != nil,
-		aside:   strings.HasSuffix(pod.Labels[hashLabel], call.AsideSuffix),
+		aside: strings.HasSuffix(pod.Labels[hashLabel], call.AsideSuffix),
 	}
 	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
 		m.owner = s.owners[ref.UID]
@@ -123,7 +121,7 @@ func (s *snapshot) member(pod *corev1.Pod) *member {
 		}
 		m.marked = mark
 		if annotation == call.DrainingAnnotation {
-			m.drained = mark.At
+			m.draining = mark.At
 		}
 	}
 	if m.marked.Intent == "" && m.State == call.Aside {
@@ -134,10 +132,10 @@ func (s *snapshot) member(pod *corev1.Pod) *member {
 	return m
 }
 
-// serves says whether the pod can take calls, as far as Kubernetes knows. One
+// serves reports whether the pod can take calls, as far as Kubernetes knows. One
 // that was unlocked is as good as any.
 func (m *member) serves() bool {
-	return m.ready && m.Running && !m.leaving && m.drained.IsZero() && (m.State == call.Serving || m.unlocked())
+	return m.ready && m.Running && !m.Terminating && m.draining.IsZero() && (m.State == call.Serving || m.unlocked())
 }
 
 // unlocked reports whether the pod is released, and not because somebody wants it gone: by
@@ -164,8 +162,8 @@ func (m *member) notFollowed() string {
 	return ref.Kind
 }
 
-// owned says whether the pod counts for an owner's replicas.
-func (m *member) owned(by *owner) bool { return !m.leaving && m.owner == by }
+// owned reports whether the pod counts for an owner's replicas.
+func (m *member) owned(by *owner) bool { return !m.Terminating && m.owner == by }
 
 // inPlace says why a pod cannot be set aside; empty when it can, or is.
 func (s *snapshot) inPlace(m *member) string {
@@ -190,7 +188,7 @@ func (s *snapshot) inPlace(m *member) string {
 	return ""
 }
 
-// orphaned says whether an owner up the chain is gone or going, or a pod that is
+// orphaned reports whether an owner up the chain is gone or going, or a pod that is
 // aside has none left.
 func (s *snapshot) orphaned(m *member) bool {
 	ref := metav1.GetControllerOfNoCopy(m.object)
@@ -355,10 +353,10 @@ func daemonSetExcess(w *workload, o *owner) excess {
 func (m *member) fit() bool { return m.ready && !m.able.why.Unable() }
 
 // candidate is a member as verdict.Leavers sees it.
-func candidate(m *member, leaving bool, calls call.Reading) verdict.Candidate {
+func candidate(m *member, wanted bool, calls call.Reading) verdict.Candidate {
 	n, known := calls.Calls()
 	return verdict.Candidate{
-		Name: m.Name, Running: m.Running, Ready: m.fit(), Leaving: leaving,
+		Name: m.Name, Running: m.Running, Ready: m.fit(), Wanted: wanted,
 		Calls: n, Known: known, Newest: calls.Newest(),
 	}
 }
@@ -375,10 +373,10 @@ func (w *workload) others(of *member, inPlace bool) (able, stuck, aside int) {
 		case m.can() && (inPlace || !m.ending):
 			able++
 		case m.aside:
-			if m.marked.Intent.OfNode() && !m.leaving {
+			if m.marked.Intent.OfNode() && !m.Terminating {
 				aside++
 			}
-		case m.wanted && !m.leaving && m.State == call.Serving:
+		case m.wanted && !m.Terminating && m.State == call.Serving:
 			stuck++
 		}
 	}

@@ -441,13 +441,13 @@ func TestFactsOfOthers(t *testing.T) {
 	s := newSnapshot(
 		newDeployment("web", 4), newReplicaSet("1", 4),
 		webPod("me"), webPod("able"), webPod("unready", unready), webPod("ended", ended), webPod("leaving", deleted), webPod("draining", draining),
-		webPod("unlocked", label(call.ReleasedLabel, string(call.Unlock))), webPod("released", label(call.ReleasedLabel, string(call.Drain))),
+		webPod("unlocked", label(call.ReleasedLabel, string(call.Unlock))), webPod("released", label(call.ReleasedLabel, string(call.NodeDrain))),
 		asidePod("aside"), asidePod("aside-draining", draining), asidePod("aside-leaving", deleted),
 		asidePod("aside-unwanted", annotation(call.AsideAnnotation, "scale-down 2026-01-01T11:58:00Z")),
 	)
 	w := s.workload(workloadKey(pods.Deployment, "web"))
 	me := w.members[slices.IndexFunc(w.members, func(m *member) bool { return m.Name == "me" })]
-	got := w.facts(s, me, call.Mark{Intent: call.Drain}, noon(), verdict.Limits{}).Workload
+	got := w.facts(s, me, call.Mark{Intent: call.NodeDrain}, noon(), verdict.Limits{}).Workload
 	// Able: those that are ready and neither aside nor on their road, and the unlocked one.
 	// Aside: those that a node wants gone and that still are there.
 	want := verdict.Workload{Desired: 4, MinAvailable: 4, Surge: 1, Able: 2, Coming: 1, Aside: 2}
@@ -491,7 +491,7 @@ func TestLaunchLimitOfAPod(t *testing.T) {
 	for name, tc := range cases {
 		s := newSnapshot(newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", annotation(call.LaunchLimitAnnotation, tc.limit)))
 		w := s.workload(workloadKey(pods.Deployment, "web"))
-		got := w.facts(s, w.members[0], call.Mark{Intent: call.Drain}, noon(), verdict.Limits{Settle: 20 * time.Second}).Limits.Settle
+		got := w.facts(s, w.members[0], call.Mark{Intent: call.NodeDrain}, noon(), verdict.Limits{Settle: 20 * time.Second}).Limits.Settle
 		if got != tc.want {
 			t.Errorf("%s: %s got %s, want %s", name, tc.reason, got, tc.want)
 		}
@@ -500,9 +500,9 @@ func TestLaunchLimitOfAPod(t *testing.T) {
 
 func TestMember(t *testing.T) {
 	type road struct {
-		State   call.State
-		Marked  string
-		Drained time.Time
+		State    call.State
+		Marked   string
+		Draining time.Time
 	}
 	mark := func(of, value string) edit { return annotation(of, value) }
 	cases := map[string]struct {
@@ -513,14 +513,14 @@ func TestMember(t *testing.T) {
 		"Serving":     {reason: "No road begun.", pod: webPod("a"), want: road{State: call.Serving}},
 		"Aside":       {reason: "Its mark says why and since when.", pod: asidePod("a"), want: road{State: call.Aside, Marked: "drain 2026-01-01T11:58:00Z"}},
 		"AsideByHand": {reason: "Who sets a pod aside by hand wants it gone.", pod: webPod("a", label(hashLabel, "1-aside")), want: road{State: call.Aside, Marked: "operator 2026-01-01T11:00:00Z"}},
-		"Draining":    {reason: "The later mark counts.", pod: asidePod("a", mark(call.DrainingAnnotation, "rollout 2026-01-01T11:59:30Z")), want: road{State: call.Draining, Marked: "rollout 2026-01-01T11:59:30Z", Drained: noon().Add(-30 * time.Second)}},
+		"Draining":    {reason: "The later mark counts.", pod: asidePod("a", mark(call.DrainingAnnotation, "rollout 2026-01-01T11:59:30Z")), want: road{State: call.Draining, Marked: "rollout 2026-01-01T11:59:30Z", Draining: noon().Add(-30 * time.Second)}},
 		"BadMark":     {reason: "A mark that cannot be read is not believed to date anything.", pod: webPod("a", mark(call.DrainingAnnotation, "soon")), want: road{State: call.Draining}},
-		"Released":    {reason: "The furthest state wins.", pod: webPod("a", draining, label(call.ReleasedLabel, "drain")), want: road{State: call.Released, Marked: "drain 2026-01-01T11:59:00Z", Drained: noon().Add(-time.Minute)}},
+		"Released":    {reason: "The furthest state wins.", pod: webPod("a", draining, label(call.ReleasedLabel, "drain")), want: road{State: call.Released, Marked: "drain 2026-01-01T11:59:00Z", Draining: noon().Add(-time.Minute)}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			m := newSnapshot().member(tc.pod)
-			got := road{State: m.State, Drained: m.drained}
+			got := road{State: m.State, Draining: m.draining}
 			if m.marked.Intent != "" {
 				got.Marked = m.marked.String()
 			}

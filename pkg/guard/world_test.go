@@ -152,7 +152,7 @@ type stage struct {
 	maxPods  int // that are not being deleted, at any time
 	maxAside int
 	clean    bool // nothing goes wrong: writes are counted
-	// eviction says whether the handler lets a pod go, as it was read, when it reads
+	// eviction reports whether the handler lets a pod go, as it was read, when it reads
 	// the budgets. Nil is callguard's budget, which is for pods that were not released
 	// then, and allows none of them.
 	eviction func(w *world) bool
@@ -523,7 +523,7 @@ func (w *world) actions() (list []action) {
 	return list
 }
 
-// mayTick says whether the clock may move on: what must happen within the settle
+// mayTick reports whether the clock may move on: what must happen within the settle
 // window has happened, or there is time left.
 func (w *world) mayTick() bool {
 	for _, pod := range w.store.pods {
@@ -552,7 +552,7 @@ func (w *world) end(pod *corev1.Pod) {
 }
 
 // replenish is the controller of the pods' owner: it makes the pods that are
-// missing and tries to delete those that are too many. It says whether it has
+// missing and tries to delete those that are too many. It reports whether it has
 // anything to do.
 func (w *world) replenish(dry bool) bool {
 	switch {

@@ -18,11 +18,13 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/ptr"
+
+	"github.com/callguard/callguard/pkg/call"
 )
 
 const (
 	// LeaseName is the name of the lease by which one guard is elected.
-	LeaseName = "drain-guard"
+	LeaseName = call.GuardName
 	// UnlockHolder holds the lease after an unlock, so that no guard that still runs
 	// locks anything again. One that starts takes it back.
 	UnlockHolder = "unlock"

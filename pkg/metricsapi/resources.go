@@ -89,7 +89,7 @@ func (p *Provider) subjects(d description, namespace string, selector labels.Sel
 	return subjects
 }
 
-// hasMetrics says whether an object has metrics even while it has no pods: a
+// hasMetrics reports whether an object has metrics even while it has no pods: a
 // workload that makes guarded ones, an enabled namespace, a node.
 func (p *Provider) hasMetrics(o *pods.Object) bool {
 	switch o.Kind {

@@ -20,19 +20,19 @@ const (
 
 // tally is what is known of some pods together.
 type tally struct {
-	known, unknown       int
-	lost                 int // unknown, and gone with their nodes
-	calls, busy, drained int
-	at                   time.Time // of the oldest reading
-	stale                error     // why a LiveKit project of theirs cannot be believed
-	example              string    // an unknown pod, and why it is
+	known, unknown        int
+	lost                  int // unknown, and gone with their nodes
+	calls, busy, draining int
+	at                    time.Time // of the oldest reading
+	stale                 error     // why a LiveKit project of theirs cannot be believed
+	example               string    // an unknown pod, and why it is
 }
 
 // count enters a pod. One that is lost with its node and unknown is unknown for good,
 // and has nothing to do with whether enough is known of the others.
 func (t *tally) count(pod *call.Pod, r call.Reading, lost bool) {
 	if pod.State == call.Draining || pod.State == call.Released {
-		t.drained++
+		t.draining++
 	}
 	calls, known := r.Calls()
 	if !known {
@@ -98,7 +98,7 @@ func (t *tally) value(metric string) int64 {
 	case BusyPods:
 		return int64(t.busy)
 	case DrainingPods:
-		return int64(t.drained)
+		return int64(t.draining)
 	default:
 		return int64(t.calls)
 	}

@@ -64,7 +64,7 @@ func NewStore() *Store {
 	}
 }
 
-// SetPod enters a pod, and says whether it is new.
+// SetPod enters a pod, and reports whether it is new.
 func (s *Store) SetPod(p *call.Pod) (fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -227,7 +227,7 @@ func (s *Store) in(namespace string, keep func(*call.Pod) bool) []*call.Pod {
 	return found
 }
 
-// Enabled says whether an administrator has labelled the namespace.
+// Enabled reports whether an administrator has labelled the namespace.
 func (s *Store) Enabled(namespace string) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

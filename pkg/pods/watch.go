@@ -93,7 +93,7 @@ func (w *Watcher) IsNode(addr netip.Addr) bool {
 	return IsNode(w.all.Core().V1().Nodes().Lister(), addr)
 }
 
-// Synced says whether everything that was there at the start is in the Store.
+// Synced reports whether everything that was there at the start is in the Store.
 func (w *Watcher) Synced() bool {
 	for _, synced := range w.synced {
 		if !synced() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package realtime says whether OpenAI's Realtime API takes sessions with a pod's
+// Package realtime reports whether OpenAI's Realtime API takes sessions with a pod's
 // key and model, so that a readiness probe can ask.
 //
 // One loop opens a session now and then and closes it again. What counts is the

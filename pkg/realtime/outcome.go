@@ -296,7 +296,7 @@ func first(kind int, frame []byte) Outcome {
 	}
 }
 
-// sameModel says whether a session has the model that was asked for, or a dated
+// sameModel reports whether a session has the model that was asked for, or a dated
 // snapshot of it such as NAME-2025-08-28.
 func sameModel(asked, got string) bool {
 	if asked == got {

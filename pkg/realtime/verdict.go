@@ -67,7 +67,7 @@ type Verdict struct {
 	Held bool
 }
 
-// Judge says whether the pod is ready. Calls is what the pod holds; nil if there
+// Judge reports whether the pod is ready. Calls is what the pod holds; nil if there
 // is nobody to ask.
 //
 // A pod that holds calls stays ready whatever Realtime says: not ready ends no

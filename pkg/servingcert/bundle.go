@@ -111,7 +111,7 @@ func mergeBundle(bundle []byte, own [][]byte, now time.Time) []byte {
 	return merged
 }
 
-// safe says whether every authority in own stands in bundle, and not so low that
+// safe reports whether every authority in own stands in bundle, and not so low that
 // others might soon push it out.
 func safe(bundle []byte, own [][]byte) bool {
 	return !slices.ContainsFunc(own, func(ca []byte) bool {

@@ -164,7 +164,7 @@ func (k *Keeper) changeOver(next *pair, since, now time.Time) {
 }
 
 // publish puts authorities, that of the certificate in use first, into the APIServices
-// that are ours, unless they stand high enough there already. It says whether they
+// that are ours, unless they stand high enough there already. It reports whether they
 // stand in all of these; an error about one of them keeps it from no other.
 func (k *Keeper) publish(ctx context.Context, own [][]byte, now time.Time) (stand bool, err error) {
 	var ours []*entry
@@ -282,7 +282,7 @@ func (k *Keeper) note(err error) {
 	k.told = err
 }
 
-// judge says whether every APIService of ours trusts the certificate in use, as far as
+// judge reports whether every APIService of ours trusts the certificate in use, as far as
 // is known, else why not. Where none is ours any more, it stays as it was.
 func (k *Keeper) judge(err error) error {
 	trusted := false

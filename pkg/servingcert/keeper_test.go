@@ -69,7 +69,7 @@ func bundleOf(t *testing.T, client dynamic.Interface, name string) []byte {
 	return bundle
 }
 
-// verifies says whether kube-apiserver would trust what k serves.
+// verifies reports whether kube-apiserver would trust what k serves.
 func verifies(t *testing.T, k *Keeper, bundle []byte, at time.Time) error {
 	t.Helper()
 	certPEM, keyPEM := k.CurrentCertKeyContent()

@@ -75,8 +75,8 @@ type Pod struct {
 	// CameSince says that the pod was first seen after what wants it to go, and that
 	// its replacement would come to the same place.
 	CameSince bool
-	// Drained is when the pod was first seen to be marked as draining; zero before.
-	Drained time.Time
+	// DrainingSince is when the pod was first seen to be marked as draining; zero before.
+	DrainingSince time.Time
 	// Running says that a container runs that may hold calls.
 	Running bool
 	Ready   bool

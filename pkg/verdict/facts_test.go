@@ -27,8 +27,8 @@ func TestFloor(t *testing.T) {
 		inPlace bool
 		want    [6]int
 	}{
-		{"All that are desired, or the minimum that was given: its replacement comes first.", call.Drain, movable, [6]int{0, 1, 4, 0, 2, 4}},
-		{"One fewer: it is missing while it is replaced.", call.Drain, inPlace, [6]int{0, 0, 3, 0, 2, 3}},
+		{"All that are desired, or the minimum that was given: its replacement comes first.", call.NodeDrain, movable, [6]int{0, 1, 4, 0, 2, 4}},
+		{"One fewer: it is missing while it is replaced.", call.NodeDrain, inPlace, [6]int{0, 0, 3, 0, 2, 3}},
 		{"A lost node is a drain by itself.", call.LostNode, movable, [6]int{0, 1, 4, 0, 2, 4}},
 		{"A lost node is a drain by itself.", call.LostNode, inPlace, [6]int{0, 0, 3, 0, 2, 3}},
 		{"An operator's wish is a drain of one pod.", call.Operator, movable, [6]int{0, 1, 4, 0, 2, 4}},
@@ -68,7 +68,7 @@ func TestFloorOfARollout(t *testing.T) {
 		if got := Floor(call.Rollout, tc.w, tc.inPlace); got != tc.want {
 			t.Errorf("%s Floor of %+v is %d, want %d", reason, tc.w, got, tc.want)
 		}
-		if got := Floor(call.Drain, tc.w, false); got != min(tc.w.Desired, tc.w.MinAvailable) {
+		if got := Floor(call.NodeDrain, tc.w, false); got != min(tc.w.Desired, tc.w.MinAvailable) {
 			t.Errorf("%s A drain is no rollout: floor of %+v is %d", reason, tc.w, got)
 		}
 	}
@@ -82,7 +82,7 @@ func TestFloorOfRecreate(t *testing.T) {
 	}{
 		call.Rollout:   {"Recreate wants all old pods gone before any new one.", 0},
 		call.ScaleDown: {"A smaller Deployment is no rollout.", 4},
-		call.Drain:     {"A drain takes one at a time.", 3},
+		call.NodeDrain: {"A drain takes one at a time.", 3},
 		call.LostNode:  {"A lost node is a drain by itself.", 3},
 		call.Operator:  {"An operator's wish is a drain of one pod.", 3},
 		call.Orphan:    {"Nobody wants any pod of it.", 0},

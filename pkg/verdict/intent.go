@@ -44,7 +44,7 @@ func (c Causes) Behind() string {
 	case !c.Lost.IsZero():
 		return string(call.LostNode)
 	case !c.Cordoned.IsZero(), !c.Misfit.IsZero():
-		return string(call.Drain)
+		return string(call.NodeDrain)
 	case !c.Tainted.IsZero():
 		return Removal
 	case c.Marked.Intent == call.Rollout, c.Excess.Intent == call.Rollout:
@@ -76,11 +76,11 @@ func Intent(c Causes, now time.Time, removalDelay time.Duration) (call.Mark, boo
 	case !c.Asked.IsZero():
 		return call.Mark{Intent: call.Operator, At: c.Asked}, true
 	case !c.Misfit.IsZero():
-		return call.Mark{Intent: call.Drain, At: c.Misfit}, true
+		return call.Mark{Intent: call.NodeDrain, At: c.Misfit}, true
 	case !c.Cordoned.IsZero() && !c.Daemon:
-		return call.Mark{Intent: call.Drain, At: c.Cordoned}, true
+		return call.Mark{Intent: call.NodeDrain, At: c.Cordoned}, true
 	case !c.Tainted.IsZero() && !c.Daemon && !now.Before(c.Tainted.Add(removalDelay)):
-		return call.Mark{Intent: call.Drain, At: c.Tainted}, true
+		return call.Mark{Intent: call.NodeDrain, At: c.Tainted}, true
 	default:
 		return call.Mark{}, false
 	}

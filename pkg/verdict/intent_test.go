@@ -26,15 +26,15 @@ func TestIntent(t *testing.T) {
 
 		"Orphaned": {reason: "Its owner is gone.", causes: Causes{Orphaned: ago(5)}, want: mark(call.Orphan, 5)},
 		"Excess":   {reason: "It was chosen.", causes: Causes{Excess: mark(call.Rollout, 5)}, want: mark(call.Rollout, 5)},
-		"Cordoned": {reason: "A cordon counts at once.", causes: Causes{Cordoned: now}, want: mark(call.Drain, 0)},
+		"Cordoned": {reason: "A cordon counts at once.", causes: Causes{Cordoned: now}, want: mark(call.NodeDrain, 0)},
 		"Asked":    {reason: "An operator's wish counts at once.", causes: Causes{Asked: now}, want: mark(call.Operator, 0)},
 
 		"LostTooSoon":       {reason: "The pod still tolerates its node.", causes: Causes{Lost: now.Add(time.Nanosecond)}, want: none},
 		"LostNow":           {reason: "The toleration ends at its last moment.", causes: Causes{Lost: now}, want: mark(call.LostNode, 0)},
 		"LostSince":         {reason: "The node is lost since the toleration ended.", causes: Causes{Lost: ago(5)}, want: mark(call.LostNode, 5)},
 		"TaintTooSoon":      {reason: "An autoscaler may think better of it.", causes: Causes{Tainted: ago(30).Add(time.Nanosecond)}, want: none},
-		"TaintNow":          {reason: "After the delay it means it, since it began.", causes: Causes{Tainted: ago(30)}, want: mark(call.Drain, 30)},
-		"TaintedAndCordon":  {reason: "A cordon waits for no delay.", causes: Causes{Tainted: ago(1), Cordoned: now}, want: mark(call.Drain, 0)},
+		"TaintNow":          {reason: "After the delay it means it, since it began.", causes: Causes{Tainted: ago(30)}, want: mark(call.NodeDrain, 30)},
+		"TaintedAndCordon":  {reason: "A cordon waits for no delay.", causes: Causes{Tainted: ago(1), Cordoned: now}, want: mark(call.NodeDrain, 0)},
 		"TaintedAndAsked":   {reason: "While a taint does not count, a wish does.", causes: Causes{Tainted: ago(1), Asked: ago(3)}, want: mark(call.Operator, 3)},
 		"LostLaterAndAsked": {reason: "While a lost node does not count, a wish does.", causes: Causes{Lost: now.Add(time.Second), Asked: ago(3)}, want: mark(call.Operator, 3)},
 
@@ -48,7 +48,7 @@ func TestIntent(t *testing.T) {
 		"OrphanOvertakesAll": {
 			reason: "Nothing is wanted of an orphan's workload, so nothing holds it but its calls.",
 			causes: Causes{
-				Orphaned: ago(1), Marked: mark(call.Drain, 50), Excess: mark(call.ScaleDown, 40), Lost: ago(30),
+				Orphaned: ago(1), Marked: mark(call.NodeDrain, 50), Excess: mark(call.ScaleDown, 40), Lost: ago(30),
 				Cordoned: ago(20), Tainted: ago(60), Asked: ago(10),
 			},
 			want: mark(call.Orphan, 1),
@@ -63,12 +63,12 @@ func TestIntent(t *testing.T) {
 		},
 		"MarkIsOneWay": {
 			reason: "A drain that is cancelled changes nothing for who has begun to leave.",
-			causes: Causes{Marked: mark(call.Drain, 50)}, want: mark(call.Drain, 50),
+			causes: Causes{Marked: mark(call.NodeDrain, 50)}, want: mark(call.NodeDrain, 50),
 		},
 		"MarkBeforeExcess": {
 			reason: "Who has begun to leave keeps its cause and its date.",
-			causes: Causes{Marked: mark(call.Drain, 50), Excess: mark(call.ScaleDown, 5), Cordoned: ago(60), Asked: ago(70)},
-			want:   mark(call.Drain, 50),
+			causes: Causes{Marked: mark(call.NodeDrain, 50), Excess: mark(call.ScaleDown, 5), Cordoned: ago(60), Asked: ago(70)},
+			want:   mark(call.NodeDrain, 50),
 		},
 		"MarkOfDaemon": {
 			reason: "A DaemonSet's pod that was asked to go is still to go when its node is cordoned.",
@@ -85,7 +85,7 @@ func TestIntent(t *testing.T) {
 		},
 		"CordonBeforeTaint": {
 			reason: "Both are a drain; the cordon dates it.",
-			causes: Causes{Cordoned: ago(20), Tainted: ago(60)}, want: mark(call.Drain, 20),
+			causes: Causes{Cordoned: ago(20), Tainted: ago(60)}, want: mark(call.NodeDrain, 20),
 		},
 		"AskedBeforeCordon": {
 			reason: "An operator's wish is about this very pod, and also takes one that came back to a cordoned node.",
@@ -107,7 +107,7 @@ func TestIntent(t *testing.T) {
 
 func TestIntentWithoutDelay(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
-	if got, wanted := Intent(Causes{Tainted: now}, now, 0); !wanted || got.Intent != call.Drain {
+	if got, wanted := Intent(Causes{Tainted: now}, now, 0); !wanted || got.Intent != call.NodeDrain {
 		t.Errorf("Intent = %v, %t; an administrator may have a taint count at once", got, wanted)
 	}
 }
@@ -123,8 +123,8 @@ func TestBehind(t *testing.T) {
 		want   string
 	}{
 		"Nothing":         {reason: "Nobody wants it to go."},
-		"Cordoned":        {reason: "Somebody waits for its node.", causes: Causes{Cordoned: at, Marked: marked(call.Drain)}, want: "drain"},
-		"Cancelled":       {reason: "Nobody waits for its node any more; it goes on its road all the same.", causes: Causes{Marked: marked(call.Drain)}},
+		"Cordoned":        {reason: "Somebody waits for its node.", causes: Causes{Cordoned: at, Marked: marked(call.NodeDrain)}, want: "drain"},
+		"Cancelled":       {reason: "Nobody waits for its node any more; it goes on its road all the same.", causes: Causes{Marked: marked(call.NodeDrain)}},
 		"Misfit":          {reason: "Its DaemonSet wants it gone.", causes: Causes{Misfit: at}, want: "drain"},
 		"Removal":         {reason: "An autoscaler waits, which may think better of it.", causes: Causes{Tainted: at}, want: "removal"},
 		"Both":            {reason: "A cordon stays.", causes: Causes{Tainted: at, Cordoned: at}, want: "drain"},

@@ -14,9 +14,9 @@ type Candidate struct {
 	Name string
 	// Running says that a container runs that may hold calls.
 	Running bool
-	// Leaving says that something else wants the pod to go, too.
-	Leaving bool
-	Ready   bool
+	// Wanted says that something else wants the pod to go, too.
+	Wanted bool
+	Ready  bool
 	// Known says that Calls is known. An unknown pod may hold any number.
 	Known bool
 	Calls int
@@ -50,7 +50,7 @@ func Leavers(candidates []Candidate, n int) []Leaver {
 
 const (
 	runsNothing = iota
-	leavingAnyway
+	wantedAnyway
 	idleUnready
 	idle
 	busy
@@ -61,8 +61,8 @@ func (c Candidate) rank() int {
 	switch {
 	case !c.Running:
 		return runsNothing
-	case c.Leaving:
-		return leavingAnyway
+	case c.Wanted:
+		return wantedAnyway
 	case !c.Known:
 		return unknown
 	case c.Calls > 0:
@@ -76,12 +76,12 @@ func (c Candidate) rank() int {
 
 func reasons() [6]string {
 	return [...]string{
-		runsNothing:   "its agent does not run",
-		leavingAnyway: "it has to leave anyway",
-		idleUnready:   "it is idle and not ready",
-		idle:          "it is idle",
-		busy:          "it holds the fewest calls",
-		unknown:       "the others have to stay",
+		runsNothing:  "its agent does not run",
+		wantedAnyway: "it has to leave anyway",
+		idleUnready:  "it is idle and not ready",
+		idle:         "it is idle",
+		busy:         "it holds the fewest calls",
+		unknown:      "the others have to stay",
 	}
 }
 

@@ -19,10 +19,10 @@ func ranked() ([]Candidate, []Leaver) {
 		c   Candidate
 	}{
 		{"its agent does not run", Candidate{Name: "ended-1"}},
-		{"its agent does not run", Candidate{Name: "ended-2", Leaving: true}},
-		{"it has to leave anyway", Candidate{Name: "leaving-idle", Running: true, Leaving: true, Ready: true, Known: true}},
-		{"it has to leave anyway", Candidate{Name: "leaving-unknown", Running: true, Leaving: true, Ready: true}},
-		{"it has to leave anyway", Candidate{Name: "leaving-busy", Running: true, Leaving: true, Ready: true, Known: true, Calls: 7}},
+		{"its agent does not run", Candidate{Name: "ended-2", Wanted: true}},
+		{"it has to leave anyway", Candidate{Name: "leaving-idle", Running: true, Wanted: true, Ready: true, Known: true}},
+		{"it has to leave anyway", Candidate{Name: "leaving-unknown", Running: true, Wanted: true, Ready: true}},
+		{"it has to leave anyway", Candidate{Name: "leaving-busy", Running: true, Wanted: true, Ready: true, Known: true, Calls: 7}},
 		{"it is idle and not ready", Candidate{Name: "unready-1", Running: true, Known: true}},
 		{"it is idle and not ready", Candidate{Name: "unready-2", Running: true, Known: true}},
 		{"it is idle", Candidate{Name: "idle-1", Running: true, Ready: true, Known: true}},

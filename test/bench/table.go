@@ -55,7 +55,7 @@ func share(r, of result) string {
 	return fmt.Sprintf("%.3f", float64(r.p50())/float64(of.p50()))
 }
 
-// judge says whether the metrics are as much cheaper than the pods as promised.
+// judge reports whether the metrics are as much cheaper than the pods as promised.
 func judge(results []result) error {
 	pods, havePods := find(results, nativeJSON, "JSON")
 	metrics, haveMetrics := find(results, metricsJSON, "JSON")

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/trial"
 )
 
 func TestBirthNeedsTheBudget(t *testing.T) {
@@ -36,11 +37,11 @@ func TestBirthNeedsTheBudget(t *testing.T) {
 	other := budget()
 	other.Name = "other"
 	_, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).Create(ctx, other, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	expect(t, "A budget of another name is none.", "callguard-birth: failed to configure binding", born(admin(), agentPod("newborn")))
 
 	_, err = stage.as(guard()).PolicyV1().PodDisruptionBudgets(ns).Create(ctx, budget(), metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	awaitBirth(t, ns)
 	for _, id := range everybody() {
 		if !isOneOf(id, kubelet(), guard()) {
@@ -48,8 +49,8 @@ func TestBirthNeedsTheBudget(t *testing.T) {
 		}
 	}
 
-	must(t, stage.as(guard()).PolicyV1().PodDisruptionBudgets(ns).Delete(ctx, "callguard", metav1.DeleteOptions{}))
-	must(t, eventually(ctx, "births are refused again without the budget", func() (bool, error) {
+	trial.Must(t, stage.as(guard()).PolicyV1().PodDisruptionBudgets(ns).Delete(ctx, "callguard", metav1.DeleteOptions{}))
+	trial.Must(t, eventually(ctx, "births are refused again without the budget", func() (bool, error) {
 		return born(admin(), agentPod("newborn")) != nil, nil
 	}))
 }
@@ -65,30 +66,30 @@ func TestBirthAfterAReinstall(t *testing.T) {
 	policies := stage.as(admin()).AdmissionregistrationV1().ValidatingAdmissionPolicies()
 	bindings := stage.as(admin()).AdmissionregistrationV1().ValidatingAdmissionPolicyBindings()
 	policy, err := policies.Get(ctx, policyName, metav1.GetOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	binding, err := bindings.Get(ctx, bindingName, metav1.GetOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	born := func() error {
 		_, err := stage.as(admin()).CoreV1().Pods(ns).Create(ctx, agentPod("newborn"), metav1.CreateOptions{DryRun: dry()})
 		return err
 	}
 	budgets := stage.as(guard()).PolicyV1().PodDisruptionBudgets(ns)
-	must(t, budgets.Delete(ctx, "callguard", metav1.DeleteOptions{}))
-	must(t, eventually(ctx, "births are refused without the budget", func() (bool, error) { return born() != nil, nil }))
+	trial.Must(t, budgets.Delete(ctx, "callguard", metav1.DeleteOptions{}))
+	trial.Must(t, eventually(ctx, "births are refused without the budget", func() (bool, error) { return born() != nil, nil }))
 
-	must(t, bindings.Delete(ctx, bindingName, metav1.DeleteOptions{}))
-	must(t, policies.Delete(ctx, policyName, metav1.DeleteOptions{}))
-	must(t, eventually(ctx, "births need no budget once the door is gone", func() (bool, error) { err := born(); return err == nil, err }))
+	trial.Must(t, bindings.Delete(ctx, bindingName, metav1.DeleteOptions{}))
+	trial.Must(t, policies.Delete(ctx, policyName, metav1.DeleteOptions{}))
+	trial.Must(t, eventually(ctx, "births need no budget once the door is gone", func() (bool, error) { err := born(); return err == nil, err }))
 
 	policy.ObjectMeta = metav1.ObjectMeta{Name: policyName, Labels: policy.Labels, Annotations: policy.Annotations}
 	_, err = policies.Create(ctx, policy, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	binding.ObjectMeta = metav1.ObjectMeta{Name: bindingName, Labels: binding.Labels, Annotations: binding.Annotations}
 	_, err = bindings.Create(ctx, binding, metav1.CreateOptions{})
-	must(t, err)
-	must(t, eventually(ctx, "births are refused again", func() (bool, error) { return born() != nil, nil }))
+	trial.Must(t, err)
+	trial.Must(t, eventually(ctx, "births are refused again", func() (bool, error) { return born() != nil, nil }))
 	_, err = budgets.Create(ctx, budget(), metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	awaitBirth(t, ns)
 }
 
@@ -141,7 +142,7 @@ func TestBirth(t *testing.T) {
 			config := rest.CopyConfig(stage.config)
 			config.WarningHandler = heard
 			client, err := kubernetes.NewForConfig(config)
-			must(t, err)
+			trial.Must(t, err)
 			pod := agentPod("newborn")
 			tc.change(pod)
 			_, err = client.CoreV1().Pods(ns).Create(t.Context(), pod, metav1.CreateOptions{DryRun: dry()})

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/util/retry"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/trial"
 )
 
 const statusHeld = "callguard-tamper-budget: the status of PodDisruptionBudget callguard says how many pods may be evicted, and only the disruption controller writes it"
@@ -24,7 +25,7 @@ func writeBudget(ctx context.Context, t *testing.T, ns string, change func(*poli
 	t.Helper()
 	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
 		pdb, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).Get(ctx, "callguard", metav1.GetOptions{})
-		must(t, err)
+		trial.Must(t, err)
 		change(pdb)
 		return write(pdb)
 	})
@@ -104,7 +105,7 @@ func TestBudgetStatus(t *testing.T) {
 	serving(t, ns, "serving")
 	ctx := t.Context()
 	budgets := stage.admin.PolicyV1().PodDisruptionBudgets(ns)
-	must(t, eventually(ctx, "the disruption controller counts", func() (bool, error) {
+	trial.Must(t, eventually(ctx, "the disruption controller counts", func() (bool, error) {
 		pdb, err := budgets.Get(ctx, "callguard", metav1.GetOptions{})
 		return err == nil && pdb.Status.ExpectedPods == 1 && pdb.Status.ObservedGeneration == pdb.Generation, err
 	}))
@@ -139,11 +140,11 @@ func TestBudgetStatus(t *testing.T) {
 
 	// An eviction that the budget permits is written into its status by the API server.
 	opens := func(b *policyv1.PodDisruptionBudget) { b.Spec.MinAvailable = new(intstr.FromInt32(0)) }
-	must(t, writeBudget(ctx, t, ns, opens, func(pdb *policyv1.PodDisruptionBudget) error {
+	trial.Must(t, writeBudget(ctx, t, ns, opens, func(pdb *policyv1.PodDisruptionBudget) error {
 		_, err := stage.as(breakGlass()).PolicyV1().PodDisruptionBudgets(ns).Update(ctx, pdb, metav1.UpdateOptions{})
 		return err
 	}))
-	must(t, eventually(ctx, "an eviction goes through after the budget was opened", func() (bool, error) {
+	trial.Must(t, eventually(ctx, "an eviction goes through after the budget was opened", func() (bool, error) {
 		err := evict(t, admin(), ns, "serving", metav1.DeleteOptions{})
 		return err == nil, err
 	}))

@@ -23,16 +23,17 @@ import (
 	"github.com/callguard/callguard/manifests"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/test/lab"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // TestDoorsAreAsRendered is what the guard relies on to tell whether a door was altered.
 func TestDoorsAreAsRendered(t *testing.T) {
 	doors, err := manifests.Parse(manifests.DefaultValues())
-	must(t, err)
+	trial.Must(t, err)
 	api, ctx := stage.admin.AdmissionregistrationV1(), t.Context()
 	same := func(kind, name string, want, got any, err error) {
 		t.Helper()
-		must(t, err)
+		trial.Must(t, err)
 		if !equality.Semantic.DeepEqual(want, got) {
 			t.Errorf("%s %s is stored otherwise than it is rendered: give what the API server adds. -rendered, +stored:\n%s", kind, name, cmp.Diff(want, got))
 		}
@@ -40,7 +41,7 @@ func TestDoorsAreAsRendered(t *testing.T) {
 	for _, want := range doors.Policies {
 		got, err := api.ValidatingAdmissionPolicies().Get(ctx, want.Name, metav1.GetOptions{})
 		same("policy", want.Name, want.Spec, got.Spec, err)
-		must(t, eventually(ctx, "policy "+want.Name+" is checked", func() (bool, error) {
+		trial.Must(t, eventually(ctx, "policy "+want.Name+" is checked", func() (bool, error) {
 			got, err = api.ValidatingAdmissionPolicies().Get(ctx, want.Name, metav1.GetOptions{})
 			return err == nil && got.Status.TypeChecking != nil, err
 		}))
@@ -61,10 +62,10 @@ func TestDoorsAreAsRendered(t *testing.T) {
 		same("mutating binding", want.Name, want.Spec, got.Spec, err)
 	}
 	class, err := stage.admin.SchedulingV1().PriorityClasses().Get(ctx, doors.PriorityClass.Name, metav1.GetOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	same("PriorityClass", doors.PriorityClass.Name, doors.PriorityClass.Value, class.Value, nil)
 	owner, err := stage.admin.RbacV1().ClusterRoles().Get(ctx, doors.BudgetOwner.Name, metav1.GetOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	if len(owner.Rules) > 0 || owner.AggregationRule != nil {
 		t.Errorf("the owner of the budgets grants %v", owner.Rules)
 	}
@@ -90,7 +91,7 @@ func TestElsewhere(t *testing.T) {
 	expect(t, "deleting without grace", allowed, pods.Delete(ctx, "serving", metav1.DeleteOptions{DryRun: dry(), GracePeriodSeconds: &now}))
 	_, err = stage.as(editor()).PolicyV1().PodDisruptionBudgets(ns).Create(ctx, budget(), metav1.CreateOptions{DryRun: dry()})
 	expect(t, "a budget of that name", allowed, err)
-	must(t, evict(t, editor(), ns, "serving", metav1.DeleteOptions{GracePeriodSeconds: &now}))
+	trial.Must(t, evict(t, editor(), ns, "serving", metav1.DeleteOptions{GracePeriodSeconds: &now}))
 	if got := get(t, ns, "serving").DeletionGracePeriodSeconds; got == nil || *got != 1 {
 		t.Errorf("the grace of an eviction was changed to %v", got)
 	}
@@ -201,7 +202,7 @@ func TestRightsOfTheGuard(t *testing.T) {
 		review, err := stage.admin.AuthorizationV1().SubjectAccessReviews().Create(t.Context(), &authorizationv1.SubjectAccessReview{
 			Spec: authorizationv1.SubjectAccessReviewSpec{User: guard().user, Groups: guard().groups, ResourceAttributes: a},
 		}, metav1.CreateOptions{})
-		must(t, err)
+		trial.Must(t, err)
 		if review.Status.Allowed != want {
 			t.Errorf("may the guard %s? got %t, want %t", ask, review.Status.Allowed, want)
 		}
@@ -214,15 +215,15 @@ func TestNamespaceDeletion(t *testing.T) {
 	ns := enabled(t, "condemned")
 	serving(t, ns, "serving", "draining")
 	guardPatches(t, ns, "draining", `{"metadata":{"annotations":{"callguard.dev/draining":"drain 2026-01-01T00:00:00Z"}}}`)
-	must(t, stage.admin.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{}))
+	trial.Must(t, stage.admin.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{}))
 	for _, name := range []string{"serving", "draining"} {
-		must(t, eventually(ctx, "pod "+name+" is deleted with its namespace", func() (bool, error) {
+		trial.Must(t, eventually(ctx, "pod "+name+" is deleted with its namespace", func() (bool, error) {
 			pod := get(t, ns, name)
 			return pod.DeletionTimestamp != nil && *pod.DeletionGracePeriodSeconds == 600, nil
 		}))
 		kubeletReports(t, ns, name, ended)
 	}
-	must(t, lab.Eventually(ctx, time.Minute, "namespace "+ns+" is gone", func() (bool, error) {
+	trial.Must(t, lab.Eventually(ctx, time.Minute, "namespace "+ns+" is gone", func() (bool, error) {
 		list, err := stage.admin.CoreV1().Namespaces().List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + ns})
 		return err == nil && len(list.Items) == 0, err
 	}))
@@ -245,8 +246,8 @@ func TestControllersWithoutAccounts(t *testing.T) {
 	expect(t, "the phase of a pod whose node is gone", allowed, err)
 	expect(t, "that pod", allowed, pods.Delete(ctx, "orphan", never))
 
-	must(t, stage.admin.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{}))
-	must(t, eventually(ctx, "the namespace ends", func() (bool, error) { return get(t, ns, "serving").DeletionTimestamp != nil, nil }))
+	trial.Must(t, stage.admin.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{}))
+	trial.Must(t, eventually(ctx, "the namespace ends", func() (bool, error) { return get(t, ns, "serving").DeletionTimestamp != nil, nil }))
 	expect(t, "a pod of a namespace that ends, at once", allowed, pods.Delete(ctx, "serving", never))
 	kubeletReports(t, ns, "serving", ended)
 }
@@ -260,16 +261,16 @@ func TestReplicaSet(t *testing.T) {
 	set := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "agent"}, Spec: appsv1.ReplicaSetSpec{Replicas: &three, Selector: agent.Spec.Selector, Template: agent.Spec.Template}}
 	sets := stage.admin.AppsV1().ReplicaSets(ns)
 	_, err := sets.Create(ctx, set, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	var pods []corev1.Pod
-	must(t, eventually(ctx, "three pods run", func() (bool, error) {
+	trial.Must(t, eventually(ctx, "three pods run", func() (bool, error) {
 		list, err := stage.admin.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{FieldSelector: "status.phase=Running"})
 		pods = list.Items
 		return err == nil && len(pods) == 3, err
 	}))
 	_, err = sets.Patch(ctx, "agent", types.MergePatchType, fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, one), metav1.PatchOptions{})
-	must(t, err)
-	must(t, eventually(ctx, "the ReplicaSet is refused", func() (bool, error) {
+	trial.Must(t, err)
+	trial.Must(t, eventually(ctx, "the ReplicaSet is refused", func() (bool, error) {
 		events, err := stage.admin.CoreV1().Events(ns).List(ctx, metav1.ListOptions{FieldSelector: "reason=FailedDelete"})
 		if err != nil {
 			return false, err
@@ -284,7 +285,7 @@ func TestReplicaSet(t *testing.T) {
 	for _, pod := range pods[:2] {
 		guardPatches(t, ns, pod.Name, `{"metadata":{"labels":{"callguard.dev/released":"scale-down"},"annotations":{"controller.kubernetes.io/pod-deletion-cost":"-1000"}}}`)
 	}
-	must(t, eventually(ctx, "the ReplicaSet deletes both released pods", func() (bool, error) {
+	trial.Must(t, eventually(ctx, "the ReplicaSet deletes both released pods", func() (bool, error) {
 		return get(t, ns, pods[0].Name).DeletionTimestamp != nil && get(t, ns, pods[1].Name).DeletionTimestamp != nil, nil
 	}))
 	if get(t, ns, pods[2].Name).DeletionTimestamp != nil {
@@ -297,12 +298,12 @@ func TestReplicaSet(t *testing.T) {
 func TestUninstall(t *testing.T) {
 	ctx := t.Context()
 	owner, err := stage.admin.RbacV1().ClusterRoles().Get(ctx, "callguard-budget-owner", metav1.GetOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	ns := namespace(t, "uninstall", map[string]string{call.EnabledLabel: "true"})
 	owned := budget()
 	owned.OwnerReferences = []metav1.OwnerReference{{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRole", Name: owner.Name, UID: owner.UID}}
 	owned, err = stage.as(guard()).PolicyV1().PodDisruptionBudgets(ns).Create(ctx, owned, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	awaitBirth(t, ns)
 	serving(t, ns, "serving")
 
@@ -315,24 +316,24 @@ func TestUninstall(t *testing.T) {
 		return n
 	}
 	before := refusals()
-	must(t, stage.admin.RbacV1().ClusterRoles().Delete(ctx, owner.Name, metav1.DeleteOptions{}))
-	must(t, eventually(ctx, "the collector was refused several times", func() (bool, error) { return refusals()-before >= 5, nil }))
+	trial.Must(t, stage.admin.RbacV1().ClusterRoles().Delete(ctx, owner.Name, metav1.DeleteOptions{}))
+	trial.Must(t, eventually(ctx, "the collector was refused several times", func() (bool, error) { return refusals()-before >= 5, nil }))
 	is, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).Get(ctx, "callguard", metav1.GetOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	if is.UID != owned.UID || is.DeletionTimestamp != nil {
 		t.Error("the budget fell with its owner")
 	}
 	expect(t, "an eviction", tooMany, evict(t, admin(), ns, "serving", metav1.DeleteOptions{DryRun: dry()}))
 
 	began := time.Now()
-	must(t, stage.admin.AdmissionregistrationV1().ValidatingAdmissionPolicies().Delete(ctx, "callguard-tamper-budget", metav1.DeleteOptions{}))
-	must(t, lab.Eventually(ctx, time.Minute, "the budget goes with its owner and its policy", func() (bool, error) {
+	trial.Must(t, stage.admin.AdmissionregistrationV1().ValidatingAdmissionPolicies().Delete(ctx, "callguard-tamper-budget", metav1.DeleteOptions{}))
+	trial.Must(t, lab.Eventually(ctx, time.Minute, "the budget goes with its owner and its policy", func() (bool, error) {
 		list, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).List(ctx, metav1.ListOptions{})
 		return err == nil && len(list.Items) == 0, err
 	}))
 	t.Logf("the collector took the budget %s after the policy was gone", time.Since(began).Round(time.Millisecond))
-	must(t, stage.apply(ctx))
-	must(t, eventually(ctx, "the policy is in force again", func() (bool, error) {
+	trial.Must(t, stage.apply(ctx))
+	trial.Must(t, eventually(ctx, "the policy is in force again", func() (bool, error) {
 		_, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).Create(ctx, budget(), metav1.CreateOptions{DryRun: dry()})
 		return strings.HasPrefix(answer(err), "callguard-tamper-budget"), nil
 	}))
@@ -365,6 +366,6 @@ func TestDisable(t *testing.T) {
 
 	for _, body := range []string{`{"metadata":{"annotations":{"callguard.dev/disable":"true"}}}`, off} {
 		_, err := stage.admin.CoreV1().Namespaces().Patch(ctx, ns, types.MergePatchType, []byte(body), metav1.PatchOptions{})
-		must(t, err)
+		trial.Must(t, err)
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/callguard/callguard/test/trial"
 )
 
 // populate makes a pod of every state that the delete door tells apart.
@@ -29,7 +31,7 @@ func populate(t *testing.T, namespace string) {
 	}
 	shorter := int64(300)
 	for name, options := range map[string]metav1.DeleteOptions{"terminating": {}, "shortened": {GracePeriodSeconds: &shorter}, "leaving": {}} {
-		must(t, stage.as(breakGlass()).CoreV1().Pods(namespace).Delete(t.Context(), name, options))
+		trial.Must(t, stage.as(breakGlass()).CoreV1().Pods(namespace).Delete(t.Context(), name, options))
 	}
 }
 
@@ -103,15 +105,15 @@ func TestDeleteByTheCluster(t *testing.T) {
 	pods := serving(t, ns, "stays", "goes", "runs-on")
 
 	guardPatches(t, ns, "goes", `{"metadata":{"labels":{"callguard.dev/released":"operator"}}}`)
-	must(t, stage.as(guard()).CoreV1().Pods(ns).Delete(ctx, "goes", metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pods[1].UID))}))
+	trial.Must(t, stage.as(guard()).CoreV1().Pods(ns).Delete(ctx, "goes", metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pods[1].UID))}))
 	kubeletReports(t, ns, "goes", ended)
-	must(t, eventually(ctx, "the kubelet's last delete goes through", gone(t, ns, "goes")))
+	trial.Must(t, eventually(ctx, "the kubelet's last delete goes through", gone(t, ns, "goes")))
 
 	// A node that refuses everybody: the taint eviction controller tries, and is refused.
 	node := pods[0].Spec.NodeName
 	taint(t, node, corev1.Taint{Key: "test", Effect: corev1.TaintEffectNoExecute})
 	t.Cleanup(func() { taint(t, node) })
-	must(t, eventually(ctx, "the taint eviction controller has tried", func() (bool, error) {
+	trial.Must(t, eventually(ctx, "the taint eviction controller has tried", func() (bool, error) {
 		for _, c := range get(t, ns, "stays").Status.Conditions {
 			if c.Type == corev1.DisruptionTarget && c.Reason == "DeletionByTaintManager" {
 				return true, nil

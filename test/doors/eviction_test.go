@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/trial"
 )
 
 const tooMany = "429 Cannot evict pod as it would violate the pod's disruption budget."
@@ -61,13 +62,13 @@ func TestEvictionKeepsTheGrace(t *testing.T) {
 		guardPatches(t, ns, name, `{"metadata":{"labels":{"callguard.dev/released":"drain"}}}`)
 	}
 	short := int64(3)
-	must(t, evict(t, admin(), ns, "first", metav1.DeleteOptions{GracePeriodSeconds: &short}))
-	must(t, stage.admin.PolicyV1beta1().Evictions(ns).Evict(t.Context(), &policyv1beta1.Eviction{
+	trial.Must(t, evict(t, admin(), ns, "first", metav1.DeleteOptions{GracePeriodSeconds: &short}))
+	trial.Must(t, stage.admin.PolicyV1beta1().Evictions(ns).Evict(t.Context(), &policyv1beta1.Eviction{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "older"}, DeleteOptions: &metav1.DeleteOptions{GracePeriodSeconds: &short},
 	}))
-	must(t, evict(t, admin(), ns, "again", metav1.DeleteOptions{}))
-	must(t, evict(t, admin(), ns, "again", metav1.DeleteOptions{GracePeriodSeconds: &short}))
-	must(t, evict(t, breakGlass(), ns, "broken", metav1.DeleteOptions{GracePeriodSeconds: &short}))
+	trial.Must(t, evict(t, admin(), ns, "again", metav1.DeleteOptions{}))
+	trial.Must(t, evict(t, admin(), ns, "again", metav1.DeleteOptions{GracePeriodSeconds: &short}))
+	trial.Must(t, evict(t, breakGlass(), ns, "broken", metav1.DeleteOptions{GracePeriodSeconds: &short}))
 	if pod, err := stage.admin.CoreV1().Pods(ns).Get(t.Context(), "broken", metav1.GetOptions{}); err == nil && (pod.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds != short) {
 		t.Errorf("Break-glass gives a grace of its own. Pod broken goes with grace %v, want %d", pod.DeletionGracePeriodSeconds, short)
 	}
@@ -91,7 +92,7 @@ func TestSecondBudget(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Name: "their-own"},
 		Spec:       policyv1.PodDisruptionBudgetSpec{MaxUnavailable: &one, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{call.GuardedLabel: "true"}}},
 	}, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	expect(t, "Two budgets for a pod are an error of the server, which kubectl drain does not try again.",
 		"500 This pod has more than one PodDisruptionBudget", evict(t, admin(), ns, "serving", metav1.DeleteOptions{DryRun: dry()}))
 }
@@ -111,10 +112,10 @@ func TestEvictionWithoutBudget(t *testing.T) {
 	}
 	budgets := stage.as(breakGlass()).PolicyV1().PodDisruptionBudgets(ns)
 	for range 5 {
-		must(t, budgets.Delete(ctx, "callguard", metav1.DeleteOptions{}))
+		trial.Must(t, budgets.Delete(ctx, "callguard", metav1.DeleteOptions{}))
 		gone := time.Now()
 		passed := time.Duration(0)
-		must(t, eventually(ctx, "evictions are refused for want of the budget", func() (bool, error) {
+		trial.Must(t, eventually(ctx, "evictions are refused for want of the budget", func() (bool, error) {
 			got := try("serving")
 			if got == allowed {
 				passed = time.Since(gone)
@@ -126,8 +127,8 @@ func TestEvictionWithoutBudget(t *testing.T) {
 		}))
 		t.Logf("the policy refuses %s after the budget was gone; the last eviction passed after %s", time.Since(gone), passed)
 		_, err := stage.as(guard()).PolicyV1().PodDisruptionBudgets(ns).Create(ctx, budget(), metav1.CreateOptions{})
-		must(t, err)
-		must(t, eventually(ctx, "it is the budget that refuses again", func() (bool, error) { return strings.HasPrefix(try("serving"), tooMany), nil }))
+		trial.Must(t, err)
+		trial.Must(t, eventually(ctx, "it is the budget that refuses again", func() (bool, error) { return strings.HasPrefix(try("serving"), tooMany), nil }))
 		if got := try("released"); got != allowed {
 			t.Errorf("with the budget back a released pod's eviction is answered %s", got)
 		}

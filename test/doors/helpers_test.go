@@ -16,14 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/trial"
 )
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 // expect compares an answer with the beginning of the one that is wanted.
 func expect(t *testing.T, cell, want string, err error) {
@@ -39,9 +33,9 @@ func namespace(t *testing.T, name string, labels map[string]string) string {
 	t.Helper()
 	ctx := t.Context()
 	_, err := stage.admin.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	bind(t, name, wideRole, everybody()...)
-	must(t, eventually(ctx, "namespace "+name+" has a service account", func() (bool, error) {
+	trial.Must(t, eventually(ctx, "namespace "+name+" has a service account", func() (bool, error) {
 		_, err := stage.admin.CoreV1().ServiceAccounts(name).Get(ctx, "default", metav1.GetOptions{})
 		return err == nil, err
 	}))
@@ -59,7 +53,7 @@ func bind(t *testing.T, namespace, role string, ids ...identity) {
 		b.Subjects = append(b.Subjects, rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: id.user})
 	}
 	_, err := stage.admin.RbacV1().RoleBindings(namespace).Create(t.Context(), b, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 }
 
 // enabled makes an enabled namespace with its budget, as the guard does, and waits until guarded pods can be born.
@@ -67,14 +61,14 @@ func enabled(t *testing.T, name string) string {
 	t.Helper()
 	namespace(t, name, map[string]string{call.EnabledLabel: "true"})
 	_, err := stage.as(guard()).PolicyV1().PodDisruptionBudgets(name).Create(t.Context(), budget(), metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	awaitBirth(t, name)
 	return name
 }
 
 func awaitBirth(t *testing.T, namespace string) {
 	t.Helper()
-	must(t, eventually(t.Context(), "a guarded pod can be born in namespace "+namespace, func() (bool, error) {
+	trial.Must(t, eventually(t.Context(), "a guarded pod can be born in namespace "+namespace, func() (bool, error) {
 		_, err := stage.admin.CoreV1().Pods(namespace).Create(t.Context(), agentPod("canary"), metav1.CreateOptions{DryRun: dry()})
 		return err == nil, err
 	}))
@@ -99,11 +93,11 @@ func budget() *policyv1.PodDisruptionBudget {
 func create(t *testing.T, namespace string, pod *corev1.Pod) *corev1.Pod {
 	t.Helper()
 	made, err := stage.admin.CoreV1().Pods(namespace).Create(t.Context(), pod, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	if pod.Spec.SchedulerName != "" {
 		return made
 	}
-	must(t, eventually(t.Context(), "pod "+pod.Name+" runs", func() (bool, error) {
+	trial.Must(t, eventually(t.Context(), "pod "+pod.Name+" runs", func() (bool, error) {
 		made = get(t, namespace, pod.Name)
 		return made.Status.Phase == corev1.PodRunning, nil
 	}))
@@ -116,11 +110,11 @@ func serving(t *testing.T, namespace string, names ...string) []*corev1.Pod {
 	pods := make([]*corev1.Pod, len(names))
 	for i, name := range names {
 		_, err := stage.admin.CoreV1().Pods(namespace).Create(t.Context(), agentPod(name), metav1.CreateOptions{})
-		must(t, err)
+		trial.Must(t, err)
 		_ = i
 	}
 	for i, name := range names {
-		must(t, eventually(t.Context(), "pod "+name+" runs", func() (bool, error) {
+		trial.Must(t, eventually(t.Context(), "pod "+name+" runs", func() (bool, error) {
 			pods[i] = get(t, namespace, name)
 			return pods[i].Status.Phase == corev1.PodRunning, nil
 		}))
@@ -131,7 +125,7 @@ func serving(t *testing.T, namespace string, names ...string) []*corev1.Pod {
 func get(t *testing.T, namespace, name string) *corev1.Pod {
 	t.Helper()
 	pod, err := stage.admin.CoreV1().Pods(namespace).Get(t.Context(), name, metav1.GetOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	return pod
 }
 
@@ -139,7 +133,7 @@ func get(t *testing.T, namespace, name string) *corev1.Pod {
 func guardPatches(t *testing.T, namespace, name, patch string) {
 	t.Helper()
 	_, err := stage.as(guard()).CoreV1().Pods(namespace).Patch(t.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
-	must(t, err)
+	trial.Must(t, err)
 }
 
 // kubeletReports changes the status of a pod as the kubelet of its node does.
@@ -149,7 +143,7 @@ func kubeletReports(t *testing.T, namespace, name string, change func(*corev1.Po
 	change(&pod.Status)
 	id := identity{"kubelet of " + pod.Spec.NodeName, "system:node:" + pod.Spec.NodeName, []string{"system:nodes"}}
 	_, err := stage.as(id).CoreV1().Pods(namespace).UpdateStatus(t.Context(), pod, metav1.UpdateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 }
 
 // ended reports that the containers of a pod have ended.
@@ -177,7 +171,7 @@ func unready(s *corev1.PodStatus) {
 	}
 }
 
-// isOneOf says whether somebody is among the identities.
+// isOneOf reports whether somebody is among the identities.
 func isOneOf(id identity, ids ...identity) bool {
 	for _, other := range ids {
 		if id.user == other.user {
@@ -191,7 +185,7 @@ func isOneOf(id identity, ids ...identity) bool {
 func taint(t *testing.T, name string, taints ...corev1.Taint) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
-	must(t, eventually(ctx, "node "+name+" is tainted", func() (bool, error) {
+	trial.Must(t, eventually(ctx, "node "+name+" is tainted", func() (bool, error) {
 		node, err := stage.admin.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return false, err

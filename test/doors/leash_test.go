@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // stolen is a client with a token of drain-guard's account.
@@ -25,7 +26,7 @@ func stolen(t *testing.T) kubernetes.Interface {
 	hour := int64(3600)
 	token, err := stage.admin.CoreV1().ServiceAccounts("callguard-system").CreateToken(t.Context(), "drain-guard",
 		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &hour}}, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	config := rest.AnonymousClientConfig(stage.config)
 	config.BearerToken, config.WarningHandler = token.Status.Token, rest.NoWarnings{}
 	return kubernetes.NewForConfigOrDie(config)
@@ -38,7 +39,7 @@ func TestLeash(t *testing.T) {
 	here, elsewhere, bare := enabled(t, "leash"), namespace(t, "leash-elsewhere", nil), namespace(t, "leash-bare", map[string]string{call.EnabledLabel: "true"})
 	serving(t, here, "serving", "going")
 	_, err := stage.admin.CoreV1().Pods(here).Patch(ctx, "serving", types.MergePatchType, []byte(`{"metadata":{"annotations":{"example.org/inject":"no"}}}`), metav1.PatchOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	guardPatches(t, here, "going", `{"metadata":{"labels":{"callguard.dev/released":"drain"}}}`)
 	plain := func(name string) *corev1.Pod {
 		pod := agentPod(name)
@@ -181,13 +182,13 @@ func TestLeash(t *testing.T) {
 		"act as another": {as(func(ctx context.Context) error {
 			config := rest.AnonymousClientConfig(stage.config)
 			token, err := stage.admin.CoreV1().ServiceAccounts("callguard-system").CreateToken(ctx, "drain-guard", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
-			must(t, err)
+			trial.Must(t, err)
 			config.BearerToken, config.Impersonate = token.Status.Token, rest.ImpersonationConfig{UserName: "system:admin", Groups: []string{"system:masters"}}
 			_, err = kubernetes.NewForConfigOrDie(config).CoreV1().Pods(here).List(ctx, metav1.ListOptions{})
 			return err
 		}), noRight},
 	}
-	must(t, eventually(ctx, "the leash is in force", func() (bool, error) {
+	trial.Must(t, eventually(ctx, "the leash is in force", func() (bool, error) {
 		got := answer(remove(elsewhere, "plain")())
 		return strings.HasPrefix(got, "callguard-leash: "), nil
 	}))

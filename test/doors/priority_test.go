@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // TestPriority has pods born with callguard's PriorityClass, by which they preempt others.
@@ -39,7 +40,7 @@ func TestPriority(t *testing.T) {
 		_, err := stage.as(editor()).CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: dry()})
 		return err
 	}
-	must(t, eventually(ctx, "the policy is in force", func() (bool, error) { return born(elsewhere, agentPod("newborn")) != nil, nil }))
+	trial.Must(t, eventually(ctx, "the policy is in force", func() (bool, error) { return born(elsewhere, agentPod("newborn")) != nil, nil }))
 	for name, tc := range cases {
 		pod := agentPod("newborn")
 		for _, change := range tc.change {
@@ -49,8 +50,8 @@ func TestPriority(t *testing.T) {
 	}
 
 	_, err := stage.admin.CoreV1().Namespaces().Patch(ctx, elsewhere, types.MergePatchType, []byte(`{"metadata":{"annotations":{"callguard.dev/disable":"true"}}}`), metav1.PatchOptions{})
-	must(t, err)
-	must(t, eventually(ctx, "where callguard was disabled on purpose, guarded pods go on being born", func() (bool, error) {
+	trial.Must(t, err)
+	trial.Must(t, eventually(ctx, "where callguard was disabled on purpose, guarded pods go on being born", func() (bool, error) {
 		err := born(elsewhere, agentPod("newborn"))
 		return err == nil, err
 	}))

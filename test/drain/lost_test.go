@@ -47,7 +47,7 @@ func (s *story) plugIn(ctx context.Context, node string) {
 	}
 }
 
-// replaced says whether n pods can take calls that are not on the node.
+// replaced reports whether n pods can take calls that are not on the node.
 func (s *story) replaced(node string, n int) (bool, error) {
 	able := s.pods(func(p *corev1.Pod) bool { return ready(p) && !leaving(p) && !on(node)(p) })
 	if len(able) < n {

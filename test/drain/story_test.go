@@ -388,7 +388,7 @@ func (s *story) noneDropped() {
 	}
 }
 
-// talking says whether all calls go on.
+// talking reports whether all calls go on.
 func (s *story) talking() bool {
 	r := s.callers.Report()
 	return len(r.Dropped) == 0 && r.Up == len(s.calls)-r.Completed
@@ -410,7 +410,7 @@ func image(name string) func(*corev1.Pod) bool {
 
 func stateOf(p *corev1.Pod) call.State { return call.StateOf(p.Labels, p.Annotations) }
 
-// leaving says whether a pod takes no new call for good.
+// leaving reports whether a pod takes no new call for good.
 func leaving(p *corev1.Pod) bool {
 	return p.DeletionTimestamp != nil || stateOf(p) == call.Draining || stateOf(p) == call.Released
 }
@@ -531,7 +531,7 @@ func (s *story) drain(node string, args ...string) *command {
 	return s.start(append([]string{"drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=5m"}, args...)...)
 }
 
-// over says whether the command has ended.
+// over reports whether the command has ended.
 func (c *command) over() bool {
 	select {
 	case <-c.done:

@@ -230,7 +230,7 @@ func ready(p *corev1.Pod) bool {
 	})
 }
 
-// runs says whether a regular container runs.
+// runs reports whether a regular container runs.
 func runs(p *corev1.Pod) bool {
 	return slices.ContainsFunc(p.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool { return s.State.Running != nil })
 }

@@ -28,12 +28,13 @@ import (
 	"k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
 
 	"github.com/callguard/callguard/test/lab"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // TestDiscovery looks for the metrics as people do.
 func TestDiscovery(t *testing.T) {
 	out, err := stage.Kubectl(t.Context(), "api-resources", "--api-group=custom.metrics.k8s.io", "--no-headers")
-	must(t, err)
+	trial.Must(t, err)
 	for _, resource := range []string{"pods", "deployments.apps", "statefulsets.apps", "replicasets.apps", "namespaces", "nodes"} {
 		if !strings.Contains("\n"+out, "\n"+resource+" ") {
 			t.Errorf("kubectl api-resources does not show %s:\n%s", resource, out)
@@ -42,16 +43,16 @@ func TestDiscovery(t *testing.T) {
 	// The new resources must not take the names of the old ones away.
 	for _, resource := range []string{"pods", "nodes", "deployments.apps", "namespaces"} {
 		out, err := stage.Kubectl(t.Context(), "get", resource, "-A", "-o", "name")
-		must(t, err)
+		trial.Must(t, err)
 		if strings.Contains(out, "custom.metrics") {
 			t.Errorf("kubectl get %s asks custom.metrics.k8s.io:\n%s", resource, out)
 		}
 	}
 	for _, version := range []string{"v1beta1", "v1beta2"} {
 		raw, err := stage.Client.Discovery().RESTClient().Get().AbsPath("/apis/custom.metrics.k8s.io/" + version).DoRaw(t.Context())
-		must(t, err)
+		trial.Must(t, err)
 		var list metav1.APIResourceList
-		must(t, json.Unmarshal(raw, &list))
+		trial.Must(t, json.Unmarshal(raw, &list))
 		var names []string
 		for _, r := range list.APIResources {
 			names = append(names, r.Name)
@@ -85,8 +86,8 @@ func TestVersions(t *testing.T) {
 		raw, err := stage.Client.Discovery().RESTClient().Get().
 			AbsPath("/apis/custom.metrics.k8s.io/"+version+"/namespaces/"+ns+"/pods/*/active_calls").
 			Param("labelSelector", "app="+lab.AgentName).Param("metricLabelSelector", "state=serving").DoRaw(t.Context())
-		must(t, err)
-		must(t, json.Unmarshal(raw, into))
+		trial.Must(t, err)
+		trial.Must(t, json.Unmarshal(raw, into))
 	}
 	var one v1beta1.MetricValueList
 	get("v1beta1", &one)
@@ -138,13 +139,13 @@ func TestWhoMayAsk(t *testing.T) {
 	path := "/apis/custom.metrics.k8s.io/v1beta2/namespaces/" + ns + "/pods/*/active_calls"
 	ask := func(config *rest.Config) error {
 		client, err := kubernetes.NewForConfig(config)
-		must(t, err)
+		trial.Must(t, err)
 		return client.Discovery().RESTClient().Get().AbsPath(path).Do(t.Context()).Error()
 	}
 	stranger, err := stage.Cluster.RESTConfig("stranger")
-	must(t, err)
+	trial.Must(t, err)
 	hpa, err := stage.Cluster.RESTConfig("system:serviceaccount:kube-system:horizontal-pod-autoscaler", "system:serviceaccounts")
-	must(t, err)
+	trial.Must(t, err)
 	if err := ask(stranger); !apierrors.IsForbidden(err) {
 		t.Errorf("a stranger got %v, want 403", err)
 	}
@@ -152,7 +153,7 @@ func TestWhoMayAsk(t *testing.T) {
 		t.Errorf("the autoscaler's controller got %v", err)
 	}
 	direct, err := stage.Direct(t.Context(), stage.Adapter)
-	must(t, err)
+	trial.Must(t, err)
 	if err := ask(direct); err != nil {
 		t.Errorf("an administrator who asks the adapter itself got %v", err)
 	}
@@ -167,15 +168,15 @@ func TestWhoMayAsk(t *testing.T) {
 func TestWebhooksRefused(t *testing.T) {
 	post := func(path, authorization, body string) int {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, stage.Adapter.Webhooks+path, strings.NewReader(body))
-		must(t, err)
+		trial.Must(t, err)
 		if authorization != "" {
 			req.Header.Set("Authorization", authorization)
 		}
 		resp, err := http.DefaultClient.Do(req)
-		must(t, err)
+		trial.Must(t, err)
 		defer resp.Body.Close()
 		_, err = io.Copy(io.Discard, resp.Body)
-		must(t, err)
+		trial.Must(t, err)
 		return resp.StatusCode
 	}
 	for _, tc := range []struct{ want, got int }{
@@ -219,9 +220,9 @@ func adapterMetrics(t *testing.T) string {
 func adapterPath(t *testing.T, a *lab.Adapter, path string) string {
 	t.Helper()
 	config, err := stage.Direct(t.Context(), a)
-	must(t, err)
+	trial.Must(t, err)
 	client, err := kubernetes.NewForConfig(config)
-	must(t, err)
+	trial.Must(t, err)
 	raw, err := client.Discovery().RESTClient().Get().AbsPath(path).DoRaw(t.Context())
 	text := string(raw)
 	if err != nil {
@@ -241,7 +242,7 @@ func TestCertificateRotation(t *testing.T) {
 	requests := 0
 	eventually(t, 2*time.Minute, "it has changed its certificate twice", func() (bool, error) {
 		serial, err := handshake(t.Context(), brief)
-		must(t, err)
+		trial.Must(t, err)
 		serials[serial] = true
 		requests++
 		return len(serials) == 3, nil
@@ -257,15 +258,15 @@ func TestCertificateFromFiles(t *testing.T) {
 	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
 	issue := func() []byte {
 		certPEM, keyPEM, err := cert.GenerateSelfSignedCertKey("localhost", nil, nil)
-		must(t, err)
-		must(t, os.WriteFile(certFile+".new", certPEM, 0o600))
-		must(t, os.WriteFile(keyFile, keyPEM, 0o600))
-		must(t, os.Rename(certFile+".new", certFile))
+		trial.Must(t, err)
+		trial.Must(t, os.WriteFile(certFile+".new", certPEM, 0o600))
+		trial.Must(t, os.WriteFile(keyFile, keyPEM, 0o600))
+		trial.Must(t, os.Rename(certFile+".new", certFile))
 		return certPEM
 	}
 	first := issue()
 	a, err := stage.StartAdapter(t.Context(), "--webhook-bind-address=", "--tls-cert-file="+certFile, "--tls-private-key-file="+keyFile)
-	must(t, err)
+	trial.Must(t, err)
 	t.Cleanup(func() { stop(t, a) })
 	serves := func(pem []byte) func() (bool, error) {
 		return func() (bool, error) {
@@ -288,7 +289,7 @@ func TestCertificateFromFiles(t *testing.T) {
 func adapter(t *testing.T, args ...string) *lab.Adapter {
 	t.Helper()
 	a, err := stage.StartAdapter(t.Context(), append([]string{"--webhook-bind-address="}, args...)...)
-	must(t, err)
+	trial.Must(t, err)
 	t.Cleanup(func() { stop(t, a) })
 	eventually(t, 30*time.Second, "the adapter is ready", func() (bool, error) {
 		if out := adapterPath(t, a, "/readyz"); out != "ok" {
@@ -344,7 +345,7 @@ func TestNoLiveKit(t *testing.T) {
 	says := func(a *lab.Adapter, want string) {
 		t.Helper()
 		config, err := stage.Direct(t.Context(), a)
-		must(t, err)
+		trial.Must(t, err)
 		client := metricsClient(t, config)
 		eventually(t, 30*time.Second, "the answer says: "+want, func() (bool, error) {
 			n, err := valueOf(client, pod)
@@ -359,10 +360,10 @@ func TestNoLiveKit(t *testing.T) {
 	}
 	a := start(stage.LiveKits[0].URL)
 	says(a, "api-key: no such file or directory")
-	must(t, os.WriteFile(key, []byte(stage.LiveKits[0].APIKey+"\n"), 0o600))
-	must(t, os.WriteFile(secret, []byte("not the secret\n"), 0o600))
+	trial.Must(t, os.WriteFile(key, []byte(stage.LiveKits[0].APIKey+"\n"), 0o600))
+	trial.Must(t, os.WriteFile(secret, []byte("not the secret\n"), 0o600))
 	says(a, "LiveKit refuses API key")
-	must(t, os.WriteFile(secret, []byte(stage.LiveKits[0].APISecret+"\n"), 0o600))
+	trial.Must(t, os.WriteFile(secret, []byte(stage.LiveKits[0].APISecret+"\n"), 0o600))
 	says(a, "")
 
 	nobody := start("http://127.0.0.1:9")
@@ -373,7 +374,7 @@ func TestNoLiveKit(t *testing.T) {
 // kube-apiserver whether it would take them.
 func TestManifests(t *testing.T) {
 	out, err := stage.Kubectl(t.Context(), "apply", "--server-side", "--dry-run=server", "-f", "../../manifests/metrics-adapter-deployment.yaml")
-	must(t, err)
+	trial.Must(t, err)
 	for _, want := range []string{"deployment.apps/metrics-adapter", "poddisruptionbudget.policy/metrics-adapter", "service/metrics-adapter-peers"} {
 		if !strings.Contains(out, want+" serverside-applied") {
 			t.Errorf("kube-apiserver does not take %s:\n%s", want, out)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/callguard/callguard/test/fleet"
 	"github.com/callguard/callguard/test/lab"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // TestAutoscale lets 30 calls arrive and end, in both forms of the metric.
@@ -36,7 +37,7 @@ func TestAutoscale(t *testing.T) {
 				return n == 6, err
 			})
 			_, err := stage.ReadyPods(t.Context(), ns, 6)
-			must(t, err)
+			trial.Must(t, err)
 
 			for len(calls) > 0 {
 				hangUp(calls[:5])
@@ -48,7 +49,7 @@ func TestAutoscale(t *testing.T) {
 				return n == 1, err
 			})
 			_, err = stage.ReadyPods(t.Context(), ns, 1)
-			must(t, err)
+			trial.Must(t, err)
 
 			seen := r.seen(t)
 			if slices.Max(seen) != 6 || !upThenDown(seen) {
@@ -73,7 +74,7 @@ func upThenDown(seen []int32) bool {
 func onlyTheAutoscaler(t *testing.T, ns string) {
 	t.Helper()
 	d, err := stage.Client.AppsV1().Deployments(ns).Get(t.Context(), lab.AgentName, metav1.GetOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	for _, entry := range d.ManagedFields {
 		if entry.FieldsV1 != nil && strings.Contains(entry.FieldsV1.GetRawString(), `"f:replicas"`) && entry.Subresource == "scale" && entry.Manager != "kube-controller-manager" {
 			t.Errorf("%s has set replicas", entry.Manager)
@@ -89,9 +90,9 @@ func TestSetAside(t *testing.T) {
 	d.Spec.Template.Labels[fleet.UnplayedLabel] = "true"
 	d.Spec.Template.Annotations = map[string]string{"callguard.dev/witnesses": "rooms"}
 	d, err := stage.Client.AppsV1().Deployments(ns).Create(t.Context(), d, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	pods, err := stage.ReadyPods(t.Context(), ns, 10)
-	must(t, err)
+	trial.Must(t, err)
 	busy, aside := pods[:2], pods[2:]
 	for i := range busy {
 		patchPod(t, &busy[i], `{"metadata":{"annotations":{"controller.kubernetes.io/pod-deletion-cost":"1000"}}}`)
@@ -102,9 +103,9 @@ func TestSetAside(t *testing.T) {
 			"ownerReferences":[{"apiVersion":"apps/v1","kind":"Deployment","name":"%s","uid":"%s","controller":true}]}}`, hash, hash, d.Name, d.UID))
 	}
 	_, err = stage.Client.AppsV1().Deployments(ns).Patch(t.Context(), d.Name, types.MergePatchType, []byte(`{"spec":{"replicas":2}}`), metav1.PatchOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	_, err = stage.ReadyPods(t.Context(), ns, 10)
-	must(t, err)
+	trial.Must(t, err)
 
 	var agents []lab.Participant
 	for i := range busy {
@@ -120,7 +121,7 @@ func TestSetAside(t *testing.T) {
 		return n == 48, err
 	})
 	_, err = stage.Client.AutoscalingV2().HorizontalPodAutoscalers(ns).Create(t.Context(), lab.Autoscaler(ns, 20, lab.ObjectForm(), time.Minute), metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	eventually(t, time.Minute, "the Deployment grows to 10 replicas", func() (bool, error) {
 		n, err := replicas(t.Context(), ns)
 		return n == 10, err
@@ -130,5 +131,5 @@ func TestSetAside(t *testing.T) {
 func patchPod(t *testing.T, pod *corev1.Pod, patch string) {
 	t.Helper()
 	_, err := stage.Client.CoreV1().Pods(pod.Namespace).Patch(t.Context(), pod.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
-	must(t, err)
+	trial.Must(t, err)
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/test/fleet"
 	"github.com/callguard/callguard/test/lab"
+	"github.com/callguard/callguard/test/trial"
 
 	lksdk "github.com/livekit/server-sdk-go/v2"
 )
@@ -32,7 +33,7 @@ import (
 // namespace makes an enabled namespace that goes with the test.
 func namespace(t *testing.T, name string) string {
 	t.Helper()
-	must(t, stage.Namespace(t.Context(), name))
+	trial.Must(t, stage.Namespace(t.Context(), name))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 11*time.Minute)
 		defer cancel()
@@ -43,26 +44,19 @@ func namespace(t *testing.T, name string) string {
 	return name
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // eventually fails the test if the condition does not hold within the time.
 func eventually(t *testing.T, within time.Duration, what string, holds func() (bool, error)) {
 	t.Helper()
-	must(t, lab.Eventually(t.Context(), within, what, holds))
+	trial.Must(t, lab.Eventually(t.Context(), within, what, holds))
 }
 
 // metricsClient is the client of kube-controller-manager for custom metrics.
 func metricsClient(t *testing.T, config *rest.Config) custom_metrics.CustomMetricsClient {
 	t.Helper()
 	client, err := discovery.NewDiscoveryClientForConfig(stage.Config)
-	must(t, err)
+	trial.Must(t, err)
 	asked, err := discovery.NewDiscoveryClientForConfig(config)
-	must(t, err)
+	trial.Must(t, err)
 	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(client))
 	return custom_metrics.NewForConfig(config, mapper, custom_metrics.NewAvailableAPIsGetter(asked))
 }
@@ -85,9 +79,9 @@ func callsOf(client custom_metrics.CustomMetricsClient, namespace, deployment st
 func play(t *testing.T, namespace string, most int32, metric autoscalingv2.MetricSpec, window time.Duration) {
 	t.Helper()
 	_, err := stage.Client.AppsV1().Deployments(namespace).Create(t.Context(), lab.Agent(namespace, 1), metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	_, err = stage.ReadyPods(t.Context(), namespace, 1)
-	must(t, err)
+	trial.Must(t, err)
 	eventually(t, 30*time.Second, "the agent is registered", func() (bool, error) {
 		for _, a := range stage.Fleet.Agents() {
 			if a.Pod.Namespace == namespace && a.Registered {
@@ -103,7 +97,7 @@ func play(t *testing.T, namespace string, most int32, metric autoscalingv2.Metri
 	})
 	hpa := lab.Autoscaler(namespace, most, metric, window)
 	_, err = stage.Client.AutoscalingV2().HorizontalPodAutoscalers(namespace).Create(t.Context(), hpa, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	eventually(t, 30*time.Second, "the autoscaler is active", func() (bool, error) {
 		active, why, err := scalingActive(t.Context(), namespace)
 		if err == nil && active != corev1.ConditionTrue {
@@ -207,7 +201,7 @@ func dial(t *testing.T, prefix string, n int) []*fleet.Call {
 	}
 	all.Wait()
 	for _, err := range errs {
-		must(t, err)
+		trial.Must(t, err)
 	}
 	return calls
 }
@@ -265,7 +259,7 @@ func joinAll(t *testing.T, livekit int, participants []lab.Participant) (leave f
 	}
 	t.Cleanup(leave)
 	for _, err := range errs {
-		must(t, err)
+		trial.Must(t, err)
 	}
 	return leave
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/callguard/callguard/hack/cluster/local"
 	"github.com/callguard/callguard/test/fleet"
 	"github.com/callguard/callguard/test/lab"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // TestDroppedCallsAreCounted tests the instrument by which other tests know that
@@ -33,9 +34,9 @@ func TestDroppedCallsAreCounted(t *testing.T) {
 			calls := dial(t, ns, 2)
 			calls[0].HangUp()
 			pods, err := stage.ReadyPods(t.Context(), ns, 1)
-			must(t, err)
+			trial.Must(t, err)
 			grace := cases[name].grace
-			must(t, stage.Client.CoreV1().Pods(ns).Delete(t.Context(), pods[0].Name, metav1.DeleteOptions{GracePeriodSeconds: &grace}))
+			trial.Must(t, stage.Client.CoreV1().Pods(ns).Delete(t.Context(), pods[0].Name, metav1.DeleteOptions{GracePeriodSeconds: &grace}))
 			select {
 			case <-calls[1].Done():
 			case <-time.After(30 * time.Second):
@@ -57,7 +58,7 @@ func TestClusterIsReplaced(t *testing.T) {
 	var progress bytes.Buffer
 	config := local.Config{Name: "e2e-second", Nodes: 1, Progress: &progress}
 	cluster, err := local.Up(t.Context(), config)
-	must(t, err)
+	trial.Must(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -67,13 +68,13 @@ func TestClusterIsReplaced(t *testing.T) {
 	})
 	before := pids(t, cluster)
 	again, err := local.Up(t.Context(), config)
-	must(t, err)
+	trial.Must(t, err)
 	if got := pids(t, again); got[local.APIServer] != before[local.APIServer] {
 		t.Error("a healthy instance was replaced")
 	}
-	must(t, cluster.Kill(t.Context(), local.Scheduler))
+	trial.Must(t, cluster.Kill(t.Context(), local.Scheduler))
 	cluster, err = local.Up(t.Context(), config)
-	must(t, err)
+	trial.Must(t, err)
 	if got := pids(t, cluster); got[local.APIServer] == before[local.APIServer] {
 		t.Error("a half-dead instance was inherited")
 	}
@@ -86,7 +87,7 @@ func TestClusterIsReplaced(t *testing.T) {
 func pids(t *testing.T, cluster *local.Cluster) map[string]int {
 	t.Helper()
 	components, err := cluster.Status(t.Context())
-	must(t, err)
+	trial.Must(t, err)
 	found := map[string]int{}
 	for _, c := range components {
 		if !c.Healthy {

@@ -17,6 +17,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/test/fleet"
 	"github.com/callguard/callguard/test/lab"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // TestLatency measures from dialling or hanging up of an agent to the new value
@@ -33,7 +34,7 @@ func TestLatencyWithoutWebhooks(t *testing.T) {
 	pod := lonePod(t, namespace(t, "latency-without"))
 	deaf := adapter(t, "--resync-interval="+shortResync.String(), "--max-staleness=45s")
 	config, err := stage.Direct(t.Context(), deaf)
-	must(t, err)
+	trial.Must(t, err)
 	client := metricsClient(t, config)
 	eventually(t, 30*time.Second, "the adapter without webhooks knows the pod", func() (bool, error) {
 		_, err := valueOf(client, pod)
@@ -50,7 +51,7 @@ func measure(t *testing.T, client custom_metrics.CustomMetricsClient, pod *corev
 		leave, err := lab.Join(t.Context(), stage.LiveKits[0], lab.Participant{
 			Room: fmt.Sprintf("%s-%s-%d", lab.Telephone(0), pod.Namespace, i), Identity: "agent", Kind: lksdk.ParticipantAgent, Attributes: attributed(pod),
 		})
-		must(t, err)
+		trial.Must(t, err)
 		untilServed(t, client, pod, 1)
 		joins = append(joins, time.Since(began)) // dialling is part of it
 		began = time.Now()
@@ -80,9 +81,9 @@ func lonePod(t *testing.T, ns string) *corev1.Pod {
 	none := int64(0)
 	pod.Spec.TerminationGracePeriodSeconds = &none
 	_, err := stage.Client.CoreV1().Pods(ns).Create(t.Context(), pod, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	ready, err := stage.ReadyPods(t.Context(), ns, 1)
-	must(t, err)
+	trial.Must(t, err)
 	client := metricsClient(t, stage.Config)
 	eventually(t, 30*time.Second, "the pod is known to be idle", func() (bool, error) {
 		n, err := valueOf(client, &ready[0])
@@ -106,7 +107,7 @@ func untilServed(t *testing.T, client custom_metrics.CustomMetricsClient, pod *c
 	began := time.Now()
 	for {
 		got, err := valueOf(client, pod)
-		must(t, err)
+		trial.Must(t, err)
 		took := time.Since(began)
 		if got == want {
 			return

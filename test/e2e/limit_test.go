@@ -20,6 +20,7 @@ import (
 
 	"github.com/callguard/callguard/hack/cluster/local"
 	"github.com/callguard/callguard/pkg/weburl"
+	"github.com/callguard/callguard/test/trial"
 )
 
 const (
@@ -47,7 +48,7 @@ type limiter struct {
 func limit(t *testing.T, lk local.LiveKit, most int) *limiter {
 	t.Helper()
 	there, err := weburl.Parse(lk.URL, "http://127.0.0.1:7880")
-	must(t, err)
+	trial.Must(t, err)
 	l := &limiter{most: most}
 	proxy := httputil.NewSingleHostReverseProxy(there)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -161,8 +162,8 @@ func limitedPod(t *testing.T, ns string, which int) (*corev1.Pod, *limitedAdapte
 	lk := stage.LiveKits[which]
 	l := limit(t, lk, limitPerMinute)
 	key, secret := filepath.Join(t.TempDir(), "key"), filepath.Join(t.TempDir(), "secret")
-	must(t, os.WriteFile(key, []byte(lk.APIKey), 0o600))
-	must(t, os.WriteFile(secret, []byte(lk.APISecret), 0o600))
+	trial.Must(t, os.WriteFile(key, []byte(lk.APIKey), 0o600))
+	trial.Must(t, os.WriteFile(secret, []byte(lk.APISecret), 0o600))
 	a := adapter(t, "--livekit-url="+l.url, "--livekit-api-key-file="+key, "--livekit-api-secret-file="+secret,
 		fmt.Sprintf("--livekit-requests-per-minute=%d", limitPerMinute))
 	path := "/apis/custom.metrics.k8s.io/v1beta2/namespaces/" + ns + "/pods/" + pod.Name + "/active_calls"

@@ -28,6 +28,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/test/fleet"
 	"github.com/callguard/callguard/test/lab"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // The projects of the oracle: the adapter's own, a team's, one whose agents name
@@ -156,7 +157,7 @@ func TestOracle(t *testing.T) {
 	setup.Wait()
 	close(problems)
 	for err := range problems {
-		must(t, err)
+		trial.Must(t, err)
 	}
 
 	protobuf := rest.CopyConfig(stage.Config)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/callguard/callguard/hack/cluster/local"
 	"github.com/callguard/callguard/test/lab"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // The adapter's defaults, which these tests run with.
@@ -70,7 +71,7 @@ func TestLiveKitDown(t *testing.T) {
 	stop := watchCalls(t, ns)
 
 	livekit := local.LiveKitName(1)
-	must(t, stage.Cluster.Kill(t.Context(), livekit))
+	trial.Must(t, stage.Cluster.Kill(t.Context(), livekit))
 	down := time.Now()
 	client := metricsClient(t, stage.Config)
 	eventually(t, maxStaleness+5*time.Second, "the metric answers 503 with the reason", func() (bool, error) {
@@ -90,7 +91,7 @@ func TestLiveKitDown(t *testing.T) {
 		}
 	}
 
-	must(t, stage.Cluster.Start(t.Context(), livekit))
+	trial.Must(t, stage.Cluster.Start(t.Context(), livekit))
 	up := time.Now()
 	eventually(t, resync, "the metric answers again within a resync", func() (bool, error) {
 		_, err := callsOf(client, ns, lab.AgentName)
@@ -114,8 +115,8 @@ func TestLiveKitRestarts(t *testing.T) {
 	r := record(t, ns)
 	stop := watchCalls(t, ns)
 	livekit := local.LiveKitName(1)
-	must(t, stage.Cluster.Kill(t.Context(), livekit))
-	must(t, stage.Cluster.Start(t.Context(), livekit))
+	trial.Must(t, stage.Cluster.Kill(t.Context(), livekit))
+	trial.Must(t, stage.Cluster.Start(t.Context(), livekit))
 	back := time.Now()
 	eventually(t, 2*resync, "two resyncs have gone by", func() (bool, error) { return time.Since(back) > 2*resync-time.Second, nil })
 	noneDropped(t, calls)

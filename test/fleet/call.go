@@ -44,7 +44,7 @@ func (c *Call) HangUp() {
 // Done closes when the call is over, for whatever reason.
 func (c *Call) Done() <-chan struct{} { return c.done }
 
-// Dropped says whether the call is lost, and how.
+// Dropped reports whether the call is lost, and how.
 func (c *Call) Dropped() (Loss, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

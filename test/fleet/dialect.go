@@ -59,7 +59,7 @@ func (d Dialect) exitCode() int32 {
 	return 0
 }
 
-// reportsJobs says whether the worker tells LiveKit how its jobs go. Node never does.
+// reportsJobs reports whether the worker tells LiveKit how its jobs go. Node never does.
 func (d Dialect) reportsJobs() bool { return d == Python }
 
 // node is a plain object: every field, always.

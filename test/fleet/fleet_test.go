@@ -114,7 +114,7 @@ func startWith(t *testing.T, pod *corev1.Pod, change func(*Config)) (*Fleet, *fa
 	return f, client, fmt.Sprintf("http://127.0.0.1:%d", port)
 }
 
-// watched says whether a watch of these objects has begun.
+// watched reports whether a watch of these objects has begun.
 func watched(client *fake.Clientset, resource string) bool {
 	return slices.ContainsFunc(client.Actions(), func(a clienttesting.Action) bool { return a.Matches("watch", resource) })
 }

@@ -160,7 +160,7 @@ func (j *job) finish() {
 	j.over = true
 }
 
-// kill ends the job as SIGKILL does: its connections close without a word. It says whether a call was going on.
+// kill ends the job as SIGKILL does: its connections close without a word. It reports whether a call was going on.
 func (j *job) kill() (wasOn bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -114,7 +114,7 @@ type player struct {
 	up      []*Call // oldest first
 }
 
-// turn brings the calls where the plan wants them, and says whether the plan is over.
+// turn brings the calls where the plan wants them, and reports whether the plan is over.
 func (p *player) turn(ctx context.Context, after time.Duration) (over bool) {
 	if p.plan.Rate > 0 {
 		return p.arrive(ctx, after)

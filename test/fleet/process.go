@@ -257,21 +257,21 @@ func (p *process) terminate(grace time.Duration) {
 	p.sigterm()
 }
 
-// pastGrace says whether the process has had all of its grace.
+// pastGrace reports whether the process has had all of its grace.
 func (p *process) pastGrace(now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return !p.graceEnd.IsZero() && !now.Before(p.graceEnd)
 }
 
-// wasKilled says whether the process got SIGKILL.
+// wasKilled reports whether the process got SIGKILL.
 func (p *process) wasKilled() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.cause != ""
 }
 
-// terminating says whether the process got SIGTERM.
+// terminating reports whether the process got SIGTERM.
 func (p *process) terminating() bool {
 	select {
 	case <-p.term:

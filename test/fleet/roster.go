@@ -161,7 +161,7 @@ func (r *roster) cutReason() string {
 	return fmt.Sprint(r.room.DisconnectReason())
 }
 
-// deliberate says whether a participant who left for this reason meant to. LiveKit Agents ends a session at once for
+// deliberate reports whether a participant who left for this reason meant to. LiveKit Agents ends a session at once for
 // these, and otherwise waits for the participant to come back.
 func deliberate(reason livekit.DisconnectReason) bool {
 	switch reason {
@@ -172,7 +172,7 @@ func deliberate(reason livekit.DisconnectReason) bool {
 	}
 }
 
-// human says whether agents answer to this kind of participant.
+// human reports whether agents answer to this kind of participant.
 func human(kind lksdk.ParticipantKind) bool {
 	return kind == lksdk.ParticipantStandard || kind == lksdk.ParticipantSIP || kind == lksdk.ParticipantConnector
 }

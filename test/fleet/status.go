@@ -37,13 +37,13 @@ func mainStatus(pod *corev1.Pod) (corev1.ContainerStatus, bool) {
 	return corev1.ContainerStatus{}, false
 }
 
-// containerRuns says whether the pod's process should run.
+// containerRuns reports whether the pod's process should run.
 func containerRuns(pod *corev1.Pod) bool {
 	status, ok := mainStatus(pod)
 	return ok && pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != "" && status.State.Running != nil
 }
 
-// containerStopped says whether somebody reported the pod's container as stopped.
+// containerStopped reports whether somebody reported the pod's container as stopped.
 func containerStopped(pod *corev1.Pod) bool {
 	status, _ := mainStatus(pod)
 	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed || status.State.Terminated != nil

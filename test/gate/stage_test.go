@@ -293,7 +293,7 @@ func (g *sidecar) annotate(annotations map[string]string) {
 // order has the pod drain, and returns how long the gate took to say so.
 func (g *sidecar) order() time.Duration {
 	g.t.Helper()
-	mark := call.Mark{Intent: call.Drain, At: time.Now()}.String()
+	mark := call.Mark{Intent: call.NodeDrain, At: time.Now()}.String()
 	written := time.Now()
 	g.annotate(map[string]string{"prometheus.io/scrape": "true", call.DrainingAnnotation: mark})
 	for time.Since(written) < 10*time.Second {

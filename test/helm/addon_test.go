@@ -58,7 +58,7 @@ func installAddon(t *testing.T, more ...string) {
 		}
 		// The next test can begin all the same.
 		_, err := command(context.WithoutCancel(t.Context()), "", stage.helm, "uninstall", addon, "-n", addonNamespace, "--no-hooks", "--ignore-not-found")
-		must(t, err)
+		trial.Must(t, err)
 	})
 	helm(t, addonArgs("install", append([]string{"--create-namespace"}, more...)...)...)
 }
@@ -132,7 +132,7 @@ func doorsHold(t *testing.T, namespace string) {
 		return saysDoor(err, "callguard-birth")
 	})
 	owner, err := stage.client.RbacV1().ClusterRoles().Get(t.Context(), guard.BudgetOwner, metav1.GetOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	most := intstr.FromInt32(math.MaxInt32)
 	_, err = asGuard(t).PolicyV1().PodDisruptionBudgets(namespace).Create(t.Context(), &policyv1.PodDisruptionBudget{
 		ObjectMeta: metav1.ObjectMeta{Name: guard.BudgetName, OwnerReferences: []metav1.OwnerReference{
@@ -140,7 +140,7 @@ func doorsHold(t *testing.T, namespace string) {
 		}},
 		Spec: policyv1.PodDisruptionBudgetSpec{MinAvailable: &most, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{call.GuardedLabel: "true"}}},
 	}, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	trial.Within(t, 20*time.Second, "a guarded pod is born", func() error {
 		_, err := stage.client.CoreV1().Pods(namespace).Create(t.Context(), guardedPod("agent"), metav1.CreateOptions{})
 		return err
@@ -158,11 +158,11 @@ func doorsHold(t *testing.T, namespace string) {
 // doorsRefuse tries what the doors are for.
 func doorsRefuse(t *testing.T, namespace string) {
 	t.Helper()
-	must(t, saysDoor(stage.client.CoreV1().Pods(namespace).Delete(t.Context(), "agent", metav1.DeleteOptions{}), "callguard-delete"))
+	trial.Must(t, saysDoor(stage.client.CoreV1().Pods(namespace).Delete(t.Context(), "agent", metav1.DeleteOptions{}), "callguard-delete"))
 	if got := evict(t, namespace, "agent"); got != 429 {
 		t.Errorf("an eviction is answered %d; want 429", got)
 	}
-	must(t, saysDoor(stage.client.PolicyV1().PodDisruptionBudgets(namespace).Delete(t.Context(), guard.BudgetName, metav1.DeleteOptions{}), "callguard-tamper-budget"))
+	trial.Must(t, saysDoor(stage.client.PolicyV1().PodDisruptionBudgets(namespace).Delete(t.Context(), guard.BudgetName, metav1.DeleteOptions{}), "callguard-tamper-budget"))
 }
 
 // saysDoor wants a refusal by a door.
@@ -181,7 +181,7 @@ func saysDoor(err error, door string) error {
 func uninstall(t *testing.T, namespace string) {
 	t.Helper()
 	makeNamespace(t, namespace+"-empty", nil)
-	must(t, stage.client.CoreV1().Namespaces().Delete(t.Context(), namespace+"-empty", metav1.DeleteOptions{}))
+	trial.Must(t, stage.client.CoreV1().Namespaces().Delete(t.Context(), namespace+"-empty", metav1.DeleteOptions{}))
 	trial.Within(t, 3*time.Minute, "the deletion of a namespace waits for the metrics-adapter", func() error {
 		ns, err := stage.client.CoreV1().Namespaces().Get(t.Context(), namespace+"-empty", metav1.GetOptions{})
 		if err != nil {
@@ -203,7 +203,7 @@ func uninstall(t *testing.T, namespace string) {
 	if left := leftBehind(t); len(left) > 0 {
 		t.Errorf("an uninstall leaves %v", left)
 	}
-	must(t, stage.client.CoreV1().Namespaces().Delete(t.Context(), namespace, metav1.DeleteOptions{}))
+	trial.Must(t, stage.client.CoreV1().Namespaces().Delete(t.Context(), namespace, metav1.DeleteOptions{}))
 	for _, ns := range []string{namespace + "-empty", namespace} {
 		trial.Within(t, 3*time.Minute, "namespace "+ns+" goes", func() error {
 			_, err := stage.client.CoreV1().Namespaces().Get(t.Context(), ns, metav1.GetOptions{})
@@ -237,7 +237,7 @@ func leftBehind(t *testing.T) []string {
 func image(t *testing.T, deployment string) string {
 	t.Helper()
 	d, err := stage.client.AppsV1().Deployments(addonNamespace).Get(t.Context(), deployment, metav1.GetOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	return d.Spec.Template.Spec.Containers[0].Image
 }
 
@@ -255,7 +255,7 @@ func caBundles(t *testing.T) map[string]string {
 	bundles := map[string]string{}
 	for _, name := range versions() {
 		s, err := stage.apiServices.ApiregistrationV1().APIServices().Get(t.Context(), name, metav1.GetOptions{})
-		must(t, err)
+		trial.Must(t, err)
 		if s.Spec.InsecureSkipTLSVerify {
 			t.Errorf("APIService %s verifies nobody", name)
 		}
@@ -268,12 +268,12 @@ func caBundles(t *testing.T) map[string]string {
 func keeper(t *testing.T) *servingcert.Keeper {
 	t.Helper()
 	client, err := dynamic.NewForConfig(configOf(addonNamespace, "metrics-adapter"))
-	must(t, err)
+	trial.Must(t, err)
 	k, err := servingcert.New(servingcert.Config{
 		APIServices: servingcert.APIServices(client), Names: versions(), Lifetime: time.Hour, Log: slog.New(slog.DiscardHandler),
 		Service: types.NamespacedName{Namespace: addonNamespace, Name: "metrics-adapter"},
 	})
-	must(t, err)
+	trial.Must(t, err)
 	return k
 }
 
@@ -287,7 +287,7 @@ func adapterPublishes(t *testing.T) map[string]string {
 	go func() { ended <- k.Run(ctx) }()
 	trial.Within(t, 20*time.Second, "the adapter's authority stands in the APIServices", k.Published)
 	stop()
-	must(t, <-ended)
+	trial.Must(t, <-ended)
 	bundles := caBundles(t)
 	for name, bundle := range bundles {
 		if bundle == "" {
@@ -309,14 +309,14 @@ func TestAnotherAdapter(t *testing.T) {
 	}
 	services := stage.apiServices.ApiregistrationV1().APIServices()
 	_, err := services.Create(t.Context(), theirs, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	t.Cleanup(func() {
-		must(t, services.Delete(context.WithoutCancel(t.Context()), versions()[0], metav1.DeleteOptions{}))
+		trial.Must(t, services.Delete(context.WithoutCancel(t.Context()), versions()[0], metav1.DeleteOptions{}))
 	})
 	untouched := func() {
 		t.Helper()
 		is, err := services.Get(t.Context(), versions()[0], metav1.GetOptions{})
-		must(t, err)
+		trial.Must(t, err)
 		if is.Spec.Service.Namespace != "monitoring" || is.Spec.Service.Name != "prometheus-adapter" || len(is.Labels) > 0 {
 			t.Errorf("the APIService was changed: %+v", is)
 		}
@@ -351,7 +351,7 @@ func TestAnotherAdapter(t *testing.T) {
 func releases(t *testing.T, namespace string) map[string]string {
 	t.Helper()
 	var list []struct{ Name, Status string }
-	must(t, json.Unmarshal([]byte(helm(t, "list", "-n", namespace, "-o", "json")), &list))
+	trial.Must(t, json.Unmarshal([]byte(helm(t, "list", "-n", namespace, "-o", "json")), &list))
 	states := map[string]string{}
 	for _, r := range list {
 		states[r.Name] = r.Status
@@ -364,7 +364,7 @@ func releases(t *testing.T, namespace string) map[string]string {
 func TestOwnCertificate(t *testing.T) {
 	const authority = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
 	file := filepath.Join(t.TempDir(), "ca.crt")
-	must(t, os.WriteFile(file, []byte(authority), 0o600))
+	trial.Must(t, os.WriteFile(file, []byte(authority), 0o600))
 	toOwn := addonArgs("upgrade", "--set", "tls.mode=existingSecret", "--set", "tls.existingSecret=own", "--set-file", "tls.caBundle="+file)
 	for name, way := range ways() {
 		t.Run(name, func(t *testing.T) {
@@ -377,7 +377,7 @@ func TestOwnCertificate(t *testing.T) {
 				}
 				// Helm stopped half-way, as README.md says: new pods bring a certificate that nobody trusts yet.
 				d, err := stage.client.AppsV1().Deployments(addonNamespace).Get(t.Context(), "metrics-adapter", metav1.GetOptions{})
-				must(t, err)
+				trial.Must(t, err)
 				if args := strings.Join(d.Spec.Template.Spec.Containers[0].Args, " "); !strings.Contains(args, "--tls-cert-file") {
 					t.Errorf("the Deployment was not changed by the upgrade that failed, as README.md says: %s", args)
 				}
@@ -421,7 +421,7 @@ func mayNotPublish(t *testing.T) {
 		return nil
 	})
 	stop()
-	must(t, <-ended)
+	trial.Must(t, <-ended)
 }
 
 // TestElsewhere installs under another name what was uninstalled. The lookout that
@@ -459,7 +459,7 @@ func TestAddonValues(t *testing.T) {
 func ciValues(t *testing.T, chart string) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(repository, chart, "ci", "*-values.yaml"))
-	must(t, err)
+	trial.Must(t, err)
 	if len(files) == 0 {
 		t.Fatalf("%s has no ci/*-values.yaml", chart)
 	}

@@ -37,7 +37,7 @@ func TestAdapterOnTheHostsNetwork(t *testing.T) {
 	}
 	// The simulated nodes are on loopback, for which Kubernetes makes no endpoints: what they would have is what is asked for.
 	service, err := stage.client.CoreV1().Services(addonNamespace).Get(t.Context(), "metrics-adapter", metav1.GetOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	if to := service.Spec.Ports[0].TargetPort.String(); to != pods[0].Spec.Containers[0].Ports[0].Name {
 		t.Errorf("the Service leads to port %s; want the adapter's own, %s", to, pods[0].Spec.Containers[0].Ports[0].Name)
 	}
@@ -76,7 +76,7 @@ func TestNobodySaysAUser(t *testing.T) {
 			}},
 		},
 	}, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	afterwards(t, "delete", "validatingadmissionpolicy", policy)
 	makeNamespace(t, addonNamespace, nil)
 	_, err = bindings.Create(t.Context(), &admissionregistrationv1.ValidatingAdmissionPolicyBinding{
@@ -86,7 +86,7 @@ func TestNobodySaysAUser(t *testing.T) {
 			MatchResources: &admissionregistrationv1.MatchResources{NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": addonNamespace}}},
 		},
 	}, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	afterwards(t, "delete", "validatingadmissionpolicybinding", policy)
 	user := int64(65532)
 	trial.Within(t, 20*time.Second, "a pod that says a user is refused", func() error {
@@ -110,7 +110,7 @@ func afterwards(t *testing.T, args ...string) {
 	t.Helper()
 	t.Cleanup(func() {
 		_, err := command(context.WithoutCancel(t.Context()), "", stage.kubectl, args...)
-		must(t, err)
+		trial.Must(t, err)
 	})
 }
 
@@ -118,11 +118,11 @@ func afterwards(t *testing.T, args ...string) {
 // and none that are new, and restarts nobody.
 func TestReusedValues(t *testing.T) {
 	before := filepath.Join(t.TempDir(), "callguard")
-	must(t, os.CopyFS(before, os.DirFS(filepath.Join(repository, addonChart))))
+	trial.Must(t, os.CopyFS(before, os.DirFS(filepath.Join(repository, addonChart))))
 	text, err := os.ReadFile(filepath.Join(before, "values.yaml"))
-	must(t, err)
+	trial.Must(t, err)
 	values := map[string]any{}
-	must(t, yaml.Unmarshal(text, &values))
+	trial.Must(t, yaml.Unmarshal(text, &values))
 	for _, key := range []string{"commonLabels", "commonAnnotations", "ca", "proxy", "podDefaults", "resourceQuota"} {
 		if _, there := values[key]; !there {
 			t.Fatalf("values.yaml has no %s", key)
@@ -140,17 +140,17 @@ func TestReusedValues(t *testing.T) {
 		}
 	}
 	text, err = yaml.Marshal(values)
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(before, "values.yaml"), text, 0o600))
+	trial.Must(t, err)
+	trial.Must(t, os.WriteFile(filepath.Join(before, "values.yaml"), text, 0o600))
 
 	t.Cleanup(func() {
 		_, err := command(context.WithoutCancel(t.Context()), "", stage.helm, "uninstall", addon, "-n", addonNamespace, "--no-hooks", "--ignore-not-found")
-		must(t, err)
+		trial.Must(t, err)
 	})
 	helm(t, "install", addon, before, "-n", addonNamespace, "--create-namespace", "--set", "metricsAdapter.replicas=1")
 	generations := func() map[string]int64 {
 		list, err := stage.client.AppsV1().Deployments(addonNamespace).List(t.Context(), metav1.ListOptions{})
-		must(t, err)
+		trial.Must(t, err)
 		found := map[string]int64{}
 		for _, d := range list.Items {
 			found[d.Name] = d.Generation

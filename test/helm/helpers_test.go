@@ -43,7 +43,7 @@ func command(ctx context.Context, input, program string, args ...string) (string
 func helm(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := command(t.Context(), "", stage.helm, args...)
-	must(t, err)
+	trial.Must(t, err)
 	return out
 }
 
@@ -64,15 +64,8 @@ func refused(t *testing.T, want []string, args ...string) {
 func kubectl(t *testing.T, input string, args ...string) string {
 	t.Helper()
 	out, err := command(t.Context(), input, stage.kubectl, args...)
-	must(t, err)
+	trial.Must(t, err)
 	return out
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // configOf is an administrator's config in the name of a service account.
@@ -89,7 +82,7 @@ func makeNamespace(t *testing.T, name string, labels map[string]string) {
 	t.Helper()
 	_, err := stage.client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
 	if !apierrors.IsAlreadyExists(err) {
-		must(t, err)
+		trial.Must(t, err)
 	}
 }
 
@@ -147,6 +140,6 @@ func guardedPod(name string) *corev1.Pod {
 func asGuard(t *testing.T) kubernetes.Interface {
 	t.Helper()
 	client, err := kubernetes.NewForConfig(configOf(addonNamespace, "drain-guard"))
-	must(t, err)
+	trial.Must(t, err)
 	return client
 }

@@ -33,9 +33,9 @@ const unlockStep = "drain-guard-unlock"
 func runs(t *testing.T, account string, args ...string) *exec.Cmd {
 	t.Helper()
 	path, err := program()
-	must(t, err)
+	trial.Must(t, err)
 	kubeconfig, err := stage.cluster.ServiceAccountKubeconfig(t.Context(), addonNamespace, account)
-	must(t, err)
+	trial.Must(t, err)
 	return exec.CommandContext(t.Context(), path, append(args, "--kubeconfig="+kubeconfig, "--namespace="+addonNamespace)...)
 }
 
@@ -43,9 +43,9 @@ func runs(t *testing.T, account string, args ...string) *exec.Cmd {
 func guardLives(t *testing.T) (die func()) {
 	t.Helper()
 	ports, err := local.FreePorts(1)
-	must(t, err)
+	trial.Must(t, err)
 	cmd := runs(t, leader.LeaseName, fmt.Sprintf("--bind-address=127.0.0.1:%d", ports[0]))
-	must(t, cmd.Start())
+	trial.Must(t, cmd.Start())
 	die = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill() // it may have ended
 		_ = cmd.Wait()         // with the signal
@@ -85,7 +85,7 @@ func lookoutIsOfARelease(t *testing.T) {
 		uninstallAddon(t)
 		return
 	}
-	must(t, err)
+	trial.Must(t, err)
 }
 
 // TestTemplateUnlocksNothing applies all that `helm template` renders, hooks and all,
@@ -112,28 +112,28 @@ func TestTemplateUnlocksNothing(t *testing.T) {
 	first := runs(t, unlockStep, "unlock", "--after-uninstall")
 	var said strings.Builder
 	first.Stdout, first.Stderr = &said, &said
-	must(t, first.Start())
+	trial.Must(t, first.Start())
 	kubectl(t, all, "apply", "--server-side", "-f", "-")
 	t.Cleanup(func() {
 		_, err := command(context.WithoutCancel(t.Context()), all, stage.kubectl, "delete", "--ignore-not-found", "--wait=false", "-f", "-")
-		must(t, err)
+		trial.Must(t, err)
 	})
 	const ns = "calls-template"
 	guardLives(t)
 	guardedNamespace(t, ns)
-	must(t, first.Wait())
+	trial.Must(t, first.Wait())
 	if !strings.Contains(said.String(), "callguard is installed") {
 		t.Errorf("the Job that came first says %q", said.String())
 	}
 
 	leased := func() string {
 		lease, err := stage.client.CoordinationV1().Leases(addonNamespace).Get(t.Context(), leader.LeaseName, metav1.GetOptions{})
-		must(t, err)
+		trial.Must(t, err)
 		return *lease.Spec.HolderIdentity
 	}
 	holder, began := leased(), time.Now()
 	out, err := runs(t, unlockStep, "unlock", "--after-uninstall").CombinedOutput()
-	must(t, err)
+	trial.Must(t, err)
 	t.Logf("after %s the Job says: %s", time.Since(began).Round(time.Millisecond), strings.TrimSpace(string(out)))
 	if !strings.Contains(string(out), "callguard is installed") {
 		t.Errorf("the Job says %q", out)
@@ -171,7 +171,7 @@ func TestUninstall(t *testing.T) {
 		trial.Within(t, 30*time.Second, "the budget cannot be deleted", func() error {
 			return saysDoor(stage.client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), guard.BudgetName, metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}), "callguard-tamper-budget")
 		})
-		must(t, stage.client.RbacV1().ClusterRoles().Delete(t.Context(), guard.BudgetOwner, metav1.DeleteOptions{}))
+		trial.Must(t, stage.client.RbacV1().ClusterRoles().Delete(t.Context(), guard.BudgetOwner, metav1.DeleteOptions{}))
 	}
 	cases := map[string]struct {
 		reason string
@@ -198,11 +198,11 @@ func TestUninstall(t *testing.T) {
 			before: func(t *testing.T, ns string) {
 				t.Helper()
 				owner, err := stage.client.RbacV1().ClusterRoles().Get(t.Context(), guard.BudgetOwner, metav1.GetOptions{})
-				must(t, err)
+				trial.Must(t, err)
 				deleteOwner(t, ns)
 				owner.ObjectMeta = metav1.ObjectMeta{Name: owner.Name, Labels: owner.Labels, Annotations: owner.Annotations}
 				owner, err = stage.client.RbacV1().ClusterRoles().Create(t.Context(), owner, metav1.CreateOptions{})
-				must(t, err)
+				trial.Must(t, err)
 				trial.Within(t, 20*time.Second, "the budget is the new owner's", func() error {
 					is, err := stage.client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), guard.BudgetName, metav1.GetOptions{})
 					if err != nil {
@@ -235,7 +235,7 @@ func TestUninstall(t *testing.T) {
 			if tc.hooks {
 				go func() { ended <- playUnlockStep(t.Context(), t) }()
 				helm(t, "uninstall", addon, "-n", addonNamespace)
-				must(t, <-ended)
+				trial.Must(t, <-ended)
 			} else {
 				uninstallAddon(t)
 			}

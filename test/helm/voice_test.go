@@ -39,7 +39,7 @@ type release struct{ namespace, name, file string }
 func voice(t *testing.T) release {
 	t.Helper()
 	t.Parallel()
-	must(t, theAddon())
+	trial.Must(t, theAddon())
 	namespace := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(strings.TrimPrefix(t.Name(), "Test")))
 	makeNamespace(t, namespace, nil)
 	// No guard runs that would make a budget, so an administrator says that calls are not held here.
@@ -56,7 +56,7 @@ func (r release) agent() string { return r.name + "-voice-agent-agent" }
 func (r release) deployment(t *testing.T, name string) *appsv1.Deployment {
 	t.Helper()
 	d, err := stage.client.AppsV1().Deployments(r.namespace).Get(t.Context(), name, metav1.GetOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	return d
 }
 
@@ -76,14 +76,14 @@ func (r release) scale(t *testing.T, replicas int32) {
 	_, err := stage.client.AppsV1().Deployments(r.namespace).UpdateScale(t.Context(), r.agent(), &autoscalingv1.Scale{
 		ObjectMeta: metav1.ObjectMeta{Namespace: r.namespace, Name: r.agent()}, Spec: autoscalingv1.ScaleSpec{Replicas: replicas},
 	}, metav1.UpdateOptions{FieldManager: "kube-controller-manager"})
-	must(t, err)
+	trial.Must(t, err)
 }
 
 // method is how Helm writes the release: ssa, by server-side apply, or csa.
 func (r release) method(t *testing.T) string {
 	t.Helper()
 	var said struct{ ApplyMethod string }
-	must(t, json.Unmarshal([]byte(helm(t, "get", "metadata", r.name, "-n", r.namespace, "-o", "json")), &said))
+	trial.Must(t, json.Unmarshal([]byte(helm(t, "get", "metadata", r.name, "-n", r.namespace, "-o", "json")), &said))
 	return said.ApplyMethod
 }
 
@@ -162,7 +162,7 @@ func TestHandOver(t *testing.T) {
 func documentedHandOver(t *testing.T) (command []string, object string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(repository, voiceChart, "README.md"))
-	must(t, err)
+	trial.Must(t, err)
 	_, rest, found := strings.Cut(string(text), "\nkubectl apply --server-side --field-manager=handover")
 	line, rest, _ := strings.Cut(rest, " <<'Y'\n")
 	object, _, ended := strings.Cut(rest, "\nY\n")
@@ -183,13 +183,13 @@ func TestSideBySide(t *testing.T) {
 	readyPods(t, one.namespace, agentSelector+",app.kubernetes.io/instance="+one.name, 3)
 	readyPods(t, two.namespace, agentSelector+",app.kubernetes.io/instance="+two.name, 2)
 	budgets, err := stage.client.PolicyV1().PodDisruptionBudgets(one.namespace).List(t.Context(), metav1.ListOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	pods, err := stage.client.CoreV1().Pods(one.namespace).List(t.Context(), metav1.ListOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	for _, pod := range pods.Items {
 		for _, b := range budgets.Items {
 			selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
-			must(t, err)
+			trial.Must(t, err)
 			if selector.Matches(labels.Set(pod.Labels)) && b.Labels["app.kubernetes.io/instance"] != pod.Labels["app.kubernetes.io/instance"] {
 				t.Errorf("PodDisruptionBudget %s holds pod %s of the other release", b.Name, pod.Name)
 			}
@@ -261,11 +261,11 @@ func TestNoValueChangesASelector(t *testing.T) {
 		check(r.file)
 	}
 	next := filepath.Join(t.TempDir(), "voice-agent")
-	must(t, os.CopyFS(next, os.DirFS(filepath.Join(repository, voiceChart))))
+	trial.Must(t, os.CopyFS(next, os.DirFS(filepath.Join(repository, voiceChart))))
 	about, err := os.ReadFile(filepath.Join(next, "Chart.yaml"))
-	must(t, err)
+	trial.Must(t, err)
 	newer := strings.Replace(string(about), "\nversion: ", "\nversion: 9", 1)
-	must(t, os.WriteFile(filepath.Join(next, "Chart.yaml"), []byte(newer), 0o600))
+	trial.Must(t, os.WriteFile(filepath.Join(next, "Chart.yaml"), []byte(newer), 0o600))
 	args := r.args("upgrade")
 	args[slices.Index(args, voiceChart)] = next
 	helm(t, args...)
@@ -279,7 +279,7 @@ func TestNoValueChangesASelector(t *testing.T) {
 func (r release) selectors(t *testing.T) map[string]string {
 	t.Helper()
 	list, err := stage.client.AppsV1().Deployments(r.namespace).List(t.Context(), metav1.ListOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	found := map[string]string{}
 	for _, d := range list.Items {
 		found[d.Name] = metav1.FormatLabelSelector(d.Spec.Selector)
@@ -300,7 +300,7 @@ func TestBudgetWithoutCallguard(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Name: "no-more-pods"},
 		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: {}}},
 	}, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	r.allows(t, 2)
 
 	for i := range pods {
@@ -342,7 +342,7 @@ func (r release) setReady(t *testing.T, name string, ready corev1.ConditionStatu
 	t.Helper()
 	patch := fmt.Sprintf(`{"status":{"conditions":[{"type":"Ready","status":%q},{"type":"ContainersReady","status":%q}]}}`, ready, ready)
 	_, err := stage.client.CoreV1().Pods(r.namespace).Patch(t.Context(), name, "application/strategic-merge-patch+json", []byte(patch), metav1.PatchOptions{}, "status")
-	must(t, err)
+	trial.Must(t, err)
 }
 
 // TestServerTakesEveryObject: a dry run of Helm does not see what a server-side

@@ -31,6 +31,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/realtime"
+	"github.com/callguard/callguard/test/trial"
 )
 
 const privateNamespace = "private"
@@ -56,7 +57,7 @@ func privateAuthority(t *testing.T, p *phones) {
 	}
 	// It has a private address, which is no Service of the team's: an administrator allows it.
 	host, _, err := net.SplitHostPort(address)
-	must(t, err)
+	trial.Must(t, err)
 	helm(t, "upgrade", addon, "charts/callguard", "-n", addonNamespace, "--reuse-values", "--set", "ca.configMap=authority",
 		"--set", "livekit.allowCIDRs={"+host+"/32}", "--wait", "--timeout", "3m")
 
@@ -132,15 +133,15 @@ func newAuthority(t *testing.T) *authority {
 	a := &authority{file: filepath.Join(t.TempDir(), "ca.crt")}
 	var err error
 	a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
+	trial.Must(t, err)
 	a.certificate = &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "an authority of one's own"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, a.certificate, a.certificate, &a.key.PublicKey, a.key)
-	must(t, err)
-	must(t, os.WriteFile(a.file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	trial.Must(t, err)
+	trial.Must(t, os.WriteFile(a.file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
 	return a
 }
 
@@ -149,22 +150,22 @@ func newAuthority(t *testing.T) *authority {
 func (a *authority) serve(t *testing.T, p *phones) string {
 	t.Helper()
 	slices, err := stage.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).List(t.Context(), metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=kubernetes"})
-	must(t, err)
+	trial.Must(t, err)
 	if len(slices.Items) == 0 {
 		t.Fatal("kube-apiserver has no address")
 	}
 	host := slices.Items[0].Endpoints[0].Addresses[0]
 
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
+	trial.Must(t, err)
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: host}, IPAddresses: []net.IP{net.ParseIP(host)},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, a.certificate, &key.PublicKey, a.key)
-	must(t, err)
+	trial.Must(t, err)
 
 	server, err := url.Parse(strings.Replace(p.url, "ws", "http", 1))
-	must(t, err)
+	trial.Must(t, err)
 	mux := http.NewServeMux()
 	mux.Handle("/", httputil.NewSingleHostReverseProxy(server))
 	mux.HandleFunc("/v1/models", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(model)) })
@@ -178,9 +179,9 @@ func (a *authority) serve(t *testing.T, p *phones) string {
 		_, _, _ = conn.ReadMessage() // the asker ends it
 	})
 	front := httptest.NewUnstartedServer(mux)
-	must(t, front.Listener.Close())
+	trial.Must(t, front.Listener.Close())
 	front.Listener, err = net.Listen("tcp", net.JoinHostPort(host, "0"))
-	must(t, err)
+	trial.Must(t, err)
 	front.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}} //nolint:gosec // the tests' own
 	front.StartTLS()
 	t.Cleanup(front.Close)

@@ -23,6 +23,8 @@ import (
 	lksdk "github.com/livekit/server-sdk-go/v2"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/callguard/callguard/test/trial"
 )
 
 const pace = 100 * time.Millisecond
@@ -66,7 +68,7 @@ func kubectl(t *testing.T, args ...string) string {
 func asWritten(t *testing.T, after string, words map[string]string, more string) {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(repository, "README.md"))
-	must(t, err)
+	trial.Must(t, err)
 	_, rest, found := strings.Cut(string(raw), after)
 	_, rest, open := strings.Cut(rest, "\n```\n")
 	lines, _, closed := strings.Cut(rest, "\n```\n")
@@ -81,8 +83,8 @@ func asWritten(t *testing.T, after string, words map[string]string, more string)
 	}) + more
 	dir, bin := t.TempDir(), t.TempDir()
 	root, err := filepath.Abs(repository)
-	must(t, err)
-	must(t, errors.Join(
+	trial.Must(t, err)
+	trial.Must(t, errors.Join(
 		os.Symlink(filepath.Join(root, "charts"), filepath.Join(dir, "charts")),
 		os.Symlink(stage.helm, filepath.Join(bin, "helm")), os.Symlink(stage.kubectl, filepath.Join(bin, "kubectl")),
 		os.WriteFile(filepath.Join(dir, "key.txt"), []byte("sk-of-nobody"), 0o600),
@@ -158,18 +160,11 @@ func eventually(t *testing.T, within time.Duration, what string, holds func() er
 	t.Fatalf("did not happen within %s: %s: %v", within, what, err)
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // pods of a namespace with these labels that are not ending.
 func pods(t *testing.T, namespace, selector string) []corev1.Pod {
 	t.Helper()
 	list, err := stage.client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: selector})
-	must(t, err)
+	trial.Must(t, err)
 	var out []corev1.Pod
 	for _, p := range list.Items {
 		if p.DeletionTimestamp == nil {
@@ -322,7 +317,7 @@ func (p *phones) agents(t *testing.T) []agent {
 	var agents []agent
 	for _, name := range p.going() {
 		list, err := api.ListParticipants(t.Context(), &livekit.ListParticipantsRequest{Room: name})
-		must(t, err)
+		trial.Must(t, err)
 		for _, one := range list.GetParticipants() {
 			if one.GetKind() == livekit.ParticipantInfo_AGENT {
 				agents = append(agents, agent{one, name})

@@ -22,6 +22,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	witness "github.com/callguard/callguard/pkg/witness/gate"
 	"github.com/callguard/callguard/test/nodeagent"
+	"github.com/callguard/callguard/test/trial"
 )
 
 const (
@@ -142,7 +143,7 @@ func installVoice(t *testing.T, p *phones) {
 	// OpenAI is out of reach here, which a pod is forgiven for five minutes.
 	for _, pod := range pods(t, voiceNamespace, agentSelector) {
 		status, class, err := probed(pod.Status.PodIP)
-		must(t, err)
+		trial.Must(t, err)
 		if status != http.StatusOK || class != "DEGRADED" {
 			t.Errorf("realtime-probe of %s answers %d, %s; want 200, DEGRADED", pod.Name, status, class)
 		}
@@ -240,7 +241,7 @@ const (
 func acknowledged(t *testing.T, took chan<- time.Duration) {
 	t.Helper()
 	watch, err := stage.client.CoreV1().Pods(voiceNamespace).Watch(t.Context(), metav1.ListOptions{LabelSelector: agentSelector})
-	must(t, err)
+	trial.Must(t, err)
 	go func() {
 		defer watch.Stop()
 		seen := map[string]bool{}
@@ -329,7 +330,7 @@ func drainNode(t *testing.T, p *phones) {
 	road := follow(t, "node-2")
 	select {
 	case err := <-drained:
-		must(t, err)
+		trial.Must(t, err)
 	case <-time.After(2 * time.Minute):
 		describe(t)
 		t.Fatal("kubectl drain did not end within 2 minutes of the node's last call")
@@ -348,7 +349,7 @@ func drainNode(t *testing.T, p *phones) {
 func follow(t *testing.T, node string) <-chan string {
 	t.Helper()
 	list, err := stage.client.CoreV1().Pods("").List(t.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
-	must(t, err)
+	trial.Must(t, err)
 	said := make(chan string, len(list.Items))
 	began := time.Now()
 	var roads sync.WaitGroup

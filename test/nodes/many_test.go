@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // manyCalls is how many callers the step of that name has; none without the flag, for two processors need minutes for them.
@@ -108,7 +109,7 @@ func killGate(t *testing.T) int {
 			continue
 		}
 		programs, err := filepath.Glob("/proc/[0-9]*/cmdline")
-		must(t, err)
+		trial.Must(t, err)
 		for _, program := range programs {
 			line, err := os.ReadFile(program)
 			group, gerr := os.ReadFile(filepath.Join(filepath.Dir(program), "cgroup"))
@@ -116,8 +117,8 @@ func killGate(t *testing.T) int {
 				continue // it may have ended
 			}
 			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(program)))
-			must(t, err)
-			must(t, syscall.Kill(pid, syscall.SIGKILL))
+			trial.Must(t, err)
+			trial.Must(t, syscall.Kill(pid, syscall.SIGKILL))
 			return 1
 		}
 	}

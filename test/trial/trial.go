@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package trial is what the tests of many rooms need: to wait for what is to
+// Package trial is what tests share: to wait for what is to
 // happen, and to read a log while it is written.
 //
-// It knows none of our rooms, and no product code imports it.
+// It knows no package of ours, and no product code imports it.
 package trial
 
 import (
@@ -49,6 +49,14 @@ func Within(t testing.TB, limit time.Duration, what string, holds func() error) 
 		if over {
 			t.Fatalf("did not happen within %s: %s: %v", limit, what, err)
 		}
+	}
+}
+
+// Must fails the test at once if there is an error.
+func Must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -39,8 +39,6 @@ import (
 )
 
 const (
-	component = "drain-guard"
-
 	clientQPS, clientBurst = 50, 100
 
 	// maxAskers bounds the connections to metrics and health.
@@ -81,7 +79,7 @@ func (o *Options) client(registry *prometheus.Registry) (kubernetes.Interface, e
 		return nil, fmt.Errorf("no way to the Kubernetes API: %w; run in a pod or set --kubeconfig", err)
 	}
 	config.QPS, config.Burst = clientQPS, clientBurst
-	config.UserAgent = "callguard-" + component
+	config.UserAgent = guard.EventSource
 	config.Wrap(guard.CountWrites(registry))
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -94,9 +92,9 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx), record.WithCorrelatorOptions(correlation()))
 	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
-	recorder := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "callguard-" + component})
+	recorder := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: guard.EventSource})
 
-	about := &corev1.ObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Namespace: o.doors.Namespace, Name: component}
+	about := &corev1.ObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Namespace: o.doors.Namespace, Name: call.GuardName}
 	doors, err := admission.New(admission.Config{Client: client, Values: o.doors, Recorder: recorder, About: about, Registry: registry, Log: log})
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"github.com/callguard/callguard/cmd/internal/program"
 	"github.com/callguard/callguard/cmd/internal/project"
 	"github.com/callguard/callguard/manifests"
+	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/pkg/leader"
 	"github.com/callguard/callguard/pkg/livekit"
@@ -61,7 +62,7 @@ func NewOptions() *Options {
 
 // Flags returns the flags, bound to the options.
 func (o *Options) Flags() *pflag.FlagSet {
-	fs := pflag.NewFlagSet("drain-guard", pflag.ContinueOnError)
+	fs := pflag.NewFlagSet(call.GuardName, pflag.ContinueOnError)
 	o.clusterFlags(fs)
 	guard.AddFlags(fs, &o.guard, &o.doors)
 	fs.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "Lead only while holding the lease "+leader.LeaseName+".")

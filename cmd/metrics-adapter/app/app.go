@@ -30,6 +30,7 @@ import (
 	apimetrics "sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver/metrics"
 
 	"github.com/callguard/callguard/cmd/internal/program"
+	"github.com/callguard/callguard/pkg/apiservice"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/livekit"
 	"github.com/callguard/callguard/pkg/metricsapi"
@@ -43,8 +44,8 @@ import (
 )
 
 const (
-	// settle is how long changes of pods gather before the witnesses hear of them.
-	settle = 100 * time.Millisecond
+	// gatherFor is how long changes of pods gather before the witnesses hear of them.
+	gatherFor = 100 * time.Millisecond
 	// maxInFlight bounds the requests answered at once. A list of 5,000 pods takes
 	// some 4 MB; all autoscalers of a cluster share five workers.
 	maxInFlight = 32
@@ -97,7 +98,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	}
 	asked := poll.Config{
 		Pod:      store.ByUID,
-		Interval: o.workerInterval, MaxStaleness: o.livekit.Rooms.MaxStaleness,
+		Interval: o.podInterval, MaxStaleness: o.livekit.Rooms.MaxStaleness,
 		Timeout: o.workerTimeout, Concurrency: o.workerConcurrency,
 		Registry: registry,
 	}
@@ -177,7 +178,7 @@ func (o *Options) server(watcher *pods.Watcher, log *slog.Logger) (*apiserver.Cu
 		}
 		keeper, err = servingcert.New(servingcert.Config{
 			APIServices: servingcert.APIServices(dynamicClient),
-			Names:       []string{apiServiceName(v1beta1.SchemeGroupVersion.Version), apiServiceName(v1beta2.SchemeGroupVersion.Version)},
+			Names:       apiservice.Names(),
 			Service:     o.serviceName(),
 			Lifetime:    o.certificateLifetime,
 			Log:         log,
@@ -207,8 +208,6 @@ func (o *Options) server(watcher *pods.Watcher, log *slog.Logger) (*apiserver.Cu
 	return server, keeper, nil
 }
 
-func apiServiceName(version string) string { return version + ".custom.metrics.k8s.io" }
-
 // tellWitnesses tells the witnesses which projects and pods there are, after
 // each change.
 func tellWitnesses(ctx context.Context, changed <-chan struct{}, store *pods.Store, projects *rooms.Projects, agents *worker.Reader, gates *gate.Reader) {
@@ -228,7 +227,7 @@ func tellWitnesses(ctx context.Context, changed <-chan struct{}, store *pods.Sto
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(settle):
+		case <-time.After(gatherFor):
 		}
 	}
 }

@@ -15,10 +15,10 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
-	"k8s.io/metrics/pkg/apis/custom_metrics/v1beta1"
 	"k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
 
 	"github.com/callguard/callguard/cmd/internal/program"
+	"github.com/callguard/callguard/pkg/apiservice"
 	"github.com/callguard/callguard/pkg/metricsapi"
 )
 
@@ -73,7 +73,7 @@ func (c *check) run(ctx context.Context, out io.Writer) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	for _, name := range []string{apiServiceName(v1beta1.SchemeGroupVersion.Version), apiServiceName(v1beta2.SchemeGroupVersion.Version)} {
+	for _, name := range apiservice.Names() {
 		if err := untilPassed(ctx, func() error { return c.available(ctx, client.RESTClient(), name) }); err != nil {
 			return err
 		}
@@ -94,26 +94,17 @@ func (c *check) run(ctx context.Context, out io.Writer) error {
 // available returns nil if an APIService is available and ours.
 func (c *check) available(ctx context.Context, client rest.Interface, name string) error {
 	var service apiregistrationv1.APIService
-	if err := get(ctx, client, "/apis/apiregistration.k8s.io/v1/apiservices/"+name, &service); err != nil {
+	if err := get(ctx, client, apiservice.Path(name), &service); err != nil {
 		return fmt.Errorf("cannot read APIService %s: %w", name, err)
 	}
-	owner := ""
-	if service.Spec.Service != nil {
-		owner = service.Spec.Service.Namespace + "/" + service.Spec.Service.Name
-	}
+	owner := apiservice.Owner(&service)
 	if owner != c.service {
 		return fmt.Errorf("APIService %s belongs to Service %q, not %s; one adapter in a cluster can serve custom metrics: remove the other, or set --service", name, owner, c.service)
 	}
-	for _, condition := range service.Status.Conditions {
-		if condition.Type != apiregistrationv1.Available {
-			continue
-		}
-		if condition.Status == apiregistrationv1.ConditionTrue {
-			return nil
-		}
-		return fmt.Errorf("APIService %s is not available: %s: %s; the log of %s says why", name, condition.Reason, condition.Message, c.service)
+	if why := apiservice.Unavailable(&service); why != "" {
+		return fmt.Errorf("APIService %s is not available: %s; the log of %s says why", name, why, c.service)
 	}
-	return fmt.Errorf("APIService %s has no condition %s yet; is kube-apiserver's aggregator running?", name, apiregistrationv1.Available)
+	return nil
 }
 
 // calls reads the calls and says how many there are.

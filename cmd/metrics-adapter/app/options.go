@@ -25,7 +25,7 @@ type Options struct {
 
 	livekit project.Options
 
-	workerInterval    time.Duration
+	podInterval       time.Duration
 	workerTimeout     time.Duration
 	workerConcurrency int
 
@@ -45,7 +45,7 @@ func NewOptions() *Options {
 		livekit: project.Options{Rooms: rooms.Settings{
 			Resync: 15 * time.Second, MaxStaleness: 45 * time.Second, Timeout: livekit.DefaultTimeout, Concurrency: 16, Hints: true,
 		}},
-		workerInterval:      15 * time.Second,
+		podInterval:         15 * time.Second,
 		workerTimeout:       2 * time.Second,
 		workerConcurrency:   32,
 		webhookAddress:      ":8090",
@@ -68,7 +68,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 		MaxStaleness: "Age from which a reading is not believed any more, and the metrics answer 503. A room counts as read while LiveKit's list of rooms says the same of it.",
 		Limit:        "Within a limit, rooms whose line in LiveKit's list has changed are read first. Where it is too low for what changes, metrics answer 503 and say so.",
 	})
-	fs.DurationVar(&o.workerInterval, "worker-interval", o.workerInterval, "How often each agent's GET /worker, or its gate's GET /calls, is asked.")
+	fs.DurationVar(&o.podInterval, "pod-interval", o.podInterval, "How often each pod is asked: its call-gate, or the GET /worker of its agent.")
 	fs.DurationVar(&o.workerTimeout, "worker-timeout", o.workerTimeout, "Time limit of one request to an agent or its gate.")
 	fs.IntVar(&o.workerConcurrency, "worker-concurrency", o.workerConcurrency, "Requests to agents under way at once, and as many to gates.")
 	fs.StringVar(&o.webhookAddress, "webhook-bind-address", o.webhookAddress, "Address that takes LiveKit's webhooks at "+rooms.WebhookPath+"; empty for none.")
@@ -83,8 +83,8 @@ func (o *Options) Flags() *pflag.FlagSet {
 func (o *Options) Validate() error {
 	var m program.Mistakes
 	o.livekit.Validate(&m)
-	m.AtLeast("max-staleness", o.livekit.Rooms.MaxStaleness, 2*o.workerInterval)
-	m.AtLeast("worker-interval", o.workerInterval, time.Second)
+	m.AtLeast("max-staleness", o.livekit.Rooms.MaxStaleness, 2*o.podInterval)
+	m.AtLeast("pod-interval", o.podInterval, time.Second)
 	m.AtLeast("worker-timeout", o.workerTimeout, 100*time.Millisecond)
 	m.AtLeast("certificate-lifetime", o.certificateLifetime, time.Minute)
 	m.Concurrency("worker-concurrency", o.workerConcurrency)
@@ -112,7 +112,7 @@ func (o *Options) serviceName() types.NamespacedName {
 	return types.NamespacedName{Namespace: namespace, Name: name}
 }
 
-// selfMadeCertificate says whether no certificate comes from outside.
+// selfMadeCertificate reports whether no certificate comes from outside.
 func (o *Options) selfMadeCertificate() bool {
 	cert := o.base.SecureServing.ServerCert
 	return cert.CertKey.CertFile == "" && cert.CertKey.KeyFile == "" && cert.CertDirectory == ""

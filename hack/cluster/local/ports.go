@@ -61,7 +61,7 @@ func freePorts(n int, taken map[int]bool) (ports []int, err error) {
 	return ports, nil
 }
 
-// hold listens on a port, and says whether it could. What it returns is to be closed either way.
+// hold listens on a port, and reports whether it could. What it returns is to be closed either way.
 func hold(port int) (held []io.Closer, ok bool) {
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	tcp, err := net.Listen("tcp", addr)

@@ -39,13 +39,13 @@ func TestStory(t *testing.T) {
 		return f
 	}
 	aside := func(able int) verdict.Facts {
-		f := wanted(call.Drain)
+		f := wanted(call.NodeDrain)
 		f.Pod.State, f.Workload.Able = call.Aside, able
 		return f
 	}
 	draining := func(intent call.Intent, seconds int, readings ...call.Reading) verdict.Facts {
 		f := wanted(intent)
-		f.Now, f.Pod.State, f.Pod.Drained, f.QuietSince, f.Workload.Able = at(seconds), call.Draining, drained, drained, 4
+		f.Now, f.Pod.State, f.Pod.DrainingSince, f.QuietSince, f.Workload.Able = at(seconds), call.Draining, drained, drained, 4
 		for i, r := range readings {
 			f.Readings = append(f.Readings, verdict.Reading{Witness: call.DefaultWitnesses()[i], Reading: r, Since: r.At()})
 		}
@@ -72,50 +72,50 @@ func TestStory(t *testing.T) {
 		says    string // "rule: sentence"
 	}{
 		{"Before anything happens.", serving(), verdict.Serve, false, "serving: nobody wants the pod to go"},
-		{"Its node is cordoned.", wanted(call.Drain), verdict.SetAside, false, "bounds: a replacement comes first"},
-		{"Its neighbour was first.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Workload.Coming, f.Workload.Able = 1, 2 }), verdict.Hold, false,
+		{"Its node is cordoned.", wanted(call.NodeDrain), verdict.SetAside, false, "bounds: a replacement comes first"},
+		{"Its neighbour was first.", with(wanted(call.NodeDrain), func(f *verdict.Facts) { f.Workload.Coming, f.Workload.Able = 1, 2 }), verdict.Hold, false,
 			"bounds: replacements of its workload are not ready yet"},
 		{"The replacement has not started.", aside(3), verdict.Hold, false,
 			"floor: too few others of its workload can take calls; it goes on serving until replacements are ready"},
 		{"The replacement is ready.", aside(4), verdict.Drain, false, "floor: enough others can take calls"},
-		{"Marked just now, and nobody was asked since.", draining(call.Drain, 10, call.Reading{}, call.Reading{}), verdict.Hold, false,
+		{"Marked just now, and nobody was asked since.", draining(call.NodeDrain, 10, call.Reading{}, call.Reading{}), verdict.Hold, false,
 			"unknown: its witness rooms cannot tell whether it holds calls: nobody has answered yet"},
-		{"A call goes on.", draining(call.Drain, 60, known(1, 59), known(1, 60)), verdict.Hold, false, "calls: it holds calls"},
-		{"The agent does not answer meanwhile.", draining(call.Drain, 61, known(1, 60), call.Unknown("no route")), verdict.Hold, false, "calls: it holds calls"},
-		{"The call is over, says LiveKit.", draining(call.Drain, 90, known(0, 89), call.Unknown("no route")), verdict.Hold, false,
+		{"A call goes on.", draining(call.NodeDrain, 60, known(1, 59), known(1, 60)), verdict.Hold, false, "calls: it holds calls"},
+		{"The agent does not answer meanwhile.", draining(call.NodeDrain, 61, known(1, 60), call.Unknown("no route")), verdict.Hold, false, "calls: it holds calls"},
+		{"The call is over, says LiveKit.", draining(call.NodeDrain, 90, known(0, 89), call.Unknown("no route")), verdict.Hold, false,
 			"unknown: its witness worker cannot tell whether it holds calls: no route"},
-		{"The call is over, say both.", draining(call.Drain, 91, known(0, 90), known(0, 91)), verdict.Release, false, "idle: its calls are over"},
+		{"The call is over, say both.", draining(call.NodeDrain, 91, known(0, 90), known(0, 91)), verdict.Release, false, "idle: its calls are over"},
 
-		{"A call slipped in after the mark.", with(draining(call.Drain, 40, known(0, 40), known(0, 40)), func(f *verdict.Facts) { f.QuietSince = at(30) }), verdict.Hold, false,
+		{"A call slipped in after the mark.", with(draining(call.NodeDrain, 40, known(0, 40), known(0, 40)), func(f *verdict.Facts) { f.QuietSince = at(30) }), verdict.Hold, false,
 			"settle: it is idle; waiting whether a call is still on its way"},
-		{"It was idle when it was marked.", draining(call.Drain, 30, known(0, 30), known(0, 30)), verdict.Hold, false,
+		{"It was idle when it was marked.", draining(call.NodeDrain, 30, known(0, 30), known(0, 30)), verdict.Hold, false,
 			"settle: it is idle; waiting whether a call is still on its way"},
-		{"And no call was on its way.", draining(call.Drain, 31, known(0, 31), known(0, 31)), verdict.Release, false, "idle: its calls are over"},
-		{"The gate makes it sure at once.", with(draining(call.Drain, 11, known(0, 11), known(0, 11)), func(f *verdict.Facts) { f.Sealed = true }), verdict.Release, false,
+		{"And no call was on its way.", draining(call.NodeDrain, 31, known(0, 31), known(0, 31)), verdict.Release, false, "idle: its calls are over"},
+		{"The gate makes it sure at once.", with(draining(call.NodeDrain, 11, known(0, 11), known(0, 11)), func(f *verdict.Facts) { f.Sealed = true }), verdict.Release, false,
 			"idle: its calls are over"},
-		{"A pod without witnesses is not known to be idle.", draining(call.Drain, 9999), verdict.Hold, false, "default: no rule lets the pod go"},
+		{"A pod without witnesses is not known to be idle.", draining(call.NodeDrain, 9999), verdict.Hold, false, "default: no rule lets the pod go"},
 
-		{"The team's own deadline.", with(draining(call.Drain, 3600, known(2, 3599), known(2, 3599)), func(f *verdict.Facts) { f.Deadline = call.Deadline{After: time.Hour, Release: true} }),
+		{"The team's own deadline.", with(draining(call.NodeDrain, 3600, known(2, 3599), known(2, 3599)), func(f *verdict.Facts) { f.Deadline = call.Deadline{After: time.Hour, Release: true} }),
 			verdict.Release, true, "deadline: its own drain deadline is over"},
-		{"The administrator's ceiling.", with(draining(call.Drain, 3600, call.Unknown("LiveKit is down"), known(0, 3599)), func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour }),
+		{"The administrator's ceiling.", with(draining(call.NodeDrain, 3600, call.Unknown("LiveKit is down"), known(0, 3599)), func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour }),
 			verdict.Release, true, "deadline: it was held for as long as the administrator allows"},
-		{"Its calls are over as the ceiling is reached.", with(draining(call.Drain, 3600, known(0, 3599), known(0, 3599)), func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour }),
+		{"Its calls are over as the ceiling is reached.", with(draining(call.NodeDrain, 3600, known(0, 3599), known(0, 3599)), func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour }),
 			verdict.Release, false, "idle: its calls are over"},
 
-		{"Its container has ended.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.Running = false }), verdict.Drain, false, "ended: its agent does not run"},
-		{"And it is marked.", with(draining(call.Drain, 11), func(f *verdict.Facts) { f.Pod.Running = false }), verdict.Release, false, "ended: its agent does not run"},
+		{"Its container has ended.", with(wanted(call.NodeDrain), func(f *verdict.Facts) { f.Pod.Running = false }), verdict.Drain, false, "ended: its agent does not run"},
+		{"And it is marked.", with(draining(call.NodeDrain, 11), func(f *verdict.Facts) { f.Pod.Running = false }), verdict.Release, false, "ended: its agent does not run"},
 
 		{"A scale-down chose it.", with(wanted(call.ScaleDown), func(f *verdict.Facts) { f.Chosen = "it is idle" }), verdict.SetAside, false, "bounds: it is idle"},
-		{"A StatefulSet's pod drains where it is.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.InPlace = "no replacement" }), verdict.Drain, false,
+		{"A StatefulSet's pod drains where it is.", with(wanted(call.NodeDrain), func(f *verdict.Facts) { f.Pod.InPlace = "no replacement" }), verdict.Drain, false,
 			"floor: enough others can take calls"},
-		{"But one at a time.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.InPlace, f.Workload.Able = "no replacement", 2 }), verdict.Hold, false,
+		{"But one at a time.", with(wanted(call.NodeDrain), func(f *verdict.Facts) { f.Pod.InPlace, f.Workload.Able = "no replacement", 2 }), verdict.Hold, false,
 			"floor: too few others of its workload can take calls, and it cannot be replaced first: no replacement"},
 		{"The new revision has a wrong key: it is ready, and can take no call.", with(aside(0), func(f *verdict.Facts) {
 			f.Intent.Intent = call.Rollout
 			f.Workload.Unable = verdict.Unable{Pod: "voice/web-b", Secret: "voice/livekit", Why: call.Refused}
 		}), verdict.Hold, false,
 			"floor: too few others of its workload can take calls: LiveKit refuses the key of Secret voice/livekit (pod voice/web-b); it goes on serving until replacements are ready"},
-		{"Its neighbour's replacement is there, and no worker comes to its gate.", with(wanted(call.Drain), func(f *verdict.Facts) {
+		{"Its neighbour's replacement is there, and no worker comes to its gate.", with(wanted(call.NodeDrain), func(f *verdict.Facts) {
 			f.Workload.Coming, f.Workload.Able = 1, 2
 			f.Workload.Unable = verdict.Unable{Pod: "voice/web-b", Why: call.NoWorker}
 		}), verdict.Hold, false,
@@ -123,13 +123,13 @@ func TestStory(t *testing.T) {
 		{"No pod of the workload has ever been able to take a call: a drain does not wait for that.", with(aside(0), func(f *verdict.Facts) {
 			f.Pod.Unable = verdict.Unable{Pod: "voice/web-a", Why: call.Refused}
 		}), verdict.Drain, false, "floor: it can take no call itself: LiveKit refuses the key of pod voice/web-a"},
-		{"Nor does its step aside.", with(wanted(call.Drain), func(f *verdict.Facts) {
+		{"Nor does its step aside.", with(wanted(call.NodeDrain), func(f *verdict.Facts) {
 			f.Workload.Coming, f.Pod.Unable = 3, verdict.Unable{Pod: "voice/web-a", Why: call.Gone}
 		}), verdict.SetAside, false, "bounds: a replacement comes first"},
 		{"Its Deployment was deleted.", with(wanted(call.Orphan), func(f *verdict.Facts) { f.Workload.Able = 0 }), verdict.Drain, false, "floor: enough others can take calls"},
-		{"It came after the cordon.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Pod.CameSince = true }), verdict.Hold, false,
+		{"It came after the cordon.", with(wanted(call.NodeDrain), func(f *verdict.Facts) { f.Pod.CameSince = true }), verdict.Hold, false,
 			"bounds: it came after the drain began, and so would its replacement; to have it go all the same, annotate it with callguard.dev/leave"},
-		{"However long ago.", with(wanted(call.Drain), func(f *verdict.Facts) {
+		{"However long ago.", with(wanted(call.NodeDrain), func(f *verdict.Facts) {
 			f.Pod.CameSince, f.Now, f.Readings = true, at(9999), idle(9999)
 		}), verdict.Hold, false,
 			"bounds: it came after the drain began, and so would its replacement; to have it go all the same, annotate it with callguard.dev/leave"},
@@ -140,12 +140,12 @@ func TestStory(t *testing.T) {
 			"patience: it is idle, and others that take calls in its place have not come within --replacement-wait"},
 		{"Not for so long.", with(aside(3), func(f *verdict.Facts) { f.Now, f.Readings = at(1199), idle(1199) }), verdict.Hold, false,
 			"floor: too few others of its workload can take calls; it goes on serving until replacements are ready"},
-		{"It has no place to step aside to.", with(wanted(call.Drain), func(f *verdict.Facts) { f.Now, f.Workload.Aside, f.Readings = at(1200), 4, idle(1200) }), verdict.Drain, false,
+		{"It has no place to step aside to.", with(wanted(call.NodeDrain), func(f *verdict.Facts) { f.Now, f.Workload.Aside, f.Readings = at(1200), 4, idle(1200) }), verdict.Drain, false,
 			"patience: it is idle, and others that take calls in its place have not come within --replacement-wait"},
-		{"Nobody is ready, nor is it.", with(wanted(call.Drain), func(f *verdict.Facts) {
+		{"Nobody is ready, nor is it.", with(wanted(call.NodeDrain), func(f *verdict.Facts) {
 			f.Now, f.Pod.Ready, f.Pod.UnreadySince, f.Workload.Able, f.Workload.Coming, f.Readings = at(60), false, at(0), 0, 3, idle(60)
 		}), verdict.Drain, false, "patience: it is idle, and was not ready for a minute"},
-		{"Its probe failed once.", with(wanted(call.Drain), func(f *verdict.Facts) {
+		{"Its probe failed once.", with(wanted(call.NodeDrain), func(f *verdict.Facts) {
 			f.Now, f.Pod.Ready, f.Pod.UnreadySince, f.Workload.Able, f.Workload.Coming, f.Readings = at(59), false, at(0), 0, 3, idle(59)
 		}), verdict.Hold, false, "bounds: replacements of its workload are not ready yet"},
 		{"The team's deadline is over, and nobody takes its place.", with(aside(0), func(f *verdict.Facts) {
@@ -244,8 +244,8 @@ func promise(f verdict.Facts, v verdict.Verdict) string {
 		return "no pod that takes calls stops while too few others can take them, but for a deadline, and for one that is idle and has waited"
 	case v.Outcome == verdict.Hold && p.State != call.Draining && (f.Overdue() != "" || !p.CameSince && waitedEnough(f)):
 		return "no pod waits for others for ever"
-	case v.Outcome == verdict.Hold && p.State == call.Draining && !p.Drained.IsZero() && f.Overdue() != "" &&
-		(f.Now.Sub(f.Pod.Drained) >= f.Limits.Settle && !f.Idle() || f.Now.Sub(f.Pod.Drained) >= f.Limits.Settle+10*time.Second):
+	case v.Outcome == verdict.Hold && p.State == call.Draining && !p.DrainingSince.IsZero() && f.Overdue() != "" &&
+		(f.Now.Sub(f.Pod.DrainingSince) >= f.Limits.Settle && !f.Idle() || f.Now.Sub(f.Pod.DrainingSince) >= f.Limits.Settle+10*time.Second):
 		return "no deadline is passed over, but for seconds in which an idle pod may be believed"
 	case v.Outcome == verdict.Release && p.State != call.Draining:
 		return "only a pod that takes no new call is released"
@@ -270,7 +270,7 @@ func waitedEnough(f verdict.Facts) bool {
 	return f.Idle() && (unready || !halted && f.Now.Sub(from) >= f.Limits.ReplacementWait)
 }
 
-// allZero says whether every witness says zero, on a reading after the mark and,
+// allZero reports whether every witness says zero, on a reading after the mark and,
 // unless the gate has sealed the pod, after no call could be on its way. Without a
 // seal a gate says nothing, and LiveKit alone says so for as long. With one, LiveKit
 // need not answer for an orphan.
@@ -283,14 +283,14 @@ func allZero(f verdict.Facts) bool {
 		if !known && r.Witness == call.Rooms && f.Sealed && f.Intent.Intent == call.Orphan {
 			continue
 		}
-		if !known || n != 0 || !r.At().After(f.Pod.Drained) || !f.Sealed && r.At().Sub(f.QuietSince) <= f.Limits.Settle {
+		if !known || n != 0 || !r.At().After(f.Pod.DrainingSince) || !f.Sealed && r.At().Sub(f.QuietSince) <= f.Limits.Settle {
 			return false
 		}
 	}
 	return len(f.Readings) > 0
 }
 
-// lost says whether the node does not report, nobody counts a call, and LiveKit has
+// lost reports whether the node does not report, nobody counts a call, and LiveKit has
 // seen no agent that may be the pod's for long enough.
 func lost(f verdict.Facts) bool {
 	unseen := false
@@ -299,7 +299,7 @@ func lost(f verdict.Facts) bool {
 		if known && n > 0 {
 			return false
 		}
-		if r.Witness == call.Rooms && known && !r.Unattributed() && r.At().After(f.Pod.Drained) && r.At().Sub(r.Since) >= f.Limits.LostQuiet {
+		if r.Witness == call.Rooms && known && !r.Unattributed() && r.At().After(f.Pod.DrainingSince) && r.At().Sub(r.Since) >= f.Limits.LostQuiet {
 			unseen = true
 		}
 	}
@@ -363,9 +363,9 @@ func situation(random *rand.Rand) verdict.Facts {
 		f.Pod.Unable = verdict.Unable{Pod: "voice/web-6f7d-x1", Why: why()}
 	}
 	if f.Pod.State == call.Draining && !maybe(20) {
-		f.Pod.Drained = ago(200)
+		f.Pod.DrainingSince = ago(200)
 	}
-	f.QuietSince = f.Pod.Drained
+	f.QuietSince = f.Pod.DrainingSince
 	if maybe(4) {
 		if began := ago(200); began.After(f.QuietSince) {
 			f.QuietSince = began

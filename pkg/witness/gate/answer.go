@@ -25,10 +25,10 @@ type Answer struct {
 	Pod types.UID `json:"pod"`
 	At  time.Time `json:"at"`
 
-	// Known says whether Calls is all there is; otherwise Reason says why not.
+	// Known reports whether Calls is all there is; otherwise Reason says why not.
 	Known  bool   `json:"known"`
 	Reason string `json:"reason,omitempty"`
-	// Used says whether a worker has come to the gate, or told it a number of jobs.
+	// Used reports whether a worker has come to the gate, or told it a number of jobs.
 	// Until one does, the agent may be about to start, or go past the gate.
 	Used bool `json:"used"`
 
@@ -50,7 +50,7 @@ type Answer struct {
 	// Drained says that the pod is draining and holds no call, for good.
 	Drained bool `json:"drained"`
 
-	// Able says whether a worker is registered with LiveKit now, for which LiveKit's own
+	// Able reports whether a worker is registered with LiveKit now, for which LiveKit's own
 	// answer to its registration is the evidence: only then can the pod take calls. It is
 	// nil in the answer of a gate of before, of which it is not known.
 	Able *bool `json:"able,omitempty"`

@@ -26,6 +26,7 @@ import (
 	"github.com/callguard/callguard/test/accidents"
 	"github.com/callguard/callguard/test/fleet"
 	"github.com/callguard/callguard/test/lab"
+	"github.com/callguard/callguard/test/trial"
 )
 
 const (
@@ -44,8 +45,8 @@ func TestAccidents(t *testing.T) {
 		Name: lab.InstanceName("accidents"), Nodes: 4, MaxJobs: 50, Progress: os.Stderr,
 		Guard: true, GuardArgs: []string{"--settle=3s", "--lost-node-quiet=5s"}, NodeLeaseSeconds: 8,
 	})
-	must(t, err)
-	t.Cleanup(func() { must(t, stage.Close(context.WithoutCancel(ctx))) })
+	trial.Must(t, err)
+	t.Cleanup(func() { trial.Must(t, stage.Close(context.WithoutCancel(ctx))) })
 	p := &play{t: t, stage: stage}
 	p.set()
 	var table strings.Builder
@@ -78,7 +79,7 @@ func (p *play) set() {
 	p.callers = p.stage.NewCallers()
 	t.Cleanup(p.callers.Close)
 	for ns, pods := range map[string]int32{busy: 4, quiet: 1} {
-		must(t, p.stage.Namespace(ctx, ns))
+		trial.Must(t, p.stage.Namespace(ctx, ns))
 		p.eventually("namespace "+ns+" is locked", func() error {
 			_, err := p.stage.Client.PolicyV1().PodDisruptionBudgets(ns).Get(ctx, "callguard", metav1.GetOptions{})
 			return err
@@ -86,14 +87,14 @@ func (p *play) set() {
 		d := lab.Agent(ns, pods)
 		d.Spec.Template.Annotations = map[string]string{fleet.AgentNameAnnotation: ns, fleet.MaxJobsAnnotation: "1"}
 		_, err := p.stage.Client.AppsV1().Deployments(ns).Create(ctx, d, metav1.CreateOptions{})
-		must(t, err)
+		trial.Must(t, err)
 	}
 	p.owned()
 	p.dial(busy, 4)
 	p.dial(quiet, 2)
 
 	list, err := p.stage.Client.CoreV1().Pods(busy).List(ctx, metav1.ListOptions{})
-	must(t, err)
+	trial.Must(t, err)
 	node := list.Items[0].Spec.NodeName
 	var talking []string
 	for _, pod := range list.Items {
@@ -137,7 +138,7 @@ func (p *play) owned() {
 	t, ctx := p.t, p.t.Context()
 	path := t.TempDir() + "/fleet.yaml"
 	write := func(text string) {
-		must(t, os.WriteFile(path, []byte(text), 0o600))
+		trial.Must(t, os.WriteFile(path, []byte(text), 0o600))
 		p.eventually("it is made", func() error { //nolint:contextcheck // it has the test's own
 			_, err := p.stage.Kubectl(ctx, "apply", "-f", path)
 			return err
@@ -148,7 +149,7 @@ func (p *play) owned() {
 		"versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]}}`)
 	write(`{"apiVersion": "example.com/v1", "kind": "Fleet", "metadata": {"name": "` + accidents.OwnerName + `", "namespace": "` + quiet + `"}}`)
 	uid, err := p.stage.Kubectl(ctx, "get", "fleet", accidents.OwnerName, "-n", quiet, "-o", "jsonpath={.metadata.uid}")
-	must(t, err)
+	trial.Must(t, err)
 	yes := true
 	template := lab.Template()
 	template.Labels["app"] = "fleet"
@@ -159,7 +160,7 @@ func (p *play) owned() {
 		},
 		Spec: template.Spec,
 	}, metav1.CreateOptions{})
-	must(t, err)
+	trial.Must(t, err)
 }
 
 // dial makes n calls to the agents of a namespace, one to each.
@@ -236,7 +237,7 @@ func (p *play) row(t *testing.T, row accidents.Row) string {
 		line += "noticed after " + after + "; "
 	} else if row.Mend != nil {
 		tried := p.refused.Load() + p.passed.Load()
-		must(t, lab.Eventually(t.Context(), noticed, "somebody tries to evict meanwhile", func() (bool, error) {
+		trial.Must(t, lab.Eventually(t.Context(), noticed, "somebody tries to evict meanwhile", func() (bool, error) {
 			return p.refused.Load()+p.passed.Load() > tried, nil
 		}))
 	}
@@ -272,15 +273,8 @@ func within(t *testing.T, since time.Time, limit time.Duration, is func() error)
 
 func (p *play) eventually(what string, is func() error) {
 	p.t.Helper()
-	must(p.t, lab.Eventually(p.t.Context(), 2*time.Minute, what, func() (bool, error) {
+	trial.Must(p.t, lab.Eventually(p.t.Context(), 2*time.Minute, what, func() (bool, error) {
 		err := is()
 		return err == nil, err
 	}))
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

@@ -58,7 +58,7 @@ func TestRule(t *testing.T) {
 		"Orphan":        {reason: "Nobody would replace it, and nobody owns it.", facts: facts(call.Orphan, nil)},
 		"OrphanInPlace": {reason: "Nobody would replace it, and nobody owns it.", facts: facts(call.Orphan, inPlace)},
 	}
-	for _, intent := range []call.Intent{call.Drain, call.LostNode, call.Operator} {
+	for _, intent := range []call.Intent{call.NodeDrain, call.LostNode, call.Operator} {
 		for name, tc := range map[string]testCase{
 			"Free":         {reason: "Nothing is under way: its replacement may come.", facts: facts(intent, nil), want: aside},
 			"CameSince":    {reason: "What comes back to the node would make a new pod for ever.", facts: facts(intent, came), want: since(intent)},

@@ -34,11 +34,11 @@ func (Rule) Advice() verdict.Advice {
 func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	why := f.Overdue()
 	switch {
-	case why == "" || f.Pod.State != call.Draining || f.Pod.Drained.IsZero():
+	case why == "" || f.Pod.State != call.Draining || f.Pod.DrainingSince.IsZero():
 		return verdict.Verdict{}
-	case f.Now.Sub(f.Pod.Drained) < f.Limits.Settle:
+	case f.Now.Sub(f.Pod.DrainingSince) < f.Limits.Settle:
 		return verdict.Verdict{} // it has hardly stopped taking calls, and may yet be seen to be idle
-	case f.Idle() && f.Now.Sub(f.Pod.Drained) < f.Limits.Settle+believed:
+	case f.Idle() && f.Now.Sub(f.Pod.DrainingSince) < f.Limits.Settle+believed:
 		return verdict.Verdict{} // rule idle is about to believe it, and nobody is to be told of calls that there are not
 	default:
 		return verdict.Verdict{Outcome: verdict.Release, Why: why, Forced: true}

@@ -21,8 +21,8 @@ func TestRule(t *testing.T) {
 	release := func(after time.Duration) call.Deadline { return call.Deadline{After: after, Release: true} }
 	facts := func(held, maxHold time.Duration, d call.Deadline) verdict.Facts {
 		return verdict.Facts{
-			Now: wanted.Add(held), Intent: call.Mark{Intent: call.Drain, At: wanted.Add(-24 * time.Hour)}, Since: wanted, Standing: wanted,
-			Pod:      verdict.Pod{State: call.Draining, Running: true, Drained: wanted.Add(20 * time.Minute)},
+			Now: wanted.Add(held), Intent: call.Mark{Intent: call.NodeDrain, At: wanted.Add(-24 * time.Hour)}, Since: wanted, Standing: wanted,
+			Pod:      verdict.Pod{State: call.Draining, Running: true, DrainingSince: wanted.Add(20 * time.Minute)},
 			Readings: []verdict.Reading{{Witness: call.Rooms, Reading: call.Known(3, wanted.Add(held))}},
 			Deadline: d, Limits: verdict.Limits{MaxHold: maxHold, Settle: time.Minute},
 		}
@@ -49,14 +49,14 @@ func TestRule(t *testing.T) {
 		"TeamLaterToo":    {reason: "Before both nothing happens.", facts: facts(time.Hour, 2*time.Hour, release(3*time.Hour)), want: abstain},
 		"Both":            {reason: "Of both the administrator's is told.", facts: facts(2*time.Hour, 2*time.Hour, release(2*time.Hour)), want: byAdministrator},
 
-		"NotDraining": {reason: "It takes no new call first.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Pod.State, f.Pod.Drained = call.Aside, time.Time{} }), want: abstain},
-		"JustMarked":  {reason: "It may yet be seen to be idle.", facts: with(facts(time.Hour, time.Hour, call.Deadline{}), func(f *verdict.Facts) { f.Pod.Drained = f.Now.Add(time.Nanosecond - time.Minute) }), want: abstain},
-		"MarkedLate":  {reason: "It was not.", facts: with(facts(time.Hour, time.Hour, call.Deadline{}), func(f *verdict.Facts) { f.Pod.Drained = f.Now.Add(-time.Minute) }), want: byAdministrator},
+		"NotDraining": {reason: "It takes no new call first.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Pod.State, f.Pod.DrainingSince = call.Aside, time.Time{} }), want: abstain},
+		"JustMarked":  {reason: "It may yet be seen to be idle.", facts: with(facts(time.Hour, time.Hour, call.Deadline{}), func(f *verdict.Facts) { f.Pod.DrainingSince = f.Now.Add(time.Nanosecond - time.Minute) }), want: abstain},
+		"MarkedLate":  {reason: "It was not.", facts: with(facts(time.Hour, time.Hour, call.Deadline{}), func(f *verdict.Facts) { f.Pod.DrainingSince = f.Now.Add(-time.Minute) }), want: byAdministrator},
 		"JustIdle": {reason: "It is idle, and only not believed yet.", facts: with(facts(time.Hour, time.Hour, call.Deadline{}), func(f *verdict.Facts) {
-			f.Pod.Drained, f.Readings[0].Reading = f.Now.Add(time.Nanosecond-time.Minute-believed), call.Known(0, f.Now)
+			f.Pod.DrainingSince, f.Readings[0].Reading = f.Now.Add(time.Nanosecond-time.Minute-believed), call.Known(0, f.Now)
 		}), want: abstain},
 		"NeverBelieved": {reason: "Whatever keeps it, the deadline ends.", facts: with(facts(time.Hour, time.Hour, call.Deadline{}), func(f *verdict.Facts) {
-			f.Pod.Drained, f.Readings[0].Reading = f.Now.Add(-time.Minute-believed), call.Known(0, f.Now)
+			f.Pod.DrainingSince, f.Readings[0].Reading = f.Now.Add(-time.Minute-believed), call.Known(0, f.Now)
 		}), want: byAdministrator},
 		"Cancelled": {reason: "Nobody waits for it any more.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Standing = time.Time{} }), want: abstain},
 		"TakenUp":   {reason: "A drain that is taken up again counts anew.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Standing = f.Now.Add(time.Nanosecond - time.Hour) }), want: abstain},

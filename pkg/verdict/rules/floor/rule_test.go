@@ -38,14 +38,14 @@ func TestRule(t *testing.T) {
 		facts  verdict.Facts
 		want   verdict.Verdict
 	}{
-		"Enough":           {reason: "All that are desired can take calls without it.", facts: facts(call.Drain, 4), want: drain},
-		"OneTooFew":        {reason: "Its replacement is not ready.", facts: facts(call.Drain, 3), want: wait},
-		"InPlaceEnough":    {reason: "All but itself.", facts: facts(call.Drain, 3, inPlace), want: drain},
-		"InPlaceOneTooFew": {reason: "Another one is missing already.", facts: facts(call.Drain, 2, inPlace), want: waitInPlace},
-		"Minimum":          {reason: "The workload says that two are enough.", facts: facts(call.Drain, 2, minimum(2)), want: drain},
-		"BelowMinimum":     {reason: "One is less than two.", facts: facts(call.Drain, 1, minimum(2)), want: wait},
-		"LoneInPlace":      {reason: "A StatefulSet of one has nobody else.", facts: facts(call.Drain, 0, inPlace, desired(1)), want: drain},
-		"LoneMovable":      {reason: "A Deployment of one has its replacement first.", facts: facts(call.Drain, 0, desired(1)), want: wait},
+		"Enough":           {reason: "All that are desired can take calls without it.", facts: facts(call.NodeDrain, 4), want: drain},
+		"OneTooFew":        {reason: "Its replacement is not ready.", facts: facts(call.NodeDrain, 3), want: wait},
+		"InPlaceEnough":    {reason: "All but itself.", facts: facts(call.NodeDrain, 3, inPlace), want: drain},
+		"InPlaceOneTooFew": {reason: "Another one is missing already.", facts: facts(call.NodeDrain, 2, inPlace), want: waitInPlace},
+		"Minimum":          {reason: "The workload says that two are enough.", facts: facts(call.NodeDrain, 2, minimum(2)), want: drain},
+		"BelowMinimum":     {reason: "One is less than two.", facts: facts(call.NodeDrain, 1, minimum(2)), want: wait},
+		"LoneInPlace":      {reason: "A StatefulSet of one has nobody else.", facts: facts(call.NodeDrain, 0, inPlace, desired(1)), want: drain},
+		"LoneMovable":      {reason: "A Deployment of one has its replacement first.", facts: facts(call.NodeDrain, 0, desired(1)), want: wait},
 		"ScaleDown":        {reason: "The others are all that are wanted.", facts: facts(call.ScaleDown, 4), want: drain},
 		"ScaleDownInPlace": {reason: "Nothing replaces it, so all others are asked for.", facts: facts(call.ScaleDown, 3, inPlace), want: waitInPlace},
 		"ScaledToNone":     {reason: "Nobody wants any.", facts: facts(call.ScaleDown, 0, desired(0)), want: drain},
@@ -56,14 +56,14 @@ func TestRule(t *testing.T) {
 		},
 		"RecreateOnDrain": {
 			reason: "A drain is no rollout.",
-			facts:  facts(call.Drain, 2, inPlace, func(f *verdict.Facts) { f.Workload.Recreate = true }), want: waitInPlace,
+			facts:  facts(call.NodeDrain, 2, inPlace, func(f *verdict.Facts) { f.Workload.Recreate = true }), want: waitInPlace,
 		},
 		"Orphan":            {reason: "Nobody wants any.", facts: facts(call.Orphan, 0), want: drain},
 		"LostUnready":       {reason: "It takes no call as it is.", facts: facts(call.LostNode, 0, unready), want: lost},
 		"LostButReady":      {reason: "A custom taint, or a node that came back: it still serves.", facts: facts(call.LostNode, 0), want: wait},
 		"LostReadyEnough":   {reason: "The others can take its calls.", facts: facts(call.LostNode, 4), want: drain},
-		"UnreadyButNotLost": {reason: "It may become ready and be needed.", facts: facts(call.Drain, 3, unready), want: wait},
-		"Draining":          {reason: "The step is past.", facts: facts(call.Drain, 0, draining)},
+		"UnreadyButNotLost": {reason: "It may become ready and be needed.", facts: facts(call.NodeDrain, 3, unready), want: wait},
+		"Draining":          {reason: "The step is past.", facts: facts(call.NodeDrain, 0, draining)},
 		"DrainingLost":      {reason: "The step is past.", facts: facts(call.LostNode, 0, draining, unready)},
 	}
 	for name, tc := range cases {

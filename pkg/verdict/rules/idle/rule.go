@@ -25,10 +25,10 @@ func (Rule) Advice() verdict.Advice {
 
 // Judge implements verdict.Rule.
 func (Rule) Judge(f verdict.Facts) verdict.Verdict {
-	if f.Pod.State != call.Draining || f.Pod.Drained.IsZero() || len(f.Readings) == 0 {
+	if f.Pod.State != call.Draining || f.Pod.DrainingSince.IsZero() || len(f.Readings) == 0 {
 		return verdict.Verdict{}
 	}
-	from := f.Pod.Drained
+	from := f.Pod.DrainingSince
 	if !f.Sealed {
 		if !settles(f) {
 			return verdict.Verdict{}
@@ -47,7 +47,7 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	return verdict.Verdict{Outcome: verdict.Release, Why: "its calls are over"}
 }
 
-// settles says whether time alone can make zero final.
+// settles reports whether time alone can make zero final.
 func settles(f verdict.Facts) bool {
 	for _, r := range f.Readings {
 		switch {

@@ -32,8 +32,8 @@ func TestRule(t *testing.T) {
 	cannotTell := verdict.Reading{Witness: call.Worker, Reading: call.Unknown("it does not answer")}
 	facts := func(readings ...verdict.Reading) verdict.Facts {
 		return verdict.Facts{
-			Now: mark.Add(time.Hour), Intent: call.Mark{Intent: call.Drain, At: mark},
-			Pod:        verdict.Pod{State: call.Draining, Running: true, Drained: mark},
+			Now: mark.Add(time.Hour), Intent: call.Mark{Intent: call.NodeDrain, At: mark},
+			Pod:        verdict.Pod{State: call.Draining, Running: true, DrainingSince: mark},
 			QuietSince: mark, Readings: readings, Limits: verdict.Limits{Settle: settle},
 		}
 	}
@@ -95,7 +95,7 @@ func TestRule(t *testing.T) {
 
 		"Serving":    {reason: "A pod that takes calls is not released.", facts: with(facts(worker(0, time.Minute)), func(f *verdict.Facts) { f.Pod.State = call.Serving }), want: abstain},
 		"Aside":      {reason: "A pod that takes calls is not released.", facts: with(facts(worker(0, time.Minute)), func(f *verdict.Facts) { f.Pod.State = call.Aside }), want: abstain},
-		"MarkNoTime": {reason: "A mark that cannot be read dates nothing.", facts: with(facts(worker(0, time.Minute)), func(f *verdict.Facts) { f.Pod.Drained = time.Time{} }), want: abstain},
+		"MarkNoTime": {reason: "A mark that cannot be read dates nothing.", facts: with(facts(worker(0, time.Minute)), func(f *verdict.Facts) { f.Pod.DrainingSince = time.Time{} }), want: abstain},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -34,7 +34,7 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 		n, known := r.Calls()
 		busy = busy || known && n > 0
 		quiet = quiet || r.Witness == call.Rooms && known && !r.Unattributed() &&
-			r.At().After(f.Pod.Drained) && r.At().Sub(r.Since) >= f.Limits.LostQuiet
+			r.At().After(f.Pod.DrainingSince) && r.At().Sub(r.Since) >= f.Limits.LostQuiet
 	}
 	if quiet && !busy {
 		return verdict.Verdict{Outcome: verdict.Release, Why: "its node is lost and LiveKit has no agent of it"}

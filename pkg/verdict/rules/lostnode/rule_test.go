@@ -34,7 +34,7 @@ func TestRule(t *testing.T) {
 	facts := func(change func(*verdict.Facts), readings ...verdict.Reading) verdict.Facts {
 		f := verdict.Facts{
 			Now: lost.Add(time.Hour), LostSince: lost, Intent: call.Mark{Intent: call.LostNode, At: lost},
-			Pod:      verdict.Pod{State: call.Draining, Running: true, Drained: drained},
+			Pod:      verdict.Pod{State: call.Draining, Running: true, DrainingSince: drained},
 			Readings: readings, LeaseExpired: true, QuietSince: drained,
 			Limits: verdict.Limits{Settle: 20 * time.Second, LostQuiet: quiet},
 		}
@@ -68,7 +68,7 @@ func TestRule(t *testing.T) {
 				Witness: call.Rooms, Reading: call.Known(0, drained), Since: drained.Add(-time.Hour),
 			}), want: abstain,
 		},
-		"NotLost":     {reason: "A drained node answers for its pods.", facts: facts(func(f *verdict.Facts) { f.Intent.Intent, f.LostSince = call.Drain, time.Time{} }, reads(call.Rooms, 0, time.Hour)), want: abstain},
+		"NotLost":     {reason: "A drained node answers for its pods.", facts: facts(func(f *verdict.Facts) { f.Intent.Intent, f.LostSince = call.NodeDrain, time.Time{} }, reads(call.Rooms, 0, time.Hour)), want: abstain},
 		"OtherIntent": {reason: "Whatever else wants it gone, its agent cannot be asked.", facts: facts(func(f *verdict.Facts) { f.Intent.Intent = call.Orphan }, reads(call.Rooms, 0, time.Hour)), want: release},
 		"NotDraining": {reason: "The steps come in their order.", facts: facts(func(f *verdict.Facts) { f.Pod.State = call.Aside }, reads(call.Rooms, 0, time.Hour)), want: abstain},
 

@@ -24,7 +24,7 @@ func TestRule(t *testing.T) {
 	facts := func(after time.Duration, change func(*verdict.Facts)) verdict.Facts {
 		now := began.Add(after)
 		f := verdict.Facts{
-			Now: now, Intent: call.Mark{Intent: call.Drain, At: began}, Since: began, Standing: began,
+			Now: now, Intent: call.Mark{Intent: call.NodeDrain, At: began}, Since: began, Standing: began,
 			Pod:      verdict.Pod{State: call.Aside, Running: true, Ready: true},
 			Readings: []verdict.Reading{{Witness: call.Rooms, Reading: call.Known(0, now)}, {Witness: call.Worker, Reading: call.Known(0, now)}},
 			Limits:   verdict.Limits{ReplacementWait: wait},

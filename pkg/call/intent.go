@@ -16,7 +16,7 @@ type Intent string
 
 // The intents: a closed set.
 const (
-	Drain     Intent = "drain"      // its node is cordoned, or tainted for removal
+	NodeDrain Intent = "drain"      // its node is cordoned, or tainted for removal
 	ScaleDown Intent = "scale-down" // its owner wants fewer pods
 	Rollout   Intent = "rollout"    // its owner wants pods of another revision
 	LostNode  Intent = "lost-node"  // its node is not ready or unreachable for longer than the pod tolerates
@@ -27,12 +27,12 @@ const (
 
 // Intents lists the intents.
 func Intents() []Intent {
-	return []Intent{Drain, ScaleDown, Rollout, LostNode, Orphan, Operator, Unlock}
+	return []Intent{NodeDrain, ScaleDown, Rollout, LostNode, Orphan, Operator, Unlock}
 }
 
-// OfNode says whether the intent takes a pod whose workload still wants as many:
+// OfNode reports whether the intent takes a pod whose workload still wants as many:
 // a replacement comes before it goes.
-func (i Intent) OfNode() bool { return i == Drain || i == LostNode || i == Operator }
+func (i Intent) OfNode() bool { return i == NodeDrain || i == LostNode || i == Operator }
 
 // Mark is an intent and the time from which it has held, as annotations hold it.
 type Mark struct {

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package apiservice reads how an APIService stands: whose it is, and whether
+// kube-apiserver reaches it. It asks nobody, and changes nothing.
+package apiservice
+
+import (
+	"cmp"
+	"slices"
+
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+)
+
+// Names are the APIServices of custom metrics, one for each version that is served.
+func Names() []string {
+	return []string{"v1beta1.custom.metrics.k8s.io", "v1beta2.custom.metrics.k8s.io"}
+}
+
+// Path is where the API server has the APIService of a name.
+func Path(name string) string { return "/apis/apiregistration.k8s.io/v1/apiservices/" + name }
+
+// Owner is the Service that answers for an APIService, as namespace/name; empty where that is kube-apiserver itself.
+func Owner(s *apiregistrationv1.APIService) string {
+	if s.Spec.Service == nil {
+		return ""
+	}
+	return s.Spec.Service.Namespace + "/" + s.Spec.Service.Name
+}
+
+// Unavailable says why kube-apiserver does not reach an APIService; empty where it does.
+func Unavailable(s *apiregistrationv1.APIService) string {
+	i := slices.IndexFunc(s.Status.Conditions, func(c apiregistrationv1.APIServiceCondition) bool { return c.Type == apiregistrationv1.Available })
+	if i < 0 {
+		return "it has no condition Available yet; is kube-apiserver's aggregator running?"
+	}
+	if c := s.Status.Conditions[i]; c.Status != apiregistrationv1.ConditionTrue {
+		return cmp.Or(c.Reason, string(c.Status)) + ": " + c.Message
+	}
+	return ""
+}
