@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-# Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), CI (tests print every result).
+# Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), KUBERNETES=version (test), CI (tests print every result).
 UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/... ./test/monitoring/... ./test/python/... ./test/accidents
 INSTANCE := $(if $(NAME),--name $(NAME))
 
@@ -44,7 +44,7 @@ charts: ## Test what the charts render (a module of its own: the first run compi
 	go -C test/charts test $(if $(CI),-v -count=1) ./...
 
 .PHONY: e2e
-e2e: ## Test on a real control plane, a real LiveKit and real agents (the first run builds them, about 15 minutes; needs npm)
+e2e: ## Test on a real control plane, a real LiveKit and real agents, one package after the other (the first run builds them, about 15 minutes; needs npm)
 	go test -v -count=1 -p 1 -timeout 60m ./test/doors/... ./test/helm/... ./test/gate/... ./test/e2e/... ./test/drain/...
 
 .PHONY: e2e-long
@@ -73,8 +73,13 @@ e2e-clocks: ## Test drains, rollouts, scaling and dead nodes with all clocks ten
 e2e-nodes: ## Test both charts on real nodes, kubelet and containerd (needs root, npm and Debian's containerd)
 	go test -v -count=1 -timeout 30m ./test/nodes/...
 
+.PHONY: e2e-version
+e2e-version: ## Test the admission policies and drains on the control plane of another release, such as KUBERNETES=v1.34.4 (the first run builds it, about 10 minutes)
+	CALLGUARD_KUBERNETES=$(KUBERNETES) go test -v -count=1 -p 1 -timeout 60m ./test/doors/... ./test/drain/...
+
 .PHONY: test
-test: unit charts e2e ## Run unit, charts, then e2e
+test: ## Run unit, charts and e2e, side by side where they do not disturb each other; with KUBERNETES=v1.34.4, e2e-version
+	$(if $(KUBERNETES),$(MAKE) e2e-version,hack/test-all.sh)
 
 .PHONY: model
 model: ## Drive gate and guard through more of their worlds than `make unit` does, about 15 minutes

@@ -96,6 +96,12 @@ type goMod struct {
 // planBuild reads a tool module. The sum covers its go.mod and go.sum, the Go that builds it and the flags.
 func planBuild(ctx context.Context, repository string, m toolModule) (buildPlan, error) {
 	p := buildPlan{toolModule: m, dir: filepath.Join(repository, "hack", "tools", m.folder), ldflags: "-s -w"}
+	if version := os.Getenv(versionVariable); version != "" && m.folder == moduleKubernetes {
+		var err error
+		if p.dir, err = kubernetesModule(ctx, version); err != nil {
+			return p, err
+		}
+	}
 	raw, err := goOutput(ctx, p.dir, "mod", "edit", "-json")
 	if err != nil {
 		return p, err
