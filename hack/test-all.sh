@@ -40,7 +40,7 @@ ended() {
 e2e() { go test -v -count=1 -p 1 -timeout 60m "$@"; }
 calm() { nice -n 19 make --keep-going unit charts && nice -n 19 go test -v -count=1 -p 1 -timeout 60m ./test/doors/... ./test/helm/...; }
 
-lane drains-alone e2e -run "$alone" ./test/drain
+lane drains-alone e2e -run "$alone" ./test/drain -part drain-alone
 lane drains e2e -skip "$alone" ./test/drain
 lane calm calm
 for name in drains-alone drains calm; do ended "$name"; done

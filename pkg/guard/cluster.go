@@ -24,25 +24,30 @@ import (
 	"github.com/callguard/callguard/pkg/pods"
 )
 
-// byNode indexes pods by the name of their node.
-const byNode = "node"
+// What pods, and ReplicaSets, are indexed by.
+const (
+	byNode       = "node"       // its name
+	byController = "controller" // its UID
+)
 
 // cluster is what informers know of the cluster: guarded pods, and what they
 // belong to.
 type cluster struct {
-	all     informers.SharedInformerFactory
-	guarded informers.SharedInformerFactory
-	owner   informers.SharedInformerFactory // of the budgets: one object
+	all         informers.SharedInformerFactory
+	guarded     informers.SharedInformerFactory
+	budgetOwner informers.SharedInformerFactory // one object
 
-	pods         corelisters.PodLister
-	podIndex     cache.Indexer
-	nodes        corelisters.NodeLister
-	namespaces   corelisters.NamespaceLister
-	deployments  appslisters.DeploymentLister
-	replicaSets  appslisters.ReplicaSetLister
-	statefulSets appslisters.StatefulSetLister
-	daemonSets   appslisters.DaemonSetLister
-	budgets      policylisters.PodDisruptionBudgetLister
+	pods     corelisters.PodLister
+	podIndex cache.Indexer
+	// replicaSetIndex has them by what controls them.
+	replicaSetIndex cache.Indexer
+	nodes           corelisters.NodeLister
+	namespaces      corelisters.NamespaceLister
+	deployments     appslisters.DeploymentLister
+	replicaSets     appslisters.ReplicaSetLister
+	statefulSets    appslisters.StatefulSetLister
+	daemonSets      appslisters.DaemonSetLister
+	budgets         policylisters.PodDisruptionBudgetLister
 	// budgetOwners has BudgetOwner, and no other.
 	budgetOwners rbaclisters.ClusterRoleLister
 
@@ -62,29 +67,28 @@ func newCluster(client kubernetes.Interface, on changes) (*cluster, error) {
 		all: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim)),
 		guarded: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim),
 			informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = call.GuardedLabel + "=true" })),
-		owner: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim),
+		budgetOwner: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim),
 			informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 				o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, BudgetOwner).String()
 			})),
 	}
 	guarded := c.guarded.Core().V1().Pods()
-	if err := guarded.Informer().AddIndexers(cache.Indexers{byNode: func(obj any) ([]string, error) {
-		if pod, ok := obj.(*corev1.Pod); ok && pod.Spec.NodeName != "" {
-			return []string{pod.Spec.NodeName}, nil
-		}
-		return nil, nil
-	}}); err != nil {
-		return nil, fmt.Errorf("cannot index pods by node: %w", err)
+	if err := guarded.Informer().AddIndexers(indexers()); err != nil {
+		return nil, fmt.Errorf("cannot index pods: %w", err)
+	}
+	replicaSets := c.all.Apps().V1().ReplicaSets()
+	if err := replicaSets.Informer().AddIndexers(indexers()); err != nil {
+		return nil, fmt.Errorf("cannot index ReplicaSets: %w", err)
 	}
 	c.pods, c.podIndex = guarded.Lister(), guarded.Informer().GetIndexer()
-	c.replicaSets = c.all.Apps().V1().ReplicaSets().Lister()
+	c.replicaSets, c.replicaSetIndex = replicaSets.Lister(), replicaSets.Informer().GetIndexer()
 	c.nodes = c.all.Core().V1().Nodes().Lister()
 	c.namespaces = c.all.Core().V1().Namespaces().Lister()
 	c.deployments = c.all.Apps().V1().Deployments().Lister()
 	c.statefulSets = c.all.Apps().V1().StatefulSets().Lister()
 	c.daemonSets = c.all.Apps().V1().DaemonSets().Lister()
 	c.budgets = c.all.Policy().V1().PodDisruptionBudgets().Lister()
-	c.budgetOwners = c.owner.Rbac().V1().ClusterRoles().Lister()
+	c.budgetOwners = c.budgetOwner.Rbac().V1().ClusterRoles().Lister()
 	watch := func(informer cache.SharedIndexInformer, changed func(before, after metav1.Object)) (cache.InformerSynced, error) {
 		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(o any) { changed(nil, meta(o)) },
@@ -97,7 +101,7 @@ func newCluster(client kubernetes.Interface, on changes) (*cluster, error) {
 		return registration.HasSynced, nil
 	}
 	var err error
-	if c.ownerSynced, err = watch(c.owner.Rbac().V1().ClusterRoles().Informer(), on.budgetOwner); err != nil {
+	if c.ownerSynced, err = watch(c.budgetOwner.Rbac().V1().ClusterRoles().Informer(), on.budgetOwner); err != nil {
 		return nil, err
 	}
 	for _, source := range []struct {
@@ -122,9 +126,29 @@ func newCluster(client kubernetes.Interface, on changes) (*cluster, error) {
 	return c, nil
 }
 
+// indexers find pods by their nodes, and pods and ReplicaSets by what controls them.
+func indexers() cache.Indexers {
+	return cache.Indexers{
+		byNode: func(obj any) ([]string, error) {
+			if pod, ok := obj.(*corev1.Pod); ok && pod.Spec.NodeName != "" {
+				return []string{pod.Spec.NodeName}, nil
+			}
+			return nil, nil
+		},
+		byController: func(obj any) ([]string, error) {
+			if o, ok := obj.(metav1.Object); ok {
+				if ref := metav1.GetControllerOfNoCopy(o); ref != nil {
+					return []string{string(ref.UID)}, nil
+				}
+			}
+			return nil, nil
+		},
+	}
+}
+
 // run watches until ctx is done.
 func (c *cluster) run(ctx context.Context) {
-	for _, f := range []informers.SharedInformerFactory{c.all, c.guarded, c.owner} {
+	for _, f := range []informers.SharedInformerFactory{c.all, c.guarded, c.budgetOwner} {
 		f.StartWithContext(ctx)
 		defer f.Shutdown()
 	}

@@ -55,7 +55,7 @@ type Explanation struct {
 // name. Pods that have ended are passed over. It is for the caller to know whether
 // the namespace is enabled.
 func (e Explainer) Explain(ctx context.Context, namespace string, about func(*corev1.Pod) bool) ([]Explanation, error) {
-	s, err := live(ctx, e.Client, namespace)
+	s, err := liveNamespace(ctx, e.Client, namespace)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,40 +21,82 @@ import (
 	"github.com/callguard/callguard/pkg/pods"
 )
 
-// cached is the namespace as the informers know it, which may be behind.
-func (c *cluster) cached(namespace string) (*snapshot, error) {
+// cached is a workload as the informers know it, which may be behind. It costs what the workload
+// has, whatever else is in its namespace.
+func (c *cluster) cached(key Key) (*snapshot, error) {
 	s := &snapshot{owners: map[types.UID]*owner{}}
-	everything := labels.Everything()
-	deployments, err := c.deployments.Deployments(namespace).List(everything)
+	if top := c.owner(key); top != nil {
+		s.add(top)
+	}
+	ids := []types.UID{key.UID}
+	owned, err := c.replicaSetIndex.ByIndex(byController, string(key.UID))
 	if err != nil {
 		return nil, err
 	}
-	replicaSets, err := c.replicaSets.ReplicaSets(namespace).List(everything)
-	if err != nil {
-		return nil, err
+	for _, obj := range owned {
+		if r, ok := obj.(*appsv1.ReplicaSet); ok {
+			s.add(ofReplicaSet(r))
+			ids = append(ids, r.UID)
+		}
 	}
-	statefulSets, err := c.statefulSets.StatefulSets(namespace).List(everything)
-	if err != nil {
-		return nil, err
+	for _, id := range ids {
+		found, err := c.podIndex.ByIndex(byController, string(id))
+		if err != nil {
+			return nil, err
+		}
+		for _, obj := range found {
+			if pod, ok := obj.(*corev1.Pod); ok {
+				s.pods = append(s.pods, pod)
+			}
+		}
 	}
-	daemonSets, err := c.daemonSets.DaemonSets(namespace).List(everything)
-	if err != nil {
-		return nil, err
+	if key.Kind == podKind {
+		if pod, err := c.pods.Pods(key.Namespace).Get(key.Name); err == nil && pod.UID == key.UID {
+			s.pods = append(s.pods, pod)
+		}
 	}
-	for _, d := range deployments {
-		s.add(ofDeployment(d))
+	return s, nil
+}
+
+// owner is the owner of a workload as the informers know it; nil where they know none.
+func (c *cluster) owner(key Key) *owner {
+	if key.APIVersion != appsGroup {
+		return nil
 	}
-	for _, r := range replicaSets {
-		s.add(ofReplicaSet(r))
+	var o *owner
+	switch key.Kind {
+	case pods.Deployment:
+		if d, err := c.deployments.Deployments(key.Namespace).Get(key.Name); err == nil {
+			o = ofDeployment(d)
+		}
+	case pods.ReplicaSet:
+		if r, err := c.replicaSets.ReplicaSets(key.Namespace).Get(key.Name); err == nil {
+			o = ofReplicaSet(r)
+		}
+	case pods.StatefulSet:
+		if t, err := c.statefulSets.StatefulSets(key.Namespace).Get(key.Name); err == nil {
+			o = ofStatefulSet(t)
+		}
+	case daemonSet:
+		if d, err := c.daemonSets.DaemonSets(key.Namespace).Get(key.Name); err == nil {
+			o = ofDaemonSet(d)
+		}
 	}
-	for _, t := range statefulSets {
-		s.add(ofStatefulSet(t))
+	if o == nil || o.ref.UID != key.UID {
+		return nil
 	}
-	for _, d := range daemonSets {
-		s.add(ofDaemonSet(d))
+	return o
+}
+
+// top is the workload of a pod, as far as the informers know its ReplicaSet.
+func (c *cluster) top(pod *corev1.Pod) Key {
+	s := &snapshot{owners: map[types.UID]*owner{}}
+	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil && ref.Kind == pods.ReplicaSet {
+		if r, err := c.replicaSets.ReplicaSets(pod.Namespace).Get(ref.Name); err == nil && r.UID == ref.UID {
+			s.add(ofReplicaSet(r))
+		}
 	}
-	s.pods, err = c.pods.Pods(namespace).List(everything)
-	return s, err
+	return s.top(pod)
 }
 
 // has reports whether anything is there of a workload, or a budget, as far as the
@@ -62,21 +106,131 @@ func (c *cluster) has(key Key) (bool, error) {
 		budgets, err := c.budgets.PodDisruptionBudgets(key.Namespace).List(labels.Everything())
 		return slices.ContainsFunc(budgets, func(b *policyv1.PodDisruptionBudget) bool { return b.UID == key.UID }), err
 	}
-	s, err := c.cached(key.Namespace)
-	if err != nil || s.owners[key.UID] != nil {
-		return true, err
-	}
-	for _, o := range s.owners {
-		if o.controller != nil && o.controller.UID == key.UID {
-			return true, nil
-		}
-	}
-	return slices.ContainsFunc(s.pods, func(pod *corev1.Pod) bool { return s.top(pod) == key }), nil
+	s, err := c.cached(key)
+	return err != nil || len(s.owners)+len(s.pods) > 0, err
 }
 
-// live is the namespace as it is now. Owners are read before what they own, and
-// one that is missing is asked for by name: what was created meanwhile is not gone.
-func live(ctx context.Context, client kubernetes.Interface, namespace string) (*snapshot, error) {
+// pageSize is how many objects are asked for at once: a pod takes some 4 KiB, as the API server sends it.
+const pageSize = 500
+
+// live is a workload as it is now: its owner, what that selects, in pages, and by name what the cache has of it
+// beside. Owners are read before what they own, and one that is missing is asked for by name: what was created
+// meanwhile is not gone.
+func (r *liveReader) live(ctx context.Context, key Key, was *snapshot) (*snapshot, error) {
+	r.one.Lock() // a list of the largest workload is memory enough
+	defer r.one.Unlock()
+	s := &snapshot{owners: map[types.UID]*owner{}, gone: map[types.UID]bool{}}
+	selected, seen := map[string]bool{}, map[types.UID]bool{}
+	add := func(ref metav1.OwnerReference) error {
+		found, err := ask(ctx, r.client, key.Namespace, ref)
+		switch {
+		case apierrors.IsNotFound(err) || err == nil && found != nil && found.ref.UID != ref.UID:
+			s.gone[ref.UID] = true
+		case err != nil:
+			return fmt.Errorf("cannot read %s %s/%s: %w", ref.Kind, key.Namespace, ref.Name, err)
+		case found != nil:
+			s.add(found)
+			selected[found.selector] = true
+		}
+		return nil
+	}
+	if key.APIVersion == appsGroup {
+		if err := add(metav1.OwnerReference{APIVersion: appsGroup, Kind: key.Kind, Name: key.Name, UID: key.UID}); err != nil {
+			return nil, err
+		}
+	}
+	if top := s.owners[key.UID]; top != nil && key.Kind == pods.Deployment {
+		list, err := r.client.AppsV1().ReplicaSets(key.Namespace).List(ctx, metav1.ListOptions{LabelSelector: top.selector})
+		if err != nil {
+			return nil, fmt.Errorf("cannot list the ReplicaSets of %s: %w", key, err)
+		}
+		for i := range list.Items {
+			s.add(ofReplicaSet(&list.Items[i]))
+		}
+	}
+	for _, o := range was.owners { // of a workload whose owner is gone, or of a kind that is not followed
+		if s.owners[o.ref.UID] == nil && !s.gone[o.ref.UID] {
+			if err := add(o.ref); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for selector := range selected {
+		if err := r.podsOf(ctx, s, seen, key.Namespace, selector); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.named(ctx, s, seen, was.pods); err != nil {
+		return nil, err
+	}
+	if err := s.askForMissing(ctx, r.client, key.Namespace); err != nil {
+		return nil, err
+	}
+	for selector := range selected {
+		if err := s.askForStrangers(ctx, r.client, key.Namespace, selector); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// podsOf adds the guarded pods that a selector has.
+func (r *liveReader) podsOf(ctx context.Context, s *snapshot, seen map[types.UID]bool, namespace, selector string) error {
+	options := metav1.ListOptions{LabelSelector: joined(selector, call.GuardedLabel+"=true"), Limit: pageSize}
+	for {
+		list, err := r.client.CoreV1().Pods(namespace).List(ctx, options)
+		if err != nil {
+			return fmt.Errorf("cannot list the pods of namespace %s: %w", namespace, err)
+		}
+		for i := range list.Items {
+			pod := list.Items[i] // a copy, so that the page can go
+			trimPod(&pod)
+			if !seen[pod.UID] {
+				seen[pod.UID] = true
+				s.pods = append(s.pods, &pod)
+			}
+		}
+		if options.Continue = list.Continue; options.Continue == "" {
+			return nil
+		}
+	}
+}
+
+// named adds those of these pods that no selector had: of an owner that is gone, or with labels that somebody
+// has taken off.
+func (r *liveReader) named(ctx context.Context, s *snapshot, seen map[types.UID]bool, known []*corev1.Pod) error {
+	for _, was := range known {
+		if seen[was.UID] {
+			continue
+		}
+		pod, err := r.client.CoreV1().Pods(was.Namespace).Get(ctx, was.Name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+		case err != nil:
+			return fmt.Errorf("cannot read pod %s/%s: %w", was.Namespace, was.Name, err)
+		case pod.UID == was.UID:
+			s.pods = append(s.pods, pod)
+		}
+	}
+	return nil
+}
+
+// joined is a selector of what both select.
+func joined(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + "," + b
+}
+
+// liveReader reads workloads as they are now, one at a time.
+type liveReader struct {
+	client kubernetes.Interface
+	one    sync.Mutex
+}
+
+// liveNamespace is all of a namespace as it is now, for whoever asks once.
+func liveNamespace(ctx context.Context, client kubernetes.Interface, namespace string) (*snapshot, error) {
 	s := &snapshot{owners: map[types.UID]*owner{}, gone: map[types.UID]bool{}}
 	apps := client.AppsV1()
 	deployments, err := apps.Deployments(namespace).List(ctx, metav1.ListOptions{})
@@ -117,13 +271,15 @@ func live(ctx context.Context, client kubernetes.Interface, namespace string) (*
 	if err := s.askForMissing(ctx, client, namespace); err != nil {
 		return nil, err
 	}
-	return s, s.askForStrangers(ctx, client, namespace)
+	return s, s.askForStrangers(ctx, client, namespace, "")
 }
 
 // askForStrangers counts the ready pods that are not guarded, where the pod template of a
 // workload with guarded pods was taken out of callguard's care: they take calls, too.
-func (s *snapshot) askForStrangers(ctx context.Context, client kubernetes.Interface, namespace string) error {
-	s.strangers = map[types.UID]int{}
+func (s *snapshot) askForStrangers(ctx context.Context, client kubernetes.Interface, namespace, selector string) error {
+	if s.strangers == nil {
+		s.strangers = map[types.UID]int{}
+	}
 	tops := map[types.UID]bool{}
 	for _, pod := range s.pods {
 		tops[s.top(pod).UID] = true
@@ -135,7 +291,7 @@ func (s *snapshot) askForStrangers(ctx context.Context, client kubernetes.Interf
 	if !optedOut {
 		return nil
 	}
-	list, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: call.GuardedLabel + "!=true"})
+	list, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: joined(selector, call.GuardedLabel+"!=true")})
 	if err != nil {
 		return fmt.Errorf("cannot list the pods of namespace %s that are not guarded: %w", namespace, err)
 	}

@@ -29,8 +29,10 @@ import (
 )
 
 const (
-	// workers bounds the workloads that are looked at at once.
+	// workers bounds the workloads that are looked at at once, and writers the pods of each that are written at once: one
+	// after the other, five hundred take longer than what was read of them may be believed.
 	workers = 8
+	writers = 16
 	// again is how soon a workload is looked at again while something wants a pod of it to go.
 	again = time.Second
 	// forgetEvery is how often complaints are dropped about what is gone.
@@ -72,6 +74,7 @@ type Guard struct {
 	planner  *planner
 	cluster  *cluster
 	leases   *leases
+	live     *liveReader
 	readings *readings
 	// gates reads what the gates say of pods that nobody wants to go, and that others
 	// have to be able to rely on. Nil where nobody can ask them.
@@ -82,6 +85,7 @@ type Guard struct {
 	now     func() time.Time
 	// workers are those of the queue.
 	workers *fair.Workers
+	writers int
 
 	mu sync.Mutex
 	// queue holds the workloads to look at; nil while this guard does not lead.
@@ -115,10 +119,10 @@ func assemble(cfg Config, report *report) *Guard {
 	g := &Guard{
 		cfg: cfg, now: time.Now, report: report,
 		steps:   &steps{client: cfg.Client, costs: cfg.DeletionCosts},
-		workers: fair.NewWorkers(workers),
-		keys:    map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
+		workers: fair.NewWorkers(workers), writers: writers,
+		keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
 	}
-	g.leases = newLeases(cfg.Client, g.clock)
+	g.leases, g.live = newLeases(cfg.Client, g.clock), &liveReader{client: cfg.Client}
 	g.readings = newReadings(cfg.Witnesses, cfg.ReadEvery, g.clock)
 	g.readings.changed = g.pokePod
 	if cfg.Projects != nil {
@@ -338,11 +342,11 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 		g.notEnabled(key)
 		return 0, nil
 	}
-	s, err := g.cluster.cached(key.Namespace)
+	was, err := g.cluster.cached(key)
 	if err != nil {
 		return 0, err
 	}
-	w := s.workload(key)
+	s, w := was, was.workload(key)
 	g.report.complaints(w, g.cfg.AgentDrainTimeout)
 	plan := g.plan(ctx, s, w)
 	if err := errors.Join(g.cfg.Doors.InForce(), g.budgets.inForce(key.Namespace)); err != nil && plan.busy() {
@@ -356,7 +360,7 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 		if asked {
 			g.askGatesNow(ctx, w)
 		}
-		if s, err = live(ctx, g.cfg.Client, key.Namespace); err != nil {
+		if s, err = g.live.live(ctx, key, was); err != nil {
 			return 0, err
 		}
 		w = s.workload(key)
@@ -366,12 +370,20 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 			plan = g.plan(ctx, s, w)
 		}
 	}
-	for i := range plan.judged {
-		err = errors.Join(err, g.act(ctx, s, w, &plan.judged[i]))
-	}
+	err = g.each(len(plan.judged), func(i int) error { return g.act(ctx, s, w, &plan.judged[i]) })
 	g.report.judged(w, plan.judged)
-	for _, m := range plan.released {
-		err = errors.Join(err, g.collect(ctx, w, m))
-	}
+	err = errors.Join(err, g.each(len(plan.released), func(i int) error { return g.collect(ctx, w, plan.released[i]) }))
 	return plan.again, err
+}
+
+// each carries something out for so many pods, some at once, and returns what failed, in order.
+func (g *Guard) each(n int, do func(i int) error) error {
+	errs := make([]error, n)
+	var group errgroup.Group
+	group.SetLimit(g.writers)
+	for i := range n {
+		group.Go(func() error { errs[i] = do(i); return nil })
+	}
+	_ = group.Wait() // none returns an error
+	return errors.Join(errs...)
 }

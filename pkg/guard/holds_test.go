@@ -210,17 +210,17 @@ func TestStrangers(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			g, client := newGuard(t, tc.objects...)
-			now, err := live(t.Context(), client, voice)
+			g, _ := newGuard(t, tc.objects...)
+			cached, err := g.cluster.cached(tc.key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			now, err := g.live.live(t.Context(), tc.key, cached)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if got := now.workload(tc.key).strangers; got != tc.live {
 				t.Errorf("%s\n%d are counted, want %d", tc.reason, got, tc.live)
-			}
-			cached, err := g.cluster.cached(voice)
-			if err != nil {
-				t.Fatal(err)
 			}
 			w := cached.workload(tc.key)
 			if w.strangers != tc.known {
@@ -339,7 +339,7 @@ func TestDeadlinesCountFromTheIntent(t *testing.T) {
 	g.now = func() time.Time { return now }
 	look := func() verdict.Facts {
 		t.Helper()
-		s, err := live(t.Context(), client, voice)
+		s, err := liveNamespace(t.Context(), client, voice)
 		if err != nil {
 			t.Fatal(err)
 		}

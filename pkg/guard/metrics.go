@@ -116,7 +116,7 @@ func (c *podCollector) Collect(ch chan<- prometheus.Metric) {
 		state               call.State
 	}
 	groups := map[group]int{}
-	snapshots := map[string]*snapshot{}
+	namespaces := map[string]bool{}
 	list, err := c.cluster.pods.List(labels.Everything())
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(c.pods(), err)
@@ -126,21 +126,14 @@ func (c *podCollector) Collect(ch chan<- prometheus.Metric) {
 		if !c.cluster.enabled(pod.Namespace) {
 			continue
 		}
-		s := snapshots[pod.Namespace]
-		if s == nil {
-			if s, err = c.cluster.cached(pod.Namespace); err != nil {
-				ch <- prometheus.NewInvalidMetric(c.pods(), err)
-				return
-			}
-			snapshots[pod.Namespace] = s
-		}
-		key := s.top(pod)
+		namespaces[pod.Namespace] = true
+		key := c.cluster.top(pod)
 		groups[group{pod.Namespace, key.Kind + "/" + key.Name, call.StateOf(pod.Labels, pod.Annotations)}]++
 	}
 	for g, n := range groups {
 		ch <- prometheus.MustNewConstMetric(c.pods(), prometheus.GaugeValue, float64(n), g.namespace, g.workload, string(g.state))
 	}
-	for namespace := range snapshots {
+	for namespace := range namespaces {
 		ch <- prometheus.MustNewConstMetric(c.locked(), prometheus.GaugeValue, gauge(c.budgets.inForce(namespace) == nil), namespace)
 	}
 	if c.cluster.ownerSynced() {

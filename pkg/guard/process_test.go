@@ -113,7 +113,7 @@ func (p *process) build() *Guard {
 		Client: modelClient{w: w}, Doors: modelDoors{w}, Witnesses: witnesses, Settings: w.settings, Log: log,
 	}, newReport(noEvents{}, w.metrics, log))
 	g.now = func() time.Time { return w.now }
-	g.queue = noQueue{}
+	g.queue, g.writers = noQueue{}, 1 // one pod after the other, or there are more worlds than anybody can visit
 	g.budgets = steadfast()
 	g.planner.dates.synced = func() bool { return p.started }
 	if w.mutant.rules != nil {
@@ -145,7 +145,8 @@ func (w *world) informed(s store) *cluster {
 		return c
 	}
 	index := func(objs ...runtime.Object) cache.Indexer {
-		i := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+		i := cache.NewIndexer(cache.MetaNamespaceKeyFunc, indexers())
+		_ = i.AddIndexers(cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}) // of an index that is empty
 		for _, o := range objs {
 			_ = i.Add(o) // a key that can be made does not fail
 		}
@@ -161,7 +162,6 @@ func (w *world) informed(s store) *cluster {
 	c := &cluster{
 		pods: corelisters.NewPodLister(pods), podIndex: pods,
 		nodes: corelisters.NewNodeLister(index(old, fresh)), namespaces: corelisters.NewNamespaceLister(index(namespace)),
-		daemonSets: appslisters.NewDaemonSetLister(index()),
 	}
 	deployments, replicaSets, statefulSets := index(), index(), index()
 	if s.deployment != nil {
@@ -173,7 +173,7 @@ func (w *world) informed(s store) *cluster {
 	if s.statefulSet != nil {
 		_ = statefulSets.Add(s.statefulSet)
 	}
-	c.deployments, c.replicaSets = appslisters.NewDeploymentLister(deployments), appslisters.NewReplicaSetLister(replicaSets)
+	c.deployments, c.replicaSets, c.replicaSetIndex = appslisters.NewDeploymentLister(deployments), appslisters.NewReplicaSetLister(replicaSets), replicaSets
 	c.statefulSets = appslisters.NewStatefulSetLister(statefulSets)
 	w.views[key] = c
 	return c
@@ -573,7 +573,7 @@ func (modelPods) Get(ctx context.Context, name string, _ metav1.GetOptions) (*co
 }
 
 func (m modelPods) List(ctx context.Context, o metav1.ListOptions) (*corev1.PodList, error) {
-	if o.LabelSelector == call.GuardedLabel+"!=true" {
+	if strings.HasSuffix(o.LabelSelector, call.GuardedLabel+"!=true") {
 		return m.w.strangers(), nil
 	}
 	a := handOver(ctx, &question{verb: "LIST"})
@@ -613,7 +613,6 @@ func (m modelApps) ReplicaSets(string) appsclient.ReplicaSetInterface {
 func (m modelApps) StatefulSets(string) appsclient.StatefulSetInterface {
 	return modelStatefulSets{w: m.w}
 }
-func (m modelApps) DaemonSets(string) appsclient.DaemonSetInterface { return modelDaemonSets{} }
 
 type modelDeployments struct {
 	appsclient.DeploymentInterface
@@ -621,12 +620,11 @@ type modelDeployments struct {
 	w *world
 }
 
-func (m modelDeployments) List(context.Context, metav1.ListOptions) (*appsv1.DeploymentList, error) {
-	list := &appsv1.DeploymentList{}
+func (m modelDeployments) Get(_ context.Context, name string, _ metav1.GetOptions) (*appsv1.Deployment, error) {
 	if d := m.w.store.deployment; d != nil {
-		list.Items = append(list.Items, *d)
+		return d, nil
 	}
-	return list, nil
+	return nil, apierrors.NewNotFound(appsv1.Resource("deployments"), name)
 }
 
 type modelReplicaSets struct {
@@ -643,8 +641,13 @@ func (m modelReplicaSets) List(context.Context, metav1.ListOptions) (*appsv1.Rep
 	return list, nil
 }
 
-func (modelReplicaSets) Get(_ context.Context, name string, _ metav1.GetOptions) (*appsv1.ReplicaSet, error) {
-	return nil, apierrors.NewNotFound(appsv1.Resource("replicasets"), name) // or it would be in the list
+func (m modelReplicaSets) Get(_ context.Context, name string, _ metav1.GetOptions) (*appsv1.ReplicaSet, error) {
+	for _, r := range m.w.store.replicaSets() {
+		if r.Name == name {
+			return r, nil
+		}
+	}
+	return nil, apierrors.NewNotFound(appsv1.Resource("replicasets"), name)
 }
 
 // replicaSets are those that there are.
@@ -663,18 +666,11 @@ type modelStatefulSets struct {
 	w *world
 }
 
-func (m modelStatefulSets) List(context.Context, metav1.ListOptions) (*appsv1.StatefulSetList, error) {
-	list := &appsv1.StatefulSetList{}
+func (m modelStatefulSets) Get(_ context.Context, name string, _ metav1.GetOptions) (*appsv1.StatefulSet, error) {
 	if t := m.w.store.statefulSet; t != nil {
-		list.Items = append(list.Items, *t)
+		return t, nil
 	}
-	return list, nil
-}
-
-type modelDaemonSets struct{ appsclient.DaemonSetInterface }
-
-func (modelDaemonSets) List(context.Context, metav1.ListOptions) (*appsv1.DaemonSetList, error) {
-	return &appsv1.DaemonSetList{}, nil
+	return nil, apierrors.NewNotFound(appsv1.Resource("statefulsets"), name)
 }
 
 type noEvents struct{ record.EventRecorder }

@@ -19,6 +19,7 @@ import (
 
 const (
 	daemonSet    = "DaemonSet"
+	podKind      = "Pod"
 	appsGroup    = "apps/v1"
 	hashLabel    = appsv1.DefaultDeploymentUniqueLabelKey
 	revisionMark = "deployment.kubernetes.io/revision"
@@ -48,6 +49,8 @@ type owner struct {
 	replicas    int
 	annotations map[string]string
 
+	// selector is what it selects pods by, as the API server takes it; empty for nothing.
+	selector string
 	byHash   bool // a ReplicaSet that selects pods by their template's hash
 	recreate bool // a Deployment without rolling updates
 	surge    int
@@ -119,7 +122,7 @@ func (s *snapshot) top(pod *corev1.Pod) Key {
 	if ref == nil {
 		return Key{
 			NamespacedName: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name},
-			APIVersion:     "v1", Kind: "Pod", UID: pod.UID,
+			APIVersion:     "v1", Kind: podKind, UID: pod.UID,
 		}
 	}
 	if o := s.owners[ref.UID]; o != nil && o.controller != nil {
@@ -135,7 +138,7 @@ func keyOf(namespace string, ref metav1.OwnerReference) Key {
 	}
 }
 
-func newOwner(obj metav1.Object, kind string, replicas *int32, template corev1.PodTemplateSpec, ready int32) *owner {
+func newOwner(obj metav1.Object, kind string, replicas *int32, selects *metav1.LabelSelector, template corev1.PodTemplateSpec, ready int32) *owner {
 	o := &owner{
 		guarded:     template.Labels[call.GuardedLabel] == "true",
 		ready:       int(ready),
@@ -151,11 +154,14 @@ func newOwner(obj metav1.Object, kind string, replicas *int32, template corev1.P
 	if replicas != nil {
 		o.replicas = int(*replicas)
 	}
+	if selects != nil {
+		o.selector = metav1.FormatLabelSelector(selects)
+	}
 	return o
 }
 
 func ofDeployment(d *appsv1.Deployment) *owner {
-	o := newOwner(d, pods.Deployment, d.Spec.Replicas, d.Spec.Template, d.Status.ReadyReplicas)
+	o := newOwner(d, pods.Deployment, d.Spec.Replicas, d.Spec.Selector, d.Spec.Template, d.Status.ReadyReplicas)
 	o.recreate = d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType
 	o.revision = d.Annotations[revisionMark]
 	if rolling := d.Spec.Strategy.RollingUpdate; rolling != nil {
@@ -181,7 +187,7 @@ func scaled(n *intstr.IntOrString, of int, up bool) int {
 }
 
 func ofReplicaSet(r *appsv1.ReplicaSet) *owner {
-	o := newOwner(r, pods.ReplicaSet, r.Spec.Replicas, r.Spec.Template, r.Status.ReadyReplicas)
+	o := newOwner(r, pods.ReplicaSet, r.Spec.Replicas, r.Spec.Selector, r.Spec.Template, r.Status.ReadyReplicas)
 	o.revision = r.Annotations[revisionMark]
 	if r.Spec.Selector != nil {
 		o.byHash = r.Spec.Selector.MatchLabels[hashLabel] != ""
@@ -190,7 +196,7 @@ func ofReplicaSet(r *appsv1.ReplicaSet) *owner {
 }
 
 func ofStatefulSet(t *appsv1.StatefulSet) *owner {
-	o := newOwner(t, pods.StatefulSet, t.Spec.Replicas, t.Spec.Template, t.Status.ReadyReplicas)
+	o := newOwner(t, pods.StatefulSet, t.Spec.Replicas, t.Spec.Selector, t.Spec.Template, t.Status.ReadyReplicas)
 	o.rolls = t.Spec.UpdateStrategy.Type != appsv1.OnDeleteStatefulSetStrategyType
 	if t.Status.ObservedGeneration >= t.Generation {
 		o.revision = t.Status.UpdateRevision
@@ -205,7 +211,7 @@ func ofStatefulSet(t *appsv1.StatefulSet) *owner {
 }
 
 func ofDaemonSet(d *appsv1.DaemonSet) *owner {
-	o := newOwner(d, daemonSet, &d.Status.DesiredNumberScheduled, d.Spec.Template, d.Status.NumberReady)
+	o := newOwner(d, daemonSet, &d.Status.DesiredNumberScheduled, d.Spec.Selector, d.Spec.Template, d.Status.NumberReady)
 	o.rolls = d.Spec.UpdateStrategy.Type != appsv1.OnDeleteDaemonSetStrategyType
 	if rolling := d.Spec.UpdateStrategy.RollingUpdate; rolling != nil {
 		o.maxUnavailable = scaled(rolling.MaxUnavailable, o.replicas, true)

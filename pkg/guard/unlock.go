@@ -152,7 +152,7 @@ func unlockNamespaces(ctx context.Context, client kubernetes.Interface, u unlock
 }
 
 func unlockNamespace(ctx context.Context, client kubernetes.Interface, namespace string, u unlocking, out io.Writer) error {
-	s, err := live(ctx, client, namespace)
+	s, err := liveNamespace(ctx, client, namespace)
 	if err != nil {
 		return err
 	}

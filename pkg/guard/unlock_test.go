@@ -3,7 +3,6 @@
 package guard
 
 import (
-	"context"
 	"strings"
 	"testing"
 	"time"
@@ -165,22 +164,19 @@ func TestUnlockAfterUninstall(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			client := fake.NewClientset(append(tc.objects, enabledNamespace(), newDeployment("web", 2), newReplicaSet("1", 2), webPod("serves"), asidePod("aside"), lockingBudget())...)
-			looked := make(chan struct{}, 1000)
+			looks := 0
 			client.PrependReactor("get", "deployments", func(clienttesting.Action) (bool, runtime.Object, error) {
-				looked <- struct{}{}
-				return false, nil, nil
-			})
-			go func() {
-				<-looked
-				<-looked
-				deployments := client.AppsV1().Deployments("callguard-system")
+				if looks++; looks != 3 {
+					return false, nil, nil
+				}
 				if tc.appears != nil {
-					_, _ = deployments.Create(context.WithoutCancel(t.Context()), tc.appears, metav1.CreateOptions{}) // what is said tells
+					return false, nil, client.Tracker().Add(tc.appears)
 				}
 				if tc.vanishes {
-					_ = deployments.Delete(context.WithoutCancel(t.Context()), "drain-guard", metav1.DeleteOptions{}) // the same
+					return false, nil, client.Tracker().Delete(appsv1.SchemeGroupVersion.WithResource("deployments"), "callguard-system", "drain-guard")
 				}
-			}()
+				return false, nil, nil
+			})
 			var out strings.Builder
 			if err := UnlockAfterUninstall(t.Context(), client, doors, "callguard-system", bounds, &out); err != nil {
 				t.Fatal(err)

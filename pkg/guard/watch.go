@@ -219,13 +219,7 @@ func (g *Guard) budgetChanged(before, after metav1.Object) {
 
 // enqueue looks after the workload of a pod soon.
 func (g *Guard) enqueue(pod *corev1.Pod) {
-	s := &snapshot{owners: map[types.UID]*owner{}}
-	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil && ref.Kind == pods.ReplicaSet {
-		if r, err := g.cluster.replicaSets.ReplicaSets(pod.Namespace).Get(ref.Name); err == nil && r.UID == ref.UID {
-			s.add(ofReplicaSet(r))
-		}
-	}
-	g.look(s.top(pod))
+	g.look(g.cluster.top(pod))
 }
 
 // pokePod looks after the workload of a pod whose readings have changed.

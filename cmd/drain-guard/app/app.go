@@ -39,7 +39,11 @@ import (
 )
 
 const (
-	clientQPS, clientBurst = 50, 100
+	// What the guard asks of the API server in a second, and at once: a pod that goes takes five requests. Events and the
+	// lease have clients of their own, so that neither waits for a drain.
+	workQPS, workBurst       = 200, 400
+	eventsQPS, eventsBurst   = 50, 200
+	electionQPS, electionMax = 5, 10
 
 	// maxAskers bounds the connections to metrics and health.
 	maxAskers = 64
@@ -63,35 +67,44 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	klog.SetLogger(logr.FromSlogHandler(log.Handler()))
 	registry := program.NewRegistry()
-	client, err := o.client(registry)
+	clients, err := o.clients(registry)
 	if err != nil {
 		return err
 	}
 	if unlock {
-		return u.run(ctx, client, stdout)
+		return u.run(ctx, clients.work, stdout)
 	}
-	return run(ctx, o, client, registry, log)
+	return run(ctx, o, clients, registry, log)
 }
 
-func (o *Options) client(registry *prometheus.Registry) (kubernetes.Interface, error) {
+// clients are those of the API server.
+type clients struct{ work, events, election kubernetes.Interface }
+
+func (o *Options) clients(registry *prometheus.Registry) (c clients, err error) {
 	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
 	if err != nil {
-		return nil, fmt.Errorf("no way to the Kubernetes API: %w; run in a pod or set --kubeconfig", err)
+		return c, fmt.Errorf("no way to the Kubernetes API: %w; run in a pod or set --kubeconfig", err)
 	}
-	config.QPS, config.Burst = clientQPS, clientBurst
 	config.UserAgent = guard.EventSource
 	config.Wrap(guard.CountWrites(registry))
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a Kubernetes client: %w", err)
+	for _, of := range []struct {
+		client *kubernetes.Interface
+		qps    float32
+		burst  int
+	}{{&c.work, workQPS, workBurst}, {&c.events, eventsQPS, eventsBurst}, {&c.election, electionQPS, electionMax}} {
+		config.QPS, config.Burst = of.qps, of.burst
+		if *of.client, err = kubernetes.NewForConfig(config); err != nil {
+			return c, fmt.Errorf("cannot make a Kubernetes client: %w", err)
+		}
 	}
-	return client, nil
+	return c, nil
 }
 
-func run(ctx context.Context, o *Options, client kubernetes.Interface, registry *prometheus.Registry, log *slog.Logger) error {
+func run(ctx context.Context, o *Options, clients clients, registry *prometheus.Registry, log *slog.Logger) error {
+	client := clients.work
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx), record.WithCorrelatorOptions(correlation()))
 	defer broadcaster.Shutdown()
-	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.events.CoreV1().Events("")})
 	recorder := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: guard.EventSource})
 
 	about := &corev1.ObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Namespace: o.doors.Namespace, Name: call.GuardName}
@@ -127,7 +140,7 @@ func run(ctx context.Context, o *Options, client kubernetes.Interface, registry 
 	}
 	doors.TryOn(g.Locked)
 
-	election := &leader.Election{Client: client, Namespace: o.doors.Namespace, Lead: g.Lead, Log: log}
+	election := &leader.Election{Client: clients.election, Namespace: o.doors.Namespace, Lead: g.Lead, Log: log}
 	status := &status{guard: g.Ready, unlocked: election.Unlocked}
 	guard.ShowUnlocked(registry, election.Unlocked)
 	group, ctx := errgroup.WithContext(ctx)
