@@ -149,7 +149,7 @@ func Check(ctx context.Context, client kubernetes.Interface, values manifests.Va
 	if err != nil {
 		return false, err
 	}
-	serves, err := ServesMutating(client)
+	serves, err := servesMutating(client)
 	if err != nil {
 		return false, err
 	}

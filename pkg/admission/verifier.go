@@ -138,7 +138,7 @@ func (v *Verifier) watch(sources ...cache.SharedIndexInformer) error {
 // askForMutating finds out whether the cluster has mutating policies, and watches
 // them where it does.
 func (v *Verifier) askForMutating(ctx context.Context) error {
-	serves, err := ServesMutating(v.client)
+	serves, err := servesMutating(v.client)
 	if err != nil {
 		return err
 	}
@@ -164,8 +164,8 @@ func trim(obj any) (any, error) {
 	return obj, nil
 }
 
-// ServesMutating reports whether a cluster has mutating admission policies.
-func ServesMutating(client kubernetes.Interface) (bool, error) {
+// servesMutating reports whether a cluster has mutating admission policies.
+func servesMutating(client kubernetes.Interface) (bool, error) {
 	list, err := client.Discovery().ServerResourcesForGroupVersion("admissionregistration.k8s.io/v1")
 	if err != nil {
 		return false, fmt.Errorf("cannot ask which admission policies the cluster has: %w", err)

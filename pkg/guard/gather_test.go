@@ -3,6 +3,7 @@
 package guard
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -116,5 +118,37 @@ func TestLiveInPages(t *testing.T) {
 	s, err := g.live.live(t.Context(), key, was)
 	if err != nil || len(s.pods) != 2 {
 		t.Errorf("of two pages: %v, %v", s, err)
+	}
+}
+
+// TestLookCostsItsWorkload looks at a workload of ten pods, alone and among five thousand.
+func TestLookCostsItsWorkload(t *testing.T) {
+	allocations := func(workloads int) float64 {
+		objects := []runtime.Object{enabledNamespace(), newNode(true)}
+		for i := range workloads {
+			name := fmt.Sprint("w-", i)
+			replicas := newReplicaSet("1", 10, controlledBy(pods.Deployment, name))
+			replicas.Name, replicas.UID = name+"-1", types.UID(name+"-1")
+			objects = append(objects, newDeployment(name, 10), replicas)
+			for j := range 10 {
+				objects = append(objects, newPod(fmt.Sprint(name, "-", j), controlledBy(pods.ReplicaSet, name+"-1")))
+			}
+		}
+		g, _ := newGuard(t, objects...)
+		key := workloadKey(pods.Deployment, "w-0")
+		return testing.AllocsPerRun(20, func() {
+			s, err := g.cluster.cached(key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p := g.planner.plan(s, s.workload(key)); len(p.judged) != 10 {
+				t.Fatalf("%d pods are judged", len(p.judged))
+			}
+		})
+	}
+	alone, among := allocations(1), allocations(500)
+	t.Logf("a look allocates %.0f times alone, and %.0f times among 5,000 pods", alone, among)
+	if among > 1.1*alone {
+		t.Errorf("a look at ten pods allocates %.0f times among 5,000, and %.0f times alone", among, alone)
 	}
 }

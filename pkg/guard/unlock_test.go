@@ -5,6 +5,7 @@ package guard
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -163,49 +164,51 @@ func TestUnlockAfterUninstall(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			client := fake.NewClientset(append(tc.objects, enabledNamespace(), newDeployment("web", 2), newReplicaSet("1", 2), webPod("serves"), asidePod("aside"), lockingBudget())...)
-			looks := 0
-			client.PrependReactor("get", "deployments", func(clienttesting.Action) (bool, runtime.Object, error) {
-				if looks++; looks != 3 {
+			synctest.Test(t, func(t *testing.T) {
+				client := fake.NewClientset(append(tc.objects, enabledNamespace(), newDeployment("web", 2), newReplicaSet("1", 2), webPod("serves"), asidePod("aside"), lockingBudget())...)
+				looks := 0
+				client.PrependReactor("get", "deployments", func(clienttesting.Action) (bool, runtime.Object, error) {
+					if looks++; looks != 3 {
+						return false, nil, nil
+					}
+					if tc.appears != nil {
+						return false, nil, client.Tracker().Add(tc.appears)
+					}
+					if tc.vanishes {
+						return false, nil, client.Tracker().Delete(appsv1.SchemeGroupVersion.WithResource("deployments"), "callguard-system", "drain-guard")
+					}
 					return false, nil, nil
-				}
-				if tc.appears != nil {
-					return false, nil, client.Tracker().Add(tc.appears)
-				}
-				if tc.vanishes {
-					return false, nil, client.Tracker().Delete(appsv1.SchemeGroupVersion.WithResource("deployments"), "callguard-system", "drain-guard")
-				}
-				return false, nil, nil
-			})
-			var out strings.Builder
-			if err := UnlockAfterUninstall(t.Context(), client, doors, "callguard-system", bounds, &out); err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(tc.said, out.String()); diff != "" {
-				t.Errorf("%s\nsaid: -want, +got:\n%s", tc.reason, diff)
-			}
-			acts := tc.said == given
-			for pod, released := range map[string]string{"serves": "", "aside": "unlock"} {
-				is, err := client.CoreV1().Pods(voice).Get(t.Context(), pod, metav1.GetOptions{})
-				if err != nil {
+				})
+				var out strings.Builder
+				if err := UnlockAfterUninstall(t.Context(), client, doors, "callguard-system", bounds, &out); err != nil {
 					t.Fatal(err)
 				}
-				if !acts {
-					released = ""
+				if diff := cmp.Diff(tc.said, out.String()); diff != "" {
+					t.Errorf("%s\nsaid: -want, +got:\n%s", tc.reason, diff)
 				}
-				if is.Labels[call.ReleasedLabel] != released {
-					t.Errorf("%s\npod %s is released %q, want %q", tc.reason, pod, is.Labels[call.ReleasedLabel], released)
+				acts := tc.said == given
+				for pod, released := range map[string]string{"serves": "", "aside": "unlock"} {
+					is, err := client.CoreV1().Pods(voice).Get(t.Context(), pod, metav1.GetOptions{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if !acts {
+						released = ""
+					}
+					if is.Labels[call.ReleasedLabel] != released {
+						t.Errorf("%s\npod %s is released %q, want %q", tc.reason, pod, is.Labels[call.ReleasedLabel], released)
+					}
 				}
-			}
-			_, err := client.PolicyV1().PodDisruptionBudgets(voice).Get(t.Context(), BudgetName, metav1.GetOptions{})
-			if apierrors.IsNotFound(err) != acts {
-				t.Errorf("%s\nbudget: %v", tc.reason, err)
-			}
-			for _, action := range client.Actions() {
-				if action.Matches("get", "leases") || action.Matches("update", "leases") || action.Matches("create", "leases") {
-					t.Errorf("%s\nthe lease is the guards': %v", tc.reason, action)
+				_, err := client.PolicyV1().PodDisruptionBudgets(voice).Get(t.Context(), BudgetName, metav1.GetOptions{})
+				if apierrors.IsNotFound(err) != acts {
+					t.Errorf("%s\nbudget: %v", tc.reason, err)
 				}
-			}
+				for _, action := range client.Actions() {
+					if action.Matches("get", "leases") || action.Matches("update", "leases") || action.Matches("create", "leases") {
+						t.Errorf("%s\nthe lease is the guards': %v", tc.reason, action)
+					}
+				}
+			})
 		})
 	}
 }

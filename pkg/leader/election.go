@@ -64,7 +64,7 @@ func (e *Election) Run(ctx context.Context, elect bool) error {
 // locksAgain ends an unlock, if there was one, and reports whether it did so before ctx was done.
 func (e *Election) locksAgain(ctx context.Context) bool {
 	return wait.PollUntilContextCancel(ctx, retryPeriod, true, func(ctx context.Context) (bool, error) {
-		err := TakeBack(ctx, e.Client, e.Namespace)
+		err := takeBack(ctx, e.Client, e.Namespace)
 		if err != nil {
 			e.Log.Warn("Cannot see whether callguard is unlocked; trying again", "err", err)
 		}

@@ -109,8 +109,8 @@ func Seize(ctx context.Context, client kubernetes.Interface, namespace string) (
 	return fromGuard, nil
 }
 
-// TakeBack ends an unlock, if there was one: the lease is free again.
-func TakeBack(ctx context.Context, client kubernetes.Interface, namespace string) error {
+// takeBack ends an unlock, if there was one: the lease is free again.
+func takeBack(ctx context.Context, client kubernetes.Interface, namespace string) error {
 	lease, err := client.CoordinationV1().Leases(namespace).Get(ctx, LeaseName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || err == nil && holderOf(lease) != UnlockHolder {
 		return nil

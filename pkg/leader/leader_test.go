@@ -105,7 +105,7 @@ func TestSeizeAndTakeBack(t *testing.T) {
 				t.Errorf("%s %q holds the lease", tc.reason, holder)
 			}
 			for range 2 { // the second guard that starts finds it free
-				if err := TakeBack(t.Context(), client, "callguard-system"); err != nil {
+				if err := takeBack(t.Context(), client, "callguard-system"); err != nil {
 					t.Fatal(err)
 				}
 				if holder := holderIn(t.Context(), t, client); holder != "" {
@@ -118,11 +118,11 @@ func TestSeizeAndTakeBack(t *testing.T) {
 
 // TestTakeBackFromNobody: without an unlock the lease stays whose it is.
 func TestTakeBackFromNobody(t *testing.T) {
-	if err := TakeBack(t.Context(), fake.NewClientset(), "callguard-system"); err != nil {
+	if err := takeBack(t.Context(), fake.NewClientset(), "callguard-system"); err != nil {
 		t.Errorf("without a lease: %v", err)
 	}
 	client := fake.NewClientset(leaseOf("one", 10))
-	if err := TakeBack(t.Context(), client, "callguard-system"); err != nil || holderIn(t.Context(), t, client) != "one" {
+	if err := takeBack(t.Context(), client, "callguard-system"); err != nil || holderIn(t.Context(), t, client) != "one" {
 		t.Errorf("%v, held by %q; want one", err, holderIn(t.Context(), t, client))
 	}
 }

@@ -72,7 +72,7 @@ func testProvider(w known) *Provider {
 	pod("voice", "d", "node-2", call.Owner{Kind: pods.Deployment, Name: "web"}, call.Aside)
 	pod("voice", "db-0", "node-2", call.Owner{Kind: pods.StatefulSet, Name: "db"}, call.Serving)
 	pod("other", "e", "node-1", call.Owner{}, call.Serving)
-	return New(store, witness.New(w, w, w), noon)
+	return New(store, witness.New(w, w, w, func(*call.Pod) {}), noon)
 }
 
 func allKnown() known {
@@ -262,7 +262,7 @@ func BenchmarkList5000Pods(b *testing.B) {
 			Labels: map[string]string{"app": "web"}, State: call.Serving, Running: true, Witnesses: call.DefaultWitnesses(),
 		})
 	}
-	p := New(store, witness.New(w, w, w), noon)
+	p := New(store, witness.New(w, w, w, func(*call.Pod) {}), noon)
 	app, err := labels.Parse("app=web")
 	if err != nil {
 		b.Fatal(err)

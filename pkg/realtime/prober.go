@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/url"
 	"sync"
 	"time"
 
@@ -55,20 +54,6 @@ type Config struct {
 	Log      *slog.Logger
 }
 
-// Option changes what is safe as it is.
-type Option func(*Prober)
-
-// WithClock has another clock tell the time and the pauses.
-func WithClock(c clock.Clock) Option { return func(p *Prober) { p.clock = c } }
-
-// WithChance has another source of numbers in [0, 1) spread the pauses.
-func WithChance(chance func() float64) Option { return func(p *Prober) { p.chance = chance } }
-
-// WithProxy has another function than http.ProxyFromEnvironment name the proxy.
-func WithProxy(proxy func(*http.Request) (*url.URL, error)) Option {
-	return func(p *Prober) { p.line.proxy = proxy }
-}
-
 // Prober knows whether the Realtime API takes sessions. Its methods are safe for
 // concurrent use.
 type Prober struct {
@@ -89,7 +74,7 @@ type Prober struct {
 }
 
 // New checks cfg. Nothing is dialed or read before Run.
-func New(cfg Config, options ...Option) (*Prober, error) {
+func New(cfg Config) (*Prober, error) {
 	to, err := newTarget(cfg)
 	if err != nil {
 		return nil, err
@@ -112,9 +97,6 @@ func New(cfg Config, options ...Option) (*Prober, error) {
 		chance:  rand.Float64,
 		secrets: newSecrets(),
 		counts:  NewMetrics(cfg.Registry),
-	}
-	for _, option := range options {
-		option(p)
 	}
 	cfg.Registry.MustRegister(newCollector(p))
 	return p, nil

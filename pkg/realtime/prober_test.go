@@ -29,6 +29,7 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"k8s.io/utils/clock"
 	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -183,7 +184,12 @@ type tested struct {
 	logs     *trial.Log
 }
 
-func newProber(t *testing.T, a *api, change func(*Config), options ...Option) *tested {
+// option changes what no user can.
+type option func(*Prober)
+
+func withClock(c clock.Clock) option { return func(p *Prober) { p.clock = c } }
+
+func newProber(t *testing.T, a *api, change func(*Config), options ...option) *tested {
 	t.Helper()
 	p := &tested{keyFile: filepath.Join(t.TempDir(), "api-key"), registry: prometheus.NewRegistry(), logs: &trial.Log{}}
 	p.writeKey(t, key)
@@ -198,8 +204,11 @@ func newProber(t *testing.T, a *api, change func(*Config), options ...Option) *t
 		change(&cfg)
 	}
 	var err error
-	if p.Prober, err = New(cfg, options...); err != nil {
+	if p.Prober, err = New(cfg); err != nil {
 		t.Fatal(err)
+	}
+	for _, o := range options {
+		o(p.Prober)
 	}
 	return p
 }
@@ -475,12 +484,14 @@ func TestProxies(t *testing.T) {
 				}
 			}()
 			a := newAPI(t)
-			p := newProber(t, a, nil, WithProxy(func(r *http.Request) (*url.URL, error) {
-				if r.URL.Scheme != "https" {
-					t.Errorf("asked for the proxy of %s", r.URL)
+			p := newProber(t, a, nil, func(p *Prober) {
+				p.line.proxy = func(r *http.Request) (*url.URL, error) {
+					if r.URL.Scheme != "https" {
+						t.Errorf("asked for the proxy of %s", r.URL)
+					}
+					return &url.URL{Scheme: "http", Host: l.Addr().String(), User: url.UserPassword("u", "proxy-password")}, nil
 				}
-				return &url.URL{Scheme: "http", Host: l.Addr().String(), User: url.UserPassword("u", "proxy-password")}, nil
-			}))
+			})
 			p.probe(t.Context())
 			if got := p.Report().Verdict; got.Reason != tc.want {
 				t.Errorf("%s got %+v", tc.reason, got)
@@ -529,7 +540,7 @@ func TestLoop(t *testing.T) {
 	calls.Store(call.Known(0, c.Now()))
 	p := newProber(t, a, func(cfg *Config) {
 		cfg.Calls = func(time.Time) call.Reading { return calls.Load().(call.Reading) }
-	}, WithClock(c), WithChance(func() float64 { return 0.5 }))
+	}, withClock(c), func(p *Prober) { p.chance = func() float64 { return 0.5 } })
 	p.run(t)
 	// after waits for the next probe, which comes at this pause and no sooner.
 	after := func(d time.Duration) {
@@ -756,7 +767,7 @@ func TestParseAbout(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	a := newAPI(t)
 	c := testclock.NewFakeClock(time.Date(2026, 11, 3, 12, 0, 0, 0, time.UTC))
-	p := newProber(t, a, nil, WithClock(c))
+	p := newProber(t, a, nil, withClock(c))
 	p.probe(t.Context())
 	c.Step(7 * time.Second)
 	names := []string{"callguard_realtime_probe_success", "callguard_realtime_probe_age_seconds", "callguard_realtime_ready", "callguard_realtime_ready_held"}

@@ -53,8 +53,8 @@ type doubts struct {
 	tell func(*call.Pod)
 }
 
-func newDoubts() *doubts {
-	return &doubts{pods: map[types.UID]*contradiction{}, tell: func(*call.Pod) {}}
+func newDoubts(tell func(*call.Pod)) *doubts {
+	return &doubts{pods: map[types.UID]*contradiction{}, tell: tell}
 }
 
 // weigh returns what LiveKit says of a pod, or zero where that is not to be believed,

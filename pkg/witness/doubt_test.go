@@ -57,7 +57,7 @@ func TestACallThatOnlyLiveKitKnows(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var now, told int
 			rooms, other := witness(func() call.Reading { return tc.rooms(now) }), witness(func() call.Reading { return tc.other(now) })
-			l := New(rooms, other, other, WithDisbelief(func(*call.Pod) { told++ }))
+			l := New(rooms, other, other, func(*call.Pod) { told++ })
 			pod := &call.Pod{UID: "uid", Running: true, Witnesses: call.DefaultWitnesses()}
 			got := -1
 			for now = 1; now <= tc.at; now++ {
@@ -85,7 +85,7 @@ func TestDisbelievedCallsAreCounted(t *testing.T) {
 	two := witness(func() call.Reading { return call.Known(2, now) })
 	none := witness(func() call.Reading { return call.Known(0, now) })
 	told := 0
-	l := New(two, none, none, WithDisbelief(func(*call.Pod) { told++ }))
+	l := New(two, none, none, func(*call.Pod) { told++ })
 	pods := []*call.Pod{{UID: "a", Running: true, Witnesses: call.DefaultWitnesses()}}
 	c := NewCollector(l, func() []*call.Pod { return pods }, func() time.Time { return now })
 	count := func(want string) {

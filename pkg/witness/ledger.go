@@ -35,22 +35,10 @@ type Ledger struct {
 	doubts *doubts
 }
 
-// Option is something that has a safe default.
-type Option func(*Ledger)
-
-// WithDisbelief has tell told a pod once, when calls that LiveKit alone lists of it no
-// longer count.
-func WithDisbelief(tell func(*call.Pod)) Option {
-	return func(l *Ledger) { l.doubts.tell = tell }
-}
-
-// New returns a Ledger of these witnesses.
-func New(rooms Rooms, worker, gate Witness, options ...Option) *Ledger {
-	l := &Ledger{rooms: rooms, worker: worker, gate: gate, doubts: newDoubts()}
-	for _, option := range options {
-		option(l)
-	}
-	return l
+// New returns a Ledger of these witnesses. A pod is told to disbelieved once, when calls
+// that LiveKit alone lists of it no longer count.
+func New(rooms Rooms, worker, gate Witness, disbelieved func(*call.Pod)) *Ledger {
+	return &Ledger{rooms: rooms, worker: worker, gate: gate, doubts: newDoubts(disbelieved)}
 }
 
 // Reading is the number of calls that a pod holds, for scaling. A pod without a

@@ -47,7 +47,7 @@ func (s says) Fresh(call.Project, time.Time) error           { return nil }
 
 func TestReadingAsksThePodsOwnWitnesses(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
-	l := New(says{"p": call.Known(1, now)}, says{"p": call.Known(5, now)}, says{"p": call.Known(7, now)})
+	l := New(says{"p": call.Known(1, now)}, says{"p": call.Known(5, now)}, says{"p": call.Known(7, now)}, func(*call.Pod) {})
 	cases := map[string]struct {
 		pod  call.Pod
 		want int

@@ -120,10 +120,10 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 		Metrics:   roomMetrics,
 		Log:       log,
 	})
-	book := witness.New(projects, agents, gates, witness.WithDisbelief(func(pod *call.Pod) {
+	book := witness.New(projects, agents, gates, func(pod *call.Pod) {
 		log.Warn("LiveKit lists calls that their pod has known nothing of for 5 minutes, as after it was killed; they no longer count for scaling; delete the rooms",
 			"pod", pod.NamespacedName, "project", pod.Project, "rooms", projects.RoomSIDs(pod))
-	}))
+	})
 	every := func() []*call.Pod { return store.In("", func(*call.Pod) bool { return true }) }
 	registry.MustRegister(witness.NewCollector(book, every, time.Now))
 	o.base.WithCustomMetrics(metricsapi.New(store, book, time.Now))
