@@ -44,7 +44,7 @@ charts: ## Test what the charts render (a module of its own: the first run compi
 	go -C test/charts test $(if $(CI),-v -count=1) ./...
 
 .PHONY: e2e
-e2e: ## Test on a real control plane, a real LiveKit and real agents, one package after the other (the first run builds them, about 15 minutes; needs npm)
+e2e: ## Test on a real control plane, a real LiveKit and real agents (the first run builds them, about 15 minutes; needs npm)
 	go test -v -count=1 -p 1 -timeout 60m ./test/doors/... ./test/helm/... ./test/gate/... ./test/e2e/... ./test/drain/...
 
 .PHONY: e2e-long
@@ -78,8 +78,7 @@ e2e-version: ## Test the admission policies and drains on the control plane of a
 	CALLGUARD_KUBERNETES=$(KUBERNETES) go test -v -count=1 -p 1 -timeout 60m ./test/doors/... ./test/drain/...
 
 .PHONY: test
-test: ## Run unit, charts and e2e, side by side where they do not disturb each other; with KUBERNETES=v1.34.4, e2e-version
-	$(if $(KUBERNETES),$(MAKE) e2e-version,hack/test-all.sh)
+test: $(if $(KUBERNETES),e2e-version,unit charts e2e) ## Run unit, charts, then e2e; with KUBERNETES=v1.34.4, e2e-version
 
 .PHONY: model
 model: ## Drive gate and guard through more of their worlds than `make unit` does, about 15 minutes

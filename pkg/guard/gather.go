@@ -3,6 +3,7 @@
 package guard
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -90,13 +91,16 @@ func (c *cluster) owner(key Key) *owner {
 
 // top is the workload of a pod, as far as the informers know its ReplicaSet.
 func (c *cluster) top(pod *corev1.Pod) Key {
-	s := &snapshot{owners: map[types.UID]*owner{}}
-	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil && ref.Kind == pods.ReplicaSet {
+	ref := metav1.GetControllerOfNoCopy(pod)
+	if ref != nil && ref.Kind == pods.ReplicaSet {
 		if r, err := c.replicaSets.ReplicaSets(pod.Namespace).Get(ref.Name); err == nil && r.UID == ref.UID {
-			s.add(ofReplicaSet(r))
+			ref = cmp.Or(metav1.GetControllerOfNoCopy(r), ref)
 		}
 	}
-	return s.top(pod)
+	if ref == nil {
+		return (&snapshot{}).top(pod)
+	}
+	return keyOf(pod.Namespace, *ref)
 }
 
 // has reports whether anything is there of a workload, or a budget, as far as the
@@ -184,6 +188,7 @@ func (r *liveReader) podsOf(ctx context.Context, s *snapshot, seen map[types.UID
 		}
 		for i := range list.Items {
 			pod := list.Items[i] // a copy, so that the page can go
+			pod.ManagedFields = nil
 			trimPod(&pod)
 			if !seen[pod.UID] {
 				seen[pod.UID] = true

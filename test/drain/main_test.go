@@ -48,9 +48,6 @@ var apart = flag.Duration("clocks", 0, "set the clocks of the stage's programs s
 // memory is what adapter and guard may each take, in MiB, as a container's limit.
 var memory = flag.Int64("memory", 0, "confine the memory of adapter and guard to so many MiB, which needs root")
 
-// part names the instance of the stage, for parts of the package that run at once.
-var part = flag.String("part", "drain", "name the stage's instance, where several run at once")
-
 // guardArgs are the guard's flags unless a story is about them. A short settle
 // window is enough for agents that heed the draining mark.
 func guardArgs() []string { return []string{"--settle=3s", "--lost-node-quiet=5s"} }
@@ -77,7 +74,7 @@ func run(m *testing.M) int {
 	}
 	var err error
 	stage, err = lab.Open(ctx, lab.Options{
-		Name: lab.InstanceName(*part), Nodes: nodeCount, LiveKits: 2, MaxJobs: 50, Progress: os.Stderr,
+		Name: lab.InstanceName("drain"), Nodes: nodeCount, LiveKits: 2, MaxJobs: 50, Progress: os.Stderr,
 		Clocks: local.Clocks{APIServer: 2 * *apart, Controllers: -*apart, Nodes: -2 * *apart}, Clock: *apart,
 		Guard: true, GuardArgs: guardArgs(), OldGate: earlier("call-gate"),
 		MemoryLimit: *memory << 20,
