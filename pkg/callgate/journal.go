@@ -103,7 +103,7 @@ type legacy struct {
 }
 
 // read returns what an earlier gate left. A file that cannot be read is a job all the
-// same. From then on whole reports whether that is all there was.
+// same. From then on whole says whether that is all there was.
 func (j *journal) read() (l legacy, err error) {
 	if j == nil {
 		return l, nil

@@ -39,7 +39,7 @@ type ableAt struct {
 // gate, if it has one, does not say otherwise.
 func (m *member) can() bool { return m.serves() && m.able.why == "" }
 
-// gated reports whether a pod has a gate, which reports whether it can take calls.
+// gated reports whether a pod has a gate, which says whether it can take calls.
 func gated(pod *corev1.Pod, p *call.Pod) bool {
 	return pod.Annotations[call.GatePortAnnotation] != "" || p.Asks(call.Gate)
 }

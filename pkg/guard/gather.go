@@ -121,8 +121,6 @@ const pageSize = 500
 // beside. Owners are read before what they own, and one that is missing is asked for by name: what was created
 // meanwhile is not gone.
 func (r *liveReader) live(ctx context.Context, key Key, was *snapshot) (*snapshot, error) {
-	r.one.Lock() // a list of the largest workload is memory enough
-	defer r.one.Unlock()
 	s := &snapshot{owners: map[types.UID]*owner{}, gone: map[types.UID]bool{}}
 	selected, seen := map[string]bool{}, map[types.UID]bool{}
 	add := func(ref metav1.OwnerReference) error {
@@ -182,23 +180,38 @@ func (r *liveReader) live(ctx context.Context, key Key, was *snapshot) (*snapsho
 func (r *liveReader) podsOf(ctx context.Context, s *snapshot, seen map[types.UID]bool, namespace, selector string) error {
 	options := metav1.ListOptions{LabelSelector: joined(selector, call.GuardedLabel+"=true"), Limit: pageSize}
 	for {
-		list, err := r.client.CoreV1().Pods(namespace).List(ctx, options)
+		page, more, err := r.page(ctx, namespace, options)
 		if err != nil {
 			return fmt.Errorf("cannot list the pods of namespace %s: %w", namespace, err)
 		}
-		for i := range list.Items {
-			pod := list.Items[i] // a copy, so that the page can go
-			pod.ManagedFields = nil
-			trimPod(&pod)
+		for _, pod := range page {
 			if !seen[pod.UID] {
 				seen[pod.UID] = true
-				s.pods = append(s.pods, &pod)
+				s.pods = append(s.pods, pod)
 			}
 		}
-		if options.Continue = list.Continue; options.Continue == "" {
+		if options.Continue = more; more == "" {
 			return nil
 		}
 	}
+}
+
+// page reads one page of pods, and where the next begins. Only one is in memory as the API server sends it, whosever it is;
+// nobody waits for more of another workload than a page.
+func (r *liveReader) page(ctx context.Context, namespace string, options metav1.ListOptions) (page []*corev1.Pod, more string, err error) {
+	r.one.Lock()
+	defer r.one.Unlock()
+	list, err := r.client.CoreV1().Pods(namespace).List(ctx, options)
+	if err != nil {
+		return nil, "", err
+	}
+	for i := range list.Items {
+		pod := list.Items[i] // a copy, so that the list can go
+		pod.ManagedFields = nil
+		trimPod(&pod)
+		page = append(page, &pod)
+	}
+	return page, list.Continue, nil
 }
 
 // named adds those of these pods that no selector had: of an owner that is gone, or with labels that somebody
@@ -228,7 +241,7 @@ func joined(a, b string) string {
 	return a + "," + b
 }
 
-// liveReader reads workloads as they are now, one at a time.
+// liveReader reads workloads as they are now.
 type liveReader struct {
 	client kubernetes.Interface
 	one    sync.Mutex

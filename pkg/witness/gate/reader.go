@@ -22,7 +22,7 @@ import (
 )
 
 // Reader asks the gate of every pod that names this witness. The Answer that its
-// Ask returns reports whether the pod is draining and drained; it is zero where the
+// Ask returns says whether the pod is draining and drained; it is zero where the
 // gate gave none, and never has the jobs.
 type Reader struct{ *poll.Poller[Answer] }
 
