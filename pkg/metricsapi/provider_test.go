@@ -5,6 +5,7 @@ package metricsapi
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -247,6 +248,63 @@ func TestTimestampIsTheSamples(t *testing.T) {
 func TestListAllMetrics(t *testing.T) {
 	if got := len(testProvider(allKnown()).ListAllMetrics()); got != 10 {
 		t.Errorf("%d metrics are listed, want 10", got)
+	}
+}
+
+// among is a Provider of Deployment web of five pods among n others in its namespace.
+func among(n int) *Provider {
+	store := pods.NewStore()
+	store.SetObject(&pods.Object{Kind: pods.Namespace, NamespacedName: types.NamespacedName{Name: "voice"}})
+	w := known{calls: map[string]int{}}
+	for i := range n + 5 {
+		name, owner := fmt.Sprintf("agent-%05d", i), "web"
+		if i >= 5 {
+			owner = fmt.Sprintf("other-%d", i%50)
+		}
+		w.calls[name] = i % 3
+		store.SetPod(&call.Pod{
+			NamespacedName: types.NamespacedName{Namespace: "voice", Name: name}, UID: types.UID(name),
+			Owner: call.Owner{Kind: pods.Deployment, Name: owner}, State: call.Serving, Running: true, Witnesses: call.DefaultWitnesses(),
+		})
+	}
+	return New(store, witness.New(w, w, w, func(*call.Pod) {}), noon)
+}
+
+func readWeb(t testing.TB, p *Provider) {
+	value, err := p.GetMetricByName(t.Context(), types.NamespacedName{Namespace: "voice", Name: "web"}, info("deployments.apps", ActiveCalls), labels.Everything())
+	if err != nil || value.Value.Value() != 4 {
+		t.Fatalf("calls of web are %v, %v; want 4", value, err)
+	}
+}
+
+// TestReadCostsItsWorkload: what an autoscaler's read takes does not grow with the
+// namespace. Bytes are counted, which every pod that is looked at takes some of.
+func TestReadCostsItsWorkload(t *testing.T) {
+	const reads = 1000
+	cost := func(others int) uint64 {
+		p := among(others)
+		readWeb(t, p)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range reads {
+			readWeb(t, p)
+		}
+		runtime.ReadMemStats(&after)
+		return (after.TotalAlloc - before.TotalAlloc) / reads
+	}
+	if few, many := cost(0), cost(20_000); many > few*11/10 {
+		t.Errorf("a read takes %d bytes alone and %d among 20,000 other pods", few, many)
+	}
+}
+
+func BenchmarkRead(b *testing.B) {
+	for _, others := range []int{500, 5_000, 20_000} {
+		p := among(others)
+		b.Run(fmt.Sprint(others), func(b *testing.B) {
+			for b.Loop() {
+				readWeb(b, p)
+			}
+		})
 	}
 }
 

@@ -52,6 +52,15 @@ type Store struct {
 	byUID   map[types.UID]*call.Pod
 	objects map[string]map[types.NamespacedName]*Object // kind
 	byOwner map[types.UID]*Object                       // ReplicaSets
+	members map[ref]map[types.UID]*call.Pod             // of workloads and nodes
+	entered map[types.UID][]ref                         // where in members a pod is
+	owned   map[types.UID]map[types.UID]*call.Pod       // pods by their owner
+}
+
+// ref names a workload or a node.
+type ref struct {
+	kind string
+	name types.NamespacedName
 }
 
 // NewStore returns an empty Store.
@@ -61,6 +70,9 @@ func NewStore() *Store {
 		byUID:   map[types.UID]*call.Pod{},
 		objects: map[string]map[types.NamespacedName]*Object{},
 		byOwner: map[types.UID]*Object{},
+		members: map[ref]map[types.UID]*call.Pod{},
+		entered: map[types.UID][]ref{},
+		owned:   map[types.UID]map[types.UID]*call.Pod{},
 	}
 }
 
@@ -74,19 +86,75 @@ func (s *Store) SetPod(p *call.Pod) (fresh bool) {
 		s.byName[p.Namespace] = names
 	}
 	if old := names[p.Name]; old != nil && old.UID != p.UID {
-		delete(s.byUID, old.UID)
+		s.drop(old.UID)
 	}
 	names[p.Name] = p
 	fresh = s.byUID[p.UID] == nil
+	s.drop(p.UID)
 	s.byUID[p.UID] = p
+	put(s.owned, p.Owner.UID, p)
+	s.enter(p)
 	return fresh
+}
+
+// enter puts a pod under what it counts for.
+func (s *Store) enter(p *call.Pod) {
+	owner, top := s.workload(p)
+	refs := []ref{{Node, types.NamespacedName{Name: p.Node}}}
+	for _, o := range []call.Owner{owner, top} {
+		if o.Kind != "" {
+			refs = append(refs, ref{o.Kind, types.NamespacedName{Namespace: p.Namespace, Name: o.Name}})
+		}
+	}
+	for _, r := range refs {
+		put(s.members, r, p)
+	}
+	s.entered[p.UID] = refs
+}
+
+// leave takes a pod away from what it counts for.
+func (s *Store) leave(uid types.UID) {
+	for _, r := range s.entered[uid] {
+		remove(s.members, r, uid)
+	}
+	delete(s.entered, uid)
+}
+
+// drop forgets a pod, but for its name.
+func (s *Store) drop(uid types.UID) {
+	if p := s.byUID[uid]; p != nil {
+		remove(s.owned, p.Owner.UID, uid)
+	}
+	s.leave(uid)
+	delete(s.byUID, uid)
+}
+
+// enterAnew puts the pods of an owner under what they count for since it changed.
+func (s *Store) enterAnew(owner types.UID) {
+	for uid, p := range s.owned[owner] {
+		s.leave(uid)
+		s.enter(p)
+	}
+}
+
+func put[K comparable](groups map[K]map[types.UID]*call.Pod, key K, p *call.Pod) {
+	if groups[key] == nil {
+		groups[key] = map[types.UID]*call.Pod{}
+	}
+	groups[key][p.UID] = p
+}
+
+func remove[K comparable](groups map[K]map[types.UID]*call.Pod, key K, uid types.UID) {
+	if delete(groups[key], uid); len(groups[key]) == 0 {
+		delete(groups, key)
+	}
 }
 
 // DeletePod forgets the pod of that name and UID.
 func (s *Store) DeletePod(name types.NamespacedName, uid types.UID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.byUID, uid)
+	s.drop(uid)
 	if old := s.byName[name.Namespace][name.Name]; old == nil || old.UID != uid {
 		return // a StatefulSet has made the next one of that name
 	}
@@ -108,6 +176,9 @@ func (s *Store) SetObject(o *Object) (fresh bool) {
 	s.objects[o.Kind][o.NamespacedName] = o
 	if o.Kind == ReplicaSet {
 		s.byOwner[o.UID] = o
+		if old == nil || old.UID != o.UID || old.Owner != o.Owner {
+			s.enterAnew(o.UID)
+		}
 	}
 	return old == nil || old.UID != o.UID
 }
@@ -118,6 +189,7 @@ func (s *Store) DeleteObject(kind string, name types.NamespacedName, uid types.U
 	defer s.mu.Unlock()
 	if kind == ReplicaSet {
 		delete(s.byOwner, uid)
+		s.enterAnew(uid)
 	}
 	if old := s.objects[kind][name]; old != nil && old.UID == uid { // else it was made again
 		delete(s.objects[kind], name)
@@ -153,25 +225,15 @@ func (s *Store) In(namespace string, keep func(*call.Pod) bool) []*call.Pod {
 	return s.in(namespace, keep)
 }
 
-// Of returns the guarded pods that count for an object, sorted by name.
+// Of returns the guarded pods that count for an object, sorted by name. What it costs
+// grows with them, and not with the namespace, but for a namespace itself.
 func (s *Store) Of(kind string, name types.NamespacedName) []*call.Pod {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	namespace := name.Namespace
 	if kind == Namespace {
-		namespace = name.Name
+		return s.in(name.Name, func(*call.Pod) bool { return true })
 	}
-	return s.in(namespace, func(p *call.Pod) bool {
-		owner, top := s.workload(p)
-		switch kind {
-		case Namespace:
-			return true
-		case Node:
-			return p.Node == name.Name
-		default:
-			return owner.Kind == kind && owner.Name == name.Name || top.Kind == kind && top.Name == name.Name
-		}
-	})
+	return s.sorted(s.members[ref{kind, name}])
 }
 
 // By returns the guarded pods of a namespace, or of all if it is empty, grouped
@@ -181,24 +243,34 @@ func (s *Store) By(kind, namespace string) map[types.NamespacedName][]*call.Pod 
 	defer s.mu.RUnlock()
 	groups := map[types.NamespacedName][]*call.Pod{}
 	for _, p := range s.in(namespace, func(*call.Pod) bool { return true }) {
-		switch kind {
-		case Namespace:
+		if kind == Namespace {
 			name := types.NamespacedName{Name: p.Namespace}
 			groups[name] = append(groups[name], p)
-		case Node:
-			name := types.NamespacedName{Name: p.Node}
-			groups[name] = append(groups[name], p)
-		default:
-			owner, top := s.workload(p)
-			for _, o := range []call.Owner{owner, top} {
-				if o.Kind == kind {
-					name := types.NamespacedName{Namespace: p.Namespace, Name: o.Name}
-					groups[name] = append(groups[name], p)
-				}
+			continue
+		}
+		for _, r := range s.entered[p.UID] {
+			if r.kind == kind {
+				groups[r.name] = append(groups[r.name], p)
 			}
 		}
 	}
 	return groups
+}
+
+// sorted returns those of enabled namespaces, sorted by name.
+func (s *Store) sorted(group map[types.UID]*call.Pod) []*call.Pod {
+	found := make([]*call.Pod, 0, len(group))
+	for _, p := range group {
+		if s.enabled(p.Namespace) {
+			found = append(found, p)
+		}
+	}
+	slices.SortFunc(found, byName)
+	return found
+}
+
+func byName(a, b *call.Pod) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
 func (s *Store) in(namespace string, keep func(*call.Pod) bool) []*call.Pod {
@@ -221,9 +293,7 @@ func (s *Store) in(namespace string, keep func(*call.Pod) bool) []*call.Pod {
 			}
 		}
 	}
-	slices.SortFunc(found, func(a, b *call.Pod) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(found, byName)
 	return found
 }
 
@@ -283,9 +353,9 @@ func (s *Store) workload(p *call.Pod) (owner, top call.Owner) {
 func (s *Store) Former(o *Object) []*call.Pod {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.in(o.Namespace, func(p *call.Pod) bool {
+	return slices.DeleteFunc(s.sorted(s.members[ref{o.Kind, o.NamespacedName}]), func(p *call.Pod) bool {
 		owner, top := s.workload(p)
-		return former(owner, o) || former(top, o)
+		return !former(owner, o) && !former(top, o)
 	})
 }
 
