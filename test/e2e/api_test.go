@@ -14,7 +14,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -160,6 +162,34 @@ func TestWhoMayAsk(t *testing.T) {
 	anonymous := rest.AnonymousClientConfig(direct)
 	if err := ask(anonymous); !apierrors.IsForbidden(err) && !apierrors.IsUnauthorized(err) {
 		t.Errorf("nobody in particular got %v, want 401 or 403", err)
+	}
+}
+
+// TestAutoscalerIsOneQuestion reads 200 objects as the autoscaler's controller: the adapter
+// asks Kubernetes about it once, and perhaps once more about the controller itself.
+func TestAutoscalerIsOneQuestion(t *testing.T) {
+	config, err := stage.Cluster.RESTConfig("system:serviceaccount:kube-system:horizontal-pod-autoscaler", "system:serviceaccounts", t.Name())
+	trial.Must(t, err)
+	client, err := kubernetes.NewForConfig(config)
+	trial.Must(t, err)
+	questions := func() (n int) {
+		found := regexp.MustCompile(`apiserver_delegated_authz_request_total\{code="201"\} (\d+)`).FindStringSubmatch(adapterMetrics(t))
+		if found == nil {
+			return 0
+		}
+		n, err := strconv.Atoi(found[1])
+		trial.Must(t, err)
+		return n
+	}
+	before := questions()
+	for i := range 200 {
+		path := fmt.Sprintf("/apis/custom.metrics.k8s.io/v1beta2/namespaces/none-%d/deployments.apps/agent-%d/active_calls", i%10, i)
+		if err := client.Discovery().RESTClient().Get().AbsPath(path).Do(t.Context()).Error(); !apierrors.IsNotFound(err) {
+			t.Fatalf("%s: %v, want 404", path, err)
+		}
+	}
+	if asked := questions() - before; asked < 1 || asked > 2 {
+		t.Errorf("for 200 reads %d SubjectAccessReviews were made, want 1", asked)
 	}
 }
 

@@ -166,6 +166,7 @@ func (o *Options) server(watcher *pods.Watcher, log *slog.Logger) (*apiserver.Cu
 		return nil, nil, fmt.Errorf("cannot configure the API server: %w", err)
 	}
 	config.GenericConfig.MaxRequestsInFlight = maxInFlight
+	config.GenericConfig.Authorization.Authorizer = metricsapi.WidestFirst(config.GenericConfig.Authorization.Authorizer)
 	var keeper *servingcert.Keeper
 	if o.selfMadeCertificate() {
 		restConfig, err := o.base.ClientConfig()

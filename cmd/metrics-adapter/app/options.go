@@ -19,6 +19,10 @@ import (
 	"github.com/callguard/callguard/pkg/witness/rooms"
 )
 
+// rightsFor is how long a right to read metrics is believed, and so may outlive its
+// withdrawal: numbers of calls are no secret worth a question for every read.
+const rightsFor = time.Minute
+
 // Options are what the flags say.
 type Options struct {
 	base *basecmd.AdapterBase
@@ -56,6 +60,7 @@ func NewOptions() *Options {
 	o.base.InstallFlags()
 	o.base.SecureServing.BindPort = 10250              // open in every cluster that runs metrics-server
 	o.base.SecureServing.ServerCert.CertDirectory = "" // a certificate is made in memory
+	o.base.Authorization.AllowCacheTTL = rightsFor
 	return o
 }
 

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metricsapi
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sync/singleflight"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/metrics/pkg/apis/custom_metrics"
+)
+
+// all means every one of them, in what authorizers are asked.
+// Source: ResourceAttributes of k8s.io/api/authorization/v1.
+const all = "*"
+
+// WidestFirst returns an authorizer that asks each whether somebody may read every metric
+// of the cluster, then every one of the namespace, and only then the one that was asked
+// for. To an authorizer that remembers its answers, all reads of an autoscaler are one.
+// A question that fails, or is answered with no, is no answer to a narrower one.
+func WidestFirst(asked authorizer.Authorizer) authorizer.Authorizer {
+	var group singleflight.Group // of reads that come at once, one asks
+	return authorizer.AuthorizerFunc(func(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+		if a.IsResourceRequest() && a.GetAPIGroup() == custom_metrics.GroupName && a.GetUser() != nil {
+			namespaces := []string{""} // none is all of them
+			if a.GetNamespace() != "" {
+				namespaces = append(namespaces, a.GetNamespace())
+			}
+			for _, namespace := range namespaces {
+				wide := authorizer.AttributesRecord{
+					User: a.GetUser(), Verb: a.GetVerb(), Namespace: namespace,
+					APIGroup: a.GetAPIGroup(), APIVersion: all, Resource: all, Subresource: all, ResourceRequest: true,
+				}
+				allowed, _, _ := group.Do(question(wide), func() (any, error) {
+					decision, _, err := asked.Authorize(ctx, wide)
+					return err == nil && decision == authorizer.DecisionAllow, nil
+				})
+				if allowed == true {
+					return authorizer.DecisionAllow, "", nil
+				}
+			}
+		}
+		return asked.Authorize(ctx, a)
+	})
+}
+
+// question is the same for those who are the same in all that they are judged by.
+func question(a authorizer.AttributesRecord) string {
+	who := a.User
+	return fmt.Sprintf("%q", []any{who.GetName(), who.GetUID(), who.GetGroups(), who.GetExtra(), a.Verb, a.Namespace})
+}
