@@ -55,6 +55,8 @@ func TestEviction(t *testing.T) {
 	}
 }
 
+// TestEvictionKeepsTheGrace: an eviction leaves a pod its own grace, and shortens it only
+// for break-glass and where Kubernetes has no policy that could keep it.
 func TestEvictionKeepsTheGrace(t *testing.T) {
 	ns := enabled(t, "grace")
 	serving(t, ns, "first", "older", "again", "broken")
@@ -72,14 +74,18 @@ func TestEvictionKeepsTheGrace(t *testing.T) {
 	if pod, err := stage.admin.CoreV1().Pods(ns).Get(t.Context(), "broken", metav1.GetOptions{}); err == nil && (pod.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds != short) {
 		t.Errorf("Break-glass gives a grace of its own. Pod broken goes with grace %v, want %d", pod.DeletionGracePeriodSeconds, short)
 	}
+	want := int64(600)
+	if !stage.keepsGraces {
+		want = short
+	}
 	for name, reason := range map[string]string{
 		"first": "An eviction leaves a pod its own grace.",
 		"older": "So does one of the older version.",
 		"again": "A second one does not shorten it.",
 	} {
 		pod := get(t, ns, name)
-		if pod.DeletionTimestamp == nil || pod.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds != 600 {
-			t.Errorf("%s Pod %s goes at %v with grace %v, want 600", reason, name, pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds)
+		if pod.DeletionTimestamp == nil || pod.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds != want {
+			t.Errorf("%s Pod %s goes at %v with grace %v, want %d", reason, name, pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds, want)
 		}
 	}
 }

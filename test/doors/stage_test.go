@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -66,6 +65,8 @@ type cluster struct {
 	*local.Cluster
 	config *rest.Config
 	admin  kubernetes.Interface
+	// keepsGraces says that policy callguard-grace is there.
+	keepsGraces bool
 
 	mu      sync.Mutex
 	clients map[string]kubernetes.Interface
@@ -89,6 +90,9 @@ func (c *cluster) install(ctx context.Context) error {
 		return err
 	}
 	if c.admin, err = kubernetes.NewForConfig(c.config); err != nil {
+		return err
+	}
+	if c.keepsGraces, err = lab.KeepsGraces(c.admin.Discovery()); err != nil {
 		return err
 	}
 	if err := c.apply(ctx); err != nil {
@@ -165,6 +169,9 @@ func (c *cluster) awaitDoors(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if !c.keepsGraces {
+		return nil
+	}
 	return eventually(ctx, "callguard-grace is in force", func() (bool, error) {
 		if _, err := c.as(guard()).CoreV1().Pods(ns).Patch(ctx, "probe", types.MergePatchType, release, metav1.PatchOptions{}); err != nil {
 			return false, err
@@ -210,10 +217,11 @@ func (c *cluster) apply(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	manifests := filepath.Join("..", "..", "manifests")
-	out, err := exec.CommandContext(ctx, kubectl, "--kubeconfig", kubeconfig, "apply",
-		"-f", filepath.Join(manifests, "lookout.yaml"), "-f", filepath.Join(manifests, "doors.yaml"), "-f", filepath.Join(manifests, "drain-guard.yaml"),
-		"-f", filepath.Join(manifests, "drain-guard-deployment.yaml")).CombinedOutput()
+	manifests, err := lab.WriteManifests(c.admin.Discovery(), c.Dir(), "lookout.yaml", "doors.yaml", "drain-guard.yaml", "drain-guard-deployment.yaml")
+	if err != nil {
+		return err
+	}
+	out, err := exec.CommandContext(ctx, kubectl, "--kubeconfig", kubeconfig, "apply", "-f", manifests).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("cannot install the doors: %w: %s", err, out)
 	}

@@ -94,7 +94,7 @@ func TestUninstallWithoutGuard(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	doors, err := lab.Manifest("doors.yaml")
+	doors, err := lab.WriteManifests(stage.Client.Discovery(), t.TempDir(), "doors.yaml")
 	s.must(err)
 	s.does("delete", "--ignore-not-found", "-f", doors)
 	s.eventually(inTime, "the budget is gone", func() (bool, error) {

@@ -60,16 +60,12 @@ func guardManifests() []string { return []string{"drain-guard.yaml", "lookout.ya
 // InstallGuard applies the guard's rights and closes the doors. It starts no guard.
 func (l *Lab) InstallGuard(ctx context.Context) error {
 	l.printf("installing the drain-guard and its doors")
-	for _, name := range guardManifests() {
-		path, err := Manifest(name)
-		if err != nil {
-			return err
-		}
-		if _, err := l.Kubectl(ctx, "apply", "--server-side", "-f", path); err != nil {
-			return err
-		}
+	path, err := WriteManifests(l.Client.Discovery(), l.Cluster.Dir(), guardManifests()...)
+	if err != nil {
+		return err
 	}
-	return nil
+	_, err = l.Kubectl(ctx, "apply", "--server-side", "-f", path)
+	return err
 }
 
 // StartGuard starts a drain-guard for the first LiveKit, with the rights of its
