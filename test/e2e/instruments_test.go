@@ -20,6 +20,7 @@ import (
 // TestDroppedCallsAreCounted tests the instrument by which other tests know that
 // no call was dropped: it ends calls as Kubernetes can, and reads the cause.
 func TestDroppedCallsAreCounted(t *testing.T) {
+	t.Parallel()
 	cases := map[string]struct {
 		grace int64
 		cause fleet.Cause
@@ -55,6 +56,7 @@ func TestDroppedCallsAreCounted(t *testing.T) {
 // TestClusterIsReplaced runs a second instance beside the stage, breaks it, and
 // asks for it again.
 func TestClusterIsReplaced(t *testing.T) {
+	t.Parallel()
 	var progress bytes.Buffer
 	config := local.Config{Name: "e2e-second", Nodes: 1, Progress: &progress}
 	cluster, err := local.Up(t.Context(), config)

@@ -8,6 +8,7 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -18,8 +19,9 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// stage is where all tests of the package play, one after the other, each in
-// namespaces of its own.
+// stage is where all tests of the package play, each in namespaces of its own. Those
+// that are exact to seconds, or need a LiveKit for themselves, come first, one after
+// the other; then all others run side by side, since they mostly wait.
 var stage *lab.Lab
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -27,6 +29,11 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 func run(m *testing.M) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil { // they wait, whatever the number of processors
+		fmt.Fprintf(os.Stderr, "cannot test side by side: %v\n", err)
+		return 1
+	}
 	var err error
 	stage, err = lab.Open(ctx, lab.Options{Name: lab.InstanceName("e2e"), Nodes: 4, LiveKits: 3, MaxJobs: 50, Progress: os.Stderr})
 	if err != nil {
