@@ -18,11 +18,12 @@ import (
 )
 
 const (
-	// A guard that was killed is followed by the next after leaseDuration at most. One
-	// that loses the lease notices within renewDeadline.
-	leaseDuration = 10 * time.Second
-	renewDeadline = 6 * time.Second
-	retryPeriod   = 2 * time.Second
+	// A guard that was killed is followed by the next within 10 s: leaseDuration after the
+	// next has seen the last renewal. It looks every retryPeriod, of which client-go makes
+	// up to 2.2. One that loses the lease notices within renewDeadline.
+	leaseDuration = 6 * time.Second
+	renewDeadline = 4 * time.Second
+	retryPeriod   = 750 * time.Millisecond
 
 	// Notice is how long a leader may take to notice that the lease was taken from it.
 	Notice = renewDeadline + retryPeriod

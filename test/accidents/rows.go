@@ -456,8 +456,8 @@ func leases() []Row {
 			Healed: leads,
 		},
 		{
-			Object: mine, What: "restored from a backup with a former holder", Notices: "`kubectl calls doctor`, until it has run out", Heals: "drain-guard, when it has run out: 10 s",
-			Do: func(s *Scene) error { return hold(s, "somebody-of-before", 10) }, Healed: leads,
+			Object: mine, What: "restored from a backup with a former holder", Notices: "`kubectl calls doctor`, until it has run out", Heals: "drain-guard, when it has run out: 6 s",
+			Do: func(s *Scene) error { return hold(s, "somebody-of-before", 6) }, Healed: leads,
 		},
 		{
 			Object: mine, What: "held by `unlock` (" + person + ")", Notices: "every drain-guard is not ready; alert `CallguardUnlocked`", Heals: "a drain-guard that starts",
