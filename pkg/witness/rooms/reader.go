@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -127,6 +128,14 @@ type Reader struct {
 	client   *livekit.Client // nil until there are credentials
 	loadedAt time.Time
 	loadErr  error
+
+	unread atomic.Pointer[unread] // nil after the roll has changed
+}
+
+// unread is how many rooms could not be read, at a time.
+type unread struct {
+	at time.Time
+	n  int
 }
 
 // NewReader returns a Reader that does nothing until Run.
@@ -272,6 +281,7 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 	if afterOutage {
 		r.book.outageOver(time.Now())
 	}
+	r.unread.Store(nil)
 	r.roll.list(list, began, func(room string) bool { return r.book.rooms[room] != nil })
 	unlisted := 0
 	for name, entry := range r.book.rooms {
@@ -400,6 +410,7 @@ func (r *Reader) read(ctx context.Context, c *livekit.Client, room string) error
 	}
 	if err != nil {
 		if _, limited := errors.AsType[*livekit.TooMany](err); !limited { // else nobody was asked
+			r.unread.Store(nil)
 			r.roll.asked(room, at, err)
 		}
 		r.mu.Unlock()
@@ -408,6 +419,7 @@ func (r *Reader) read(ctx context.Context, c *livekit.Client, room string) error
 	if _, _, failed := r.roll.failing(room); failed != nil && r.book.rooms[room] != nil {
 		r.book.outageOver(at) // its node may have lost it
 	}
+	r.unread.Store(nil)
 	r.roll.asked(room, at, nil)
 	changed := r.book.apply(room, agents, at, r.sweeping || r.lastErr != nil, func(sid string) bool { return r.hints.left(room, sid) })
 	_ = r.keep(0) // it gives back what was charged too much
@@ -621,9 +633,14 @@ func (r *Reader) Unattributed() int {
 // Unread returns the number of rooms that cannot be read, and of which the list has said something new since they were: whose agents are in
 // them nobody knows.
 func (r *Reader) Unread(now time.Time) int {
+	if last := r.unread.Load(); last != nil && last.at.Equal(now) { // of the other pods of one request
+		return last.n
+	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.roll.unread(r.cfg.unreadAfter(), now)
+	n := r.roll.unread(r.cfg.unreadAfter(), now)
+	r.unread.Store(&unread{now, n})
+	return n
 }
 
 // RoomSIDs returns the ids of the rooms that LiveKit lists a pod's agents in.

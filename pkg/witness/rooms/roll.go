@@ -22,6 +22,7 @@ type roll struct {
 	hints bool
 
 	places   map[string]*place
+	failed   map[string]*place // those of them that cannot be read
 	at       time.Time // when the latest list was asked for
 	nameless int       // rooms of it whose names are too long to ask for them
 	size     int64     // what the rooms take, in bytes
@@ -41,7 +42,9 @@ type place struct {
 	dirty bool      // a webhook named it since it was asked for
 }
 
-func newRoll(hints bool) *roll { return &roll{hints: hints, places: map[string]*place{}} }
+func newRoll(hints bool) *roll {
+	return &roll{hints: hints, places: map[string]*place{}, failed: map[string]*place{}}
+}
 
 // list enters a list of all rooms that was asked for at the time given. A room that is
 // gone from it is kept for as long as it holds seats.
@@ -66,6 +69,7 @@ func (r *roll) list(rooms []livekit.RoomInfo, at time.Time, holds func(room stri
 	for name, p := range r.places {
 		if !p.listed && !holds(name) {
 			delete(r.places, name)
+			delete(r.failed, name)
 			r.size -= placeSize(livekit.RoomInfo{Name: name})
 		}
 	}
@@ -101,9 +105,10 @@ func (r *roll) asked(room string, at time.Time, err error) {
 		if p.err == nil {
 			p.since = at
 		}
-		p.err = err
+		p.err, r.failed[room] = err, p
 		return
 	}
+	delete(r.failed, room)
 	p.read, p.err, p.dirty = at, nil, false
 	if !at.Before(r.at) { // else the list may know of something later
 		p.then = p.line
@@ -174,8 +179,8 @@ func (r *roll) whole(patience time.Duration, now time.Time) time.Time {
 // list said last that somebody came or went: who is in them is not known.
 func (r *roll) unread(patience time.Duration, now time.Time) int {
 	n := r.nameless
-	for _, p := range r.places {
-		if p.err != nil && (p.read.IsZero() || p.listed && p.line != p.then) && now.Sub(p.since) >= patience {
+	for _, p := range r.failed {
+		if (p.read.IsZero() || p.listed && p.line != p.then) && now.Sub(p.since) >= patience {
 			n++
 		}
 	}

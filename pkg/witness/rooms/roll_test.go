@@ -4,6 +4,7 @@ package rooms
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -84,5 +85,29 @@ func TestRoll(t *testing.T) {
 				t.Errorf("%s %d rooms could never be read, want %d", tc.reason, n, tc.unread)
 			}
 		})
+	}
+}
+
+// TestReadingCostsItsPod: how many rooms a project has is nothing to the reading of a pod,
+// which every answer to an autoscaler takes one of for each pod.
+func TestReadingCostsItsPod(t *testing.T) {
+	cost := func(rooms int) time.Duration {
+		r := NewReader(Config{Settings: Settings{Resync: 15 * time.Second, MaxStaleness: 45 * time.Second}})
+		list := make([]livekit.RoomInfo, rooms)
+		for i := range list {
+			list[i] = livekit.RoomInfo{Name: fmt.Sprint(i), SID: fmt.Sprint("RM_", i)}
+		}
+		now := time.Now()
+		r.roll.list(list, now, func(string) bool { return false })
+		began := time.Now()
+		for i := range 2000 {
+			at := now.Add(time.Duration(i))
+			_, _ = r.Reading("pod", at), r.Unread(at)
+		}
+		return time.Since(began)
+	}
+	cost(10)
+	if few, many := cost(10), cost(50_000); many > 20*few {
+		t.Errorf("2,000 readings take %s with 10 rooms and %s with 50,000", few, many)
 	}
 }
