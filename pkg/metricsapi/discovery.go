@@ -9,15 +9,15 @@ import (
 	"k8s.io/metrics/pkg/apis/custom_metrics"
 )
 
-// AddDiscovery tells aggregated discovery of the metrics, which
+// addDiscovery tells aggregated discovery of the metrics, which
 // custom-metrics-apiserver leaves out: without it kube-apiserver lists the group
 // without resources, and `kubectl api-resources` shows none.
 //
 // A metric is a subresource of what it describes, as `pods/active_calls`.
-func AddDiscovery(server *genericapiserver.GenericAPIServer, versions ...string) {
+func addDiscovery(server *genericapiserver.GenericAPIServer, versions []metav1.GroupVersionForDiscovery) {
 	for _, version := range versions {
-		kind := &metav1.GroupVersionKind{Group: custom_metrics.GroupName, Version: version, Kind: "MetricValueList"}
-		entry := apidiscoveryv2.APIVersionDiscovery{Version: version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
+		kind := &metav1.GroupVersionKind{Group: custom_metrics.GroupName, Version: version.Version, Kind: listKind}
+		entry := apidiscoveryv2.APIVersionDiscovery{Version: version.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
 		for _, d := range described() {
 			scope := apidiscoveryv2.ScopeCluster
 			if d.namespaced {

@@ -55,6 +55,8 @@ type Store struct {
 	members map[ref]map[types.UID]*call.Pod             // of workloads and nodes
 	entered map[types.UID][]ref                         // where in members a pod is
 	owned   map[types.UID]map[types.UID]*call.Pod       // pods by their owner
+	// sorted are the pods of a namespace by name, until one changes.
+	sorted sync.Map
 }
 
 // ref names a workload or a node.
@@ -80,6 +82,7 @@ func NewStore() *Store {
 func (s *Store) SetPod(p *call.Pod) (fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.sorted.Delete(p.Namespace)
 	names := s.byName[p.Namespace]
 	if names == nil {
 		names = map[string]*call.Pod{}
@@ -158,6 +161,7 @@ func (s *Store) DeletePod(name types.NamespacedName, uid types.UID) {
 	if old := s.byName[name.Namespace][name.Name]; old == nil || old.UID != uid {
 		return // a StatefulSet has made the next one of that name
 	}
+	s.sorted.Delete(name.Namespace)
 	delete(s.byName[name.Namespace], name.Name)
 	if len(s.byName[name.Namespace]) == 0 {
 		delete(s.byName, name.Namespace)
@@ -233,7 +237,7 @@ func (s *Store) Of(kind string, name types.NamespacedName) []*call.Pod {
 	if kind == Namespace {
 		return s.in(name.Name, func(*call.Pod) bool { return true })
 	}
-	return s.sorted(s.members[ref{kind, name}])
+	return s.counting(s.members[ref{kind, name}])
 }
 
 // By returns the guarded pods of a namespace, or of all if it is empty, grouped
@@ -257,8 +261,8 @@ func (s *Store) By(kind, namespace string) map[types.NamespacedName][]*call.Pod 
 	return groups
 }
 
-// sorted returns those of enabled namespaces, sorted by name.
-func (s *Store) sorted(group map[types.UID]*call.Pod) []*call.Pod {
+// counting returns those of enabled namespaces, sorted by name.
+func (s *Store) counting(group map[types.UID]*call.Pod) []*call.Pod {
 	found := make([]*call.Pod, 0, len(group))
 	for _, p := range group {
 		if s.enabled(p.Namespace) {
@@ -276,7 +280,7 @@ func byName(a, b *call.Pod) int {
 func (s *Store) in(namespace string, keep func(*call.Pod) bool) []*call.Pod {
 	namespaces := []string{namespace}
 	if namespace == "" {
-		namespaces = slices.Collect(maps.Keys(s.byName))
+		namespaces = slices.Sorted(maps.Keys(s.byName))
 	}
 	most := 0
 	for _, namespace := range namespaces {
@@ -287,14 +291,24 @@ func (s *Store) in(namespace string, keep func(*call.Pod) bool) []*call.Pod {
 		if !s.enabled(namespace) {
 			continue
 		}
-		for _, p := range s.byName[namespace] {
+		for _, p := range s.byNames(namespace) {
 			if keep(p) {
 				found = append(found, p)
 			}
 		}
 	}
-	slices.SortFunc(found, byName)
 	return found
+}
+
+// byNames returns the pods of a namespace, sorted by name. The lock that its caller has
+// for reading keeps them as they are.
+func (s *Store) byNames(namespace string) []*call.Pod {
+	if list, ok := s.sorted.Load(namespace); ok {
+		return list.([]*call.Pod)
+	}
+	list := slices.SortedFunc(maps.Values(s.byName[namespace]), byName)
+	s.sorted.Store(namespace, list)
+	return list
 }
 
 // Enabled reports whether an administrator has labelled the namespace.
@@ -353,7 +367,7 @@ func (s *Store) workload(p *call.Pod) (owner, top call.Owner) {
 func (s *Store) Former(o *Object) []*call.Pod {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return slices.DeleteFunc(s.sorted(s.members[ref{o.Kind, o.NamespacedName}]), func(p *call.Pod) bool {
+	return slices.DeleteFunc(s.counting(s.members[ref{o.Kind, o.NamespacedName}]), func(p *call.Pod) bool {
 		owner, top := s.workload(p)
 		return !former(owner, o) && !former(top, o)
 	})

@@ -24,8 +24,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
-	"k8s.io/metrics/pkg/apis/custom_metrics/v1beta1"
-	"k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver"
 	apimetrics "sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver/metrics"
 
@@ -126,9 +124,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	})
 	every := func() []*call.Pod { return store.In("", func(*call.Pod) bool { return true }) }
 	registry.MustRegister(witness.NewCollector(book, every, time.Now))
-	o.base.WithCustomMetrics(metricsapi.New(store, book, time.Now))
-
-	server, keeper, err := o.server(watcher, log)
+	server, keeper, err := o.server(metricsapi.New(store, book, time.Now), watcher, log)
 	if err != nil {
 		return err
 	}
@@ -160,7 +156,8 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 // server makes the API server, ready as soon as it serves and its informers are
 // synced, whether LiveKit answers or not: an APIService without a ready server
 // blocks the deletion of every namespace in the cluster.
-func (o *Options) server(watcher *pods.Watcher, log *slog.Logger) (*apiserver.CustomMetricsAdapterServer, *servingcert.Keeper, error) {
+func (o *Options) server(metrics *metricsapi.Provider, watcher *pods.Watcher, log *slog.Logger) (*apiserver.CustomMetricsAdapterServer, *servingcert.Keeper, error) {
+	o.base.WithCustomMetrics(metrics) // for the OpenAPI
 	config, err := o.base.Config()
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot configure the API server: %w", err)
@@ -189,11 +186,17 @@ func (o *Options) server(watcher *pods.Watcher, log *slog.Logger) (*apiserver.Cu
 		}
 		config.GenericConfig.SecureServing.Cert = keeper
 	}
-	server, err := o.base.Server()
+	informers, err := o.base.Informers()
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot make the API server: %w", err)
 	}
-	metricsapi.AddDiscovery(server.GenericAPIServer, v1beta2.SchemeGroupVersion.Version, v1beta1.SchemeGroupVersion.Version)
+	server, err := config.Complete(informers).New(o.base.Name, nil, nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot make the API server: %w", err)
+	}
+	if err := metricsapi.Install(server.GenericAPIServer, metrics); err != nil {
+		return nil, nil, err
+	}
 	checks := []healthz.HealthChecker{healthz.NamedCheck("informers-synced", func(*http.Request) error {
 		if !watcher.Synced() {
 			return errors.New("the guarded pods are still being read")
