@@ -51,9 +51,9 @@ func TestValues(t *testing.T) {
 // TestOlderKubernetes renders the grace door in the version that the cluster has, and leaves it out where it has none.
 func TestOlderKubernetes(t *testing.T) {
 	cases := map[string]struct{ has, want string }{
-		"1.36": {has: "v1", want: "apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingAdmissionPolicy\n"},
-		"1.34": {has: "v1beta1", want: "apiVersion: admissionregistration.k8s.io/v1beta1\nkind: MutatingAdmissionPolicy\n"},
-		"1.30": {has: "v1alpha0"},
+		"1.36":                    {has: "v1", want: "apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingAdmissionPolicy\n"},
+		"1.34 with its beta APIs": {has: "v1beta1", want: "apiVersion: admissionregistration.k8s.io/v1beta1\nkind: MutatingAdmissionPolicy\n"},
+		"1.34":                    {has: "v1alpha0"},
 	}
 	for name, tc := range cases {
 		got := render(t, "--api-versions", "admissionregistration.k8s.io/"+tc.has+"/MutatingAdmissionPolicy")

@@ -224,14 +224,14 @@ func (c *cluster) checkServer() []finding {
 	}
 	served, err := c.client.Discovery().ServerResourcesForGroupVersion("admissionregistration.k8s.io/v1")
 	if err != nil {
-		return []finding{{fail, check, fmt.Sprintf("%s does not tell its admission policies: %v", version, err), "callguard needs Kubernetes 1.30 or newer"}}
+		return []finding{{fail, check, fmt.Sprintf("%s does not tell its admission policies: %v", version, err), "callguard needs Kubernetes 1.34 or newer"}}
 	}
 	serves := func(resource string) bool {
 		return slices.ContainsFunc(served.APIResources, func(r metav1.APIResource) bool { return r.Name == resource })
 	}
 	switch {
 	case !serves("validatingadmissionpolicies"):
-		return []finding{{fail, check, fmt.Sprintf("%s has no ValidatingAdmissionPolicy, so nothing holds calls", version), "callguard needs Kubernetes 1.30 or newer"}}
+		return []finding{{fail, check, fmt.Sprintf("%s has no ValidatingAdmissionPolicy, so nothing holds calls", version), "callguard needs Kubernetes 1.34 or newer"}}
 	case !serves("mutatingadmissionpolicies"):
 		return []finding{{warn, check, fmt.Sprintf("%s has no MutatingAdmissionPolicy: %s", version, admission.WithoutGrace), "never use kubectl drain --grace-period; Kubernetes 1.36 has it"}}
 	}
