@@ -246,7 +246,7 @@ func TestOneUnreadableRoom(t *testing.T) {
 				if !strings.Contains(why, "RM_"+sidOf(number)) || !strings.Contains(why, "500 Internal Server Error") || strings.Contains(why, "4930") {
 					t.Errorf("the reason is: %s", why)
 				}
-				r.Heed(Event{Name: "participant_joined", Room: number})
+				r.Heed(Event{Name: "track_published", Room: number, Agent: true})
 				lk.set(func() { clear(lk.broken) })
 				soon(t, time.Minute, "it is known again", reads(r, "pod-n", 1))
 				if strings.Contains(log.String(), "4930") {

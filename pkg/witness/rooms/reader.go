@@ -510,13 +510,17 @@ func (r *Reader) again(room string, listed map[string]bool, missing bool) (time.
 	return 0, false
 }
 
-// Heed reads a room at once because of a webhook event. What the event says of
-// an agent is borne in mind until the room's list says the same.
+// Heed reads a room at once because of a webhook event that may change who counts. What
+// the event says of an agent is borne in mind until the room's list says the same.
 func (r *Reader) Heed(event Event) {
 	if event.Room == "" || len(event.Room) > maxHinted || len(event.Participant) > maxHinted {
 		return // it is left to the sweeps
 	}
 	r.mu.Lock()
+	if !event.matters(r.book.rooms[event.Room] != nil) {
+		r.mu.Unlock()
+		return
+	}
 	r.roll.name(event.Room)
 	if event.Agent {
 		switch event.Name {

@@ -266,7 +266,7 @@ func TestLostDuringAnOutage(t *testing.T) {
 		})
 		lk.set(func() { delete(lk.rooms, "r") })
 		for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
-			r.Heed(Event{Name: "participant_joined", Room: "r", Participant: "PA_caller"})
+			r.Heed(Event{Name: "track_published", Room: "r", Participant: "PA_1", Agent: true})
 			if reads(r, "pod", 0)() {
 				t.Fatal("what is lost in an outage reads as zero")
 			}
@@ -298,7 +298,7 @@ func TestListsHang(t *testing.T) {
 		time.Sleep(4 * time.Second) // a sweep has failed, and the next hangs
 		lk.set(func() { clear(lk.rooms) })
 		for range 200 {
-			r.Heed(Event{Name: "participant_left", Room: "r", Participant: "PA_caller"})
+			r.Heed(Event{Name: "track_published", Room: "r", Participant: "PA_1", Agent: true})
 			time.Sleep(100 * time.Millisecond)
 			if reads(r, "pod", 0)() {
 				t.Fatal("what is lost in an outage reads as zero")

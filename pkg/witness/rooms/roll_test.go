@@ -111,3 +111,32 @@ func TestReadingCostsItsPod(t *testing.T) {
 		t.Errorf("2,000 readings take %s with 10 rooms and %s with 50,000", few, many)
 	}
 }
+
+// TestEventsThatMatter: of all that LiveKit tells of a call, in the order in which it does,
+// those of its agent have its room read: it comes, publishes, and leaves.
+func TestEventsThatMatter(t *testing.T) {
+	for _, tc := range []struct {
+		reason string
+		event  Event
+		seats  bool
+		reads  bool
+	}{
+		{"Nobody is in it yet.", Event{Name: "room_started"}, false, false},
+		{"A caller is no agent.", Event{Name: "participant_joined"}, false, false},
+		{"This is one.", Event{Name: "participant_joined", Agent: true}, false, true},
+		{"A caller's voice says nothing of agents.", Event{Name: "track_published"}, true, false},
+		{"An agent may have said since whose it is.", Event{Name: "track_published", Agent: true}, true, true},
+		{"It is there still.", Event{Name: "track_unpublished", Agent: true}, true, false},
+		{"It has left.", Event{Name: "participant_left", Agent: true}, true, true},
+		{"Its connection broke.", Event{Name: "participant_connection_aborted", Agent: true}, true, true},
+		{"A caller hangs up.", Event{Name: "participant_left"}, true, false},
+		{"Its agents were seen to leave.", Event{Name: "room_finished"}, false, false},
+		{"Somebody was in it that nobody saw leave.", Event{Name: "room_finished"}, true, true},
+		{"A recording has nobody in it.", Event{Name: "egress_ended"}, true, false},
+		{"What a later LiveKit tells of an agent may matter.", Event{Name: "participant_moved", Agent: true}, true, true},
+	} {
+		if got := tc.event.matters(tc.seats); got != tc.reads {
+			t.Errorf("%s %+v: its room is read: %t, want %t", tc.reason, tc.event, got, tc.reads)
+		}
+	}
+}

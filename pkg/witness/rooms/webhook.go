@@ -264,6 +264,20 @@ type Event struct {
 	Agent       bool
 }
 
+// matters reports whether an event may change which agents are in its room, or what they
+// say of themselves: callers come and go, and of each call LiveKit tells four times more.
+// A room that is over needs no look where nobody is known to be in it.
+func (e Event) matters(seats bool) bool {
+	switch e.Name {
+	case "room_finished":
+		return seats
+	case "room_started", "track_unpublished":
+		return false
+	default:
+		return e.Agent
+	}
+}
+
 // parseEvent reads an event as LiveKit's JSON has it, and its id.
 func parseEvent(body []byte) (event Event, id string, err error) {
 	var said struct {
