@@ -66,7 +66,7 @@ func ValidateURL(u string) error {
 type Config struct {
 	Credentials
 
-	Transport http.RoundTripper // http.DefaultTransport where it is nil
+	Transport http.RoundTripper // NewTransport's where it is nil
 	// Timeout bounds one request; DefaultTimeout where it is 0.
 	Timeout time.Duration
 	// Budget is what all answers under way of the process may take; nil is one of the
@@ -80,6 +80,18 @@ type Config struct {
 	// Asked is told the method of each request that was sent, how long it took and
 	// what came of it. It may be nil.
 	Asked func(method string, took time.Duration, err error)
+}
+
+// idlePerServer is how many connections to a server are kept: more than requests that are
+// under way at once. Go keeps two, so that most of sixteen would open their own each time.
+const idlePerServer = 64
+
+// NewTransport returns a transport as http.DefaultTransport is, that keeps the connections
+// of as many requests as go out at once.
+func NewTransport() *http.Transport {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.MaxIdleConns, t.MaxIdleConnsPerHost = 8*idlePerServer, idlePerServer
+	return t
 }
 
 // Client asks LiveKit's RoomService. It is safe for concurrent use.
@@ -103,7 +115,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	if cfg.Transport == nil {
-		cfg.Transport = http.DefaultTransport
+		cfg.Transport = NewTransport()
 	}
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = DefaultTimeout

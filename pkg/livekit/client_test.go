@@ -5,10 +5,12 @@ package livekit
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	protocol "github.com/livekit/protocol/livekit"
 	"github.com/twitchtv/twirp"
+	"golang.org/x/sync/errgroup"
 )
 
 // number names a room as telephony does, and hush stands for what a foreign answer may
@@ -269,5 +272,37 @@ func TestTokensOutlastOtherClocks(t *testing.T) {
 		if now := time.Now().Add(ahead); claims.NotBefore.After(now) || claims.ExpiresAt.Before(now) {
 			t.Errorf("a LiveKit that is %s ahead refuses a token that is valid from %s to %s", ahead, claims.NotBefore, claims.ExpiresAt)
 		}
+	}
+}
+
+// TestConnectionsAreKept asks 2,000 times, sixteen at once: what the first open, the next
+// ones go on with.
+func TestConnectionsAreKept(t *testing.T) {
+	var opened atomic.Int64
+	ts := httptest.NewUnstartedServer(says(nil))
+	ts.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	ts.Start()
+	t.Cleanup(ts.Close)
+	transport := NewTransport()
+	t.Cleanup(transport.CloseIdleConnections)
+	c := clientOf(t, nil, func(c *Config) { c.URL, c.Transport = ts.URL, transport })
+	const atOnce = 16
+	var all errgroup.Group
+	all.SetLimit(atOnce)
+	for range 2000 {
+		all.Go(func() error {
+			_, err := c.Participants(t.Context(), "room")
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if n := opened.Load(); n > 2*atOnce {
+		t.Errorf("2,000 requests, %d at once, opened %d connections", atOnce, n)
 	}
 }

@@ -113,8 +113,9 @@ func run(ctx context.Context, o *Options, clients clients, registry *prometheus.
 		return err
 	}
 	var g *guard.Guard
+	transport := livekit.NewTransport()
 	tenants := livekit.NewTenants(livekit.TenantsConfig{
-		Base: http.DefaultTransport.(*http.Transport), Allowed: o.livekit.Allowed, Domain: program.ClusterDomain(), LookupCNAME: net.DefaultResolver.LookupCNAME,
+		Base: transport, Allowed: o.livekit.Allowed, Domain: program.ClusterDomain(), LookupCNAME: net.DefaultResolver.LookupCNAME,
 		Cluster: func(ctx context.Context, addr netip.Addr) bool {
 			return program.IsAPIServer(ctx, addr) || g.IsNode(addr)
 		},
@@ -123,7 +124,7 @@ func run(ctx context.Context, o *Options, clients clients, registry *prometheus.
 		Default: o.defaultProject(func(ctx context.Context, server string) (time.Time, error) {
 			return leader.RecordServer(ctx, client, o.doors.Namespace, server, g.Leads)
 		}), Secret: rooms.SecretCredentials(client),
-		Transport: http.DefaultTransport, Tenants: tenants.Of, OnlyWanted: true, Settings: o.livekit.Rooms, Metrics: rooms.NewMetrics(registry), Log: log,
+		Transport: transport, Tenants: tenants.Of, OnlyWanted: true, Settings: o.livekit.Rooms, Metrics: rooms.NewMetrics(registry), Log: log,
 	})
 	asked := poll.Config{Timeout: o.witnessTimeout, Interval: o.guard.ReadEvery, Registry: registry}
 	agents, gates := worker.NewReader(asked), gate.NewReader(asked)

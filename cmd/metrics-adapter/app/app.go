@@ -102,8 +102,9 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	}
 	agents, gates := worker.NewReader(asked), gate.NewReader(asked)
 	roomMetrics := rooms.NewMetrics(registry)
+	transport := livekit.NewTransport()
 	tenants := livekit.NewTenants(livekit.TenantsConfig{
-		Base: http.DefaultTransport.(*http.Transport), Allowed: o.livekit.Allowed, Domain: program.ClusterDomain(), LookupCNAME: net.DefaultResolver.LookupCNAME,
+		Base: transport, Allowed: o.livekit.Allowed, Domain: program.ClusterDomain(), LookupCNAME: net.DefaultResolver.LookupCNAME,
 		Cluster: func(ctx context.Context, addr netip.Addr) bool {
 			return program.IsAPIServer(ctx, addr) || watcher.IsNode(addr)
 		},
@@ -111,7 +112,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
 		Default:   rooms.FileCredentials(o.livekit.Files()),
 		Secret:    rooms.SecretCredentials(client),
-		Transport: http.DefaultTransport,
+		Transport: transport,
 		Tenants:   tenants.Of,
 		Settings:  o.livekit.Rooms,
 		OnChange:  func(uids []types.UID) { agents.Poke(uids...); gates.Poke(uids...) },
