@@ -235,7 +235,7 @@ func (v *Verifier) set(err error, looked bool) {
 		if errors.Is(err, ErrNotTried) {
 			do = "it is tried again every " + doorsSoon.String()
 		}
-		v.events.Eventf(v.about, corev1.EventTypeWarning, ReasonNotInForce, "Nothing is released, for callguard's admission policies are not in force: %s; %s", err, do)
+		v.events.Eventf(v.about, corev1.EventTypeWarning, ReasonNotInForce, "No pod is released, because callguard's admission policies are not in force: %s; %s", err, do)
 	}
 }
 

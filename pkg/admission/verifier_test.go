@@ -318,7 +318,7 @@ func TestDoors(t *testing.T) {
 			inForce := "1"
 			if tc.want != "" {
 				inForce = "0"
-				want := "Warning PoliciesNotInForce on Deployment callguard-system/drain-guard: Nothing is released, for callguard's admission policies are not in force: " +
+				want := "Warning PoliciesNotInForce on Deployment callguard-system/drain-guard: No pod is released, because callguard's admission policies are not in force: " +
 					strings.ReplaceAll(tc.want, "\n", "; ") + "; apply the chart again"
 				trial.Eventually(t, "a guard that starts like this says so in an Event", func() bool { return len(events.List()) > 0 })
 				if diff := cmp.Diff([]string{want}, events.List()); diff != "" {
@@ -453,7 +453,7 @@ func TestDoorsTold(t *testing.T) {
 		}
 		becomes("")
 	}
-	told := "Warning PoliciesNotInForce on Deployment callguard-system/drain-guard: Nothing is released, for callguard's admission policies are not in force: " + missing + "; apply the chart again"
+	told := "Warning PoliciesNotInForce on Deployment callguard-system/drain-guard: No pod is released, because callguard's admission policies are not in force: " + missing + "; apply the chart again"
 	if diff := cmp.Diff([]string{told, told}, events.List()); diff != "" {
 		t.Errorf("Events: -want, +got:\n%s", diff)
 	}

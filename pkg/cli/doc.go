@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cli holds the verbs of the kubectl plugin: which calls there are, why a
-// pod stays, a drain that waits for calls, and whether all is well.
+// Package cli implements the kubectl-calls commands list, why, drain and doctor.
 //
 // It decides nothing: why a pod stays is what package guard makes of it, whose
 // doors and budgets it also takes. It writes in one verb only, drain, which cordons

@@ -50,7 +50,7 @@ type finding struct {
 
 func newDoctor(c *common) *cobra.Command {
 	return &cobra.Command{
-		Use: "doctor", Short: "Check that calls are held, and known", Args: noWords,
+		Use: "doctor", Short: "Check that calls are protected and counted", Args: noWords,
 		Long: "Checks whether callguard can hold calls, and knows them, in all namespaces, or in that of -n.\n" +
 			"One line a check: OK, WARN or FAIL, with what to do. Exit code 1 if one fails. It changes nothing.",
 		RunE: func(cmd *cobra.Command, _ []string) error {

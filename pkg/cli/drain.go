@@ -56,7 +56,7 @@ func newDrain(c *common) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "drain NODE", Short: "Drain a node without losing a call", Args: oneName("node"),
 		Long: "Cordons a node and evicts its pods, as kubectl drain does, and shows what holds it up: which pods, how many calls,\n" +
-			"since when, and why. It refuses to start where a call could be lost. No flag of it ends a call.\n\n" +
+			"since when, and why. It refuses to start where a call could be lost. No flag ends a call.\n\n" +
 			"Exit codes: 0, the node is empty; 1, an error, or it was refused and nothing was changed;\n" +
 			"2, it was interrupted or --timeout is over: the node stays cordoned and calls go on.",
 		RunE: func(cmd *cobra.Command, args []string) error {

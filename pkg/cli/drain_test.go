@@ -225,7 +225,7 @@ func TestDryRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	since := clock(noon().Add(-2 * time.Minute))
-	want := "voice/a would be evicted: draining since " + since + ", no call: it is idle; waiting whether a call is still on its way\n" +
+	want := "voice/a would be evicted: draining since " + since + ", no call: it is idle; waiting in case a call is still being connected\n" +
 		"voice/b would be evicted: draining since " + since + ", 1 call: it holds calls\n" +
 		"voice/web would be evicted: not guarded; its own PodDisruptionBudget web allows no disruption now\n" +
 		"node/node-1 would be cordoned and drained (dry run)\n"

@@ -123,7 +123,7 @@ Events:  none by callguard
 			want: `Pod:         voice/a on node-1
 State:       draining, and should go (drain) for 2m, since ` + since + `
 Calls:       0, by the metrics API 1s ago
-Verdict:     Hold by rule settle: it is idle; waiting whether a call is still on its way
+Verdict:     Hold by rule settle: it is idle; waiting in case a call is still being connected
 Waits for:   a quiet time, in which a call that was on its way would show; with a call-gate, its word that it has the order
 Do:          wait some seconds; if it lasts, see what call-gate's --order-file is
 Unsure:      the metrics API has one number for all witnesses: 0 says that none of them counts a call, not that each of them answers. A Held Event names one that does not

@@ -66,7 +66,7 @@ func TestRolloutToAnUnable(t *testing.T) {
 		}
 	}
 	const (
-		drained = "Normal Draining: Pod voice/a takes no new call (rollout): enough others can take calls"
+		drained = "Normal Draining: Pod voice/a stopped accepting calls (rollout): enough other pods can take calls"
 		held    = "Normal Held: Pod voice/a stays (rollout): too few others of its workload can take calls"
 		tail    = "; it goes on serving until replacements are ready"
 	)
@@ -108,7 +108,7 @@ func TestRolloutToAnUnable(t *testing.T) {
 			reason: "A pod that has long been unable itself is no loss: nothing waits for it.", new: next(), says: map[string]call.Ability{"a": call.Refused, "b": call.Refused}, until: 310,
 			want: []string{
 				held + ": LiveKit refuses the key of pod voice/b" + tail,
-				"Normal Draining: Pod voice/a takes no new call (rollout): it can take no call itself: LiveKit refuses the key of pod voice/a",
+				"Normal Draining: Pod voice/a stopped accepting calls (rollout): it can take no call itself: LiveKit refuses the key of pod voice/a",
 			},
 		},
 		"OldGate": {reason: "A gate of before does not say: its pod is judged by its Ready condition.", new: next(), says: map[string]call.Ability{"a": call.Unsaid, "b": call.Unsaid}, until: 5, want: []string{drained}},

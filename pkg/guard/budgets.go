@@ -101,7 +101,7 @@ func (b *budgets) run(ctx context.Context) error {
 		case err == nil:
 			queue.Forget(namespace)
 		case ctx.Err() == nil:
-			b.report.log.Warn("A namespace has no budget that locks its pods; trying again", "namespace", namespace, "err", err)
+			b.report.log.Warn("Cannot update PodDisruptionBudget; retrying", "namespace", namespace, "err", err)
 			b.tell(namespace, err)
 			queue.AddRateLimited(namespace)
 		}

@@ -68,7 +68,7 @@ func TestEvents(t *testing.T) {
 		},
 		"Draining": {
 			reason: "The next step is another Event.", objects: web(cordoned, asidePod("a"), webPod("b", elsewhere)), looks: once,
-			want: onEach("Normal Draining: Pod voice/a takes no new call (drain): enough others can take calls", "Pod voice/a", "Deployment voice/web", "Node node-1"),
+			want: onEach("Normal Draining: Pod voice/a stopped accepting calls (drain): enough other pods can take calls", "Pod voice/a", "Deployment voice/web", "Node node-1"),
 		},
 		"Released": {
 			reason: "So is the last.", objects: web(cordoned, leaver(ended), webPod("b", elsewhere)), looks: once,
@@ -76,7 +76,7 @@ func TestEvents(t *testing.T) {
 		},
 		"NotOfNode": {
 			reason: "A node has nothing to do with a scale-down.", objects: []runtime.Object{fine, newDeployment("web", 0), newReplicaSet("1", 0), webPod("a", ended)}, looks: once,
-			want: onEach("Normal Draining: Pod voice/a takes no new call (scale-down): its agent does not run", "Pod voice/a", "Deployment voice/web"),
+			want: onEach("Normal Draining: Pod voice/a stopped accepting calls (scale-down): its agent does not run", "Pod voice/a", "Deployment voice/web"),
 		},
 		"BarePod": {
 			reason: "A pod that is its own workload is told of once.", objects: []runtime.Object{cordoned, newPod("bare", draining, ended)}, workload: Key{NamespacedName: voicePod("bare"), APIVersion: "v1", Kind: "Pod", UID: "bare"}, looks: once,
@@ -122,7 +122,7 @@ func TestEvents(t *testing.T) {
 		},
 		"Unlocked": {
 			reason: "They look guarded, and are not.", objects: []runtime.Object{fine, newDeployment("web", 2), newReplicaSet("1", 2), webPod("a", label(call.ReleasedLabel, "unlock")), webPod("b", label(call.ReleasedLabel, "unlock"))}, looks: []int{0, 1},
-			want: []string{`Warning Unlocked on Deployment voice/web: pods of before the unlock, such as a, stay unlocked; to have all locked again, replace them: kubectl rollout restart`},
+			want: []string{`Warning Unlocked on Deployment voice/web: pods created before the unlock, such as a, are still unprotected; to protect them again, replace them: kubectl rollout restart`},
 		},
 	}
 	for name, tc := range cases {

@@ -55,7 +55,7 @@ func TestExplain(t *testing.T) {
 		"Unknown": {reason: "Unknown is never zero.", objects: []runtime.Object{cordoned, newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a", draining)}, calls: func(*call.Pod) call.Reading { return call.Unknown("nobody knows") },
 			want: said{State: call.Draining, Intent: marked, Outcome: verdict.Hold, Rule: "unknown", Why: "its witness rooms cannot tell whether it holds calls: nobody knows"}},
 		"Idle": {reason: "Only the guard knows since when it is quiet: no release is foretold, whatever clocks say.", objects: []runtime.Object{cordoned, newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a", draining)}, calls: holds(0),
-			want: said{State: call.Draining, Intent: marked, Outcome: verdict.Hold, Rule: "settle", Why: "it is idle; waiting whether a call is still on its way"}},
+			want: said{State: call.Draining, Intent: marked, Outcome: verdict.Hold, Rule: "settle", Why: "it is idle; waiting in case a call is still being connected"}},
 		"Chosen": {reason: "Of pods whose calls are not known one is chosen at once, as the guard does after a while.",
 			objects: []runtime.Object{newNode(false), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a"), webPod("b", unready)}, calls: func(*call.Pod) call.Reading { return call.Unknown("nobody knows") },
 			want: said{State: call.Serving, Intent: call.Mark{Intent: call.ScaleDown}, Outcome: verdict.SetAside, Rule: "bounds", Why: "its ReplicaSet has more pods than it wants, and the others have to stay"}},

@@ -300,7 +300,7 @@ func (g *Guard) work(ctx context.Context, queue workqueue.TypedRateLimitingInter
 	case apierrors.IsConflict(err) || apierrors.IsNotFound(err):
 		queue.AddRateLimited(key) // the world moved on
 	case err != nil:
-		g.cfg.Log.Warn("A workload cannot be looked after; trying again", "workload", key.String(), "err", err)
+		g.cfg.Log.Warn("Reconcile failed; retrying", "workload", key.String(), "err", err)
 		queue.AddRateLimited(key)
 	default:
 		queue.Forget(key)

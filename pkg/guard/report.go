@@ -146,7 +146,7 @@ func (r *report) stepped(w *workload, j judgement) {
 	case verdict.SetAside:
 		reason, what = ReasonSetAside, "is set aside"
 	case verdict.Drain:
-		reason, what = ReasonDraining, "takes no new call"
+		reason, what = ReasonDraining, "stopped accepting calls"
 	case verdict.Release:
 		reason, what = ReasonReleased, "may go"
 		r.metrics.releases.WithLabelValues(string(j.intent.Intent)).Inc()
@@ -243,7 +243,7 @@ func (r *report) complaints(w *workload, drainTimeout time.Duration) {
 	for _, m := range w.members {
 		if m.unlocked() && r.once(w.key, "unlocked") {
 			r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonUnlocked,
-				"pods of before the unlock, such as %s, stay unlocked; to have all locked again, replace them: kubectl rollout restart", m.Name)
+				"pods created before the unlock, such as %s, are still unprotected; to protect them again, replace them: kubectl rollout restart", m.Name)
 		}
 		if kind := m.notFollowed(); kind != "" && r.once(w.key, "not followed") {
 			r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonNotFollowed,

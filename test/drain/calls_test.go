@@ -228,7 +228,7 @@ func TestCalls(t *testing.T) {
 		return shown(strings.Contains(out, "Hold by rule calls: it holds calls") && strings.Contains(out, "SetAside"), out+errOut)
 	})
 	t.Logf("kubectl calls why:\n%s", out)
-	says(t, "why", out, `State: +draining, and should go \(drain\) for`, `Calls: +1, `, `Waits for: +its callers to hang up`, `Draining .*takes no new call`)
+	says(t, "why", out, `State: +draining, and should go \(drain\) for`, `Calls: +1, `, `Waits for: +its callers to hang up`, `Draining .*stopped accepting calls`)
 	text, _, _ := calls(t, "-n", s.ns, "-o", "json")
 	var list struct{ Items []map[string]any }
 	if err := json.Unmarshal([]byte(text), &list); err != nil || len(list.Items) != 4+len(busy) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package trial is what tests share: to wait for what is to
-// happen, and to read a log while it is written.
+// Package trial provides polling and log capture for tests.
 //
 // It knows no package of ours, and no product code imports it.
 package trial

@@ -61,6 +61,6 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("cannot listen for callguard: %w; choose another --status-address", err), agent.Close())
 	}
-	log.Info("The gate is open", "agent", agent.Addr().String(), "status", status.Addr().String(), "livekit", o.livekitURL)
+	log.Info("Listening", "agent", agent.Addr().String(), "status", status.Addr().String(), "livekit", o.livekitURL)
 	return g.Run(ctx, agent, status)
 }

@@ -55,7 +55,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs := pflag.NewFlagSet("call-gate", pflag.ContinueOnError)
 	fs.StringVar(&o.livekitURL, "livekit-url", o.livekitURL, "The real LiveKit, such as wss://livekit.example.com. Default: $LIVEKIT_URL.")
 	fs.StringVar(&o.podUID, "pod-uid", o.podUID, "UID of the pod. Default: $POD_UID, from the downward API.")
-	fs.StringVar(&o.listen, "bind-address", o.listen, "Where the agent's LIVEKIT_URL leads to.")
+	fs.StringVar(&o.listen, "bind-address", o.listen, "Address the agent connects to; set the agent's LIVEKIT_URL to it.")
 	fs.StringVar(&o.status, "status-address", o.status, "Where GET /calls, /metrics, /healthz and /readyz are answered; its port stands in the pod's annotation "+call.GatePortAnnotation+".")
 	fs.IntSliceVar(&o.workerPorts, "worker-ports", o.workerPorts, "Ports at which the agents of the pod answer GET /worker, one for each worker process.")
 	fs.StringVar(&o.orderFile, "order-file", o.orderFile, "File of a downwardAPI volume with metadata.annotations, or with the one annotation "+call.DrainingAnnotation+". Without it nobody can order the pod to drain.")

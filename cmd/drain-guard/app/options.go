@@ -69,8 +69,8 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.StringVar(&o.bindAddress, "bind-address", o.bindAddress, "Address of /metrics, /healthz and /readyz.")
 	o.livekit.AddFlags(fs, project.Meaning{
 		Until:        "pods of the default project are held",
-		Resync:       "The longest that a change in LiveKit goes unseen while a pod is to go. LiveKit is not read otherwise.",
-		MaxStaleness: "Age from which what LiveKit said is not believed any more. Where --livekit-requests-per-minute makes reading all rooms take longer, it is twice as long as that takes.",
+		Resync:       "Poll interval of LiveKit while a pod is leaving. LiveKit is not polled at other times.",
+		MaxStaleness: "LiveKit data older than this is treated as unknown. Where --livekit-requests-per-minute makes reading all rooms take longer, twice that time.",
 		Limit:        "The guard reads every room before it believes a zero, so a low limit makes a drain take longer.",
 	})
 	fs.DurationVar(&o.witnessTimeout, "witness-timeout", o.witnessTimeout, "Time limit of one request to a pod.")
@@ -80,7 +80,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 
 // clusterFlags are those of unlock, too.
 func (o *Options) clusterFlags(fs *pflag.FlagSet) {
-	fs.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "Kubeconfig; in a pod none is needed.")
+	fs.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "Path to a kubeconfig; defaults to the in-cluster configuration.")
 	fs.StringVar(&o.doors.Namespace, "namespace", o.doors.Namespace, "Namespace of the guard and of its lease; by default what POD_NAMESPACE says.")
 	o.logLevel.AddFlag(fs)
 }

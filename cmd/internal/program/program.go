@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package program is what callguard's programs share until each is itself:
-// signals, settings and what is wrong with them, authorities, a log, a registry.
+// Package program contains start-up code shared by the programs: signals, flags and
+// their validation, trusted authorities, logging, the metrics registry.
 //
 // It knows none of the programs, and has no default of theirs.
 package program

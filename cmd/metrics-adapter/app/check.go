@@ -45,10 +45,10 @@ func newCheck() *check {
 // Flags returns the flags, bound to the check.
 func (c *check) Flags() *pflag.FlagSet {
 	fs := pflag.NewFlagSet("metrics-adapter check", pflag.ContinueOnError)
-	fs.StringVar(&c.kubeconfig, "kubeconfig", c.kubeconfig, "Kubeconfig; in a pod none is needed.")
+	fs.StringVar(&c.kubeconfig, "kubeconfig", c.kubeconfig, "Path to a kubeconfig; defaults to the in-cluster configuration.")
 	fs.StringVar(&c.service, "service", c.service, "namespace/name of the Service that the APIServices should name.")
 	fs.StringVar(&c.namespace, "namespace", c.namespace, "Read the calls of the pods of this namespace; by default those of every node.")
-	fs.DurationVar(&c.timeout, "timeout", c.timeout, "How long to ask again while something is missing.")
+	fs.DurationVar(&c.timeout, "timeout", c.timeout, "How long to retry while something is missing.")
 	return fs
 }
 

@@ -69,8 +69,8 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs := o.base.Flags()
 	o.livekit.AddFlags(fs, project.Meaning{
 		Until:        "metrics of the default project answer 503",
-		Resync:       "The longest that a change in LiveKit goes unseen without webhooks.",
-		MaxStaleness: "Age from which a reading is not believed any more, and the metrics answer 503. A room counts as read while LiveKit's list of rooms says the same of it.",
+		Resync:       "Poll interval of LiveKit. With webhooks, changes are seen at once.",
+		MaxStaleness: "Readings older than this are treated as unknown, and metrics that need them answer 503. A room counts as read while LiveKit's list of rooms shows no change of it.",
 		Limit:        "Within a limit, rooms whose line in LiveKit's list has changed are read first. Where it is too low for what changes, metrics answer 503 and say so.",
 	})
 	fs.DurationVar(&o.podInterval, "pod-interval", o.podInterval, "How often each pod is asked: its call-gate, or the GET /worker of its agent.")

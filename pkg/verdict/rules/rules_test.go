@@ -74,10 +74,10 @@ func TestStory(t *testing.T) {
 		{"Before anything happens.", serving(), verdict.Serve, false, "serving: nobody wants the pod to go"},
 		{"Its node is cordoned.", wanted(call.NodeDrain), verdict.SetAside, false, "bounds: a replacement comes first"},
 		{"Its neighbour was first.", with(wanted(call.NodeDrain), func(f *verdict.Facts) { f.Workload.Coming, f.Workload.Able = 1, 2 }), verdict.Hold, false,
-			"bounds: replacements of its workload are not ready yet"},
+			"bounds: replacement pods are not ready yet"},
 		{"The replacement has not started.", aside(3), verdict.Hold, false,
 			"floor: too few others of its workload can take calls; it goes on serving until replacements are ready"},
-		{"The replacement is ready.", aside(4), verdict.Drain, false, "floor: enough others can take calls"},
+		{"The replacement is ready.", aside(4), verdict.Drain, false, "floor: enough other pods can take calls"},
 		{"Marked just now, and nobody was asked since.", draining(call.NodeDrain, 10, call.Reading{}, call.Reading{}), verdict.Hold, false,
 			"unknown: its witness rooms cannot tell whether it holds calls: nobody has answered yet"},
 		{"A call goes on.", draining(call.NodeDrain, 60, known(1, 59), known(1, 60)), verdict.Hold, false, "calls: it holds calls"},
@@ -87,9 +87,9 @@ func TestStory(t *testing.T) {
 		{"The call is over, say both.", draining(call.NodeDrain, 91, known(0, 90), known(0, 91)), verdict.Release, false, "idle: its calls are over"},
 
 		{"A call slipped in after the mark.", with(draining(call.NodeDrain, 40, known(0, 40), known(0, 40)), func(f *verdict.Facts) { f.QuietSince = at(30) }), verdict.Hold, false,
-			"settle: it is idle; waiting whether a call is still on its way"},
+			"settle: it is idle; waiting in case a call is still being connected"},
 		{"It was idle when it was marked.", draining(call.NodeDrain, 30, known(0, 30), known(0, 30)), verdict.Hold, false,
-			"settle: it is idle; waiting whether a call is still on its way"},
+			"settle: it is idle; waiting in case a call is still being connected"},
 		{"And no call was on its way.", draining(call.NodeDrain, 31, known(0, 31), known(0, 31)), verdict.Release, false, "idle: its calls are over"},
 		{"The gate makes it sure at once.", with(draining(call.NodeDrain, 11, known(0, 11), known(0, 11)), func(f *verdict.Facts) { f.Sealed = true }), verdict.Release, false,
 			"idle: its calls are over"},
@@ -107,7 +107,7 @@ func TestStory(t *testing.T) {
 
 		{"A scale-down chose it.", with(wanted(call.ScaleDown), func(f *verdict.Facts) { f.Chosen = "it is idle" }), verdict.SetAside, false, "bounds: it is idle"},
 		{"A StatefulSet's pod drains where it is.", with(wanted(call.NodeDrain), func(f *verdict.Facts) { f.Pod.InPlace = "no replacement" }), verdict.Drain, false,
-			"floor: enough others can take calls"},
+			"floor: enough other pods can take calls"},
 		{"But one at a time.", with(wanted(call.NodeDrain), func(f *verdict.Facts) { f.Pod.InPlace, f.Workload.Able = "no replacement", 2 }), verdict.Hold, false,
 			"floor: too few others of its workload can take calls, and it cannot be replaced first: no replacement"},
 		{"The new revision has a wrong key: it is ready, and can take no call.", with(aside(0), func(f *verdict.Facts) {
@@ -126,7 +126,7 @@ func TestStory(t *testing.T) {
 		{"Nor does its step aside.", with(wanted(call.NodeDrain), func(f *verdict.Facts) {
 			f.Workload.Coming, f.Pod.Unable = 3, verdict.Unable{Pod: "voice/web-a", Why: call.Gone}
 		}), verdict.SetAside, false, "bounds: a replacement comes first"},
-		{"Its Deployment was deleted.", with(wanted(call.Orphan), func(f *verdict.Facts) { f.Workload.Able = 0 }), verdict.Drain, false, "floor: enough others can take calls"},
+		{"Its Deployment was deleted.", with(wanted(call.Orphan), func(f *verdict.Facts) { f.Workload.Able = 0 }), verdict.Drain, false, "floor: enough other pods can take calls"},
 		{"It came after the cordon.", with(wanted(call.NodeDrain), func(f *verdict.Facts) { f.Pod.CameSince = true }), verdict.Hold, false,
 			"bounds: it came after the drain began, and so would its replacement; to have it go all the same, annotate it with callguard.dev/leave"},
 		{"However long ago.", with(wanted(call.NodeDrain), func(f *verdict.Facts) {
@@ -147,13 +147,13 @@ func TestStory(t *testing.T) {
 		}), verdict.Drain, false, "patience: it is idle, and was not ready for a minute"},
 		{"Its probe failed once.", with(wanted(call.NodeDrain), func(f *verdict.Facts) {
 			f.Now, f.Pod.Ready, f.Pod.UnreadySince, f.Workload.Able, f.Workload.Coming, f.Readings = at(59), false, at(0), 0, 3, idle(59)
-		}), verdict.Hold, false, "bounds: replacements of its workload are not ready yet"},
+		}), verdict.Hold, false, "bounds: replacement pods are not ready yet"},
 		{"The team's deadline is over, and nobody takes its place.", with(aside(0), func(f *verdict.Facts) {
 			f.Now, f.Deadline, f.Readings = at(5), call.Deadline{After: 5 * time.Second, Release: true}, busy(5)
 		}), verdict.Drain, false, "patience: its own drain deadline is over"},
 		{"The rollout of a Deployment that does without one.", with(wanted(call.Rollout), func(f *verdict.Facts) {
 			f.Pod.State, f.Workload.MaxUnavailable = call.Aside, 1
-		}), verdict.Drain, false, "floor: enough others can take calls"},
+		}), verdict.Drain, false, "floor: enough other pods can take calls"},
 
 		{"Its node is lost.", with(wanted(call.LostNode), func(f *verdict.Facts) { f.Pod.Ready = false }), verdict.SetAside, false, "bounds: a replacement comes first"},
 		{"It takes no call as it is.", with(aside(3), func(f *verdict.Facts) { f.Pod.Ready, f.Intent.Intent = false, call.LostNode }), verdict.Drain, false, "floor: its node is lost"},

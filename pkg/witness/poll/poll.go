@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package poll is what the witnesses share that ask pods themselves, over HTTP:
-// whom to ask when, and how long an answer is believed.
+// Package poll polls pods over HTTP on behalf of the worker and gate witnesses, and
+// keeps the answers for as long as they can be believed.
 //
 // What is asked, and what an answer means, each witness knows itself.
 package poll

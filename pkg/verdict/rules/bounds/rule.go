@@ -40,7 +40,7 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	case waits(f) && f.Workload.Unable.Why != "":
 		return hold("replacements of its workload cannot take calls: " + f.Workload.Unable.Sentence())
 	case waits(f):
-		return hold("replacements of its workload are not ready yet")
+		return hold("replacement pods are not ready yet")
 	case f.Workload.Aside >= f.Workload.Desired:
 		return hold("as many pods of its workload are aside as it has replicas")
 	default:

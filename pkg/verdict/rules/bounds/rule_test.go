@@ -15,7 +15,7 @@ import (
 func TestRule(t *testing.T) {
 	began := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	aside := verdict.Verdict{Outcome: verdict.SetAside, Why: "a replacement comes first"}
-	notReady := verdict.Verdict{Outcome: verdict.Hold, Why: "replacements of its workload are not ready yet"}
+	notReady := verdict.Verdict{Outcome: verdict.Hold, Why: "replacement pods are not ready yet"}
 	enough := verdict.Verdict{Outcome: verdict.Hold, Why: "as many pods of its workload are aside as it has replicas"}
 	since := func(intent call.Intent) verdict.Verdict {
 		return verdict.Verdict{Outcome: verdict.Hold, Why: "it came after the " + string(intent) + " began, and so would its replacement; to have it go all the same, annotate it with callguard.dev/leave"}

@@ -13,7 +13,7 @@ import (
 
 func TestRule(t *testing.T) {
 	const reason = "a StatefulSet replaces a pod only when it is gone"
-	drain := verdict.Verdict{Outcome: verdict.Drain, Why: "enough others can take calls"}
+	drain := verdict.Verdict{Outcome: verdict.Drain, Why: "enough other pods can take calls"}
 	lost := verdict.Verdict{Outcome: verdict.Drain, Why: "its node is lost"}
 	wait := verdict.Verdict{Outcome: verdict.Hold, Why: "too few others of its workload can take calls; it goes on serving until replacements are ready"}
 	waitInPlace := verdict.Verdict{Outcome: verdict.Hold, Why: "too few others of its workload can take calls, and it cannot be replaced first: " + reason}

@@ -29,9 +29,9 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	if f.Pod.State != call.Draining || len(f.Readings) == 0 {
 		return verdict.Verdict{}
 	}
-	why := "it is idle; waiting whether a call is still on its way"
+	why := "it is idle; waiting in case a call is still being connected"
 	if !f.Sealed && slices.ContainsFunc(f.Readings, func(r verdict.Reading) bool { return r.Witness == call.Gate }) {
-		why = "it is idle; waiting until its call-gate has the order to drain, from the file that --order-file names"
+		why = "it is idle; waiting for call-gate to read the drain annotation (--order-file)"
 	}
 	return verdict.Verdict{Outcome: verdict.Hold, Why: why}
 }

@@ -22,12 +22,12 @@ func TestRule(t *testing.T) {
 		"Draining": {
 			reason: "All other rules have had their say: it is idle, and not for long enough.",
 			facts:  verdict.Facts{Pod: verdict.Pod{State: call.Draining}, Readings: []verdict.Reading{zero}},
-			want:   verdict.Verdict{Outcome: verdict.Hold, Why: "it is idle; waiting whether a call is still on its way"},
+			want:   verdict.Verdict{Outcome: verdict.Hold, Why: "it is idle; waiting in case a call is still being connected"},
 		},
 		"GateOpen": {
 			reason: "Its gate still lets calls in.",
 			facts:  verdict.Facts{Pod: verdict.Pod{State: call.Draining}, Readings: []verdict.Reading{zero, {Witness: call.Gate, Reading: zero.Reading}}},
-			want:   verdict.Verdict{Outcome: verdict.Hold, Why: "it is idle; waiting until its call-gate has the order to drain, from the file that --order-file names"},
+			want:   verdict.Verdict{Outcome: verdict.Hold, Why: "it is idle; waiting for call-gate to read the drain annotation (--order-file)"},
 		},
 		"NoWitnesses": {reason: "Nobody has called it idle.", facts: verdict.Facts{Pod: verdict.Pod{State: call.Draining}}},
 		"Aside":       {reason: "It still takes calls.", facts: verdict.Facts{Pod: verdict.Pod{State: call.Aside}, Readings: []verdict.Reading{zero}}},
