@@ -81,7 +81,7 @@ func TestUnlockLeavesTheGrace(t *testing.T) {
 	}
 }
 
-// TestOptInOfTalkingPods does what README.md says of a workload that runs already:
+// TestOptInOfTalkingPods does what docs/opt-in.md says of a workload that runs already:
 // its pods get the label, then the namespace is enabled, and the rollout that opts
 // the workload in waits for their calls.
 func TestOptInOfTalkingPods(t *testing.T) {

@@ -162,7 +162,7 @@ func TestWrongKey(t *testing.T) {
 	})
 }
 
-// TestWithoutGate runs the lines that README.md shows to those who prefer code.
+// TestWithoutGate runs the lines that docs/opt-in.md shows to those who prefer code.
 func TestWithoutGate(t *testing.T) {
 	source, err := os.ReadFile(filepath.Join("..", "nodeagent", nodeagent.Snippet))
 	if err != nil {
@@ -170,7 +170,7 @@ func TestWithoutGate(t *testing.T) {
 	}
 	_, lines, _ := strings.Cut(string(source), "// begin\n")
 	lines, _, _ = strings.Cut(lines, "// end\n")
-	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	readme, err := os.ReadFile(filepath.Join("..", "..", "docs", "opt-in.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ func TestWithoutGate(t *testing.T) {
 		shown.WriteString(strings.TrimPrefix(line, "   "))
 	}
 	if !strings.Contains(shown.String(), strings.TrimSpace(lines)) {
-		t.Errorf("README.md does not show the lines that are tested here:\n%s", lines)
+		t.Errorf("docs/opt-in.md does not show the lines that are tested here:\n%s", lines)
 	}
 
 	s := startLiveKit(t)

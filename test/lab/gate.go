@@ -31,7 +31,7 @@ const (
 	gateSecretWithin = 5 * time.Second
 )
 
-// Gated puts a call-gate of a kind between the agents of a template and LiveKit, as README.md says. With probes, the pod is
+// Gated puts a call-gate of a kind between the agents of a template and LiveKit, as docs/opt-in.md says. With probes, the pod is
 // ready when its agent's GET / and its gate's GET /readyz say so; without, from its start.
 func Gated(p *corev1.PodTemplateSpec, kind string, probes bool) {
 	if p.Annotations == nil {

@@ -30,7 +30,7 @@ const (
 	Plain = "agent.mjs"
 	// Launcher starts the plain agent, in the image only, and is as particular as those of LiveKit's starters.
 	Launcher = "launcher.mjs"
-	// Snippet is one that does without call-gate, as README.md shows.
+	// Snippet is one that does without call-gate, as docs/opt-in.md shows.
 	Snippet = "snippet.mjs"
 	// MCP is no agent, but an MCP server for one.
 	MCP = "mcp.mjs"

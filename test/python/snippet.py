@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-# An agent that does without call-gate: what README.md shows stands between the marks.
+# An agent that does without call-gate: what docs/opt-in.md shows stands between the marks.
 # begin
 import os
 

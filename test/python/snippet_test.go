@@ -16,7 +16,7 @@ import (
 // patience is for machines that have much else to do; it takes a second.
 const patience = 2 * time.Minute
 
-// TestSnippet runs test_snippet.py: the lines do what README.md says of them.
+// TestSnippet runs test_snippet.py: the lines do what docs/opt-in.md says of them.
 func TestSnippet(t *testing.T) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
@@ -36,7 +36,7 @@ func TestSnippet(t *testing.T) {
 	t.Logf("%s", said)
 }
 
-// TestShown: README.md shows the lines that are tested, and no others.
+// TestShown: docs/opt-in.md shows the lines that are tested, and no others.
 func TestShown(t *testing.T) {
 	source, err := os.ReadFile("snippet.py")
 	if err != nil {
@@ -47,7 +47,7 @@ func TestShown(t *testing.T) {
 	if !found || !ended {
 		t.Fatal("snippet.py has no lines between # begin and # end")
 	}
-	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	readme, err := os.ReadFile(filepath.Join("..", "..", "docs", "opt-in.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,9 +56,9 @@ func TestShown(t *testing.T) {
 		shown.WriteString(strings.TrimPrefix(line, "   "))
 	}
 	if !strings.Contains(shown.String(), "```python\n"+lines+"```\n") {
-		t.Errorf("README.md does not show the lines of test/python/snippet.py; copy them, three spaces in:\n%s", lines)
+		t.Errorf("docs/opt-in.md does not show the lines of test/python/snippet.py; copy them, three spaces in:\n%s", lines)
 	}
 	if n := strings.Count(shown.String(), "```python\n"); n != 1 {
-		t.Errorf("README.md shows %d blocks of Python, and one is tested", n)
+		t.Errorf("docs/opt-in.md shows %d blocks of Python, and one is tested", n)
 	}
 }

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs the lines that README.md shows against a stand-in for LiveKit Agents for Python.
+"""Runs the lines that docs/opt-in.md shows against a stand-in for LiveKit Agents for Python.
 
 The stand-in has the signatures of livekit-agents 1.7 and does with a load and an offer
 what the SDK does with them. It needs nothing but Python's own library.
