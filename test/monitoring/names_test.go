@@ -10,6 +10,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -32,10 +33,16 @@ import (
 	"github.com/callguard/callguard/pkg/witness/worker"
 )
 
-// names is a registry that only remembers which metrics there are, and their labels.
-type names map[string][]string
+// names is a registry that only remembers which metrics there are.
+type names map[string]described
 
-var described = regexp.MustCompile(`fqName: "(\w+)".*variableLabels: \{(.*)\}\}`)
+// described is what a metric says of itself.
+type described struct {
+	help   string
+	labels []string
+}
+
+var description = regexp.MustCompile(`fqName: "(\w+)", help: ("(?:[^"\\]|\\.)*").*variableLabels: \{(.*)\}\}`)
 
 func (n names) MustRegister(cs ...prometheus.Collector) {
 	for _, c := range cs {
@@ -45,11 +52,15 @@ func (n names) MustRegister(cs ...prometheus.Collector) {
 			c.Describe(ch)
 		}()
 		for d := range ch {
-			m := described.FindStringSubmatch(d.String())
+			m := description.FindStringSubmatch(d.String())
 			if m == nil {
 				panic("a metric describes itself in another way: " + d.String())
 			}
-			n[m[1]] = strings.FieldsFunc(m[2], func(r rune) bool { return r == ',' })
+			help, err := strconv.Unquote(m[2])
+			if err != nil {
+				panic("a metric's help is no text: " + d.String())
+			}
+			n[m[1]] = described{help, strings.FieldsFunc(m[3], func(r rune) bool { return r == ',' })}
 		}
 	}
 }
@@ -148,11 +159,12 @@ func TestNames(t *testing.T) {
 		t.Fatalf("only %d expressions were found", len(exprs))
 	}
 	has := func(where, name string, wanted ...string) {
-		labels, ok := known[name]
+		is, ok := known[name]
+		labels := is.labels
 		if !ok {
 			name = suffix.ReplaceAllString(name, "")
-			labels, ok = known[name]
-			labels = append(slices.Clone(labels), "le")
+			is, ok = known[name]
+			labels = append(slices.Clone(is.labels), "le")
 		}
 		if !ok {
 			t.Errorf("%s: there is no metric %s", where, name)
