@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/callguard/callguard/pkg/callgate"
@@ -47,3 +50,31 @@ func TestReference(t *testing.T) {
 		trial.Documented(t, "../../docs/reference/metrics.md", program, table.String(), *update)
 	}
 }
+
+// TestEventsReference: docs/reference/events.md has every reason of an Event, and no other.
+func TestEventsReference(t *testing.T) {
+	var reasons []string
+	for _, dir := range []string{"../../pkg/guard", "../../pkg/admission"} {
+		files, err := filepath.Glob(dir + "/*.go")
+		trial.Must(t, err)
+		for _, file := range files {
+			for _, m := range reason.FindAllStringSubmatch(string(read(t, file)), -1) {
+				reasons = append(reasons, m[1])
+			}
+		}
+	}
+	slices.Sort(reasons)
+	var rows []string
+	for _, m := range eventRow.FindAllStringSubmatch(string(read(t, "../../docs/reference/events.md")), -1) {
+		rows = append(rows, m[1])
+	}
+	slices.Sort(rows)
+	if diff := cmp.Diff(reasons, rows); diff != "" {
+		t.Errorf("docs/reference/events.md does not have the reasons of the code (-code, +docs):\n%s", diff)
+	}
+}
+
+var (
+	reason   = regexp.MustCompile(`(?m)^\tReason\w+ *= "(\w+)"`)
+	eventRow = regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (?:Normal|Warning) \\|")
+)
