@@ -21,11 +21,9 @@ import (
 
 // TestAutoscale lets 30 calls arrive and end, in both forms of the metric.
 func TestAutoscale(t *testing.T) {
-	t.Parallel()
 	forms := map[string]autoscalingv2.MetricSpec{"object": lab.ObjectForm(), "pods": lab.PodsForm()}
 	for _, form := range sorted(forms) {
 		t.Run(form, func(t *testing.T) {
-			t.Parallel()
 			ns := namespace(t, "autoscale-"+form)
 			play(t, ns, 10, forms[form], 0)
 			r := record(t, ns)
@@ -87,7 +85,6 @@ func onlyTheAutoscaler(t *testing.T, ns string) {
 // TestSetAside puts 8 busy pods aside by hand, as the guard will, beside 2 that
 // are overloaded. The mean over pods is diluted; the sum of the Deployment is not.
 func TestSetAside(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t, "aside")
 	d := lab.Agent(ns, 10)
 	d.Spec.Template.Labels[fleet.UnplayedLabel] = "true"

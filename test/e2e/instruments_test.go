@@ -20,7 +20,6 @@ import (
 // TestDroppedCallsAreCounted tests the instrument by which other tests know that
 // no call was dropped: it ends calls as Kubernetes can, and reads the cause.
 func TestDroppedCallsAreCounted(t *testing.T) {
-	t.Parallel()
 	cases := map[string]struct {
 		grace int64
 		cause fleet.Cause

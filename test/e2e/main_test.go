@@ -20,8 +20,8 @@ import (
 )
 
 // stage is where all tests of the package play, each in namespaces of its own. Those
-// that are exact to seconds, or need a LiveKit for themselves, come first, one after
-// the other; then all others run side by side, since they mostly wait.
+// with callers come first, one after the other, for LiveKit gives a call to any agent;
+// then all others run side by side, since they mostly wait.
 var stage *lab.Lab
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
