@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -24,8 +25,6 @@ const (
 	// maxBytes bounds an answer as it comes. It bounds work, not memory; the time limit
 	// of the request does so, too.
 	maxBytes = 512 << 20
-	// maxItems bounds the rooms or participants of an answer.
-	maxItems = 25_000
 	// maxName bounds a name of a room and an identity: by default LiveKit takes 256
 	// bytes of these, but that is a setting. A name stands in the token of a request,
 	// and servers take no more than some 64 KiB of that.
@@ -83,14 +82,15 @@ type answer struct {
 	r   *bufio.Reader
 	pos int64
 
+	most   int64 // items; 0 for as many as the budget has room for
 	budget *Budget
 	held   int64
 	items  int64
 	kept   int64
 }
 
-func newAnswer(body io.Reader, budget *Budget) *answer {
-	return &answer{r: bufio.NewReader(io.LimitReader(body, maxBytes+1)), budget: budget}
+func newAnswer(body io.Reader, budget *Budget, most int) *answer {
+	return &answer{r: bufio.NewReader(io.LimitReader(body, maxBytes+1)), budget: budget, most: int64(most)}
 }
 
 // charge has the budget know what the answer takes by now.
@@ -211,10 +211,10 @@ func (a *answer) list(item func(end int64) error) error {
 		if number != itemsField || kind != protowire.BytesType {
 			return nil
 		}
-		if a.items++; a.items > maxItems {
+		if a.items++; a.most > 0 && a.items > a.most {
 			return &Refused{
-				Answer: "its answer has more than 25000 rooms or participants",
-				Cure:   "more than that callguard does not count",
+				Answer: fmt.Sprintf("its answer has more than %d rooms or participants", a.most),
+				Cure:   "more than that callguard does not count of a namespace's project; the default project has no such limit",
 			}
 		}
 		if err := a.charge(); err != nil {

@@ -36,9 +36,12 @@ func answering(t *testing.T, shared *Budget, answer http.HandlerFunc) *Client {
 	ts := httptest.NewServer(answer)
 	t.Cleanup(ts.Close)
 	return clientOf(t, nil, func(c *Config) {
-		c.URL, c.Transport, c.Budget, c.Timeout = ts.URL, http.DefaultTransport, shared, 30*time.Second
+		c.URL, c.Transport, c.Budget, c.Timeout, c.MaxItems = ts.URL, http.DefaultTransport, shared, 30*time.Second, maxItems
 	})
 }
+
+// maxItems is what a namespace's project may answer.
+const maxItems = 25_000
 
 // manyRooms are as LiveKit lists them, with metadata.
 func manyRooms(n int) *protocol.ListRoomsResponse {
@@ -340,7 +343,7 @@ func TestCharge(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			before := heap()
-			a := newAnswer(bytes.NewReader(tc.answer), NewBudget())
+			a := newAnswer(bytes.NewReader(tc.answer), NewBudget(), 0)
 			var into any
 			var err error
 			if tc.participants {
@@ -409,10 +412,10 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte{0x0a, 0x04, 0x7a, 0x02, 0x0a, 0x00})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		budget := NewBudget()
-		rooms := newAnswer(bytes.NewReader(body), budget)
+		rooms := newAnswer(bytes.NewReader(body), budget, maxItems)
 		list, _ := rooms.rooms()
 		rooms.close()
-		participants := newAnswer(bytes.NewReader(body), budget)
+		participants := newAnswer(bytes.NewReader(body), budget, maxItems)
 		in, _ := participants.participants()
 		participants.close()
 		for _, info := range list {

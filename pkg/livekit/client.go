@@ -72,6 +72,9 @@ type Config struct {
 	// Budget is what all answers under way of the process may take; nil is one of the
 	// Client's own.
 	Budget *Budget
+	// MaxItems bounds the rooms or participants of one answer; 0 is as many as the budget
+	// has room for.
+	MaxItems int
 	// Pace is the project's, of this process; nil is one of the Client's own, with the
 	// limit that Limit says.
 	Pace *Pace
@@ -293,7 +296,7 @@ func (c *Client) send(ctx context.Context, method string, grant map[string]any, 
 	if mediaType(resp) != "application/protobuf" {
 		return unreadable("it answers 200 OK, and not as LiveKit does")
 	}
-	a := newAnswer(resp.Body, c.cfg.Budget)
+	a := newAnswer(resp.Body, c.cfg.Budget, c.cfg.MaxItems)
 	defer a.close()
 	err = read(a)
 	if _, ok := errors.AsType[*Refused](err); ok || err == nil {

@@ -3,15 +3,19 @@
 package rooms
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/livekit"
 	"github.com/callguard/callguard/test/trial"
 )
 
@@ -312,4 +316,70 @@ func TestLimitTooLow(t *testing.T) {
 			t.Errorf("the reason is: %s", why)
 		}
 	})
+}
+
+// TestManyRooms has more rooms than a namespace's project may have. The administrator's
+// own are known, sweep after sweep; a namespace's are unknown, with the reason.
+func TestManyRooms(t *testing.T) {
+	const rooms = maxItems + 1000
+	lk := withRooms(rooms)
+	inNoTime(t, lk, asAdapter, func(t *testing.T, r *Reader) {
+		soon(t, 5*time.Minute, "all rooms are known", func() bool { return r.Fresh(time.Now()) == nil })
+		if !allRead(r, rooms)() {
+			t.Error("not every pod has its call")
+		}
+		lk.set(func() { lk.rooms["r7"] = nil })
+		soon(t, time.Minute, "a later sweep reads that one is over", reads(r, podOf(7), 0))
+	})
+	tenants := func(c *Config) { asAdapter(c); c.Project = "team/livekit" }
+	inNoTime(t, lk, tenants, func(t *testing.T, r *Reader) {
+		time.Sleep(time.Minute)
+		if why := r.Reading(podOf(0), time.Now()).Reason(); !strings.Contains(why, "more than 25000 rooms or participants") {
+			t.Errorf("of a namespace's project with %d rooms: %q", rooms, why)
+		}
+	})
+}
+
+// BenchmarkManyRooms starts a reader of so many rooms, each with an agent of one of 5,000
+// pods, and says how long it takes until all are known, without latency, and what memory
+// it then takes.
+func BenchmarkManyRooms(b *testing.B) {
+	const pods = 5_000
+	for _, rooms := range []int{1_000, 5_000, 50_000, 100_000} {
+		lk := newFakeLiveKit()
+		for i := range rooms {
+			lk.rooms[fmt.Sprintf("call-%07d", i)] = agentOf(fmt.Sprintf("PA_%012d", i), string(podOf(i%pods)))
+		}
+		b.Run(fmt.Sprint(rooms), func(b *testing.B) {
+			for b.Loop() {
+				before := heap()
+				ctx, stop := context.WithCancel(b.Context())
+				r := NewReader(Config{
+					Project: call.DefaultProject, Transport: direct{lk}, Metrics: NewMetrics(prometheus.NewRegistry()), Log: slog.New(slog.DiscardHandler),
+					Settings: Settings{Resync: 15 * time.Second, MaxStaleness: 45 * time.Second, Timeout: 5 * time.Second, Concurrency: 16, Hints: true},
+					Credentials: func(context.Context) (livekit.Credentials, error) {
+						return livekit.Credentials{URL: "http://livekit.example", APIKey: "key", APISecret: "secret"}, nil
+					},
+				})
+				done := make(chan error)
+				began := time.Now()
+				go func() { done <- r.Run(ctx) }()
+				for r.Fresh(time.Now()) != nil {
+					time.Sleep(10 * time.Millisecond)
+				}
+				b.ReportMetric(time.Since(began).Seconds(), "s-until-known")
+				b.ReportMetric(float64(heap()-before)/(1<<20), "MiB")
+				stop()
+				<-done
+			}
+		})
+	}
+}
+
+// heap is what is in use, in bytes.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }

@@ -30,6 +30,8 @@ const (
 	// maxVersions bounds the servers of one project that are remembered: whoever writes
 	// its Secret chooses which are asked.
 	maxVersions = 4
+	// maxTold bounds the pods whose gates said which server they were started with.
+	maxTold = 25_000
 )
 
 // Version is what the Secret or the files of a project say, and since when they have
@@ -249,7 +251,7 @@ func (o *Origins) Tell(pod types.UID, url string) {
 	if url == "" || len(url) > maxHinted {
 		return
 	}
-	if len(o.told) >= maxAgents {
+	if len(o.told) >= maxTold {
 		clear(o.told) // gates are asked again and again
 	}
 	o.told[pod] = Version{Credentials: livekit.Credentials{URL: url}}.Server()

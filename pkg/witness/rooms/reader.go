@@ -30,8 +30,10 @@ const (
 	// credentialsRetry is how soon they are read again after they were missing, or
 	// LiveKit refused them.
 	credentialsRetry = time.Second
-	// maxAgents bounds the agents that are remembered of a project.
-	maxAgents = 25_000
+	// maxItems bounds the rooms, or the participants of one, of a project that a namespace
+	// names: its server is whatever the namespace says, and what it answers takes memory
+	// that all share.
+	maxItems = 25_000
 	// maxQueued bounds the rooms that wait to be read out of turn; the others are left to
 	// the sweeps.
 	maxQueued = 1_000
@@ -136,6 +138,14 @@ type Reader struct {
 type unread struct {
 	at time.Time
 	n  int
+}
+
+// maxItems is that of the project: the administrator's own is limited by memory alone.
+func (c Config) maxItems() int {
+	if namespaceOf(c.Project) == "" {
+		return 0
+	}
+	return maxItems
 }
 
 // NewReader returns a Reader that does nothing until Run.
@@ -402,9 +412,6 @@ func (r *Reader) read(ctx context.Context, c *livekit.Client, room string) error
 		return ctx.Err()
 	}
 	r.mu.Lock()
-	if err == nil && r.book.seats+len(agents) > maxAgents {
-		err = fmt.Errorf("LiveKit project %s has more than %d agents in its rooms, which is more than callguard counts", r.cfg.Project, maxAgents)
-	}
 	if err == nil {
 		err = r.keep(r.book.growth(room, agents))
 	}
@@ -560,7 +567,7 @@ func (r *Reader) connect(ctx context.Context, now time.Time) (*livekit.Client, e
 	r.loadedAt, r.loadErr = now, err
 	if err == nil && (r.client == nil || r.client.Credentials() != creds) {
 		r.client, err = livekit.New(livekit.Config{
-			Credentials: creds, Transport: r.cfg.Transport, Timeout: r.cfg.Timeout, Budget: r.cfg.Budget,
+			Credentials: creds, Transport: r.cfg.Transport, Timeout: r.cfg.Timeout, Budget: r.cfg.Budget, MaxItems: r.cfg.maxItems(),
 			Pace: r.cfg.Pace(creds), Patience: r.cfg.Resync,
 			Asked: func(method string, took time.Duration, err error) {
 				r.cfg.Metrics.asked(r.cfg.Project, method, took, err)

@@ -23,9 +23,9 @@ type roll struct {
 
 	places   map[string]*place
 	failed   map[string]*place // those of them that cannot be read
-	at       time.Time // when the latest list was asked for
-	nameless int       // rooms of it whose names are too long to ask for them
-	size     int64     // what the rooms take, in bytes
+	at       time.Time         // when the latest list was asked for
+	nameless int               // rooms of it whose names are too long to ask for them
+	size     int64             // what the rooms take, in bytes
 }
 
 // place is one room.
