@@ -52,7 +52,7 @@ func Install(server *genericapiserver.GenericAPIServer, p *Provider) error {
 			DynamicStorage: lists,
 			APIGroupVersion: &genericapi.APIGroupVersion{
 				Root: genericapiserver.APIGroupPrefix, GroupVersion: gv, MetaGroupVersion: group.MetaGroupVersion,
-				ParameterCodec: group.ParameterCodec, Serializer: group.NegotiatedSerializer, Creater: group.Scheme,
+				ParameterCodec: group.ParameterCodec, Serializer: group.NegotiatedSerializer, Creater: group.Scheme, //nolint:misspell // as the library has it
 				Convertor: group.Scheme, UnsafeConvertor: runtime.UnsafeObjectConvertor(group.Scheme), Typer: group.Scheme,
 				Namer: runtime.Namer(meta.NewAccessor()),
 			},

@@ -370,7 +370,9 @@ func BenchmarkManyRooms(b *testing.B) {
 				b.ReportMetric(time.Since(began).Seconds(), "s-until-known")
 				b.ReportMetric(float64(heap()-before)/(1<<20), "MiB")
 				stop()
-				<-done
+				if err := <-done; err != nil {
+					b.Fatal(err)
+				}
 			}
 		})
 	}

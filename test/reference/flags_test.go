@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package programtest
+// Package reference writes pages of docs/reference from the programs, and checks that they
+// are what the programs say. It runs no program.
+package reference
 
 import (
 	"flag"
@@ -45,6 +47,6 @@ func TestFlagsReference(t *testing.T) {
 			}
 			fmt.Fprintf(&table, "| `--%s` | %s | %s |\n", f.Name, value, cell.Replace(f.Usage))
 		})
-		trial.Documented(t, "../../../docs/reference/flags.md", program, table.String(), *update)
+		trial.Documented(t, "../../docs/reference/flags.md", program, table.String(), *update)
 	}
 }
