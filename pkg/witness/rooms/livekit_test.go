@@ -318,24 +318,31 @@ func TestLimitTooLow(t *testing.T) {
 	})
 }
 
-// TestManyRooms has more rooms than a namespace's project may have. The administrator's
-// own are known, sweep after sweep; a namespace's are unknown, with the reason.
-func TestManyRooms(t *testing.T) {
-	const rooms = maxItems + 1000
-	lk := withRooms(rooms)
-	inNoTime(t, lk, asAdapter, func(t *testing.T, r *Reader) {
-		soon(t, 5*time.Minute, "all rooms are known", func() bool { return r.Fresh(time.Now()) == nil })
-		if !allRead(r, rooms)() {
-			t.Error("not every pod has its call")
+// TestManyAgents has more agents, in one room, than a namespace's project may have. The
+// administrator's own are known, look after look; a namespace's room cannot be read.
+func TestManyAgents(t *testing.T) {
+	const agents = maxItems + 2 // one of them leaves
+	lk := newFakeLiveKit()
+	for i := range agents {
+		lk.rooms["r"] = append(lk.rooms["r"], agentOf(fmt.Sprint("PA_", i), string(podOf(i)))...)
+	}
+	own := func(c *Config) { asAdapter(c); c.Resync, c.Hints = time.Minute, false }
+	inNoTime(t, lk, own, func(t *testing.T, r *Reader) {
+		soon(t, time.Minute, "all are read", allRead(r, agents))
+		lk.set(func() { lk.rooms["r"] = lk.rooms["r"][:agents-1] })
+		soon(t, 5*time.Minute, "the second look reads that one has left", reads(r, podOf(agents-1), 0))
+		if !reads(r, podOf(0), 1)() || r.Unread(time.Now()) != 0 {
+			t.Error("the others are not known any more")
 		}
-		lk.set(func() { lk.rooms["r7"] = nil })
-		soon(t, time.Minute, "a later sweep reads that one is over", reads(r, podOf(7), 0))
 	})
-	tenants := func(c *Config) { asAdapter(c); c.Project = "team/livekit" }
+	tenants := func(c *Config) { own(c); c.Project = "team/livekit" }
 	inNoTime(t, lk, tenants, func(t *testing.T, r *Reader) {
-		time.Sleep(time.Minute)
-		if why := r.Reading(podOf(0), time.Now()).Reason(); !strings.Contains(why, "more than 25000 rooms or participants") {
-			t.Errorf("of a namespace's project with %d rooms: %q", rooms, why)
+		time.Sleep(2 * time.Minute)
+		r.mu.RLock()
+		_, _, err := r.roll.failing("r")
+		r.mu.RUnlock()
+		if n := r.Unread(time.Now()); n != 1 || err == nil || !strings.Contains(err.Error(), "more than 25000 rooms or participants") {
+			t.Errorf("of a namespace's project with %d agents in a room %d rooms cannot be read: %v", agents, n, err)
 		}
 	})
 }
