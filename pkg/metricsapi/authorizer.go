@@ -19,6 +19,7 @@ const all = "*"
 // of the cluster, then every one of the namespace, and only then the one that was asked
 // for. To an authorizer that remembers its answers, all reads of an autoscaler are one.
 // A question that fails, or is answered with no, is no answer to a narrower one.
+// An authorizer with exceptions, which RBAC has not, must therefore say no to "all".
 func WidestFirst(asked authorizer.Authorizer) authorizer.Authorizer {
 	var group singleflight.Group // of reads that come at once, one asks
 	return authorizer.AuthorizerFunc(func(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
