@@ -19,7 +19,6 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/verdict"
-	"github.com/callguard/callguard/test/trial"
 )
 
 // gates say what a test has them say, by pod, and note who was asked.
@@ -131,8 +130,7 @@ func TestRolloutToAnUnable(t *testing.T) {
 			g, client := newGuard(t, objects...)
 			said := &gates{says: maps.Clone(tc.says)}
 			read := withGates(g, said)
-			events := &trial.Events{}
-			g.report.events = events
+			told := hear(g)
 			for second := 0; second <= tc.until; second += 5 {
 				if tc.mends > 0 && second >= tc.mends {
 					said.says["b"] = call.Able
@@ -142,12 +140,13 @@ func TestRolloutToAnUnable(t *testing.T) {
 				if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
 					t.Fatal(err)
 				}
+				told()
 			}
 			var want []string
 			for _, event := range tc.want {
 				want = append(want, onEach(event, "Pod voice/a", "Deployment voice/web")...)
 			}
-			if diff := cmp.Diff(want, events.List()); diff != "" {
+			if diff := cmp.Diff(slices.Sorted(slices.Values(want)), told()); diff != "" {
 				t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)
 			}
 			a, err := client.CoreV1().Pods(voice).Get(t.Context(), "a", metav1.GetOptions{})

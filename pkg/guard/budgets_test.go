@@ -248,6 +248,22 @@ func TestBudgetLost(t *testing.T) {
 	}
 }
 
+// TestNewPodsAskNothing: where a namespace is locked already, its next pods cost no request.
+func TestNewPodsAskNothing(t *testing.T) {
+	g, client := newGuard(t, enabledNamespace(), budgetOwner(), lockingBudget())
+	client.ClearActions()
+	for i := range 100 {
+		pod := newPod(fmt.Sprint("pod-", i))
+		g.podChanged(nil, pod)
+		if err := g.budgets.keep(t.Context(), pod.Namespace); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if asked := client.Actions(); len(asked) > 0 {
+		t.Errorf("%d requests for 100 new pods, such as %v", len(asked), asked[0])
+	}
+}
+
 func TestForeignBudgets(t *testing.T) {
 	foreign := func(name string, matching map[string]string) *policyv1.PodDisruptionBudget {
 		return &policyv1.PodDisruptionBudget{

@@ -15,7 +15,6 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
-	"github.com/callguard/callguard/test/trial"
 )
 
 // TestLockedPods: the policies are tried on pods that they have to hold, one of each namespace.
@@ -38,8 +37,8 @@ func (k *gatekeeper) InForce() error { return k.err }
 func TestDoorsHold(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a", draining, ended),
 		webPod("b", func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }))
-	events, keeper := &trial.Events{}, &gatekeeper{err: errors.New("ValidatingAdmissionPolicyBinding callguard-delete is missing")}
-	g.report.events, g.cfg.Doors = events, keeper
+	told, keeper := hear(g), &gatekeeper{err: errors.New("ValidatingAdmissionPolicyBinding callguard-delete is missing")}
+	g.cfg.Doors = keeper
 	key := workloadKey(pods.Deployment, "web")
 	look := func(after int) {
 		t.Helper()
@@ -58,7 +57,7 @@ func TestDoorsHold(t *testing.T) {
 		t.Errorf("ready: %v", err)
 	}
 	const why = "Normal Held on %s: Pod voice/a stays (drain): callguard's admission policies are not in force: ValidatingAdmissionPolicyBinding callguard-delete is missing"
-	if diff := cmp.Diff([]string{fmt.Sprintf(why, "Pod voice/a"), fmt.Sprintf(why, "Deployment voice/web"), fmt.Sprintf(why, "Node node-1")}, events.List()); diff != "" {
+	if diff := cmp.Diff([]string{fmt.Sprintf(why, "Deployment voice/web"), fmt.Sprintf(why, "Node node-1"), fmt.Sprintf(why, "Pod voice/a")}, told()); diff != "" {
 		t.Errorf("Events: -want, +got:\n%s", diff)
 	}
 	keeper.err = nil

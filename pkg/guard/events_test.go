@@ -4,8 +4,10 @@ package guard
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +22,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/events"
 	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/verdict"
 	"github.com/callguard/callguard/test/trial"
@@ -31,7 +34,20 @@ func onEach(event string, objects ...string) (events []string) {
 	for _, o := range objects {
 		events = append(events, kind+" on "+o+": "+text)
 	}
-	return events
+	return slices.Sorted(slices.Values(events))
+}
+
+// hear has a guard tell events of here, those on pods without delay. What it returns ends
+// that, and lists them.
+func hear(g *Guard) (told func() []string) {
+	heard := &trial.Events{}
+	g.report.events, g.report.steps = heard, events.NewOutbox(heard)
+	return func() []string {
+		ended, end := context.WithCancel(context.Background())
+		end()
+		g.report.steps.Run(ended)
+		return slices.Sorted(slices.Values(heard.List()))
+	}
 }
 
 // TestEvents has everything that the guard tells, on whom, and what it counts.
@@ -135,8 +151,8 @@ func TestEvents(t *testing.T) {
 				key = workloadKey(pods.Deployment, "web")
 			}
 			g, _ := newGuard(t, objects...)
-			events, log := &trial.Events{}, &bytes.Buffer{}
-			g.report.events, g.report.log = events, slog.New(slog.NewTextHandler(log, nil))
+			told, log := hear(g), &bytes.Buffer{}
+			g.report.log = slog.New(slog.NewTextHandler(log, nil))
 			g.planner.settings.Limits, g.cfg.AgentDrainTimeout = tc.limits, time.Hour
 			for _, after := range tc.looks {
 				g.now = func() time.Time { return noon().Add(time.Duration(after) * time.Second) }
@@ -144,7 +160,7 @@ func TestEvents(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if diff := cmp.Diff(tc.want, events.List()); diff != "" {
+			if diff := cmp.Diff(tc.want, told()); diff != "" {
 				t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)
 			}
 			if n := testutil.ToFloat64(g.report.metrics.forced); n != float64(tc.forced) {
@@ -175,8 +191,7 @@ func TestDeletedWhileLocked(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			g, _ := newGuard(t, enabledNamespace(), newDeployment("web", 1), newReplicaSet("1", 1))
-			events := &trial.Events{}
-			g.report.events = events
+			told := hear(g)
 			leading(g)
 			is := webPod("a", append(tc.is, deleted)...)
 			g.podChanged(webPod("a", tc.was...), is)
@@ -186,7 +201,7 @@ func TestDeletedWhileLocked(t *testing.T) {
 			if tc.unlocked {
 				want, n = nil, 0
 			}
-			if diff := cmp.Diff(want, events.List()); diff != "" {
+			if diff := cmp.Diff(want, told()); diff != "" {
 				t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)
 			}
 			if got := testutil.ToFloat64(g.report.metrics.whileLocked); got != n {
@@ -218,8 +233,7 @@ callguard_deletions_while_locked_total 0
 // webhook may: the pod counts as held, and its Event says by whom.
 func TestRefusedStep(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), budgetOwner(), lockingBudget(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a"))
-	events := &trial.Events{}
-	g.report.events = events
+	told := hear(g)
 	refuse := true
 	client.PrependReactor("patch", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return refuse, nil, apierrors.NewInternalError(errors.New(`failed calling webhook "policy.example.com"`))
@@ -232,7 +246,7 @@ func TestRefusedStep(t *testing.T) {
 		}
 	}
 	want := onEach("Normal Held: Pod voice/a stays (drain): "+why, "Pod voice/a", "Deployment voice/web", "Node node-1")
-	if diff := cmp.Diff(want, events.List()); diff != "" {
+	if diff := cmp.Diff(want, told()); diff != "" {
 		t.Errorf("-want, +got:\n%s", diff)
 	}
 	if list := g.report.holding(); len(list) != 1 || list[0].rule != RuleWrite {

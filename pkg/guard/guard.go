@@ -156,11 +156,13 @@ func (g *Guard) ability(uid types.UID) (call.Ability, time.Time) {
 	return g.readings.ability(uid)
 }
 
-// Watch keeps what is known of the cluster true until ctx is done. It writes
-// nothing.
+// Watch keeps what is known of the cluster true, and tells of it, until ctx is done. It
+// writes nothing but Events.
 func (g *Guard) Watch(ctx context.Context) error {
-	g.cluster.run(ctx)
-	return nil
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { g.cluster.run(ctx); return nil })
+	group.Go(func() error { g.report.steps.Run(ctx); return nil })
+	return group.Wait()
 }
 
 // mostLocked bounds the pods that Locked returns.

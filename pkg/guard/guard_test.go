@@ -24,7 +24,6 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/verdict"
-	"github.com/callguard/callguard/test/trial"
 )
 
 func newNode(cordoned bool, taints ...corev1.Taint) *corev1.Node {
@@ -321,8 +320,7 @@ func TestLeaseUnread(t *testing.T) {
 	client.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, errors.New("forbidden")
 	})
-	told := &trial.Events{}
-	g.report.events = told
+	told := hear(g)
 	for _, now := range []time.Time{noon(), noon().Add(tellAfter)} {
 		g.now = func() time.Time { return now }
 		if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
@@ -333,7 +331,7 @@ func TestLeaseUnread(t *testing.T) {
 	if diff := cmp.Diff(want, patched(t, client.Actions())); diff != "" {
 		t.Errorf("-want, +got:\n%s", diff)
 	}
-	if said := told.List(); !slices.ContainsFunc(said, func(event string) bool {
+	if said := told(); !slices.ContainsFunc(said, func(event string) bool {
 		return strings.Contains(event, "cannot read the lease of node node-1: forbidden")
 	}) {
 		t.Errorf("the Events do not say why pod a is held: %v", said)
@@ -344,11 +342,10 @@ func TestLeaseUnread(t *testing.T) {
 // which one leads: it alone says so. When it leads no more, it holds nothing.
 func TestStandsBy(t *testing.T) {
 	g, _ := newGuard(t, enabledNamespace(), newNode(false))
-	told := &trial.Events{}
-	g.report.events = told
+	told := hear(g)
 	pod := webPod("a")
 	g.podChanged(pod, webPod("a", deleted))
-	if said := told.List(); len(said) > 0 {
+	if said := told(); len(said) > 0 {
 		t.Errorf("the one that stands by says %v", said)
 	}
 	ctx, stop := context.WithCancel(t.Context())
@@ -356,7 +353,7 @@ func TestStandsBy(t *testing.T) {
 	go func() { done <- g.Lead(ctx) }()
 	eventually(t, "it leads", g.Leads)
 	g.podChanged(pod, webPod("a", deleted))
-	if said := told.List(); len(said) != 1 || !strings.Contains(said[0], ReasonDeletedWhileLocked) {
+	if said := told(); len(said) != 1 || !strings.Contains(said[0], ReasonDeletedWhileLocked) {
 		t.Errorf("the one that leads says %v", said)
 	}
 	g.report.holds(&workload{}, judgement{member: (&snapshot{}).member(pod)})
@@ -398,8 +395,7 @@ func TestHoldsEnd(t *testing.T) {
 // eyes that have not seen the release. It is one release, and told and counted as one.
 func TestReleasedOnce(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining))
-	told := &trial.Events{}
-	g.report.events = told
+	told := hear(g)
 	s := newSnapshot(newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining))
 	w := s.workload(workloadKey(pods.Deployment, "web"))
 	j := judgement{
@@ -419,7 +415,7 @@ func TestReleasedOnce(t *testing.T) {
 		t.Errorf("written: %v; want one release", got)
 	}
 	if n := testutil.ToFloat64(g.report.metrics.forced); n != 1 {
-		t.Errorf("%v forced releases are counted; want 1: %v", n, told.List())
+		t.Errorf("%v forced releases are counted; want 1: %v", n, told())
 	}
 }
 

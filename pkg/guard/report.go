@@ -49,6 +49,8 @@ const (
 // something changes.
 type report struct {
 	events record.EventRecorder
+	// steps tells of pods, of which there may be thousands.
+	steps *events.Outbox
 	// about is the object that Events about callguard itself are on; nil for none.
 	about   *corev1.ObjectReference
 	metrics *metrics
@@ -79,7 +81,8 @@ const budgetKind = "PodDisruptionBudget"
 const tellAfter = 5 * time.Second
 
 func newReport(recorder record.EventRecorder, metrics *metrics, log *slog.Logger) *report {
-	return &report{events: events.Plain(recorder), metrics: metrics, log: log, held: map[types.UID]held{}, said: map[Key]map[string]bool{}}
+	plain := events.Plain(recorder)
+	return &report{events: plain, steps: events.NewOutbox(plain), metrics: metrics, log: log, held: map[types.UID]held{}, said: map[Key]map[string]bool{}}
 }
 
 // judged enters the verdicts on a workload's pods, and tells of those that changed.
@@ -122,7 +125,7 @@ func (r *report) holds(w *workload, j judgement) {
 		return
 	}
 	r.log.Info("Pod is held", "pod", j.NamespacedName.String(), "intent", j.intent.Intent, "rule", j.verdict.Rule, "why", j.verdict.Why)
-	r.tell(w, j.member, corev1.EventTypeNormal, ReasonHeld, fmt.Sprintf("Pod %s stays (%s): %s", j.NamespacedName, j.intent.Intent, j.verdict.Why))
+	r.tell(w, j, events.Step{Type: corev1.EventTypeNormal, Reason: ReasonHeld, What: "stays", Weight: events.Standing})
 }
 
 // cause is what keeps the others of the workload from calls, where a pod waits for them:
@@ -141,14 +144,14 @@ func (r *report) stepped(w *workload, j judgement) {
 	r.mu.Lock()
 	delete(r.held, j.UID)
 	r.mu.Unlock()
-	kind, reason, what := corev1.EventTypeNormal, "", ""
+	step := events.Step{Type: corev1.EventTypeNormal}
 	switch j.verdict.Outcome {
 	case verdict.SetAside:
-		reason, what = ReasonSetAside, "is set aside"
+		step.Reason, step.What = ReasonSetAside, "is set aside"
 	case verdict.Drain:
-		reason, what = ReasonDraining, "stopped accepting calls"
+		step.Reason, step.What = ReasonDraining, "stopped accepting calls"
 	case verdict.Release:
-		reason, what = ReasonReleased, "may go"
+		step.Reason, step.What, step.Weight = ReasonReleased, "may go", events.Final
 		r.metrics.releases.WithLabelValues(string(j.intent.Intent)).Inc()
 		if since := j.facts.Pod.DrainingSince; !since.IsZero() {
 			r.metrics.held.WithLabelValues(string(j.intent.Intent)).Observe(j.facts.Now.Sub(since).Seconds())
@@ -157,7 +160,7 @@ func (r *report) stepped(w *workload, j judgement) {
 		return
 	}
 	if j.verdict.Forced {
-		kind, reason = corev1.EventTypeWarning, ReasonForced
+		step.Type, step.Reason = corev1.EventTypeWarning, ReasonForced
 		r.metrics.forced.Inc()
 		// The line that an audit looks for.
 		r.log.Warn("Pod is released by force", "pod", j.NamespacedName.String(), "uid", j.UID, "intent", j.intent.Intent,
@@ -165,7 +168,7 @@ func (r *report) stepped(w *workload, j judgement) {
 	} else {
 		r.log.Info("Pod goes on", "pod", j.NamespacedName.String(), "intent", j.intent.Intent, "step", j.verdict.Outcome, "rule", j.verdict.Rule, "why", j.verdict.Why)
 	}
-	r.tell(w, j.member, kind, reason, fmt.Sprintf("Pod %s %s (%s): %s", j.NamespacedName, what, j.intent.Intent, j.verdict.Why))
+	r.tell(w, j, step)
 }
 
 func describe(list []verdict.Reading) (out []string) {
@@ -179,16 +182,19 @@ func describe(list []verdict.Reading) (out []string) {
 	return out
 }
 
-// tell writes an Event about a pod, its workload, and its node where that is why.
-func (r *report) tell(w *workload, m *member, kind, reason, text string) {
-	r.events.Event(m.object, kind, reason, text)
+// tell has a step told on a pod, its workload, and its node where that is why.
+func (r *report) tell(w *workload, j judgement, step events.Step) {
+	m := j.member
+	step.Pod, step.What, step.Why = m.NamespacedName, fmt.Sprintf("%s (%s)", step.What, j.intent.Intent), j.verdict.Why
+	var others []*corev1.ObjectReference
 	if w.key.UID != m.UID {
-		r.events.Event(reference(w.key), kind, reason, text)
+		others = append(others, reference(w.key))
 	}
 	if m.Node != "" && (!m.causes.Cordoned.IsZero() || !m.causes.Tainted.IsZero() || !m.causes.Lost.IsZero()) {
 		// kubectl describe node looks for its Events by name.
-		r.events.Event(&corev1.ObjectReference{Kind: "Node", Name: m.Node, UID: types.UID(m.Node), APIVersion: "v1"}, kind, reason, text)
+		others = append(others, &corev1.ObjectReference{Kind: "Node", Name: m.Node, UID: types.UID(m.Node), APIVersion: "v1"})
 	}
+	r.steps.Tell(j.facts.Now, m.object, step, others...)
 }
 
 func reference(key Key) *corev1.ObjectReference {
@@ -321,14 +327,16 @@ func (r *report) ownerMissing() {
 
 // deletedUnreleased tells of a pod that is deleted although it was locked: by
 // break-glass, or because its node or namespace goes.
-func (r *report) deletedUnreleased(pod *corev1.Pod) {
+func (r *report) deletedUnreleased(pod *corev1.Pod, now time.Time) {
 	if call.IsReleased(pod.Labels) || !pods.Runs(pod.Status.ContainerStatuses) {
 		return
 	}
 	r.metrics.whileLocked.Inc()
 	r.log.Warn("A locked pod was deleted past the doors", "pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID)
-	r.events.Eventf(pod, corev1.EventTypeWarning, ReasonDeletedWhileLocked,
-		"Pod %s/%s was deleted while it was locked: by the break-glass group, or by Kubernetes because its node is gone", pod.Namespace, pod.Name)
+	r.steps.Tell(now, pod, events.Step{
+		Pod: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}, Type: corev1.EventTypeWarning, Reason: ReasonDeletedWhileLocked,
+		What: "was deleted while it was locked", Why: "by the break-glass group, or by Kubernetes because its node is gone", Weight: events.Final,
+	})
 }
 
 // disruption counts attempts on a pod that it has survived, which Kubernetes notes

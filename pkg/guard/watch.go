@@ -36,7 +36,7 @@ func (g *Guard) podChanged(before, after metav1.Object) {
 		return
 	}
 	if was.DeletionTimestamp == nil && is.DeletionTimestamp != nil && g.cluster.enabled(is.Namespace) {
-		g.report.deletedUnreleased(is)
+		g.report.deletedUnreleased(is, g.now())
 	}
 	g.report.disruption(was, is)
 }

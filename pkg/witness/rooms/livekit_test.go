@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"runtime"
 	"strings"
 	"testing"
@@ -300,6 +301,124 @@ func TestManyRoomsWithinALimit(t *testing.T) {
 		})
 		if most, _ := lk.counted(); most > 300 {
 			t.Errorf("%d requests within a minute", most)
+		}
+	})
+}
+
+// TestSlowLink has many rooms far away. All that is known is known throughout, and also
+// where one request in a hundred fails; the guard reads every room anew, and knows of a
+// zero after a mark.
+func TestSlowLink(t *testing.T) {
+	cases := map[string]struct {
+		settings func(*Config)
+		rooms    int
+		latency  time.Duration
+		fails    int // one request in so many; 0 is none
+		known    time.Duration
+	}{
+		"Adapter": {settings: asAdapter, rooms: 5_000, latency: 200 * time.Millisecond, fails: 100, known: 100 * time.Second},
+		"Guard":   {settings: asGuard, rooms: 1_000, latency: 250 * time.Millisecond, known: 40 * time.Second},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			lk := withRooms(tc.rooms)
+			asked := 0
+			lk.break_ = func(w http.ResponseWriter) bool {
+				time.Sleep(tc.latency)
+				lk.mu.Lock()
+				defer lk.mu.Unlock()
+				asked++
+				fails := tc.fails > 0 && asked%tc.fails == 0
+				if fails {
+					http.Error(w, "cut", http.StatusBadGateway)
+				}
+				return fails
+			}
+			inNoTime(t, lk, tc.settings, func(t *testing.T, r *Reader) {
+				began := time.Now()
+				soon(t, tc.known, "all rooms are known", allRead(r, tc.rooms))
+				t.Logf("all rooms are known after %s", time.Since(began))
+				some := func() bool { return allRead(r, 50)() && reads(r, "idle", 0)() }
+				throughout(t, time.Minute, "all rooms are known", some)
+				marked := time.Now()
+				soon(t, 2*time.Minute, "a zero of after the mark is known", func() bool {
+					return some() && r.Reading("idle", time.Now()).At().After(marked)
+				})
+				t.Logf("a zero of after a mark takes %s", time.Since(marked))
+			})
+		})
+	}
+}
+
+// TestManyEvents has 2,000 webhook events a second, of agents that leave and join 1,000
+// rooms, beside 1,000 others. Each change is served at once, none is lost, and sweeps go on.
+func TestManyEvents(t *testing.T) {
+	const (
+		rooms, calls = 2_000, 1_000
+		tick, each   = 10 * time.Millisecond, 20
+		ticks        = 150
+		served       = 250 * time.Millisecond
+	)
+	lk := withRooms(rooms)
+	lk.break_ = func(http.ResponseWriter) bool { time.Sleep(3 * time.Millisecond); return false }
+	changed := make(chan types.UID, each*ticks)
+	settings := func(c *Config) {
+		asAdapter(c)
+		c.Resync, c.MaxStaleness = time.Second, 3*time.Second
+		c.OnChange = func(pods []types.UID) {
+			for _, pod := range pods {
+				select {
+				case changed <- pod:
+				default: // of the sweep at the start
+				}
+			}
+		}
+	}
+	inNoTime(t, lk, settings, func(t *testing.T, r *Reader) {
+		soon(t, 10*time.Second, "all rooms are known", allRead(r, rooms))
+		for len(changed) > 0 {
+			<-changed
+		}
+		there, due, worst, n := map[int]bool{}, map[types.UID]time.Time{}, time.Duration(0), 0
+		collect := func() {
+			for len(changed) > 0 {
+				pod := <-changed
+				if told, ok := due[pod]; ok {
+					worst = max(worst, time.Since(told))
+					delete(due, pod)
+					n++
+				}
+			}
+		}
+		for i := range ticks {
+			for j := range each {
+				room := (i*each + j) % calls
+				name, sid := fmt.Sprint("r", room), fmt.Sprint("PA_", room)
+				event := Event{Name: "participant_left", Room: name, Participant: sid, Agent: true}
+				lk.set(func() {
+					if there[room] {
+						event.Name, event.Participant = "participant_joined", fmt.Sprint("PA_", room, "_", i)
+						lk.rooms[name] = agentOf(event.Participant, string(podOf(room)))
+					} else {
+						event.Participant = lk.rooms[name][0].Sid
+						lk.rooms[name] = nil
+					}
+				})
+				there[room] = !there[room]
+				due[podOf(room)] = time.Now()
+				r.Heed(event)
+			}
+			time.Sleep(tick)
+			collect()
+			if err := r.Fresh(time.Now()); err != nil {
+				t.Fatalf("after %d events: %v", (i+1)*each, err)
+			}
+		}
+		time.Sleep(time.Second)
+		collect()
+		t.Logf("%d events, the slowest was served after %s", ticks*each, worst)
+		if n != ticks*each || worst > served {
+			t.Errorf("of %d events %d were served, the slowest after %s; want all within %s", ticks*each, n, worst, served)
 		}
 	})
 }

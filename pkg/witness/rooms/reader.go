@@ -120,9 +120,10 @@ type Reader struct {
 	mu       sync.RWMutex
 	book     *book
 	roll     *roll
-	sweptAt  time.Time // as of when all rooms are known; zero before the first whole sweep
-	waiting  int       // rooms that the limit left to the next sweep
-	lost     bool      // the latest list lacks the rooms of more than half of all seats
+	sweptAt  time.Time     // as of when all rooms are known; zero before the first whole sweep
+	waiting  int           // rooms that the limit left to the next sweep
+	perRoom  time.Duration // what a room took in the latest sweep, with those that were asked for meanwhile
+	lost     bool          // the latest list lacks the rooms of more than half of all seats
 	sweeping bool
 	lastErr  error
 	hints    *hints
@@ -314,6 +315,9 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 		// All others could not be read: where the limit is short, one of them has its turn all the same.
 		spare, n = 1, min(n, most-1)
 	}
+	if r.sweptAt.IsZero() && len(must) > 0 {
+		spare = 0 // nothing is known until the end of this sweep
+	}
 	todo := append(must[:n:n], others[:min(len(others), spare)]...)
 	r.waiting = len(must) - n
 	r.mu.Unlock()
@@ -321,7 +325,7 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 	s := &sweeping{}
 	g := errgroup.Group{}
 	g.SetLimit(r.cfg.Concurrency)
-	begun := 0
+	begun, first := 0, time.Now()
 	for _, room := range todo {
 		if s.stopped() || ctx.Err() != nil || time.Since(began) > r.cfg.sweepMost() {
 			break
@@ -333,6 +337,9 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.waiting += max(0, n-begun) + s.unasked
+	if begun > 0 {
+		r.perRoom = time.Since(first) / time.Duration(begun)
+	}
 	return r.waiting > 0, errors.Join(ctx.Err(), s.over())
 }
 
@@ -641,8 +648,8 @@ func (r *Reader) Unattributed() int {
 	return r.book.unattributed
 }
 
-// Unread returns the number of rooms that cannot be read, and of which the list has said something new since they were: whose agents are in
-// them nobody knows.
+// Unread returns the number of rooms that cannot be read, and of which the list has said
+// something new since they were: whose agents are in them nobody knows.
 func (r *Reader) Unread(now time.Time) int {
 	if last := r.unread.Load(); last != nil && last.at.Equal(now) { // of the other pods of one request
 		return last.n
@@ -699,11 +706,12 @@ func (r *Reader) fresh(now time.Time) error {
 }
 
 // staleness is the age from which what was read is not believed. Without hints every
-// room has to be read, which may take the limit longer than that; then it is twice as
-// long as that takes.
+// room has to be read, which may take the limit, or a slow link, longer than that; then it
+// is twice as long as that takes.
 func (r *Reader) staleness(now time.Time) time.Duration {
 	if r.cfg.Hints || r.client == nil {
 		return r.cfg.MaxStaleness
 	}
-	return max(r.cfg.MaxStaleness, 2*r.client.Pace().Evenly(len(r.roll.places)+listShare, now))
+	rooms := len(r.roll.places)
+	return max(r.cfg.MaxStaleness, 2*r.client.Pace().Evenly(rooms+listShare, now), 2*time.Duration(rooms)*r.perRoom)
 }

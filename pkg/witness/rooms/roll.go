@@ -3,6 +3,8 @@
 package rooms
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -120,19 +122,22 @@ func (r *roll) pending(p *place) bool {
 	return p.err == nil && (!r.hints || !p.listed || p.read.IsZero() || p.dirty || p.then != p.line)
 }
 
-// todo returns the rooms to be read: those that have to be, and then the others, each
-// with those first that have waited longest. No more than so many of those that cannot
-// be read are among them: a silent node takes its time.
-func (r *roll) todo(failing int) (must, others []string) {
-	var failed []string
+// todo returns the rooms to be read: those that have to be, and then the others, which
+// begin with those that could not be read. Each has those first that have waited longest.
+// No more than so many of those that nobody answered for are among them: a silent node
+// takes its time.
+func (r *roll) todo(silent int) (must, others []string) {
+	var failed, unanswered, rest []string
 	for name, p := range r.places {
 		switch {
+		case livekit.Unanswered(p.err) || errors.Is(p.err, context.DeadlineExceeded):
+			unanswered = append(unanswered, name)
 		case p.err != nil:
 			failed = append(failed, name)
 		case r.pending(p):
 			must = append(must, name)
 		default:
-			others = append(others, name)
+			rest = append(rest, name)
 		}
 	}
 	longest := func(a, b string) int {
@@ -141,11 +146,12 @@ func (r *roll) todo(failing int) (must, others []string) {
 		}
 		return strings.Compare(a, b)
 	}
-	slices.SortFunc(failed, longest)
-	others = append(others, failed[:min(len(failed), failing)]...)
-	slices.SortFunc(must, longest)
-	slices.SortFunc(others, longest)
-	return must, others
+	slices.SortFunc(unanswered, longest)
+	rest = append(rest, unanswered[:min(len(unanswered), silent)]...)
+	for _, names := range [][]string{must, failed, rest} {
+		slices.SortFunc(names, longest)
+	}
+	return must, append(failed, rest...)
 }
 
 // whole is the time as of which all rooms are known, but for those that cannot be read:

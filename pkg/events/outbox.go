@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package events
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/flowcontrol"
+)
+
+// How much an Event matters, when there are more than may be written.
+const (
+	// Passing is what the next step usually follows within seconds, and then tells, too.
+	Passing Weight = iota
+	// Standing is how it stays for a while.
+	Standing
+	// Final is what nothing follows.
+	Final
+)
+
+// Weight is how much an Event matters.
+type Weight int
+
+const (
+	// passes is how long an Event that is Passing waits for the next step.
+	passes = 6 * time.Second
+	// gathers is how long Events on a workload or node wait for those of its other pods.
+	gathers = 5 * time.Second
+	// perSecond and burst bound what is handed to the recorder, whose own queue drops what is too much.
+	perSecond, burst = 50, 200
+	// named is how many pods an Event names.
+	named = 20
+	// handOver is how often what is due is handed over.
+	handOver = 250 * time.Millisecond
+)
+
+// Step is what is told of a pod: "Pod NAME What: Why".
+type Step struct {
+	Pod          types.NamespacedName
+	Type, Reason string
+	What, Why    string
+	Weight       Weight
+}
+
+// Outbox tells what pods do in few Events. One that is about to be followed by another of
+// the same pod waits for it, and pods of a workload or node that do the same share one. A
+// pod has at most one Event waiting, so that nothing is lost however many pods there are:
+// what waits longest is told by the step after it. A Warning is never replaced.
+type Outbox struct {
+	recorder record.EventRecorder
+	limit    flowcontrol.PassiveRateLimiter
+
+	mu    sync.Mutex
+	boxes map[types.UID]*box
+}
+
+// box is what is to be told on one object.
+type box struct {
+	object runtime.Object
+	due    time.Time
+	steps  map[types.UID]Step // by pod
+}
+
+// NewOutbox returns an Outbox that hands to the recorder what is due, once it runs.
+func NewOutbox(recorder record.EventRecorder) *Outbox {
+	return &Outbox{recorder: recorder, limit: flowcontrol.NewTokenBucketPassiveRateLimiter(perSecond, burst), boxes: map[types.UID]*box{}}
+}
+
+// Tell has a pod's step told on the pod, and on others, such as its workload.
+func (o *Outbox) Tell(now time.Time, pod *corev1.Pod, s Step, others ...*corev1.ObjectReference) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	due := now
+	if s.Weight == Passing {
+		due = now.Add(passes)
+	}
+	if was := o.boxes[pod.UID]; was != nil && was.steps[pod.UID].Type == corev1.EventTypeWarning {
+		o.write(was)
+	}
+	o.boxes[pod.UID] = &box{object: pod, due: due, steps: map[types.UID]Step{pod.UID: s}}
+	for _, ref := range others {
+		b := o.boxes[ref.UID]
+		if b == nil {
+			b = &box{object: ref, due: now.Add(gathers), steps: map[types.UID]Step{}}
+			o.boxes[ref.UID] = b
+		}
+		if b.steps[pod.UID].Type != corev1.EventTypeWarning {
+			b.steps[pod.UID] = s
+		}
+	}
+}
+
+// Run hands over what is due until ctx is done, and then the rest.
+func (o *Outbox) Run(ctx context.Context) {
+	ticker := time.NewTicker(handOver)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			o.handOver(time.Time{}, func() bool { return true })
+			return
+		case now := <-ticker.C:
+			o.handOver(now, o.limit.TryAccept)
+		}
+	}
+}
+
+// handOver writes what is due, all of it at the zero time, while more is accepted: what
+// matters most first, and then what waits longest.
+func (o *Outbox) handOver(now time.Time, accepts func() bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	type entry struct {
+		uid    types.UID
+		weight Weight
+		due    time.Time
+	}
+	var due []entry
+	for uid, b := range o.boxes {
+		if now.IsZero() || !b.due.After(now) {
+			due = append(due, entry{uid, b.weight(), b.due})
+		}
+	}
+	slices.SortFunc(due, func(a, b entry) int {
+		return cmp.Or(-cmp.Compare(a.weight, b.weight), a.due.Compare(b.due), cmp.Compare(a.uid, b.uid))
+	})
+	for _, e := range due {
+		if !accepts() {
+			return
+		}
+		o.write(o.boxes[e.uid])
+		delete(o.boxes, e.uid)
+	}
+}
+
+func (b *box) weight() (most Weight) {
+	for _, s := range b.steps {
+		if s.Type == corev1.EventTypeWarning {
+			return Final
+		}
+		most = max(most, s.Weight)
+	}
+	return most
+}
+
+// write tells what is in a box: of pods that do the same for the same reason together.
+func (o *Outbox) write(b *box) {
+	type same struct{ kind, reason, what, why string }
+	groups := map[same][]string{}
+	for _, s := range b.steps {
+		key := same{s.Type, s.Reason, s.What, s.Why}
+		groups[key] = append(groups[key], s.Pod.String())
+	}
+	keys := make([]same, 0, len(groups))
+	for key, names := range groups {
+		slices.Sort(names)
+		keys = append(keys, key)
+	}
+	slices.SortFunc(keys, func(a, b same) int { return strings.Compare(groups[a][0], groups[b][0]) })
+	for _, key := range keys {
+		o.recorder.Event(b.object, key.kind, key.reason, text(groups[key], key.what, key.why))
+	}
+}
+
+// text is what is told of pods, given by name, that do the same.
+func text(pods []string, what, why string) string {
+	first := fmt.Sprintf("Pod %s %s: %s", pods[0], what, why)
+	switch others := pods[1:]; {
+	case len(others) == 0:
+		return first
+	case len(others) > named:
+		return fmt.Sprintf("%s; likewise %s and %d more", first, strings.Join(others[:named], ", "), len(others)-named)
+	default:
+		return first + "; likewise " + strings.Join(others, ", ")
+	}
+}

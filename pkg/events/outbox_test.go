@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package events
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/test/trial"
+)
+
+var (
+	aside    = Step{Type: "Normal", Reason: "SetAside", What: "is set aside (drain)", Why: "a replacement comes first"}
+	draining = Step{Type: "Normal", Reason: "Draining", What: "stopped accepting calls (drain)", Why: "enough other pods can take calls"}
+	held     = Step{Type: "Normal", Reason: "Held", What: "stays (drain)", Why: "it holds calls", Weight: Standing}
+	released = Step{Type: "Normal", Reason: "Released", What: "may go (drain)", Why: "its calls are over", Weight: Final}
+	forced   = Step{Type: "Warning", Reason: "ForcedRelease", What: "may go (drain)", Why: "its own drain deadline is over", Weight: Final}
+)
+
+// told is a step of a pod at a time, in seconds after noon.
+type told struct {
+	at   float64
+	pod  string
+	step Step
+}
+
+func TestOutbox(t *testing.T) {
+	cases := map[string]struct {
+		reason string
+		told   []told
+		until  float64
+		want   []string
+	}{
+		"OneOfAll": {
+			reason: "An idle pod makes all its steps within seconds: one Event on each object tells of the last.",
+			told:   []told{{0, "a", aside}, {1, "a", draining}, {4, "a", released}}, until: 5,
+			want: []string{
+				"Normal Released on Pod voice/a: Pod voice/a may go (drain): its calls are over",
+				"Normal Released on Node node-1: Pod voice/a may go (drain): its calls are over",
+			},
+		},
+		"Passing": {
+			reason: "A step that nothing follows is told all the same.",
+			told:   []told{{0, "a", aside}}, until: 6,
+			want: []string{
+				"Normal SetAside on Node node-1: Pod voice/a is set aside (drain): a replacement comes first",
+				"Normal SetAside on Pod voice/a: Pod voice/a is set aside (drain): a replacement comes first",
+			},
+		},
+		"Standing": {
+			reason: "What lasts is told at once on the pod.",
+			told:   []told{{0, "a", draining}, {5.5, "a", held}}, until: 6,
+			want: []string{
+				"Normal Held on Node node-1: Pod voice/a stays (drain): it holds calls",
+				"Normal Held on Pod voice/a: Pod voice/a stays (drain): it holds calls",
+			},
+		},
+		"Together": {
+			reason: "Pods of a node that do the same share its Event; who does something else has its own.",
+			told:   []told{{0, "b", held}, {1, "a", held}, {2, "c", released}}, until: 5,
+			want: []string{
+				"Normal Released on Pod voice/c: Pod voice/c may go (drain): its calls are over",
+				"Normal Held on Node node-1: Pod voice/a stays (drain): it holds calls; likewise voice/b",
+				"Normal Released on Node node-1: Pod voice/c may go (drain): its calls are over",
+				"Normal Held on Pod voice/b: Pod voice/b stays (drain): it holds calls",
+				"Normal Held on Pod voice/a: Pod voice/a stays (drain): it holds calls",
+			},
+		},
+		"Warning": {
+			reason: "What an audit looks for is not replaced by what comes after it.",
+			told:   []told{{0, "a", forced}, {0.1, "a", held}}, until: 5,
+			want: []string{
+				"Warning ForcedRelease on Pod voice/a: Pod voice/a may go (drain): its own drain deadline is over",
+				"Warning ForcedRelease on Node node-1: Pod voice/a may go (drain): its own drain deadline is over",
+				"Normal Held on Pod voice/a: Pod voice/a stays (drain): it holds calls",
+			},
+		},
+		"NotYet": {
+			reason: "A node's Event waits for its other pods.",
+			told:   []told{{0, "a", held}}, until: 4.9,
+			want: []string{"Normal Held on Pod voice/a: Pod voice/a stays (drain): it holds calls"},
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			heard := &trial.Events{}
+			o := NewOutbox(heard)
+			for _, s := range tc.told {
+				o.Tell(noon(s.at), podNamed(s.pod), stepOf(s.pod, s.step), node())
+			}
+			o.handOver(noon(tc.until), func() bool { return true })
+			if diff := cmp.Diff(tc.want, heard.List()); diff != "" {
+				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
+			}
+		})
+	}
+}
+
+// TestOutboxOfMany has 5,000 pods of a node go at once: what may be written in a second is,
+// releases first, nothing is lost, and the node's Event names some and counts the others.
+func TestOutboxOfMany(t *testing.T) {
+	heard := &trial.Events{}
+	o := NewOutbox(heard)
+	const many = 5_000
+	for i := range many {
+		name := fmt.Sprintf("pod-%04d", i)
+		o.Tell(noon(0), podNamed(name), stepOf(name, held), node())
+		if i%2 == 1 {
+			o.Tell(noon(1), podNamed(name), stepOf(name, released), node())
+		}
+	}
+	left := perSecond
+	o.handOver(noon(2), func() bool { left--; return left >= 0 })
+	for _, line := range heard.List() {
+		if !strings.Contains(line, "Released on Pod") {
+			t.Errorf("before all releases it tells: %s", line)
+		}
+	}
+	if n := len(heard.List()); n != perSecond {
+		t.Errorf("%d Events in a second; want %d", n, perSecond)
+	}
+	o.handOver(time.Time{}, func() bool { return true })
+	if n := len(heard.List()); n != many+2 {
+		t.Errorf("%d Events; want one of each pod, and two of the node", n)
+	}
+	for _, line := range heard.List() {
+		if strings.Contains(line, "on Node") && (!strings.HasSuffix(line, fmt.Sprintf("and %d more", many/2-1-named)) || len(line) > 1000) {
+			t.Errorf("the node's Event: %s", line)
+		}
+	}
+}
+
+func noon(seconds float64) time.Time {
+	return time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC).Add(time.Duration(seconds * float64(time.Second)))
+}
+
+func podNamed(name string) *corev1.Pod {
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "voice", Name: name, UID: types.UID(name)}}
+}
+
+func node() *corev1.ObjectReference {
+	return &corev1.ObjectReference{Kind: "Node", Name: "node-1", UID: "node-1"}
+}
+
+func stepOf(pod string, s Step) Step {
+	s.Pod = types.NamespacedName{Namespace: "voice", Name: pod}
+	return s
+}
