@@ -156,13 +156,11 @@ func (g *Guard) ability(uid types.UID) (call.Ability, time.Time) {
 	return g.readings.ability(uid)
 }
 
-// Watch keeps what is known of the cluster true, and tells of it, until ctx is done. It
-// writes nothing but Events.
+// Watch keeps what is known of the cluster true until ctx is done. It writes
+// nothing.
 func (g *Guard) Watch(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { g.cluster.run(ctx); return nil })
-	group.Go(func() error { g.report.steps.Run(ctx); return nil })
-	return group.Wait()
+	g.cluster.run(ctx)
+	return nil
 }
 
 // mostLocked bounds the pods that Locked returns.
@@ -232,6 +230,7 @@ func (g *Guard) Lead(ctx context.Context) error {
 		group.Go(func() error { return g.gates.run(ctx) })
 	}
 	group.Go(func() error { return g.budgets.run(ctx) })
+	group.Go(func() error { g.report.steps.Run(ctx); return nil })
 	group.Go(func() error { return watchRefusals(ctx, g.cfg.Client, g.report) })
 	group.Go(func() error {
 		wait.UntilWithContext(ctx, func(context.Context) { g.forgetGone() }, forgetEvery)

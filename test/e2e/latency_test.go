@@ -29,7 +29,6 @@ func TestLatency(t *testing.T) {
 
 // TestLatencyWithoutWebhooks measures the same of an adapter that takes none.
 func TestLatencyWithoutWebhooks(t *testing.T) {
-	t.Parallel()
 	const shortResync = 4 * time.Second
 	pod := lonePod(t, namespace(t, "latency-without"))
 	deaf := adapter(t, "--resync-interval="+shortResync.String(), "--max-staleness=45s")
