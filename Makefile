@@ -96,8 +96,9 @@ model: ## Drive gate and guard through more of their worlds than `make unit` doe
 	go test -v -count=1 -timeout 60m -run '$(MODELS)' ./pkg/guard -model 40000
 
 .PHONY: bench
-bench: ## Measure what reading calls costs, at 5,000 pods
+bench: ## Measure what reading calls costs, at 5,000 pods, and how the guard empties 50 nodes of as many (about 20 minutes; needs root)
 	go run ./test/bench
+	go run ./test/bench/cordon
 
 ##@ Verify
 

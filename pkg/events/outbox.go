@@ -18,27 +18,31 @@ import (
 	"k8s.io/client-go/util/flowcontrol"
 )
 
-// How much an Event matters, when there are more than may be written.
+// How much an Event matters: how long it waits, and which comes first when there are
+// more than may be written.
 const (
 	// Passing is what the next step usually follows within seconds, and then tells, too.
 	Passing Weight = iota
-	// Standing is how it stays for a while.
-	Standing
-	// Final is what nothing follows.
-	Final
+	// Lasting is what matters to people only once it has lasted for a while.
+	Lasting
+	// Notable is told at once.
+	Notable
 )
 
 // Weight is how much an Event matters.
 type Weight int
 
+// waits is how long an Event on a pod waits for the next step.
+func (w Weight) waits() time.Duration {
+	return [...]time.Duration{15 * time.Second, 10 * time.Second, 0}[w]
+}
+
 const (
-	// passes is how long an Event that is Passing waits for the next step.
-	passes = 6 * time.Second
 	// gathers is how long Events on a workload or node wait for those of its other pods.
-	gathers = 5 * time.Second
+	gathers = 10 * time.Second
 	// perSecond and burst bound what is handed to the recorder, whose own queue drops what is too much.
 	perSecond, burst = 50, 200
-	// named is how many pods an Event names.
+	// named is how many pods an Event names, beside the first.
 	named = 20
 	// handOver is how often what is due is handed over.
 	handOver = 250 * time.Millisecond
@@ -54,8 +58,8 @@ type Step struct {
 
 // Outbox tells what pods do in few Events. One that is about to be followed by another of
 // the same pod waits for it, and pods of a workload or node that do the same share one. A
-// pod has at most one Event waiting, so that nothing is lost however many pods there are:
-// what waits longest is told by the step after it. A Warning is never replaced.
+// pod has at most one Event waiting, so that none is lost however many pods there are: the
+// step after it tells of it. A Warning is never replaced.
 type Outbox struct {
 	recorder record.EventRecorder
 	limit    flowcontrol.PassiveRateLimiter
@@ -80,14 +84,10 @@ func NewOutbox(recorder record.EventRecorder) *Outbox {
 func (o *Outbox) Tell(now time.Time, pod *corev1.Pod, s Step, others ...*corev1.ObjectReference) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	due := now
-	if s.Weight == Passing {
-		due = now.Add(passes)
-	}
 	if was := o.boxes[pod.UID]; was != nil && was.steps[pod.UID].Type == corev1.EventTypeWarning {
 		o.write(was)
 	}
-	o.boxes[pod.UID] = &box{object: pod, due: due, steps: map[types.UID]Step{pod.UID: s}}
+	o.boxes[pod.UID] = &box{object: pod, due: now.Add(s.Weight.waits()), steps: map[types.UID]Step{pod.UID: s}}
 	for _, ref := range others {
 		b := o.boxes[ref.UID]
 		if b == nil {
@@ -146,7 +146,7 @@ func (o *Outbox) handOver(now time.Time, accepts func() bool) {
 func (b *box) weight() (most Weight) {
 	for _, s := range b.steps {
 		if s.Type == corev1.EventTypeWarning {
-			return Final
+			return Notable
 		}
 		most = max(most, s.Weight)
 	}

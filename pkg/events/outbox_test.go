@@ -19,9 +19,9 @@ import (
 var (
 	aside    = Step{Type: "Normal", Reason: "SetAside", What: "is set aside (drain)", Why: "a replacement comes first"}
 	draining = Step{Type: "Normal", Reason: "Draining", What: "stopped accepting calls (drain)", Why: "enough other pods can take calls"}
-	held     = Step{Type: "Normal", Reason: "Held", What: "stays (drain)", Why: "it holds calls", Weight: Standing}
-	released = Step{Type: "Normal", Reason: "Released", What: "may go (drain)", Why: "its calls are over", Weight: Final}
-	forced   = Step{Type: "Warning", Reason: "ForcedRelease", What: "may go (drain)", Why: "its own drain deadline is over", Weight: Final}
+	held     = Step{Type: "Normal", Reason: "Held", What: "stays (drain)", Why: "it holds calls", Weight: Lasting}
+	released = Step{Type: "Normal", Reason: "Released", What: "may go (drain)", Why: "its calls are over", Weight: Notable}
+	forced   = Step{Type: "Warning", Reason: "ForcedRelease", What: "may go (drain)", Why: "its own drain deadline is over", Weight: Notable}
 )
 
 // told is a step of a pod at a time, in seconds after noon.
@@ -40,7 +40,7 @@ func TestOutbox(t *testing.T) {
 	}{
 		"OneOfAll": {
 			reason: "An idle pod makes all its steps within seconds: one Event on each object tells of the last.",
-			told:   []told{{0, "a", aside}, {1, "a", draining}, {4, "a", released}}, until: 5,
+			told:   []told{{0, "a", aside}, {1, "a", draining}, {6, "a", held}, {9, "a", released}}, until: 10,
 			want: []string{
 				"Normal Released on Pod voice/a: Pod voice/a may go (drain): its calls are over",
 				"Normal Released on Node node-1: Pod voice/a may go (drain): its calls are over",
@@ -48,15 +48,19 @@ func TestOutbox(t *testing.T) {
 		},
 		"Passing": {
 			reason: "A step that nothing follows is told all the same.",
-			told:   []told{{0, "a", aside}}, until: 6,
+			told:   []told{{0, "a", aside}}, until: 15,
 			want: []string{
 				"Normal SetAside on Node node-1: Pod voice/a is set aside (drain): a replacement comes first",
 				"Normal SetAside on Pod voice/a: Pod voice/a is set aside (drain): a replacement comes first",
 			},
 		},
-		"Standing": {
-			reason: "What lasts is told at once on the pod.",
-			told:   []told{{0, "a", draining}, {5.5, "a", held}}, until: 6,
+		"NotYet": {
+			reason: "A step that may be followed waits, and a workload's or node's Event for its other pods.",
+			told:   []told{{0, "a", aside}, {5, "a", held}}, until: 9.9,
+		},
+		"Lasting": {
+			reason: "What keeps a pod for a while is told.",
+			told:   []told{{0, "a", draining}, {5, "a", held}}, until: 15,
 			want: []string{
 				"Normal Held on Node node-1: Pod voice/a stays (drain): it holds calls",
 				"Normal Held on Pod voice/a: Pod voice/a stays (drain): it holds calls",
@@ -64,7 +68,7 @@ func TestOutbox(t *testing.T) {
 		},
 		"Together": {
 			reason: "Pods of a node that do the same share its Event; who does something else has its own.",
-			told:   []told{{0, "b", held}, {1, "a", held}, {2, "c", released}}, until: 5,
+			told:   []told{{0, "b", held}, {1, "a", held}, {2, "c", released}}, until: 11,
 			want: []string{
 				"Normal Released on Pod voice/c: Pod voice/c may go (drain): its calls are over",
 				"Normal Held on Node node-1: Pod voice/a stays (drain): it holds calls; likewise voice/b",
@@ -75,17 +79,12 @@ func TestOutbox(t *testing.T) {
 		},
 		"Warning": {
 			reason: "What an audit looks for is not replaced by what comes after it.",
-			told:   []told{{0, "a", forced}, {0.1, "a", held}}, until: 5,
+			told:   []told{{0, "a", forced}, {0.1, "a", held}}, until: 11,
 			want: []string{
 				"Warning ForcedRelease on Pod voice/a: Pod voice/a may go (drain): its own drain deadline is over",
 				"Warning ForcedRelease on Node node-1: Pod voice/a may go (drain): its own drain deadline is over",
 				"Normal Held on Pod voice/a: Pod voice/a stays (drain): it holds calls",
 			},
-		},
-		"NotYet": {
-			reason: "A node's Event waits for its other pods.",
-			told:   []told{{0, "a", held}}, until: 4.9,
-			want: []string{"Normal Held on Pod voice/a: Pod voice/a stays (drain): it holds calls"},
 		},
 	}
 	for name, tc := range cases {

@@ -125,7 +125,7 @@ func (r *report) holds(w *workload, j judgement) {
 		return
 	}
 	r.log.Info("Pod is held", "pod", j.NamespacedName.String(), "intent", j.intent.Intent, "rule", j.verdict.Rule, "why", j.verdict.Why)
-	r.tell(w, j, events.Step{Type: corev1.EventTypeNormal, Reason: ReasonHeld, What: "stays", Weight: events.Standing})
+	r.tell(w, j, events.Step{Type: corev1.EventTypeNormal, Reason: ReasonHeld, What: "stays", Weight: events.Lasting})
 }
 
 // cause is what keeps the others of the workload from calls, where a pod waits for them:
@@ -150,8 +150,11 @@ func (r *report) stepped(w *workload, j judgement) {
 		step.Reason, step.What = ReasonSetAside, "is set aside"
 	case verdict.Drain:
 		step.Reason, step.What = ReasonDraining, "stopped accepting calls"
+		if j.verdict.Rule != (floor.Rule{}).Name() { // not because all is well
+			step.Weight = events.Notable
+		}
 	case verdict.Release:
-		step.Reason, step.What, step.Weight = ReasonReleased, "may go", events.Final
+		step.Reason, step.What, step.Weight = ReasonReleased, "may go", events.Notable
 		r.metrics.releases.WithLabelValues(string(j.intent.Intent)).Inc()
 		if since := j.facts.Pod.DrainingSince; !since.IsZero() {
 			r.metrics.held.WithLabelValues(string(j.intent.Intent)).Observe(j.facts.Now.Sub(since).Seconds())
@@ -335,7 +338,7 @@ func (r *report) deletedUnreleased(pod *corev1.Pod, now time.Time) {
 	r.log.Warn("A locked pod was deleted past the doors", "pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID)
 	r.steps.Tell(now, pod, events.Step{
 		Pod: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}, Type: corev1.EventTypeWarning, Reason: ReasonDeletedWhileLocked,
-		What: "was deleted while it was locked", Why: "by the break-glass group, or by Kubernetes because its node is gone", Weight: events.Final,
+		What: "was deleted while it was locked", Why: "by the break-glass group, or by Kubernetes because its node is gone", Weight: events.Notable,
 	})
 }
 

@@ -78,7 +78,7 @@ func TestDrain(t *testing.T) {
 	}
 	s.bounds(16, 8)
 	s.there(busy[first], busy[second])
-	for _, reason := range []string{"SetAside", "Draining", "Released"} {
+	for _, reason := range []string{"Held", "Released"} {
 		s.event(reason)
 	}
 
