@@ -112,7 +112,10 @@ func (f *fakeLiveKit) counted() (most, refused int) {
 
 func (f *fakeLiveKit) tooMany() bool {
 	now := time.Now()
-	f.sent = append(slices.DeleteFunc(f.sent, func(t time.Time) bool { return now.Sub(t) >= time.Minute }), now)
+	for len(f.sent) > 0 && now.Sub(f.sent[0]) >= time.Minute {
+		f.sent = f.sent[1:]
+	}
+	f.sent = append(f.sent, now)
 	f.most = max(f.most, len(f.sent))
 	return f.limit > 0 && len(f.sent) > f.limit
 }
