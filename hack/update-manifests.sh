@@ -19,7 +19,7 @@ render() {
 		printf '# Rendered from charts/callguard by hack/update-manifests.sh. Do not edit.\n'
 		printf '# %s\n' "$what"
 		"$helm" template callguard charts/callguard --namespace callguard-system --no-hooks \
-			--kube-version 1.36.0 --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy "$@" |
+			--kube-version 1.36.0 "$@" |
 			grep -vE '^(# Source: .*)?$|^    app.kubernetes.io/managed-by: Helm$'
 	} >"$out/$file"
 }

@@ -477,8 +477,7 @@ func aggregator(t *testing.T, owners map[string]string) string {
 // install renders all that an install and its hooks would make.
 func install(t *testing.T, flags ...string) string {
 	t.Helper()
-	out, complaints, err := helm(t, append([]string{"--namespace", DefaultNamespace, "--kube-version", "1.36.0",
-		"--api-versions", "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"}, flags...)...)
+	out, complaints, err := helm(t, append([]string{"--namespace", DefaultNamespace, "--kube-version", "1.36.0"}, flags...)...)
 	if err != nil {
 		t.Fatalf("helm template: %v\n%s", err, complaints)
 	}

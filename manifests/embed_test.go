@@ -28,7 +28,7 @@ func TestValues(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			want, err := parse(render(t, "--namespace", tc.values.Namespace,
-				"--api-versions", "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy",
+				"--kube-version", "1.36.0",
 				"--set", "drainGuard.serviceAccount.name="+tc.values.Account, "--set", "breakGlassGroup="+tc.values.BreakGlassGroup, "--set", "priorityClass.value="+strconv.Itoa(int(tc.values.Priority))))
 			if err != nil {
 				t.Fatal(err)
@@ -56,8 +56,8 @@ func TestOlderKubernetes(t *testing.T) {
 		"1.34":                    {has: "v1alpha0"},
 	}
 	for name, tc := range cases {
-		got := render(t, "--api-versions", "admissionregistration.k8s.io/"+tc.has+"/MutatingAdmissionPolicy")
-		if tc.want == "" && strings.Contains(got, "MutatingAdmissionPolicy") || !strings.Contains(got, tc.want) {
+		got := render(t, "--kube-version", "1.34.0", "--api-versions", "admissionregistration.k8s.io/"+tc.has+"/MutatingAdmissionPolicy")
+		if tc.want == "" && strings.Contains(got, "kind: MutatingAdmissionPolicy") || !strings.Contains(got, tc.want) {
 			t.Errorf("with the APIs of %s, want %q, got:\n%s", name, tc.want, got)
 		}
 	}

@@ -22,7 +22,7 @@ import (
 // it: the chart renders none for one that cannot, so one that was upgraded has none yet.
 const (
 	WithoutGrace = "an eviction may shorten the grace of a released pod"
-	GraceCure    = "helm upgrade the chart; helm template needs --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"
+	GraceCure    = "helm upgrade the chart; helm template needs the cluster's version, --kube-version 1.36.0 or newer"
 )
 
 // standing is where the doors of a cluster are read, by name. The last two are nil

@@ -32,8 +32,9 @@ const addonFolder = "../../charts/callguard"
 
 // addon is what a user gives to helm for charts/callguard.
 type addon struct {
-	namespace string // "callguard-system" where it is empty
-	version   string // of Kubernetes; "v1.36.0" where it is empty
+	namespace string            // "callguard-system" where it is empty
+	version   string            // of Kubernetes; "v1.36.0" where it is empty
+	apis      common.VersionSet // of the cluster; what helm template knows without one where it is empty
 	set, json []string
 	chart     func(*chart.Chart)
 }
@@ -54,6 +55,9 @@ func (a addon) render() (rendered, error) {
 	capabilities.KubeVersion.Version = "v1.36.0"
 	if a.version != "" {
 		capabilities.KubeVersion.Version = a.version
+	}
+	if a.apis != nil {
+		capabilities.APIVersions = a.apis
 	}
 	if a.namespace == "" {
 		a.namespace = "callguard-system"
