@@ -84,6 +84,8 @@ func TestRefused(t *testing.T) {
 		"ReplicasBesideHPA":  {given{set: []string{"agent.replicas=7"}}, "agent.replicas is 7, and an autoscaler owns the number of agents; set agent.autoscaling.minReplicas=7 and leave agent.replicas at 2, or set agent.autoscaling.enabled=false"},
 		"Organization":       {given{set: []string{"openai.organization=a b"}}, "/openai/organization"},
 		"PlainOpenAI":        {given{set: []string{"openai.baseUrl=http://api.example.com/v1"}}, "/openai/baseUrl"},
+		"PolicyOfNobody":     {given{json: []string{`networkPolicy.extraIngress={"crm":[]}`}}, "networkPolicy.extraIngress.crm names no component; use agent, worker, livekit, or mcp-NAME of one of mcpServers"},
+		"PolicyOfNoServer":   {given{json: []string{`networkPolicy.extraIngress={"mcp-crm":[]}`}}, "networkPolicy.extraIngress.mcp-crm names no component"},
 		"SharedPort":         {given{set: []string{"agent.port=8089"}}, "share a port"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -255,6 +257,7 @@ func TestValuesOfTheLastRelease(t *testing.T) {
 	t.Parallel()
 	old := given{json: []string{
 		"podDefaults=null", "ca=null", "proxy=null", "openshift=null", "nameOverride=null", "livekit.secretKeys=null", "livekit.extraArgs=null",
+		"podMonitor=null", "networkPolicy.metricsFrom=null", "networkPolicy.extraIngress=null",
 		`openai.ca={"configMap":"","key":"ca.crt"}`, `openai.proxy={"url":"","existingSecret":"","existingSecretKey":"proxy"}`,
 	}}
 	for _, component := range []string{"agent", "worker", "livekit", "mcpDefaults"} {

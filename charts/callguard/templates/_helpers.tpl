@@ -112,4 +112,7 @@ cert-manager.io/inject-ca-from: {{ .Release.Namespace }}/metrics-adapter
     podSelector:
       matchLabels:
         callguard.dev/guarded: "true"
+{{- with .Values.networkPolicy.extraEgress }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}

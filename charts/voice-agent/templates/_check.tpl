@@ -114,6 +114,11 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- range $name, $_ := .Values.networkPolicy.extraIngress -}}
+{{- if not (or (has $name (list "agent" "worker" "livekit")) (and (hasPrefix "mcp-" $name) (hasKey ($.Values.mcpServers | default dict) (trimPrefix "mcp-" $name)))) -}}
+{{- $wrong = append $wrong (printf "networkPolicy.extraIngress.%s names no component; use agent, worker, livekit, or mcp-NAME of one of mcpServers" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- with .Values.ca -}}
 {{- if and .secret .configMap -}}
 {{- $wrong = append $wrong (printf "ca.secret is %q and ca.configMap is %q; the authorities come from one, so set the other to \"\"" .secret .configMap) -}}

@@ -60,6 +60,28 @@ take the place of these. Kubernetes leaves out an optional key that is missing.
 {{- end -}}
 {{- end }}
 
+{{- /* Where a component has metrics, as JSON, a list of name and port: (dict "ctx" $ "component" "agent"). */ -}}
+{{- define "voice-agent.scraped" -}}
+{{- $ports := list -}}
+{{- $values := get .ctx.Values .component -}}
+{{- $gate := .ctx.Values.callguard.gate -}}
+{{- if eq .component "livekit" -}}
+{{- if and $values.enabled (int $values.prometheusPort) -}}{{- $ports = append $ports (dict "name" "metrics" "port" (int $values.prometheusPort)) -}}{{- end -}}
+{{- else if or (eq .component "agent") $values.enabled -}}
+{{- if and .ctx.Values.callguard.enabled $gate.enabled (or (eq .component "agent") $values.guarded) -}}{{- $ports = append $ports (dict "name" "gate" "port" (int $gate.statusPort)) -}}{{- end -}}
+{{- with $values.probes.realtime -}}{{- if ne .mode "off" -}}{{- $ports = append $ports (dict "name" "realtime" "port" (int .port)) -}}{{- end -}}{{- end -}}
+{{- end -}}
+{{- toJson $ports -}}
+{{- end }}
+
+{{- /* What Prometheus may reach of it, as JSON, a list of NetworkPolicy rules: none where nobody says who Prometheus is. */ -}}
+{{- define "voice-agent.scrapers" -}}
+{{- $ports := list -}}
+{{- range include "voice-agent.scraped" . | fromJsonArray -}}{{- $ports = append $ports (pick . "port") -}}{{- end -}}
+{{- $peers := .ctx.Values.networkPolicy.metricsFrom -}}
+{{- and $ports $peers | empty | ternary list (list (dict "ports" $ports "from" $peers)) | toJson -}}
+{{- end }}
+
 {{- /* openai.baseUrl as the SDKs take it: https or http, no slash at the end or twice, no space around it. */ -}}
 {{- define "voice-agent.openaiURL" -}}
 {{- $parts := regexSplit "://" (trim .Values.openai.baseUrl) 2 -}}

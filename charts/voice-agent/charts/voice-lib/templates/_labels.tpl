@@ -26,10 +26,10 @@ cannot take the place of a selector label. Not for pod templates: a new version 
 {{- toYaml (merge (include "voice-lib.selectorLabels" . | fromYaml) (.extra | default dict)) -}}
 {{- end }}
 
-{{- /* Name, namespace and labels: (dict "ctx" $ "component" "agent" "name" "…", which may be left out). */ -}}
+{{- /* Name, namespace and labels: (dict "ctx" $ "component" "agent" "name" "…" "labels" (dict …)), the last two of which may be left out. */ -}}
 {{- define "voice-lib.metadata" -}}
 name: {{ .name | default (include "voice-lib.name" .) }}
 namespace: {{ .ctx.Release.Namespace }}
 labels:
-  {{- include "voice-lib.labels" . | nindent 2 }}
+  {{- merge (include "voice-lib.labels" . | fromYaml) (.labels | default dict) | toYaml | nindent 2 }}
 {{- end }}
