@@ -467,7 +467,11 @@ func TestLiveKit(t *testing.T) {
 		"logging":    map[string]any{"level": "debug"},
 		"redis":      map[string]any{"address": "redis.redis.svc:6379"},
 		"rtc":        map[string]any{"tcp_port": 7881.0, "udp_port": 7882.0, "use_external_ip": true},
-		"webhook":    map[string]any{"api_key": "production", "urls": []any{"http://metrics-adapter.callguard-system.svc:8090/webhooks"}},
+		"turn": map[string]any{
+			"enabled": true, "domain": "turn.example.com", "tls_port": 5349.0, "udp_port": 3478.0, "external_tls": false,
+			"cert_file": "/etc/livekit-turn/tls.crt", "key_file": "/etc/livekit-turn/tls.key",
+		},
+		"webhook": map[string]any{"api_key": "production", "urls": []any{"http://metrics-adapter.callguard-system.svc:8090/webhooks"}},
 	}
 	if diff := cmp.Diff(want, config); diff != "" {
 		t.Errorf("LiveKit's settings (-want +got):\n%s", diff)

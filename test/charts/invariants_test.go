@@ -58,7 +58,11 @@ func matrix() map[string]given {
 		"SpreadGiven":       {json: []string{`agent.topologySpreadConstraints=[{"maxSkew":1,"topologyKey":"zone","whenUnsatisfiable":"DoNotSchedule"}]`}},
 		"Global":            {set: []string{"global.anything=1"}},
 		"Metrics":           {set: []string{"podMonitor.enabled=true", "livekit.prometheusPort=6789", "networkPolicy.enabled=true"}, json: []string{"networkPolicy.metricsFrom=" + monitoring}},
-		"DigestAndTag":      {set: []string{"agent.image.digest=sha256:" + strings.Repeat("a", 64)}},
+		"Outside": {set: []string{
+			"livekit.ingress.enabled=true", "livekit.ingress.hosts={a.example.com}", "livekit.httpRoute.enabled=true", "livekit.httpRoute.parentRefs[0].name=public",
+			"livekit.turn.enabled=true", "livekit.turn.domain=turn.example.com", "livekit.turn.existingSecret=turn", "networkPolicy.enabled=true",
+		}},
+		"DigestAndTag": {set: []string{"agent.image.digest=sha256:" + strings.Repeat("a", 64)}},
 	}
 	return cases
 }

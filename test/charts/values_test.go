@@ -74,6 +74,14 @@ func TestRefused(t *testing.T) {
 		"ShortSecret":        {given{set: []string{"livekit.apiSecret=hush"}}, "livekit.apiSecret has 4 characters, fewer than the 32 that LiveKit asks for; make one with `openssl rand -hex 32`"},
 		"KeysOfNoSecret":     {given{set: []string{"livekit.secretKeys.url=LIVEKIT_URL"}}, "livekit.secretKeys has names of keys, and no Secret to find them in; set livekit.existingSecret"},
 		"NodePortTCP":        {given{file: "azure", set: []string{"livekit.rtc.tcpPort=7881"}}, "livekit.rtc.tcpPort is 7881: LiveKit tells callers the port it listens on, and a Service of type NodePort can only open one of 30000 to 32767 on the nodes; use 30881"},
+		"NodePortTURN":       {given{file: "azure", set: []string{"livekit.turn.enabled=true", "livekit.turn.tlsPort=0"}}, "livekit.turn.udpPort is 3478: LiveKit tells callers the port it listens on, and a Service of type NodePort can only open one of 30000 to 32767 on the nodes; use 30883"},
+		"TURNWithoutDomain":  {given{set: []string{"livekit.turn.enabled=true", "livekit.turn.externalTls=true"}}, "livekit.turn.domain is empty, and callers are told turns:DOMAIN:443"},
+		"TURNWithoutSecret":  {given{set: []string{"livekit.turn.enabled=true", "livekit.turn.domain=turn.example.com"}}, "livekit.turn.existingSecret is empty, and TURN over TLS needs a certificate"},
+		"TURNWithoutPort":    {given{set: []string{"livekit.turn.enabled=true", "livekit.turn.tlsPort=0", "livekit.turn.udpPort=0"}}, "livekit.turn is enabled, and has no port; use livekit.turn.tlsPort=5349"},
+		"OnePortForTwo":      {given{set: []string{"livekit.turn.enabled=true", "livekit.turn.tlsPort=0", "livekit.turn.udpPort=7882"}}, "LiveKit would listen at port 7882/UDP for both rtc-udp and turn-udp"},
+		"MetricsPort":        {given{set: []string{"livekit.prometheusPort=7880"}}, "LiveKit would listen at port 7880/TCP for both http and metrics"},
+		"IngressOfNobody":    {given{set: []string{"livekit.ingress.enabled=true"}}, "livekit.ingress is enabled, and has no host; set livekit.ingress.hosts={livekit.example.com}"},
+		"RouteOfNoGateway":   {given{set: []string{"livekit.httpRoute.enabled=true"}}, "livekit.httpRoute is enabled, and has no Gateway; set livekit.httpRoute.parentRefs[0].name to one's"},
 		"NodePortUDP":        {given{file: "azure", set: []string{"livekit.rtc.udpPort=32768"}}, "livekit.rtc.udpPort is 32768: LiveKit tells callers the port it listens on, and a Service of type NodePort can only open one of 30000 to 32767 on the nodes; use 30882"},
 		"SharedAccount":      {given{set: []string{"podDefaults.serviceAccount.name=voice"}}, `podDefaults.serviceAccount.name is "voice", and each component would create it; set podDefaults.serviceAccount.create=false, or the name of one, such as agent.serviceAccount.name`},
 		"SecondContainer":    {given{json: []string{`agent.extraContainers=[{"name":"logs","image":"logs:1"}]`}}, "agent.extraContainers: until all containers of a pod run, Kubernetes evicts it whatever its calls; write them in agent.initContainers, with restartPolicy: Always, or take the guard off"},
@@ -257,7 +265,7 @@ func TestValuesOfTheLastRelease(t *testing.T) {
 	t.Parallel()
 	old := given{json: []string{
 		"podDefaults=null", "ca=null", "proxy=null", "openshift=null", "nameOverride=null", "livekit.secretKeys=null", "livekit.extraArgs=null",
-		"podMonitor=null", "networkPolicy.metricsFrom=null", "networkPolicy.extraIngress=null",
+		"livekit.turn=null", "livekit.ingress=null", "livekit.httpRoute=null", "podMonitor=null", "networkPolicy.metricsFrom=null", "networkPolicy.extraIngress=null",
 		`openai.ca={"configMap":"","key":"ca.crt"}`, `openai.proxy={"url":"","existingSecret":"","existingSecretKey":"proxy"}`,
 	}}
 	for _, component := range []string{"agent", "worker", "livekit", "mcpDefaults"} {

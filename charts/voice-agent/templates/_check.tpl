@@ -24,7 +24,7 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 - {from: pdb, to: agent.minAvailable, why: "callguard makes the agents' PodDisruptionBudget; minAvailable 1 alone protects no call"}
 - {from: podDisruptionBudget, to: agent.minAvailable, why: "callguard makes the agents' PodDisruptionBudget; minAvailable 1 alone protects no call"}
 - {from: service, to: livekit.service., why: "nobody connects to an agent; callers connect to LiveKit"}
-- {from: ingress, to: livekit.service., why: "the chart makes no Ingress: send yours to LiveKit's Service, port 7880"}
+- {from: ingress, to: livekit.ingress., why: "nobody connects to an agent; callers connect to LiveKit"}
 - {from: agent.minReplicas, to: agent.autoscaling.minReplicas}
 - {from: agent.maxReplicas, to: agent.autoscaling.maxReplicas}
 - {from: agent.targetActiveCalls, to: agent.autoscaling.targetActiveCalls}
@@ -107,10 +107,40 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 {{- $wrong = append $wrong (printf "livekit.replicas is %d, and servers find each other's rooms through Redis; set livekit.redis.address, such as redis.redis.svc:6379, or livekit.config.redis.sentinel_addresses" (int .replicas)) -}}
 {{- end -}}
 {{- if and .enabled (not .hostNetwork) (eq .rtc.service.type "NodePort") -}}
-{{- range $name, $port := dict "tcpPort" .rtc.tcpPort "udpPort" .rtc.udpPort -}}
-{{- if or (lt (int $port) 30000) (gt (int $port) 32767) -}}
-{{- $wrong = append $wrong (printf "livekit.rtc.%s is %d: LiveKit tells callers the port it listens on, and a Service of type NodePort can only open one of 30000 to 32767 on the nodes; use %d" $name (int $port) (eq $name "tcpPort" | ternary 30881 30882)) -}}
+{{- range list (list "rtc.tcpPort" .rtc.tcpPort 30881) (list "rtc.udpPort" .rtc.udpPort 30882) (list "turn.udpPort" (dig "enabled" false (.turn | default dict) | ternary (.turn | default dict).udpPort 0) 30883) -}}
+{{- $port := int (index . 1) -}}
+{{- if and $port (or (lt $port 30000) (gt $port 32767)) -}}
+{{- $wrong = append $wrong (printf "livekit.%s is %d: LiveKit tells callers the port it listens on, and a Service of type NodePort can only open one of 30000 to 32767 on the nodes; use %d" (index . 0) $port (index . 2)) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if .enabled -}}
+{{- $taken := dict -}}
+{{- range include "voice-agent.livekitPorts" $ | fromJsonArray -}}
+{{- $at := printf "%d/%s" (int .port) .protocol -}}
+{{- if hasKey $taken $at -}}
+{{- $wrong = append $wrong (printf "LiveKit would listen at port %s for both %s and %s; give each of livekit.rtc, livekit.turn and livekit.prometheusPort its own" $at (get $taken $at) .name) -}}
+{{- end -}}
+{{- $_ := set $taken $at .name -}}
+{{- end -}}
+{{- with .turn -}}
+{{- if .enabled -}}
+{{- if not (or (int .tlsPort) (int .udpPort)) -}}
+{{- $wrong = append $wrong "livekit.turn is enabled, and has no port; use livekit.turn.tlsPort=5349, livekit.turn.udpPort=3478, or both" -}}
+{{- end -}}
+{{- if and (int .tlsPort) (not .domain) -}}
+{{- $wrong = append $wrong "livekit.turn.domain is empty, and callers are told turns:DOMAIN:443; set it to the name that leads to the Service of TURN, or livekit.turn.tlsPort=0" -}}
+{{- end -}}
+{{- if and (int .tlsPort) (not .externalTls) (not .existingSecret) -}}
+{{- $wrong = append $wrong "livekit.turn.existingSecret is empty, and TURN over TLS needs a certificate; name a Secret with tls.crt and tls.key, or set livekit.turn.externalTls=true where a balancer ends TLS" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and (dig "enabled" false (.ingress | default dict)) (not .ingress.hosts) -}}
+{{- $wrong = append $wrong "livekit.ingress is enabled, and has no host; set livekit.ingress.hosts={livekit.example.com}" -}}
+{{- end -}}
+{{- if and (dig "enabled" false (.httpRoute | default dict)) (not .httpRoute.parentRefs) -}}
+{{- $wrong = append $wrong "livekit.httpRoute is enabled, and has no Gateway; set livekit.httpRoute.parentRefs[0].name to one's" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -60,6 +60,29 @@ take the place of these. Kubernetes leaves out an optional key that is missing.
 {{- end -}}
 {{- end }}
 
+{{- /*
+The ports of LiveKit's server, as JSON: a list of name, port, protocol, and "to", who may reach it: everybody (media), or those
+whom values name (http, metrics).
+*/ -}}
+{{- define "voice-agent.livekitPorts" -}}
+{{- $livekit := .Values.livekit -}}
+{{- $turn := dict -}}
+{{- with $livekit.turn -}}{{- if .enabled -}}{{- $turn = . -}}{{- end -}}{{- end -}}
+{{- $ports := list -}}
+{{- range list (list "http" 7880 "TCP" "some") (list "rtc-tcp" $livekit.rtc.tcpPort "TCP" "media") (list "rtc-udp" $livekit.rtc.udpPort "UDP" "media")
+  (list "turn-udp" $turn.udpPort "UDP" "media") (list "turn-tls" $turn.tlsPort "TCP" "all") (list "metrics" $livekit.prometheusPort "TCP" "some") -}}
+{{- if int (index . 1) -}}{{- $ports = append $ports (dict "name" (index . 0) "port" (int (index . 1)) "protocol" (index . 2) "to" (index . 3)) -}}{{- end -}}
+{{- end -}}
+{{- toJson $ports -}}
+{{- end }}
+
+{{- /* The Secret with the certificate of LiveKit's TURN; none where there is no TURN over TLS, or another ends it. */ -}}
+{{- define "voice-agent.turnSecret" -}}
+{{- with .Values.livekit.turn -}}
+{{- if and .enabled (int .tlsPort) (not .externalTls) -}}{{- .existingSecret -}}{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- /* Where a component has metrics, as JSON, a list of name and port: (dict "ctx" $ "component" "agent"). */ -}}
 {{- define "voice-agent.scraped" -}}
 {{- $ports := list -}}
