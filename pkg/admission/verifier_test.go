@@ -167,9 +167,16 @@ func TestDoors(t *testing.T) {
 		doors     func([]runtime.Object) []runtime.Object
 		want      string // why they are not in force
 	}{
-		"Stand":           {reason: "All are there, to the letter."},
-		"PolicyMissing":   {reason: "Nothing refuses a deletion.", doors: lacking[policy]("callguard-delete"), want: "ValidatingAdmissionPolicy callguard-delete is missing"},
-		"BindingMissing":  {reason: "A policy that is not bound judges nothing.", doors: lacking[binding]("callguard-delete"), want: "ValidatingAdmissionPolicyBinding callguard-delete is missing"},
+		"Stand":            {reason: "All are there, to the letter."},
+		"PolicyMissing":    {reason: "Nothing refuses a deletion.", doors: lacking[policy]("callguard-delete"), want: "ValidatingAdmissionPolicy callguard-delete is missing"},
+		"BindingMissing":   {reason: "A policy that is not bound judges nothing.", doors: lacking[binding]("callguard-delete"), want: "ValidatingAdmissionPolicyBinding callguard-delete is missing"},
+		"KeepGraceMissing": {reason: "LiveKit's drain could be cut short.", doors: lacking[policy]("callguard-keep-grace"), want: "ValidatingAdmissionPolicy callguard-keep-grace is missing"},
+		"KeepGraceUnbound": {reason: "So it could here.", doors: lacking[binding]("callguard-keep-grace"), want: "ValidatingAdmissionPolicyBinding callguard-keep-grace is missing"},
+		"KeepGraceOfOthers": {
+			reason: "It holds other pods than those with the label.",
+			doors:  altered("callguard-keep-grace", func(p policy) { p.Spec.MatchConstraints.ObjectSelector.MatchLabels = map[string]string{"a": "b"} }),
+			want:   "ValidatingAdmissionPolicy callguard-keep-grace is not as this version of callguard has it (it is of dev, this is dev)",
+		},
 		"MutatingMissing": {reason: "An eviction could shorten a grace.", doors: lacking[mutatingPolicy]("callguard-grace"), want: "MutatingAdmissionPolicy callguard-grace is missing"},
 		"MutatingUnbound": {reason: "So it could here.", doors: lacking[mutatingBinding]("callguard-grace"), want: "MutatingAdmissionPolicyBinding callguard-grace is missing"},
 		"NoGraceDoor": {

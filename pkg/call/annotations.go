@@ -10,9 +10,10 @@ import (
 // The labels, annotations and attributes by which callguard and its users speak. They are
 // part of the public contract; Annotations has what each means.
 const (
-	GuardedLabel  = "callguard.dev/guarded"
-	EnabledLabel  = "callguard.dev/enabled"
-	ReleasedLabel = "callguard.dev/released"
+	GuardedLabel   = "callguard.dev/guarded"
+	EnabledLabel   = "callguard.dev/enabled"
+	ReleasedLabel  = "callguard.dev/released"
+	KeepGraceLabel = "callguard.dev/keep-grace"
 
 	WitnessesAnnotation      = "callguard.dev/witnesses"
 	GatePortAnnotation       = "callguard.dev/gate-port"
@@ -152,6 +153,8 @@ func table() []Annotation {
 			Means: "why, and since when, the pod takes no new call, in the same form"},
 		{Key: ReleasedLabel, Label: true, On: OnPod, Writer: GuardOnce, Readers: both + ", policies, budgets", Default: "the pod is locked",
 			Means: "the pod may go; the value says why it should"},
+		{Key: KeepGraceLabel, Label: true, On: OnPod, Writer: Team, Readers: "policies", Default: "who may delete the pod may shorten its termination grace",
+			Means: "`true`: a pod that is not guarded and ends by itself, such as LiveKit's, keeps its termination grace, up to a day, when it is deleted"},
 		{Key: MinAvailableAnnotation, On: OnWorkload, Writer: Team, Readers: guard, Default: "all replicas; in a rollout all but `maxUnavailable`",
 			Means: "how many pods, such as `2` or `50%`, must be able to take calls while others leave"},
 		{Key: SameURLAnnotation, On: OnSecret, Writer: Team, Readers: both, Default: "pods older than the Secret's URL are unknown",
