@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -389,10 +390,76 @@ func TestNameOverride(t *testing.T) {
 	}
 }
 
-// TestSentinels: servers may find each other's rooms by LiveKit's own settings for Redis.
+// TestSentinels: servers find each other's rooms through Redis, which Sentinels know, by values or by LiveKit's own settings.
 func TestSentinels(t *testing.T) {
 	t.Parallel()
-	given{json: []string{`livekit.replicas=2`, `livekit.config={"redis":{"sentinel_master_name":"main","sentinel_addresses":["a:26379"]}}`}}.must(t)
+	type object = map[string]any
+	known := object{"sentinel_master_name": "main", "sentinel_addresses": []any{"a:26379", "b:26379"}}
+	for name, tc := range map[string]struct {
+		given
+		want object
+	}{
+		"Settings":  {given{json: []string{`livekit.config={"redis":{"sentinel_master_name":"main","sentinel_addresses":["a:26379","b:26379"]}}`}}, known},
+		"Values":    {given{json: []string{`livekit.redis.sentinel={"masterName":"main","addresses":["a:26379","b:26379"],"existingSecret":"sentinels"}`, `livekit.redis.existingSecret="redis"`}}, known},
+		"LaidOver":  {given{json: []string{`livekit.redis.sentinel={"masterName":"main","addresses":["a:26379"]}`, `livekit.config={"redis":{"db":3}}`}}, object{"sentinel_master_name": "main", "sentinel_addresses": []any{"a:26379"}, "db": 3.0}},
+		"OldValues": {given{json: []string{`livekit.redis={"address":"redis:6379","sentinel":null}`}}, object{"address": "redis:6379"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tc.set = []string{"livekit.replicas=2"}
+			r := tc.must(t)
+			var config struct{ Redis object }
+			if err := yaml.Unmarshal([]byte(all[corev1.ConfigMap](t, r, "ConfigMap")["v-voice-agent-livekit-config"].Data["config.yaml"]), &config); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, config.Redis); diff != "" {
+				t.Errorf("LiveKit's settings (-want +got):\n%s", diff)
+			}
+			passwords := said(container(t, deployment(t, r, "livekit"), "livekit"), "REDIS_PASSWORD", "LIVEKIT_REDIS_SENTINEL_PASSWORD")
+			want := map[string]string{}
+			if name == "Values" {
+				want = map[string]string{"REDIS_PASSWORD": "redis/password", "LIVEKIT_REDIS_SENTINEL_PASSWORD": "sentinels/sentinel-password"}
+			}
+			if diff := cmp.Diff(want, passwords); diff != "" {
+				t.Errorf("passwords (-want +got):\n%s", diff)
+			}
+			if strings.Contains(r.notes(), "With livekit.redis servers share") {
+				t.Error("the notes tell of a server that is alone")
+			}
+		})
+	}
+}
+
+// TestLiveKitAutoscaler: it adds servers, and takes none away by itself, for it does not know their rooms. Nobody else owns
+// their number.
+func TestLiveKitAutoscaler(t *testing.T) {
+	t.Parallel()
+	on := []string{"livekit.autoscaling.enabled=true", "livekit.redis.address=redis:6379", "livekit.autoscaling.maxReplicas=5"}
+	r := given{set: on}.must(t)
+	scaler := autoscalers(t, r)["v-voice-agent-livekit"]
+	if scaler == nil {
+		t.Fatalf("there are the autoscalers %v", slices.Collect(maps.Keys(autoscalers(t, r))))
+	}
+	disabled, utilization := autoscalingv2.DisabledPolicySelect, int32(60)
+	want := autoscalingv2.HorizontalPodAutoscalerSpec{
+		ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "v-voice-agent-livekit"},
+		MinReplicas:    new(int32(2)), MaxReplicas: 5,
+		Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricSource{
+			Name: corev1.ResourceCPU, Target: autoscalingv2.MetricTarget{Type: autoscalingv2.UtilizationMetricType, AverageUtilization: &utilization},
+		}}},
+		Behavior: &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: &autoscalingv2.HPAScalingRules{SelectPolicy: &disabled}},
+	}
+	if diff := cmp.Diff(want, scaler.Spec); diff != "" {
+		t.Errorf("the autoscaler (-want +got):\n%s", diff)
+	}
+	if got := deployment(t, r, "livekit").Spec.Replicas; got != nil {
+		t.Errorf("the Deployment says %d replicas beside its autoscaler", *got)
+	}
+	for name, off := range map[string]given{"Default": {}, "OldValues": {json: []string{"livekit.autoscaling=null"}}, "Elsewhere": {file: "cloud", set: []string{"livekit.autoscaling.enabled=true"}}} {
+		if autoscalers(t, off.must(t))["v-voice-agent-livekit"] != nil {
+			t.Errorf("%s: there is an autoscaler of LiveKit", name)
+		}
+	}
 }
 
 // TestToldNames: every name that people bring from elsewhere is let through by the schema, and refused in one plain sentence

@@ -88,7 +88,6 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 {{- $wrong = append $wrong "agent.image has neither tag nor digest; use --set-string agent.image.tag=1.2.3, or a digest such as sha256:…" -}}
 {{- end -}}
 {{- with .Values.livekit -}}
-{{- $redis := dig "redis" dict (.config | default dict) -}}
 {{- $keys := .secretKeys | default dict -}}
 {{- if and .enabled .url -}}
 {{- $wrong = append $wrong (printf "livekit.url is %s, and the chart runs a LiveKit of its own; set livekit.enabled=false to use that one" .url) -}}
@@ -103,8 +102,29 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 {{- if and (not .existingSecret) (or $keys.url $keys.apiKey $keys.apiSecret) -}}
 {{- $wrong = append $wrong "livekit.secretKeys has names of keys, and no Secret to find them in; set livekit.existingSecret" -}}
 {{- end -}}
-{{- if and .enabled (gt (int .replicas) 1) (not (or .redis.address $redis.address $redis.sentinel_addresses $redis.cluster_addresses)) -}}
-{{- $wrong = append $wrong (printf "livekit.replicas is %d, and servers find each other's rooms through Redis; set livekit.redis.address, such as redis.redis.svc:6379, or livekit.config.redis.sentinel_addresses" (int .replicas)) -}}
+{{- $scaling := .autoscaling | default dict -}}
+{{- $servers := $scaling.enabled | default false | ternary (int $scaling.maxReplicas) (int .replicas) -}}
+{{- if and .enabled (gt $servers 1) (not (include "voice-agent.redis" $)) -}}
+{{- $wrong = append $wrong (printf "livekit.%s is %d, and servers find each other's rooms through Redis; set livekit.redis.address, such as redis.redis.svc:6379, or livekit.redis.sentinel" ($scaling.enabled | default false | ternary "autoscaling.maxReplicas" "replicas") $servers) -}}
+{{- end -}}
+{{- if include "voice-agent.livekitScaled" $ -}}
+{{- if ne (int .replicas) 1 -}}
+{{- $wrong = append $wrong (printf "livekit.replicas is %d, and an autoscaler owns the number of servers; set livekit.autoscaling.minReplicas=%d and leave livekit.replicas at 1, or set livekit.autoscaling.enabled=false" (int .replicas) (int .replicas)) -}}
+{{- end -}}
+{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
+{{- $wrong = append $wrong (printf "livekit.autoscaling.minReplicas is %d, above maxReplicas, %d" (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
+{{- end -}}
+{{- if not (dig "requests" "cpu" "" (.resources | default dict)) -}}
+{{- $wrong = append $wrong "livekit.autoscaling asks for a share of the CPU that a server requests; set livekit.resources.requests.cpu" -}}
+{{- end -}}
+{{- end -}}
+{{- with .redis.sentinel -}}
+{{- if and .addresses (not .masterName) -}}
+{{- $wrong = append $wrong "livekit.redis.sentinel.masterName is empty; set it to what the Sentinels call your Redis, often mymaster" -}}
+{{- end -}}
+{{- if and .addresses $.Values.livekit.redis.address -}}
+{{- $wrong = append $wrong (printf "livekit.redis.address is %s, and livekit.redis.sentinel knows where Redis is; use one of them" $.Values.livekit.redis.address) -}}
+{{- end -}}
 {{- end -}}
 {{- if and .enabled (not .hostNetwork) (eq .rtc.service.type "NodePort") -}}
 {{- range list (list "rtc.tcpPort" .rtc.tcpPort 30881) (list "rtc.udpPort" .rtc.udpPort 30882) (list "turn.udpPort" (dig "enabled" false (.turn | default dict) | ternary (.turn | default dict).udpPort 0) 30883) -}}

@@ -60,6 +60,17 @@ take the place of these. Kubernetes leaves out an optional key that is missing.
 {{- end -}}
 {{- end }}
 
+{{- /* Whether LiveKit's servers find each other, by values or by LiveKit's own settings: text or none. */ -}}
+{{- define "voice-agent.redis" -}}
+{{- $own := dig "redis" dict (.Values.livekit.config | default dict) -}}
+{{- if or .Values.livekit.redis.address (.Values.livekit.redis.sentinel | default dict).addresses $own.address $own.sentinel_addresses $own.cluster_addresses -}}yes{{- end -}}
+{{- end }}
+
+{{- /* Whether an autoscaler owns the number of LiveKit's servers: text or none. */ -}}
+{{- define "voice-agent.livekitScaled" -}}
+{{- if and .Values.livekit.enabled (.Values.livekit.autoscaling | default dict).enabled -}}yes{{- end -}}
+{{- end }}
+
 {{- /*
 The ports of LiveKit's server, as JSON: a list of name, port, protocol, and "to", who may reach it: everybody (media), or those
 whom values name (http, metrics).
