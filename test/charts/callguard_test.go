@@ -523,7 +523,7 @@ func TestAddonAccounts(t *testing.T) {
 func TestAddonOldValues(t *testing.T) {
 	t.Parallel()
 	old := func(c *chart.Chart) {
-		for _, key := range []string{"commonLabels", "commonAnnotations", "ca", "proxy", "podDefaults", "resourceQuota"} {
+		for _, key := range []string{"commonLabels", "commonAnnotations", "ca", "proxy", "podDefaults", "resourceQuota", "ipFamilyPolicy", "ipFamilies", "extraObjects"} {
 			delete(c.Values, key)
 		}
 		of := func(key string) map[string]any {
@@ -534,6 +534,12 @@ func TestAddonOldValues(t *testing.T) {
 			return values
 		}
 		delete(of("image"), "registry")
+		for _, key := range []string{"extraIngress", "extraEgress"} {
+			delete(of("networkPolicy"), key)
+		}
+		for _, key := range []string{"relabelings", "metricRelabelings"} {
+			delete(of("serviceMonitor"), key)
+		}
 		delete(of("livekit"), "secretKeys")
 		for _, key := range []string{"hostNetwork", "securePort", "webhookPort"} {
 			delete(of("metricsAdapter"), key)
@@ -542,7 +548,8 @@ func TestAddonOldValues(t *testing.T) {
 			maps.Copy(of(component), map[string]any{"priorityClassName": "system-cluster-critical", "nodeSelector": map[string]any{}, "tolerations": []any{}, "affinity": map[string]any{}})
 		}
 	}
-	if diff := cmp.Diff((addon{}).must(t).files, (addon{chart: old}).must(t).files); diff != "" {
+	set := []string{"networkPolicy.enabled=true", "serviceMonitor.enabled=true"}
+	if diff := cmp.Diff((addon{set: set}).must(t).files, (addon{set: set, chart: old}).must(t).files); diff != "" {
 		t.Errorf("the values of the last release render otherwise (-new values +old ones)\n%s", diff)
 	}
 }

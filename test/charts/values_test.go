@@ -271,7 +271,7 @@ func TestValuesOfTheLastRelease(t *testing.T) {
 	t.Parallel()
 	old := given{json: []string{
 		"podDefaults=null", "ca=null", "proxy=null", "openshift=null", "nameOverride=null", "livekit.secretKeys=null", "livekit.extraArgs=null",
-		"livekit.autoscaling=null", "livekit.redis.sentinel=null", "livekit.turn=null", "livekit.ingress=null", "livekit.httpRoute=null", "podMonitor=null", "networkPolicy.metricsFrom=null", "networkPolicy.extraIngress=null",
+		"commonAnnotations=null", "ipFamilyPolicy=null", "ipFamilies=null", "extraObjects=null", "livekit.autoscaling=null", "livekit.redis.sentinel=null", "livekit.turn=null", "livekit.ingress=null", "livekit.httpRoute=null", "podMonitor=null", "networkPolicy.metricsFrom=null", "networkPolicy.extraIngress=null",
 		`openai.ca={"configMap":"","key":"ca.crt"}`, `openai.proxy={"url":"","existingSecret":"","existingSecretKey":"proxy"}`,
 	}}
 	for _, component := range []string{"agent", "worker", "livekit", "mcpDefaults"} {

@@ -43,6 +43,30 @@ app.kubernetes.io/name: metrics-adapter
 app.kubernetes.io/part-of: callguard
 {{- end }}
 
+{{- /* The address families of a Service, as its fields; nothing where no value says some. */ -}}
+{{- define "callguard.ipFamilies" -}}
+{{- with .Values.ipFamilyPolicy }}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .Values.ipFamilies }}
+ipFamilies:
+{{- toYaml . | nindent 0 }}
+{{- end }}
+{{- end }}
+
+{{- /* How often a port is scraped, and what is made of its labels. */ -}}
+{{- define "callguard.scrape" -}}
+{{- with .Values.serviceMonitor.interval }}
+interval: {{ . }}
+{{- end }}
+{{- range $field := list "relabelings" "metricRelabelings" }}
+{{- with get $.Values.serviceMonitor $field }}
+{{ $field }}:
+{{- toYaml . | nindent 0 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* Namespaces in which the doors stand. */ -}}
 {{- define "callguard.enabledNamespaces" -}}
 namespaceSelector:

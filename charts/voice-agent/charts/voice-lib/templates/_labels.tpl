@@ -26,10 +26,17 @@ cannot take the place of a selector label. Not for pod templates: a new version 
 {{- toYaml (merge (include "voice-lib.selectorLabels" . | fromYaml) (.extra | default dict)) -}}
 {{- end }}
 
-{{- /* Name, namespace and labels: (dict "ctx" $ "component" "agent" "name" "…" "labels" (dict …)), the last two of which may be left out. */ -}}
+{{- /*
+Name, namespace, labels and annotations: (dict "ctx" $ "component" "agent" "name" "…" "labels" (dict …) "annotations" (dict …)), all
+but the first two of which may be left out. An object's own annotations win over those of values.commonAnnotations.
+*/ -}}
 {{- define "voice-lib.metadata" -}}
 name: {{ .name | default (include "voice-lib.name" .) }}
 namespace: {{ .ctx.Release.Namespace }}
 labels:
   {{- merge (include "voice-lib.labels" . | fromYaml) (.labels | default dict) | toYaml | nindent 2 }}
+{{- with merge dict (.annotations | default dict) (.ctx.Values.commonAnnotations | default dict) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}

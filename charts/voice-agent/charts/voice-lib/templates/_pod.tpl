@@ -82,10 +82,6 @@ apiVersion: apps/v1
 kind: Deployment
 metadata:
   {{- include "voice-lib.metadata" . | nindent 2 }}
-  {{- with .annotations }}
-  annotations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
 spec:
   {{- if not .scaled }}
   replicas: {{ int $values.replicas }}
@@ -208,11 +204,7 @@ volumes:
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  {{- include "voice-lib.metadata" (merge (dict "name" (include "voice-lib.serviceAccountName" .)) .) | nindent 2 }}
-  {{- with $account.annotations }}
-  annotations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+  {{- include "voice-lib.metadata" (merge (dict "name" (include "voice-lib.serviceAccountName" .) "annotations" $account.annotations) (omit . "annotations")) | nindent 2 }}
 automountServiceAccountToken: {{ $account.automount | default false }}
 {{- end }}
 {{- end }}
