@@ -27,6 +27,7 @@ const (
 	LeaveAnnotation          = "callguard.dev/leave"
 	AsideAnnotation          = "callguard.dev/aside"
 	HashAnnotation           = "callguard.dev/hash"
+	ToldBeforeAnnotation     = "callguard.dev/autoscalers-before"
 	DrainingAnnotation       = "callguard.dev/draining"
 	MinAvailableAnnotation   = "callguard.dev/min-available"
 	DisableAnnotation        = "callguard.dev/disable"
@@ -149,6 +150,8 @@ func table() []Annotation {
 			Means: "why, and since when, the pod is no longer its ReplicaSet's, such as `drain 2026-01-02T15:04:05Z`"},
 		{Key: HashAnnotation, On: OnPod, Writer: GuardOnly, Readers: guard, Default: "",
 			Means: "the `pod-template-hash` that the pod had before"},
+		{Key: ToldBeforeAnnotation, On: OnPod, Writer: GuardOnly, Readers: guard, Default: "",
+			Means: "what the pod told node autoscalers before it was set aside, by their annotations; it does so again once it is released"},
 		{Key: DrainingAnnotation, On: OnPod, Writer: GuardOnce, Readers: all, Default: "",
 			Means: "why, and since when, the pod takes no new call, in the same form"},
 		{Key: ReleasedLabel, Label: true, On: OnPod, Writer: GuardOnce, Readers: both + ", policies, budgets", Default: "the pod is locked",

@@ -353,8 +353,11 @@ func checkForeign(s scene) []finding {
 // checkPods looks for what weakens pods that are held.
 func (c *cluster) checkPods(ctx context.Context, s scene) []finding {
 	const check = "pods"
-	var short, unlocked, pending, unable []*corev1.Pod
+	var short, unlocked, pending, unable, bearing []*corev1.Pod
 	for _, pod := range s.enabledPods() {
+		if guard.BearsDisruption(pod) {
+			bearing = append(bearing, pod)
+		}
 		grace := pod.Spec.TerminationGracePeriodSeconds
 		if gateUnready(pod, c.now()) {
 			unable = append(unable, pod)
@@ -382,6 +385,7 @@ func (c *cluster) checkPods(ctx context.Context, s scene) []finding {
 		add(warn, unable, "can take no call: "+what, do)
 	}
 	add(fail, pending, "are Pending while a container runs, and are evicted past every budget", "make helpers native sidecars")
+	add(fail, bearing, "tolerate the taint "+guard.KarpenterTaint+":NoSchedule: Karpenter neither evicts them nor waits for them, and their calls end with their node", "name the taints that the pod template tolerates, rather than all of them (operator Exists without a key)")
 	return bounded(list, finding{ok, check, "every guarded pod has the grace its agent needs, and is locked from birth", ""})
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clienttesting "k8s.io/client-go/testing"
@@ -113,6 +114,17 @@ func TestDoctor(t *testing.T) {
 		"Foreign": {
 			reason: "Drains give up.", failed: true, objects: []runtime.Object{otherBudget("second")},
 			want: []string{"FAIL other-budgets PodDisruptionBudget voice/second matches guarded pods, such as a, beside callguard's: drains give up on them (500); delete it"},
+		},
+		"PastKarpenter": {
+			reason: "Nothing protects a pod that tolerates Karpenter's taint.", failed: true,
+			objects: []runtime.Object{newPod("c", func(p *corev1.Pod) {
+				p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+			})},
+			change: func(_ *testing.T, s *stage) { s.calls["c"] = 0 },
+			want: []string{
+				"OK opt-in every guarded pod is in an enabled namespace: 3 pods", "OK calls known of all running guarded pods: 3 calls in 3 pods",
+				"FAIL pods 1 of 3 guarded pods, such as voice/c, tolerate the taint karpenter.sh/disrupted:NoSchedule: Karpenter neither evicts them nor waits for them",
+			},
 		},
 		"Pods": {
 			reason: "Each weakness by itself.", failed: true, objects: []runtime.Object{newPod("c", grace(30)), newPod("d", released(call.Unlock)), newPod("e", pending)},

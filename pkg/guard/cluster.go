@@ -238,7 +238,7 @@ func trimEvent(e *corev1.Event) {
 
 func trimPod(pod *corev1.Pod) {
 	containers, statuses := pods.TrimContainers(pod)
-	pod.Annotations = pods.Only(pod.Annotations, append(call.PodAnnotations(), costAnnotation)...)
+	pod.Annotations = pods.Only(pod.Annotations, append(call.PodAnnotations(), append(autoscalerAnnotations(), costAnnotation)...)...)
 	pod.Spec = corev1.PodSpec{
 		Containers: append(containers, trimContainers(pod.Spec.Containers)...), InitContainers: trimContainers(pod.Spec.InitContainers),
 		NodeName: pod.Spec.NodeName, Tolerations: pod.Spec.Tolerations,

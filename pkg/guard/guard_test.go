@@ -193,7 +193,10 @@ func TestReconcile(t *testing.T) {
 	cordoned := newNode(true)
 	elsewhere := func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }
 	asideAt := func(name string) []string {
-		return []string{"callguard.dev/aside=" + name, "callguard.dev/hash=1", "pod-template-hash=1-aside"}
+		return []string{
+			"callguard.dev/aside=" + name, "callguard.dev/autoscalers-before=cluster-autoscaler.kubernetes.io/safe-to-evict=,karpenter.sh/do-not-disrupt=",
+			"callguard.dev/hash=1", "cluster-autoscaler.kubernetes.io/safe-to-evict=on-completion", "karpenter.sh/do-not-disrupt=true", "pod-template-hash=1-aside",
+		}
 	}
 	cases := map[string]struct {
 		reason  string

@@ -55,9 +55,11 @@ func (s *steps) setAside(ctx context.Context, pod *corev1.Pod, to metav1.OwnerRe
 	}
 	hash := pod.Labels[hashLabel]
 	aside, mark := hash+call.AsideSuffix, why.String()
+	annotations := map[string]*string{call.HashAnnotation: &hash, call.AsideAnnotation: &mark}
+	tellLeaving(pod, annotations)
 	return s.patch(ctx, pod, change{
 		Labels:          map[string]*string{hashLabel: &aside},
-		Annotations:     s.cost(map[string]*string{call.HashAnnotation: &hash, call.AsideAnnotation: &mark}, costLeaving),
+		Annotations:     s.cost(annotations, costLeaving),
 		OwnerReferences: &refs,
 	})
 }
@@ -70,10 +72,11 @@ func (s *steps) drain(ctx context.Context, pod *corev1.Pod, why call.Mark) (*cor
 
 // release lets a pod go.
 func (s *steps) release(ctx context.Context, pod *corev1.Pod, intent call.Intent) (*corev1.Pod, error) {
-	label := string(intent)
+	label, annotations := string(intent), map[string]*string{}
+	tellAgain(pod, annotations)
 	return s.patch(ctx, pod, change{
 		Labels:      map[string]*string{call.ReleasedLabel: &label},
-		Annotations: s.cost(nil, costReleased),
+		Annotations: s.cost(annotations, costReleased),
 	})
 }
 
@@ -92,6 +95,7 @@ func (s *steps) handBack(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, err
 	if pod.Annotations[costAnnotation] == costLeaving {
 		c.Annotations[costAnnotation] = nil
 	}
+	tellAgain(pod, c.Annotations)
 	if hash := pod.Annotations[call.HashAnnotation]; hash != "" && pod.Labels[hashLabel] == hash+call.AsideSuffix {
 		c.Labels[hashLabel] = &hash
 		c.Annotations[call.HashAnnotation], c.Annotations[call.AsideAnnotation] = nil, nil
@@ -129,9 +133,6 @@ func (s *steps) patch(ctx context.Context, pod *corev1.Pod, c change) (*corev1.P
 func (s *steps) cost(annotations map[string]*string, cost string) map[string]*string {
 	if !s.costs {
 		return annotations
-	}
-	if annotations == nil {
-		annotations = map[string]*string{}
 	}
 	annotations[costAnnotation] = &cost
 	return annotations

@@ -47,7 +47,9 @@ func TestSteps(t *testing.T) {
 			},
 			want: `{"metadata": {"uid": "a", "resourceVersion": "7",
 				"labels": {"pod-template-hash": "1-aside"},
-				"annotations": {"callguard.dev/hash": "1", "callguard.dev/aside": "drain 2026-01-01T12:00:00Z"},
+				"annotations": {"callguard.dev/hash": "1", "callguard.dev/aside": "drain 2026-01-01T12:00:00Z",
+					"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "on-completion",
+					"callguard.dev/autoscalers-before": "cluster-autoscaler.kubernetes.io/safe-to-evict=,karpenter.sh/do-not-disrupt="},
 				"ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "web", "controller": true}]}}`,
 		},
 		"SetAsideKeepsFriends": {
@@ -58,10 +60,39 @@ func TestSteps(t *testing.T) {
 			},
 			want: `{"metadata": {"uid": "a", "resourceVersion": "7",
 				"labels": {"pod-template-hash": "1-aside"},
-				"annotations": {"callguard.dev/hash": "1", "callguard.dev/aside": "drain 2026-01-01T12:00:00Z", "controller.kubernetes.io/pod-deletion-cost": "-1000"},
+				"annotations": {"callguard.dev/hash": "1", "callguard.dev/aside": "drain 2026-01-01T12:00:00Z",
+					"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "on-completion",
+					"callguard.dev/autoscalers-before": "cluster-autoscaler.kubernetes.io/safe-to-evict=,karpenter.sh/do-not-disrupt=",
+					"controller.kubernetes.io/pod-deletion-cost": "-1000"},
 				"ownerReferences": [
 					{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "web", "controller": true},
 					{"apiVersion": "v1", "kind": "ConfigMap", "name": "friend", "uid": "friend"}]}}`,
+		},
+		"SetAsideToldBefore": {
+			reason: "What the pod told autoscalers before is remembered. What it says already it says for its owner.",
+			pod:    webPod("a", annotation(safeToEvict, "true"), annotation(doNotDisrupt, "true")),
+			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
+				return s.setAside(ctx, pod, web, mark)
+			},
+			want: `{"metadata": {"uid": "a", "resourceVersion": "7",
+				"labels": {"pod-template-hash": "1-aside"},
+				"annotations": {"callguard.dev/hash": "1", "callguard.dev/aside": "drain 2026-01-01T12:00:00Z",
+					"cluster-autoscaler.kubernetes.io/safe-to-evict": "on-completion",
+					"callguard.dev/autoscalers-before": "cluster-autoscaler.kubernetes.io/safe-to-evict=true"},
+				"ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "web", "controller": true}]}}`,
+		},
+		"SetAsideToldNonsense": {
+			reason: "A value that no autoscaler knows is as good as none, and does not keep the pod from going.",
+			pod:    webPod("a", annotation(safeToEvict, strings.Repeat("x", 200_000)), annotation(doNotDisrupt, "a,b=c")),
+			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
+				return s.setAside(ctx, pod, web, mark)
+			},
+			want: `{"metadata": {"uid": "a", "resourceVersion": "7",
+				"labels": {"pod-template-hash": "1-aside"},
+				"annotations": {"callguard.dev/hash": "1", "callguard.dev/aside": "drain 2026-01-01T12:00:00Z",
+					"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "on-completion",
+					"callguard.dev/autoscalers-before": "cluster-autoscaler.kubernetes.io/safe-to-evict=,karpenter.sh/do-not-disrupt="},
+				"ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "web", "controller": true}]}}`,
 		},
 		"Drain": {
 			reason: "One annotation, which the kubelet carries into the pod.",
@@ -96,6 +127,42 @@ func TestSteps(t *testing.T) {
 			},
 			want: `{"metadata": {"uid": "a", "resourceVersion": "7", "labels": {"callguard.dev/released": "rollout"},
 				"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-2000"}}}`,
+		},
+		"ReleaseAside": {
+			reason: "Whoever drains its node may take it now: Karpenter would wait for a pod that says it may not be disrupted.",
+			pod:    asidePod("a", toldLeaving("cluster-autoscaler.kubernetes.io/safe-to-evict=true,karpenter.sh/do-not-disrupt=")),
+			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
+				return s.release(ctx, pod, call.NodeDrain)
+			},
+			want: `{"metadata": {"uid": "a", "resourceVersion": "7", "labels": {"callguard.dev/released": "drain"},
+				"annotations": {"callguard.dev/autoscalers-before": null, "karpenter.sh/do-not-disrupt": null,
+					"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}}}`,
+		},
+		"ReleaseAsideOfOwners": {
+			reason: "What its owner told Karpenter is its owner's, and what somebody wrote since is theirs.",
+			pod: asidePod("a", toldLeaving("cluster-autoscaler.kubernetes.io/safe-to-evict="),
+				annotation(safeToEvict, "false")),
+			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
+				return s.release(ctx, pod, call.NodeDrain)
+			},
+			want: `{"metadata": {"uid": "a", "resourceVersion": "7", "labels": {"callguard.dev/released": "drain"},
+				"annotations": {"callguard.dev/autoscalers-before": null}}}`,
+		},
+		"ReleaseAsideOfOld": {
+			reason: "A pod that an older guard set aside was told nothing.",
+			pod:    asidePod("a", annotation(doNotDisrupt, "true")),
+			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
+				return s.release(ctx, pod, call.NodeDrain)
+			},
+			want: `{"metadata": {"uid": "a", "resourceVersion": "7", "labels": {"callguard.dev/released": "drain"}}}`,
+		},
+		"HandBackTold": {
+			reason: "It is a pod like any other again, also for autoscalers.",
+			pod:    asidePod("a", toldLeaving("cluster-autoscaler.kubernetes.io/safe-to-evict=true,karpenter.sh/do-not-disrupt=")),
+			step:   func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) { return s.handBack(ctx, pod) },
+			want: `{"metadata": {"uid": "a", "resourceVersion": "7", "labels": {"callguard.dev/released": "unlock", "pod-template-hash": "1"},
+				"annotations": {"callguard.dev/hash": null, "callguard.dev/aside": null, "callguard.dev/autoscalers-before": null,
+					"karpenter.sh/do-not-disrupt": null, "cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}, "ownerReferences": []}}`,
 		},
 		"HandBack": {
 			reason: "A pod that is its ReplicaSet's only needs to be let go.",
@@ -163,6 +230,16 @@ func TestSteps(t *testing.T) {
 				t.Errorf("%s\n%s, -want, +got:\n%s", tc.reason, kind, diff)
 			}
 		})
+	}
+}
+
+// toldLeaving is what a pod tells autoscalers while it is aside, and what it told them before.
+func toldLeaving(before string) edit {
+	return func(o metav1.Object) {
+		for key, value := range leaving() {
+			annotation(key, value)(o)
+		}
+		annotation(call.ToldBeforeAnnotation, before)(o)
 	}
 }
 

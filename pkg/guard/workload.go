@@ -506,7 +506,7 @@ func misfit(ds *owner, node *corev1.Node, pod *corev1.Pod) bool {
 func removalTaints() []string {
 	return []string{
 		"ToBeDeletedByClusterAutoscaler", // Cluster Autoscaler
-		"karpenter.sh/disrupted",         // Karpenter 1
+		KarpenterTaint,                   // Karpenter 1
 		"karpenter.sh/disruption",        // Karpenter 0.3x
 	}
 }

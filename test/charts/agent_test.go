@@ -32,7 +32,10 @@ func TestSidecars(t *testing.T) {
 	if got := agent.Spec.Template.Labels["callguard.dev/guarded"]; got != "true" {
 		t.Errorf("label callguard.dev/guarded is %q", got)
 	}
-	want := map[string]string{"callguard.dev/gate-port": "8089", "callguard.dev/livekit-secret": "v-voice-agent-livekit-keys"}
+	want := map[string]string{
+		"callguard.dev/gate-port": "8089", "callguard.dev/livekit-secret": "v-voice-agent-livekit-keys",
+		"cluster-autoscaler.kubernetes.io/safe-to-evict": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes": "tmp,journal",
+	}
 	annotations := agent.Spec.Template.Annotations
 	delete(annotations, "checksum/livekit-keys") // see TestKeysChange
 	if diff := cmp.Diff(want, annotations); diff != "" {
@@ -79,6 +82,62 @@ func TestSidecars(t *testing.T) {
 	}
 	if live := container(t, agent, "agent").LivenessProbe; live != nil {
 		t.Errorf("the agent has liveness probe %+v, which would end the calls it asks about", live)
+	}
+}
+
+// TestNodeAutoscalers: no pod of the chart keeps Cluster Autoscaler from a node by an emptyDir, guarded ones are its to try,
+// and a team can say otherwise.
+func TestNodeAutoscalers(t *testing.T) {
+	t.Parallel()
+	const safe, local = "cluster-autoscaler.kubernetes.io/safe-to-evict", "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+	for name, tc := range map[string]struct {
+		given
+		component   string
+		safe, local string
+	}{
+		"Guarded":   {given{}, "agent", "true", "tmp,journal"},
+		"Unguarded": {given{}, "worker", "", "tmp"},
+		"LiveKit":   {given{}, "livekit", "", "tmp"},
+		"MCP":       {given{set: []string{"mcpServers.crm.image.repository=x", "mcpServers.crm.image.tag=a"}}, "mcp-crm", "", "tmp"},
+		"TeamsOwn":  {given{json: []string{`agent.extraVolumes=[{"name":"models","emptyDir":{}},{"name":"keys","secret":{"secretName":"x"}}]`}}, "agent", "true", "tmp,journal,models"},
+		"TeamsWord": {given{json: []string{`agent.podAnnotations={"cluster-autoscaler.kubernetes.io/safe-to-evict":"false"}`}}, "agent", "false", "tmp,journal"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			told := deployment(t, tc.must(t), tc.component).Spec.Template.Annotations
+			if told[safe] != tc.safe || told[local] != tc.local {
+				t.Errorf("%s is %q, want %q; %s is %q, want %q", safe, told[safe], tc.safe, local, told[local], tc.local)
+			}
+		})
+	}
+}
+
+// TestPacked: guarded pods prefer their like and are not spread, unless the team places them itself.
+func TestPacked(t *testing.T) {
+	t.Parallel()
+	agent := func(more ...string) corev1.PodSpec {
+		return deployment(t, given{set: []string{"callguard.packed=true"}, json: more}.must(t), "agent").Spec.Template.Spec
+	}
+	spec := agent()
+	if len(spec.TopologySpreadConstraints) > 0 {
+		t.Errorf("packed pods are spread, too: %+v", spec.TopologySpreadConstraints)
+	}
+	want := []corev1.WeightedPodAffinityTerm{{Weight: 100, PodAffinityTerm: corev1.PodAffinityTerm{
+		TopologyKey: corev1.LabelHostname,
+		LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{
+			"app.kubernetes.io/name": "voice-agent", "app.kubernetes.io/instance": "v", "app.kubernetes.io/component": "agent",
+		}},
+	}}}
+	if diff := cmp.Diff(want, spec.Affinity.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution); diff != "" {
+		t.Errorf("affinity (-want +got):\n%s", diff)
+	}
+	spec = agent(`agent.topologySpreadConstraints=[{"maxSkew":1,"topologyKey":"zone","whenUnsatisfiable":"DoNotSchedule"}]`, `agent.affinity={"nodeAffinity":{}}`)
+	if len(spec.TopologySpreadConstraints) != 1 || spec.Affinity.NodeAffinity == nil || spec.Affinity.PodAffinity == nil {
+		t.Errorf("the team's own word is lost: %+v, %+v", spec.TopologySpreadConstraints, spec.Affinity)
+	}
+	livekit := deployment(t, given{set: []string{"callguard.packed=true"}}.must(t), "livekit").Spec.Template.Spec
+	if len(livekit.TopologySpreadConstraints) != 1 || livekit.Affinity != nil {
+		t.Errorf("LiveKit is packed, too: %+v", livekit.Affinity)
 	}
 }
 

@@ -98,6 +98,7 @@ func TestBirth(t *testing.T) {
 	const (
 		noLabel = "callguard-birth: a pod cannot be born with label callguard.dev/released"
 		noNote  = "callguard-birth: a pod cannot be born with annotation callguard.dev/draining, callguard.dev/aside, callguard.dev/hash or callguard.dev/leave"
+		bears   = "a guarded pod tolerates the taint karpenter.sh/disrupted:NoSchedule: Karpenter neither evicts such a pod nor waits for it, and its calls end with its node; name what it is to tolerate, rather than everything (operator Exists without a key)"
 		tooLong = "callguard-birth: a guarded pod's terminationGracePeriodSeconds is 86400, a day, at most"
 	)
 	cases := map[string]struct {
@@ -135,6 +136,20 @@ func TestBirth(t *testing.T) {
 		"Deadline": {reason: "A deadline at birth is the template's, and a mistake.", want: allowed,
 			change: func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = new(int64(60)) },
 			warns:  []string{"a guarded pod has activeDeadlineSeconds: the kubelet ends it then, with its calls; leave it out"}},
+		"ToleratesAll": {reason: "Karpenter takes the node past every door.", want: allowed,
+			change: func(p *corev1.Pod) {
+				p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+			}, warns: []string{bears}},
+		"ToleratesKarpenter": {reason: "The same by name.", want: allowed,
+			change: func(p *corev1.Pod) {
+				p.Spec.Tolerations = []corev1.Toleration{{Key: "karpenter.sh/disrupted", Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}}
+			}, warns: []string{bears}},
+		"ToleratesOthers": {reason: "A taint of its node pool, and what the kubelet evicts for, are none of Karpenter's.", want: allowed,
+			change: func(p *corev1.Pod) {
+				p.Spec.Tolerations = []corev1.Toleration{
+					{Key: "example.org/voice", Operator: corev1.TolerationOpExists}, {Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute},
+				}
+			}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

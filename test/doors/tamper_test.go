@@ -99,7 +99,7 @@ func TestTamper(t *testing.T) {
 		guarded  = "callguard-tamper-pods: label callguard.dev/guarded of pod %s is fixed at its birth."
 		released = "callguard-tamper-pods: label callguard.dev/released of pod %s is set by callguard, once, when its calls are over."
 		draining = "callguard-tamper-pods: annotation callguard.dev/draining of pod %s is set by callguard, once, when it has to leave."
-		aside    = "callguard-tamper-pods: annotations callguard.dev/aside and callguard.dev/hash of pod %s are written by callguard only."
+		aside    = "callguard-tamper-pods: annotations callguard.dev/aside, callguard.dev/hash and callguard.dev/autoscalers-before of pod %s are written by callguard only."
 		statuses = "callguard-tamper-pods: the container statuses and the address of pod %s are written by its kubelet only."
 		phase    = "callguard-tamper-pods: the phase of pod %s is written by its kubelet only."
 		image    = "callguard-tamper-pods: a new image would restart a container of pod %s, which may hold calls."
@@ -131,6 +131,8 @@ func TestTamper(t *testing.T) {
 		"Aside removed":        {"The guard hands pods back when it unlocks.", "aside", unannotate(call.AsideAnnotation), []update{spec, status}, onlyGuard, aside},
 		"Hash":                 {"The guard alone keeps it.", "serving", annotate(call.HashAnnotation, "x"), []update{spec, status}, onlyGuard, aside},
 		"Hash changed":         {"The guard alone keeps it.", "aside", annotate(call.HashAnnotation, "y"), []update{spec, status}, onlyGuard, aside},
+		"Told before":          {"The guard alone keeps it.", "aside", annotate(call.ToldBeforeAnnotation, "y"), []update{spec, status}, onlyGuard, aside},
+		"Told autoscalers":     {"A team may say what autoscalers may do with its pod.", "serving", annotate("karpenter.sh/do-not-disrupt", "true"), []update{spec, status}, nil, ""},
 		"Leave":                {"An operator may wish it.", "serving", annotate(call.LeaveAnnotation, "now"), []update{spec, status}, nil, ""},
 		"Deletion cost":        {"Others may advise a ReplicaSet.", "serving", annotate("controller.kubernetes.io/pod-deletion-cost", "5"), []update{spec, status}, nil, ""},
 		"Hash label":           {"Controllers adopt and release by it; it opens no door.", "serving", label("pod-template-hash", "x-aside"), []update{spec, status}, nil, ""},

@@ -76,7 +76,7 @@ A Deployment of agents, with its account and, where callguard does not guard it,
 {{- if $asks -}}{{- $sidecars = printf "%s\n%s" $sidecars (include "voice-agent.realtimeProbe" (dict "ctx" .ctx "realtime" $realtime "gate" $gate)) -}}{{- end -}}
 {{- include "voice-lib.deployment" (dict "ctx" .ctx "component" .component "values" $values "scaled" .scaled
   "annotations" (and .guarded (ne (toString .values.minAvailable) "") | ternary (dict "callguard.dev/min-available" (toString .values.minAvailable)) dict)
-  "podLabels" $labels "podAnnotations" $annotations
+  "podLabels" $labels "podAnnotations" $annotations "evictable" .guarded "packed" (and .guarded $callguard.packed)
   "priorityClassName" (.guarded | ternary (.values.priorityClassName | default $callguard.priorityClassName) "")
   "sidecars" $sidecars "container" (include "voice-agent.agentContainer" (dict "ctx" .ctx "component" .component "image" .image "path" .path "values" $values "gate" $gate)) "volumes" $volumes) }}
 {{- if not .guarded }}

@@ -70,7 +70,7 @@ securityContext and extra… are added; their command, args and probes only wher
 {{- /*
 A Deployment, with its account: (dict "ctx" $ "component" "agent" "values" $fields "annotations" (dict …) "scaled" true
 "podLabels" (dict …) "podAnnotations" (dict …) "priorityClassName" "…" "hostNetwork" true "sidecars" $text "container" $text
-"volumes" (list …)). $fields are voice-lib.fields; $text is what voice-lib.container says, several times where there are
+"volumes" (list …) "evictable" true "packed" true). $fields are voice-lib.fields; $text is what voice-lib.container says, several times where there are
 several. Those after "values" may be left out but for "container". Who is "scaled" has no replicas of the chart's.
 
 A rollout may have to wait for what a former pod holds, its node's ports or memory, for that pod's whole grace: it has
@@ -99,13 +99,29 @@ spec:
     metadata:
       labels:
         {{- include "voice-lib.podLabels" (dict "ctx" .ctx "component" .component "extra" (merge (.podLabels | default dict) ($values.podLabels | default dict))) | nindent 8 }}
-      {{- with merge (.podAnnotations | default dict) ($values.podAnnotations | default dict) }}
+      {{- with merge (.podAnnotations | default dict) ($values.podAnnotations | default dict) (include "voice-lib.evictable" . | fromJson) }}
       annotations:
         {{- toYaml . | nindent 8 }}
       {{- end }}
     spec:
       {{- include "voice-lib.podSpec" . | nindent 6 }}
 {{ include "voice-lib.serviceAccount" . }}
+{{- end }}
+
+{{- /*
+What the pods tell Cluster Autoscaler, as JSON; values say otherwise in podAnnotations. It takes no node with an emptyDir
+that is not named. Who is "evictable" is held by callguard: the eviction API refuses what holds calls, and without the
+annotation its budget would keep the node for ever.
+*/ -}}
+{{- define "voice-lib.evictable" -}}
+{{- $told := dict -}}
+{{- $local := list -}}
+{{- range concat (.volumes | default list) (.values.extraVolumes | default list) -}}
+{{- if hasKey . "emptyDir" -}}{{- $local = append $local .name -}}{{- end -}}
+{{- end -}}
+{{- with $local -}}{{- $_ := set $told "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes" (join "," .) -}}{{- end -}}
+{{- if .evictable -}}{{- $_ := set $told "cluster-autoscaler.kubernetes.io/safe-to-evict" "true" -}}{{- end -}}
+{{- toJson $told -}}
 {{- end }}
 
 {{- define "voice-lib.podSpec" -}}
@@ -148,7 +164,12 @@ securityContext:
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $values.affinity }}
+{{- $near := dict }}
+{{- if .packed }}
+{{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (include "voice-lib.selectorLabels" . | fromYaml)) }}
+{{- $near = dict "podAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" (list (dict "weight" 100 "podAffinityTerm" $term))) }}
+{{- end }}
+{{- with mergeOverwrite $near ($values.affinity | default dict) }}
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -156,6 +177,7 @@ affinity:
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- if or $values.topologySpreadConstraints (not .packed) }}
 topologySpreadConstraints:
 {{- with $values.topologySpreadConstraints }}
   {{- toYaml . | nindent 2 }}
@@ -167,6 +189,7 @@ topologySpreadConstraints:
   labelSelector:
     matchLabels:
       {{- include "voice-lib.selectorLabels" . | nindent 6 }}
+{{- end }}
 {{- end }}
 terminationGracePeriodSeconds: {{ int $values.terminationGracePeriodSeconds }}
 {{- if or $values.initContainers .sidecars }}
