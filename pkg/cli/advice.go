@@ -55,6 +55,9 @@ func limit(x guard.Explanation) string {
 	if x.Facts.Standing.IsZero() || x.Intent.At.IsZero() || x.State == call.Released {
 		return ""
 	}
+	if by := x.Facts.LetGoBy; !by.IsZero() {
+		return clock(by) + ", by the guard's --node-termination-limit: it is let go then, with its calls"
+	}
 	var after time.Duration
 	by := ""
 	if d := x.Facts.Deadline; d.Release && d.After > 0 {

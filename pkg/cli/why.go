@@ -113,6 +113,9 @@ func why(ctx context.Context, c *cluster, out io.Writer, namespace, name string)
 		say("Verdict", "%s: %s", outcome, x.Verdict.Why)
 	}
 	say("Waits for", "%s", advised.Waits)
+	if ends := x.Facts.NodeEnds; !ends.IsZero() {
+		say("Node", "Karpenter's terminationGracePeriod of %s ends %s; %s", pod.Spec.NodeName, clock(ends), nodeWaits(x))
+	}
 	if until := limit(x); until != "" {
 		say("At most until", "%s", until)
 	}
@@ -124,6 +127,14 @@ func why(ctx context.Context, c *cluster, out io.Writer, namespace, name string)
 		return err
 	}
 	return c.events(ctx, out, pod)
+}
+
+// nodeWaits says who wins when Karpenter's time for a node is over.
+func nodeWaits(x guard.Explanation) string {
+	if x.Facts.LetGoBy.IsZero() {
+		return "calls win, and the node waits for them"
+	}
+	return "the pod is let go in time for it"
 }
 
 // explainOne explains a pod; found is false when it has ended.

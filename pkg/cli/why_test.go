@@ -35,6 +35,8 @@ func TestLimit(t *testing.T) {
 		"Team":      {reason: "The team's own.", deadline: release, want: clock(noon().Add(time.Hour)) + ", by annotation callguard.dev/drain-deadline: it is let go then, with its calls"},
 		"Admin":     {reason: "The administrator's bounds it.", deadline: release, most: time.Minute, want: clock(noon().Add(time.Minute)) + ", by the guard's --max-hold: it is let go then, with its calls"},
 		"ScaleDown": {reason: "A scale-down ends no call.", most: time.Minute, change: func(x *guard.Explanation) { x.Intent.Intent = call.ScaleDown }, want: clock(noon().Add(time.Minute)) + ", by the guard's --max-hold, unless it is known to hold calls"},
+		"NodeEnds": {reason: "The end of its node is a limit.", deadline: release, change: func(x *guard.Explanation) { x.Facts.LetGoBy = noon().Add(time.Minute) },
+			want: clock(noon().Add(time.Minute)) + ", by the guard's --node-termination-limit: it is let go then, with its calls"},
 		"Cancelled": {reason: "Nobody waits for it any more.", most: time.Minute, change: func(x *guard.Explanation) { x.Facts.Standing = time.Time{} }},
 		"Undated":   {reason: "Only the guard knows since when.", most: time.Minute, change: func(x *guard.Explanation) { x.Intent.At = time.Time{} }},
 	}
@@ -81,6 +83,21 @@ Do:              wait; to end its calls now, delete it as a member of the break-
 Events that say they are drain-guard's:
   2m    SetAside   Pod voice/a is set aside
   60s   Draining   Pod voice/a takes; no new call
+`,
+		},
+		"NodeEnds": {
+			reason: "Karpenter has a time for its node, and calls win.", calls: map[string]int64{"a": 2},
+			objects: []runtime.Object{newPod("a", draining, func(p *corev1.Pod) { p.Spec.NodeName = "ending" }), newGuardDeployment(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{
+				Name: "ending", UID: "ending", Annotations: map[string]string{"karpenter.sh/nodeclaim-termination-timestamp": noon().Add(time.Hour).Format(time.RFC3339)},
+			}}},
+			want: `Pod:         voice/a on ending
+State:       draining, and should go (drain) for 2m, since ` + since + `
+Calls:       2, by the metrics API 1s ago
+Verdict:     Hold by rule calls: it holds calls
+Waits for:   its callers to hang up
+Node:        Karpenter's terminationGracePeriod of ending ends ` + clock(noon().Add(time.Hour)) + `; calls win, and the node waits for them
+Do:          wait; to end its calls now, delete it as a member of the break-glass group (README of charts/callguard)
+Events:  none by callguard
 `,
 		},
 		"Unknown": {

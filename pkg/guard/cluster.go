@@ -190,7 +190,7 @@ func trim(obj any) (any, error) {
 	case *corev1.Pod:
 		trimPod(o)
 	case *corev1.Node:
-		o.Annotations, o.Status = nil, pods.OnlyAddresses(o.Status)
+		o.Annotations, o.Status = pods.Only(o.Annotations, terminationAnnotation), pods.OnlyAddresses(o.Status)
 	case *corev1.Namespace:
 		o.Annotations, o.Labels = nil, pods.Only(o.Labels, call.EnabledLabel)
 	case *corev1.Event:

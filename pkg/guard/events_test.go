@@ -52,7 +52,8 @@ func hear(g *Guard) (told func() []string) {
 
 // TestEvents has everything that the guard tells, on whom, and what it counts.
 func TestEvents(t *testing.T) {
-	cordoned, fine := newNode(true), newNode(false)
+	cordoned, fine, ending := newNode(true), newNode(false), newNode(true)
+	ending.Annotations = map[string]string{terminationAnnotation: noon().Add(2 * time.Minute).Format(time.RFC3339)}
 	elsewhere := func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }
 	grace := func(seconds int64) edit {
 		return func(o metav1.Object) { o.(*corev1.Pod).Spec.TerminationGracePeriodSeconds = &seconds }
@@ -113,6 +114,20 @@ func TestEvents(t *testing.T) {
 		"MaxHold": {
 			reason: "The administrator's bound holds for those who set none.", objects: web(cordoned, leaver(), webPod("b", elsewhere)), looks: []int{0, 4}, limits: verdict.Limits{MaxHold: 4 * time.Second},
 			want:   onEach("Warning ForcedRelease: Pod voice/a may go (drain): it was held for as long as the administrator allows", "Pod voice/a", "Deployment voice/web", "Node node-1"),
+			forced: 1, audit: `level=WARN msg="Pod is released by force" pod=voice/a uid=a intent=drain rule=deadline`,
+		},
+		"NodeEnds": {
+			reason: "Karpenter has a time for the node, and calls win.", objects: web(ending, leaver(), webPod("b", elsewhere)), looks: []int{0, 5, 3600},
+			want: onEach("Normal Held: Pod voice/a stays (drain): its witness rooms cannot tell whether it holds calls: nobody has answered yet; Karpenter's terminationGracePeriod of its node ends 2026-01-01T12:02:00Z, and the node waits for its calls all the same",
+				"Pod voice/a", "Deployment voice/web", "Node node-1"),
+		},
+		"NodeEndsIsALimit": {
+			reason: "Or that does, as the administrator wants: the pod's 40 s of grace and a minute before it.", limits: verdict.Limits{NodeEnds: true},
+			objects: web(ending, leaver(grace(40)), webPod("b", elsewhere)), looks: []int{0, 19, 20},
+			want: append([]string{"Warning ShortGrace on Deployment voice/web: terminationGracePeriodSeconds is 40, shorter than the 1h0m0s an agent may take to finish its calls; use 3600"}, append(
+				onEach("Normal Held: Pod voice/a stays (drain): its witness rooms cannot tell whether it holds calls: nobody has answered yet; Karpenter's terminationGracePeriod of its node ends 2026-01-01T12:02:00Z, and it is let go in time for that, with its calls (--node-termination-limit)",
+					"Pod voice/a", "Deployment voice/web", "Node node-1"),
+				onEach("Warning ForcedRelease: Pod voice/a may go (drain): its node ends, which the administrator has as the limit", "Pod voice/a", "Deployment voice/web", "Node node-1")...)...),
 			forced: 1, audit: `level=WARN msg="Pod is released by force" pod=voice/a uid=a intent=drain rule=deadline`,
 		},
 		"BadDeadline": {

@@ -193,6 +193,9 @@ func (pl *planner) date(m *member, f *verdict.Facts, p *plan) {
 	f.Since, f.Standing = pl.since(m)
 	f.Pod.CameSince = f.Intent.Intent.OfNode() && pl.cameSince(m)
 	f.Pod.UnreadySince = m.unready
+	if f.NodeEnds = m.nodeEnds; !f.NodeEnds.IsZero() && f.Limits.NodeEnds {
+		f.LetGoBy = letGoBy(m.object, f.NodeEnds)
+	}
 	f.Readings, f.QuietSince = pl.calls(m.Pod)
 	f.Sealed = sealed(f.Readings)
 	// Not the time in the mark: it may be that of another guard, and was taken before the
@@ -236,6 +239,7 @@ func (pl *planner) causes(s *snapshot, m *member) verdict.Causes {
 	_, asked := m.object.Annotations[call.LeaveAnnotation]
 	c.Asked = pl.dates.since(occasion{of: m.UID, fact: askedToGo}, asked)
 	if node := pl.node(m.Node); node != nil {
+		m.nodeEnds = nodeEnds(node)
 		c.Cordoned, c.Tainted, c.Lost = nodeCauses(node, m.object, pl.seen)
 		misplaced := c.Daemon && m.owner != nil && !m.owner.going && misfit(m.owner, node, m.object)
 		c.Misfit = pl.dates.since(occasion{of: m.UID, fact: isMisfit}, misplaced)

@@ -125,7 +125,7 @@ func (r *report) holds(w *workload, j judgement) {
 		return
 	}
 	r.log.Info("Pod is held", "pod", j.NamespacedName.String(), "intent", j.intent.Intent, "rule", j.verdict.Rule, "why", j.verdict.Why)
-	r.tell(w, j, events.Step{Type: corev1.EventTypeNormal, Reason: ReasonHeld, What: "stays", Weight: events.Lasting})
+	r.tell(w, j, events.Step{Type: corev1.EventTypeNormal, Reason: ReasonHeld, What: "stays", Why: j.verdict.Why + j.aboutNode(), Weight: events.Lasting})
 }
 
 // cause is what keeps the others of the workload from calls, where a pod waits for them:
@@ -144,7 +144,7 @@ func (r *report) stepped(w *workload, j judgement) {
 	r.mu.Lock()
 	delete(r.held, j.UID)
 	r.mu.Unlock()
-	step := events.Step{Type: corev1.EventTypeNormal}
+	step := events.Step{Type: corev1.EventTypeNormal, Why: j.verdict.Why}
 	switch j.verdict.Outcome {
 	case verdict.SetAside:
 		step.Reason, step.What = ReasonSetAside, "is set aside"
@@ -188,7 +188,7 @@ func describe(list []verdict.Reading) (out []string) {
 // tell has a step told on a pod, its workload, and its node where that is why.
 func (r *report) tell(w *workload, j judgement, step events.Step) {
 	m := j.member
-	step.Pod, step.What, step.Why = m.NamespacedName, fmt.Sprintf("%s (%s)", step.What, j.intent.Intent), j.verdict.Why
+	step.Pod, step.What = m.NamespacedName, fmt.Sprintf("%s (%s)", step.What, j.intent.Intent)
 	var others []*corev1.ObjectReference
 	if w.key.UID != m.UID {
 		others = append(others, reference(w.key))

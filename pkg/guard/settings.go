@@ -59,6 +59,7 @@ func AddFlags(fs *pflag.FlagSet, s *Settings, doors *manifests.Values) {
 	fs.DurationVar(&s.Limits.LostQuiet, "lost-node-quiet", s.Limits.LostQuiet, "How long LiveKit must report no agent for a pod on an unreachable node before the pod is released.")
 	fs.DurationVar(&s.Limits.LostAfter, "lost-node-release-after", s.Limits.LostAfter, "Release a pod of a lost node after so long whatever LiveKit says; 0 for never.")
 	fs.DurationVar(&s.RemovalDelay, "removal-taint-delay", s.RemovalDelay, "How long an autoscaler's removal taint must be on a node before its pods are asked to leave.")
+	fs.BoolVar(&s.Limits.NodeEnds, "node-termination-limit", s.Limits.NodeEnds, "Let a pod go, with its calls, in time for the end of its node by Karpenter's terminationGracePeriod, its own termination grace before it. By default calls win, and the node waits for them.")
 	fs.DurationVar(&s.ReleasePatience, "release-patience", s.ReleasePatience, "How long a released pod is left for whoever drains its node to evict, before drain-guard deletes it. kubectl drain retries every 5 s.")
 	fs.DurationVar(&s.AgentDrainTimeout, "agent-drain-timeout", s.AgentDrainTimeout, "drain_timeout of your agents. Pods with a shorter terminationGracePeriodSeconds get a warning Event.")
 }

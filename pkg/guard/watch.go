@@ -132,7 +132,7 @@ func hasTaint(node *corev1.Node, key string) bool {
 
 func wantsChanged(was, is *corev1.Node) bool {
 	if was.Spec.Unschedulable != is.Spec.Unschedulable || len(was.Spec.Taints) != len(is.Spec.Taints) ||
-		(was.DeletionTimestamp == nil) != (is.DeletionTimestamp == nil) || !maps.Equal(was.Labels, is.Labels) {
+		(was.DeletionTimestamp == nil) != (is.DeletionTimestamp == nil) || !maps.Equal(was.Labels, is.Labels) || !nodeEnds(was).Equal(nodeEnds(is)) {
 		return true
 	}
 	for i := range is.Spec.Taints {

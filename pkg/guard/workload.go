@@ -54,6 +54,7 @@ type member struct {
 	ending      bool      // its node is being taken away, with all that is on it
 	unready     time.Time // since when it is not ready; zero while it is
 	arrived     time.Time // when it was first seen
+	nodeEnds    time.Time // when its node is ended whatever is on it; zero where nobody says so
 	chosen      string
 	// complaints say what is wrong with its annotations.
 	complaints []error

@@ -37,8 +37,14 @@ type Facts struct {
 	LeaseExpired bool
 	// LeaseUnread is why nobody knows that; nil where it is known.
 	LeaseUnread error
-	Deadline    call.Deadline
-	Limits      Limits
+	// NodeEnds is when the pod's node is ended whatever is on it, as its autoscaler says; zero
+	// where it does not.
+	NodeEnds time.Time
+	// LetGoBy is when the pod has to be let go for that; zero where the administrator wants
+	// calls to have the last word.
+	LetGoBy  time.Time
+	Deadline call.Deadline
+	Limits   Limits
 }
 
 // Idle reports whether the pod is known to hold no call now. One that takes calls may
@@ -64,6 +70,8 @@ func (f Facts) Overdue() string {
 		return "it was held for as long as the administrator allows"
 	case f.Deadline.Release && f.Deadline.After > 0 && held >= f.Deadline.After:
 		return "its own drain deadline is over"
+	case !f.LetGoBy.IsZero() && !f.Now.Before(f.LetGoBy):
+		return "its node ends, which the administrator has as the limit"
 	default:
 		return ""
 	}
@@ -141,6 +149,9 @@ type Limits struct {
 	LostQuiet time.Duration
 	// LostAfter releases a pod of a lost node whatever LiveKit says; zero: never.
 	LostAfter time.Duration
+	// NodeEnds has a pod let go, with its calls, in time for what an autoscaler has as the end
+	// of its node.
+	NodeEnds bool
 }
 
 // Floor is how many other pods must be able to take calls before the pod stops
