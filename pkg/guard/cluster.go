@@ -126,6 +126,17 @@ func newCluster(client kubernetes.Interface, on changes) (*cluster, error) {
 	return c, nil
 }
 
+// onNode are the guarded pods of a node.
+func (c *cluster) onNode(name string) (list []*corev1.Pod) {
+	objs, _ := c.podIndex.ByIndex(byNode, name) // the index is there from the start
+	for _, obj := range objs {
+		if pod, ok := obj.(*corev1.Pod); ok {
+			list = append(list, pod)
+		}
+	}
+	return list
+}
+
 // indexers find pods by their nodes, and pods and ReplicaSets by what controls them.
 func indexers() cache.Indexers {
 	return cache.Indexers{

@@ -23,10 +23,11 @@ import (
 // Explainer says what the guard would decide about pods now: it gathers facts from
 // the cluster as the guard does, and asks the same rules. It writes nothing.
 //
-// Three things only the guard knows. It asks each witness by itself; whoever else
+// Four things only the guard knows. It asks each witness by itself; whoever else
 // has one number for all of them. It knows since when a pod is quiet; here it is
 // taken to be quiet from now on, so that no release is ever foretold. And it dates
-// what carries no date of its own.
+// what carries no date of its own. And it sees the pods of other namespaces, by which it
+// chooses nodes to empty.
 type Explainer struct {
 	Client   kubernetes.Interface
 	Settings Settings
@@ -79,6 +80,9 @@ func (e Explainer) Explain(ctx context.Context, namespace string, about func(*co
 		return nil, err
 	}
 	pl := e.planner(nodes)
+	pl.onNode = func(name string) []*corev1.Pod { // of this namespace; more is not read
+		return slices.DeleteFunc(slices.Clone(s.pods), func(pod *corev1.Pod) bool { return pod.Spec.NodeName != name })
+	}
 	var list []Explanation
 	for _, w := range workloads {
 		p := pl.plan(s, w)

@@ -128,7 +128,7 @@ func assemble(cfg Config, report *report) *Guard {
 	if cfg.Projects != nil {
 		g.readings.projects = cfg.Projects
 	}
-	by := known{node: g.node, calls: g.readings.of, lease: g.leases.expired}
+	by := known{node: g.node, onNode: g.onNode, calls: g.readings.of, lease: g.leases.expired}
 	if gate := cfg.Witnesses[call.Gate]; gate != nil {
 		g.gates = newReadings(map[call.Witness]Witness{call.Gate: gate}, cfg.ReadEvery, g.clock)
 		g.gates.changed = g.pokePod
@@ -147,6 +147,8 @@ func (g *Guard) node(name string) *corev1.Node {
 	}
 	return node
 }
+
+func (g *Guard) onNode(name string) []*corev1.Pod { return g.cluster.onNode(name) }
 
 // ability is what a pod's gate said, asked for that or for its calls.
 func (g *Guard) ability(uid types.UID) (call.Ability, time.Time) {

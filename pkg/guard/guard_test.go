@@ -310,6 +310,56 @@ func TestChoice(t *testing.T) {
 	}
 }
 
+// TestEmptiesNodes has one pod too many. Its node is chosen by all guarded pods that stay there, also those of others.
+func TestEmptiesNodes(t *testing.T) {
+	on := func(node string) edit { return func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = node } }
+	elsewhere := func(o metav1.Object) { o.SetNamespace("elsewhere") }
+	busy := map[types.UID]int{"c": 3}
+	cases := map[string]struct {
+		reason string
+		order  verdict.Order
+		beside []runtime.Object
+		want   []string
+	}{
+		"Packed":      {reason: "Its node has nobody else; its calls go on while it is aside.", order: verdict.Packed, want: []string{"c"}},
+		"FewestCalls": {reason: "Where calls alone count, an idle one.", order: verdict.FewestCalls, want: []string{"a"}},
+		"OthersStay": {
+			reason: "The node would not get empty.", order: verdict.Packed, want: []string{"a"},
+			beside: []runtime.Object{dbPod("db-0", "new", on("node-2")), newPod("x", on("node-2"), elsewhere)},
+		},
+		"OthersLeave": {
+			reason: "It will be empty when their calls are over.", order: verdict.Packed, want: []string{"c"},
+			beside: []runtime.Object{dbPod("db-0", "new", on("node-2"), draining), newPod("x", on("node-2"), elsewhere, label(call.ReleasedLabel, "drain"))},
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			g, client := newGuard(t, append(tc.beside, enabledNamespace(), newNode(false), newDeployment("web", 2), newReplicaSet("1", 2),
+				webPod("a"), webPod("b"), webPod("c", on("node-2")))...)
+			g.planner.settings.Leavers = tc.order
+			look := func() {
+				t.Helper()
+				if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			look()
+			for _, pod := range []types.UID{"a", "b", "c"} {
+				said := map[call.Witness]verdict.Reading{}
+				for _, w := range call.DefaultWitnesses() {
+					said[w] = verdict.Reading{Witness: w, Reading: call.Known(busy[pod], noon().Add(time.Second))}
+				}
+				g.readings.records[pod] = &entry{last: said}
+			}
+			g.now = func() time.Time { return noon().Add(2 * time.Second) }
+			look()
+			if diff := cmp.Diff(tc.want, slices.Sorted(maps.Keys(patched(t, client.Actions())))); diff != "" {
+				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
+			}
+		})
+	}
+}
+
 // TestLeaseUnread cannot read whether a node is lost. That holds its pods, and says
 // so; pods of the same workload elsewhere go on.
 func TestLeaseUnread(t *testing.T) {

@@ -58,6 +58,8 @@ type plan struct {
 type known struct {
 	// node is a node by its name; nil where there is none, or none that may be read.
 	node func(name string) *corev1.Node
+	// onNode are the guarded pods of a node.
+	onNode func(name string) []*corev1.Pod
 	// calls is what each witness of a pod said last, and since when no call has begun.
 	calls func(*call.Pod) ([]verdict.Reading, time.Time)
 	// ability is what a pod's gate said last, and since when it has said the same; empty
@@ -315,7 +317,7 @@ func (pl *planner) choose(s *snapshot, w *workload, now time.Time, p *plan) (wai
 			_, wanted := verdict.Intent(m.causes, now, pl.settings.RemovalDelay)
 			candidates = append(candidates, candidate(m, wanted, merged(list)))
 		}
-		for _, l := range verdict.Leavers(candidates, e.n) {
+		for _, l := range verdict.Leavers(pl.settings.Leavers, candidates, e.n, pl.staying(e.candidates)) {
 			for _, m := range e.candidates {
 				if m.Name == l.Name {
 					m.causes.Excess = call.Mark{Intent: e.intent, At: since}
@@ -325,6 +327,30 @@ func (pl *planner) choose(s *snapshot, w *workload, now time.Time, p *plan) (wai
 		}
 	}
 	return waiting
+}
+
+// staying counts the guarded pods that stay on the nodes of these, by node, without these.
+func (pl *planner) staying(candidates []*member) map[string]int {
+	count := map[string]int{}
+	for _, m := range candidates {
+		if _, done := count[m.Node]; done {
+			continue
+		}
+		count[m.Node] = 0
+		for _, pod := range pl.onNode(m.Node) {
+			if stays(pod) && !slices.ContainsFunc(candidates, func(c *member) bool { return c.UID == pod.UID }) {
+				count[m.Node]++
+			}
+		}
+	}
+	return count
+}
+
+// stays reports whether a guarded pod holds its node for longer than its calls, as far as
+// the pod says.
+func stays(pod *corev1.Pod) bool {
+	return pod.DeletionTimestamp == nil && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed &&
+		call.StateOf(pod.Labels, pod.Annotations) == call.Serving
 }
 
 // ask has the witnesses of a member asked from now on.

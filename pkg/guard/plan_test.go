@@ -22,6 +22,7 @@ func TestPlanMakesNoRequest(t *testing.T) {
 	asked := map[string]int{}
 	pl := newPlanner(DefaultSettings(), known{
 		node:    func(string) *corev1.Node { asked["node"]++; return lost },
+		onNode:  func(string) []*corev1.Pod { return nil },
 		calls:   func(*call.Pod) ([]verdict.Reading, time.Time) { asked["calls"]++; return nil, noon() },
 		ability: nil,
 		lease:   func(string) (bool, error) { asked["lease"]++; return false, nil },

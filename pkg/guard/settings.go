@@ -24,6 +24,8 @@ type Settings struct {
 	// AgentDrainTimeout is how long an agent may take to finish its calls when it
 	// is told to end. A shorter grace is worth an Event.
 	AgentDrainTimeout time.Duration
+	// Leavers is which pods go first where there are too many.
+	Leavers verdict.Order
 	// DeletionCosts has pods that leave marked as the first to be deleted; and while
 	// the doors are not in force, the others by the calls they hold.
 	DeletionCosts bool
@@ -42,6 +44,7 @@ func DefaultSettings() Settings {
 		RemovalDelay:      30 * time.Second,
 		ReleasePatience:   10 * time.Second,
 		AgentDrainTimeout: time.Hour,
+		Leavers:           verdict.Packed,
 		DeletionCosts:     true,
 	}
 }
@@ -61,5 +64,6 @@ func AddFlags(fs *pflag.FlagSet, s *Settings, doors *manifests.Values) {
 	fs.DurationVar(&s.RemovalDelay, "removal-taint-delay", s.RemovalDelay, "How long an autoscaler's removal taint must be on a node before its pods are asked to leave.")
 	fs.BoolVar(&s.Limits.NodeEnds, "node-termination-limit", s.Limits.NodeEnds, "Let a pod go, with its calls, in time for the end of its node by Karpenter's terminationGracePeriod, its own termination grace before it. By default calls win, and the node waits for them.")
 	fs.DurationVar(&s.ReleasePatience, "release-patience", s.ReleasePatience, "How long a released pod is left for whoever drains its node to evict, before drain-guard deletes it. kubectl drain retries every 5 s.")
+	fs.StringVar((*string)(&s.Leavers), "leavers", string(s.Leavers), "Which pods leave a scale-down. packed: those of the nodes with the fewest guarded pods that stay, so that nodes get empty. fewest-calls: those with the fewest calls, wherever they are.")
 	fs.DurationVar(&s.AgentDrainTimeout, "agent-drain-timeout", s.AgentDrainTimeout, "drain_timeout of your agents. Pods with a shorter terminationGracePeriodSeconds get a warning Event.")
 }

@@ -82,14 +82,8 @@ func (g *Guard) nodeChanged(before, after metav1.Object) {
 	} else {
 		g.leases.forget(node.GetName())
 	}
-	objs, err := g.cluster.podIndex.ByIndex(byNode, node.GetName())
-	if err != nil {
-		return // the index is there from the start
-	}
-	for _, obj := range objs {
-		if pod, ok := obj.(*corev1.Pod); ok {
-			g.enqueue(pod)
-		}
+	for _, pod := range g.cluster.onNode(node.GetName()) {
+		g.enqueue(pod)
 	}
 }
 

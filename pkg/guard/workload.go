@@ -357,7 +357,7 @@ func (m *member) fit() bool { return m.ready && !m.able.why.Unable() }
 func candidate(m *member, wanted bool, calls call.Reading) verdict.Candidate {
 	n, known := calls.Calls()
 	return verdict.Candidate{
-		Name: m.Name, Running: m.Running, Ready: m.fit(), Wanted: wanted,
+		Name: m.Name, Node: m.Node, Running: m.Running, Ready: m.fit(), Wanted: wanted,
 		Calls: n, Known: known, Newest: calls.Newest(),
 	}
 }

@@ -12,6 +12,8 @@ import (
 // Candidate is a pod of an owner that has more than it wants.
 type Candidate struct {
 	Name string
+	// Node is where it runs.
+	Node string
 	// Running says that a container runs that may hold calls.
 	Running bool
 	// Wanted says that something else wants the pod to go, too.
@@ -27,13 +29,29 @@ type Candidate struct {
 // Leaver is a pod that goes, and why it and not another.
 type Leaver struct{ Name, Why string }
 
+// Order says which pods leave first, of those that take calls.
+type Order string
+
+// The orders.
+const (
+	// Packed empties nodes: first go pods of the nodes on which the fewest guarded pods stay,
+	// busy or not, for those that are set aside keep their calls.
+	Packed Order = "packed"
+	// FewestCalls has as few calls as possible in pods that leave, wherever these are.
+	FewestCalls Order = "fewest-calls"
+)
+
+// Orders lists them.
+func Orders() []Order { return []Order{Packed, FewestCalls} }
+
 // Leavers chooses the n pods that go: what runs nothing, then what must leave
-// anyway, then idle before busy, unready before ready among the idle, fewest
-// calls, and of those the one whose latest call has lasted longest. A pod whose
-// calls nobody knows goes last.
-func Leavers(candidates []Candidate, n int) []Leaver {
-	sorted := slices.Clone(candidates)
-	slices.SortFunc(sorted, func(a, b Candidate) int {
+// anyway, then what is idle and not ready. Of the others those that the order has first,
+// then idle before busy, the fewest calls, and of those the one whose latest call has
+// lasted longest. A pod whose calls nobody knows goes last. Staying counts, by node, the
+// guarded pods that stay there and are none of the candidates.
+func Leavers(order Order, candidates []Candidate, n int, staying map[string]int) []Leaver {
+	rest := slices.Clone(candidates)
+	slices.SortFunc(rest, func(a, b Candidate) int {
 		return cmp.Or(
 			cmp.Compare(a.rank(), b.rank()),
 			cmp.Compare(a.Calls, b.Calls),
@@ -41,9 +59,38 @@ func Leavers(candidates []Candidate, n int) []Leaver {
 			strings.Compare(a.Name, b.Name),
 		)
 	})
+	stay := map[string]int{}
+	count := func(node string, n int) {
+		if order != FewestCalls { // to which all nodes are alike
+			stay[node] += n
+		}
+	}
+	for node, n := range staying {
+		count(node, n)
+	}
+	for _, c := range rest {
+		count(c.Node, 1)
+	}
 	var leavers []Leaver
-	for _, c := range sorted[:max(0, min(n, len(sorted)))] {
-		leavers = append(leavers, Leaver{Name: c.Name, Why: reasons()[c.rank()]})
+	for range max(0, min(n, len(rest))) {
+		first, most := 0, 0
+		for i, c := range rest {
+			if c.tier() != rest[0].tier() {
+				break
+			}
+			if stay[c.Node] < stay[rest[first].Node] {
+				first = i
+			}
+			most = max(most, stay[c.Node])
+		}
+		c := rest[first]
+		why := reasons()[c.rank()]
+		if stay[c.Node] < most && c.tier() == idle {
+			why = "its node has the fewest guarded pods that stay"
+		}
+		leavers = append(leavers, Leaver{Name: c.Name, Why: why})
+		count(c.Node, -1)
+		rest = slices.Delete(rest, first, first+1)
 	}
 	return leavers
 }
@@ -72,6 +119,15 @@ func (c Candidate) rank() int {
 	default:
 		return idle
 	}
+}
+
+// tier is the rank of a pod where those that take calls are one: which of them goes is for
+// the order to say.
+func (c Candidate) tier() int {
+	if c.rank() == busy {
+		return idle
+	}
+	return c.rank()
 }
 
 func reasons() [6]string {

@@ -61,13 +61,86 @@ func TestLeavers(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(tc.want, Leavers(candidates, tc.n)); diff != "" {
-				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
+			for _, order := range Orders() { // all are on one node
+				if diff := cmp.Diff(tc.want, Leavers(order, candidates, tc.n, nil)); diff != "" {
+					t.Errorf("%s, %s\n-want, +got:\n%s", tc.reason, order, diff)
+				}
 			}
 		})
 	}
-	if got := Leavers(nil, 3); got != nil {
-		t.Errorf("Leavers(nil, 3) = %v", got)
+	if got := Leavers(Packed, nil, 3, nil); got != nil {
+		t.Errorf("of nobody, three are %v", got)
+	}
+}
+
+// TestLeaversOfNodes has pods of several nodes. The others that stay on each are counted in the number beside its name.
+func TestLeaversOfNodes(t *testing.T) {
+	pod := func(name, node string, calls int) Candidate {
+		return Candidate{Name: name, Node: node, Running: true, Ready: true, Known: true, Calls: calls}
+	}
+	unready := func(c Candidate) Candidate { c.Ready = false; return c }
+	wanted := func(c Candidate) Candidate { c.Wanted = true; return c }
+	dark := func(c Candidate) Candidate { c.Known = false; return c }
+	cases := map[string]struct {
+		reason     string
+		candidates []Candidate
+		staying    map[string]int
+		n          int
+		packed     []string
+		fewest     []string
+	}{
+		"OfTheEmptiest": {
+			reason:     "The node with one pod gets empty, though that is busy.",
+			candidates: []Candidate{pod("a1", "a", 0), pod("a2", "a", 1), pod("b1", "b", 5)}, n: 1,
+			packed: []string{"b1"}, fewest: []string{"a1"},
+		},
+		"OneNodeAfterTheOther": {
+			reason:     "Whose node has begun to get empty is next.",
+			candidates: []Candidate{pod("a1", "a", 0), pod("a2", "a", 3), pod("b1", "b", 1), pod("b2", "b", 1)}, n: 2,
+			packed: []string{"a1", "a2"}, fewest: []string{"a1", "b1"},
+		},
+		"OthersStay": {
+			reason:     "A node that others hold does not get empty.",
+			candidates: []Candidate{pod("a1", "a", 0), pod("b1", "b", 2), pod("b2", "b", 2)}, staying: map[string]int{"a": 3}, n: 1,
+			packed: []string{"b1"}, fewest: []string{"a1"},
+		},
+		"OnOneNode": {
+			reason:     "Where nodes are alike, idle before busy, then the fewest calls.",
+			candidates: []Candidate{pod("a1", "a", 2), pod("a2", "a", 1), pod("b1", "b", 2), pod("b2", "b", 0)}, n: 2,
+			packed: []string{"b2", "b1"}, fewest: []string{"b2", "a2"},
+		},
+		"Unready": {
+			reason:     "A pod that takes no call goes first, wherever it is: the others take them.",
+			candidates: []Candidate{pod("a1", "a", 0), unready(pod("b1", "b", 0)), pod("b2", "b", 0)}, n: 1,
+			packed: []string{"b1"}, fewest: []string{"b1"},
+		},
+		"Wanted": {
+			reason:     "So does one that has to go anyway.",
+			candidates: []Candidate{pod("a1", "a", 0), wanted(pod("b1", "b", 4)), pod("b2", "b", 0)}, n: 1,
+			packed: []string{"b1"}, fewest: []string{"b1"},
+		},
+		"Unknown": {
+			reason:     "A pod of which nobody knows goes last, though its node would be empty.",
+			candidates: []Candidate{dark(pod("a1", "a", 0)), pod("b1", "b", 4), pod("b2", "b", 4)}, n: 1,
+			packed: []string{"b1"}, fewest: []string{"b1"},
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			for order, want := range map[Order][]string{Packed: tc.packed, FewestCalls: tc.fewest} {
+				var got []string
+				for _, l := range Leavers(order, tc.candidates, tc.n, tc.staying) {
+					got = append(got, l.Name)
+				}
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("%s: %s\n-want, +got:\n%s", order, tc.reason, diff)
+				}
+			}
+		})
+	}
+	why := Leavers(Packed, cases["OfTheEmptiest"].candidates, 1, nil)[0].Why
+	if why != "its node has the fewest guarded pods that stay" {
+		t.Errorf("it goes, for %s", why)
 	}
 }
 
@@ -78,7 +151,7 @@ func TestLeaversAreAlwaysTheSame(t *testing.T) {
 		random.Shuffle(len(candidates), func(i, j int) { candidates[i], candidates[j] = candidates[j], candidates[i] })
 		before := slices.Clone(candidates)
 		n := random.Intn(len(candidates) + 1)
-		if diff := cmp.Diff(want[:n], append([]Leaver{}, Leavers(candidates, n)...)); diff != "" {
+		if diff := cmp.Diff(want[:n], append([]Leaver{}, Leavers(Packed, candidates, n, nil)...)); diff != "" {
 			t.Fatalf("the order of the candidates changes who goes\n-want, +got:\n%s", diff)
 		}
 		if diff := cmp.Diff(before, candidates); diff != "" {

@@ -6,7 +6,9 @@ package app
 
 import (
 	"cmp"
+	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -18,6 +20,7 @@ import (
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/pkg/leader"
 	"github.com/callguard/callguard/pkg/livekit"
+	"github.com/callguard/callguard/pkg/verdict"
 	"github.com/callguard/callguard/pkg/witness/rooms"
 )
 
@@ -109,6 +112,9 @@ func (o *Options) Validate() error {
 	notNegative("lost-node-release-after", o.guard.Limits.LostAfter)
 	notNegative("removal-taint-delay", o.guard.RemovalDelay)
 	notNegative("release-patience", o.guard.ReleasePatience)
+	if !slices.Contains(verdict.Orders(), o.guard.Leavers) {
+		m.Wrong("leavers", o.guard.Leavers, fmt.Sprintf("%s or %s", verdict.Packed, verdict.FewestCalls))
+	}
 	if o.deletionCosts != costsAuto && o.deletionCosts != costsOff {
 		m.Wrong("deletion-cost", o.deletionCosts, costsAuto+" or "+costsOff)
 	}

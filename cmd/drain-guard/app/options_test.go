@@ -29,12 +29,12 @@ func TestValidate(t *testing.T) {
 		"ForEver": {reason: "Zero is no bound, and no wait.", args: []string{"--max-hold=0", "--settle=0", "--lost-node-release-after=0"}},
 		"AllAtOnce": {reason: "Every mistake is named in one go, with a value that would work.",
 			args: []string{"--livekit-url=lk", "--livekit-url-file=/url", "--resync-interval=0", "--max-staleness=-1s", "--livekit-concurrency=0", "--livekit-requests-per-minute=5", "--witness-timeout=0", "--read-interval=-1s",
-				"--settle=-1s", "--max-hold=-1s", "--deletion-cost=on", "--bind-address=8080", "--namespace=", "--log-level=loud"},
+				"--settle=-1s", "--max-hold=-1s", "--leavers=first", "--deletion-cost=on", "--bind-address=8080", "--namespace=", "--log-level=loud"},
 			want: []string{
 				`--livekit-url-file is "/url"; use either this or --livekit-url`, "wss://livekit.example.com", "--livekit-api-key-file", "--livekit-api-secret-file",
 				`--resync-interval is "0s"; use 1s or more`, `--max-staleness is "-1s"; use 2s or more`,
 				`--livekit-requests-per-minute is "5"; use 0, or 12 or more, such as 300`, `--livekit-concurrency is "0"; use a number from 1 to 1024`,
-				"--witness-timeout", "--read-interval", `--settle is "-1s"; use zero or more, such as 20s`, "--max-hold", `--deletion-cost is "on"; use auto or off`, `--bind-address is "8080"; use an address with a port`,
+				"--witness-timeout", "--read-interval", `--settle is "-1s"; use zero or more, such as 20s`, "--max-hold", `--leavers is "first"; use packed or fewest-calls`, `--deletion-cost is "on"; use auto or off`, `--bind-address is "8080"; use an address with a port`,
 				"--namespace", `--log-level is "loud"; use debug, info, warn or error`,
 			}},
 	}
