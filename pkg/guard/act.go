@@ -124,7 +124,7 @@ func (g *Guard) collect(ctx context.Context, w *workload, m *member) error {
 // leftToEviction reports whether only a drain of its node, and no owner, will say that
 // the pod is not wanted any more: a cordon does not.
 func (m *member) leftToEviction() bool {
-	return call.Intent(m.Labels[call.ReleasedLabel]) == call.NodeDrain && metav1.GetControllerOfNoCopy(m.object) == nil && m.causes.Tainted.IsZero()
+	return call.Intent(m.Labels[call.ReleasedLabel]) == call.NodeDrain && metav1.GetControllerOfNoCopy(m.object) == nil && m.causes.Tainted.IsZero() && m.causes.Going.IsZero()
 }
 
 // deletes says that a pod is to be deleted now, once.

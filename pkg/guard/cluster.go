@@ -201,7 +201,9 @@ func trim(obj any) (any, error) {
 	case *corev1.Pod:
 		trimPod(o)
 	case *corev1.Node:
+		notices := onlyNotices(o.Status.Conditions)
 		o.Annotations, o.Status = pods.Only(o.Annotations, terminationAnnotation), pods.OnlyAddresses(o.Status)
+		o.Status.Conditions = notices
 	case *corev1.Namespace:
 		o.Annotations, o.Labels = nil, pods.Only(o.Labels, call.EnabledLabel)
 	case *corev1.Event:

@@ -4,6 +4,7 @@ package guard
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,8 @@ const (
 	there      fact = "there"       // a pod
 	cordoned   fact = "cordoned"    // a node
 	tainted    fact = "tainted"     // a node
+	noticed    fact = "noticed"     // a node: a condition of it
+	isDeleted  fact = "deleted"     // a node
 	orphaned   fact = "orphaned"    // a pod
 	askedToGo  fact = "asked to go" // a pod
 	isMisfit   fact = "misfit"      // a pod
@@ -124,17 +127,19 @@ func (d *dates) seenAt(o occasion) time.Time {
 
 // leads forgets what only a guard that leads dates: it has not looked since it last led.
 func (d *dates) leads() {
-	d.forget(func(o occasion) bool { return o.fact != there && o.fact != cordoned && o.fact != tainted })
+	d.forget(func(o occasion) bool {
+		return o.fact != there && !slices.Contains([]fact{cordoned, tainted, noticed, isDeleted}, o.fact)
+	})
 }
 
-// before reports whether both facts were seen, and the first is known to have come before
-// the second.
-func (d *dates) before(first, second occasion) bool {
+// before reports whether both facts were seen, and the first is known to have come longer
+// than that before the second.
+func (d *dates) before(first occasion, longer time.Duration, second occasion) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	a, seen := d.at[first]
 	b, too := d.at[second]
-	return seen && too && b.ordered && a.at.Before(b.at)
+	return seen && too && b.ordered && a.at.Add(longer).Before(b.at)
 }
 
 // forget drops the facts that gone says hold no more.

@@ -170,7 +170,7 @@ func (e Explainer) explain(w *workload, m *member, p plan) Explanation {
 		x.Intent.Intent = call.Intent(m.Labels[call.ReleasedLabel])
 	default:
 		x.Verdict = rules.All().Judge(verdict.Facts{Now: e.Now})
-		if m.pending() {
+		if m.pending(e.Now) > 0 {
 			x.Unsure = append(x.Unsure, "its node is tainted; only the guard knows for how long it waits before that counts")
 		}
 	}

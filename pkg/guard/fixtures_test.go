@@ -283,6 +283,9 @@ func nodeIs(t *testing.T, g *Guard, client *fake.Clientset, node *corev1.Node) {
 			}
 			want[about] = true
 		}
+		enter := func(o occasion, _ *metav1.Time) time.Time { want[o] = true; return noon() }
+		goes(node, enter)
+		candidateSince(node, enter)
 		g.planner.dates.mu.Lock()
 		defer g.planner.dates.mu.Unlock()
 		for o := range g.planner.dates.at {

@@ -4,10 +4,100 @@ package guard
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
+
+// candidateTaint is Cluster Autoscaler's mark of a node that nobody needs: the pods of all
+// nodes it has marked would fit on the others. It takes the mark off when that changes.
+const candidateTaint = "DeletionCandidateOfClusterAutoscaler"
+
+// noticeTaints say that a node goes within minutes, whatever is on it. docs/node-autoscalers.md
+// says who sets them, and how long they last.
+func noticeTaints() []string {
+	return []string{
+		"aws-node-termination-handler/spot-itn",
+		"aws-node-termination-handler/scheduled-maintenance",
+		"aws-node-termination-handler/asg-lifecycle-termination",
+		"cloud.google.com/impending-node-termination",
+		"remediator.kubernetes.azure.com/unschedulable",
+		"cloudprovider.azure.microsoft.com/draining",
+	}
+}
+
+// noticeConditions are conditions that say the same, as AKS has them. FreezeScheduled is none:
+// a machine that pauses for seconds keeps its calls.
+func noticeConditions() []corev1.NodeConditionType {
+	return []corev1.NodeConditionType{"PreemptScheduled", "PreemptionScheduled", "TerminateScheduled", "RedeployScheduled", "RebootScheduled"}
+}
+
+// onlyNotices are those of a node's conditions that are such a notice.
+func onlyNotices(conditions []corev1.NodeCondition) (list []corev1.NodeCondition) {
+	for _, c := range conditions {
+		if c.Status == corev1.ConditionTrue && slices.Contains(noticeConditions(), c.Type) {
+			list = append(list, corev1.NodeCondition{Type: c.Type, Status: c.Status, LastTransitionTime: c.LastTransitionTime})
+		}
+	}
+	return list
+}
+
+// noticeOf is what says that a node goes within minutes, whatever is on it; empty where
+// nothing does.
+func noticeOf(node *corev1.Node) string {
+	for _, taint := range node.Spec.Taints {
+		if slices.Contains(noticeTaints(), taint.Key) {
+			return "taint " + taint.Key
+		}
+	}
+	for _, c := range onlyNotices(node.Status.Conditions) {
+		return "condition " + string(c.Type)
+	}
+	return ""
+}
+
+func conditionOf(node *corev1.Node, c corev1.NodeCondition) occasion {
+	return occasion{of: node.UID, fact: noticed, key: string(c.Type)}
+}
+
+// goes is when a node was first seen to go for good: it was given notice, or is being deleted,
+// which a node autoscaler does not think better of.
+func goes(node *corev1.Node, seen func(occasion, *metav1.Time) time.Time) (since time.Time) {
+	enter := func(at time.Time) {
+		if since.IsZero() || at.Before(since) {
+			since = at
+		}
+	}
+	for _, taint := range node.Spec.Taints {
+		if slices.Contains(noticeTaints(), taint.Key) {
+			enter(seen(taintOf(node, taint), taint.TimeAdded))
+		}
+	}
+	for _, c := range onlyNotices(node.Status.Conditions) {
+		var said *metav1.Time
+		if !c.LastTransitionTime.IsZero() {
+			said = &c.LastTransitionTime
+		}
+		enter(seen(conditionOf(node, c), said))
+	}
+	if node.DeletionTimestamp != nil {
+		enter(seen(occasion{of: node.UID, fact: isDeleted}, node.DeletionTimestamp))
+	}
+	return since
+}
+
+// candidateSince is when Cluster Autoscaler's mark of a node was first seen; zero where there
+// is none.
+func candidateSince(node *corev1.Node, seen func(occasion, *metav1.Time) time.Time) time.Time {
+	for _, taint := range node.Spec.Taints {
+		if taint.Key == candidateTaint {
+			return seen(taintOf(node, taint), taint.TimeAdded)
+		}
+	}
+	return time.Time{}
+}
 
 // terminationAnnotation is when Karpenter ends a node that has a terminationGracePeriod,
 // whatever is on it.
@@ -40,6 +130,9 @@ func letGoBy(pod *corev1.Pod, ends time.Time) time.Time {
 // aboutNode says what is to be known of a member's node beside why the member should go;
 // empty where there is nothing.
 func (j judgement) aboutNode() string {
+	if j.facts.Notice != "" {
+		return fmt.Sprintf("; its node goes within minutes (%s), and calls that last longer end with it", j.facts.Notice)
+	}
 	switch ends := j.facts.NodeEnds; {
 	case ends.IsZero():
 		return ""

@@ -141,8 +141,8 @@ func (pl *planner) plan(s *snapshot, w *workload) plan {
 		intent, wanted := verdict.Intent(m.causes, now, pl.settings.RemovalDelay)
 		if !wanted {
 			pl.notWanted(m)
-			if m.pending() && p.again == 0 {
-				p.again = again
+			if after := m.pending(now); after > 0 && (p.again == 0 || after < p.again) {
+				p.again = after
 			}
 			continue
 		}
@@ -153,7 +153,7 @@ func (pl *planner) plan(s *snapshot, w *workload) plan {
 		p.judged = append(p.judged, judgement{member: m, intent: intent, facts: f, verdict: v})
 		m.foresee(intent, v)
 	}
-	if p.busy() && p.again == 0 {
+	if p.busy() && (p.again == 0 || p.again > again) {
 		p.again = again
 	}
 	return p
@@ -195,6 +195,7 @@ func (pl *planner) date(m *member, f *verdict.Facts, p *plan) {
 	f.Since, f.Standing = pl.since(m)
 	f.Pod.CameSince = f.Intent.Intent.OfNode() && pl.cameSince(m)
 	f.Pod.UnreadySince = m.unready
+	f.Notice = m.notice
 	if f.NodeEnds = m.nodeEnds; !f.NodeEnds.IsZero() && f.Limits.NodeEnds {
 		f.LetGoBy = letGoBy(m.object, f.NodeEnds)
 	}
@@ -228,8 +229,18 @@ func (m *member) foresee(intent call.Mark, v verdict.Verdict) {
 	}
 }
 
-// pending reports whether a cause is there that does not count yet.
-func (m *member) pending() bool { return !m.causes.Lost.IsZero() || !m.causes.Tainted.IsZero() }
+// pending is when to look again for a cause that is there and does not count yet; zero where
+// there is none.
+func (m *member) pending(now time.Time) time.Duration {
+	switch {
+	case !m.causes.Lost.IsZero() || !m.causes.Tainted.IsZero():
+		return again
+	case !m.causes.Candidate.IsZero():
+		return max(again, m.causes.Candidate.Sub(now))
+	default:
+		return 0
+	}
+}
 
 // causes gathers why a member may have to go.
 func (pl *planner) causes(s *snapshot, m *member) verdict.Causes {
@@ -241,7 +252,12 @@ func (pl *planner) causes(s *snapshot, m *member) verdict.Causes {
 	_, asked := m.object.Annotations[call.LeaveAnnotation]
 	c.Asked = pl.dates.since(occasion{of: m.UID, fact: askedToGo}, asked)
 	if node := pl.node(m.Node); node != nil {
-		m.nodeEnds = nodeEnds(node)
+		m.notice, m.nodeEnds = noticeOf(node), nodeEnds(node)
+		c.Going = goes(node, pl.seen)
+		// A pod without an owner would not be made again elsewhere.
+		if marked := candidateSince(node, pl.seen); !marked.IsZero() && metav1.GetControllerOfNoCopy(m.object) != nil {
+			c.Candidate = marked.Add(pl.settings.CandidateDelay)
+		}
 		c.Cordoned, c.Tainted, c.Lost = nodeCauses(node, m.object, pl.seen)
 		misplaced := c.Daemon && m.owner != nil && !m.owner.going && misfit(m.owner, node, m.object)
 		c.Misfit = pl.dates.since(occasion{of: m.UID, fact: isMisfit}, misplaced)
@@ -264,11 +280,11 @@ func (pl *planner) cameSince(m *member) bool {
 		return false
 	}
 	pinned := m.owner != nil && m.owner.placed.NodeName != ""
-	return cameSince(node, m.object, pinned, func(want occasion) bool {
+	return cameSince(node, m.object, pinned, pl.settings.CandidateDelay, func(want occasion, after time.Duration) bool {
 		if pl.once { // and has seen neither come
-			return m.object.CreationTimestamp.After(pl.dates.first(want))
+			return m.object.CreationTimestamp.After(pl.dates.first(want).Add(after))
 		}
-		return pl.dates.before(want, occasion{of: m.UID, fact: there})
+		return pl.dates.before(want, after, occasion{of: m.UID, fact: there})
 	})
 }
 
@@ -279,7 +295,7 @@ func (pl *planner) ending(m *member, now time.Time) bool {
 	switch {
 	case node == nil:
 		return !pl.once && m.Node != "" // one that looks once may not have been let read it
-	case node.DeletionTimestamp != nil:
+	case !m.causes.Going.IsZero():
 		return true
 	default:
 		return !m.causes.Tainted.IsZero() && !now.Before(m.causes.Tainted.Add(pl.settings.RemovalDelay)) || !m.causes.Lost.IsZero() && !now.Before(m.causes.Lost)

@@ -125,7 +125,11 @@ func (r *report) holds(w *workload, j judgement) {
 		return
 	}
 	r.log.Info("Pod is held", "pod", j.NamespacedName.String(), "intent", j.intent.Intent, "rule", j.verdict.Rule, "why", j.verdict.Why)
-	r.tell(w, j, events.Step{Type: corev1.EventTypeNormal, Reason: ReasonHeld, What: "stays", Why: j.verdict.Why + j.aboutNode(), Weight: events.Lasting})
+	step := events.Step{Type: corev1.EventTypeNormal, Reason: ReasonHeld, What: "stays", Why: j.verdict.Why + j.aboutNode(), Weight: events.Lasting}
+	if j.facts.Notice != "" { // its calls may end soon
+		step.Type, step.Weight = corev1.EventTypeWarning, events.Notable
+	}
+	r.tell(w, j, step)
 }
 
 // cause is what keeps the others of the workload from calls, where a pod waits for them:
@@ -193,7 +197,7 @@ func (r *report) tell(w *workload, j judgement, step events.Step) {
 	if w.key.UID != m.UID {
 		others = append(others, reference(w.key))
 	}
-	if m.Node != "" && (!m.causes.Cordoned.IsZero() || !m.causes.Tainted.IsZero() || !m.causes.Lost.IsZero()) {
+	if m.Node != "" && m.causes.OfNode() {
 		// kubectl describe node looks for its Events by name.
 		others = append(others, &corev1.ObjectReference{Kind: "Node", Name: m.Node, UID: types.UID(m.Node), APIVersion: "v1"})
 	}

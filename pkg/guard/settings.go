@@ -18,6 +18,9 @@ type Settings struct {
 	ReadEvery time.Duration
 	// RemovalDelay is how long a node must have been tainted for removal.
 	RemovalDelay time.Duration
+	// CandidateDelay is for how long Cluster Autoscaler must have had a node for one that
+	// nobody needs.
+	CandidateDelay time.Duration
 	// ReleasePatience is how long a released pod waits for whoever wanted it to
 	// take it, before the guard deletes it.
 	ReleasePatience time.Duration
@@ -42,6 +45,7 @@ func DefaultSettings() Settings {
 		},
 		ReadEvery:         time.Second,
 		RemovalDelay:      30 * time.Second,
+		CandidateDelay:    5 * time.Minute,
 		ReleasePatience:   10 * time.Second,
 		AgentDrainTimeout: time.Hour,
 		Leavers:           verdict.Packed,
@@ -62,6 +66,7 @@ func AddFlags(fs *pflag.FlagSet, s *Settings, doors *manifests.Values) {
 	fs.DurationVar(&s.Limits.LostQuiet, "lost-node-quiet", s.Limits.LostQuiet, "How long LiveKit must report no agent for a pod on an unreachable node before the pod is released.")
 	fs.DurationVar(&s.Limits.LostAfter, "lost-node-release-after", s.Limits.LostAfter, "Release a pod of a lost node after so long whatever LiveKit says; 0 for never.")
 	fs.DurationVar(&s.RemovalDelay, "removal-taint-delay", s.RemovalDelay, "How long an autoscaler's removal taint must be on a node before its pods are asked to leave.")
+	fs.DurationVar(&s.CandidateDelay, "candidate-delay", s.CandidateDelay, "How long Cluster Autoscaler must have marked a node as one that nobody needs (taint DeletionCandidateOfClusterAutoscaler) before its pods are asked to leave. Keep it below the autoscaler's --scale-down-unneeded-time. Such a node ends no call.")
 	fs.BoolVar(&s.Limits.NodeEnds, "node-termination-limit", s.Limits.NodeEnds, "Let a pod go, with its calls, in time for the end of its node by Karpenter's terminationGracePeriod, its own termination grace before it. By default calls win, and the node waits for them.")
 	fs.DurationVar(&s.ReleasePatience, "release-patience", s.ReleasePatience, "How long a released pod is left for whoever drains its node to evict, before drain-guard deletes it. kubectl drain retries every 5 s.")
 	fs.StringVar((*string)(&s.Leavers), "leavers", string(s.Leavers), "Which pods leave a scale-down. packed: those of the nodes with the fewest guarded pods that stay, so that nodes get empty. fewest-calls: those with the fewest calls, wherever they are.")

@@ -4,6 +4,8 @@ package guard
 
 import (
 	"maps"
+	"slices"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -96,6 +98,9 @@ func (g *Guard) dateNode(node *corev1.Node) {
 			g.planner.dates.first(taintOf(node, taint))
 		}
 	}
+	first := func(o occasion, _ *metav1.Time) time.Time { return g.planner.dates.first(o) }
+	candidateSince(node, first)
+	goes(node, first)
 }
 
 // forgetNode drops the dates of what a node does not say any more, so that it is
@@ -109,6 +114,10 @@ func (g *Guard) forgetNode(uid types.UID, node *corev1.Node) {
 			return true
 		case o.fact == tainted:
 			return !hasTaint(node, o.key)
+		case o.fact == noticed:
+			return !slices.ContainsFunc(onlyNotices(node.Status.Conditions), func(c corev1.NodeCondition) bool { return string(c.Type) == o.key })
+		case o.fact == isDeleted:
+			return node.DeletionTimestamp == nil
 		default:
 			return !isCordoned(node)
 		}
@@ -126,7 +135,8 @@ func hasTaint(node *corev1.Node, key string) bool {
 
 func wantsChanged(was, is *corev1.Node) bool {
 	if was.Spec.Unschedulable != is.Spec.Unschedulable || len(was.Spec.Taints) != len(is.Spec.Taints) ||
-		(was.DeletionTimestamp == nil) != (is.DeletionTimestamp == nil) || !maps.Equal(was.Labels, is.Labels) || !nodeEnds(was).Equal(nodeEnds(is)) {
+		(was.DeletionTimestamp == nil) != (is.DeletionTimestamp == nil) || !maps.Equal(was.Labels, is.Labels) || !nodeEnds(was).Equal(nodeEnds(is)) ||
+		!slices.EqualFunc(onlyNotices(was.Status.Conditions), onlyNotices(is.Status.Conditions), func(a, b corev1.NodeCondition) bool { return a.Type == b.Type }) {
 		return true
 	}
 	for i := range is.Spec.Taints {

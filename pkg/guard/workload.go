@@ -54,6 +54,7 @@ type member struct {
 	ending      bool      // its node is being taken away, with all that is on it
 	unready     time.Time // since when it is not ready; zero while it is
 	arrived     time.Time // when it was first seen
+	notice      string    // what says that its node goes within minutes; empty where nothing does
 	nodeEnds    time.Time // when its node is ended whatever is on it; zero where nobody says so
 	chosen      string
 	// complaints say what is wrong with its annotations.
@@ -460,8 +461,9 @@ func isCordoned(node *corev1.Node) bool {
 }
 
 // cameSince reports whether a pod came to its node after all that the node wants it gone
-// for. Only a pod that the scheduler may put there, or nobody schedules, can have.
-func cameSince(node *corev1.Node, pod *corev1.Pod, pinned bool, later func(occasion) bool) bool {
+// for. Only a pod that the scheduler may put there, or nobody schedules, can have. An
+// autoscaler's mark wants it only after a while.
+func cameSince(node *corev1.Node, pod *corev1.Pod, pinned bool, candidate time.Duration, later func(occasion, time.Duration) bool) bool {
 	came := false
 	for _, taint := range wants(node) {
 		about := taintOf(node, taint)
@@ -469,21 +471,30 @@ func cameSince(node *corev1.Node, pod *corev1.Pod, pinned bool, later func(occas
 			about = cordonOf(node)
 		}
 		taint.Effect = corev1.TaintEffectNoSchedule
-		if _, tolerated := tolerates(pod, taint); !tolerated && !pinned || !later(about) {
+		if _, tolerated := tolerates(pod, taint); !tolerated && !pinned || !later(about, 0) {
 			return false
 		}
 		came = true
 	}
+	for _, c := range onlyNotices(node.Status.Conditions) {
+		if !later(conditionOf(node, c), 0) {
+			return false
+		}
+		came = true
+	}
+	if !came && hasTaint(node, candidateTaint) {
+		return later(occasion{of: node.UID, fact: tainted, key: candidateTaint}, candidate)
+	}
 	return came
 }
 
-// wants are the taints by which a node wants its pods gone.
+// wants are the taints by which a node wants its pods gone, and keeps others away.
 func wants(node *corev1.Node) (list []corev1.Taint) {
 	if isCordoned(node) {
 		list = append(list, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
 	}
 	for _, taint := range node.Spec.Taints {
-		if taint.Key != corev1.TaintNodeUnschedulable && (taint.Effect == corev1.TaintEffectNoExecute || slices.Contains(removalTaints(), taint.Key)) {
+		if taint.Key != corev1.TaintNodeUnschedulable && (taint.Effect == corev1.TaintEffectNoExecute || slices.Contains(removalTaints(), taint.Key) || slices.Contains(noticeTaints(), taint.Key)) {
 			list = append(list, taint)
 		}
 	}

@@ -37,6 +37,9 @@ type Facts struct {
 	LeaseExpired bool
 	// LeaseUnread is why nobody knows that; nil where it is known.
 	LeaseUnread error
+	// Notice is what says that the pod's node goes within minutes, whatever is on it; empty
+	// where nothing does.
+	Notice string
 	// NodeEnds is when the pod's node is ended whatever is on it, as its autoscaler says; zero
 	// where it does not.
 	NodeEnds time.Time
@@ -75,6 +78,16 @@ func (f Facts) Overdue() string {
 	default:
 		return ""
 	}
+}
+
+// Floor is how many others must be able to take calls before the pod stops taking them. On
+// a node that goes within minutes a new call would be cut, so one other is enough.
+func (f Facts) Floor() int {
+	floor := Floor(f.Intent.Intent, f.Workload, f.Pod.InPlace != "")
+	if f.Notice != "" {
+		floor = min(floor, 1)
+	}
+	return floor
 }
 
 // Pod is what counts of the pod itself.

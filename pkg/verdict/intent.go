@@ -23,6 +23,11 @@ type Causes struct {
 	Cordoned time.Time
 	// Tainted: its node was tainted for removal by an autoscaler, which may think better of it.
 	Tainted time.Time
+	// Going: its node was given notice, or is being deleted. Nobody thinks better of that.
+	Going time.Time
+	// Candidate: when it begins to count that an autoscaler has its node for one that nobody
+	// needs.
+	Candidate time.Time
 	// Asked: an operator wants it to leave.
 	Asked time.Time
 	// Misfit: its DaemonSet wants no pod on its node any more.
@@ -31,10 +36,16 @@ type Causes struct {
 	Daemon bool
 }
 
+// OfNode reports whether its node is a reason, which may not count yet.
+func (c Causes) OfNode() bool {
+	return !c.Cordoned.IsZero() || !c.Tainted.IsZero() || !c.Lost.IsZero() || !c.Going.IsZero() || !c.Candidate.IsZero()
+}
+
 // Behind is what stands behind the wish that a pod should go, beside its own mark; empty
 // where nothing does. Deadlines count from when it was first seen, each for itself. A
 // drain may be cancelled, and the road goes on all the same. Of a scale-down nothing does,
-// for nobody waits for its pods: it ends no call.
+// for nobody waits for its pods: it ends no call. Nor does anything of an autoscaler's mark,
+// for no node is worth a call.
 func (c Causes) Behind() string {
 	switch {
 	case !c.Orphaned.IsZero():
@@ -43,7 +54,7 @@ func (c Causes) Behind() string {
 		return string(call.Operator)
 	case !c.Lost.IsZero():
 		return string(call.LostNode)
-	case !c.Cordoned.IsZero(), !c.Misfit.IsZero():
+	case !c.Cordoned.IsZero(), !c.Misfit.IsZero(), !c.Going.IsZero():
 		return string(call.NodeDrain)
 	case !c.Tainted.IsZero():
 		return Removal
@@ -77,10 +88,14 @@ func Intent(c Causes, now time.Time, removalDelay time.Duration) (call.Mark, boo
 		return call.Mark{Intent: call.Operator, At: c.Asked}, true
 	case !c.Misfit.IsZero():
 		return call.Mark{Intent: call.NodeDrain, At: c.Misfit}, true
+	case !c.Going.IsZero() && !c.Daemon:
+		return call.Mark{Intent: call.NodeDrain, At: c.Going}, true
 	case !c.Cordoned.IsZero() && !c.Daemon:
 		return call.Mark{Intent: call.NodeDrain, At: c.Cordoned}, true
 	case !c.Tainted.IsZero() && !c.Daemon && !now.Before(c.Tainted.Add(removalDelay)):
 		return call.Mark{Intent: call.NodeDrain, At: c.Tainted}, true
+	case !c.Candidate.IsZero() && !c.Daemon && !now.Before(c.Candidate):
+		return call.Mark{Intent: call.NodeDrain, At: c.Candidate}, true
 	default:
 		return call.Mark{}, false
 	}

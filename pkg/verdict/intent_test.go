@@ -38,12 +38,19 @@ func TestIntent(t *testing.T) {
 		"TaintedAndAsked":   {reason: "While a taint does not count, a wish does.", causes: Causes{Tainted: ago(1), Asked: ago(3)}, want: mark(call.Operator, 3)},
 		"LostLaterAndAsked": {reason: "While a lost node does not count, a wish does.", causes: Causes{Lost: now.Add(time.Second), Asked: ago(3)}, want: mark(call.Operator, 3)},
 
-		"DaemonCordoned": {reason: "A drain leaves DaemonSets alone.", causes: Causes{Daemon: true, Cordoned: ago(9)}, want: none},
-		"DaemonTainted":  {reason: "A drain leaves DaemonSets alone.", causes: Causes{Daemon: true, Tainted: ago(99)}, want: none},
-		"DaemonAsked":    {reason: "An operator means this pod.", causes: Causes{Daemon: true, Cordoned: ago(9), Asked: ago(2)}, want: mark(call.Operator, 2)},
-		"DaemonLost":     {reason: "A pod of a lost node is lost.", causes: Causes{Daemon: true, Cordoned: ago(9), Lost: ago(2)}, want: mark(call.LostNode, 2)},
-		"DaemonRollout":  {reason: "A DaemonSet rolls out as others do.", causes: Causes{Daemon: true, Cordoned: ago(9), Excess: mark(call.Rollout, 2)}, want: mark(call.Rollout, 2)},
-		"DaemonOrphaned": {reason: "A deleted DaemonSet wants its pods gone.", causes: Causes{Daemon: true, Orphaned: ago(2)}, want: mark(call.Orphan, 2)},
+		"GoingNow":         {reason: "A notice counts from its first second.", causes: Causes{Going: now}, want: mark(call.NodeDrain, 0)},
+		"GoingAndTainted":  {reason: "What an autoscaler may think better of waits for itself.", causes: Causes{Going: ago(1), Tainted: ago(1)}, want: mark(call.NodeDrain, 1)},
+		"CandidateTooSoon": {reason: "An autoscaler marks many nodes, and takes most marks off.", causes: Causes{Candidate: now.Add(time.Nanosecond)}, want: none},
+		"CandidateNow":     {reason: "A mark that has lasted means it.", causes: Causes{Candidate: now}, want: mark(call.NodeDrain, 0)},
+		"CandidateTainted": {reason: "A node that is taken is one that goes, since then.", causes: Causes{Candidate: ago(5), Tainted: ago(30)}, want: mark(call.NodeDrain, 30)},
+		"DaemonGoing":      {reason: "A DaemonSet's pod belongs to its node.", causes: Causes{Daemon: true, Going: ago(9)}, want: none},
+		"DaemonCandidate":  {reason: "A DaemonSet's pod belongs to its node.", causes: Causes{Daemon: true, Candidate: ago(9)}, want: none},
+		"DaemonCordoned":   {reason: "A drain leaves DaemonSets alone.", causes: Causes{Daemon: true, Cordoned: ago(9)}, want: none},
+		"DaemonTainted":    {reason: "A drain leaves DaemonSets alone.", causes: Causes{Daemon: true, Tainted: ago(99)}, want: none},
+		"DaemonAsked":      {reason: "An operator means this pod.", causes: Causes{Daemon: true, Cordoned: ago(9), Asked: ago(2)}, want: mark(call.Operator, 2)},
+		"DaemonLost":       {reason: "A pod of a lost node is lost.", causes: Causes{Daemon: true, Cordoned: ago(9), Lost: ago(2)}, want: mark(call.LostNode, 2)},
+		"DaemonRollout":    {reason: "A DaemonSet rolls out as others do.", causes: Causes{Daemon: true, Cordoned: ago(9), Excess: mark(call.Rollout, 2)}, want: mark(call.Rollout, 2)},
+		"DaemonOrphaned":   {reason: "A deleted DaemonSet wants its pods gone.", causes: Causes{Daemon: true, Orphaned: ago(2)}, want: mark(call.Orphan, 2)},
 
 		"OrphanOvertakesAll": {
 			reason: "Nothing is wanted of an orphan's workload, so nothing holds it but its calls.",
@@ -140,6 +147,21 @@ func TestBehind(t *testing.T) {
 	for name, tc := range cases {
 		if got := tc.causes.Behind(); got != tc.want {
 			t.Errorf("%s: %s Got %q, want %q", name, tc.reason, got, tc.want)
+		}
+	}
+}
+
+// TestNothingStandsBehindAMark: a node is not worth a call, so no deadline counts from an autoscaler's mark. A node that
+// goes for good is another matter.
+func TestNothingStandsBehindAMark(t *testing.T) {
+	at := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	for want, causes := range map[string]Causes{
+		"":        {Candidate: at, Marked: call.Mark{Intent: call.NodeDrain, At: at}},
+		"removal": {Candidate: at, Tainted: at},
+		"drain":   {Candidate: at, Going: at},
+	} {
+		if got := causes.Behind(); got != want {
+			t.Errorf("behind %+v stands %q, want %q", causes, got, want)
 		}
 	}
 }

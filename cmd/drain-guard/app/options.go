@@ -111,6 +111,7 @@ func (o *Options) Validate() error {
 	notNegative("lost-node-quiet", o.guard.Limits.LostQuiet)
 	notNegative("lost-node-release-after", o.guard.Limits.LostAfter)
 	notNegative("removal-taint-delay", o.guard.RemovalDelay)
+	notNegative("candidate-delay", o.guard.CandidateDelay)
 	notNegative("release-patience", o.guard.ReleasePatience)
 	if !slices.Contains(verdict.Orders(), o.guard.Leavers) {
 		m.Wrong("leavers", o.guard.Leavers, fmt.Sprintf("%s or %s", verdict.Packed, verdict.FewestCalls))

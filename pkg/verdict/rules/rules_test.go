@@ -75,6 +75,11 @@ func TestStory(t *testing.T) {
 		{"Its node is cordoned.", wanted(call.NodeDrain), verdict.SetAside, false, "bounds: a replacement comes first"},
 		{"Its neighbour was first.", with(wanted(call.NodeDrain), func(f *verdict.Facts) { f.Workload.Coming, f.Workload.Able = 1, 2 }), verdict.Hold, false,
 			"bounds: replacement pods are not ready yet"},
+		{"But its node has two minutes, and all of its pods have to be replaced.", with(wanted(call.NodeDrain), func(f *verdict.Facts) { f.Workload.Coming, f.Workload.Able, f.Notice = 1, 2, "spot" }), verdict.SetAside, false,
+			"bounds: a replacement comes first"},
+		{"On such a node a new call would be cut, and another can take it.", with(aside(1), func(f *verdict.Facts) { f.Notice = "spot" }), verdict.Drain, false, "floor: enough other pods can take calls"},
+		{"Nobody else can.", with(aside(0), func(f *verdict.Facts) { f.Notice = "spot" }), verdict.Hold, false,
+			"floor: too few others of its workload can take calls; it goes on serving until replacements are ready"},
 		{"The replacement has not started.", aside(3), verdict.Hold, false,
 			"floor: too few others of its workload can take calls; it goes on serving until replacements are ready"},
 		{"The replacement is ready.", aside(4), verdict.Drain, false, "floor: enough other pods can take calls"},
@@ -99,6 +104,9 @@ func TestStory(t *testing.T) {
 			verdict.Release, true, "deadline: its own drain deadline is over"},
 		{"The administrator's ceiling.", with(draining(call.NodeDrain, 3600, call.Unknown("LiveKit is down"), known(0, 3599)), func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour }),
 			verdict.Release, true, "deadline: it was held for as long as the administrator allows"},
+		{"The end of its node, where that is a limit.", with(draining(call.NodeDrain, 3600, known(2, 3599), known(2, 3599)), func(f *verdict.Facts) { f.LetGoBy = at(3600) }),
+			verdict.Release, true, "deadline: its node ends, which the administrator has as the limit"},
+		{"A second before.", with(draining(call.NodeDrain, 3599, known(2, 3598), known(2, 3598)), func(f *verdict.Facts) { f.LetGoBy = at(3600) }), verdict.Hold, false, "calls: it holds calls"},
 		{"Its calls are over as the ceiling is reached.", with(draining(call.NodeDrain, 3600, known(0, 3599), known(0, 3599)), func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour }),
 			verdict.Release, false, "idle: its calls are over"},
 
@@ -235,11 +243,11 @@ func promise(f verdict.Facts, v verdict.Verdict) string {
 	case v.Outcome == verdict.SetAside && (p.InPlace != "" || f.Intent.Intent == call.Orphan):
 		return "what has no replacement is not set aside"
 	case v.Outcome == verdict.SetAside && f.Intent.Intent.OfNode() &&
-		(p.CameSince || f.Workload.Coming >= f.Workload.Surge && f.Workload.MinAvailable > 0 && p.Unable.Why == "" || f.Workload.Aside >= f.Workload.Desired):
+		(p.CameSince || f.Workload.Coming >= f.Workload.Surge && f.Workload.MinAvailable > 0 && p.Unable.Why == "" && f.Notice == "" || f.Workload.Aside >= f.Workload.Desired):
 		return "for a node's sake pods are set aside within bounds only"
 	case v.Outcome == verdict.Drain && p.State == call.Draining:
 		return "no step is taken twice"
-	case v.Outcome == verdict.Drain && f.Workload.Able < verdict.Floor(f.Intent.Intent, f.Workload, p.InPlace != "") &&
+	case v.Outcome == verdict.Drain && f.Workload.Able < f.Floor() &&
 		p.Running && (f.Intent.Intent != call.LostNode || p.Ready) && p.Unable.Why == "" && f.Overdue() == "" && !waitedEnough(f):
 		return "no pod that takes calls stops while too few others can take them, but for a deadline, and for one that is idle and has waited"
 	case v.Outcome == verdict.Hold && p.State != call.Draining && (f.Overdue() != "" || !p.CameSince && waitedEnough(f)):
@@ -251,7 +259,7 @@ func promise(f verdict.Facts, v verdict.Verdict) string {
 		return "only a pod that takes no new call is released"
 	case v.Outcome == verdict.Release && !v.Forced && p.Running && !allZero(f) && !lost(f):
 		return "a pod that may hold a call is released by force only"
-	case v.Forced && f.Limits.MaxHold == 0 && f.Limits.LostAfter == 0 && (!f.Deadline.Release || f.Deadline.After == 0):
+	case v.Forced && f.LetGoBy.IsZero() && f.Limits.MaxHold == 0 && f.Limits.LostAfter == 0 && (!f.Deadline.Release || f.Deadline.After == 0):
 		return "nothing is forced unless somebody has asked for it"
 	default:
 		return ""
@@ -336,6 +344,12 @@ func situation(random *rand.Rand) verdict.Facts {
 		if !maybe(5) {
 			f.Standing = f.Since
 		}
+	}
+	if maybe(6) {
+		f.Notice = "spot"
+	}
+	if maybe(6) {
+		f.LetGoBy = now.Add(time.Minute).Add(now.Sub(ago(60)) * -2)
 	}
 	if !f.Pod.Ready && maybe(2) {
 		f.Pod.UnreadySince = ago(200)

@@ -49,9 +49,10 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 }
 
 // waits reports whether replacements that are on their way have to be there first: not
-// for a pod that takes no call itself, nor where its team asks for no other pod.
+// for a pod that takes no call itself, nor where its team asks for no other pod, nor on a
+// node that goes within minutes: all of its pods have to be replaced then.
 func waits(f verdict.Facts) bool {
-	return f.Workload.Coming >= f.Workload.Surge && f.Workload.MinAvailable > 0 && f.Pod.Unable.Why == ""
+	return f.Notice == "" && f.Workload.Coming >= f.Workload.Surge && f.Workload.MinAvailable > 0 && f.Pod.Unable.Why == ""
 }
 
 func aside(f verdict.Facts) verdict.Verdict {
