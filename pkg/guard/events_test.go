@@ -121,6 +121,11 @@ func TestEvents(t *testing.T) {
 			want: onEach("Normal Held: Pod voice/a stays (drain): its witness rooms cannot tell whether it holds calls: nobody has answered yet; Karpenter's terminationGracePeriod of its node ends 2026-01-01T12:02:00Z, and the node waits for its calls all the same",
 				"Pod voice/a", "Deployment voice/web", "Node node-1"),
 		},
+		"NodeEndsSetAside": {
+			reason: "It is said from the first step on.", objects: web(ending, webPod("a")), looks: once,
+			want: onEach("Normal SetAside: Pod voice/a is set aside (drain): a replacement comes first; Karpenter's terminationGracePeriod of its node ends 2026-01-01T12:02:00Z, and the node waits for its calls all the same",
+				"Pod voice/a", "Deployment voice/web", "Node node-1"),
+		},
 		"NodeEndsIsALimit": {
 			reason: "Or that does, as the administrator wants: the pod's 40 s of grace and a minute before it.", limits: verdict.Limits{NodeEnds: true},
 			objects: web(ending, leaver(grace(40)), webPod("b", elsewhere)), looks: []int{0, 19, 20},

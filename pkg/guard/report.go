@@ -152,6 +152,9 @@ func (r *report) stepped(w *workload, j judgement) {
 	switch j.verdict.Outcome {
 	case verdict.SetAside:
 		step.Reason, step.What = ReasonSetAside, "is set aside"
+		if node := j.aboutNode(); node != "" {
+			step.Why, step.Weight = step.Why+node, events.Notable
+		}
 	case verdict.Drain:
 		step.Reason, step.What = ReasonDraining, "stopped accepting calls"
 		if j.verdict.Rule != (floor.Rule{}).Name() { // not because all is well

@@ -49,8 +49,11 @@ var apart = flag.Duration("clocks", 0, "set the clocks of the stage's programs s
 var memory = flag.Int64("memory", 0, "confine the memory of adapter and guard to so many MiB, which needs root")
 
 // guardArgs are the guard's flags unless a story is about them. A short settle
-// window is enough for agents that heed the draining mark.
-func guardArgs() []string { return []string{"--settle=3s", "--lost-node-quiet=5s"} }
+// window is enough for agents that heed the draining mark, and the autoscaler of
+// these tests means what it marks sooner.
+func guardArgs() []string {
+	return []string{"--settle=3s", "--lost-node-quiet=5s", "--candidate-delay=5s"}
+}
 
 // earlier is the path of what an earlier checkout built, such as "call-gate" or "manifests"; empty where CALLGUARD_OLD names
 // no folder of such. hack/test-upgrade.sh makes one.

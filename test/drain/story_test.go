@@ -394,6 +394,14 @@ func (s *story) talking() bool {
 	return len(r.Dropped) == 0 && r.Up == len(s.calls)-r.Completed
 }
 
+// so is whether something is so, and how the pods are where it is not.
+func (s *story) so(ok bool) (bool, error) {
+	if !ok {
+		return false, errors.New(s.watch.describe())
+	}
+	return true, nil
+}
+
 // pods are the names of the pods that are there and of which keep is true.
 func (s *story) pods(keep func(*corev1.Pod) bool) []string { return s.watch.names(keep) }
 

@@ -217,11 +217,3 @@ func TestOneTenant(t *testing.T) {
 		e.droppedOnlyBy(fleet.CauseNode) // each has pods on the node that died
 	}
 }
-
-// so is whether something is so, and how the pods are where it is not.
-func (s *story) so(ok bool) (bool, error) {
-	if !ok {
-		return false, errors.New(s.watch.describe())
-	}
-	return true, nil
-}
