@@ -35,7 +35,7 @@ func onlyGuardKnows(x guard.Explanation, n counts) bool {
 func adviceOn(x guard.Explanation) verdict.Advice {
 	switch {
 	case x.Verdict.Rule == "bounds" && x.Verdict.Outcome == verdict.Hold && x.Facts.Pod.CameSince:
-		return verdict.Advice{Waits: "nothing: it came to the node after it was cordoned", Do: "take the toleration of the cordon out of its workload; uncordon the node, or annotate the pod with " + call.LeaveAnnotation}
+		return verdict.Advice{Waits: "nothing: it came to the node after it was cordoned or marked", Do: "take the toleration of the cordon out of its workload; uncordon the node, or annotate the pod with " + call.LeaveAnnotation}
 	case x.Verdict.Rule != "" && x.Verdict.Outcome != verdict.Hold && x.Verdict.Outcome != verdict.Serve && x.Verdict.Rule != "deadline":
 		return verdict.Advice{Waits: "callguard, which takes this step within seconds", Do: "nothing"}
 	case x.Verdict.Rule != "":

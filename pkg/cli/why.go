@@ -113,6 +113,9 @@ func why(ctx context.Context, c *cluster, out io.Writer, namespace, name string)
 		say("Verdict", "%s: %s", outcome, x.Verdict.Why)
 	}
 	say("Waits for", "%s", advised.Waits)
+	if notice := x.Facts.Notice; notice != "" {
+		say("Node", "%s goes within minutes (%s), and calls that last longer end with it", pod.Spec.NodeName, notice)
+	}
 	if ends := x.Facts.NodeEnds; !ends.IsZero() {
 		say("Node", "Karpenter's terminationGracePeriod of %s ends %s; %s", pod.Spec.NodeName, clock(ends), nodeWaits(x))
 	}

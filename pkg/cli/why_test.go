@@ -100,6 +100,21 @@ Do:          wait; to end its calls now, delete it as a member of the break-glas
 Events:  none by callguard
 `,
 		},
+		"Notice": {
+			reason: "A spot node is taken away.", calls: map[string]int64{"a": 2},
+			objects: []runtime.Object{newPod("a", draining, func(p *corev1.Pod) { p.Spec.NodeName = "spot" }), newGuardDeployment(), &corev1.Node{
+				ObjectMeta: metav1.ObjectMeta{Name: "spot", UID: "spot"}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: "PreemptScheduled", Status: corev1.ConditionTrue}}},
+			}},
+			want: `Pod:         voice/a on spot
+State:       draining, and should go (drain) for 2m, since ` + since + `
+Calls:       2, by the metrics API 1s ago
+Verdict:     Hold by rule calls: it holds calls
+Waits for:   its callers to hang up
+Node:        spot goes within minutes (condition PreemptScheduled), and calls that last longer end with it
+Do:          wait; to end its calls now, delete it as a member of the break-glass group (README of charts/callguard)
+Events:  none by callguard
+`,
+		},
 		"Unknown": {
 			reason: "Unknown is not zero, and the reason is asked for.", objects: []runtime.Object{newPod("a", draining), newGuardDeployment()},
 			want: `Pod:         voice/a on node-1

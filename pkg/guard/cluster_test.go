@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -66,6 +67,33 @@ func TestTrimKeepsAnnotations(t *testing.T) {
 		if _, err := trim(obj); err != nil || a.Label && obj.GetLabels()[a.Key] != "so" || !a.Label && obj.GetAnnotations()[a.Key] != "so" {
 			t.Errorf("%s is not kept: %v", a.Key, err)
 		}
+	}
+}
+
+// TestTrimKeepsWhatAutoscalersSay: what a pod tells node autoscalers, and what a node says of its end; and of a large node no
+// more than of another.
+func TestTrimKeepsWhatAutoscalersSay(t *testing.T) {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{safeToEvict: "true", doNotDisrupt: "true", "example.com/x": "y"}}}
+	node := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{terminationAnnotation: "2026-01-01T12:00:00Z", "example.com/x": strings.Repeat("x", 200<<10)}},
+		Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
+			{Type: "PreemptScheduled", Status: corev1.ConditionTrue, Message: strings.Repeat("x", 200<<10)},
+			{Type: "RebootScheduled", Status: corev1.ConditionFalse}, {Type: corev1.NodeReady, Status: corev1.ConditionTrue},
+		}},
+	}
+	for _, obj := range []any{pod, node} {
+		if _, err := trim(obj); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(map[string]string{safeToEvict: "true", doNotDisrupt: "true"}, pod.Annotations); diff != "" {
+		t.Errorf("of a pod: -want, +got:\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]string{terminationAnnotation: "2026-01-01T12:00:00Z"}, node.Annotations); diff != "" {
+		t.Errorf("of a node: -want, +got:\n%s", diff)
+	}
+	if diff := cmp.Diff([]corev1.NodeCondition{{Type: "PreemptScheduled", Status: corev1.ConditionTrue}}, node.Status.Conditions); diff != "" {
+		t.Errorf("of its conditions: -want, +got:\n%s", diff)
 	}
 }
 

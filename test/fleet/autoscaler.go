@@ -138,6 +138,7 @@ func (s scene) moving(node string) (moving []*corev1.Pod, finishing bool, keeps 
 			finishing = true
 		case forbids:
 			return nil, false, p.Name + ": " + d.when
+		case goes:
 		}
 	}
 	return moving, finishing, ""
