@@ -111,19 +111,6 @@ func (c *cluster) guarded(ctx context.Context, namespace, selector, fields strin
 	return pods, nil
 }
 
-// enabled says which of the namespaces are enabled.
-func (c *cluster) enabled(ctx context.Context, names []string) (map[string]bool, error) {
-	found := map[string]bool{}
-	for _, name := range names {
-		ns, err := c.client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
-			return nil, fmt.Errorf("cannot tell whether namespace %s is enabled: %w", name, err)
-		}
-		found[name] = err == nil && ns.Labels[call.EnabledLabel] == "true"
-	}
-	return found, nil
-}
-
 // budgets lists the PodDisruptionBudgets of a namespace, or of all.
 func (c *cluster) budgets(ctx context.Context, namespace string) ([]*policyv1.PodDisruptionBudget, error) {
 	list, err := c.client.PolicyV1().PodDisruptionBudgets(namespace).List(ctx, metav1.ListOptions{})
@@ -168,6 +155,9 @@ func (c *cluster) calls(ctx context.Context, namespace string) counts {
 }
 
 func explainMetrics(err error) error {
+	if apierrors.IsForbidden(err) {
+		return fmt.Errorf("you may not read them: %w; ClusterRole %s lets you", err, viewerRole)
+	}
 	if apierrors.IsNotFound(err) {
 		return fmt.Errorf("the metrics API custom.metrics.k8s.io does not serve %s: %w; is the metrics-adapter installed?", activeCalls, err)
 	}

@@ -94,9 +94,21 @@ func doctor(ctx context.Context, c *cluster, out io.Writer, namespace string) er
 // scene is what several checks read.
 type scene struct {
 	admin      administered
-	namespaces map[string]bool // that are enabled
-	pods       []*corev1.Pod   // guarded
+	namespaces map[string]bool  // that are enabled
+	optIns     map[string]optIn // of those with the label, or of the one that is asked about
+	pods       []*corev1.Pod    // guarded
 	budgets    []*policyv1.PodDisruptionBudget
+	// held reports whether the policies that hold calls are known to stand. Nothing is
+	// said to be held without.
+	held bool
+}
+
+// heldAllTheSame ends a sentence about something else that is wrong.
+func (s scene) heldAllTheSame() string {
+	if s.held {
+		return "; calls are held all the same"
+	}
+	return ""
 }
 
 // enabledPods are the guarded pods that callguard holds.
@@ -119,16 +131,20 @@ func (s scene) sorted() []string {
 func (c *cluster) examine(ctx context.Context, namespace string) []finding {
 	s := scene{admin: c.administered(ctx)}
 	findings := c.checkServer()
-	var podsErr, budgetsErr error
+	var podsErr, budgetsErr, namespacesErr error
 	s.pods, podsErr = c.guarded(ctx, namespace, "", "")
-	namespaces, namespacesErr := c.enabledIn(ctx, namespace)
-	s.namespaces = namespaces
+	if c.absent(ctx, s.admin) {
+		findings = slices.DeleteFunc(findings, func(f finding) bool { return f.level == ok })
+		return append(findings, notInstalled(s.admin, s.pods))
+	}
+	s.namespaces, s.optIns, namespacesErr = c.enabledIn(ctx, namespace)
 	s.budgets, budgetsErr = c.budgets(ctx, namespace)
-	findings = append(findings, c.checkDoors(ctx, s)...)
-	findings = append(findings, c.checkGuard(ctx)...)
+	doors, held := c.checkDoors(ctx, s)
+	findings, s.held = append(findings, doors...), held
+	findings = append(findings, c.checkGuard(ctx, s)...)
 	known := func(check string, does func() []finding, errs ...error) {
 		if err := errors.Join(errs...); err != nil {
-			findings = append(findings, finding{warn, check, "not checked: " + err.Error(), ""})
+			findings = append(findings, finding{warn, check, unchecked(err), ""})
 			return
 		}
 		findings = append(findings, does()...)
@@ -137,7 +153,7 @@ func (c *cluster) examine(ctx context.Context, namespace string) []finding {
 	known("opt-in", func() []finding { return checkOptIn(s) }, podsErr, namespacesErr)
 	known("other-budgets", func() []finding { return checkForeign(s) }, podsErr, namespacesErr, budgetsErr)
 	known("pods", func() []finding { return c.checkPods(ctx, s) }, podsErr, namespacesErr)
-	api, others := c.checkMetricsAPI(ctx)
+	api, others := c.checkMetricsAPI(ctx, s)
 	findings = append(findings, api...)
 	known("autoscalers", func() []finding { return c.checkAutoscalers(ctx, namespace, s) }, namespacesErr)
 	known("calls", func() []finding { return c.checkCalls(ctx, s, others) }, podsErr, namespacesErr)
@@ -150,7 +166,7 @@ func (c *cluster) checkAutoscalers(ctx context.Context, namespace string, s scen
 	const check = "autoscalers"
 	hpas, err := c.client.AutoscalingV2().HorizontalPodAutoscalers(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return []finding{{warn, check, fmt.Sprintf("not checked: cannot list the HorizontalPodAutoscalers: %v", err), ""}}
+		return []finding{{warn, check, unchecked(fmt.Errorf("cannot list the HorizontalPodAutoscalers: %w", err)), ""}}
 	}
 	var list []finding
 	for _, hpa := range hpas.Items {
@@ -200,20 +216,26 @@ func (c *cluster) makesGuarded(ctx context.Context, namespace, kind, name string
 	return template.Labels[call.GuardedLabel] == "true", err
 }
 
-// enabledIn says which namespaces are enabled: of all, or of one.
-func (c *cluster) enabledIn(ctx context.Context, namespace string) (map[string]bool, error) {
+// enabledIn says which namespaces are enabled, and what those say that have the label: of
+// all, or of one.
+func (c *cluster) enabledIn(ctx context.Context, namespace string) (map[string]bool, map[string]optIn, error) {
+	on := map[string]bool{}
 	if namespace != "" {
-		return c.enabled(ctx, []string{namespace})
+		found, err := c.optIns(ctx, []string{namespace})
+		on[namespace] = found[namespace].on
+		return on, found, err
 	}
-	list, err := c.client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: call.EnabledLabel + "=true"})
+	list, err := c.client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: call.EnabledLabel})
 	if err != nil {
-		return nil, fmt.Errorf("cannot list the enabled namespaces: %w", err)
+		return nil, nil, fmt.Errorf("cannot list the enabled namespaces: %w", err)
 	}
-	found := map[string]bool{}
-	for _, ns := range list.Items {
-		found[ns.Name] = ns.DeletionTimestamp == nil
+	found := map[string]optIn{}
+	for i := range list.Items {
+		ns := &list.Items[i]
+		found[ns.Name] = optInOf(ns)
+		on[ns.Name] = found[ns.Name].on && ns.DeletionTimestamp == nil
 	}
-	return found, nil
+	return on, found, nil
 }
 
 func (c *cluster) checkServer() []finding {
@@ -238,44 +260,45 @@ func (c *cluster) checkServer() []finding {
 	return []finding{{ok, check, fmt.Sprintf("%s serves validating and mutating admission policies", version), ""}}
 }
 
-func (c *cluster) checkDoors(ctx context.Context, s scene) []finding {
+// checkDoors also reports whether the policies that hold calls are known to stand.
+func (c *cluster) checkDoors(ctx context.Context, s scene) (list []finding, held bool) {
 	const check = "doors"
 	graceless, err := admission.Check(ctx, c.client, s.admin.doors)
 	if err != nil {
 		if forbidden(err) {
-			return []finding{{warn, check, fmt.Sprintf("not checked: %v", err), ""}}
+			return []finding{{warn, check, unchecked(err), ""}}, false
 		}
-		return []finding{{fail, check, err.Error(), doorsCure(err, s.admin) + "; nothing is released until then, and calls may be lost"}}
+		return []finding{{fail, check, err.Error(), doorsCure(err, s.admin) + "; nothing is released until then, and calls may be lost"}}, false
 	}
-	text, findings := "all admission policies stand as this version has them", []finding(nil)
+	text := "all admission policies stand as this version has them"
 	if graceless {
 		text = "all other admission policies stand as this version has them"
-		findings = []finding{{warn, check, "MutatingAdmissionPolicy and binding callguard-grace are missing: " + admission.WithoutGrace, admission.GraceCure + "; until then never use kubectl drain --grace-period"}}
+		list = []finding{{warn, check, "MutatingAdmissionPolicy and binding callguard-grace are missing: " + admission.WithoutGrace, admission.GraceCure + "; until then never use kubectl drain --grace-period"}}
 	}
 	if s.admin.note != "" {
 		text += " (" + s.admin.note + ")"
 	}
 	pods := s.enabledPods()
 	if !slices.ContainsFunc(pods, admission.Locked) {
-		return append(findings, finding{ok, check, text + "; there is no locked pod to try them on", ""})
+		return append(list, finding{ok, check, text + "; there is no locked pod to try them on", ""}), true
 	}
 	switch err := c.tryDoor(ctx, s.admin, pods); {
 	case errors.Is(err, admission.ErrNotTried):
-		return append(findings, finding{ok, check, text + "; " + err.Error(), ""})
+		return append(list, finding{ok, check, text + "; " + err.Error(), ""}), true
 	case err != nil:
-		return append(findings, finding{fail, check, err.Error(), "calls may be lost; see the log of kube-apiserver for the policies named callguard-…"})
+		return append(list, finding{fail, check, err.Error(), "calls may be lost; see the log of kube-apiserver for the policies named callguard-…"}), false
 	}
-	return append(findings, finding{ok, check, text + ", and the API server refuses to delete a locked pod", ""})
+	return append(list, finding{ok, check, text + ", and the API server refuses to delete a locked pod", ""}), true
 }
 
-func (c *cluster) checkGuard(ctx context.Context) []finding {
+func (c *cluster) checkGuard(ctx context.Context, s scene) []finding {
 	const check = "drain-guard"
 	holder, err := leader.Find(ctx, c.client, c.callguard, leaderWithin)
 	switch {
 	case errors.Is(err, leader.ErrNone):
-		return []finding{{fail, check, err.Error(), fmt.Sprintf("see Deployment %s/%s, or set --callguard-namespace; calls are held, and no pod is let go", c.callguard, call.GuardName)}}
+		return []finding{{fail, check, err.Error(), fmt.Sprintf("see Deployment %s/%s, or set --callguard-namespace; no pod is let go", c.callguard, call.GuardName) + s.heldAllTheSame()}}
 	case err != nil:
-		return []finding{{warn, check, "not checked: " + err.Error(), ""}}
+		return []finding{{warn, check, unchecked(err), ""}}
 	}
 	return []finding{{ok, check, holder + " leads", ""}}
 }
@@ -305,8 +328,20 @@ func checkNamespaces(s scene) []finding {
 			list = append(list, finding{fail, check, err.Error() + ", so evictions are not refused", "the drain-guard mends it, but not after an unlock; see its log"})
 		}
 	}
-	if len(names) == 0 {
-		return []finding{{warn, check, "no namespace is enabled", fmt.Sprintf("kubectl label namespace NAME %s=true", call.EnabledLabel)}}
+	var labelled []string
+	for name, is := range s.optIns {
+		// "false" is somebody's word, and no slip.
+		if is.wrong != nil && *is.wrong != "false" {
+			labelled = append(labelled, name)
+		}
+	}
+	slices.Sort(labelled)
+	for _, name := range labelled {
+		is := s.optIns[name]
+		list = append(list, finding{warn, check, is.off(name) + ", and nothing holds calls there", is.enable(name)})
+	}
+	if len(names) == 0 && len(list) == 0 {
+		return []finding{{warn, check, "no namespace is enabled", "an administrator enables one: " + optIn{}.enable("NAME")}}
 	}
 	return bounded(list, finding{ok, check, fmt.Sprintf("%d enabled, each with its PodDisruptionBudget %s: %s", len(names), guard.BudgetName, some(names)), ""})
 }
@@ -329,10 +364,14 @@ func checkOptIn(s scene) []finding {
 	}
 	var list []finding
 	for name, pods := range byNamespace {
-		list = append(list, finding{fail, check, fmt.Sprintf("namespace %s is not enabled, and nothing holds the calls of %s there, such as %s", name, plural(len(pods), "guarded pod"), pods[0].Name),
-			fmt.Sprintf("an administrator enables it: kubectl label namespace %s %s=true", name, call.EnabledLabel)})
+		is := s.optIns[name]
+		list = append(list, finding{fail, check, fmt.Sprintf("%s, and nothing holds the calls of %s there, such as %s", is.off(name), plural(len(pods), "guarded pod"), pods[0].Name),
+			"an administrator enables it: " + is.enable(name)})
 	}
 	slices.SortFunc(list, func(a, b finding) int { return cmp.Compare(a.what, b.what) })
+	if len(s.pods) == 0 {
+		return []finding{{warn, check, "there is no guarded pod, so no call is held or counted", fmt.Sprintf("label the pod template of each agent: %s: \"true\"", call.GuardedLabel)}}
+	}
 	return bounded(list, finding{ok, check, fmt.Sprintf("every guarded pod is in an enabled namespace: %s", plural(len(s.pods), "pod")), ""})
 }
 
@@ -386,7 +425,14 @@ func (c *cluster) checkPods(ctx context.Context, s scene) []finding {
 	}
 	add(fail, pending, "are Pending while a container runs, and are evicted past every budget", "make helpers native sidecars")
 	add(fail, bearing, "tolerate the taint "+guard.KarpenterTaint+":NoSchedule: Karpenter neither evicts them nor waits for them, and their calls end with their node", "name the taints that the pod template tolerates, rather than all of them (operator Exists without a key)")
-	return bounded(list, finding{ok, check, "every guarded pod has the grace its agent needs, and is locked from birth", ""})
+	well := "every guarded pod has the grace its agent needs"
+	switch {
+	case len(s.enabledPods()) == 0:
+		well = "there is no guarded pod in an enabled namespace"
+	case s.held:
+		well += ", and is locked from birth"
+	}
+	return bounded(list, finding{ok, check, well, ""})
 }
 
 // registersWithin is how long a worker may take to be registered with LiveKit.
@@ -428,7 +474,7 @@ func (c *cluster) whyUnable(ctx context.Context, pod *corev1.Pod) (what, do stri
 }
 
 // checkMetricsAPI also reports whether the API, or a version of it, is another adapter's.
-func (c *cluster) checkMetricsAPI(ctx context.Context) (list []finding, others bool) {
+func (c *cluster) checkMetricsAPI(ctx context.Context, s scene) (list []finding, others bool) {
 	const check = "metrics-api"
 	ours, theirs := c.callguard+"/"+call.AdapterName, ""
 	var missing, taken []string
@@ -437,7 +483,7 @@ func (c *cluster) checkMetricsAPI(ctx context.Context) (list []finding, others b
 		err := c.get(ctx, apiservice.Path(name), &service)
 		switch {
 		case apierrors.IsForbidden(err):
-			return []finding{{warn, check, "not checked: " + err.Error(), ""}}, false
+			return []finding{{warn, check, unchecked(err), ""}}, false
 		case apierrors.IsNotFound(err):
 			missing = append(missing, name)
 			continue
@@ -455,10 +501,10 @@ func (c *cluster) checkMetricsAPI(ctx context.Context) (list []finding, others b
 	}
 	switch {
 	case len(taken) > 0:
-		return []finding{{warn, check, fmt.Sprintf("%s is served by %s, not by callguard's Service %s: autoscalers and this plugin read no calls of callguard's there; calls are held all the same", strings.Join(taken, " and "), theirs, ours),
+		return []finding{{warn, check, fmt.Sprintf("%s is served by %s, not by callguard's Service %s: autoscalers and this plugin read no calls of callguard's there%s", strings.Join(taken, " and "), theirs, ours, s.heldAllTheSame()),
 			"autoscalers read them through the other adapter, as the README of charts/callguard says under \"Another adapter\"; or remove it, and install the metrics-adapter"}}, true
 	case len(missing) > 0:
-		return []finding{{fail, check, "there is no APIService " + strings.Join(missing, " and ") + ": autoscalers and this plugin read no calls; they are held all the same",
+		return []finding{{fail, check, "there is no APIService " + strings.Join(missing, " and ") + ": autoscalers and this plugin read no calls" + s.heldAllTheSame(),
 			"install the metrics-adapter (metricsAdapter.enabled=true of charts/callguard); or another adapter, as its README says under \"Another adapter\""}}, false
 	}
 	return []finding{{ok, check, "custom.metrics.k8s.io is available, by Service " + ours, ""}}, false
@@ -482,6 +528,10 @@ func (c *cluster) checkCalls(ctx context.Context, s scene, others bool) []findin
 		}
 		pods += len(mine)
 		counted := c.calls(ctx, name)
+		if forbidden(counted.err) {
+			list = append(list, finding{warn, check, unchecked(counted.err), ""})
+			continue
+		}
 		if counted.err != nil {
 			bad, do := fail, "autoscalers and drains wait until they are"
 			if counted.unread {
@@ -506,6 +556,9 @@ func (c *cluster) checkCalls(ctx context.Context, s scene, others bool) []findin
 			list = append(list, finding{warn, check, fmt.Sprintf("of %d of the %d pods of namespace %s they are not known: %s", unknown, len(mine), name, c.reason(ctx, name, example)),
 				"a pod that is not known is not scaled on, and not let go"})
 		}
+	}
+	if pods == 0 {
+		return bounded(list, finding{ok, check, "no guarded pod runs", ""})
 	}
 	return bounded(list, finding{ok, check, fmt.Sprintf("known of all running guarded pods: %s in %s", plural(calls, "call"), plural(pods, "pod")), ""})
 }

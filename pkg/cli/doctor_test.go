@@ -5,6 +5,7 @@ package cli
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -12,8 +13,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -55,7 +58,7 @@ func TestDoctor(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			want: []string{"FAIL doors ValidatingAdmissionPolicy callguard-birth is missing; apply the chart again; nothing is released until then"},
+			want: []string{"FAIL doors ValidatingAdmissionPolicy callguard-birth is missing; apply the chart again; nothing is released until then", "OK pods every guarded pod has the grace its agent needs"},
 		},
 		"NoGraceDoor": {
 			reason: "The server could do it only after the install; nothing is at stake but the grace of pods that were let go.",
@@ -79,13 +82,13 @@ func TestDoctor(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			want: []string{"FAIL doors MutatingAdmissionPolicyBinding callguard-grace is missing; apply the chart again"},
+			want: []string{"FAIL doors MutatingAdmissionPolicyBinding callguard-grace is missing; apply the chart again", "OK pods every guarded pod has the grace its agent needs"},
 		},
 		"OpenDoor": {
 			reason: "It stands, and does not act.", failed: true, change: func(_ *testing.T, s *stage) {
 				s.fake.PrependReactor("delete", "pods", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, nil })
 			},
-			want: []string{"FAIL doors the API server would delete pod voice/a, which is locked"},
+			want: []string{"FAIL doors the API server would delete pod voice/a, which is locked", "OK pods every guarded pod has the grace its agent needs"},
 		},
 		"NoRightToTry": {
 			reason: "What could not be tried is said; the rest is well.", change: func(_ *testing.T, s *stage) { s.refuse("delete", "pods") },
@@ -110,6 +113,38 @@ func TestDoctor(t *testing.T) {
 		"OptIn": {
 			reason: "A label without effect.", failed: true, objects: []runtime.Object{newNamespace("off", false), newPod("x", in("off"))},
 			want: []string{"FAIL opt-in namespace off is not enabled, and nothing holds the calls of 1 guarded pod there, such as x; an administrator enables it: kubectl label namespace off callguard.dev/enabled=true"},
+		},
+		"OtherValue": {
+			reason: "kubectl changes no label without --overwrite, and the value that does nothing is named.", failed: true,
+			objects: []runtime.Object{labelledNamespace("off", "True"), newPod("x", in("off")), labelledNamespace("idle", "yes"), labelledNamespace("meant", "false")},
+			want: []string{
+				`WARN namespaces namespace idle is not enabled (its label callguard.dev/enabled is "yes", not "true"), and nothing holds calls there; kubectl label namespace idle callguard.dev/enabled=true --overwrite`,
+				`WARN namespaces namespace off is not enabled (its label callguard.dev/enabled is "True", not "true")`,
+				`FAIL opt-in namespace off is not enabled (its label callguard.dev/enabled is "True", not "true"), and nothing holds the calls of 1 guarded pod there, such as x; an administrator enables it: kubectl label namespace off callguard.dev/enabled=true --overwrite`,
+			},
+		},
+		"NoGuard": {
+			reason: "The policies hold calls without it.", failed: true, change: func(_ *testing.T, s *stage) {
+				s.fake.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
+					return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "leases"}, leader.LeaseName)
+				})
+			},
+			want: []string{"FAIL drain-guard no drain-guard leads: there is no lease callguard-system/drain-guard; see Deployment callguard-system/drain-guard, or set --callguard-namespace; no pod is let go; calls are held all the same"},
+		},
+		"NoGuardNorDoor": {
+			reason: "Nothing is said to be held where the policies do not stand.", failed: true, change: func(t *testing.T, s *stage) {
+				t.Helper()
+				if err := s.client.AdmissionregistrationV1().ValidatingAdmissionPolicies().Delete(t.Context(), "callguard-delete", metav1.DeleteOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				s.owners = map[string]string{}
+				unlock(t, s)
+			},
+			want: []string{
+				"FAIL doors ValidatingAdmissionPolicy callguard-delete is missing", "FAIL drain-guard no drain-guard leads: callguard was unlocked",
+				"FAIL metrics-api there is no APIService v1beta1.custom.metrics.k8s.io and v1beta2.custom.metrics.k8s.io: autoscalers and this plugin read no calls; install",
+				"OK pods every guarded pod has the grace its agent needs",
+			},
 		},
 		"Foreign": {
 			reason: "Drains give up.", failed: true, objects: []runtime.Object{otherBudget("second")},
@@ -195,7 +230,7 @@ func TestDoctor(t *testing.T) {
 		},
 		"NoAdapter": {
 			reason: "Both ways out.", failed: true, change: func(_ *testing.T, s *stage) { s.owners = map[string]string{} },
-			want: []string{"FAIL metrics-api there is no APIService v1beta1.custom.metrics.k8s.io and v1beta2.custom.metrics.k8s.io: autoscalers and this plugin read no calls; they are held all the same; install the metrics-adapter (metricsAdapter.enabled=true of charts/callguard); or another adapter"},
+			want: []string{"FAIL metrics-api there is no APIService v1beta1.custom.metrics.k8s.io and v1beta2.custom.metrics.k8s.io: autoscalers and this plugin read no calls; calls are held all the same; install the metrics-adapter (metricsAdapter.enabled=true of charts/callguard); or another adapter"},
 		},
 		"Metrics": {
 			reason: "Unknown is not zero.", failed: true, change: func(_ *testing.T, s *stage) { s.metrics = errors.New("LiveKit is silent") },
@@ -260,6 +295,76 @@ func TestDoctor(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDoctorWithoutCallguard says in one line that it is not installed, and how to; and nothing of calls that are held.
+func TestDoctorWithoutCallguard(t *testing.T) {
+	const line = "FAIL  callguard  it is not installed: there is no Deployment callguard-system/drain-guard, and no admission policy of callguard's"
+	const cure = "; to install it: helm install callguard charts/callguard --namespace callguard-system --create-namespace\n"
+	for name, tc := range map[string]struct {
+		pods []runtime.Object
+		more string
+	}{
+		"NoPods":      {},
+		"GuardedPods": {pods: []runtime.Object{newPod("a"), newPod("b")}, more: "; nothing holds the calls of 2 guarded pods, such as voice/a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newBareStage(t, append(tc.pods, newNamespace(voice, true), newNode(false))...)
+			var out bytes.Buffer
+			if err := doctor(t.Context(), s.cluster, &out, ""); !errors.Is(err, errFailed) {
+				t.Errorf("it ends with %v; want %v", err, errFailed)
+			}
+			if want := squeeze(line + tc.more + cure); squeeze(out.String()) != want {
+				t.Errorf("it says\n%s\nwant\n%s", squeeze(out.String()), want)
+			}
+			common, _, _ := newCommon()
+			err := (&drainOptions{common: common, pace: pace}).run(t.Context(), s.cluster, "node-1")
+			if len(tc.pods) > 0 && (err == nil || strings.Count(err.Error(), "\n") != 1 || !strings.Contains(err.Error(), "callguard cannot hold a call here: it is not installed")) {
+				t.Errorf("a drain ends with %v; want one reason", err)
+			}
+		})
+	}
+}
+
+// TestDoctorAsAViewer has what somebody may not read named as a right, with the role that has it.
+func TestDoctorAsAViewer(t *testing.T) {
+	s := newStage(t, newNamespace(voice, true), newBudget(voice), newGuardDeployment(), newPod("a"))
+	for _, right := range []struct{ resource, group string }{
+		{"validatingadmissionpolicies", "admissionregistration.k8s.io"}, {"validatingadmissionpolicybindings", "admissionregistration.k8s.io"},
+		{"mutatingadmissionpolicies", "admissionregistration.k8s.io"}, {"mutatingadmissionpolicybindings", "admissionregistration.k8s.io"},
+		{"leases", "coordination.k8s.io"},
+	} {
+		s.fake.PrependReactor("get", right.resource, func(clienttesting.Action) (bool, runtime.Object, error) {
+			return true, nil, mayNot("get", right.resource, right.group, "")
+		})
+	}
+	s.metrics = mayNot("get", "pods/active_calls", "custom.metrics.k8s.io", voice)
+	s.apiServices = mayNot("get", "apiservices", "apiregistration.k8s.io", "")
+	var out bytes.Buffer
+	if err := doctor(t.Context(), s.cluster, &out, voice); err != nil {
+		t.Errorf("it ends with %v, and nothing is known to be wrong", err)
+	}
+	const role = "; ClusterRole callguard-viewer has it"
+	for _, want := range []string{
+		"WARN doors not checked: you need the right to get validatingadmissionpolicies.admissionregistration.k8s.io, get validatingadmissionpolicybindings.admissionregistration.k8s.io, get mutatingadmissionpolicies.admissionregistration.k8s.io, get mutatingadmissionpolicybindings.admissionregistration.k8s.io" + role,
+		"WARN drain-guard not checked: you need the right to get leases.coordination.k8s.io" + role,
+		"WARN metrics-api not checked: you need the right to get apiservices.apiregistration.k8s.io" + role,
+		"WARN calls not checked: you need the right to get pods/active_calls.custom.metrics.k8s.io in namespace voice" + role,
+		"OK pods every guarded pod has the grace its agent needs\n",
+	} {
+		if !strings.Contains(squeeze(out.String()), want) {
+			t.Errorf("there is no line %q in:\n%s", want, out.String())
+		}
+	}
+}
+
+// mayNot is the refusal of a server built like kube-apiserver.
+func mayNot(verb, resource, group, namespace string) error {
+	where := " at the cluster scope"
+	if namespace != "" {
+		where = fmt.Sprintf(" in the namespace %q", namespace)
+	}
+	return apierrors.NewForbidden(schema.GroupResource{Group: group, Resource: resource}, "x", fmt.Errorf("User %q cannot %s resource %q in API group %q%s", "bob", verb, resource, group, where))
 }
 
 // squeeze takes the columns' padding out.

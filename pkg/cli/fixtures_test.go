@@ -111,6 +111,13 @@ func newNamespace(name string, enabled bool) *corev1.Namespace {
 	return ns
 }
 
+// labelledNamespace has the label, with a value that enables nothing.
+func labelledNamespace(name, value string) *corev1.Namespace {
+	ns := newNamespace(name, false)
+	ns.Labels[call.EnabledLabel] = value
+	return ns
+}
+
 // newBudget is the budget that the guard makes.
 func newBudget(namespace string) *policyv1.PodDisruptionBudget {
 	most := intstr.FromInt32(math.MaxInt32)
@@ -216,13 +223,7 @@ func newStage(t *testing.T, objects ...runtime.Object) *stage {
 	for _, p := range doors.MutatingBindings {
 		objects = append(objects, p)
 	}
-	s := &stage{fake: fake.NewClientset(objects...), calls: map[string]int64{}}
-	discovery, _ := s.fake.Discovery().(*fakediscovery.FakeDiscovery)
-	discovery.FakedServerVersion = &version.Info{GitVersion: "v1.37.1"}
-	s.fake.Resources = []*metav1.APIResourceList{
-		{GroupVersion: "v1", APIResources: []metav1.APIResource{{Name: "pods/eviction", Kind: "Eviction", Group: "policy", Version: "v1"}}},
-		{GroupVersion: "admissionregistration.k8s.io/v1", APIResources: []metav1.APIResource{{Name: "validatingadmissionpolicies"}, {Name: "mutatingadmissionpolicies"}}},
-	}
+	s := newBareStage(t, objects...)
 	renewed, holder := 0, "guard-1"
 	s.fake.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
 		renewed++
@@ -232,6 +233,19 @@ func newStage(t *testing.T, objects ...runtime.Object) *stage {
 	s.fake.PrependReactor("delete", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New("ValidatingAdmissionPolicy 'callguard-delete' denied request"))
 	})
+	return s
+}
+
+// newBareStage returns one on which callguard is not installed.
+func newBareStage(t *testing.T, objects ...runtime.Object) *stage {
+	t.Helper()
+	s := &stage{fake: fake.NewClientset(objects...), calls: map[string]int64{}}
+	discovery, _ := s.fake.Discovery().(*fakediscovery.FakeDiscovery)
+	discovery.FakedServerVersion = &version.Info{GitVersion: "v1.37.1"}
+	s.fake.Resources = []*metav1.APIResourceList{
+		{GroupVersion: "v1", APIResources: []metav1.APIResource{{Name: "pods/eviction", Kind: "Eviction", Group: "policy", Version: "v1"}}},
+		{GroupVersion: "admissionregistration.k8s.io/v1", APIResources: []metav1.APIResource{{Name: "validatingadmissionpolicies"}, {Name: "mutatingadmissionpolicies"}}},
+	}
 	s.cluster = &cluster{client: s.fake, get: s.get, callguard: manifests.DefaultNamespace, now: noon}
 	return s
 }

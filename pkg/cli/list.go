@@ -134,14 +134,14 @@ func (o *listOptions) list(cmd *cobra.Command, c *cluster, namespace string) err
 			byNamespace[pod.Namespace] = c.calls(ctx, pod.Namespace)
 		}
 	}
-	enabled, err := c.enabled(ctx, names)
+	enabled, err := c.optIns(ctx, names)
 	if err != nil {
 		_, _ = fmt.Fprintln(o.ErrOut, line(err))
 	}
 	for _, pod := range found {
 		p := describe(pod, byNamespace[pod.Namespace].of(pod.Name))
-		if on, read := enabled[pod.Namespace]; read {
-			p.Enabled = &on
+		if is, read := enabled[pod.Namespace]; read {
+			p.Enabled = &is.on
 		}
 		list.Items = append(list.Items, p)
 	}

@@ -32,6 +32,12 @@ const triesOfTheDoor = 5
 // is a note.
 func (c *cluster) preflight(ctx context.Context, a administered, pods []*corev1.Pod) (refusals, notes []string) {
 	refuse := func(format string, args ...any) { refusals = append(refusals, oneLine(fmt.Sprintf(format, args...))) }
+	guarded := slices.DeleteFunc(slices.Clone(pods), func(p *corev1.Pod) bool { return !isGuarded(p) })
+	if c.absent(ctx, a) {
+		f := notInstalled(a, guarded)
+		refuse("callguard cannot hold a call here: %s; %s", f.what, f.do)
+		return refusals, notes
+	}
 	if _, err := admission.Check(ctx, c.client, a.doors); err != nil {
 		refuse("callguard's admission policies are not known to be in force, so a call could be lost: %v; %s", err, doorsCure(err, a))
 	}
@@ -42,21 +48,20 @@ func (c *cluster) preflight(ctx context.Context, a administered, pods []*corev1.
 		notes = append(notes, "whether a drain-guard leads is not known: "+line(err))
 	}
 	var names []string
-	guarded := slices.DeleteFunc(slices.Clone(pods), func(p *corev1.Pod) bool { return !isGuarded(p) })
 	for _, pod := range guarded {
 		if !slices.Contains(names, pod.Namespace) {
 			names = append(names, pod.Namespace)
 		}
 	}
-	enabled, err := c.enabled(ctx, names)
+	enabled, err := c.optIns(ctx, names)
 	if err != nil {
 		refuse("%v", err)
 		return refusals, notes
 	}
 	for _, name := range names {
 		mine := slices.DeleteFunc(slices.Clone(guarded), func(p *corev1.Pod) bool { return p.Namespace != name })
-		if !enabled[name] {
-			refuse("namespace %s is not enabled, so nothing holds the calls of its guarded pods, such as %s; an administrator enables it: kubectl label namespace %s %s=true", name, mine[0].Name, name, call.EnabledLabel)
+		if is := enabled[name]; !is.on {
+			refuse("%s, so nothing holds the calls of its guarded pods, such as %s; an administrator enables it: %s", is.off(name), mine[0].Name, is.enable(name))
 			continue
 		}
 		for _, wrong := range c.lockFaults(ctx, name, mine) {

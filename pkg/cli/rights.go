@@ -4,12 +4,20 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"regexp"
 	"slices"
+	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
+
+// viewerRole is the ClusterRole of the chart that has every right to read what doctor and
+// why read. Whoever has ClusterRole view has it, too.
+const viewerRole = "callguard-viewer"
 
 // forbidden reports whether an error is, in all its parts, about missing rights.
 func forbidden(err error) bool {
@@ -25,6 +33,51 @@ func forbidden(err error) bool {
 		return true
 	}
 	return apierrors.IsForbidden(err)
+}
+
+// unchecked says why something was not checked: which rights are missing, where that is
+// why, and who has them.
+func unchecked(err error) string {
+	if needs := needed(err); forbidden(err) && len(needs) > 0 {
+		return fmt.Sprintf("not checked: you need the right to %s; ClusterRole %s has it", strings.Join(needs, ", "), viewerRole)
+	}
+	return "not checked: " + err.Error()
+}
+
+// needed are the rights that an error says are missing.
+func needed(err error) []string {
+	// As kube-apiserver and every server built like it words it.
+	says := regexp.MustCompile(`cannot (\S+) resource "([^"]*)" in API group "([^"]*)"(?: in the namespace "([^"]*)")?`)
+	var list []string
+	var look func(error)
+	look = func(err error) {
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
+			for _, part := range joined.Unwrap() {
+				look(part)
+			}
+			return
+		}
+		var status *apierrors.StatusError
+		if !errors.As(err, &status) {
+			return
+		}
+		m := says.FindStringSubmatch(status.ErrStatus.Message)
+		if m == nil {
+			return
+		}
+		right := m[1] + " " + m[2]
+		if m[3] != "" {
+			right += "." + m[3]
+		}
+		if m[4] != "" {
+			right += " in namespace " + m[4]
+		}
+		if !slices.Contains(list, right) {
+			list = append(list, right)
+		}
+	}
+	look(err)
+	return list
 }
 
 // memberOf reports whether whoever asks is in a group, and false where the server does

@@ -73,11 +73,11 @@ func why(ctx context.Context, c *cluster, out io.Writer, namespace, name string)
 		_, _ = fmt.Fprintf(p, "%s:\t%s\n", what, fmt.Sprintf(format, args...))
 	}
 	say("Pod", "%s/%s on %s", namespace, name, cmp.Or(pod.Spec.NodeName, "no node yet"))
-	if enabled, err := c.enabled(ctx, []string{namespace}); err != nil {
+	if enabled, err := c.optIns(ctx, []string{namespace}); err != nil {
 		say("Unsure", "%s", line(err))
-	} else if !enabled[namespace] {
-		say("State", "not enabled: nothing holds its calls")
-		say("Do", "an administrator enables the namespace: kubectl label namespace %s %s=true", namespace, call.EnabledLabel)
+	} else if is := enabled[namespace]; !is.on {
+		say("State", "not protected, and nothing holds its calls: %s", is.off(namespace))
+		say("Do", "an administrator enables the namespace: %s", is.enable(namespace))
 		return p.Flush()
 	}
 	a := c.administered(ctx)

@@ -180,7 +180,7 @@ Events:  not known: events is forbidden: no right to list
 		},
 		"NotEnabled": {
 			reason: "The label alone holds nothing.", objects: []runtime.Object{newPod("a"), newNamespace(voice, false)},
-			want: "Pod:     voice/a on node-1\nState:   not enabled: nothing holds its calls\nDo:      an administrator enables the namespace: kubectl label namespace voice callguard.dev/enabled=true\n",
+			want: "Pod:     voice/a on node-1\nState:   not protected, and nothing holds its calls: namespace voice is not enabled\nDo:      an administrator enables the namespace: kubectl label namespace voice callguard.dev/enabled=true\n",
 		},
 	}
 	for name, tc := range cases {

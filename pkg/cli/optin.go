@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// optIn is what a namespace says of callguard.
+type optIn struct {
+	// on reports whether the namespace is enabled.
+	on bool
+	// wrong is the label's value where that enables nothing; nil without the label.
+	wrong *string
+}
+
+func optInOf(ns *corev1.Namespace) optIn {
+	value, has := ns.Labels[call.EnabledLabel]
+	switch {
+	case !has:
+		return optIn{}
+	case value == "true":
+		return optIn{on: true}
+	default:
+		return optIn{wrong: &value}
+	}
+}
+
+// off says that a namespace is not enabled, and names a label that only looks so.
+func (o optIn) off(namespace string) string {
+	text := fmt.Sprintf("namespace %s is not enabled", namespace)
+	if o.wrong != nil {
+		text += fmt.Sprintf(" (its label %s is %q, not \"true\")", call.EnabledLabel, *o.wrong)
+	}
+	return text
+}
+
+// enable is the command that enables a namespace.
+func (o optIn) enable(namespace string) string {
+	command := fmt.Sprintf("kubectl label namespace %s %s=true", namespace, call.EnabledLabel)
+	if o.wrong != nil {
+		command += " --overwrite" // kubectl changes no label without it
+	}
+	return command
+}
+
+// optIns reads what namespaces say. One that is not there says nothing.
+func (c *cluster) optIns(ctx context.Context, names []string) (map[string]optIn, error) {
+	found := map[string]optIn{}
+	for _, name := range names {
+		ns, err := c.client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			found[name] = optIn{}
+		case err != nil:
+			return nil, fmt.Errorf("cannot tell whether namespace %s is enabled: %w", name, err)
+		default:
+			found[name] = optInOf(ns)
+		}
+	}
+	return found, nil
+}
