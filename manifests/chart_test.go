@@ -237,6 +237,39 @@ func TestChartRights(t *testing.T) {
 	}
 }
 
+// TestViewerReads looks at the role that aggregates to view: it is there with and without the adapter, reads what the plugin
+// asks for, and nothing that a viewer is kept from.
+func TestViewerReads(t *testing.T) {
+	for _, flags := range [][]string{nil, {"--set", "metricsAdapter.enabled=false"}} {
+		found := false
+		for _, o := range chart(t, flags...) {
+			role, is := typed(t, o).(*rbacv1.ClusterRole)
+			if !is || role.Name != "callguard-viewer" {
+				continue
+			}
+			found = true
+			if role.Labels["rbac.authorization.k8s.io/aggregate-to-view"] != "true" {
+				t.Error("a viewer does not have it")
+			}
+			for _, rule := range role.Rules {
+				for _, verb := range rule.Verbs {
+					if verb != "get" && verb != "list" {
+						t.Errorf("it may %s %v", verb, rule.Resources)
+					}
+				}
+				for _, resource := range rule.Resources {
+					if resource == "secrets" || strings.Contains(resource, "/") || resource == "*" && !slices.Equal(rule.APIGroups, []string{"custom.metrics.k8s.io"}) {
+						t.Errorf("it may read %s of %v", resource, rule.APIGroups)
+					}
+				}
+			}
+		}
+		if !found {
+			t.Errorf("with %v there is none", flags)
+		}
+	}
+}
+
 // TestUnlockStep looks at the step after an uninstall: it is nothing that an install makes, has an account and rights of
 // its own, and can be left out.
 func TestUnlockStep(t *testing.T) {
