@@ -11,7 +11,8 @@ COPY cmd cmd
 COPY manifests manifests
 COPY pkg pkg
 ARG TARGETARCH
-RUN GOARCH=$TARGETARCH go build -trimpath -buildvcs=false "-ldflags=-s -w -buildid=" -o /out/ ./cmd/...
+ARG VERSION=dev
+RUN GOARCH=$TARGETARCH go build -trimpath -buildvcs=false "-ldflags=-s -w -buildid= -X github.com/callguard/callguard/manifests.version=$VERSION" -o /out/ ./cmd/...
 
 FROM scratch
 LABEL org.opencontainers.image.title=callguard \

@@ -64,6 +64,7 @@ func Parse(v Values) (*Doors, error) {
 		"system:serviceaccount:"+DefaultNamespace+":"+DefaultAccount, "system:serviceaccount:"+v.Namespace+":"+v.Account,
 		DefaultBreakGlassGroup, v.BreakGlassGroup,
 		strconv.Itoa(DefaultPriority), strconv.Itoa(int(v.Priority)),
+		"app.kubernetes.io/version: "+development+"\n", "app.kubernetes.io/version: "+Version()+"\n",
 	).Replace(doors)
 	return parse(text)
 }

@@ -48,7 +48,7 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 		return fmt.Errorf("cannot make a folder for the programs: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	image, err := oci.Programs(ctx, ".", dir, *arch)
+	image, err := oci.Programs(ctx, ".", dir, *arch, oci.Development)
 	if err != nil {
 		return err
 	}

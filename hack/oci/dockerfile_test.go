@@ -88,7 +88,7 @@ func TestDockerfileMakesTheSameImage(t *testing.T) {
 		}
 	})
 	t.Run("TheSameBuild", func(t *testing.T) {
-		want := slices.Concat([]string{"GOARCH=$TARGETARCH", "go", "build"}, buildFlags(), []string{"-o", "/out/", "./cmd/..."})
+		want := slices.Concat([]string{"GOARCH=$TARGETARCH", "go", "build"}, buildFlags("$VERSION"), []string{"-o", "/out/", "./cmd/..."})
 		if diff := cmp.Diff(slices.Concat([]string{"go", "mod", "download"}, want), all(build, "RUN")); diff != "" {
 			t.Errorf("what the Dockerfile runs (-want +got):\n%s", diff)
 		}

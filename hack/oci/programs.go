@@ -23,11 +23,11 @@ func Platforms() []Platform {
 
 // Programs builds every program of this repository for Linux on arch, such as amd64,
 // into a folder, and returns the image that holds them all with the licences that
-// go with them. repository is the folder of the checkout. The files must stay until
-// the image is written.
-func Programs(ctx context.Context, repository, dir, arch string) (Image, error) {
+// go with them. repository is the folder of the checkout, and version what the programs
+// say that they are. The files must stay until the image is written.
+func Programs(ctx context.Context, repository, dir, arch, version string) (Image, error) {
 	image := Image{Files: map[string]string{}, Text: map[string]string{}, Labels: labels(), Platform: &v1.Platform{OS: "linux", Architecture: arch}}
-	if err := Build(ctx, repository, dir+string(filepath.Separator), "linux", arch, "./cmd/..."); err != nil {
+	if err := Build(ctx, repository, dir+string(filepath.Separator), "linux", arch, version, "./cmd/..."); err != nil {
 		return image, err
 	}
 	programs, err := os.ReadDir(dir)
@@ -47,17 +47,20 @@ func Programs(ctx context.Context, repository, dir, arch string) (Image, error) 
 	return image, nil
 }
 
+// Development is the version of what is no release.
+const Development = "dev"
+
 // Licences are the files of a checkout that go with its programs.
 func Licences() []string { return []string{"LICENSE", "THIRD_PARTY_NOTICES"} }
 
 // Build builds packages of a checkout so that the same source and the same Go make the same bytes, wherever the checkout
 // lies. output is a file, or a folder with a separator at its end.
-func Build(ctx context.Context, repository, output, system, arch string, packages ...string) error {
+func Build(ctx context.Context, repository, output, system, arch, version string, packages ...string) error {
 	output, err := filepath.Abs(output)
 	if err != nil {
 		return fmt.Errorf("cannot tell where %s is: %w", output, err)
 	}
-	args := append([]string{"build"}, buildFlags()...)
+	args := append([]string{"build"}, buildFlags(version)...)
 	args = append(append(args, "-o", output), packages...)
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = repository
@@ -69,8 +72,8 @@ func Build(ctx context.Context, repository, output, system, arch string, package
 }
 
 // buildFlags, buildEnvironment and labels stand in the Dockerfile, too.
-func buildFlags() []string {
-	return []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid="}
+func buildFlags(version string) []string {
+	return []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X github.com/callguard/callguard/manifests.version=" + version}
 }
 
 func buildEnvironment() []string {

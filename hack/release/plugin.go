@@ -50,7 +50,7 @@ func makePlugin(ctx context.Context, c *checkout, version, dir, work string, pla
 		url: moduleURL(modulePath, "v"+version) + "#cmd/" + pluginProgram, licence: "Apache-2.0"}, c)
 	for _, p := range platforms {
 		program := filepath.Join(work, p.System+"_"+p.Arch, pluginOn(p))
-		if err := oci.Build(ctx, c.dir, program, p.System, p.Arch, "./cmd/"+pluginProgram); err != nil {
+		if err := oci.Build(ctx, c.dir, program, p.System, p.Arch, version, "./cmd/"+pluginProgram); err != nil {
 			return err
 		}
 		data, err := os.ReadFile(program)

@@ -169,7 +169,7 @@ func (r *release) makeImage(ctx context.Context, m *made, dir, work string) erro
 		if err := os.MkdirAll(programs, 0o755); err != nil {
 			return fmt.Errorf("cannot make a folder for the programs: %w", err)
 		}
-		image, err := oci.Programs(ctx, r.source.dir, programs, arch)
+		image, err := oci.Programs(ctx, r.source.dir, programs, arch, r.version)
 		if err != nil {
 			return err
 		}

@@ -66,7 +66,7 @@ func (s standing) differs(want *manifests.Doors) error {
 			errs = append(errs, fmt.Errorf("cannot read %s %s: %w", kind, want.GetName(), err))
 		case !holds():
 			errs = append(errs, fmt.Errorf("%s %s is not as this version of callguard has it (it is of %s, this is %s)",
-				kind, want.GetName(), doorVersion(is), doorVersion(want)))
+				kind, want.GetName(), Version(is), Version(want)))
 		}
 	}
 	advice := map[string]bool{}
@@ -137,7 +137,8 @@ func bindingHolds(want, is admissionregistrationv1.ValidatingAdmissionPolicyBind
 // versionLabel says of which version of the chart a door is.
 const versionLabel = "app.kubernetes.io/version"
 
-func doorVersion(door metav1.Object) string {
+// Version is the version of callguard that a policy or binding is of, as its label says.
+func Version(door metav1.Object) string {
 	return cmp.Or(door.GetLabels()[versionLabel], "an unknown version")
 }
 

@@ -137,6 +137,7 @@ func (c *cluster) examine(ctx context.Context, namespace string) []finding {
 		findings = slices.DeleteFunc(findings, func(f finding) bool { return f.level == ok })
 		return append(findings, notInstalled(s.admin, s.pods))
 	}
+	findings = append(findings, c.checkVersions(ctx))
 	s.namespaces, s.optIns, namespacesErr = c.enabledIn(ctx, namespace)
 	s.budgets, budgetsErr = c.budgets(ctx, namespace)
 	doors, held := c.checkDoors(ctx, s)

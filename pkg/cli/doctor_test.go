@@ -24,6 +24,7 @@ import (
 )
 
 const allWell = `OK    api-server      v1.37.1 serves validating and mutating admission policies
+OK    versions        plugin dev, policies dev, drain-guard callguard:dev, metrics-adapter not installed
 OK    doors           all admission policies stand as this version has them, and the API server refuses to delete a locked pod
 OK    drain-guard     guard-1 leads
 OK    namespaces      1 enabled, each with its PodDisruptionBudget callguard: voice
@@ -141,7 +142,7 @@ func TestDoctor(t *testing.T) {
 				unlock(t, s)
 			},
 			want: []string{
-				"FAIL doors ValidatingAdmissionPolicy callguard-delete is missing", "FAIL drain-guard no drain-guard leads: callguard was unlocked",
+				"OK versions plugin dev, policies not installed,", "FAIL doors ValidatingAdmissionPolicy callguard-delete is missing", "FAIL drain-guard no drain-guard leads: callguard was unlocked",
 				"FAIL metrics-api there is no APIService v1beta1.custom.metrics.k8s.io and v1beta2.custom.metrics.k8s.io: autoscalers and this plugin read no calls; install",
 				"OK pods every guarded pod has the grace its agent needs",
 			},
@@ -192,7 +193,7 @@ func TestDoctor(t *testing.T) {
 			reason: "Who may not read the target reads that it may be guarded.", objects: []runtime.Object{autoscaler("gone", 0)},
 			change: func(_ *testing.T, s *stage) { s.refuse("get", "deployments") },
 			want: []string{
-				"OK doors all admission policies stand as this version has them (the guard's settings",
+				"OK versions plugin dev, policies dev, drain-guard not known: ", "OK doors all admission policies stand as this version has them (the guard's settings",
 				"WARN autoscalers HorizontalPodAutoscaler voice/gone may scale Deployment gone to zero (whether its pods are guarded is not known: ",
 			},
 		},
@@ -246,7 +247,7 @@ func TestDoctor(t *testing.T) {
 				s.refuse("get", "validatingadmissionpolicies")
 			},
 			want: []string{
-				"FAIL doors", "WARN opt-in not checked: cannot list guarded pods: pods is forbidden: no right to list", "WARN other-budgets not checked", "WARN pods not checked", "WARN calls not checked",
+				"FAIL doors", "OK versions plugin dev, policies not known: ", "WARN opt-in not checked: cannot list guarded pods: pods is forbidden: no right to list", "WARN other-budgets not checked", "WARN pods not checked", "WARN calls not checked",
 			},
 		},
 	}

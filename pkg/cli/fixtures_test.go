@@ -181,7 +181,7 @@ func newGuardDeployment(args ...string) *appsv1.Deployment {
 	return &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: manifests.DefaultNamespace, Name: call.GuardName},
 		Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{
-			{Name: call.GuardName, Command: []string{"/drain-guard"}, Args: append([]string{"--log-level=info"}, args...)},
+			{Name: call.GuardName, Image: "callguard:dev", Command: []string{"/drain-guard"}, Args: append([]string{"--log-level=info"}, args...)},
 		}}}},
 	}
 }

@@ -108,7 +108,7 @@ func loadImages(ctx context.Context, progress io.Writer) error {
 	if err := os.Mkdir(programs, 0o700); err != nil {
 		return err
 	}
-	ours, err := oci.Programs(ctx, repository, programs, oci.LocalArch)
+	ours, err := oci.Programs(ctx, repository, programs, oci.LocalArch, oci.Development)
 	if err != nil {
 		return err
 	}
