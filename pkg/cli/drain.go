@@ -17,9 +17,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/kubectl/pkg/drain"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/pkg/leader"
 )
 
@@ -39,64 +41,99 @@ const (
 	pageSize = 500
 )
 
+// unprotectedFlag names what it gives up.
+const unprotectedFlag = "end-unprotected-calls"
+
 // drainOptions are what the flags of drain say.
 type drainOptions struct {
 	*common
 
+	selector           string
 	timeout            time.Duration
 	dryRun             bool
+	detach             bool // do not wait
 	ignoreDaemonSets   bool
 	deleteEmptyDirData bool
 	force              bool
+	endUnprotected     bool
 	pace, leaderPace   time.Duration
 }
 
 func newDrain(c *common) *cobra.Command {
-	o := &drainOptions{common: c, pace: drainPace, leaderPace: leaderPace}
+	o := &drainOptions{common: c, pace: drainPace, leaderPace: leaderPace, ignoreDaemonSets: true}
+	wait := true
 	cmd := &cobra.Command{
-		Use: "drain NODE", Short: "Drain a node without losing a call", Args: oneName("node"),
-		Long: "Cordons a node and evicts its pods, as kubectl drain does, and shows what holds it up: which pods, how many calls,\n" +
-			"since when, and why. It refuses to start where a call could be lost. No flag ends a call.\n\n" +
-			"Exit codes: 0, the node is empty; 1, an error, or it was refused and nothing was changed;\n" +
-			"2, it was interrupted or --timeout is over: the node stays cordoned and calls go on.",
+		Use: "drain NODE...", Short: "Drain nodes without losing a call",
+		Long: "Cordons nodes and evicts their pods, as kubectl drain does, and shows what holds them up: which pods, how many calls,\n" +
+			"since when, and why. It refuses to start where a call could be lost. Several nodes are cordoned first, and then drained\n" +
+			"at once. No flag ends a call that callguard protects. Pods of DaemonSets are left, and a call-gate's journal is no data.\n\n" +
+			"Exit codes: 0, the nodes are empty, or with --wait=false, all was asked for;\n" +
+			"1, an error, or it was refused and nothing was changed;\n" +
+			"2, it was interrupted or --timeout is over: the nodes stay cordoned and calls go on. With --dry-run: the drain could not\n" +
+			"end as things are, for calls are not known.",
+		Example: "  kubectl calls drain node-1 --dry-run       # what would go, and what would hold it up\n" +
+			"  kubectl calls drain node-1                 # until its last call is over\n" +
+			"  kubectl calls drain node-1 --timeout=30m   # no longer than that; calls go on\n" +
+			"  kubectl calls drain node-1 node-2          # both at once\n" +
+			"  kubectl calls drain -l pool=old --wait=false",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.timeout < 0 {
-				return fmt.Errorf("--timeout is %q; use 0 for no limit, or a duration, such as 30m", o.timeout)
+			o.detach = !wait
+			if err := o.validate(args); err != nil {
+				return err
 			}
 			cl, err := c.connect()
 			if err != nil {
 				return err
 			}
-			return o.run(cmd.Context(), cl, strings.TrimPrefix(args[0], "node/"))
+			names, err := cl.nodeNames(cmd.Context(), args, o.selector)
+			if err != nil {
+				return err
+			}
+			return o.run(cmd.Context(), cl, names...)
 		},
 	}
 	fs := cmd.Flags()
-	fs.DurationVar(&o.timeout, "timeout", o.timeout, "How long to wait for the node to be empty; 0 for as long as its calls last.")
+	fs.StringVarP(&o.selector, "selector", "l", o.selector, "Drain the nodes with these labels, such as pool=old.")
+	fs.DurationVar(&o.timeout, "timeout", o.timeout, "How long to wait for the nodes to be empty; 0 for as long as their calls last.")
 	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Say what would be evicted and what would hold it up, and change nothing.")
-	fs.BoolVar(&o.ignoreDaemonSets, "ignore-daemonsets", o.ignoreDaemonSets, "Leave pods of DaemonSets where they are.")
-	fs.BoolVar(&o.deleteEmptyDirData, "delete-emptydir-data", o.deleteEmptyDirData, "Go on although pods have emptyDir volumes, whose data goes with them. The call-gate's journal is one.")
+	fs.BoolVar(&wait, "wait", wait, "Wait until the nodes are empty. Without, cordon them and evict each pod once: callguard lets each guarded pod go after its last call, and deletes it.")
+	fs.BoolVar(&o.ignoreDaemonSets, "ignore-daemonsets", o.ignoreDaemonSets, "Leave pods of DaemonSets where they are; false refuses where there are any.")
+	fs.BoolVar(&o.deleteEmptyDirData, "delete-emptydir-data", o.deleteEmptyDirData, "Go on although pods have emptyDir volumes, whose data goes with them. The call-gate's journal needs no flag.")
 	fs.BoolVar(&o.force, "force", o.force, "Go on although pods have no controller that would make them anew. It ends no call.")
+	fs.BoolVar(&o.endUnprotected, unprotectedFlag, o.endUnprotected, "Go on although guarded pods are in namespaces that are not enabled: nothing holds their calls, which end.")
 	return cmd
 }
 
+func (o *drainOptions) validate(args []string) error {
+	switch {
+	case o.timeout < 0:
+		return fmt.Errorf("--timeout is %q; use 0 for no limit, or a duration, such as 30m", o.timeout)
+	case o.detach && o.timeout > 0:
+		return errors.New("--timeout with --wait=false has nothing to bound; leave one out")
+	}
+	return checkNodes(args, o.selector, "kubectl calls drain")
+}
+
 // command is the command line that goes on with this drain.
-func (o *drainOptions) command(node string) string {
-	words := []string{"kubectl calls drain", node}
-	for flag, set := range map[string]bool{"--ignore-daemonsets": o.ignoreDaemonSets, "--delete-emptydir-data": o.deleteEmptyDirData, "--force": o.force} {
+func (o *drainOptions) command(nodes ...string) string {
+	var flags []string
+	for flag, set := range map[string]bool{
+		"--ignore-daemonsets=false": !o.ignoreDaemonSets, "--delete-emptydir-data": o.deleteEmptyDirData, "--force": o.force, "--" + unprotectedFlag: o.endUnprotected,
+	} {
 		if set {
-			words = append(words, flag)
+			flags = append(flags, flag)
 		}
 	}
-	slices.Sort(words[2:])
-	return strings.Join(words, " ")
+	slices.Sort(flags)
+	return strings.Join(slices.Concat([]string{"kubectl calls drain"}, nodes, flags), " ")
 }
 
 // helper is kubectl's own way to drain. It evicts, with each pod's own grace, and
-// never deletes.
+// never deletes. Whose data would go with it, list says.
 func (o *drainOptions) helper(ctx context.Context, c *cluster) *drain.Helper {
 	return &drain.Helper{
 		Ctx: ctx, Client: c.client, Force: o.force, GracePeriodSeconds: -1, IgnoreAllDaemonSets: o.ignoreDaemonSets,
-		DeleteEmptyDirData: o.deleteEmptyDirData, EvictErrorRetryDelay: o.pace, ChunkSize: pageSize,
+		DeleteEmptyDirData: true, EvictErrorRetryDelay: o.pace, ChunkSize: pageSize,
 		Out: io.Discard, ErrOut: io.Discard, // it says each try; what changes is said here
 	}
 }
@@ -104,36 +141,61 @@ func (o *drainOptions) helper(ctx context.Context, c *cluster) *drain.Helper {
 // list is the pods of a node that a drain takes.
 func (o *drainOptions) list(ctx context.Context, c *cluster, node string) ([]*corev1.Pod, string, error) {
 	list, errs := o.helper(ctx, c).GetPodsForDeletion(node)
-	if len(errs) > 0 {
+	if list == nil {
 		return nil, "", errors.Join(errs...)
 	}
 	var pods []*corev1.Pod
+	var data []string
 	for _, pod := range list.Pods() {
 		pods = append(pods, &pod)
+		if !o.deleteEmptyDirData && keepsData(&pod) {
+			data = append(data, pod.Namespace+"/"+pod.Name)
+		}
 	}
-	return pods, list.Warnings(), nil
+	if len(data) > 0 {
+		errs = append(errs, fmt.Errorf("cannot evict pods whose data in emptyDir volumes goes with them (use --delete-emptydir-data to go on): %s", some(data)))
+	}
+	return pods, list.Warnings(), errors.Join(errs...)
 }
 
-func (o *drainOptions) run(ctx context.Context, c *cluster, name string) error {
-	node, err := c.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return fmt.Errorf("there is no node %q; kubectl get nodes lists them", name)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot read node %s: %w", name, err)
-	}
-	pods, warnings, err := o.list(ctx, c, name)
-	if err != nil {
-		return fmt.Errorf("node %s cannot be drained like this, and was not touched: %s", name, line(err))
-	}
-	if warnings != "" {
-		_, _ = fmt.Fprintln(o.ErrOut, "Warning:", warnings)
+// emptying is the drain of one node.
+type emptying struct {
+	node     *corev1.Node
+	pods     []*corev1.Pod // at the start
+	progress *progress
+	gone     int
+	err      error
+}
+
+func (o *drainOptions) run(ctx context.Context, c *cluster, names ...string) error {
+	var nodes []*emptying
+	var pods []*corev1.Pod
+	a := c.administered(ctx)
+	out := &oneAtATime{to: o.Out}
+	for _, name := range names {
+		e := &emptying{progress: newProgress(c, a, out, name)}
+		var warnings string
+		var err error
+		e.node, err = c.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return fmt.Errorf("there is no node %q; kubectl get nodes lists them", name)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read node %s: %w", name, err)
+		}
+		if e.pods, warnings, err = o.list(ctx, c, name); err != nil {
+			return fmt.Errorf("node %s cannot be drained like this, and nothing was touched: %s", name, line(err))
+		}
+		if warnings != "" {
+			_, _ = fmt.Fprintln(o.ErrOut, "Warning:", warnings)
+		}
+		e.progress.several = len(names) > 1
+		nodes, pods = append(nodes, e), append(pods, e.pods...)
 	}
 	if eviction, err := drain.CheckEvictionSupport(c.client); err != nil || eviction.Empty() {
 		return fmt.Errorf("the API server serves no evictions, and callguard deletes no pod instead: %w", cmp.Or(err, errors.New("no "+drain.EvictionSubresource)))
 	}
-	a := c.administered(ctx)
-	refusals, notes := c.preflight(ctx, a, pods)
+	refusals, notes, unprotected := c.preflight(ctx, a, pods, o.endUnprotected)
 	for _, note := range notes {
 		_, _ = fmt.Fprintln(o.ErrOut, "Warning:", note)
 	}
@@ -141,39 +203,65 @@ func (o *drainOptions) run(ctx context.Context, c *cluster, name string) error {
 		refusals = append(refusals[:shown], fmt.Sprintf("and %d reasons more", more))
 	}
 	if len(refusals) > 0 {
-		return fmt.Errorf("node %s is not drained, and was not touched:\n  %s", name, strings.Join(refusals, "\n  "))
+		return fmt.Errorf("%s:\n  %s", ofNodes(names, "node %s is not drained, and was not touched", "nodes %s are not drained, and were not touched"), strings.Join(refusals, "\n  "))
 	}
-	w := newProgress(c, a, o.Out, name)
+	for _, e := range nodes {
+		e.progress.unprotected = unprotected
+	}
 	if o.dryRun {
-		for _, s := range w.standings(ctx, pods) {
-			_, _ = fmt.Fprintf(o.Out, "%s would be evicted: %s\n", s.name(), s)
-		}
-		_, _ = fmt.Fprintf(o.Out, "node/%s would be cordoned and drained (dry run)\n", name)
-		return nil
+		return o.foretell(ctx, c, out, nodes)
 	}
-	if node.Spec.Unschedulable {
-		_, _ = fmt.Fprintf(o.Out, "node/%s already cordoned\n", name)
-	} else {
-		if err := drain.RunCordonOrUncordon(o.helper(ctx, c), node, true); err != nil {
-			return fmt.Errorf("cannot cordon node %s: %w", name, err)
+	for _, e := range nodes {
+		if e.node.Spec.Unschedulable {
+			_, _ = fmt.Fprintf(out, "node/%s already cordoned\n", e.node.Name)
+			continue
 		}
-		_, _ = fmt.Fprintf(o.Out, "node/%s cordoned\n", name)
+		if err := drain.RunCordonOrUncordon(o.helper(ctx, c), e.node, true); err != nil {
+			return fmt.Errorf("cannot cordon node %s: %w", e.node.Name, err)
+		}
+		_, _ = fmt.Fprintf(out, "node/%s cordoned\n", e.node.Name)
 	}
+	if o.detach {
+		return o.ask(ctx, c, nodes)
+	}
+	return o.drain(ctx, c, nodes, names)
+}
+
+// drain empties nodes that are cordoned.
+func (o *drainOptions) drain(ctx context.Context, c *cluster, nodes []*emptying, names []string) error {
 	began := c.now()
 	bounded, cancel := ctx, context.CancelFunc(func() {})
 	if o.timeout > 0 {
 		bounded, cancel = context.WithTimeout(ctx, o.timeout)
 	}
 	defer cancel()
-	n, err := o.empty(bounded, c, w, name)
-	if err != nil && bounded.Err() != nil {
-		return o.interrupted(context.WithoutCancel(ctx), ctx.Err() == nil, w, name)
+	looking, stop := context.WithCancel(bounded)
+	var work, looks sync.WaitGroup
+	looks.Go(func() { nodes[0].progress.watchLeader(looking, cmp.Or(o.leaderPace, leaderPace)) })
+	for _, e := range nodes {
+		work.Go(func() {
+			e.gone, e.err = o.empty(bounded, c, e.progress, e.node.Name)
+			if e.err == nil {
+				_, _ = fmt.Fprintf(e.progress.out, "node/%s drained: %s left it in %s\n", e.node.Name, plural(e.gone, "pod"), c.now().Sub(began).Round(time.Second))
+			}
+		})
 	}
-	if err != nil {
-		return fmt.Errorf("node %s is not empty, and stays cordoned: %s; go on with: %s", name, line(err), o.command(name))
+	work.Wait()
+	stop()
+	looks.Wait()
+	var errs []string
+	for _, e := range nodes {
+		if e.err != nil {
+			errs = append(errs, fmt.Sprintf("node %s is not empty, and stays cordoned: %s", e.node.Name, line(e.err)))
+		}
 	}
-	_, _ = fmt.Fprintf(o.Out, "node/%s drained: %s left it in %s\n", name, plural(n, "pod"), c.now().Sub(began).Round(time.Second))
-	return nil
+	switch {
+	case len(errs) == 0:
+		return nil
+	case bounded.Err() != nil:
+		return o.interrupted(context.WithoutCancel(ctx), ctx.Err() == nil, nodes)
+	}
+	return fmt.Errorf("%s; go on with: %s", strings.Join(errs, "; "), o.command(names...))
 }
 
 // empty evicts pods until none is left, and says how many went. Pods that were on
@@ -202,16 +290,10 @@ func (o *drainOptions) evict(ctx context.Context, c *cluster, w *progress, pods 
 	looking, stop := context.WithCancel(ctx)
 	var looks sync.WaitGroup
 	looks.Go(func() { w.watch(looking, pods, o.pace) })
-	looks.Go(func() { w.watchLeader(looking, cmp.Or(o.leaderPace, leaderPace)) })
 	errs := make([]error, len(pods))
 	var evictions sync.WaitGroup
 	for i, pod := range pods {
-		evictions.Go(func() {
-			errs[i] = o.helper(ctx, c).DeleteOrEvictPods([]corev1.Pod{*pod})
-			if errs[i] != nil && ctx.Err() == nil {
-				w.say("%s/%s cannot be evicted: %s", pod.Namespace, pod.Name, line(errs[i]))
-			}
-		})
+		evictions.Go(func() { errs[i] = o.evictOne(ctx, c, w, pod) })
 	}
 	evictions.Wait()
 	stop()
@@ -222,21 +304,85 @@ func (o *drainOptions) evict(ctx context.Context, c *cluster, w *progress, pods 
 	return errors.Join(errs...)
 }
 
-// interrupted says how a drain stands that ends before its node is empty.
-func (o *drainOptions) interrupted(ctx context.Context, timeout bool, w *progress, node string) error {
+// evictOne evicts a pod. While it has two budgets Kubernetes answers 500, which ends when
+// one of them is deleted.
+func (o *drainOptions) evictOne(ctx context.Context, c *cluster, w *progress, pod *corev1.Pod) error {
+	name := pod.Namespace + "/" + pod.Name
+	for {
+		err := o.helper(ctx, c).DeleteOrEvictPods([]corev1.Pod{*pod})
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		several := c.severalBudgets(ctx, pod)
+		if several == "" {
+			w.say("%s cannot be evicted: %s", name, line(err))
+			return err
+		}
+		w.changed("budgets of "+name, name+" cannot be evicted yet, and is tried again: "+several)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(o.pace):
+		}
+	}
+}
+
+// severalBudgets names the PodDisruptionBudgets of a pod that has more than one; empty
+// otherwise, and where that is not known.
+func (c *cluster) severalBudgets(ctx context.Context, pod *corev1.Pod) string {
+	is, err := c.client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	if err != nil {
+		return ""
+	}
+	budgets, err := c.budgets(ctx, pod.Namespace)
+	if err != nil {
+		return ""
+	}
+	var names []string
+	others := 0
+	for _, pdb := range budgets {
+		selector, err := metav1.LabelSelectorAsSelector(pdb.Spec.Selector)
+		if err != nil || !selector.Matches(labels.Set(is.Labels)) {
+			continue
+		}
+		names = append(names, pdb.Name)
+		if pdb.Name != guard.BudgetName {
+			others++
+		}
+	}
+	if len(names) < 2 {
+		return ""
+	}
+	do := "delete all but one"
+	if len(names) > others { // callguard's is among them
+		names = slices.DeleteFunc(names, func(name string) bool { return name == guard.BudgetName })
+		return fmt.Sprintf("PodDisruptionBudget %s matches it beside callguard's; delete it, and use annotation %s of the workload", strings.Join(names, ", "), call.MinAvailableAnnotation)
+	}
+	return fmt.Sprintf("PodDisruptionBudgets %s match it; %s", strings.Join(names, ", "), do)
+}
+
+// interrupted says how a drain stands that ends before its nodes are empty.
+func (o *drainOptions) interrupted(ctx context.Context, timeout bool, nodes []*emptying) error {
 	ctx, cancel := context.WithTimeout(ctx, lastWords)
 	defer cancel()
 	why := "interrupted"
 	if timeout {
 		why = "--timeout is over"
 	}
-	pods, _, err := o.list(ctx, w.cluster, node)
-	switch {
-	case err != nil:
-		_, _ = fmt.Fprintf(o.ErrOut, "%s: node %s stays cordoned; what is left on it is not known: %s\n", why, node, line(err))
-	default:
+	var names []string
+	for _, e := range nodes {
+		node := e.node.Name
+		if e.err == nil {
+			continue // it is empty
+		}
+		names = append(names, node)
+		pods, _, err := o.list(ctx, e.progress.cluster, node)
+		if err != nil {
+			_, _ = fmt.Fprintf(o.ErrOut, "%s: node %s stays cordoned; what is left on it is not known: %s\n", why, node, line(err))
+			continue
+		}
 		_, _ = fmt.Fprintf(o.ErrOut, "%s: node %s stays cordoned; left on it: %s\n", why, node, plural(len(pods), "pod"))
-		for i, s := range w.standings(ctx, pods) {
+		for i, s := range e.progress.standings(ctx, pods) {
 			if i == shown {
 				_, _ = fmt.Fprintf(o.ErrOut, "  and %d more\n", len(pods)-shown)
 				break
@@ -245,7 +391,8 @@ func (o *drainOptions) interrupted(ctx context.Context, timeout bool, w *progres
 		}
 	}
 	_, _ = fmt.Fprintf(o.ErrOut, "Their calls go on, and callguard lets each guarded pod go after its last one.\n"+
-		"To go on: %s\nTo keep the node: kubectl uncordon %s (pods that take no new call still go)\n", o.command(node), node)
+		"To go on: %s\nTo keep the %s: kubectl uncordon %s (pods that take no new call still go)\n",
+		o.command(names...), strings.TrimPrefix(plural(len(names), "node"), fmt.Sprint(len(names))+" "), strings.Join(names, " "))
 	return errWaiting
 }
 
@@ -258,6 +405,10 @@ type progress struct {
 	leaderless bool
 	doors      error // what is wrong with the policies
 	doorsRead  time.Time
+	// several says that other nodes are drained beside this one.
+	several bool
+	// unprotected says of namespaces that are not enabled why.
+	unprotected map[string]string
 
 	mu   sync.Mutex
 	out  io.Writer
@@ -321,7 +472,7 @@ func (w *progress) look(ctx context.Context, pods []*corev1.Pod) {
 		return
 	}
 	if err != nil {
-		w.changed("left", "what is left is not known: "+line(err))
+		w.changed("left", w.about()+"what is left is not known: "+line(err))
 		return
 	}
 	var left []*corev1.Pod
@@ -349,11 +500,28 @@ func (w *progress) look(ctx context.Context, pods []*corev1.Pod) {
 			unknown++
 		}
 	}
-	rest := fmt.Sprintf("%d of %s left, with %s", len(left), plural(len(pods), "pod"), words(call.Known(calls, time.Time{})))
-	if unknown > 0 {
-		rest += fmt.Sprintf("; of %d the calls are not known", unknown)
+	w.changed("left", w.about()+fmt.Sprintf("%d of %s left", len(left), plural(len(pods), "pod"))+withCalls(calls, unknown))
+}
+
+// about begins a line that is about the node.
+func (w *progress) about() string {
+	if w.several {
+		return "node/" + w.node + ": "
 	}
-	w.changed("left", rest)
+	return ""
+}
+
+// withCalls ends a line about pods: how many calls those have of which they are known, and
+// of how many pods they are not. Then there may be more.
+func withCalls(calls, unknown int) string {
+	switch {
+	case unknown == 0:
+		return ", with " + words(call.Known(calls, time.Time{}))
+	case calls == 0:
+		return "; of " + plural(unknown, "pod") + " the calls are not known"
+	default:
+		return fmt.Sprintf(", with %s or more; of %s the calls are not known", plural(calls, "call"), plural(unknown, "pod"))
+	}
 }
 
 // changed says a line about something, unless it was said last.
@@ -375,6 +543,11 @@ type standing struct {
 	since   time.Time
 	calls   call.Reading
 	why     string
+	// unread says that the metrics API could not be read, which is not the guard's only
+	// source.
+	unread bool
+	// unprotected says that the pod's namespace is not enabled: its calls end with it.
+	unprotected string
 }
 
 func (s standing) name() string { return s.pod.Namespace + "/" + s.pod.Name }
@@ -384,7 +557,10 @@ func (s standing) String() string {
 	if s.pod.DeletionTimestamp != nil {
 		return "ends"
 	}
-	if !s.guarded {
+	switch {
+	case s.unprotected != "":
+		return "not protected, so its calls end with it: " + s.unprotected
+	case !s.guarded:
 		return cmp.Or(s.why, "not guarded")
 	}
 	text := string(s.state)
@@ -407,7 +583,7 @@ func (s standing) String() string {
 // soon not asked any more; only what it is known to hold is said then.
 func (s standing) counts() bool {
 	n, _ := s.calls.Calls()
-	return s.guarded && (s.state != call.Released || n > 0)
+	return s.guarded && s.unprotected == "" && (s.state != call.Released || n > 0)
 }
 
 // doorsEvery is how often a drain reads the policies, of which there are fifteen: the guard
@@ -435,12 +611,21 @@ func (w *progress) standings(ctx context.Context, pods []*corev1.Pod) []standing
 			if err != nil && ctx.Err() == nil {
 				w.changed("why in "+namespace, "why pods of namespace "+namespace+" stay is not known: "+line(err))
 			}
+			coming := sync.OnceValue(func() replacements {
+				r, _ := c.replacements(ctx, namespace) // without, the reason is the guard's alone
+				return r
+			})
 			for _, x := range explained {
 				s := standing{pod: x.Pod, since: x.Intent.At}
 				if x.Intent.Intent != "" && x.State != call.Released {
 					s.why = x.Verdict.Why
 					if onlyGuardKnows(x, counted) {
 						s.why = notKnownHere + "; its Events say what holds it"
+					}
+					if waitsForOthers(x) {
+						if stuck := coming().stuck(x.Pod); stuck != "" {
+							s.why += "; " + stuck
+						}
 					}
 				}
 				held[string(x.Pod.UID)] = s
@@ -451,8 +636,9 @@ func (w *progress) standings(ctx context.Context, pods []*corev1.Pod) []standing
 			s := held[string(pod.UID)]
 			s.pod = cmp.Or(s.pod, pod) // what was explained was read later
 			s.guarded, s.state = isGuarded(pod), call.StateOf(s.pod.Labels, s.pod.Annotations)
+			s.unprotected, s.unread = "", counted.unread
 			if s.guarded {
-				s.calls = counted.of(pod.Name)
+				s.calls, s.unprotected = counted.of(pod.Name), w.unprotected[namespace]
 			} else if err == nil {
 				s.why = refusedBy(budgets, pod)
 			}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -185,7 +186,7 @@ func TestDrainInterrupted(t *testing.T) {
 			}
 			for _, want := range []string{
 				name + ": node node-1 stays cordoned; left on it: ", "  voice/b: draining since ", "1 call: it holds calls\n", "Their calls go on",
-				"To go on: kubectl calls drain node-1 --delete-emptydir-data --ignore-daemonsets\n", "kubectl uncordon node-1",
+				"To go on: kubectl calls drain node-1 --delete-emptydir-data\n", "kubectl uncordon node-1",
 			} {
 				if !strings.Contains(errOut.String(), want) {
 					t.Errorf("it does not say %q:\n%s", want, errOut)
@@ -244,6 +245,195 @@ func otherWeb() *policyv1.PodDisruptionBudget {
 	return pdb
 }
 
+// emptyDir has a volume that goes with the pod.
+func emptyDir(name string) edit {
+	return func(p *corev1.Pod) {
+		p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
+	}
+}
+
+// journal is the gated pod of README.
+func journal(p *corev1.Pod) {
+	gated(true, time.Hour)(p)
+	gate := &p.Spec.InitContainers[0]
+	gate.Command = []string{"/call-gate", "--order-file=/podinfo/annotations", "--journal=/journal"}
+	gate.VolumeMounts = []corev1.VolumeMount{{Name: "podinfo", MountPath: "/podinfo"}, {Name: "journal", MountPath: "/journal"}}
+	emptyDir("journal")(p)
+}
+
+// TestDrainOfAGatedPod needs no flag for the gate's journal, nor for a pod of a DaemonSet, which is left with a note.
+func TestDrainOfAGatedPod(t *testing.T) {
+	yes := true
+	s := newDrainStage(t, newPod("gated", journal), newPod("of-ds", unguarded, func(p *corev1.Pod) {
+		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: "logs", UID: "logs", Controller: &yes}}
+	}), &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: voice, Name: "logs", UID: "logs"}})
+	(&evictions{answer: func(string, int) error { return nil }}).on(s)
+	common, out, errOut := newCommon()
+	o := drainOptions{common: common, pace: pace, ignoreDaemonSets: true}
+	if err := o.run(t.Context(), s.cluster, "node-1"); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "voice/gated: gone\n") || !strings.Contains(out.String(), "node/node-1 drained: 3 pods left it") {
+		t.Errorf("it says:\n%s", out)
+	}
+	if want := "Warning: ignoring DaemonSet-managed Pods: voice/of-ds\n"; errOut.String() != want {
+		t.Errorf("it notes %q; want %q", errOut, want)
+	}
+}
+
+// TestDrainOfUnprotectedPods goes on for whoever gives their calls up by name, and says whose end.
+func TestDrainOfUnprotectedPods(t *testing.T) {
+	s := newDrainStage(t, labelledNamespace("off", "yes"), newPod("x", in("off")))
+	const off = `not protected, so its calls end with it: namespace off is not enabled (its label callguard.dev/enabled is "yes", not "true")`
+	(&evictions{answer: func(string, int) error { return nil }}).on(s)
+	common, out, _ := newCommon()
+	o := drainOptions{common: common, pace: pace, endUnprotected: true, dryRun: true}
+	if err := o.run(t.Context(), s.cluster, "node-1"); err != nil {
+		t.Fatal(err)
+	}
+	if want := "off/x would be evicted: " + off + "\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("it does not say %q:\n%s", want, out)
+	}
+	o.dryRun = false
+	if err := o.run(t.Context(), s.cluster, "node-1"); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "off/x: gone\n") {
+		t.Errorf("it says:\n%s", out)
+	}
+	if got, want := o.command("node-1"), "kubectl calls drain node-1 --end-unprotected-calls --ignore-daemonsets=false"; got != want {
+		t.Errorf("it goes on with %q; want %q", got, want)
+	}
+}
+
+// TestSecondBudgetInMidDrain has a budget appear beside callguard's, whose evictions answer 500 until it is deleted.
+func TestSecondBudgetInMidDrain(t *testing.T) {
+	s := newDrainStage(t)
+	out := &trial.Log{}
+	const said = "voice/b cannot be evicted yet, and is tried again: PodDisruptionBudget second matches it beside callguard's; delete it, and use annotation callguard.dev/min-available of the workload\n"
+	e := &evictions{answer: func(pod string, n int) error {
+		switch {
+		case pod == "a" || n > 4 && strings.Contains(out.String(), said):
+			return nil
+		case n == 1:
+			if err := s.fake.Tracker().Add(otherBudget("second")); err != nil {
+				t.Error(err)
+			}
+		}
+		return apierrors.NewInternalError(errors.New("this pod has more than one PodDisruptionBudget"))
+	}}
+	e.on(s)
+	common, _, _ := newCommon()
+	common.Out = out
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	o := drainOptions{common: common, pace: pace}
+	if err := o.run(ctx, s.cluster, "node-1"); err != nil {
+		t.Fatalf("%v; it says:\n%s", err, out)
+	}
+	if n := strings.Count(out.String(), said); n != 1 {
+		t.Errorf("it says %d times, want once: %q\n%s", n, said, out)
+	}
+	if !strings.Contains(out.String(), "voice/b: gone\n") {
+		t.Errorf("it says:\n%s", out)
+	}
+}
+
+// TestDrainOfSeveralNodes cordons all before it evicts any, and says which node each line is about.
+func TestDrainOfSeveralNodes(t *testing.T) {
+	second := newNode(false)
+	second.Name, second.UID, second.Labels = "node-2", "node-2", map[string]string{"pool": "old"}
+	s := newDrainStage(t, second, newPod("c", draining, func(p *corev1.Pod) { p.Spec.NodeName = "node-2" }))
+	s.calls["c"] = 0
+	(&evictions{answer: func(string, int) error {
+		is, err := s.fake.Tracker().Get(corev1.SchemeGroupVersion.WithResource("nodes"), "", "node-2")
+		if node, _ := is.(*corev1.Node); err != nil || !node.Spec.Unschedulable {
+			t.Errorf("a pod is evicted before node-2 is cordoned: %v", err)
+		}
+		return nil
+	}}).on(s)
+	names, err := s.nodeNames(t.Context(), nil, "pool=old")
+	if err != nil || len(names) != 1 || names[0] != "node-2" {
+		t.Errorf("the nodes of a selector are %v, %v", names, err)
+	}
+	common, out, _ := newCommon()
+	o := drainOptions{common: common, pace: pace}
+	if err := o.run(t.Context(), s.cluster, "node-1", "node-2"); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"node/node-1 cordoned\nnode/node-2 cordoned\n", "node/node-1: ", "node/node-1 drained: ", "node/node-2 drained: ", "voice/c: gone\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("it does not say %q:\n%s", want, out)
+		}
+	}
+}
+
+// TestDrainWithoutWaiting evicts each pod once, and leaves those that hold calls to callguard.
+func TestDrainWithoutWaiting(t *testing.T) {
+	s := newDrainStage(t)
+	e := &evictions{answer: func(pod string, _ int) error {
+		if pod == "b" {
+			return tooMany()
+		}
+		return nil
+	}}
+	e.on(s)
+	common, out, _ := newCommon()
+	o := drainOptions{common: common, pace: pace, ignoreDaemonSets: true, detach: true}
+	if err := o.run(t.Context(), s.cluster, "node-1"); err != nil {
+		t.Fatal(err)
+	}
+	const want = "node/node-1 cordoned\nvoice/a: ends\n1 pod held for calls: callguard lets each go after its last one, and deletes it\n" +
+		"To see what is left: kubectl calls --node node-1\nTo go on: kubectl calls drain node-1\n"
+	if out.String() != want || len(e.asked) != 2 {
+		t.Errorf("after %d evictions it says:\n%s\nwant 2, and:\n%s", len(e.asked), out, want)
+	}
+}
+
+// TestDryRunOfUnknownCalls says that the drain could not end, and exits so; where only the plugin is blind, it says that.
+func TestDryRunOfUnknownCalls(t *testing.T) {
+	cases := map[string]struct {
+		reason  string
+		metrics error
+		want    string
+		err     error
+	}{
+		"Pod": {reason: "No witness of it answers.", err: errWaiting,
+			want: "Warning: as things are the drain could not end: of 1 pod the calls are not known, such as voice/b: no witness of it answers; unknown is not zero, and a pod stays until its calls are known\n"},
+		"LiveKit": {reason: "Nobody knows.", err: errWaiting, metrics: apierrors.NewServiceUnavailable("active_calls is not known: LiveKit is silent"),
+			want: "Warning: as things are the drain could not end: of 2 pods the calls are not known, such as voice/a: "},
+		"Plugin": {reason: "The guard has witnesses of its own.", metrics: apierrors.NewServiceUnavailable("the server is currently unable to handle the request"),
+			want: "Warning: whether the drain could end is not known here: of 2 pods the calls are not, such as voice/a: the metrics API does not answer: "},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			s := newDrainStage(t)
+			delete(s.calls, "b")
+			s.metrics = tc.metrics
+			common, _, errOut := newCommon()
+			o := drainOptions{common: common, pace: pace, dryRun: true}
+			if err := o.run(t.Context(), s.cluster, "node-1"); !errors.Is(err, tc.err) {
+				t.Errorf("%s It ends with %v; want %v", tc.reason, err, tc.err)
+			}
+			if !strings.Contains(errOut.String(), tc.want) {
+				t.Errorf("%s It does not say %q:\n%s", tc.reason, tc.want, errOut)
+			}
+		})
+	}
+}
+
+// TestWithCalls has no number stand for all where it is of some.
+func TestWithCalls(t *testing.T) {
+	for want, n := range map[string][2]int{
+		", with no call": {0, 0}, ", with 1 call": {1, 0}, ", with 3 calls": {3, 0},
+		"; of 2 pods the calls are not known": {0, 2}, ", with 1 call or more; of 1 pod the calls are not known": {1, 1},
+	} {
+		if got := withCalls(n[0], n[1]); got != want {
+			t.Errorf("%d known calls, %d pods unknown: %q; want %q", n[0], n[1], got, want)
+		}
+	}
+}
+
 // TestRefused has what could lose a call or hang for ever refused: nothing is changed.
 func TestRefused(t *testing.T) {
 	cases := map[string]struct {
@@ -254,7 +444,9 @@ func TestRefused(t *testing.T) {
 	}{
 		"Foreign": {reason: "Its eviction answers 500.", objects: []runtime.Object{otherBudget("second")}, want: "PodDisruptionBudget voice/second matches guarded pods, such as a, beside callguard's"},
 		"NotEnabled": {reason: "Nothing holds its calls.", objects: []runtime.Object{newNamespace("off", false), newPod("x", in("off"))},
-			want: "namespace off is not enabled, so nothing holds the calls of its guarded pods, such as x; an administrator enables it: kubectl label namespace off callguard.dev/enabled=true"},
+			want: "namespace off is not enabled, so nothing holds the calls of its guarded pods, such as x; an administrator enables it: kubectl label namespace off callguard.dev/enabled=true; to end the calls of 1 pod, and go on: --end-unprotected-calls"},
+		"OtherValue": {reason: "Neither does another value.", objects: []runtime.Object{labelledNamespace("off", "True"), newPod("x", in("off"))},
+			want: "kubectl label namespace off callguard.dev/enabled=true --overwrite"},
 		"NoBudget": {reason: "Evictions are not refused.", want: "PodDisruptionBudget voice/callguard is missing, so calls could be lost", change: func(t *testing.T, s *stage) {
 			t.Helper()
 			if err := s.client.PolicyV1().PodDisruptionBudgets(voice).Delete(t.Context(), guard.BudgetName, metav1.DeleteOptions{}); err != nil {
@@ -282,8 +474,14 @@ func TestRefused(t *testing.T) {
 				return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "leases"}, leader.LeaseName)
 			})
 		}},
-		"Unlocked":   {reason: "Nothing holds its calls.", objects: []runtime.Object{newPod("u", released(call.Unlock))}, want: "pod voice/u was unlocked"},
-		"Pending":    {reason: "It is evicted past its budget.", objects: []runtime.Object{newPod("p", pending)}, want: "pod voice/p is Pending while a container of it runs"},
+		"Unlocked": {reason: "Nothing holds its calls.", objects: []runtime.Object{newPod("u", released(call.Unlock))}, want: "pod voice/u was unlocked"},
+		"Pending":  {reason: "It is evicted past its budget.", objects: []runtime.Object{newPod("p", pending)}, want: "pod voice/p is Pending while a container of it runs"},
+		"Data": {reason: "Somebody may miss it.", objects: []runtime.Object{newPod("d", emptyDir("data"))},
+			want: "cannot evict pods whose data in emptyDir volumes goes with them (use --delete-emptydir-data to go on): voice/d"},
+		"DataBesideAJournal": {reason: "The journal is exempt, and nothing else of its pod.", objects: []runtime.Object{newPod("d", journal, emptyDir("data"))}, want: "(use --delete-emptydir-data to go on): voice/d"},
+		"SharedJournal": {reason: "What the agent writes beside it is data.", objects: []runtime.Object{newPod("d", journal, func(p *corev1.Pod) {
+			p.Spec.Containers = []corev1.Container{{Name: "agent", VolumeMounts: []corev1.VolumeMount{{Name: "journal", MountPath: "/data"}}}}
+		})}, want: "(use --delete-emptydir-data to go on): voice/d"},
 		"Unmanaged":  {reason: "As kubectl drain.", objects: []runtime.Object{newPod("bare", func(p *corev1.Pod) { p.OwnerReferences = nil })}, want: "use --force to override"},
 		"NoEviction": {reason: "Nothing is deleted instead.", want: "the API server serves no evictions", change: func(_ *testing.T, s *stage) { s.fake.Resources[0].APIResources = nil }},
 	}
@@ -341,7 +539,7 @@ func TestProgress(t *testing.T) {
 	if out.String() != first {
 		t.Errorf("it repeats itself:\n%s", out.String())
 	}
-	for _, want := range []string{"voice/a: draining since", "calls unknown: its witness rooms cannot tell", "2 of 2 pods left, with 1 call; of 1 the calls are not known"} {
+	for _, want := range []string{"voice/a: draining since", "calls unknown: its witness rooms cannot tell", "2 of 2 pods left, with 1 call or more; of 1 pod the calls are not known"} {
 		if !strings.Contains(first, want) {
 			t.Errorf("it does not say %q:\n%s", want, first)
 		}

@@ -29,14 +29,16 @@ const triesOfTheDoor = 5
 
 // preflight says why a drain of these pods could lose a call, or hang for ever.
 // What cannot be read is a reason, too; but for who leads, which loses no call and
-// is a note.
-func (c *cluster) preflight(ctx context.Context, a administered, pods []*corev1.Pod) (refusals, notes []string) {
+// is a note. Of namespaces that are not enabled, in which no call of these pods is
+// protected, it says so in unprotected; they are no reason for whoever gives them up.
+func (c *cluster) preflight(ctx context.Context, a administered, pods []*corev1.Pod, giveUp bool) (refusals, notes []string, unprotected map[string]string) {
+	unprotected = map[string]string{}
 	refuse := func(format string, args ...any) { refusals = append(refusals, oneLine(fmt.Sprintf(format, args...))) }
 	guarded := slices.DeleteFunc(slices.Clone(pods), func(p *corev1.Pod) bool { return !isGuarded(p) })
 	if c.absent(ctx, a) {
 		f := notInstalled(a, guarded)
 		refuse("callguard cannot hold a call here: %s; %s", f.what, f.do)
-		return refusals, notes
+		return refusals, notes, unprotected
 	}
 	if _, err := admission.Check(ctx, c.client, a.doors); err != nil {
 		refuse("callguard's admission policies are not known to be in force, so a call could be lost: %v; %s", err, doorsCure(err, a))
@@ -56,12 +58,17 @@ func (c *cluster) preflight(ctx context.Context, a administered, pods []*corev1.
 	enabled, err := c.optIns(ctx, names)
 	if err != nil {
 		refuse("%v", err)
-		return refusals, notes
+		return refusals, notes, unprotected
 	}
 	for _, name := range names {
 		mine := slices.DeleteFunc(slices.Clone(guarded), func(p *corev1.Pod) bool { return p.Namespace != name })
 		if is := enabled[name]; !is.on {
-			refuse("%s, so nothing holds the calls of its guarded pods, such as %s; an administrator enables it: %s", is.off(name), mine[0].Name, is.enable(name))
+			unprotected[name] = is.off(name)
+			if !giveUp {
+				refuse("%s, so nothing holds the calls of its guarded pods, such as %s; an administrator enables it: %s; to end the calls of %s, and go on: --%s",
+					is.off(name), mine[0].Name, is.enable(name), plural(len(mine), "pod"), unprotectedFlag)
+			}
+			guarded = slices.DeleteFunc(guarded, func(p *corev1.Pod) bool { return p.Namespace == name })
 			continue
 		}
 		for _, wrong := range c.lockFaults(ctx, name, mine) {
@@ -75,7 +82,7 @@ func (c *cluster) preflight(ctx context.Context, a administered, pods []*corev1.
 			refuse("%v, so a call could be lost; kubectl calls doctor says more", err)
 		}
 	}
-	return refusals, notes
+	return refusals, notes, unprotected
 }
 
 // doorsCure is what to do about doors that are not known to stand.

@@ -119,6 +119,9 @@ func why(ctx context.Context, c *cluster, out io.Writer, namespace, name string)
 	if ends := x.Facts.NodeEnds; !ends.IsZero() {
 		say("Node", "Karpenter's terminationGracePeriod of %s ends %s; %s", pod.Spec.NodeName, clock(ends), nodeWaits(x))
 	}
+	if stuck := c.stuckOf(ctx, x); stuck != "" {
+		say("Replacement", "%s", stuck)
+	}
 	if until := limit(x); until != "" {
 		say("At most until", "%s", until)
 	}

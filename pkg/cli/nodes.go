@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// checkNodes wants names of nodes, or a selector of them, and not both.
+func checkNodes(args []string, selector, command string) error {
+	switch {
+	case selector != "" && len(args) > 0:
+		return fmt.Errorf("--selector and node %s, and only one of them says which nodes; use %s -l %s", args[0], command, selector)
+	case selector != "":
+		return checkSelector(selector)
+	case len(args) == 0 || slices.Contains(args, ""):
+		return fmt.Errorf("which node? use %s NAME", command)
+	}
+	return nil
+}
+
+// nodeNames are the nodes that arguments or a selector name, each once.
+func (c *cluster) nodeNames(ctx context.Context, args []string, selector string) ([]string, error) {
+	var names []string
+	if selector == "" {
+		for _, arg := range args {
+			if name := strings.TrimPrefix(arg, "node/"); !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+		return names, nil
+	}
+	list, err := c.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list nodes: %w", err)
+	}
+	for _, node := range list.Items {
+		names = append(names, node.Name)
+	}
+	if len(names) == 0 {
+		return nil, errors.New("no node has the labels " + selector + "; kubectl get nodes --show-labels lists them")
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// ofNodes is the wording for one node, or for several, whose names stand in %s.
+func ofNodes(names []string, one, several string) string {
+	if len(names) == 1 {
+		return fmt.Sprintf(one, names[0])
+	}
+	return fmt.Sprintf(several, strings.Join(names, ", "))
+}
+
+// oneAtATime writes whole lines of several writers.
+type oneAtATime struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+// Write implements io.Writer.
+func (o *oneAtATime) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.to.Write(p)
+}
