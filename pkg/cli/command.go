@@ -4,9 +4,13 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -15,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/kubectl/pkg/util/term"
 
 	"github.com/callguard/callguard/manifests"
 	"github.com/callguard/callguard/pkg/call"
@@ -26,15 +31,19 @@ const (
 	// ExitFailed: bad input, an error, a refusal that changed nothing, or a check
 	// that failed.
 	ExitFailed = 1
-	// ExitWaiting: a drain ended before its node was empty. The node stays cordoned.
+	// ExitWaiting: a drain ended before its nodes were empty, which stay cordoned; or a
+	// dry run says that it could not end.
 	ExitWaiting = 2
+	// ExitWarned: of doctor's checks none failed, and one warned or could not be made.
+	ExitWarned = 2
 )
 
-// errWaiting ends a drain that was told to stop, and errFailed a doctor; what there
-// is to say was said.
+// errWaiting ends a drain that was told to stop, errFailed and errWarned a doctor; what
+// there is to say was said.
 var (
 	errWaiting = errors.New("the node is not empty")
 	errFailed  = errors.New("a check failed")
+	errWarned  = errors.New("a check warned")
 )
 
 // Main runs the plugin and returns its exit code.
@@ -48,6 +57,8 @@ func Main(ctx context.Context, args []string, streams genericiooptions.IOStreams
 		return ExitDone
 	case errors.Is(err, errWaiting):
 		return ExitWaiting
+	case errors.Is(err, errWarned):
+		return ExitWarned
 	case !errors.Is(err, errFailed):
 		_, _ = fmt.Fprintf(streams.ErrOut, "error: %v\n", err)
 	}
@@ -59,6 +70,18 @@ func Main(ctx context.Context, args []string, streams genericiooptions.IOStreams
 type plain struct {
 	to   io.Writer
 	rest []byte // the beginning of a character
+}
+
+// clear empties the screen of a terminal, and returns how many lines it has; 0 where the
+// output is none.
+func (p *plain) clear() (lines int) {
+	tty := term.TTY{Out: p.to}
+	size := tty.GetSize()
+	if _, is := p.to.(*os.File); !is || !tty.IsTerminalOut() || size == nil {
+		return 0
+	}
+	_, _ = io.WriteString(p.to, "\x1b[H\x1b[2J")
+	return int(size.Height)
 }
 
 // Write implements io.Writer.
@@ -89,13 +112,13 @@ type common struct {
 
 func newCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	c := &common{IOStreams: streams, flags: genericclioptions.NewConfigFlags(true), callguard: manifests.DefaultNamespace}
-	list := &listOptions{common: c}
+	list := &listOptions{common: c, pace: watchPace}
 	cmd := &cobra.Command{
 		Use: "kubectl-calls", Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl calls"},
 		Short: "Show the calls that pods hold, and drain nodes without losing one",
 		Long: "Shows the calls that guarded pods hold, says why one stays, and drains a node without losing a call.\n" +
 			"Without a command it lists the guarded pods.",
-		Args: noWords, RunE: list.run,
+		Example: list.examples(), Args: noWords, RunE: list.run,
 		SilenceErrors: true, SilenceUsage: true,
 	}
 	cmd.SetOut(streams.Out)
@@ -147,6 +170,28 @@ func flagError(cmd *cobra.Command, err error) error {
 		use = "true or false"
 	}
 	return fmt.Errorf("--%s is %q; use %s", invalid.GetFlag().Name, invalid.GetValue(), use)
+}
+
+// checkOutput takes nothing, or one of these.
+func checkOutput(value string, of ...string) error {
+	if value == "" || slices.Contains(of, value) {
+		return nil
+	}
+	return fmt.Errorf("--output is %q; use %s", value, orOf(of))
+}
+
+// orOf is a list as people write it.
+func orOf(of []string) string {
+	if len(of) < 2 {
+		return strings.Join(of, "")
+	}
+	return strings.Join(of[:len(of)-1], ", ") + " or " + of[len(of)-1]
+}
+
+func printJSON(out io.Writer, value any) error {
+	e := json.NewEncoder(out)
+	e.SetIndent("", "    ")
+	return e.Encode(value)
 }
 
 func checkSelector(value string) error {

@@ -24,7 +24,11 @@ func TestBadInput(t *testing.T) {
 		"Command":      {args: []string{"drian", "node-1"}, want: `there is no command "drian"; use list, why POD, drain NODE, doctor or version`},
 		"Word":         {args: []string{"list", "agent"}, want: `unexpected argument "agent"; use kubectl calls list without one`},
 		"Flag":         {args: []string{"--nod=node-1"}, want: `unknown flag: --nod; kubectl calls --help lists the flags`},
-		"Output":       {args: []string{"-o", "table"}, want: `--output is "table"; use json, yaml or wide`},
+		"Output":       {args: []string{"-o", "table"}, want: `--output is "table"; use json, yaml, name or wide`},
+		"SortBy":       {args: []string{"--sort-by=size"}, want: `--sort-by is "size"; use name, calls, node, state or age`},
+		"WatchJSON":    {args: []string{"-w", "-o", "json"}, want: `--watch shows a table, and --output is "json"; leave one out`},
+		"WhyYAML":      {args: []string{"why", "a", "-o", "yaml"}, want: `--output is "yaml"; use json`},
+		"DoctorYAML":   {args: []string{"doctor", "-o", "yaml"}, want: `--output is "yaml"; use json`},
 		"Selector":     {args: []string{"-l", "a in"}, want: `; use one such as app=agent`},
 		"NoNode":       {args: []string{"drain"}, want: `which node? use kubectl calls drain NAME`},
 		"NodeAndLabel": {args: []string{"drain", "node-1", "-l", "pool=old"}, want: `--selector and node node-1, and only one of them says which nodes; use kubectl calls drain -l pool=old`},
@@ -96,5 +100,16 @@ func TestForbidden(t *testing.T) {
 				t.Errorf("%s forbidden = %t; want %t", tc.reason, got, tc.want)
 			}
 		})
+	}
+}
+
+// TestExamples has every command show how it is used.
+func TestExamples(t *testing.T) {
+	streams, _, _, _ := genericiooptions.NewTestIOStreams()
+	root := newCommand(streams)
+	for _, cmd := range append(root.Commands(), root) {
+		if !strings.Contains(cmd.Example, "kubectl calls") {
+			t.Errorf("%s has no example", cmd.CommandPath())
+		}
 	}
 }

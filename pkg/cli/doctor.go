@@ -48,12 +48,34 @@ type finding struct {
 	do    string // what to do; empty when nothing
 }
 
+// Finding is one as doctor -o json shows it.
+type Finding struct {
+	Level string `json:"level"`
+	Check string `json:"check"`
+	What  string `json:"what"`
+	Do    string `json:"do,omitempty"`
+}
+
+// FindingList is what doctor -o json shows.
+type FindingList struct {
+	Kind  string    `json:"kind"`
+	Items []Finding `json:"items"`
+}
+
 func newDoctor(c *common) *cobra.Command {
-	return &cobra.Command{
+	output := ""
+	cmd := &cobra.Command{
 		Use: "doctor", Short: "Check that calls are protected and counted", Args: noWords,
 		Long: "Checks whether callguard can hold calls, and knows them, in all namespaces, or in that of -n.\n" +
-			"One line a check: OK, WARN or FAIL, with what to do. Exit code 1 if one fails. It changes nothing.",
+			"One line a check: OK, WARN or FAIL, with what to do. It changes nothing.\n\n" +
+			"Exit codes: 0, all is well; 1, a check fails; 2, none fails, and one warns or could not be made.",
+		Example: "  kubectl calls doctor                # of all namespaces\n" +
+			"  kubectl calls doctor -n voice\n" +
+			"  kubectl calls doctor -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(output, outputJSON); err != nil {
+				return err
+			}
 			namespace, given, err := c.namespace()
 			if err != nil {
 				return err
@@ -65,30 +87,42 @@ func newDoctor(c *common) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return doctor(cmd.Context(), cl, c.Out, namespace)
+			return report(c.Out, cl.examine(cmd.Context(), namespace), output)
 		},
 	}
+	cmd.Flags().StringVarP(&output, "output", "o", output, "json.")
+	return cmd
 }
 
-// doctor prints what it finds.
-func doctor(ctx context.Context, c *cluster, out io.Writer, namespace string) error {
+// report prints what was found, and returns how bad it is.
+func report(out io.Writer, findings []finding, output string) error {
+	list := FindingList{Kind: "FindingList", Items: []Finding{}}
 	w := printers.GetNewTabWriter(out)
-	failed := false
-	for _, f := range c.examine(ctx, namespace) {
-		failed = failed || f.level == fail
+	worst := error(nil)
+	for _, f := range findings {
+		switch {
+		case f.level == fail:
+			worst = errFailed
+		case f.level == warn && worst == nil:
+			worst = errWarned
+		}
 		what := oneLine(f.what)
+		list.Items = append(list.Items, Finding{Level: string(f.level), Check: f.check, What: what, Do: f.do})
 		if f.do != "" {
 			what += "; " + f.do
 		}
 		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", f.level, f.check, what)
 	}
+	if output == outputJSON {
+		if err := printJSON(out, list); err != nil {
+			return err
+		}
+		return worst
+	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	if failed {
-		return errFailed
-	}
-	return nil
+	return worst
 }
 
 // scene is what several checks read.

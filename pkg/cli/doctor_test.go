@@ -4,6 +4,7 @@ package cli
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -266,9 +267,16 @@ func TestDoctor(t *testing.T) {
 				}
 			}
 			var out bytes.Buffer
-			err := doctor(t.Context(), s.cluster, &out, "")
-			if (err != nil) != tc.failed || err != nil && !errors.Is(err, errFailed) {
-				t.Errorf("%s\nerror %v; want one: %t", tc.reason, err, tc.failed)
+			err := report(&out, s.examine(t.Context(), ""), "")
+			want := error(nil)
+			switch {
+			case tc.failed:
+				want = errFailed
+			case strings.Contains(out.String(), "WARN "):
+				want = errWarned
+			}
+			if !errors.Is(err, want) {
+				t.Errorf("%s\nerror %v; want %v", tc.reason, err, want)
 			}
 			var got []string
 			for l := range strings.SplitSeq(strings.TrimSpace(out.String()), "\n") {
@@ -298,6 +306,38 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
+// TestReport has the worst finding say how doctor ends, in JSON as well.
+func TestReport(t *testing.T) {
+	well, bad, worse := finding{ok, "a", "is well", ""}, finding{warn, "b", "is\nodd", "look"}, finding{fail, "c", "is not", "mend it"}
+	cases := map[string]struct {
+		findings []finding
+		err      error
+		want     string
+	}{
+		"Well":   {findings: []finding{well}, want: "OK a is well\n"},
+		"Warned": {findings: []finding{bad, well}, err: errWarned, want: "WARN b is; odd; look\nOK a is well\n"},
+		"Failed": {findings: []finding{worse, bad}, err: errFailed, want: "FAIL c is not; mend it\nWARN b is; odd; look\n"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			var out, encoded bytes.Buffer
+			if err := report(&out, tc.findings, ""); !errors.Is(err, tc.err) {
+				t.Errorf("it ends with %v; want %v", err, tc.err)
+			}
+			if squeeze(out.String()) != tc.want {
+				t.Errorf("it says %q; want %q", out.String(), tc.want)
+			}
+			if err := report(&encoded, tc.findings, outputJSON); !errors.Is(err, tc.err) {
+				t.Errorf("with -o json it ends with %v; want %v", err, tc.err)
+			}
+			var list FindingList
+			if err := json.Unmarshal(encoded.Bytes(), &list); err != nil || len(list.Items) != len(tc.findings) || list.Items[0].Level != string(tc.findings[0].level) {
+				t.Errorf("%v:\n%s", err, encoded.String())
+			}
+		})
+	}
+}
+
 // TestDoctorWithoutCallguard says in one line that it is not installed, and how to; and nothing of calls that are held.
 func TestDoctorWithoutCallguard(t *testing.T) {
 	const line = "FAIL  callguard  it is not installed: there is no Deployment callguard-system/drain-guard, and no admission policy of callguard's"
@@ -312,7 +352,7 @@ func TestDoctorWithoutCallguard(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newBareStage(t, append(tc.pods, newNamespace(voice, true), newNode(false))...)
 			var out bytes.Buffer
-			if err := doctor(t.Context(), s.cluster, &out, ""); !errors.Is(err, errFailed) {
+			if err := report(&out, s.examine(t.Context(), ""), ""); !errors.Is(err, errFailed) {
 				t.Errorf("it ends with %v; want %v", err, errFailed)
 			}
 			if want := squeeze(line + tc.more + cure); squeeze(out.String()) != want {
@@ -342,7 +382,7 @@ func TestDoctorAsAViewer(t *testing.T) {
 	s.metrics = mayNot("get", "pods/active_calls", "custom.metrics.k8s.io", voice)
 	s.apiServices = mayNot("get", "apiservices", "apiregistration.k8s.io", "")
 	var out bytes.Buffer
-	if err := doctor(t.Context(), s.cluster, &out, voice); err != nil {
+	if err := report(&out, s.examine(t.Context(), voice), ""); !errors.Is(err, errWarned) {
 		t.Errorf("it ends with %v, and nothing is known to be wrong", err)
 	}
 	const role = "; ClusterRole callguard-viewer has it"

@@ -3,10 +3,13 @@
 package cli
 
 import (
+	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/cli-runtime/pkg/printers"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -29,7 +33,21 @@ const (
 	outputWide = "wide"
 	outputJSON = "json"
 	outputYAML = "yaml"
+	outputName = "name"
 )
+
+// The values of --sort-by.
+const (
+	byName  = "name"
+	byCalls = "calls"
+	byNode  = "node"
+	byState = "state"
+	byAge   = "age"
+)
+
+// watchPace is how often list -w looks at most, and twice the time it takes for each request
+// of a look: however many pods there are, it makes less than one a second.
+const watchPace = 2 * time.Second
 
 // nothing stands where there is nothing to say.
 const nothing = "-"
@@ -42,29 +60,48 @@ type listOptions struct {
 	selector      string
 	node          string
 	output        string
+	sortBy        string
+	watch         bool
+	pace          time.Duration // of --watch
 }
 
 func newList(c *common) *cobra.Command {
-	o := &listOptions{common: c}
+	o := &listOptions{common: c, pace: watchPace}
 	cmd := &cobra.Command{
-		Use: "list", Short: "List guarded pods and their calls", Args: noWords, RunE: o.run,
-		Long: "Lists guarded pods: where each is, how far on its way out, and how many calls it holds.\n" +
-			"The calls come from the metrics API; one that is not known is shown as ?.",
+		Use: "list", Aliases: []string{"top"}, Short: "List guarded pods and their calls", Args: noWords, RunE: o.run,
+		Long: "Lists guarded pods: where each is, how far on its way out, and how many calls it holds, with a total.\n" +
+			"The calls come from the metrics API; one that is not known is shown as ?, and a total without it ends in +?.",
+		Example: o.examples(),
 	}
 	o.addFlags(cmd.Flags())
 	return cmd
+}
+
+func (o *listOptions) examples() string {
+	return "  kubectl calls                          # of this namespace\n" +
+		"  kubectl calls -A --sort-by=calls       # of all, the fullest first\n" +
+		"  kubectl calls -w --node node-1         # what is left on a node, until Ctrl-C\n" +
+		"  kubectl calls -n voice -o json"
 }
 
 func (o *listOptions) addFlags(fs *pflag.FlagSet) {
 	fs.BoolVarP(&o.allNamespaces, "all-namespaces", "A", o.allNamespaces, "List the pods of all namespaces.")
 	fs.StringVarP(&o.selector, "selector", "l", o.selector, "Label selector, such as app=agent.")
 	fs.StringVar(&o.node, "node", o.node, "List the pods of this node; of all namespaces unless -n is given.")
-	fs.StringVarP(&o.output, "output", "o", o.output, "json, yaml or wide.")
+	fs.StringVarP(&o.output, "output", "o", o.output, "json, yaml, name or wide.")
+	fs.StringVar(&o.sortBy, "sort-by", o.sortBy, "name, calls (unknown first, then the most), node, state or age (the oldest first); by namespace and name unless given.")
+	fs.BoolVarP(&o.watch, "watch", "w", o.watch, "Show the list until Ctrl-C: in place on a terminal, and elsewhere again when something has changed.")
 }
 
 func (o *listOptions) validate() error {
-	if !slices.Contains([]string{"", outputWide, outputJSON, outputYAML}, o.output) {
-		return fmt.Errorf("--output is %q; use json, yaml or wide", o.output)
+	if err := checkOutput(o.output, outputJSON, outputYAML, outputName, outputWide); err != nil {
+		return err
+	}
+	if !slices.Contains([]string{"", byName, byCalls, byNode, byState, byAge}, o.sortBy) {
+		return fmt.Errorf("--sort-by is %q; use name, calls, node, state or age", o.sortBy)
+	}
+	if o.watch && o.output != "" && o.output != outputWide {
+		return fmt.Errorf("--watch shows a table, and --output is %q; leave one out", o.output)
 	}
 	return checkSelector(o.selector)
 }
@@ -112,18 +149,28 @@ func (o *listOptions) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
+	if o.watch {
+		return o.watching(cmd.Context(), c, namespace)
+	}
 	return o.list(cmd, c, namespace)
 }
 
-func (o *listOptions) list(cmd *cobra.Command, c *cluster, namespace string) error {
-	ctx := cmd.Context()
+// look is what a list sees.
+type look struct {
+	pods    PodList
+	found   map[string]counts // by namespace
+	enabled error             // why it is not known which namespaces are enabled
+}
+
+// look reads the pods and their calls.
+func (o *listOptions) look(ctx context.Context, c *cluster, namespace string) (look, error) {
 	onNode := ""
 	if o.node != "" {
 		onNode = fields.OneTermEqualSelector("spec.nodeName", o.node).String()
 	}
 	found, err := c.guarded(ctx, namespace, o.selector, onNode)
 	if err != nil {
-		return err
+		return look{}, err
 	}
 	list := PodList{Kind: "GuardedPodList", Items: []Pod{}}
 	byNamespace := map[string]counts{}
@@ -134,10 +181,7 @@ func (o *listOptions) list(cmd *cobra.Command, c *cluster, namespace string) err
 			byNamespace[pod.Namespace] = c.calls(ctx, pod.Namespace)
 		}
 	}
-	enabled, err := c.optIns(ctx, names)
-	if err != nil {
-		_, _ = fmt.Fprintln(o.ErrOut, line(err))
-	}
+	enabled, enabledErr := c.optIns(ctx, names)
 	for _, pod := range found {
 		p := describe(pod, byNamespace[pod.Namespace].of(pod.Name))
 		if is, read := enabled[pod.Namespace]; read {
@@ -145,13 +189,46 @@ func (o *listOptions) list(cmd *cobra.Command, c *cluster, namespace string) err
 		}
 		list.Items = append(list.Items, p)
 	}
-	slices.SortFunc(list.Items, func(a, b Pod) int { return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name)) })
-	o.complain(list, byNamespace)
+	slices.SortFunc(list.Items, o.compare)
+	return look{pods: list, found: byNamespace, enabled: enabledErr}, nil
+}
+
+// compare sorts pods as --sort-by says.
+func (o *listOptions) compare(a, b Pod) int {
+	first := 0
+	switch o.sortBy {
+	case byCalls: // most first; unknown may be more than any
+		first = cmp.Compare(ptr.Deref(b.Calls, math.MaxInt), ptr.Deref(a.Calls, math.MaxInt))
+	case byNode:
+		first = cmp.Compare(a.Node, b.Node)
+	case byState:
+		first = cmp.Compare(a.State, b.State)
+	case byAge:
+		first = a.Created.Compare(b.Created)
+	case byName:
+		first = cmp.Compare(a.Name, b.Name)
+	}
+	return cmp.Or(first, cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+func (o *listOptions) list(cmd *cobra.Command, c *cluster, namespace string) error {
+	seen, err := o.look(cmd.Context(), c, namespace)
+	if err != nil {
+		return err
+	}
+	list := seen.pods
+	if seen.enabled != nil {
+		_, _ = fmt.Fprintln(o.ErrOut, line(seen.enabled))
+	}
+	o.complain(o.ErrOut, list, seen.found)
 	switch o.output {
 	case outputJSON:
-		out := json.NewEncoder(o.Out)
-		out.SetIndent("", "    ")
-		return out.Encode(list)
+		return printJSON(o.Out, list)
+	case outputName:
+		for _, p := range list.Items {
+			_, _ = fmt.Fprintf(o.Out, "pod/%s\n", p.Name)
+		}
+		return nil
 	case outputYAML:
 		text, err := yaml.Marshal(list)
 		if err != nil {
@@ -161,14 +238,75 @@ func (o *listOptions) list(cmd *cobra.Command, c *cluster, namespace string) err
 		return err
 	}
 	if len(list.Items) == 0 {
-		where := "in any namespace"
-		if namespace != "" {
-			where = "in namespace " + namespace
-		}
-		_, _ = fmt.Fprintf(o.ErrOut, "No guarded pods found %s.\n", where)
+		_, _ = fmt.Fprintln(o.ErrOut, none(namespace))
 		return nil
 	}
 	return table(o.Out, list.Items, namespace == "", o.output == outputWide, c.now())
+}
+
+func none(namespace string) string {
+	if namespace == "" {
+		return "No guarded pods found in any namespace."
+	}
+	return fmt.Sprintf("No guarded pods found in namespace %s.", namespace)
+}
+
+// watching shows the list until ctx is done: in place on a terminal, and elsewhere when
+// something has changed but the ages.
+func (o *listOptions) watching(ctx context.Context, c *cluster, namespace string) error {
+	last := ""
+	for {
+		began, text, requests := time.Now(), &bytes.Buffer{}, 1
+		seen, err := o.look(ctx, c, namespace)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			_, _ = fmt.Fprintln(text, "not known: "+line(err))
+		} else {
+			requests += len(seen.pods.Items)/pageSize + 2*len(seen.found)
+			o.complain(text, seen.pods, seen.found)
+			if len(seen.pods.Items) == 0 {
+				_, _ = fmt.Fprintln(text, none(namespace))
+			} else if err := table(text, seen.pods.Items, namespace == "", o.output == outputWide, c.now()); err != nil {
+				return err
+			}
+		}
+		screen, _ := o.Out.(*plain)
+		lines := 0
+		if screen != nil {
+			lines = screen.clear()
+		}
+		if is := seen.pods.unaged(); lines > 0 || is != last || err != nil {
+			last = is
+			_, _ = fmt.Fprintf(o.Out, "%s\n%s", clock(c.now()), cut(text.String(), lines-2)) // and a line for the cursor
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(max(o.pace, time.Duration(requests+1)*o.pace/2) - time.Since(began)):
+		}
+	}
+}
+
+// unaged is the same as long as nothing but time changes.
+func (l PodList) unaged() string {
+	items := slices.Clone(l.Items)
+	for i := range items {
+		items[i].AsOf = nil
+	}
+	text, _ := json.Marshal(items) // of what -o json shows
+	return string(text)
+}
+
+// cut leaves out the lines that a screen has no room for, and says how many; of no screen
+// none.
+func cut(text string, lines int) string {
+	all := strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n")
+	if lines < 2 || len(all) <= lines {
+		return text
+	}
+	return strings.Join(all[:lines-1], "") + fmt.Sprintf("and %d lines more\n", len(all)-lines+1)
 }
 
 // describe gathers what is shown of a pod.
@@ -199,7 +337,7 @@ func describe(pod *corev1.Pod, calls call.Reading) Pod {
 }
 
 // complain says, in a line, that calls are not known.
-func (o *listOptions) complain(list PodList, found map[string]counts) {
+func (o *listOptions) complain(out io.Writer, list PodList, found map[string]counts) {
 	unknown, example := 0, ""
 	for _, p := range list.Items {
 		if p.Calls == nil {
@@ -209,12 +347,12 @@ func (o *listOptions) complain(list PodList, found map[string]counts) {
 	}
 	for _, n := range found {
 		if n.err != nil {
-			_, _ = fmt.Fprintf(o.ErrOut, "The calls of %d of %d pods are not known: %s\n", unknown, len(list.Items), line(n.err))
+			_, _ = fmt.Fprintf(out, "The calls of %d of %d pods are not known: %s\n", unknown, len(list.Items), line(n.err))
 			return
 		}
 	}
 	if unknown > 0 {
-		_, _ = fmt.Fprintf(o.ErrOut, "The calls of %d of %d pods are not known; kubectl calls why %s says more\n", unknown, len(list.Items), example)
+		_, _ = fmt.Fprintf(out, "The calls of %d of %d pods are not known; kubectl calls why %s says more\n", unknown, len(list.Items), example)
 	}
 }
 
@@ -249,7 +387,32 @@ func table(out io.Writer, list []Pod, namespaces, wide bool, now time.Time) erro
 		row(p.Namespace, []string{p.Name, cmp.Or(p.Node, nothing), state, calls, cmp.Or(string(p.Intent), nothing), since, age(now, p.Created)},
 			cmp.Or(p.Owner, nothing), strings.Join(witnesses, ","))
 	}
+	if len(list) > 1 {
+		cells := []string{"TOTAL", fmt.Sprintf("%d pods", len(list)), "", total(list)}
+		if namespaces {
+			cells = append(cells[:2:2], append([]string{""}, cells[2:]...)...)
+		}
+		_, _ = fmt.Fprintln(w, strings.Join(cells, "\t"))
+	}
 	return w.Flush()
+}
+
+// total is the sum of the calls that are known; there may be more where some are not.
+func total(list []Pod) string {
+	sum, unknown := 0, 0
+	for _, p := range list {
+		if p.Calls == nil {
+			unknown++
+		}
+		sum += ptr.Deref(p.Calls, 0)
+	}
+	switch {
+	case unknown == len(list):
+		return "?"
+	case unknown > 0:
+		return fmt.Sprintf("%d+?", sum)
+	}
+	return fmt.Sprint(sum)
 }
 
 // age is how long ago something was, as kubectl writes it.

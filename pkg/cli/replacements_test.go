@@ -76,7 +76,7 @@ func TestStuckReplacement(t *testing.T) {
 			if !strings.Contains(out.String(), want) {
 				t.Errorf("%s The drain does not say %q:\n%s", tc.reason, want, out.String())
 			}
-			if err := why(t.Context(), s.cluster, &explained, voice, "a"); err != nil {
+			if err := why(t.Context(), s.cluster, &explained, voice, "a", ""); err != nil {
 				t.Fatal(err)
 			}
 			if says := strings.Contains(squeeze(explained.String()), "Replacement: "+tc.want); says != (tc.want != "") {

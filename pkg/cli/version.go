@@ -5,7 +5,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"runtime/debug"
@@ -44,8 +43,8 @@ func newVersion(c *common) *cobra.Command {
 			"Versions may differ: what the policies hold is compared, not their wording (kubectl calls doctor).",
 		Example: "  kubectl calls version\n  kubectl calls version -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !slices.Contains([]string{"", outputJSON}, output) {
-				return fmt.Errorf("--output is %q; use json", output)
+			if err := checkOutput(output, outputJSON); err != nil {
+				return err
 			}
 			cl, err := c.connect()
 			if err != nil {
@@ -100,9 +99,7 @@ func unread(err error) string {
 
 func printVersions(out io.Writer, v Versions, output string) error {
 	if output == outputJSON {
-		e := json.NewEncoder(out)
-		e.SetIndent("", "    ")
-		return e.Encode(v)
+		return printJSON(out, v)
 	}
 	w := printers.GetNewTabWriter(out)
 	plugin := v.Plugin

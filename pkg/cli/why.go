@@ -30,12 +30,50 @@ const (
 	eventPages   = 500
 )
 
+// Explained is what why -o json shows of a pod.
+type Explained struct {
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Node      string `json:"node,omitempty"`
+	State     string `json:"state"`
+	// Intent and Since say why it should go, and since when, where that is known.
+	Intent call.Intent `json:"intent,omitempty"`
+	Since  *time.Time  `json:"since,omitempty"`
+	// Calls is null when it is not known, and Unknown says why.
+	Calls   *int   `json:"calls"`
+	Unknown string `json:"unknown,omitempty"`
+	Outcome string `json:"outcome,omitempty"`
+	Rule    string `json:"rule,omitempty"`
+	// Says has the lines that why prints.
+	Says   []Said      `json:"says"`
+	Events []SaidEvent `json:"events"`
+}
+
+// Said is a line of why.
+type Said struct {
+	What string `json:"what"`
+	Text string `json:"text"`
+}
+
+// SaidEvent is an Event that says it is drain-guard's.
+type SaidEvent struct {
+	At      time.Time `json:"at"`
+	Reason  string    `json:"reason"`
+	Message string    `json:"message"`
+}
+
 func newWhy(c *common) *cobra.Command {
-	return &cobra.Command{
+	output := ""
+	cmd := &cobra.Command{
 		Use: "why POD", Short: "Say why a pod stays, and what it waits for", Args: oneName("pod"),
 		Long: "Says what callguard would decide about a guarded pod now, by the guard's own rules, and what it waits for.\n" +
 			"What only the guard knows, each witness's own answer and how long a pod has been quiet, stands in its Events.",
+		Example: "  kubectl calls why agent-77594dd9bf-lp467 -n voice\n  kubectl calls why pod/agent-77594dd9bf-lp467 -n voice -o json",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(output, outputJSON); err != nil {
+				return err
+			}
 			namespace, _, err := c.namespace()
 			if err != nil {
 				return err
@@ -44,9 +82,11 @@ func newWhy(c *common) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return why(cmd.Context(), cl, c.Out, namespace, podName(args[0]))
+			return why(cmd.Context(), cl, c.Out, namespace, podName(args[0]), output)
 		},
 	}
+	cmd.Flags().StringVarP(&output, "output", "o", output, "json.")
+	return cmd
 }
 
 // podName takes the resource off, as in pod/NAME.
@@ -58,7 +98,7 @@ func podName(arg string) string {
 }
 
 // why explains a pod.
-func why(ctx context.Context, c *cluster, out io.Writer, namespace, name string) error {
+func why(ctx context.Context, c *cluster, out io.Writer, namespace, name, output string) error {
 	pod, err := c.client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
@@ -68,9 +108,9 @@ func why(ctx context.Context, c *cluster, out io.Writer, namespace, name string)
 	case pod.Labels[call.GuardedLabel] != "true":
 		return fmt.Errorf("pod %s/%s is not guarded, and callguard does not hold it; its pod template needs label %s: \"true\"", namespace, name, call.GuardedLabel)
 	}
-	p := printers.GetNewTabWriter(out)
+	e := &Explained{Kind: "ExplainedPod", Namespace: namespace, Name: name, Node: pod.Spec.NodeName, Says: []Said{}, Events: []SaidEvent{}}
 	say := func(what, format string, args ...any) {
-		_, _ = fmt.Fprintf(p, "%s:\t%s\n", what, fmt.Sprintf(format, args...))
+		e.Says = append(e.Says, Said{what, fmt.Sprintf(format, args...)})
 	}
 	say("Pod", "%s/%s on %s", namespace, name, cmp.Or(pod.Spec.NodeName, "no node yet"))
 	if enabled, err := c.optIns(ctx, []string{namespace}); err != nil {
@@ -78,7 +118,8 @@ func why(ctx context.Context, c *cluster, out io.Writer, namespace, name string)
 	} else if is := enabled[namespace]; !is.on {
 		say("State", "not protected, and nothing holds its calls: %s", is.off(namespace))
 		say("Do", "an administrator enables the namespace: %s", is.enable(namespace))
-		return p.Flush()
+		e.State = "not enabled"
+		return e.print(out, output)
 	}
 	a := c.administered(ctx)
 	n := c.calls(ctx, namespace)
@@ -88,11 +129,17 @@ func why(ctx context.Context, c *cluster, out io.Writer, namespace, name string)
 	}
 	if !found {
 		say("State", "it has ended: no container of it runs, and nothing holds it")
-		return p.Flush()
+		e.State = "ended"
+		return e.print(out, output)
 	}
 	say("State", "%s", state(x, c.now()))
 	reading := n.of(name)
-	if reading.Known() {
+	e.State, e.Intent = string(x.State), x.Intent.Intent
+	if !x.Intent.At.IsZero() {
+		e.Since = &x.Intent.At
+	}
+	if calls, known := reading.Calls(); known {
+		e.Calls = &calls
 		say("Calls", "%s, by the metrics API %s ago", text(reading), age(c.now(), reading.At()))
 	} else {
 		why := reading.Reason()
@@ -100,6 +147,7 @@ func why(ctx context.Context, c *cluster, out io.Writer, namespace, name string)
 			why = c.reason(ctx, namespace, name)
 		}
 		say("Calls", "?, and unknown is not zero: %s", why)
+		e.Unknown = why
 	}
 	outcome := string(x.Verdict.Outcome)
 	if x.Verdict.Rule != "" {
@@ -111,6 +159,7 @@ func why(ctx context.Context, c *cluster, out io.Writer, namespace, name string)
 		advised = verdict.Advice{Waits: "what the guard's latest Held Event names", Do: "see its Events; kubectl calls doctor says who serves the metrics API, if anybody"}
 	} else {
 		say("Verdict", "%s: %s", outcome, x.Verdict.Why)
+		e.Outcome, e.Rule = string(x.Verdict.Outcome), x.Verdict.Rule
 	}
 	say("Waits for", "%s", advised.Waits)
 	if notice := x.Facts.Notice; notice != "" {
@@ -129,10 +178,28 @@ func why(ctx context.Context, c *cluster, out io.Writer, namespace, name string)
 	for _, what := range unsure(x, a, reading) {
 		say("Unsure", "%s", what)
 	}
-	if err := p.Flush(); err != nil {
-		return err
+	events, err := c.events(ctx, pod)
+	if err == nil {
+		e.Events = events
+	} else if output == outputJSON {
+		say("Events", "not known: %s", line(err))
 	}
-	return c.events(ctx, out, pod)
+	if failed := e.print(out, output); failed != nil || output == outputJSON {
+		return failed
+	}
+	return c.printEvents(out, events, err)
+}
+
+// print prints what is said of a pod, without its Events unless as JSON.
+func (e *Explained) print(out io.Writer, output string) error {
+	if output == outputJSON {
+		return printJSON(out, e)
+	}
+	w := printers.GetNewTabWriter(out)
+	for _, s := range e.Says {
+		_, _ = fmt.Fprintf(w, "%s:\t%s\n", s.What, s.Text)
+	}
+	return w.Flush()
 }
 
 // nodeWaits says who wins when Karpenter's time for a node is over.
@@ -187,31 +254,43 @@ func unsure(x guard.Explanation, a administered, calls call.Reading) []string {
 	return list
 }
 
-// events prints the guard's latest Events about a pod. Whose they are is what they say themselves: nothing in an Event is signed.
-func (c *cluster) events(ctx context.Context, out io.Writer, pod *corev1.Pod) error {
+// events are the guard's latest Events about a pod. Whose they are is what they say themselves: nothing in an Event is signed.
+func (c *cluster) events(ctx context.Context, pod *corev1.Pod) ([]SaidEvent, error) {
 	list, err := c.client.CoreV1().Events(pod.Namespace).List(ctx, metav1.ListOptions{
 		FieldSelector: fields.Set{"involvedObject.uid": string(pod.UID)}.String(), Limit: eventPages,
 	})
 	if err != nil {
-		_, _ = fmt.Fprintf(out, "Events:  not known: %s\n", line(err))
-		return nil
+		return nil, err
 	}
-	items := slices.DeleteFunc(list.Items, func(e corev1.Event) bool { return e.Source.Component != guard.EventSource })
-	when := func(e corev1.Event) time.Time {
-		if !e.LastTimestamp.IsZero() {
-			return e.LastTimestamp.Time
+	found := []SaidEvent{}
+	for _, e := range list.Items {
+		if e.Source.Component != guard.EventSource {
+			continue
 		}
-		return e.CreationTimestamp.Time
+		at := e.LastTimestamp.Time
+		if at.IsZero() {
+			at = e.CreationTimestamp.Time
+		}
+		found = append(found, SaidEvent{At: at, Reason: oneLine(e.Reason), Message: oneLine(e.Message)})
 	}
-	slices.SortStableFunc(items, func(a, b corev1.Event) int { return when(a).Compare(when(b)) })
-	if len(items) == 0 {
-		_, _ = fmt.Fprintln(out, "Events:  none by callguard")
-		return nil
+	slices.SortStableFunc(found, func(a, b SaidEvent) int { return a.At.Compare(b.At) })
+	return found[max(0, len(found)-latestEvents):], nil
+}
+
+// printEvents prints them, or why they are not known.
+func (c *cluster) printEvents(out io.Writer, list []SaidEvent, unknown error) error {
+	switch {
+	case unknown != nil:
+		_, err := fmt.Fprintf(out, "Events:  not known: %s\n", line(unknown))
+		return err
+	case len(list) == 0:
+		_, err := fmt.Fprintln(out, "Events:  none by callguard")
+		return err
 	}
 	_, _ = fmt.Fprintln(out, "Events that say they are drain-guard's:")
 	w := printers.GetNewTabWriter(out)
-	for _, e := range items[max(0, len(items)-latestEvents):] {
-		_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\n", age(c.now(), when(e)), oneLine(e.Reason), oneLine(e.Message))
+	for _, e := range list {
+		_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\n", age(c.now(), e.At), e.Reason, e.Message)
 	}
 	return w.Flush()
 }

@@ -4,6 +4,7 @@ package cli
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -195,7 +196,7 @@ Events:  not known: events is forbidden: no right to list
 				s.refuse("list", tc.refuse)
 			}
 			var out bytes.Buffer
-			if err := why(t.Context(), s.cluster, &out, voice, "a"); err != nil {
+			if err := why(t.Context(), s.cluster, &out, voice, "a", ""); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(tc.want, out.String()); diff != "" {
@@ -205,13 +206,46 @@ Events:  not known: events is forbidden: no right to list
 	}
 }
 
+// TestWhyJSON has a number that is not known be null, with the reason.
+func TestWhyJSON(t *testing.T) {
+	s := newStage(t, append(workload(1), newNode(true), newNamespace(voice, true), newGuardDeployment(), newPod("a", draining), newPod("b", draining), &corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{Namespace: voice, Name: "e"}, InvolvedObject: corev1.ObjectReference{Kind: "Pod", Name: "b", UID: "b"},
+		Reason: "Held", Message: "Pod voice/b stays", Source: corev1.EventSource{Component: guard.EventSource}, LastTimestamp: metav1.NewTime(noon()),
+	})...)
+	s.calls = map[string]int64{"a": 2}
+	for name, want := range map[string]Explained{
+		"a": {State: "draining", Intent: "drain", Calls: new(2), Outcome: "Hold", Rule: "calls"},
+		"b": {State: "draining", Intent: "drain", Unknown: "active_calls is not known: 1 of 1 pods are unknown; pod b: its agent does not answer", Outcome: "Hold", Rule: "unknown"},
+	} {
+		var out bytes.Buffer
+		if err := why(t.Context(), s.cluster, &out, voice, name, outputJSON); err != nil {
+			t.Fatal(err)
+		}
+		var got Explained
+		if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+			t.Fatalf("%v:\n%s", err, out.String())
+		}
+		if len(got.Says) < 6 || got.Says[0] != (Said{"Pod", "voice/" + name + " on node-1"}) || got.Since == nil || !got.Since.Equal(noon().Add(-2*time.Minute)) {
+			t.Errorf("it says %v", got.Says)
+		}
+		if len(got.Events) == 0 || got.Events[0].Reason != "Held" {
+			t.Errorf("its Events are %v", got.Events)
+		}
+		got.Says, got.Events, got.Since = nil, nil, nil
+		want.Kind, want.Namespace, want.Name, want.Node = "ExplainedPod", voice, name, "node-1"
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
 func TestWhyNot(t *testing.T) {
 	s := newStage(t, newNamespace(voice, true), newPod("plain", unguarded))
 	for name, want := range map[string]string{
 		"plain": `pod voice/plain is not guarded, and callguard does not hold it; its pod template needs label callguard.dev/guarded: "true"`,
 		"gone":  `there is no pod "gone" in namespace voice; kubectl calls -A lists the guarded pods`,
 	} {
-		if err := why(t.Context(), s.cluster, &bytes.Buffer{}, voice, name); err == nil || err.Error() != want {
+		if err := why(t.Context(), s.cluster, &bytes.Buffer{}, voice, name, ""); err == nil || err.Error() != want {
 			t.Errorf("why %s: %v; want %q", name, err, want)
 		}
 	}
@@ -221,7 +255,7 @@ func TestWhyNot(t *testing.T) {
 		}
 	}
 	s.refuse("get", "pods")
-	if err := why(t.Context(), s.cluster, &bytes.Buffer{}, voice, "plain"); err == nil || !strings.Contains(err.Error(), "no right to get") {
+	if err := why(t.Context(), s.cluster, &bytes.Buffer{}, voice, "plain", ""); err == nil || !strings.Contains(err.Error(), "no right to get") {
 		t.Errorf("without the right to get pods: %v", err)
 	}
 }

@@ -140,7 +140,7 @@ func TestCallsDoctor(t *testing.T) {
 	s.deploy(1)
 	well := func() (string, bool) {
 		out, _, code := calls(t, "doctor")
-		return out, code == 0
+		return out, code == 2 // the agents' grace is short, which is a warning
 	}
 	var out string
 	s.eventually(inTime, "doctor finds all well", func() (bool, error) {
