@@ -128,7 +128,7 @@ func newCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	c.flags.AddFlags(cmd.PersistentFlags())
 	cmd.PersistentFlags().StringVar(&c.callguard, "callguard-namespace", c.callguard, "Namespace of the drain-guard.")
 	list.addFlags(cmd.Flags())
-	cmd.AddCommand(newList(c), newWhy(c), newDrain(c), newDoctor(c), newVersion(c))
+	cmd.AddCommand(newList(c), newWhy(c), newDrain(c), newPlan(c), newEnd(c), newDoctor(c), newVersion(c))
 	return cmd
 }
 
@@ -140,7 +140,7 @@ func noWords(cmd *cobra.Command, args []string) error {
 	if cmd.HasParent() {
 		return fmt.Errorf("unexpected argument %q; use %s without one", args[0], cmd.CommandPath())
 	}
-	return fmt.Errorf("there is no command %q; use list, why POD, drain NODE, doctor or version", args[0])
+	return fmt.Errorf("there is no command %q; use list, why POD, plan NODE, drain NODE, end POD, doctor or version", args[0])
 }
 
 // oneName takes exactly one name.

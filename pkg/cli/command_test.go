@@ -21,10 +21,12 @@ func TestBadInput(t *testing.T) {
 		args []string
 		want string
 	}{
-		"Command":      {args: []string{"drian", "node-1"}, want: `there is no command "drian"; use list, why POD, drain NODE, doctor or version`},
+		"Command":      {args: []string{"drian", "node-1"}, want: `there is no command "drian"; use list, why POD, plan NODE, drain NODE, end POD, doctor or version`},
 		"Word":         {args: []string{"list", "agent"}, want: `unexpected argument "agent"; use kubectl calls list without one`},
 		"Flag":         {args: []string{"--nod=node-1"}, want: `unknown flag: --nod; kubectl calls --help lists the flags`},
 		"Output":       {args: []string{"-o", "table"}, want: `--output is "table"; use json, yaml, name or wide`},
+		"PlanNothing":  {args: []string{"plan"}, want: `which node? use kubectl calls plan NAME`},
+		"EndNoReason":  {args: []string{"end", "a", "--reason", " "}, want: `--reason is empty; say why, such as --reason "ticket 4711"`},
 		"SortBy":       {args: []string{"--sort-by=size"}, want: `--sort-by is "size"; use name, calls, node, state or age`},
 		"WatchJSON":    {args: []string{"-w", "-o", "json"}, want: `--watch shows a table, and --output is "json"; leave one out`},
 		"WhyYAML":      {args: []string{"why", "a", "-o", "yaml"}, want: `--output is "yaml"; use json`},

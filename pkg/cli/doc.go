@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cli implements the kubectl-calls commands list, why, drain and doctor.
+// Package cli implements the kubectl-calls commands list, why, plan, drain, end, doctor
+// and version.
 //
 // It decides nothing: why a pod stays is what package guard makes of it, whose
-// doors and budgets it also takes. It writes in one verb only, drain, which cordons
-// a node and evicts its pods as kubectl does. What it could not read is unknown,
-// and never zero.
+// doors and budgets it also takes. It writes in two verbs: drain cordons nodes and
+// evicts their pods as kubectl does, and end deletes a pod for a member of the
+// break-glass group, and leaves an Event. What it could not read is unknown, and
+// never zero.
 package cli

@@ -120,7 +120,7 @@ func (c *cluster) noPlaces(ctx context.Context, nodes []*emptying, list []standi
 	}
 	var texts []string
 	for _, pod := range pods {
-		if why := room.take(pod); why != "" {
+		if _, why := room.take(pod); why != "" {
 			texts = append(texts, fmt.Sprintf("%s: its replacement finds no place, by what nodes and pods say now: %s; until there is one it goes on serving", pod.Namespace+"/"+pod.Name, why))
 		}
 	}

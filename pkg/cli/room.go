@@ -106,6 +106,9 @@ func (p *place) refuses(pod *corev1.Pod) string {
 	for _, name := range slices.Sorted(maps.Keys(wants)) {
 		wanted := wants[name]
 		left, has := p.left[name]
+		if has && left.Cmp(wanted) < 0 && name == corev1.ResourcePods {
+			return "without room for one pod more"
+		}
 		if has && left.Cmp(wanted) < 0 {
 			return "with too little " + string(name) + " left"
 		}
@@ -114,24 +117,24 @@ func (p *place) refuses(pod *corev1.Pod) string {
 }
 
 // take puts a copy of a pod on the first node that takes it, or says why none does.
-func (r room) take(pod *corev1.Pod) string {
+func (r room) take(pod *corev1.Pod) (on, why string) {
 	if len(r) == 0 {
-		return "there is no other node"
+		return "", "there is no other node"
 	}
-	why := map[string]int{}
+	refused := map[string]int{}
 	for _, p := range r {
 		no := p.refuses(pod)
 		if no == "" {
 			p.put(pod)
-			return ""
+			return p.node.Name, ""
 		}
-		why[no]++
+		refused[no]++
 	}
 	var parts []string
-	for _, no := range slices.Sorted(maps.Keys(why)) {
-		parts = append(parts, fmt.Sprintf("%d %s", why[no], no))
+	for _, no := range slices.Sorted(maps.Keys(refused)) {
+		parts = append(parts, fmt.Sprintf("%d %s", refused[no], no))
 	}
-	return fmt.Sprintf("of %s %s", plural(len(r), "other node"), strings.Join(parts, ", "))
+	return "", fmt.Sprintf("of %s %s", plural(len(r), "other node"), strings.Join(parts, ", "))
 }
 
 // ready reports whether a node is, and takes one that does not say for ready.

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/printers"
+
+	"github.com/callguard/callguard/pkg/call"
+)
+
+// Plan is what plan -o json shows.
+type Plan struct {
+	Kind string `json:"kind"`
+	// Refused has why a drain would not begin.
+	Refused []string  `json:"refused"`
+	Pods    []Planned `json:"pods"`
+}
+
+// Planned is what a pod would wait for.
+type Planned struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Node      string `json:"node"`
+	// Calls is null where they are not known, and of a pod that is not guarded.
+	Calls *int `json:"calls"`
+	// Replacement is where its replacement has room now; NoPlace why it has none.
+	Replacement string `json:"replacement,omitempty"`
+	NoPlace     string `json:"noPlace,omitempty"`
+	WaitsFor    string `json:"waitsFor"`
+	// AtMost is after how long it goes with its calls; empty where never.
+	AtMost string `json:"atMost,omitempty"`
+}
+
+type planOptions struct {
+	*common
+
+	selector string
+	output   string
+}
+
+func newPlan(c *common) *cobra.Command {
+	o := &planOptions{common: c}
+	cmd := &cobra.Command{
+		Use: "plan NODE...", Short: "Say what a drain of nodes would wait for",
+		Long: "Says of each pod of nodes what its drain would wait for: how many calls, and where its replacement has room, by requests,\n" +
+			"taints, node selectors and affinity to nodes. Affinity among pods, volumes and quotas are not looked at. When the last\n" +
+			"call ends nobody knows, and no time is foretold. It changes nothing.\n\n" +
+			"Exit codes: 0, a drain could begin and end; 1, an error; 2, it would be refused, or could not end as things are.",
+		Example: "  kubectl calls plan node-1\n  kubectl calls plan -l pool=old\n  kubectl calls plan node-1 node-2 -o json",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(o.output, outputJSON); err != nil {
+				return err
+			}
+			if err := checkNodes(args, o.selector, "kubectl calls plan"); err != nil {
+				return err
+			}
+			cl, err := c.connect()
+			if err != nil {
+				return err
+			}
+			names, err := cl.nodeNames(cmd.Context(), args, o.selector)
+			if err != nil {
+				return err
+			}
+			return o.run(cmd.Context(), cl, names...)
+		},
+	}
+	cmd.Flags().StringVarP(&o.selector, "selector", "l", o.selector, "Plan for the nodes with these labels, such as pool=old.")
+	cmd.Flags().StringVarP(&o.output, "output", "o", o.output, "json.")
+	return cmd
+}
+
+func (o *planOptions) run(ctx context.Context, c *cluster, names ...string) error {
+	a := c.administered(ctx)
+	all := &drainOptions{common: o.common, ignoreDaemonSets: true, deleteEmptyDirData: true, force: true}
+	leaving := map[string]bool{}
+	var pods []*corev1.Pod
+	on := map[string][]*corev1.Pod{}
+	for _, name := range names {
+		_, err := c.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return fmt.Errorf("there is no node %q; kubectl get nodes lists them", name)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read node %s: %w", name, err)
+		}
+		if on[name], _, err = all.list(ctx, c, name); err != nil {
+			return fmt.Errorf("cannot tell the pods of node %s: %s", name, line(err))
+		}
+		leaving[name], pods = true, append(pods, on[name]...)
+	}
+	refusals, notes, unprotected := c.preflight(ctx, a, pods, false)
+	for _, note := range notes {
+		_, _ = fmt.Fprintln(o.ErrOut, "Warning:", note)
+	}
+	places, roomErr := c.room(ctx, leaving)
+	if roomErr != nil {
+		_, _ = fmt.Fprintln(o.ErrOut, "Warning: whether replacements find a place is not known:", line(roomErr))
+	}
+	plan := Plan{Kind: "Plan", Refused: append([]string{}, refusals...), Pods: []Planned{}}
+	var standings []standing
+	for _, name := range names {
+		w := newProgress(c, a, o.ErrOut, name)
+		w.unprotected = unprotected
+		for _, s := range w.standings(ctx, on[name]) {
+			p := Planned{Namespace: s.pod.Namespace, Name: s.pod.Name, Node: name}
+			if s.needsPlace() && roomErr == nil {
+				p.Replacement, p.NoPlace = places.take(s.pod)
+			}
+			if n, known := s.calls.Calls(); known && s.counts() {
+				p.Calls = &n
+			}
+			p.WaitsFor = s.wouldWaitFor(p)
+			if s.counts() {
+				p.AtMost = atMost(s.pod, a)
+			}
+			plan.Pods, standings = append(plan.Pods, p), append(standings, s)
+		}
+	}
+	blind, unknown := notKnown(standings)
+	if o.output == outputJSON {
+		if err := printJSON(o.Out, plan); err != nil {
+			return err
+		}
+	} else if err := o.print(plan, names); err != nil {
+		return err
+	}
+	if unknown != "" {
+		_, _ = fmt.Fprintln(o.ErrOut, "Warning:", unknown)
+	}
+	if blind || len(refusals) > 0 {
+		return errWaiting
+	}
+	return nil
+}
+
+// print prints a plan for people.
+func (o *planOptions) print(plan Plan, names []string) error {
+	w := printers.GetNewTabWriter(o.Out)
+	_, _ = fmt.Fprintln(w, "NODE\tPOD\tCALLS\tWAITS FOR")
+	calls, unknown := 0, 0
+	for _, p := range plan.Pods {
+		n := nothing
+		switch {
+		case p.Calls != nil:
+			n = fmt.Sprint(*p.Calls)
+			calls += *p.Calls
+		case strings.Contains(p.WaitsFor, callsToBeKnown):
+			n = "?"
+			unknown++
+		}
+		waits := p.WaitsFor
+		if p.AtMost != "" {
+			waits += "; " + p.AtMost
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s/%s\t%s\t%s\n", p.Node, p.Namespace, p.Name, n, waits)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	end := "It ends when the last call is over and each pod that goes has its replacement."
+	if calls == 0 && unknown == 0 {
+		end = "It ends when each pod that goes has its replacement; a call that begins before the drain does is waited for."
+	}
+	_, _ = fmt.Fprintf(o.Out, "%s: %s%s. %s When a call ends nobody knows: no time is foretold.\n",
+		ofNodes(names, "node %s", "nodes %s"), plural(len(plan.Pods), "pod"), withCalls(calls, unknown), end)
+	for _, why := range plan.Refused {
+		_, _ = fmt.Fprintf(o.Out, "A drain would be refused: %s\n", why)
+	}
+	return nil
+}
+
+// callsToBeKnown is what a pod waits for whose calls nobody knows.
+const callsToBeKnown = "its calls to be known, for unknown is not zero"
+
+// wouldWaitFor is what a drain would wait for with a pod.
+func (s standing) wouldWaitFor(p Planned) string {
+	switch {
+	case s.pod.DeletionTimestamp != nil:
+		return "its end, within its grace period"
+	case s.unprotected != "", !s.guarded:
+		return cmp.Or(s.String(), nothing)
+	case s.state == call.Released:
+		return "nothing: it was let go"
+	}
+	var parts []string
+	switch n, known := s.calls.Calls(); {
+	case !known:
+		parts = append(parts, callsToBeKnown)
+	case n > 0:
+		parts = append(parts, "the end of "+plural(n, "call"))
+	}
+	switch {
+	case p.Replacement != "":
+		parts = append(parts, "its replacement, for which there is room on "+p.Replacement)
+	case p.NoPlace != "":
+		parts = append(parts, "a place for its replacement: "+p.NoPlace)
+	case len(parts) == 0 && s.why != "":
+		parts = append(parts, s.why)
+	}
+	if len(parts) == 0 {
+		return "a quiet time, in which a call that is on its way would show"
+	}
+	return strings.Join(parts, "; ")
+}
+
+// atMost says after how long a pod would go with its calls; empty where never.
+func atMost(pod *corev1.Pod, a administered) string {
+	deadline, _ := call.ParseDeadline(pod.Annotations[call.DeadlineAnnotation], pod.Annotations[call.OnDeadlineAnnotation]) // beside an error it is the one that holds
+	after, by := time.Duration(0), ""
+	if deadline.Release && deadline.After > 0 {
+		after, by = deadline.After, "annotation "+call.DeadlineAnnotation
+	}
+	if most := a.settings.Limits.MaxHold; most > 0 && (by == "" || most < after) {
+		after, by = most, "the guard's --max-hold"
+	}
+	if by == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s at most, by %s: it goes then, with its calls", after, by)
+}
