@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -582,5 +583,40 @@ func TestLocked(t *testing.T) {
 				t.Errorf("%s It is locked: %t, want %t", tc.reason, got, tc.want)
 			}
 		})
+	}
+}
+
+// TestAdviceKnowsEveryAnnotation has the policy that warns of misspelt annotations know those that callguard reads.
+func TestAdviceKnowsEveryAnnotation(t *testing.T) {
+	doors, err := manifests.Parse(manifests.DefaultValues())
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string][]string{}
+	for _, p := range doors.Policies {
+		if p.Name != "callguard-workload-advice" {
+			continue
+		}
+		for _, v := range p.Spec.Variables {
+			for _, m := range regexp.MustCompile(`'(callguard\.dev/[a-z-]+)'`).FindAllStringSubmatch(v.Expression, -1) {
+				known[v.Name] = append(known[v.Name], m[1])
+			}
+		}
+	}
+	want := map[string][]string{}
+	for _, a := range call.Annotations() {
+		switch {
+		case a.On == call.OnPod && !a.Label && a.Writer == call.AtBirth:
+			want["strange"] = append(want["strange"], a.Key)
+		case a.On == call.OnWorkload:
+			want["misplaced"] = append(want["misplaced"], a.Key)
+		}
+	}
+	for _, variable := range []string{"strange", "misplaced"} {
+		slices.Sort(known[variable])
+		slices.Sort(want[variable])
+		if diff := cmp.Diff(want[variable], known[variable]); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", variable, diff)
+		}
 	}
 }

@@ -259,7 +259,7 @@ func (o *listOptions) watching(ctx context.Context, c *cluster, namespace string
 		began, text, requests := time.Now(), &bytes.Buffer{}, 1
 		seen, err := o.look(ctx, c, namespace)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // whoever ends it has seen enough
 		}
 		if err != nil {
 			_, _ = fmt.Fprintln(text, "not known: "+line(err))

@@ -140,6 +140,7 @@ func policies() []Row {
 			Noticed: func(s *Scene) error { return s.DoorsOpen("callguard-delete") }, Mend: doors, Healed: shut,
 		},
 		without("Policy `callguard-birth-advice`", "nobody: it warns, and holds nobody", policy, "callguard-birth-advice"),
+		without("Policy `callguard-workload-advice`", "nobody: it warns, and holds nobody", policy, "callguard-workload-advice"),
 		{
 			Object: "MutatingAdmissionPolicy `callguard-grace`", What: "deleted " + person, Notices: alerted, Heals: again,
 			Opens:   "an eviction may shorten the grace of a released pod",
