@@ -500,7 +500,11 @@ func (w *progress) look(ctx context.Context, pods []*corev1.Pod) {
 			unknown++
 		}
 	}
-	w.changed("left", w.about()+fmt.Sprintf("%d of %s left", len(left), plural(len(pods), "pod"))+withCalls(calls, unknown))
+	rest := w.about() + fmt.Sprintf("%d of %s left", len(left), plural(len(pods), "pod"))
+	if len(left) > 0 {
+		rest += withCalls(calls, unknown)
+	}
+	w.changed("left", rest)
 }
 
 // about begins a line that is about the node.
