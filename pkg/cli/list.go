@@ -277,7 +277,11 @@ func (o *listOptions) watching(ctx context.Context, c *cluster, namespace string
 		if screen != nil {
 			lines = screen.clear()
 		}
-		if is := seen.pods.unaged(); lines > 0 || is != last || err != nil {
+		is := seen.pods.unaged()
+		if err != nil {
+			is = err.Error()
+		}
+		if lines > 0 || is != last {
 			last = is
 			_, _ = fmt.Fprintf(o.Out, "%s\n%s", clock(c.now()), cut(text.String(), lines-2)) // and a line for the cursor
 		}
