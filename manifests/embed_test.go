@@ -40,7 +40,7 @@ func TestValues(t *testing.T) {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s\n-rendered, +parsed:\n%s", tc.reason, diff)
 			}
-			if len(got.Policies) != 12 || len(got.Bindings) != 12 || len(got.MutatingPolicies) != 1 || len(got.MutatingBindings) != 1 ||
+			if len(got.Policies) != 13 || len(got.Bindings) != 13 || len(got.MutatingPolicies) != 1 || len(got.MutatingBindings) != 1 ||
 				got.PriorityClass == nil || got.BudgetOwner == nil {
 				t.Errorf("%s\na door is missing: %+v", tc.reason, got)
 			}
