@@ -15,7 +15,6 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
-	"github.com/callguard/callguard/test/trial"
 )
 
 func condition(kind corev1.NodeConditionType, status corev1.ConditionStatus) func(*corev1.Node) {
@@ -99,8 +98,7 @@ func TestTwoMinutes(t *testing.T) {
 	taint("aws-node-termination-handler/spot-itn", corev1.TaintEffectNoSchedule)(spot)
 	g, client := newGuard(t, enabledNamespace(), newNode(false), newDeployment("web", 4), newReplicaSet("1", 4),
 		webPod("a"), webPod("b"), webPod("c"), webPod("d", func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }))
-	events := &trial.Events{}
-	g.report.events = events
+	told := hear(g)
 	nodeIs(t, g, client, spot)
 	for _, seconds := range []int{0, 1, 2, 8} {
 		g.now = func() time.Time { return noon().Add(time.Duration(seconds) * time.Second) }
@@ -116,8 +114,8 @@ func TestTwoMinutes(t *testing.T) {
 		}
 		want := "Warning Held on Pod voice/" + name + ": Pod voice/" + name + " stays (drain): its witness rooms cannot tell whether it holds calls: nobody has answered yet; " +
 			"its node goes within minutes (taint aws-node-termination-handler/spot-itn), and calls that last longer end with it"
-		if !slices.Contains(events.List(), want) {
-			t.Errorf("no Event names %s:\n%v", name, events.List())
+		if !slices.Contains(told(), want) {
+			t.Errorf("no Event names %s:\n%v", name, told())
 		}
 	}
 }
