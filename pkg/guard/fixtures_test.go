@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -228,6 +229,19 @@ func newGuard(t *testing.T, objects ...runtime.Object) (*Guard, *fake.Clientset)
 // newGuardOf is the same of a namespace that may have no budget.
 func newGuardOf(t *testing.T, objects ...runtime.Object) (*Guard, *fake.Clientset) {
 	t.Helper()
+	return newGuardBy(t, noon, objects...)
+}
+
+// moving is a clock that begins at noon, and goes on when a test has it, also under informers that read it.
+type moving struct{ passed atomic.Int64 }
+
+func (m *moving) now() time.Time           { return noon().Add(time.Duration(m.passed.Load())) }
+func (m *moving) set(after time.Duration)  { m.passed.Store(int64(after)) }
+func (m *moving) advance(by time.Duration) { m.passed.Add(int64(by)) }
+
+// newGuardBy is the same by another clock.
+func newGuardBy(t *testing.T, now func() time.Time, objects ...runtime.Object) (*Guard, *fake.Clientset) {
+	t.Helper()
 	client := fake.NewClientset(withNodes(objects)...)
 	g, err := New(Config{
 		Client: client, Doors: open{}, Recorder: record.NewFakeRecorder(1000),
@@ -236,7 +250,7 @@ func newGuardOf(t *testing.T, objects ...runtime.Object) (*Guard, *fake.Clientse
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.now = noon
+	g.now = now
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- g.Watch(ctx) }()

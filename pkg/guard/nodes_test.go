@@ -61,13 +61,14 @@ func TestNotice(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			g, client := newGuard(t, enabledNamespace(), newNode(false), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a"))
+			clock := &moving{}
+			g, client := newGuardBy(t, clock.now, lockingBudget(), enabledNamespace(), newNode(false), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a"))
 			g.planner.settings = DefaultSettings()
 			node := newNode(false)
 			tc.change(node)
 			nodeIs(t, g, client, node)
 			looksAt := func(seconds int) map[string][]string {
-				g.now = func() time.Time { return noon().Add(time.Duration(seconds) * time.Second) }
+				clock.set(time.Duration(seconds) * time.Second)
 				if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
 					t.Fatal(err)
 				}
@@ -96,12 +97,13 @@ func TestNotice(t *testing.T) {
 func TestTwoMinutes(t *testing.T) {
 	spot := newNode(false)
 	taint("aws-node-termination-handler/spot-itn", corev1.TaintEffectNoSchedule)(spot)
-	g, client := newGuard(t, enabledNamespace(), newNode(false), newDeployment("web", 4), newReplicaSet("1", 4),
+	clock := &moving{}
+	g, client := newGuardBy(t, clock.now, lockingBudget(), enabledNamespace(), newNode(false), newDeployment("web", 4), newReplicaSet("1", 4),
 		webPod("a"), webPod("b"), webPod("c"), webPod("d", func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }))
 	told := hear(g)
 	nodeIs(t, g, client, spot)
 	for _, seconds := range []int{0, 1, 2, 8} {
-		g.now = func() time.Time { return noon().Add(time.Duration(seconds) * time.Second) }
+		clock.set(time.Duration(seconds) * time.Second)
 		if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
 			t.Fatal(err)
 		}
@@ -140,14 +142,13 @@ func TestCandidate(t *testing.T) {
 	marked := newNode(false)
 	taint(candidateTaint, corev1.TaintEffectPreferNoSchedule)(marked)
 	elsewhere := func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }
-	g, client := newGuard(t, enabledNamespace(), newNode(false), newDeployment("web", 3), newReplicaSet("1", 3), webPod("a"), webPod("b"), webPod("c", elsewhere))
+	clock := &moving{}
+	g, client := newGuardBy(t, clock.now, lockingBudget(), enabledNamespace(), newNode(false), newDeployment("web", 3), newReplicaSet("1", 3), webPod("a"), webPod("b"), webPod("c", elsewhere))
 	g.planner.settings = DefaultSettings()
 	g.planner.settings.Limits.MaxHold = time.Minute
-	now := noon()
-	g.now = func() time.Time { return now }
 	look := func(after time.Duration) (wrote []string) {
 		t.Helper()
-		now = now.Add(after)
+		clock.advance(after)
 		client.ClearActions()
 		if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
 			t.Fatal(err)
@@ -202,18 +203,17 @@ func TestCameToACandidate(t *testing.T) {
 	marked := newNode(false)
 	taint(candidateTaint, corev1.TaintEffectPreferNoSchedule)(marked)
 	for came, want := range map[time.Duration]bool{-time.Minute: false, time.Minute: false, 6 * time.Minute: true} {
-		g, _ := newGuard(t, marked)
+		clock := &moving{}
+		g, _ := newGuardBy(t, clock.now, lockingBudget(), marked)
 		g.planner.settings = DefaultSettings()
-		now := noon()
-		g.now = func() time.Time { return now }
 		g.planner.dates.forget(func(occasion) bool { return true })
 		pod := webPod("a")
 		events := map[time.Duration]func(){0: func() { g.nodeChanged(newNode(false), marked) }, came: func() { g.podChanged(nil, pod) }}
 		for _, at := range slices.Sorted(maps.Keys(events)) {
-			now = noon().Add(at)
+			clock.set(at)
 			events[at]()
 		}
-		now = noon().Add(10 * time.Minute)
+		clock.set(10 * time.Minute)
 		s := newSnapshot(newDeployment("web", 1), newReplicaSet("1", 1), pod)
 		m := s.member(pod)
 		m.causes = g.planner.causes(s, m)
