@@ -31,6 +31,7 @@ func matrix() map[string]given {
 		"full":      {file: "full"},
 		"unguarded": {file: "unguarded"},
 		"azure":     {file: "azure"},
+		"operators": {file: "operators"},
 
 		"LongRelease":       {release: strings.Repeat("r", 53), file: "full"},
 		"DottedRelease":     {release: "team.voice"},

@@ -212,7 +212,7 @@ func TestPodMonitors(t *testing.T) {
 			}
 		})
 	}
-	for component, monitor := range monitors(t, given{file: "full"}.must(t)) {
+	for component, monitor := range monitors(t, given{file: "operators", set: []string{"commonLabels.team=voice"}}.must(t)) {
 		if monitor.GetLabels()["release"] != "prometheus" || monitor.GetLabels()["team"] != "voice" {
 			t.Errorf("the PodMonitor of %s has labels %v", component, monitor.GetLabels())
 		}

@@ -351,6 +351,9 @@ func TestServerTakesEveryObject(t *testing.T) {
 	r := voice(t)
 	var rendered string
 	for _, r.file = range ciValues(t, voiceChart) {
+		if r.file == "operators" {
+			continue // The server has none of their kinds; test/charts looks at these.
+		}
 		rendered = helm(t, r.args("template")...)
 		kubectl(t, rendered, "apply", "--server-side", "--dry-run=server", "-f", "-")
 	}
