@@ -186,6 +186,7 @@ func (c *cluster) examine(ctx context.Context, namespace string) []finding {
 	}
 	known("namespaces", func() []finding { return checkNamespaces(s) }, namespacesErr, budgetsErr)
 	known("opt-in", func() []finding { return checkOptIn(s) }, podsErr, namespacesErr)
+	findings = append(findings, c.checkWorkloads(ctx, namespace)...)
 	known("other-budgets", func() []finding { return checkForeign(s) }, podsErr, namespacesErr, budgetsErr)
 	known("pods", func() []finding { return c.checkPods(ctx, s) }, podsErr, namespacesErr)
 	api, others := c.checkMetricsAPI(ctx, s)

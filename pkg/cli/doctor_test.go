@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -30,6 +31,7 @@ OK    doors           all admission policies stand as this version has them, and
 OK    drain-guard     guard-1 leads
 OK    namespaces      1 enabled, each with its PodDisruptionBudget callguard: voice
 OK    opt-in          every guarded pod is in an enabled namespace: 2 pods
+OK    workloads       no mistake was found in the pod templates of workloads that name callguard
 OK    other-budgets   no other PodDisruptionBudget matches a guarded pod
 OK    pods            every guarded pod has the grace its agent needs, and is locked from birth
 OK    metrics-api     custom.metrics.k8s.io is available, by Service callguard-system/metrics-adapter
@@ -189,6 +191,41 @@ func TestDoctor(t *testing.T) {
 				scaledWorkload("gone", true), autoscaler("gone", 0), scaledWorkload("one", true), autoscaler("one", 1), scaledWorkload("web-site", false), autoscaler("web-site", 0), autoscaler("nobody", 0),
 			},
 			want: []string{"WARN autoscalers HorizontalPodAutoscaler voice/gone may scale Deployment gone to zero: then no agent answers, and no call brings one back; minReplicas: 1, or more"},
+		},
+		"Workloads": {
+			reason: "Each mistake of a pod template is named; what a controller makes and what names callguard nowhere is not looked at.", objects: []runtime.Object{
+				scaledWorkload("right", true), scaledWorkload("other", false),
+				mistaken("yes", func(d *appsv1.Deployment) { d.Spec.Template.Labels[call.GuardedLabel] = "yes" }),
+				mistaken("misspelt", func(d *appsv1.Deployment) {
+					d.Spec.Template.Annotations = map[string]string{"callguard.dev/gateport": "8089"}
+					d.Spec.Template.Spec.InitContainers = []corev1.Container{{Name: "gate", Command: []string{"/call-gate"}}}
+				}),
+				mistaken("unlabelled", func(d *appsv1.Deployment) {
+					d.Spec.Template.Labels, d.Annotations = nil, map[string]string{call.DeadlineAnnotation: "2h", call.MinAvailableAnnotation: "1"}
+				}),
+				mistaken("two", func(d *appsv1.Deployment) {
+					d.Spec.Template.Spec.Containers = make([]corev1.Container, 2)
+					d.Spec.Template.Spec.PriorityClassName = ""
+				}),
+				mistaken("made", func(d *appsv1.Deployment) {
+					yes := true
+					d.Spec.Template.Labels[call.GuardedLabel] = "yes"
+					d.OwnerReferences = []metav1.OwnerReference{{APIVersion: "example.org/v1", Kind: "Agent", Name: "a", UID: "a", Controller: &yes}}
+				}),
+			},
+			want: []string{
+				`WARN workloads Deployment voice/yes: label callguard.dev/guarded of its pod template is "yes", not "true", so nothing holds or counts its calls; kubectl apply of it warns, with the line to write`,
+				"WARN workloads Deployment voice/misspelt: callguard knows no annotation callguard.dev/gateport of a pod template",
+				"WARN workloads Deployment voice/misspelt: it has a call-gate and no annotation callguard.dev/gate-port",
+				"WARN workloads Deployment voice/unlabelled: its pod template has no label callguard.dev/guarded, so nothing holds or counts its calls",
+				"WARN workloads Deployment voice/unlabelled: annotation callguard.dev/drain-deadline has no effect on the workload itself",
+				"WARN workloads Deployment voice/two: it has more than one regular container",
+				"WARN workloads Deployment voice/two: it has no priority",
+			},
+		},
+		"NoRightToListWorkloads": {
+			reason: "It is said, and all else is checked.", change: func(_ *testing.T, s *stage) { s.refuse("list", "statefulsets") },
+			want: []string{"WARN workloads not checked: cannot list the StatefulSets"},
 		},
 		"ScaleToZeroOfUnknown": {
 			reason: "Who may not read the target reads that it may be guarded.", objects: []runtime.Object{autoscaler("gone", 0)},
@@ -406,6 +443,13 @@ func mayNot(verb, resource, group, namespace string) error {
 		where = fmt.Sprintf(" in the namespace %q", namespace)
 	}
 	return apierrors.NewForbidden(schema.GroupResource{Group: group, Resource: resource}, "x", fmt.Errorf("User %q cannot %s resource %q in API group %q%s", "bob", verb, resource, group, where))
+}
+
+// mistaken is a guarded workload with a mistake.
+func mistaken(name string, change func(*appsv1.Deployment)) *appsv1.Deployment {
+	d := scaledWorkload(name, true)
+	change(d)
+	return d
 }
 
 // squeeze takes the columns' padding out.
