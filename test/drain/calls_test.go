@@ -262,6 +262,48 @@ func TestCalls(t *testing.T) {
 	s.bounds(8, 4)
 }
 
+// TestCallsEnd plans a drain, and ends the one pod of its node by break-glass: within the pod's own grace, so that its caller
+// can hang up, and with an Event that says who and why.
+func TestCallsEnd(t *testing.T) {
+	t.Parallel()
+	describeGuard(t)
+	s := tell(t, 2)
+	s.watch.unlocked()
+	s.deploy(2)
+	s.fill()
+	node := s.nodes[0]
+	here := s.pods(on(node))
+	if len(here) != 1 {
+		t.Fatalf("%s has pods %v; want one", node, here)
+	}
+	var out string
+	s.eventually(inTime, "the plan knows the call", func() (bool, error) {
+		said, errOut, code := calls(t, "plan", node)
+		out = said
+		return shown(code == 0 && strings.Contains(said, "the end of 1 call; "), said+errOut)
+	})
+	t.Logf("kubectl calls plan %s:\n%s", node, out)
+	says(t, "the plan", out, `node `+node+`: 1 pod, with 1 call\. It ends when the last call is over`)
+
+	end := []string{"end", here[0], "-n", s.ns, "--reason", "ticket 4711", "--yes"}
+	_, errOut, code := calls(t, append(end, "--as=ana", "--as-group=system:masters")...)
+	if code != 1 {
+		t.Errorf("whoever is no member ends a pod: %d", code)
+	}
+	says(t, "end", errOut, `you are not a member of group `+lab.BreakGlassGroup, `nothing was changed`)
+	s.there(here...)
+	out, errOut, code = calls(t, append(end, "--as=ana", "--as-group="+lab.BreakGlassGroup, "--as-group=system:masters")...)
+	t.Logf("kubectl calls end:\n%s", out)
+	if code != 0 {
+		t.Fatalf("a member of the group ends no pod: %d: %s", code, errOut)
+	}
+	says(t, "end", out, `it holds 1 call\. What calls it holds end with it`, `pod/`+here[0]+` ends`)
+	s.told(s.ns, "Pod", here[0], "EndedByHand", "was ended by ana; it holds 1 call: ticket 4711")
+	s.hangUpOn(here...)
+	s.gone(inTime, here...)
+	s.noneDropped()
+}
+
 // TestCallsRefuses has drains that would hang or lose a call. The node stays as it is.
 func TestCallsRefuses(t *testing.T) {
 	t.Parallel()
