@@ -16,13 +16,26 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-var (
-	aside    = Step{Type: "Normal", Reason: "SetAside", What: "is set aside (drain)", Why: "a replacement comes first"}
-	draining = Step{Type: "Normal", Reason: "Draining", What: "stopped accepting calls (drain)", Why: "enough other pods can take calls"}
-	held     = Step{Type: "Normal", Reason: "Held", What: "stays (drain)", Why: "it holds calls", Weight: Lasting}
-	released = Step{Type: "Normal", Reason: "Released", What: "may go (drain)", Why: "its calls are over", Weight: Notable}
-	forced   = Step{Type: "Warning", Reason: "ForcedRelease", What: "may go (drain)", Why: "its own drain deadline is over", Weight: Notable}
-)
+// The steps of a pod.
+func aside() Step {
+	return Step{Type: "Normal", Reason: "SetAside", What: "is set aside (drain)", Why: "a replacement comes first"}
+}
+
+func draining() Step {
+	return Step{Type: "Normal", Reason: "Draining", What: "stopped accepting calls (drain)", Why: "enough other pods can take calls"}
+}
+
+func held() Step {
+	return Step{Type: "Normal", Reason: "Held", What: "stays (drain)", Why: "it holds calls", Weight: Lasting}
+}
+
+func released() Step {
+	return Step{Type: "Normal", Reason: "Released", What: "may go (drain)", Why: "its calls are over", Weight: Notable}
+}
+
+func forced() Step {
+	return Step{Type: "Warning", Reason: "ForcedRelease", What: "may go (drain)", Why: "its own drain deadline is over", Weight: Notable}
+}
 
 // told is a step of a pod at a time, in seconds after noon.
 type told struct {
@@ -40,7 +53,7 @@ func TestOutbox(t *testing.T) {
 	}{
 		"OneOfAll": {
 			reason: "An idle pod makes all its steps within seconds: one Event on each object tells of the last.",
-			told:   []told{{0, "a", aside}, {1, "a", draining}, {6, "a", held}, {9, "a", released}}, until: 10,
+			told:   []told{{0, "a", aside()}, {1, "a", draining()}, {6, "a", held()}, {9, "a", released()}}, until: 10,
 			want: []string{
 				"Normal Released on Pod voice/a: Pod voice/a may go (drain): its calls are over",
 				"Normal Released on Node node-1: Pod voice/a may go (drain): its calls are over",
@@ -48,7 +61,7 @@ func TestOutbox(t *testing.T) {
 		},
 		"Passing": {
 			reason: "A step that nothing follows is told all the same.",
-			told:   []told{{0, "a", aside}}, until: 15,
+			told:   []told{{0, "a", aside()}}, until: 15,
 			want: []string{
 				"Normal SetAside on Node node-1: Pod voice/a is set aside (drain): a replacement comes first",
 				"Normal SetAside on Pod voice/a: Pod voice/a is set aside (drain): a replacement comes first",
@@ -56,11 +69,11 @@ func TestOutbox(t *testing.T) {
 		},
 		"NotYet": {
 			reason: "A step that may be followed waits, and a workload's or node's Event for its other pods.",
-			told:   []told{{0, "a", aside}, {5, "a", held}}, until: 9.9,
+			told:   []told{{0, "a", aside()}, {5, "a", held()}}, until: 9.9,
 		},
 		"Lasting": {
 			reason: "What keeps a pod for a while is told.",
-			told:   []told{{0, "a", draining}, {5, "a", held}}, until: 15,
+			told:   []told{{0, "a", draining()}, {5, "a", held()}}, until: 15,
 			want: []string{
 				"Normal Held on Node node-1: Pod voice/a stays (drain): it holds calls",
 				"Normal Held on Pod voice/a: Pod voice/a stays (drain): it holds calls",
@@ -68,7 +81,7 @@ func TestOutbox(t *testing.T) {
 		},
 		"Together": {
 			reason: "Pods of a node that do the same share its Event; who does something else has its own.",
-			told:   []told{{0, "b", held}, {1, "a", held}, {2, "c", released}}, until: 11,
+			told:   []told{{0, "b", held()}, {1, "a", held()}, {2, "c", released()}}, until: 11,
 			want: []string{
 				"Normal Released on Pod voice/c: Pod voice/c may go (drain): its calls are over",
 				"Normal Held on Node node-1: Pod voice/a stays (drain): it holds calls; likewise voice/b",
@@ -79,7 +92,7 @@ func TestOutbox(t *testing.T) {
 		},
 		"Warning": {
 			reason: "What an audit looks for is not replaced by what comes after it.",
-			told:   []told{{0, "a", forced}, {0.1, "a", held}}, until: 11,
+			told:   []told{{0, "a", forced()}, {0.1, "a", held()}}, until: 11,
 			want: []string{
 				"Warning ForcedRelease on Pod voice/a: Pod voice/a may go (drain): its own drain deadline is over",
 				"Warning ForcedRelease on Node node-1: Pod voice/a may go (drain): its own drain deadline is over",
@@ -110,9 +123,9 @@ func TestOutboxOfMany(t *testing.T) {
 	const many = 5_000
 	for i := range many {
 		name := fmt.Sprintf("pod-%04d", i)
-		o.Tell(noon(0), podNamed(name), stepOf(name, held), node())
+		o.Tell(noon(0), podNamed(name), stepOf(name, held()), node())
 		if i%2 == 1 {
-			o.Tell(noon(1), podNamed(name), stepOf(name, released), node())
+			o.Tell(noon(1), podNamed(name), stepOf(name, released()), node())
 		}
 	}
 	left := perSecond
