@@ -171,9 +171,11 @@ func report(stage *lab.Lab, watched *watched, began time.Time, pods, deployments
 	first, last := watched.firstRelease().Sub(began), watched.lastGone().Sub(began)
 	left := float64(len(watched.seen.gone)) // some replacements came to nodes that were cordoned a moment later
 	perPod := float64(of["pods"]+of["events"]) / left
-	fmt.Fprintf(os.Stdout, "| pods (Deployments) | first release | last gone | pods a second | writes a pod, Events among them | peak memory |\n|---|---|---|---|---|---|\n")
-	fmt.Fprintf(os.Stdout, "| %d (%d) | %.1f s | %.0f s | %.0f | %.1f, %.1f | %.0f MiB |\n", pods, deployments, first.Seconds(), last.Seconds(),
+	row := fmt.Sprintf("| %d (%d) | %.1f s | %.0f s | %.0f | %.1f, %.1f | %.0f MiB |", pods, deployments, first.Seconds(), last.Seconds(),
 		left/(last-first).Seconds(), perPod, float64(of["events"])/left, float64(guard.Peak)/(1<<20))
+	if _, err := fmt.Fprintf(os.Stdout, "| pods (Deployments) | first release | last gone | pods a second | writes a pod, Events among them | peak memory |\n|---|---|---|---|---|---|\n%s\n", row); err != nil {
+		return err
+	}
 	fmt.Fprintln(os.Stderr, "writes by resource:", of)
 	var faults []error
 	if guard.Kills > 0 || guard.Peak > mostMemory {
