@@ -25,6 +25,7 @@ import (
 	"github.com/callguard/callguard/pkg/admission"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/metricsapi"
 	"github.com/callguard/callguard/pkg/servingcert"
 	"github.com/callguard/callguard/pkg/witness"
 	"github.com/callguard/callguard/pkg/witness/gate"
@@ -77,6 +78,7 @@ func registered(t *testing.T) names {
 	rooms.NewMetrics(n)
 	worker.NewReader(poll.Config{Registry: n})
 	gate.NewReader(poll.Config{Registry: n})
+	n.MustRegister(metricsapi.New(nil, nil, time.Now).Collector())
 	n.MustRegister(witness.NewCollector(nil, func() []*call.Pod { return nil }, time.Now))
 	keeper, err := servingcert.New(servingcert.Config{
 		Service: types.NamespacedName{Namespace: "callguard-system", Name: "metrics-adapter"}, Lifetime: time.Hour, Log: slog.New(slog.DiscardHandler),

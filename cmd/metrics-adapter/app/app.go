@@ -125,7 +125,9 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	})
 	every := func() []*call.Pod { return store.In("", func(*call.Pod) bool { return true }) }
 	registry.MustRegister(witness.NewCollector(book, every, time.Now))
-	server, keeper, err := o.server(metricsapi.New(store, book, time.Now), watcher, log)
+	metrics := metricsapi.New(store, book, time.Now)
+	registry.MustRegister(metrics.Collector())
+	server, keeper, err := o.server(metrics, watcher, log)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metricsapi
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/callguard/callguard/pkg/pods"
+)
+
+// Collector shows Prometheus what the metrics API answers for workloads.
+func (p *Provider) Collector() prometheus.Collector { return collector{p} }
+
+type collector struct{ *Provider }
+
+func (collector) calls() *prometheus.Desc {
+	return prometheus.NewDesc("callguard_active_calls",
+		"Calls that the guarded pods of a Deployment or StatefulSet hold, as active_calls of the metrics API. There is none while too little is known.",
+		[]string{"namespace", "workload"}, nil)
+}
+
+func (collector) busy() *prometheus.Desc {
+	return prometheus.NewDesc("callguard_busy_pods",
+		"Guarded pods of a Deployment or StatefulSet that hold a call, or may, as busy_pods of the metrics API. There is none while too little is known.",
+		[]string{"namespace", "workload"}, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (c collector) Describe(out chan<- *prometheus.Desc) {
+	out <- c.calls()
+	out <- c.busy()
+}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	look := c.look(nil)
+	for _, d := range described() {
+		if d.kind != pods.Deployment && d.kind != pods.StatefulSet {
+			continue
+		}
+		for _, s := range c.subjects(d, "", labels.Everything()) {
+			t := look.tally(s.pods)
+			if t.tooLittleKnown(ActiveCalls) != nil {
+				continue
+			}
+			workload := d.kind + "/" + s.name.Name
+			out <- prometheus.MustNewConstMetric(c.calls(), prometheus.GaugeValue, float64(t.calls), s.name.Namespace, workload)
+			out <- prometheus.MustNewConstMetric(c.busy(), prometheus.GaugeValue, float64(t.busy), s.name.Namespace, workload)
+		}
+	}
+}
