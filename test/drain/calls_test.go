@@ -225,10 +225,10 @@ func TestCalls(t *testing.T) {
 	s.waits(first.command)
 	s.eventually(soon, "why says that it holds calls", func() (bool, error) {
 		out, errOut, _ = calls(t, "why", "pod/"+busy[0], "-n", s.ns)
-		return shown(strings.Contains(out, "Hold by rule calls: it holds calls") && strings.Contains(out, "SetAside"), out+errOut)
+		return shown(strings.Contains(out, "Hold by rule calls: it holds calls") && strings.Contains(out, "Held "), out+errOut)
 	})
 	t.Logf("kubectl calls why:\n%s", out)
-	says(t, "why", out, `State: +draining, and should go \(drain\) for`, `Calls: +1, `, `Waits for: +its callers to hang up`, `Draining .*stopped accepting calls`)
+	says(t, "why", out, `State: +draining, and should go \(drain\) for`, `Calls: +1, `, `Waits for: +its callers to hang up`, `Held .*stays \(drain\): it holds calls`)
 	text, _, _ := calls(t, "-n", s.ns, "-o", "json")
 	var list struct{ Items []map[string]any }
 	if err := json.Unmarshal([]byte(text), &list); err != nil || len(list.Items) != 4+len(busy) {

@@ -17,7 +17,7 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// TestNodesLeave has twelve agents on six nodes, and load falls until one node holds all that are left. A node autoscaler
+// TestNodesLeave has twelve agents on six nodes, and load falls until one node can hold all that are left. A node autoscaler
 // beside them, which acts as Cluster Autoscaler does, takes the other five, each when its last call is over, and gives up on
 // none.
 func TestNodesLeave(t *testing.T) {
@@ -48,23 +48,25 @@ func TestNodesLeave(t *testing.T) {
 	before := s.pods(all)
 	s.hangUpOn(before[:6]...)
 	s.does("scale", "deployment/"+lab.AgentName, "--replicas=4")
-	nodesOf := func(keep func(*corev1.Pod) bool) (list []string) {
+	nodesOf := func() (list []string) {
 		for _, node := range s.nodes {
-			if len(s.pods(func(p *corev1.Pod) bool { return on(node)(p) && keep(p) })) > 0 {
+			if len(s.pods(on(node))) > 0 {
 				list = append(list, node)
 			}
 		}
 		return list
 	}
-	s.eventually(inTime, "all that serve are on one node", func() (bool, error) {
-		return s.so(len(s.pods(in(call.Serving))) == left && len(nodesOf(in(call.Serving))) == 1 && s.watch.able() == left)
+	s.eventually(inTime, "as many serve as are wanted", func() (bool, error) {
+		return s.so(len(s.pods(in(call.Serving))) == left && s.watch.able() == left)
 	})
 	s.always(5*s1, "six callers talk, and their nodes are there", func() (bool, error) {
 		removed, _ := scaler.Removed()
-		return s.talking() && !slices.ContainsFunc(nodesOf(all), func(n string) bool { return slices.Contains(removed, n) }), nil
+		return s.talking() && !slices.ContainsFunc(nodesOf(), func(n string) bool { return slices.Contains(removed, n) }), nil
 	})
 	s.hangUpAll()
-	s.eventually(inTime, "five of six nodes are gone", func() (bool, error) {
+	// Which of them are left is the scheduler's choice: two that are half full are none that nobody needs until their calls are
+	// over, and then one is.
+	s.eventually(2*inTime, "five of six nodes are gone", func() (bool, error) {
 		removed, _ := scaler.Removed()
 		return s.so(len(removed) == 5 && len(s.pods(all)) == left)
 	})
