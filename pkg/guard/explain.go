@@ -25,9 +25,9 @@ import (
 //
 // Four things only the guard knows. It asks each witness by itself; whoever else
 // has one number for all of them. It knows since when a pod is quiet; here it is
-// taken to be quiet from now on, so that no release is ever foretold. And it dates
-// what carries no date of its own. And it sees the pods of other namespaces, by which it
-// chooses nodes to empty.
+// taken to be quiet from now on, so that no release is ever foretold. It dates what carries
+// no date of its own. And it sees the pods of other namespaces, by which it chooses nodes to
+// empty.
 type Explainer struct {
 	Client   kubernetes.Interface
 	Settings Settings
