@@ -185,7 +185,7 @@ func TestDeadNode(t *testing.T) {
 					}
 					return reads(r, "idle", 0)()
 				})
-				if why := r.Reading(podOf(0), time.Now()).Reason(); !strings.Contains(why, "room RM_"+sidOf("r0")+" of this pod was last read at") ||
+				if why := r.Reading(podOf(0), time.Now()).Reason(); !strings.Contains(why, "room RM_"+sidOf("r0")+" of this pod was last known at") ||
 					!strings.Contains(why, "none of its nodes answers for the room") {
 					t.Errorf("the reason is: %s", why)
 				}

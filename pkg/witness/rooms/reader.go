@@ -626,14 +626,14 @@ func (r *Reader) Reading(pod types.UID, now time.Time) call.Reading {
 	}
 	at := reading.At()
 	for room := range h.rooms {
-		sid, read, err := r.roll.failing(room)
-		if err == nil || !read.Before(at) {
+		sid, known, err := r.roll.failing(room)
+		if err == nil || !known.Before(at) {
 			continue
 		}
-		at = read
-		if now.Sub(read) > r.staleness(now) {
-			return call.Unknown("room %s of this pod was last read at %s, over %s ago: %s",
-				cmp.Or(sid, "of unknown id"), read.UTC().Format(time.RFC3339), r.staleness(now), err)
+		at = known
+		if now.Sub(known) > r.staleness(now) {
+			return call.Unknown("room %s of this pod was last known at %s, over %s ago: %s",
+				cmp.Or(sid, "of unknown id"), known.UTC().Format(time.RFC3339), r.staleness(now), err)
 		}
 	}
 	n, _ := reading.Calls()

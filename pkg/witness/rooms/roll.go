@@ -41,6 +41,7 @@ type place struct {
 	then  livekit.RoomInfo
 	err   error     // of the latest try
 	since time.Time // of the first try of those that failed since
+	known time.Time // as of when it was known at that try
 	dirty bool      // a webhook named it since it was asked for
 }
 
@@ -105,7 +106,10 @@ func (r *roll) asked(room string, at time.Time, err error) {
 	p.tried = at
 	if err != nil {
 		if p.err == nil {
-			p.since = at
+			p.since, p.known = at, p.read
+			if r.hints && !r.pending(p) && r.at.After(p.read) {
+				p.known = r.at
+			}
 		}
 		p.err, r.failed[room] = err, p
 		return
@@ -193,10 +197,10 @@ func (r *roll) unread(patience time.Duration, now time.Time) int {
 	return n
 }
 
-// failing returns when a room was read last, and why it cannot be read since.
-func (r *roll) failing(room string) (sid string, read time.Time, err error) {
+// failing returns as of when a room was known last, and why it cannot be read since.
+func (r *roll) failing(room string) (sid string, known time.Time, err error) {
 	if p := r.places[room]; p != nil && p.err != nil {
-		return p.line.SID, p.read, p.err
+		return p.line.SID, p.known, p.err
 	}
 	return "", time.Time{}, nil
 }

@@ -36,6 +36,7 @@ func TestRoll(t *testing.T) {
 		must, others []string
 		whole        float64
 		unread       int
+		failing      float64 // as of when b, which cannot be read, is known
 	}{
 		"NotYet":   {reason: "Of rooms that were never read nothing is known.", hints: true, steps: both[:1], now: 1, must: []string{"a", "b"}, whole: -1},
 		"Half":     {reason: "Nor of all, when one was.", hints: true, steps: both[:2], now: 2, must: []string{"b"}, others: []string{"a"}, whole: -1},
@@ -47,8 +48,12 @@ func TestRoll(t *testing.T) {
 		"Gone":     {reason: "A room with agents that the list lacks is read.", hints: true, steps: then(step{at: 21, list: "a1"}), now: 21, must: []string{"b"}, others: []string{"a"}, whole: 3},
 		"Webhook":  {reason: "A webhook knows more than the list.", hints: true, steps: then(step{hook: "a"}), now: 12, must: []string{"a"}, others: []string{"b"}, whole: 2},
 		"LateRead": {reason: "A read that began before the list may not have seen what that shows.", hints: true, steps: then(step{at: 21, list: "a2 b1"}, step{at: 20, room: "a"}), now: 21, must: []string{"a"}, others: []string{"b"}, whole: 20},
-		"Silent":   {reason: "For a moment, a room that cannot be read holds all up.", steps: then(step{at: 12, room: "a"}, step{at: 12, room: "b", err: silent}), now: 13, must: []string{"a"}, others: []string{"b"}, whole: 3},
-		"SilentOn": {reason: "Then it is its own seats' matter.", steps: then(step{at: 12, room: "a"}, step{at: 12, room: "b", err: silent}), now: 18, must: []string{"a"}, others: []string{"b"}, whole: 11},
+		"Silent":   {reason: "For a moment, a room that cannot be read holds all up.", steps: then(step{at: 12, room: "a"}, step{at: 12, room: "b", err: silent}), now: 13, must: []string{"a"}, others: []string{"b"}, whole: 3, failing: 3},
+		"SilentOn": {reason: "Then it is its own seats' matter.", steps: then(step{at: 12, room: "a"}, step{at: 12, room: "b", err: silent}), now: 18, must: []string{"a"}, others: []string{"b"}, whole: 11, failing: 3},
+		"Once": {reason: "The list vouched for it until it could not be read.", hints: true, steps: then(step{at: 12, room: "b", err: silent}, step{at: 21, list: "a1 b1"}, step{at: 22, room: "b", err: silent}),
+			now: 23, others: []string{"b", "a"}, whole: 21, failing: 11},
+		"ChangedAndSilent": {reason: "It did not: something had changed.", hints: true, steps: then(step{at: 21, list: "a1 b2"}, step{at: 22, room: "b", err: silent}),
+			now: 23, others: []string{"b", "a"}, whole: 3, failing: 3},
 		"NeverRead": {reason: "A room that could never be read is counted.", steps: then(step{at: 21, list: "a1 b1 c0"}, step{at: 22, room: "a"}, step{at: 22, room: "b"}, step{at: 22, room: "c", err: silent}),
 			now: 30, must: []string{"a", "b"}, others: []string{"c"}, whole: 21, unread: 1},
 		"Mended": {reason: "It can be read again.", hints: true, steps: then(step{at: 12, room: "b", err: silent}, step{at: 20, room: "b"}), now: 20, others: []string{"a", "b"}, whole: 11},
@@ -80,6 +85,9 @@ func TestRoll(t *testing.T) {
 			}
 			if got != tc.whole {
 				t.Errorf("%s known as of %v, want %v", tc.reason, got, tc.whole)
+			}
+			if _, known, err := r.failing("b"); err != nil && !known.Equal(second(tc.failing)) || err == nil && tc.failing != 0 {
+				t.Errorf("%s b is known as of %v, want %v", tc.reason, known.Sub(second(0)).Seconds(), tc.failing)
 			}
 			if n := r.unread(patience, second(tc.now)); n != tc.unread {
 				t.Errorf("%s %d rooms could never be read, want %d", tc.reason, n, tc.unread)
