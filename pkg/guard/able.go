@@ -154,24 +154,6 @@ func (m *member) useless(now time.Time) verdict.Unable {
 	return verdict.Unable{}
 }
 
-// whyUnable finds one of the other members that might take calls, and cannot: the reason
-// that is most worth a look.
-func (w *workload) whyUnable(of *member, now time.Time) verdict.Unable {
-	var worst *member
-	for _, m := range w.members {
-		if m == of || m.aside || m.Terminating || m.State != call.Serving || m.able.why == "" || !m.able.told(now) {
-			continue
-		}
-		if worst == nil || m.able.rank() < worst.able.rank() {
-			worst = m
-		}
-	}
-	if worst == nil {
-		return verdict.Unable{}
-	}
-	return worst.unable()
-}
-
 // told reports whether what a pod waits for is worth telling: a worker that has yet to
 // come may be starting.
 func (a ableAt) told(now time.Time) bool {

@@ -240,7 +240,7 @@ func TestFactsOfTheUnable(t *testing.T) {
 				m.able, m.wanted = tc.able[m.Name], slices.Contains(tc.wanted, m.Name)
 			}
 			tc.want.Desired, tc.want.MinAvailable, tc.want.Surge = 4, 4, 1
-			got := w.facts(s, w.members[0], call.Mark{Intent: call.NodeDrain}, noon(), verdict.Limits{}).Workload
+			got := w.facts(s, w.members[0], w.company(noon()), call.Mark{Intent: call.NodeDrain}, noon(), verdict.Limits{}).Workload
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
 			}

@@ -48,7 +48,8 @@ type dates struct {
 	synced func() bool
 
 	mu sync.Mutex
-	at map[occasion]sight
+	// at has the facts about each object.
+	at map[types.UID]map[occasion]sight
 }
 
 // sight is when a fact was first seen, and whether others that were not seen then are
@@ -60,26 +61,34 @@ type sight struct {
 }
 
 func newDates(now func() time.Time) *dates {
-	return &dates{now: now, synced: func() bool { return true }, at: map[occasion]sight{}}
+	return &dates{now: now, synced: func() bool { return true }, at: map[types.UID]map[occasion]sight{}}
 }
 
 // first is when a fact was first seen, which is now unless it was before.
 func (d *dates) first(o occasion) time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	seen, ok := d.at[o]
+	seen, ok := d.at[o.of][o]
 	if !ok {
 		seen = sight{at: d.now(), ordered: d.synced()}
-		d.at[o] = seen
+		d.enter(o, seen)
 	}
 	return seen.at
+}
+
+// enter keeps what was seen. The lock is held.
+func (d *dates) enter(o occasion, seen sight) {
+	if d.at[o.of] == nil {
+		d.at[o.of] = map[occasion]sight{}
+	}
+	d.at[o.of][o] = seen
 }
 
 // set dates a fact by what is said of it.
 func (d *dates) set(o occasion, at time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.at[o] = sight{at: at}
+	d.enter(o, sight{at: at})
 }
 
 // since is when a fact was first seen to hold; zero while it does not. One that
@@ -88,9 +97,7 @@ func (d *dates) since(o occasion, holds bool) time.Time {
 	if holds {
 		return d.first(o)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.at, o)
+	d.forget(o.of, func(kept occasion) bool { return kept == o })
 	return time.Time{}
 }
 
@@ -100,12 +107,12 @@ func (d *dates) lasting(o occasion, lapse time.Duration) time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := d.now()
-	seen, ok := d.at[o]
+	seen, ok := d.at[o.of][o]
 	if !ok || now.Sub(seen.last) > lapse {
 		seen = sight{at: now, ordered: true}
 	}
 	seen.last = now
-	d.at[o] = seen
+	d.enter(o, seen)
 	return seen.at
 }
 
@@ -114,7 +121,7 @@ func (d *dates) lasting(o occasion, lapse time.Duration) time.Time {
 func (d *dates) lapsed(o occasion, lapse time.Duration) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	seen, ok := d.at[o]
+	seen, ok := d.at[o.of][o]
 	return !ok || d.now().Sub(seen.last) > lapse
 }
 
@@ -122,14 +129,18 @@ func (d *dates) lapsed(o occasion, lapse time.Duration) bool {
 func (d *dates) seenAt(o occasion) time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.at[o].at
+	return d.at[o.of][o].at
 }
 
 // leads forgets what only a guard that leads dates: it has not looked since it last led.
 func (d *dates) leads() {
-	d.forget(func(o occasion) bool {
-		return o.fact != there && !slices.Contains([]fact{cordoned, tainted, noticed, isDeleted}, o.fact)
-	})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for of := range d.at {
+		d.drop(of, func(o occasion) bool {
+			return o.fact != there && !slices.Contains([]fact{cordoned, tainted, noticed, isDeleted}, o.fact)
+		})
+	}
 }
 
 // before reports whether both facts were seen, and the first is known to have come longer
@@ -137,14 +148,22 @@ func (d *dates) leads() {
 func (d *dates) before(first occasion, longer time.Duration, second occasion) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	a, seen := d.at[first]
-	b, too := d.at[second]
+	a, seen := d.at[first.of][first]
+	b, too := d.at[second.of][second]
 	return seen && too && b.ordered && a.at.Add(longer).Before(b.at)
 }
 
-// forget drops the facts that gone says hold no more.
-func (d *dates) forget(gone func(occasion) bool) {
+// forget drops the facts about an object that gone says hold no more.
+func (d *dates) forget(of types.UID, gone func(occasion) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	maps.DeleteFunc(d.at, func(o occasion, _ sight) bool { return gone(o) })
+	d.drop(of, gone)
+}
+
+// drop is forget with the lock held.
+func (d *dates) drop(of types.UID, gone func(occasion) bool) {
+	maps.DeleteFunc(d.at[of], func(o occasion, _ sight) bool { return gone(o) })
+	if len(d.at[of]) == 0 {
+		delete(d.at, of)
+	}
 }

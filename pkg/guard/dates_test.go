@@ -39,7 +39,7 @@ func TestRemovalComesAgain(t *testing.T) {
 				}
 			}
 			standing := func() (at time.Time) {
-				for o, s := range g.planner.dates.at {
+				for o, s := range dated(g) {
 					if o.fact == stands && s.last.Equal(now) {
 						at = s.at
 					}
@@ -73,7 +73,7 @@ func TestLeadsAgain(t *testing.T) {
 		g.planner.dates.first(occasion{of: "a", fact: f})
 	}
 	g.planner.dates.leads()
-	for o := range g.planner.dates.at {
+	for o := range dated(g) {
 		if o.fact != there && o.fact != cordoned {
 			t.Errorf("it has not looked since, and remembers %v", o)
 		}

@@ -5,6 +5,7 @@ package guard
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -300,9 +301,7 @@ func nodeIs(t *testing.T, g *Guard, client *fake.Clientset, node *corev1.Node) {
 		enter := func(o occasion, _ *metav1.Time) time.Time { want[o] = true; return noon() }
 		goes(node, enter)
 		candidateSince(node, enter)
-		g.planner.dates.mu.Lock()
-		defer g.planner.dates.mu.Unlock()
-		for o := range g.planner.dates.at {
+		for o := range dated(g) {
 			if o.of == node.UID && !want[o] {
 				return false
 			}
@@ -310,6 +309,18 @@ func nodeIs(t *testing.T, g *Guard, client *fake.Clientset, node *corev1.Node) {
 		}
 		return len(want) == 0
 	})
+}
+
+// dated is all that a guard remembers the time of.
+func dated(g *Guard) map[occasion]sight {
+	d := g.planner.dates
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := map[occasion]sight{}
+	for _, of := range d.at {
+		maps.Copy(all, of)
+	}
+	return all
 }
 
 // leading has a Guard take itself for the one that leads, and do nothing about it.

@@ -206,7 +206,7 @@ func TestCameToACandidate(t *testing.T) {
 		clock := &moving{}
 		g, _ := newGuardBy(t, clock.now, lockingBudget(), marked)
 		g.planner.settings = DefaultSettings()
-		g.planner.dates.forget(func(occasion) bool { return true })
+		g.planner.dates = newDates(g.clock)
 		pod := webPod("a")
 		events := map[time.Duration]func(){0: func() { g.nodeChanged(newNode(false), marked) }, came: func() { g.podChanged(nil, pod) }}
 		for _, at := range slices.Sorted(maps.Keys(events)) {

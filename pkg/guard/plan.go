@@ -130,6 +130,7 @@ func (pl *planner) plan(s *snapshot, w *workload) plan {
 		m.arrived = pl.dates.seenAt(occasion{of: m.UID, fact: there})
 	}
 	p.gates = pl.asksGates(w)
+	all := w.company(now)
 	for _, m := range w.members {
 		switch {
 		case m.Terminating || m.unlocked():
@@ -147,11 +148,13 @@ func (pl *planner) plan(s *snapshot, w *workload) plan {
 			continue
 		}
 		p.ask(m)
-		f := w.facts(s, m, intent, now, pl.settings.Limits)
+		f := w.facts(s, m, all, intent, now, pl.settings.Limits)
 		pl.date(m, &f, &p)
 		v := pl.rules.Judge(f)
 		p.judged = append(p.judged, judgement{member: m, intent: intent, facts: f, verdict: v})
+		all.leave(m)
 		m.foresee(intent, v)
+		all.join(m)
 	}
 	if p.busy() && (p.again == 0 || p.again > again) {
 		p.again = again
@@ -164,9 +167,7 @@ func (pl *planner) plan(s *snapshot, w *workload) plan {
 func (pl *planner) since(m *member) (wanted, standing time.Time) {
 	behind := m.causes.Behind()
 	wanted = pl.dates.lasting(occasion{of: m.UID, fact: isWanted}, between(behind))
-	pl.dates.forget(func(o occasion) bool {
-		return o.of == m.UID && o.fact == stands && o.key != behind && o.key != verdict.Removal
-	})
+	pl.dates.forget(m.UID, func(o occasion) bool { return o.fact == stands && o.key != behind && o.key != verdict.Removal })
 	if behind != "" {
 		standing = pl.dates.lasting(occasion{of: m.UID, fact: stands, key: behind}, between(behind))
 	}
@@ -177,8 +178,8 @@ func (pl *planner) since(m *member) (wanted, standing time.Time) {
 // which may come back to it.
 func (pl *planner) notWanted(m *member) {
 	lapsed := pl.dates.lapsed(occasion{of: m.UID, fact: stands, key: verdict.Removal}, removalRetry)
-	pl.dates.forget(func(o occasion) bool {
-		return o.of == m.UID && (o.fact == stands && o.key != verdict.Removal || (o.fact == stands || o.fact == isWanted) && lapsed)
+	pl.dates.forget(m.UID, func(o occasion) bool {
+		return o.fact == stands && o.key != verdict.Removal || (o.fact == stands || o.fact == isWanted) && lapsed
 	})
 }
 
@@ -333,12 +334,14 @@ func (pl *planner) choose(s *snapshot, w *workload, now time.Time, p *plan) (wai
 			_, wanted := verdict.Intent(m.causes, now, pl.settings.RemovalDelay)
 			candidates = append(candidates, candidate(m, wanted, merged(list)))
 		}
+		chosen := map[string]string{}
 		for _, l := range verdict.Leavers(pl.settings.Leavers, candidates, e.n, pl.staying(e.candidates)) {
-			for _, m := range e.candidates {
-				if m.Name == l.Name {
-					m.causes.Excess = call.Mark{Intent: e.intent, At: since}
-					m.chosen = "its " + e.owner.ref.Kind + " has more pods than it wants, and " + l.Why
-				}
+			chosen[l.Name] = l.Why
+		}
+		for _, m := range e.candidates {
+			if why, leaves := chosen[m.Name]; leaves {
+				m.causes.Excess = call.Mark{Intent: e.intent, At: since}
+				m.chosen = "its " + e.owner.ref.Kind + " has more pods than it wants, and " + why
 			}
 		}
 	}
@@ -347,14 +350,17 @@ func (pl *planner) choose(s *snapshot, w *workload, now time.Time, p *plan) (wai
 
 // staying counts the guarded pods that stay on the nodes of these, by node, without these.
 func (pl *planner) staying(candidates []*member) map[string]int {
-	count := map[string]int{}
+	count, candidate := map[string]int{}, map[types.UID]bool{}
+	for _, m := range candidates {
+		candidate[m.UID] = true
+	}
 	for _, m := range candidates {
 		if _, done := count[m.Node]; done {
 			continue
 		}
 		count[m.Node] = 0
 		for _, pod := range pl.onNode(m.Node) {
-			if stays(pod) && !slices.ContainsFunc(candidates, func(c *member) bool { return c.UID == pod.UID }) {
+			if stays(pod) && !candidate[pod.UID] {
 				count[m.Node]++
 			}
 		}

@@ -4,11 +4,15 @@ package guard
 
 import (
 	"fmt"
+	goruntime "runtime"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
@@ -64,5 +68,73 @@ func TestLeaseOnce(t *testing.T) {
 			t.Errorf("after %d looks the lease was read %d times", i+1, n)
 		}
 		now = now.Add(again)
+	}
+}
+
+// crowd is a planner, and what it knows of a Deployment of so many pods, of which a tenth is
+// aside, on 50 cordoned nodes.
+func crowd(n int) (*planner, *snapshot) {
+	cordon := newNode(true)
+	pl := newPlanner(DefaultSettings(), known{
+		node:   func(string) *corev1.Node { return cordon },
+		onNode: func(string) []*corev1.Pod { return nil },
+		calls: func(*call.Pod) ([]verdict.Reading, time.Time) {
+			return []verdict.Reading{{Witness: call.Rooms, Reading: call.Known(0, noon())}}, noon()
+		},
+		ability: func(types.UID) (call.Ability, time.Time) { return "", noon() },
+		lease:   func(string) (bool, error) { return false, nil },
+	}, noon)
+	objects := []metav1.Object{newDeployment("web", int32(n)), newReplicaSet("1", int32(n))}
+	for i := range n {
+		name := fmt.Sprint("web-", i)
+		node := func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = fmt.Sprint("node-", i%50) }
+		pod := webPod(name, gate, node)
+		if i%10 == 0 {
+			pod = asidePod(name, gate, node)
+		}
+		objects = append(objects, pod)
+	}
+	return pl, newSnapshot(objects...)
+}
+
+// BenchmarkPlan plans for a Deployment of which every pod has to go.
+func BenchmarkPlan(b *testing.B) {
+	for _, n := range []int{100, 500, 5_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			pl, s := crowd(n)
+			key := workloadKey(pods.Deployment, "web")
+			for b.Loop() {
+				pl.plan(s, s.workload(key))
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/float64(n), "µs/pod")
+		})
+	}
+}
+
+// TestPlanCostsItsPods: of ten times as many pods a plan takes about ten times as long, and
+// not a hundred.
+func TestPlanCostsItsPods(t *testing.T) {
+	goruntime.LockOSThread()
+	defer goruntime.UnlockOSThread()
+	spent := func() time.Duration {
+		var used unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_THREAD, &used); err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+	}
+	key := workloadKey(pods.Deployment, "web")
+	cost := func(n int) time.Duration {
+		pl, s := crowd(n)
+		began := spent()
+		for range 30_000 / n {
+			if p := pl.plan(s, s.workload(key)); len(p.judged) != n {
+				t.Fatalf("%d of %d pods are judged", len(p.judged), n)
+			}
+		}
+		return spent() - began
+	}
+	if few, many := cost(300), cost(3_000); many > 4*few {
+		t.Errorf("100 plans of 300 pods take %s of a processor's time, 10 of 3,000 %s", few, many)
 	}
 }

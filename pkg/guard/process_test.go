@@ -182,7 +182,10 @@ func (w *world) informed(s store) *cluster {
 // clone copies a guard that is not at work into another world.
 func (p *process) clone(w *world) *process {
 	c := newProcess(w, p.name, p.view)
-	c.guard.planner.dates.at, c.guard.deleted = maps.Clone(p.guard.planner.dates.at), maps.Clone(p.guard.deleted)
+	for o, seen := range dated(p.guard) {
+		c.guard.planner.dates.enter(o, seen)
+	}
+	c.guard.deleted = maps.Clone(p.guard.deleted)
 	from, to := p.kept(), c.kept()
 	for i := range from {
 		for uid, e := range from[i].records {
@@ -217,7 +220,7 @@ func (p *process) key(b *strings.Builder) {
 func (p *process) memory() string {
 	var b strings.Builder
 	var seen []string
-	for o, s := range p.guard.planner.dates.at {
+	for o, s := range dated(p.guard) {
 		if !p.w.bounded() && slices.Contains([]fact{there, isWanted, stands, isUnready}, o.fact) {
 			continue // nothing comes of when it was
 		}

@@ -45,7 +45,7 @@ func (g *Guard) podChanged(before, after metav1.Object) {
 
 // forget drops what is remembered of a pod that is gone.
 func (g *Guard) forget(pod *corev1.Pod) {
-	g.planner.dates.forget(func(o occasion) bool { return o.of == pod.UID })
+	g.planner.dates.forget(pod.UID, func(occasion) bool { return true })
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.keys, pod.UID)
@@ -106,10 +106,8 @@ func (g *Guard) dateNode(node *corev1.Node) {
 // forgetNode drops the dates of what a node does not say any more, so that it is
 // dated anew when it says so again. The node is nil when it is gone.
 func (g *Guard) forgetNode(uid types.UID, node *corev1.Node) {
-	g.planner.dates.forget(func(o occasion) bool {
+	g.planner.dates.forget(uid, func(o occasion) bool {
 		switch {
-		case o.of != uid:
-			return false
 		case node == nil:
 			return true
 		case o.fact == tainted:

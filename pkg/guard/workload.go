@@ -363,42 +363,10 @@ func candidate(m *member, wanted bool, calls call.Reading) verdict.Candidate {
 	}
 }
 
-// others counts the other pods that can take calls, those that cannot and wait to
-// be replaced themselves, and those that are aside because of their nodes. Those whose
-// node is being taken away can for a while, which is enough for one that is replaced in
-// place: they wait for it.
-func (w *workload) others(of *member, inPlace bool) (able, stuck, aside int) {
-	able = w.strangers
-	for _, m := range w.members {
-		switch {
-		case m == of:
-		case m.can() && (inPlace || !m.ending):
-			able++
-		case m.aside:
-			if m.marked.Intent.OfNode() && !m.Terminating {
-				aside++
-			}
-		case m.wanted && !m.Terminating && m.State == call.Serving:
-			stuck++
-		}
-	}
-	return able, stuck, aside
-}
-
-// arrived is when the latest of the others that can take calls was first seen.
-func (w *workload) arrived(of *member) (latest time.Time) {
-	for _, m := range w.members {
-		if m != of && m.can() && m.arrived.After(latest) {
-			latest = m.arrived
-		}
-	}
-	return latest
-}
-
 // facts are what a verdict on a member rests on, but for its witnesses.
-func (w *workload) facts(s *snapshot, m *member, intent call.Mark, now time.Time, limits verdict.Limits) verdict.Facts {
+func (w *workload) facts(s *snapshot, m *member, all *company, intent call.Mark, now time.Time, limits verdict.Limits) verdict.Facts {
 	inPlace := s.inPlace(m)
-	able, stuck, aside := w.others(m, inPlace != "")
+	able, stuck, aside := all.others(m, inPlace != "")
 	limits.Settle = max(limits.Settle, m.launchLimit)
 	return verdict.Facts{
 		Now: now, Intent: intent, Chosen: m.chosen,
@@ -407,7 +375,7 @@ func (w *workload) facts(s *snapshot, m *member, intent call.Mark, now time.Time
 		},
 		Workload: verdict.Workload{
 			Desired: w.desired, MinAvailable: w.minAvailable, Surge: w.surge, MaxUnavailable: w.maxUnavailable, Recreate: w.recreate,
-			Able: able, Arrived: w.arrived(m), Coming: max(0, w.desired-1-able-stuck), Aside: aside, Unable: w.whyUnable(m, now),
+			Able: able, Arrived: all.arrived(m), Coming: max(0, w.desired-1-able-stuck), Aside: aside, Unable: all.whyUnable(m),
 		},
 		Deadline: m.deadline,
 		Limits:   limits,

@@ -447,7 +447,7 @@ func TestFactsOfOthers(t *testing.T) {
 	)
 	w := s.workload(workloadKey(pods.Deployment, "web"))
 	me := w.members[slices.IndexFunc(w.members, func(m *member) bool { return m.Name == "me" })]
-	got := w.facts(s, me, call.Mark{Intent: call.NodeDrain}, noon(), verdict.Limits{}).Workload
+	got := w.facts(s, me, w.company(noon()), call.Mark{Intent: call.NodeDrain}, noon(), verdict.Limits{}).Workload
 	// Able: those that are ready and neither aside nor on their road, and the unlocked one.
 	// Aside: those that a node wants gone and that still are there.
 	want := verdict.Workload{Desired: 4, MinAvailable: 4, Surge: 1, Able: 2, Coming: 1, Aside: 2}
@@ -465,12 +465,12 @@ func TestFactsOfAStuckPod(t *testing.T) {
 		m.wanted = !m.ready
 	}
 	for _, m := range w.members[2:] {
-		if got := w.facts(s, m, call.Mark{Intent: call.LostNode}, noon(), verdict.Limits{}).Workload; got.Coming != 0 {
+		if got := w.facts(s, m, w.company(noon()), call.Mark{Intent: call.LostNode}, noon(), verdict.Limits{}).Workload; got.Coming != 0 {
 			t.Errorf("%s waits for %d replacements; none is on its way", m.Name, got.Coming)
 		}
 	}
 	w.members[2].State, w.members[2].aside = call.Aside, true
-	if got := w.facts(s, w.members[3], call.Mark{Intent: call.LostNode}, noon(), verdict.Limits{}).Workload; got.Coming != 1 {
+	if got := w.facts(s, w.members[3], w.company(noon()), call.Mark{Intent: call.LostNode}, noon(), verdict.Limits{}).Workload; got.Coming != 1 {
 		t.Errorf("%d replacements are on their way; want that of the pod set aside", got.Coming)
 	}
 }
@@ -491,7 +491,7 @@ func TestLaunchLimitOfAPod(t *testing.T) {
 	for name, tc := range cases {
 		s := newSnapshot(newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", annotation(call.LaunchLimitAnnotation, tc.limit)))
 		w := s.workload(workloadKey(pods.Deployment, "web"))
-		got := w.facts(s, w.members[0], call.Mark{Intent: call.NodeDrain}, noon(), verdict.Limits{Settle: 20 * time.Second}).Limits.Settle
+		got := w.facts(s, w.members[0], w.company(noon()), call.Mark{Intent: call.NodeDrain}, noon(), verdict.Limits{Settle: 20 * time.Second}).Limits.Settle
 		if got != tc.want {
 			t.Errorf("%s: %s got %s, want %s", name, tc.reason, got, tc.want)
 		}

@@ -72,25 +72,42 @@ func Leavers(order Order, candidates []Candidate, n int, staying map[string]int)
 		count(c.Node, 1)
 	}
 	var leavers []Leaver
-	for range max(0, min(n, len(rest))) {
-		first, most := 0, 0
-		for i, c := range rest {
-			if c.tier() != rest[0].tier() {
-				break
-			}
-			if stay[c.Node] < stay[rest[first].Node] {
+	for len(leavers) < n && len(rest) > 0 {
+		same := 1
+		for same < len(rest) && rest[same].tier() == rest[0].tier() {
+			same++
+		}
+		leavers = append(leavers, ofTier(rest[:same], n-len(leavers), stay, count)...)
+		rest = rest[same:]
+	}
+	return leavers
+}
+
+// ofTier chooses those of one tier that go, at most so many, in their order but for that
+// of nodes.
+func ofTier(tier []Candidate, n int, stay map[string]int, count func(node string, n int)) (leavers []Leaver) {
+	waiting := map[string][]int{} // by node, the places in the tier of those that are left
+	for i, c := range tier {
+		waiting[c.Node] = append(waiting[c.Node], i)
+	}
+	for len(leavers) < n && len(waiting) > 0 {
+		first, most := -1, 0
+		for node, places := range waiting {
+			if i := places[0]; first < 0 || cmp.Or(cmp.Compare(stay[node], stay[tier[first].Node]), cmp.Compare(i, first)) < 0 {
 				first = i
 			}
-			most = max(most, stay[c.Node])
+			most = max(most, stay[node])
 		}
-		c := rest[first]
+		c := tier[first]
 		why := reasons()[c.rank()]
 		if stay[c.Node] < most && c.tier() == idle {
 			why = "its node has the fewest guarded pods that stay"
 		}
 		leavers = append(leavers, Leaver{Name: c.Name, Why: why})
 		count(c.Node, -1)
-		rest = slices.Delete(rest, first, first+1)
+		if waiting[c.Node] = waiting[c.Node][1:]; len(waiting[c.Node]) == 0 {
+			delete(waiting, c.Node)
+		}
 	}
 	return leavers
 }
