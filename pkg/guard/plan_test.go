@@ -4,11 +4,9 @@ package guard
 
 import (
 	"fmt"
-	goruntime "runtime"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -17,6 +15,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/verdict"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // TestPlanMakesNoRequest plans for a workload whose pods have every reason to go, of a
@@ -114,25 +113,16 @@ func BenchmarkPlan(b *testing.B) {
 // TestPlanCostsItsPods: of ten times as many pods a plan takes about ten times as long, and
 // not a hundred.
 func TestPlanCostsItsPods(t *testing.T) {
-	goruntime.LockOSThread()
-	defer goruntime.UnlockOSThread()
-	spent := func() time.Duration {
-		var used unix.Rusage
-		if err := unix.Getrusage(unix.RUSAGE_THREAD, &used); err != nil {
-			t.Fatal(err)
-		}
-		return time.Duration(used.Utime.Nano() + used.Stime.Nano())
-	}
 	key := workloadKey(pods.Deployment, "web")
 	cost := func(n int) time.Duration {
 		pl, s := crowd(n)
-		began := spent()
-		for range 30_000 / n {
-			if p := pl.plan(s, s.workload(key)); len(p.judged) != n {
-				t.Fatalf("%d of %d pods are judged", len(p.judged), n)
+		return trial.Spent(t, func() {
+			for range 30_000 / n {
+				if p := pl.plan(s, s.workload(key)); len(p.judged) != n {
+					t.Fatalf("%d of %d pods are judged", len(p.judged), n)
+				}
 			}
-		}
-		return spent() - began
+		})
 	}
 	if few, many := cost(300), cost(3_000); many > 4*few {
 		t.Errorf("100 plans of 300 pods take %s of a processor's time, 10 of 3,000 %s", few, many)

@@ -62,10 +62,11 @@ const (
 
 	roomSID, roomName, roomParticipants, roomPublishers = 1, 2, 9, 11
 
-	partSID, partIdentity, partState, partJoined, partKind, partAttributes, partKindDetails = 1, 2, 3, 6, 14, 15, 18
+	partSID, partIdentity, partState, partJoined, partPublishes, partKind, partAttributes, partKindDetails = 1, 2, 3, 6, 13, 14, 15, 18
 
 	entryKey, entryValue = 1, 2
 
+	kindEgress = 2
 	kindAgent  = 4
 	cloudAgent = 0 // of the kind's details
 
@@ -254,6 +255,7 @@ func (a *answer) participants() (Room, error) {
 	var room Room
 	err := a.list(func(end int64) error {
 		agent, kind, other := Agent{}, uint64(0), false // other: an agent that holds no call of a pod
+		publishes := false
 		err := a.walk(end, func(number protowire.Number, wire protowire.Type, value uint64) (err error) {
 			bytes, varint := wire == protowire.BytesType, wire == protowire.VarintType
 			switch {
@@ -265,6 +267,8 @@ func (a *answer) participants() (Room, error) {
 				agent.State = State(uint32(value))
 			case number == partJoined && varint:
 				agent.Joined = time.Unix(int64(value), 0)
+			case number == partPublishes && varint:
+				publishes = value != 0
 			case number == partKind && varint:
 				kind = value
 			case number == partKindDetails && varint:
@@ -276,17 +280,31 @@ func (a *answer) participants() (Room, error) {
 			}
 			return err
 		})
-		switch {
-		case err != nil:
-		case agent.State == Disconnected:
-		case kind == kindAgent && !other:
+		if err != nil || agent.State == Disconnected {
+			return err
+		}
+		if kind == kindAgent && !other {
 			room.Agents = append(room.Agents, agent)
-		default:
+		} else {
 			room.Others++
 		}
-		return err
+		room.Counts.add(kind, publishes)
+		return nil
 	})
 	return room, err
+}
+
+// add counts a participant as LiveKit's list of rooms does.
+func (c *Counts) add(kind uint64, publishes bool) {
+	if kind != kindAgent && kind != kindEgress {
+		c.Participants++
+	}
+	switch {
+	case publishes:
+		c.Publishers++
+	case kind == kindAgent:
+		c.Quiet++
+	}
 }
 
 // each reads numbers up to the position given.

@@ -66,7 +66,7 @@ func manyParticipants(n int) *protocol.ListParticipantsResponse {
 	for i := range n {
 		p := &protocol.ParticipantInfo{
 			Sid: fmt.Sprintf("PA_%012d", i), Identity: fmt.Sprintf("identity-%d", i), Name: "a caller", State: protocol.ParticipantInfo_ACTIVE,
-			Metadata: strings.Repeat("m", 100), JoinedAt: 1767268800 + int64(i), Region: "eu", IsPublisher: true,
+			Metadata: strings.Repeat("m", 100), JoinedAt: 1767268800 + int64(i), Region: "eu", IsPublisher: i%3 > 0,
 			Attributes: map[string]string{"sip.phoneNumber": "+4930123456", "lk.agent.state": "listening"},
 			Tracks:     []*protocol.TrackInfo{{Sid: "TR_1", Type: protocol.TrackType_AUDIO, Name: "microphone", MimeType: "audio/opus"}},
 		}
@@ -91,8 +91,20 @@ func whole(list *protocol.ListParticipantsResponse) Room {
 		for _, detail := range p.GetKindDetails() {
 			hosted = hosted || detail == protocol.ParticipantInfo_CLOUD_AGENT
 		}
+		if p.GetState() == protocol.ParticipantInfo_DISCONNECTED {
+			continue
+		}
+		agent := p.GetKind() == protocol.ParticipantInfo_AGENT
 		switch {
-		case p.GetState() == protocol.ParticipantInfo_DISCONNECTED:
+		case p.GetIsPublisher():
+			room.Counts.Publishers++
+		case agent:
+			room.Counts.Quiet++
+		}
+		if !agent && p.GetKind() != protocol.ParticipantInfo_EGRESS {
+			room.Counts.Participants++
+		}
+		switch {
 		case p.GetKind() != protocol.ParticipantInfo_AGENT || hosted || p.GetAttributes()[publishOnBehalf] != "":
 			room.Others++
 		default:

@@ -191,6 +191,21 @@ type Room struct {
 	SID    string
 	Agents []Agent
 	Others int // callers, avatars, recorders
+	// Counts are what the list of rooms is to say of it.
+	Counts Counts
+}
+
+// Counts are what the list of rooms says of a room when its line is made anew, which
+// takes up to 5 s (updateProto and roomUpdateInterval in pkg/rtc/room.go of LiveKit): it
+// counts who is no agent and no recorder, and who publishes. Quiet are the agents that do
+// not yet.
+type Counts struct{ Participants, Publishers, Quiet int }
+
+// Borne reports whether a line of the list says the same, where agents may have begun to
+// publish since.
+func (c Counts) Borne(line RoomInfo) bool {
+	more := line.NumPublishers - c.Publishers
+	return line.NumParticipants == c.Participants && more >= 0 && more <= c.Quiet
 }
 
 // Rooms returns all rooms, or those of some names that there are.

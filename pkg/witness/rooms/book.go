@@ -232,6 +232,12 @@ func (b *book) reading(pod types.UID, sweptAt, now time.Time) call.Reading {
 	}
 }
 
+// names reports whether it is known which pod an agent in a room is of.
+func (b *book) names(room, sid string) bool {
+	entry := b.rooms[room]
+	return entry != nil && slices.ContainsFunc(entry.seats, func(s seat) bool { return s.SID == sid && s.Pod != "" && s.missing.IsZero() })
+}
+
 func (e *roomEntry) hasMissing() bool {
 	return slices.ContainsFunc(e.seats, func(s seat) bool { return !s.missing.IsZero() })
 }

@@ -53,7 +53,8 @@ type fakeLiveKit struct {
 	sent     []time.Time                      // of the latest minute, those refused too
 	most     int                              // of sent, ever
 	refused  int
-	requests atomic.Int64
+	requests atomic.Int64 // of all kinds
+	lists    atomic.Int64 // of these, lists of all rooms
 }
 
 type line struct {
@@ -121,6 +122,9 @@ func (f *fakeLiveKit) tooMany() bool {
 }
 
 func (f *fakeLiveKit) ListRooms(_ context.Context, req *protocol.ListRoomsRequest) (*protocol.ListRoomsResponse, error) {
+	if len(req.Names) == 0 {
+		f.lists.Add(1)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.noList {
@@ -135,15 +139,17 @@ func (f *fakeLiveKit) ListRooms(_ context.Context, req *protocol.ListRoomsReques
 	return answer, nil
 }
 
-// line is what the list says of a room. Agents count as publishers, and not as
-// participants.
+// line is what the list says of a room. Agents count as publishers when they publish, and
+// not as participants.
 func (f *fakeLiveKit) line(name string) *protocol.Room {
 	if l := f.lines[name]; l != nil && time.Since(l.at) < lineLife {
 		return l.Room
 	}
 	room := &protocol.Room{Sid: "RM_" + sidOf(name), Name: name, Metadata: f.metadata, TurnPassword: "hush"}
 	for _, p := range f.rooms[name] {
-		room.NumPublishers++
+		if p.GetIsPublisher() {
+			room.NumPublishers++
+		}
 		if p.GetKind() != protocol.ParticipantInfo_AGENT {
 			room.NumParticipants++
 		}
@@ -175,7 +181,7 @@ func (f *fakeLiveKit) ListParticipants(_ context.Context, req *protocol.ListPart
 }
 
 func agentOf(sid, pod string) []*protocol.ParticipantInfo {
-	return []*protocol.ParticipantInfo{{Sid: sid, Identity: "agent-" + sid, Kind: protocol.ParticipantInfo_AGENT, Attributes: map[string]string{call.PodAttribute: pod}}}
+	return []*protocol.ParticipantInfo{{Sid: sid, Identity: "agent-" + sid, Kind: protocol.ParticipantInfo_AGENT, IsPublisher: true, Attributes: map[string]string{call.PodAttribute: pod}}}
 }
 
 // direct brings requests to a handler, without a network between. A request that is

@@ -9,10 +9,13 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	protocol "github.com/livekit/protocol/livekit"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/proto"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -348,6 +351,71 @@ func TestSlowLink(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRequestsOfCalls has calls begin and end, with the events that LiveKit tells of them.
+// A room is read once for each of the two, and again where the list of rooms comes in
+// between: beside lists, and the sixteenth part that each sweep reads again, a change costs
+// 1.2 requests at most.
+func TestRequestsOfCalls(t *testing.T) {
+	const (
+		calls = 1_000
+		every = 500 * time.Millisecond
+		long  = 2 * time.Minute
+	)
+	lk := newFakeLiveKit()
+	inNoTime(t, lk, asAdapter, func(t *testing.T, r *Reader) {
+		var all sync.WaitGroup
+		for i := range calls {
+			all.Go(func() {
+				time.Sleep(time.Duration(i) * every)
+				play(lk, r, i, long)
+			})
+		}
+		all.Wait()
+		time.Sleep(time.Minute)
+		reads, lists := lk.requests.Load(), lk.lists.Load()
+		reads -= lists
+		// A room for each call that goes on, some 245.
+		again := lists * int64(long/every) / rarest
+		a := float64(reads-again) / (2 * calls)
+		t.Logf("%d changes: %d lists of rooms, %d reads of a room, %d of them in turn: %.2f a change", 2*calls, lists, reads, again, a)
+		if a > 1.2 {
+			t.Errorf("a change costs %.2f requests", a)
+		}
+	})
+}
+
+// play is a call, with what LiveKit tells of it in webhooks.
+func play(lk *fakeLiveKit, r *Reader, i int, long time.Duration) {
+	room, agent := fmt.Sprint("call-", i), agentOf(fmt.Sprint("PA_a", i), string(podOf(i)))[0]
+	agent.IsPublisher = false
+	caller := &protocol.ParticipantInfo{Sid: fmt.Sprint("PA_c", i), Identity: "caller", IsPublisher: true}
+	is := func(after time.Duration, in ...*protocol.ParticipantInfo) {
+		time.Sleep(after)
+		lk.set(func() { lk.rooms[room] = in })
+	}
+	tell := func(name, sid string, agent bool) {
+		r.Heed(Event{Name: name, Room: room, Participant: sid, Agent: agent})
+	}
+	is(0)
+	tell("room_started", "", false)
+	is(100*time.Millisecond, caller)
+	tell("participant_joined", caller.Sid, false)
+	tell("track_published", caller.Sid, false)
+	is(500*time.Millisecond, caller, agent)
+	tell("participant_joined", agent.Sid, true)
+	speaks := proto.CloneOf(agent)
+	speaks.IsPublisher = true
+	is(time.Second, caller, speaks)
+	tell("track_published", agent.Sid, true)
+	is(long, speaks)
+	tell("participant_left", caller.Sid, false)
+	is(500 * time.Millisecond)
+	tell("participant_left", agent.Sid, true)
+	time.Sleep(100 * time.Millisecond)
+	lk.set(func() { delete(lk.rooms, room) })
+	tell("room_finished", "", false)
 }
 
 // TestManyEvents has 2,000 webhook events a second, of agents that leave and join 1,000

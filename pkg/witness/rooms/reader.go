@@ -66,7 +66,8 @@ type Config struct {
 
 // Settings are the times and bounds of reading a project.
 type Settings struct {
-	// Resync is the longest that a change goes unseen without webhooks.
+	// Resync is the longest that a change goes unseen without webhooks. With them a room
+	// of which neither they nor the list of rooms say anything is read more rarely.
 	Resync time.Duration
 	// MaxStaleness is the age from which what is known of a project is not
 	// believed any more.
@@ -127,6 +128,7 @@ type Reader struct {
 	sweeping bool
 	lastErr  error
 	hints    *hints
+	rarity   *rarity
 	held     int64           // what of cfg.Kept is taken, in bytes
 	client   *livekit.Client // nil until there are credentials
 	loadedAt time.Time
@@ -165,7 +167,7 @@ func NewReader(cfg Config) *Reader {
 		queue: workqueue.NewTypedDelayingQueue[string](),
 		book:  newBook(cfg.confirm(), cfg.doubt()),
 		roll:  newRoll(cfg.Hints),
-		hints: newHints(),
+		hints: newHints(), rarity: newRarity(),
 	}
 }
 
@@ -310,7 +312,12 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 	// What is read again though nothing says that it has changed takes no more than
 	// half of the limit: webhooks want the rest.
 	n := min(len(must), most)
-	spare := max(0, min(most-n, evenly/2))
+	again := len(others)
+	if r.cfg.Hints {
+		failed := min(len(r.roll.failed), again) // they are the first of them
+		again = failed + r.rarity.next(again-failed, time.Now())
+	}
+	spare := max(0, min(most-n, evenly/2, again))
 	if !r.cfg.Hints && len(others) > 0 && spare == 0 && most > 1 {
 		// All others could not be read: where the limit is short, one of them has its turn all the same.
 		spare, n = 1, min(n, most-1)
@@ -331,7 +338,7 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 			break
 		}
 		begun++
-		g.Go(func() error { s.enter(r.read(ctx, c, room)); return nil })
+		g.Go(func() error { s.enter(r.read(ctx, c, room, true)); return nil })
 	}
 	_ = g.Wait() // none returns an error
 	r.mu.Lock()
@@ -404,7 +411,7 @@ func (r *Reader) readQueued(ctx context.Context) {
 			return
 		}
 		if c, err := r.connect(ctx, time.Now()); err == nil {
-			if err := r.read(ctx, c, room); err != nil {
+			if err := r.read(ctx, c, room, false); err != nil {
 				r.cfg.Log.Debug("Cannot read a room; the next sweep will", "project", r.cfg.Project, "err", err)
 			}
 		}
@@ -412,20 +419,21 @@ func (r *Reader) readQueued(ctx context.Context) {
 	}
 }
 
-func (r *Reader) read(ctx context.Context, c *livekit.Client, room string) error {
+// read reads a room, in its turn or because of what is known of it.
+func (r *Reader) read(ctx context.Context, c *livekit.Client, room string, inTurn bool) error {
 	at := time.Now()
-	agents, listed, err := r.participants(ctx, c, room)
+	in, listed, err := r.participants(ctx, c, room)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	r.mu.Lock()
 	if err == nil {
-		err = r.keep(r.book.growth(room, agents))
+		err = r.keep(r.book.growth(room, in.Agents))
 	}
 	if err != nil {
 		if _, limited := errors.AsType[*livekit.TooMany](err); !limited { // else nobody was asked
 			r.unread.Store(nil)
-			r.roll.asked(room, at, err)
+			r.roll.asked(room, at, livekit.Counts{}, err)
 		}
 		r.mu.Unlock()
 		return err
@@ -434,9 +442,13 @@ func (r *Reader) read(ctx context.Context, c *livekit.Client, room string) error
 		r.book.outageOver(at) // its node may have lost it
 	}
 	r.unread.Store(nil)
-	r.roll.asked(room, at, nil)
-	changed := r.book.apply(room, agents, at, r.sweeping || r.lastErr != nil, func(sid string) bool { return r.hints.left(room, sid) })
+	told := r.roll.isNamed(room)
+	r.roll.asked(room, at, in.Counts, nil)
+	changed := r.book.apply(room, in.Agents, at, r.sweeping || r.lastErr != nil, func(sid string) bool { return r.hints.left(room, sid) })
 	_ = r.keep(0) // it gives back what was charged too much
+	if inTurn && !told && (len(changed.pods) > 0 || changed.missing) {
+		r.rarity.finds(room, at)
+	}
 	if changed.much {
 		r.book.outageOver(time.Now()) // the answer may have taken longer than the doubt lasts
 	}
@@ -487,12 +499,12 @@ func (r *Reader) keepNothing() {
 	r.held = 0
 }
 
-// participants asks which agents are in a room. Where LiveKit asks the room's node for
+// participants asks who is in a room, and lists its agents by their ids. Where LiveKit asks the room's node for
 // that, nobody answers for a room that has closed, nor for one whose node is silent; so
 // it is asked whether there is such a room. An error is left where there is, or where
 // that is not known either. What is asked is the room as of now, not the list of a
 // sweep: it may have closed since.
-func (r *Reader) participants(ctx context.Context, c *livekit.Client, room string) ([]livekit.Agent, map[string]bool, error) {
+func (r *Reader) participants(ctx context.Context, c *livekit.Client, room string) (livekit.Room, map[string]bool, error) {
 	in, err := c.Participants(ctx, room)
 	if livekit.Unanswered(err) {
 		there, failed := c.Rooms(ctx, room)
@@ -501,13 +513,13 @@ func (r *Reader) participants(ctx context.Context, c *livekit.Client, room strin
 		}
 	}
 	if err != nil {
-		return nil, nil, err
+		return livekit.Room{}, nil, err
 	}
 	listed := make(map[string]bool, len(in.Agents))
 	for _, a := range in.Agents {
 		listed[a.SID] = true
 	}
-	return in.Agents, listed, nil
+	return in, listed, nil
 }
 
 // again reports whether and how soon a room wants another look: because a webhook
@@ -531,11 +543,12 @@ func (r *Reader) Heed(event Event) {
 		return // it is left to the sweeps
 	}
 	r.mu.Lock()
-	if !event.matters(r.book.rooms[event.Room] != nil) {
+	if !event.matters(r.book.rooms[event.Room] != nil, r.book.names(event.Room, event.Participant)) {
 		r.mu.Unlock()
 		return
 	}
 	r.roll.name(event.Room)
+	r.rarity.tells(event.Room)
 	if event.Agent {
 		switch event.Name {
 		case "participant_joined", "participant_left", "participant_connection_aborted":

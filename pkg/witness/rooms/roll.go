@@ -18,7 +18,8 @@ import (
 // With hints, a room counts as read when the list of rooms says of it what it said when
 // the room was read: its number of publishers counts agents, and both of its numbers
 // are at most 5 s old. Two changes that make up for each other, and an agent that
-// publishes nothing, are not seen so; that room's turn comes again all the same.
+// publishes nothing, are not seen so; that room's turn comes again all the same. Nor has a
+// room changed when the list comes to say what the read has counted.
 // Without hints only a read counts.
 type roll struct {
 	hints bool
@@ -39,10 +40,12 @@ type place struct {
 	tried time.Time // when it was asked for last; zero if never
 	read  time.Time // when the latest read that worked began; zero if none did
 	then  livekit.RoomInfo
-	err   error     // of the latest try
-	since time.Time // of the first try of those that failed since
-	known time.Time // as of when it was known at that try
-	dirty bool      // a webhook named it since it was asked for
+	// counts are what that read has counted, until the list says so.
+	counts *livekit.Counts
+	err    error     // of the latest try
+	since  time.Time // of the first try of those that failed since
+	known  time.Time // as of when it was known at that try
+	dirty  bool      // a webhook named it since it was asked for
 }
 
 func newRoll(hints bool) *roll {
@@ -68,6 +71,7 @@ func (r *roll) list(rooms []livekit.RoomInfo, at time.Time, holds func(room stri
 			r.size += placeSize(info)
 		}
 		p.listed, p.line = true, info
+		p.borne()
 	}
 	for name, p := range r.places {
 		if !p.listed && !holds(name) {
@@ -89,8 +93,15 @@ func (r *roll) name(room string) {
 	}
 }
 
-// asked enters what came of asking for a room at the time given.
-func (r *roll) asked(room string, at time.Time, err error) {
+// isNamed reports whether a webhook has named a room since it was read.
+func (r *roll) isNamed(room string) bool {
+	p := r.places[room]
+	return p != nil && p.dirty
+}
+
+// asked enters what came of asking for a room at the time given: what was counted in it, or
+// why that is not known.
+func (r *roll) asked(room string, at time.Time, counts livekit.Counts, err error) {
 	p := r.places[room]
 	if p == nil {
 		if err != nil {
@@ -115,9 +126,18 @@ func (r *roll) asked(room string, at time.Time, err error) {
 		return
 	}
 	delete(r.failed, room)
-	p.read, p.err, p.dirty = at, nil, false
+	p.read, p.err, p.dirty, p.counts = at, nil, false, &counts
 	if !at.Before(r.at) { // else the list may know of something later
 		p.then = p.line
+	} else {
+		p.borne()
+	}
+}
+
+// borne enters that a list of after the latest read says what that has counted, if it does.
+func (p *place) borne() {
+	if p.line != p.then && p.counts != nil && p.counts.Borne(p.line) {
+		p.then, p.counts = p.line, nil
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/callguard/callguard/pkg/livekit"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // TestRoll plays lists and reads of two rooms, and says what is to be read next and as
@@ -20,13 +21,14 @@ func TestRoll(t *testing.T) {
 	silent := errors.New("none of its nodes answers")
 	const patience = 5 * time.Second
 	type step struct {
-		at   float64
-		list string // the rooms, and their publishers
-		room string // else one that is asked for
-		err  error
-		hook string // else one that a webhook names
+		at            float64
+		list          string // the rooms, and their publishers
+		room          string // else one that is asked for
+		err           error
+		counts, quiet int    // what is counted in it: publishers, and agents that do not publish
+		hook          string // else one that a webhook names
 	}
-	both := []step{{at: 1, list: "a1 b1"}, {at: 2, room: "a"}, {at: 3, room: "b"}, {at: 11, list: "a1 b1"}}
+	both := []step{{at: 1, list: "a1 b1"}, {at: 2, room: "a", counts: 1}, {at: 3, room: "b", counts: 1}, {at: 11, list: "a1 b1"}}
 	then := func(more ...step) []step { return append(slices.Clip(both), more...) }
 	cases := map[string]struct {
 		reason       string
@@ -38,16 +40,24 @@ func TestRoll(t *testing.T) {
 		unread       int
 		failing      float64 // as of when b, which cannot be read, is known
 	}{
-		"NotYet":   {reason: "Of rooms that were never read nothing is known.", hints: true, steps: both[:1], now: 1, must: []string{"a", "b"}, whole: -1},
-		"Half":     {reason: "Nor of all, when one was.", hints: true, steps: both[:2], now: 2, must: []string{"b"}, others: []string{"a"}, whole: -1},
-		"Read":     {reason: "All were read after the list.", hints: true, steps: both[:3], now: 3, others: []string{"a", "b"}, whole: 1},
-		"Same":     {reason: "The list says the same again: it counts as a read.", hints: true, steps: both, now: 11, others: []string{"a", "b"}, whole: 11},
-		"Strict":   {reason: "Without hints only a read counts.", steps: both, now: 11, must: []string{"a", "b"}, whole: 2},
-		"Changed":  {reason: "An agent publishes: the room is first, and not known since.", hints: true, steps: then(step{at: 21, list: "a1 b2"}), now: 21, must: []string{"b"}, others: []string{"a"}, whole: 3},
-		"New":      {reason: "There was no such room when the list before was asked for.", hints: true, steps: then(step{at: 21, list: "a1 b1 c0"}), now: 21, must: []string{"c"}, others: []string{"a", "b"}, whole: 11},
-		"Gone":     {reason: "A room with agents that the list lacks is read.", hints: true, steps: then(step{at: 21, list: "a1"}), now: 21, must: []string{"b"}, others: []string{"a"}, whole: 3},
-		"Webhook":  {reason: "A webhook knows more than the list.", hints: true, steps: then(step{hook: "a"}), now: 12, must: []string{"a"}, others: []string{"b"}, whole: 2},
-		"LateRead": {reason: "A read that began before the list may not have seen what that shows.", hints: true, steps: then(step{at: 21, list: "a2 b1"}, step{at: 20, room: "a"}), now: 21, must: []string{"a"}, others: []string{"b"}, whole: 20},
+		"NotYet":  {reason: "Of rooms that were never read nothing is known.", hints: true, steps: both[:1], now: 1, must: []string{"a", "b"}, whole: -1},
+		"Half":    {reason: "Nor of all, when one was.", hints: true, steps: both[:2], now: 2, must: []string{"b"}, others: []string{"a"}, whole: -1},
+		"Read":    {reason: "All were read after the list.", hints: true, steps: both[:3], now: 3, others: []string{"a", "b"}, whole: 1},
+		"Same":    {reason: "The list says the same again: it counts as a read.", hints: true, steps: both, now: 11, others: []string{"a", "b"}, whole: 11},
+		"Strict":  {reason: "Without hints only a read counts.", steps: both, now: 11, must: []string{"a", "b"}, whole: 2},
+		"Changed": {reason: "An agent publishes: the room is first, and not known since.", hints: true, steps: then(step{at: 21, list: "a1 b2"}), now: 21, must: []string{"b"}, others: []string{"a"}, whole: 3},
+		"New":     {reason: "There was no such room when the list before was asked for.", hints: true, steps: then(step{at: 21, list: "a1 b1 c0"}), now: 21, must: []string{"c"}, others: []string{"a", "b"}, whole: 11},
+		"Gone":    {reason: "A room with agents that the list lacks is read.", hints: true, steps: then(step{at: 21, list: "a1"}), now: 21, must: []string{"b"}, others: []string{"a"}, whole: 3},
+		"Webhook": {reason: "A webhook knows more than the list.", hints: true, steps: then(step{hook: "a"}), now: 12, must: []string{"a"}, others: []string{"b"}, whole: 2},
+		"Counted": {reason: "A webhook had it read, and the list comes to say what was counted.", hints: true, steps: then(step{hook: "b"}, step{at: 12, room: "b", counts: 2}, step{at: 21, list: "a1 b2"}),
+			now: 21, others: []string{"a", "b"}, whole: 21},
+		"Publishes": {reason: "Its agent has begun to publish since.", hints: true, steps: then(step{at: 12, room: "b", counts: 1, quiet: 1}, step{at: 13, list: "a1 b1"}, step{at: 18, list: "a1 b2"}),
+			now: 18, others: []string{"a", "b"}, whole: 18},
+		"Another": {reason: "One more than that publishes.", hints: true, steps: then(step{at: 12, room: "b", counts: 1, quiet: 1}, step{at: 18, list: "a1 b3"}),
+			now: 18, must: []string{"b"}, others: []string{"a"}, whole: 12},
+		"CountedOnce": {reason: "The list has said so, and says something else.", hints: true, steps: then(step{at: 12, room: "b", counts: 2}, step{at: 21, list: "a1 b2"}, step{at: 31, list: "a1 b1"}),
+			now: 31, must: []string{"b"}, others: []string{"a"}, whole: 12},
+		"LateRead": {reason: "A read that began before the list may not have seen what that shows.", hints: true, steps: then(step{at: 21, list: "a2 b1"}, step{at: 20, room: "a", counts: 1}), now: 21, must: []string{"a"}, others: []string{"b"}, whole: 20},
 		"Silent":   {reason: "For a moment, a room that cannot be read holds all up.", steps: then(step{at: 12, room: "a"}, step{at: 12, room: "b", err: silent}), now: 13, must: []string{"a"}, others: []string{"b"}, whole: 3, failing: 3},
 		"SilentOn": {reason: "Then it is its own seats' matter.", steps: then(step{at: 12, room: "a"}, step{at: 12, room: "b", err: silent}), now: 18, must: []string{"a"}, others: []string{"b"}, whole: 11, failing: 3},
 		"Once": {reason: "The list vouched for it until it could not be read.", hints: true, steps: then(step{at: 12, room: "b", err: silent}, step{at: 21, list: "a1 b1"}, step{at: 22, room: "b", err: silent}),
@@ -72,7 +82,7 @@ func TestRoll(t *testing.T) {
 				case s.hook != "":
 					r.name(s.hook)
 				default:
-					r.asked(s.room, second(s.at), s.err)
+					r.asked(s.room, second(s.at), livekit.Counts{Publishers: s.counts, Quiet: s.quiet}, s.err)
 				}
 			}
 			must, others := r.todo(16)
@@ -107,12 +117,12 @@ func TestReadingCostsItsPod(t *testing.T) {
 		}
 		now := time.Now()
 		r.roll.list(list, now, func(string) bool { return false })
-		began := time.Now()
-		for i := range 2000 {
-			at := now.Add(time.Duration(i))
-			_, _ = r.Reading("pod", at), r.Unread(at)
-		}
-		return time.Since(began)
+		return trial.Spent(t, func() {
+			for i := range 2000 {
+				at := now.Add(time.Duration(i))
+				_, _ = r.Reading("pod", at), r.Unread(at)
+			}
+		})
 	}
 	cost(10)
 	if few, many := cost(10), cost(50_000); many > 20*few {
@@ -134,6 +144,7 @@ func TestEventsThatMatter(t *testing.T) {
 		{"This is one.", Event{Name: "participant_joined", Agent: true}, false, true},
 		{"A caller's voice says nothing of agents.", Event{Name: "track_published"}, true, false},
 		{"An agent may have said since whose it is.", Event{Name: "track_published", Agent: true}, true, true},
+		{"That is known.", Event{Name: "track_published", Agent: true, Participant: "PA_known"}, true, false},
 		{"It is there still.", Event{Name: "track_unpublished", Agent: true}, true, false},
 		{"It has left.", Event{Name: "participant_left", Agent: true}, true, true},
 		{"Its connection broke.", Event{Name: "participant_connection_aborted", Agent: true}, true, true},
@@ -143,7 +154,7 @@ func TestEventsThatMatter(t *testing.T) {
 		{"A recording has nobody in it.", Event{Name: "egress_ended"}, true, false},
 		{"What a later LiveKit tells of an agent may matter.", Event{Name: "participant_moved", Agent: true}, true, true},
 	} {
-		if got := tc.event.matters(tc.seats); got != tc.reads {
+		if got := tc.event.matters(tc.seats, tc.event.Participant == "PA_known"); got != tc.reads {
 			t.Errorf("%s %+v: its room is read: %t, want %t", tc.reason, tc.event, got, tc.reads)
 		}
 	}

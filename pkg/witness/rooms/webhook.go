@@ -266,9 +266,12 @@ type Event struct {
 
 // matters reports whether an event may change which agents are in its room, or what they
 // say of themselves: callers come and go, and of each call LiveKit tells four times more.
-// A room that is over needs no look where nobody is known to be in it.
-func (e Event) matters(seats bool) bool {
+// A room that is over needs no look where nobody is known to be in it, nor one whose agent
+// publishes when it is known whose that is.
+func (e Event) matters(seats, named bool) bool {
 	switch e.Name {
+	case "track_published":
+		return e.Agent && !named
 	case "room_finished":
 		return seats
 	case "room_started", "track_unpublished":
