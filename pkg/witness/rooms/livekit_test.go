@@ -369,7 +369,7 @@ func TestRequestsOfCalls(t *testing.T) {
 		for i := range calls {
 			all.Go(func() {
 				time.Sleep(time.Duration(i) * every)
-				play(lk, r, i, long)
+				play(lk, r, i, long, true)
 			})
 		}
 		all.Wait()
@@ -386,8 +386,64 @@ func TestRequestsOfCalls(t *testing.T) {
 	})
 }
 
-// play is a call, with what LiveKit tells of it in webhooks.
-func play(lk *fakeLiveKit, r *Reader, i int, long time.Duration) {
+// TestRoomsOfACloudProject has as many rooms as an adapter can follow with 300 requests a
+// minute, its part of the 1,000 that LiveKit Cloud takes of a project. Every room is read
+// once at the start, evenly at three quarters of that. From then on all are known, while
+// calls begin and end: with webhooks a change costs a read; without them the list of rooms,
+// 4 or 5 times a minute, says which rooms have changed, and each change is in time.
+func TestRoomsOfACloudProject(t *testing.T) {
+	const limit, watched, calls = 300, 50, 400
+	cases := map[string]struct {
+		rooms    int
+		webhooks bool
+		every    time.Duration // between two calls that begin
+		served   time.Duration // the longest from an agent's coming to the number
+	}{
+		"Webhooks":   {rooms: 2_000, webhooks: true, every: time.Second, served: time.Second},
+		"NoWebhooks": {rooms: 500, every: 2 * time.Second, served: 20 * time.Second},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			lk := withRooms(tc.rooms)
+			lk.limit = 1_000
+			settings := func(c *Config) { asAdapter(c); c.RequestsPerMinute = limit }
+			inNoTime(t, lk, settings, func(t *testing.T, r *Reader) {
+				began := time.Now()
+				soon(t, time.Duration(tc.rooms)*time.Minute/(limit*3/4), "all rooms are known", allRead(r, tc.rooms))
+				t.Logf("all rooms are known after %s", time.Since(began))
+				var all sync.WaitGroup
+				var mu sync.Mutex
+				var worst time.Duration
+				for i := range calls {
+					all.Go(func() {
+						time.Sleep(time.Duration(i) * tc.every)
+						play(lk, r, tc.rooms+i, 2*time.Minute, tc.webhooks)
+					})
+					all.Go(func() {
+						time.Sleep(time.Duration(i)*tc.every + 600*time.Millisecond) // play's agent comes then
+						joined := time.Now()
+						for !reads(r, podOf(tc.rooms+i), 1)() && time.Since(joined) < time.Minute {
+							time.Sleep(100 * time.Millisecond)
+						}
+						mu.Lock()
+						defer mu.Unlock()
+						worst = max(worst, time.Since(joined))
+					})
+				}
+				throughout(t, calls*tc.every+2*time.Minute, "all rooms are known", func() bool { return allRead(r, watched)() && reads(r, "idle", 0)() })
+				all.Wait()
+				most, refused := lk.counted()
+				t.Logf("an agent is counted after %s at most; %d requests in a minute at most", worst, most)
+				if worst > tc.served || most > limit || refused > 0 {
+					t.Errorf("the slowest took %s of %s; %d requests in a minute of %d, %d refused", worst, tc.served, most, limit, refused)
+				}
+			})
+		})
+	}
+}
+
+// play is a call, with what LiveKit tells of it in webhooks if there are any.
+func play(lk *fakeLiveKit, r *Reader, i int, long time.Duration, webhooks bool) {
 	room, agent := fmt.Sprint("call-", i), agentOf(fmt.Sprint("PA_a", i), string(podOf(i)))[0]
 	agent.IsPublisher = false
 	caller := &protocol.ParticipantInfo{Sid: fmt.Sprint("PA_c", i), Identity: "caller", IsPublisher: true}
@@ -396,7 +452,9 @@ func play(lk *fakeLiveKit, r *Reader, i int, long time.Duration) {
 		lk.set(func() { lk.rooms[room] = in })
 	}
 	tell := func(name, sid string, agent bool) {
-		r.Heed(Event{Name: name, Room: room, Participant: sid, Agent: agent})
+		if webhooks {
+			r.Heed(Event{Name: name, Room: room, Participant: sid, Agent: agent})
+		}
 	}
 	is(0)
 	tell("room_started", "", false)

@@ -123,6 +123,7 @@ type Reader struct {
 	roll     *roll
 	sweptAt  time.Time     // as of when all rooms are known; zero before the first whole sweep
 	waiting  int           // rooms that the limit left to the next sweep
+	between  int           // rooms that were read out of turn since the latest sweep began
 	perRoom  time.Duration // what a room took in the latest sweep, with those that were asked for meanwhile
 	lost     bool          // the latest list lacks the rooms of more than half of all seats
 	sweeping bool
@@ -310,14 +311,16 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 	must, others := r.roll.todo(r.cfg.Concurrency)
 	most, evenly := c.Pace().Within(every, time.Now())
 	// What is read again though nothing says that it has changed takes no more than
-	// half of the limit: webhooks want the rest.
+	// half of the limit, and no more than webhooks have left of it since the sweep before.
 	n := min(len(must), most)
+	left := evenly - r.between
+	r.between = 0
 	again := len(others)
 	if r.cfg.Hints {
 		failed := min(len(r.roll.failed), again) // they are the first of them
 		again = failed + r.rarity.next(again-failed, time.Now())
 	}
-	spare := max(0, min(most-n, evenly/2, again))
+	spare := max(0, min(most-n, evenly/2, left-n, again))
 	if !r.cfg.Hints && len(others) > 0 && spare == 0 && most > 1 {
 		// All others could not be read: where the limit is short, one of them has its turn all the same.
 		spare, n = 1, min(n, most-1)
@@ -446,6 +449,9 @@ func (r *Reader) read(ctx context.Context, c *livekit.Client, room string, inTur
 	r.roll.asked(room, at, in.Counts, nil)
 	changed := r.book.apply(room, in.Agents, at, r.sweeping || r.lastErr != nil, func(sid string) bool { return r.hints.left(room, sid) })
 	_ = r.keep(0) // it gives back what was charged too much
+	if !inTurn {
+		r.between++
+	}
 	if inTurn && !told && (len(changed.pods) > 0 || changed.missing) {
 		r.rarity.finds(room, at)
 	}
