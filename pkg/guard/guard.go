@@ -373,9 +373,10 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 			plan = g.plan(ctx, s, w)
 		}
 	}
-	err = g.each(len(plan.judged), func(i int) error { return g.act(ctx, s, w, &plan.judged[i]) })
+	err = g.each(len(plan.released), func(i int) error { return g.collect(ctx, w, plan.released[i]) })
+	order := plan.order()
+	err = errors.Join(err, g.each(len(order), func(i int) error { return g.act(ctx, s, w, order[i]) }))
 	g.report.judged(w, plan.judged)
-	err = errors.Join(err, g.each(len(plan.released), func(i int) error { return g.collect(ctx, w, plan.released[i]) }))
 	return plan.again, err
 }
 

@@ -103,6 +103,20 @@ func (p plan) moves() bool {
 	})
 }
 
+// order is the order in which verdicts are carried out: who may go goes first, and does not
+// wait until hundreds of others are set aside.
+func (p plan) order() []*judgement {
+	list := make([]*judgement, len(p.judged))
+	for i := range p.judged {
+		list[i] = &p.judged[i]
+	}
+	outcomes := []verdict.Outcome{verdict.Release, verdict.Drain, verdict.SetAside, verdict.Hold}
+	slices.SortStableFunc(list, func(a, b *judgement) int {
+		return slices.Index(outcomes, a.verdict.Outcome) - slices.Index(outcomes, b.verdict.Outcome)
+	})
+	return list
+}
+
 // drains reports whether a pod is to stop taking calls for which others have to be able to.
 func (p plan) drains() bool {
 	return slices.ContainsFunc(p.judged, func(j judgement) bool {

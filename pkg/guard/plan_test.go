@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
@@ -126,5 +127,34 @@ func TestPlanCostsItsPods(t *testing.T) {
 	}
 	if few, many := cost(300), cost(3_000); many > 4*few {
 		t.Errorf("100 plans of 300 pods take %s of a processor's time, 10 of 3,000 %s", few, many)
+	}
+}
+
+// TestWhoMayGoGoesFirst has pods at every step: what takes a node's pods away comes before
+// what begins with others.
+func TestWhoMayGoGoesFirst(t *testing.T) {
+	idle := hearsay(func(*call.Pod) call.Reading { return call.Known(0, noon()) })
+	objects := []runtime.Object{enabledNamespace(), newNode(true), newDeployment("web", 4), newReplicaSet("1", 4)}
+	for i := range 4 {
+		objects = append(objects, webPod(fmt.Sprint("a", i)))
+	}
+	objects = append(objects, asidePod("ended", ended), asidePod("z", label(call.ReleasedLabel, string(call.ScaleDown))))
+	g, client := newGuard(t, objects...)
+	g.readings.witnesses, g.writers = map[call.Witness]Witness{call.Rooms: idle, call.Worker: idle}, 1
+	client.ClearActions()
+	if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
+		t.Fatal(err)
+	}
+	var steps []string
+	for _, action := range client.Actions() {
+		switch a := action.(type) {
+		case clienttesting.PatchAction:
+			steps = append(steps, a.GetName())
+		case clienttesting.DeleteAction:
+			steps = append(steps, a.GetName())
+		}
+	}
+	if len(steps) < 3 || steps[0] != "z" || steps[1] != "ended" || steps[2] != "a0" {
+		t.Errorf("the pods were written in this order: %v", steps)
 	}
 }
