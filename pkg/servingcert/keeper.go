@@ -48,7 +48,10 @@ type Config struct {
 	Service types.NamespacedName
 	// Lifetime of a certificate. It is renewed after two thirds of it.
 	Lifetime time.Duration
-	Log      *slog.Logger
+	// Shared says that an APIService may be another Service's until somebody else leads it to
+	// ours: that is no mistake, and nobody verifies us by it.
+	Shared bool
+	Log    *slog.Logger
 }
 
 // APIServices returns the client of APIService objects.
@@ -71,6 +74,7 @@ type Keeper struct {
 	ever      bool // it was published once
 	told      error
 	listeners []dynamiccertificates.Listener
+	kicked    chan struct{}
 }
 
 // standing is what the last look at an APIService that worked has shown.
@@ -91,7 +95,7 @@ var (
 // New makes the first certificate.
 func New(cfg Config) (*Keeper, error) {
 	notYet := errors.New("the serving certificate's authority is not published yet")
-	k := &Keeper{cfg: cfg, seen: map[string]standing{}, published: notYet, told: notYet}
+	k := &Keeper{cfg: cfg, seen: map[string]standing{}, published: notYet, told: notYet, kicked: make(chan struct{}, 1)}
 	first, err := newPair(k.dnsNames(), time.Now(), cfg.Lifetime)
 	if err != nil {
 		return nil, err
@@ -116,9 +120,25 @@ func (k *Keeper) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-k.kicked:
 		case <-time.After(pause):
 		}
 	}
+}
+
+// Kick has the APIServices looked at at once.
+func (k *Keeper) Kick() {
+	select {
+	case k.kicked <- struct{}{}:
+	default: // it is about to look
+	}
+}
+
+// Authority is that of the certificate in use, as PEM.
+func (k *Keeper) Authority() []byte {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.current.ca
 }
 
 // step does what is due: it publishes, makes the next pair, or changes over.
@@ -182,10 +202,10 @@ func (k *Keeper) publish(ctx context.Context, own [][]byte, now time.Time) (stan
 			served = served || len(found.bundle) > 0
 		}
 	}
-	if foreign && !served && !k.wasPublished() {
+	if foreign && !served && !k.wasPublished() && !k.cfg.Shared {
 		return false, errors.Join(errs...) // no adapter of ours ever served: whoever installs it has to choose first
 	}
-	stand = len(ours) > 0 && !unsure
+	stand = (len(ours) > 0 || k.cfg.Shared) && !unsure
 	for _, found := range ours {
 		if safe(found.bundle, own) {
 			continue
@@ -210,13 +230,20 @@ type entry struct {
 // ours.
 func (k *Keeper) look(ctx context.Context, name string, current []byte) (*entry, standing, error) {
 	object, err := k.cfg.APIServices.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) && k.cfg.Shared {
+		return nil, notOurs, nil
+	}
 	if apierrors.IsNotFound(err) {
 		return nil, notOurs, fmt.Errorf("there is no APIService %s: %w; apply the manifest of metrics-adapter", name, err)
 	}
 	if err != nil {
 		return nil, unread, fmt.Errorf("cannot read APIService %s: %w", name, err)
 	}
-	if owner := serviceOf(object); owner != k.cfg.Service {
+	owner := serviceOf(object)
+	if owner != k.cfg.Service && k.cfg.Shared {
+		return nil, notOurs, nil
+	}
+	if owner != k.cfg.Service {
 		return nil, notOurs, fmt.Errorf("APIService %s belongs to Service %s, not %s; only one adapter can serve custom metrics: remove the other, or serve files with --tls-cert-file", name, owner, k.cfg.Service)
 	}
 	text, _, err := unstructured.NestedString(object.Object, "spec", "caBundle")
@@ -283,7 +310,8 @@ func (k *Keeper) note(err error) {
 }
 
 // judge reports whether every APIService of ours trusts the certificate in use, as far as
-// is known, else why not. Where none is ours any more, it stays as it was.
+// is known, else why not. Where none is ours any more, it stays as it was, and where they
+// are shared, none has to be.
 func (k *Keeper) judge(err error) error {
 	trusted := false
 	for _, name := range k.cfg.Names {
@@ -293,7 +321,7 @@ func (k *Keeper) judge(err error) error {
 		}
 		trusted = trusted || is == trusts
 	}
-	if trusted || k.published == nil {
+	if trusted || k.published == nil || k.cfg.Shared {
 		return nil
 	}
 	return err
