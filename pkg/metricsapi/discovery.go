@@ -3,36 +3,99 @@
 package metricsapi
 
 import (
+	"strings"
+
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/metrics/pkg/apis/custom_metrics"
+	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
 )
+
+// Others are metrics that somebody else serves beside ours, in a version of the API.
+type Others func(version string) []metav1.APIResource
+
+// NoOthers is where nobody does.
+func NoOthers(string) []metav1.APIResource { return nil }
 
 // addDiscovery tells aggregated discovery of the metrics, which
 // custom-metrics-apiserver leaves out: without it kube-apiserver lists the group
 // without resources, and `kubectl api-resources` shows none.
 //
 // A metric is a subresource of what it describes, as `pods/active_calls`.
-func addDiscovery(server *genericapiserver.GenericAPIServer, versions []metav1.GroupVersionForDiscovery) {
+func addDiscovery(server *genericapiserver.GenericAPIServer, versions []metav1.GroupVersionForDiscovery, others Others) {
 	for _, version := range versions {
-		kind := &metav1.GroupVersionKind{Group: custom_metrics.GroupName, Version: version.Version, Kind: listKind}
-		entry := apidiscoveryv2.APIVersionDiscovery{Version: version.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
-		for _, d := range described() {
+		server.AggregatedDiscoveryGroupManager.AddGroupVersion(custom_metrics.GroupName, apidiscoveryv2.APIVersionDiscovery{
+			Version: version.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent,
+			Resources: aggregated(version.Version, merged(others(version.Version))),
+		})
+	}
+}
+
+// merged are our metrics and those of others. Of those by one name ours is served.
+func merged(others []metav1.APIResource) []metav1.APIResource {
+	var all []metav1.APIResource
+	seen := map[string]bool{}
+	for _, d := range described() {
+		for _, metric := range d.metrics {
+			name := d.resource.String() + "/" + metric
+			seen[name] = true
+			all = append(all, metav1.APIResource{Name: name, Namespaced: d.namespaced, Kind: listKind, Verbs: metav1.Verbs{"get"}})
+		}
+	}
+	for _, r := range others {
+		if !seen[r.Name] {
+			seen[r.Name] = true
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// aggregated are resources in the form of aggregated discovery, in the order of their first metrics.
+func aggregated(version string, all []metav1.APIResource) []apidiscoveryv2.APIResourceDiscovery {
+	kind := &metav1.GroupVersionKind{Group: custom_metrics.GroupName, Version: version, Kind: listKind}
+	var list []apidiscoveryv2.APIResourceDiscovery
+	at := map[string]int{}
+	for _, r := range all {
+		resource, metric, found := strings.Cut(r.Name, "/")
+		if !found {
+			continue // none of these is a metric
+		}
+		i, known := at[resource]
+		if !known {
 			scope := apidiscoveryv2.ScopeCluster
-			if d.namespaced {
+			if r.Namespaced {
 				scope = apidiscoveryv2.ScopeNamespace
 			}
-			resource := apidiscoveryv2.APIResourceDiscovery{
-				Resource: d.resource.String(), ResponseKind: kind, Scope: scope, Verbs: []string{"get"},
-			}
-			for _, metric := range d.metrics {
-				resource.Subresources = append(resource.Subresources, apidiscoveryv2.APISubresourceDiscovery{
-					Subresource: metric, ResponseKind: kind, Verbs: []string{"get"},
-				})
-			}
-			entry.Resources = append(entry.Resources, resource)
+			i = len(list)
+			at[resource] = i
+			list = append(list, apidiscoveryv2.APIResourceDiscovery{Resource: resource, ResponseKind: kind, Scope: scope, Verbs: []string{"get"}})
 		}
-		server.AggregatedDiscoveryGroupManager.AddGroupVersion(custom_metrics.GroupName, entry)
+		list[i].Subresources = append(list[i].Subresources, apidiscoveryv2.APISubresourceDiscovery{
+			Subresource: metric, ResponseKind: kind, Verbs: []string{"get"},
+		})
 	}
+	return list
+}
+
+// listing is the metrics of one version, as its own path in discovery has it.
+type listing struct {
+	version string
+	others  Others
+}
+
+// ListAPIResources implements discovery.APIResourceLister.
+func (l listing) ListAPIResources() []metav1.APIResource { return merged(l.others(l.version)) }
+
+// Serves reports whether a request is for a metric of callguard's, by its path.
+func Serves(r *request.RequestInfo) bool {
+	info := provider.CustomMetricInfo{GroupResource: schema.ParseGroupResource(r.Resource), Namespaced: r.Namespace != "", Metric: r.Subresource}
+	if r.Resource == "metrics" && r.Subresource == "" { // of the namespace itself
+		info = provider.CustomMetricInfo{GroupResource: schema.GroupResource{Resource: "namespaces"}, Metric: r.Name}
+	}
+	_, is := describe(info)
+	return is
 }

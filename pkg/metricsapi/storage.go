@@ -16,7 +16,6 @@ import (
 	"k8s.io/metrics/pkg/apis/custom_metrics"
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver"
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver/installer"
-	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
 	storage "sigs.k8s.io/custom-metrics-apiserver/pkg/registry/custom_metrics"
 )
 
@@ -40,9 +39,10 @@ func (l lister) List(ctx context.Context, options *metainternalversion.ListOptio
 }
 
 // Install has a server serve the metrics in every version of the API, and list in discovery
-// what there is. The library's own InstallCustomMetricsAPI does the same with lists that
-// are converted and encoded by reflection.
-func Install(server *genericapiserver.GenericAPIServer, p *Provider) error {
+// what there is, beside those of others; changed is to be called when these have changed. The
+// library's own InstallCustomMetricsAPI does the same with lists that are converted and
+// encoded by reflection.
+func Install(server *genericapiserver.GenericAPIServer, p *Provider, others Others) (changed func(), err error) {
 	group := genericapiserver.NewDefaultAPIGroupInfo(custom_metrics.GroupName, apiserver.Scheme, runtime.NewParameterCodec(apiserver.Scheme), apiserver.Codecs)
 	lists := lister{storage.NewREST(p), jsonIdentifier()}
 	var versions []metav1.GroupVersionForDiscovery
@@ -56,16 +56,17 @@ func Install(server *genericapiserver.GenericAPIServer, p *Provider) error {
 				Convertor: group.Scheme, UnsafeConvertor: runtime.UnsafeObjectConvertor(group.Scheme), Typer: group.Scheme,
 				Namer: runtime.Namer(meta.NewAccessor()),
 			},
-			ResourceLister: provider.NewCustomMetricResourceLister(p),
+			ResourceLister: listing{gv.Version, others},
 			Handlers:       &installer.CMHandlers{},
 		}
 		if err := api.InstallREST(server.Handler.GoRestfulContainer); err != nil {
-			return fmt.Errorf("cannot serve %s: %w", gv, err)
+			return nil, fmt.Errorf("cannot serve %s: %w", gv, err)
 		}
 	}
 	apiGroup := metav1.APIGroup{Name: custom_metrics.GroupName, Versions: versions, PreferredVersion: versions[0]}
 	server.DiscoveryGroupManager.AddGroup(apiGroup)
 	server.Handler.GoRestfulContainer.Add(discovery.NewAPIGroupHandler(server.Serializer, apiGroup).WebService())
-	addDiscovery(server, versions)
-	return nil
+	changed = func() { addDiscovery(server, versions, others) }
+	changed()
+	return changed, nil
 }
