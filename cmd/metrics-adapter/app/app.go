@@ -52,13 +52,17 @@ const (
 	gcPercent = 50
 )
 
-// Main runs the metrics-adapter until ctx is done, or checks one that runs.
+// Main runs the metrics-adapter until ctx is done, checks one that runs, or gives back what
+// one has taken.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) > 0 && args[0] == "check" {
 		return runCheck(ctx, args[1:], stdout, stderr)
 	}
+	if len(args) > 0 && args[0] == "hand-back" {
+		return runHandBack(ctx, args[1:], stdout, stderr)
+	}
 	o := NewOptions()
-	if ok, err := program.Parse(args, o, "use no command, or check", stderr); !ok {
+	if ok, err := program.Parse(args, o, "use no command, check or hand-back", stderr); !ok {
 		return err
 	}
 	log, err := o.logLevel.Logger(stderr)
@@ -127,7 +131,11 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	registry.MustRegister(witness.NewCollector(book, every, time.Now))
 	metrics := metricsapi.New(store, book, time.Now)
 	registry.MustRegister(metrics.Collector())
-	server, keeper, err := o.server(metrics, watcher, log)
+	beside, err := o.beside(restConfig, registry, log)
+	if err != nil {
+		return err
+	}
+	server, keeper, err := o.server(metrics, watcher, beside, log)
 	if err != nil {
 		return err
 	}
@@ -152,6 +160,9 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 		registry.MustRegister(keeper.Collector())
 		g.Go(func() error { return keeper.Run(ctx) })
 	}
+	if beside != nil {
+		g.Go(func() error { return beside.run(ctx, o, restConfig, client, keeper, watcher.Synced, registry, log) })
+	}
 	g.Go(func() error { return server.GenericAPIServer.PrepareRun().RunWithContext(ctx) })
 	return g.Wait()
 }
@@ -159,7 +170,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 // server makes the API server, ready as soon as it serves and its informers are
 // synced, whether LiveKit answers or not: an APIService without a ready server
 // blocks the deletion of every namespace in the cluster.
-func (o *Options) server(metrics *metricsapi.Provider, watcher *pods.Watcher, log *slog.Logger) (*apiserver.CustomMetricsAdapterServer, *servingcert.Keeper, error) {
+func (o *Options) server(metrics *metricsapi.Provider, watcher *pods.Watcher, beside *beside, log *slog.Logger) (*apiserver.CustomMetricsAdapterServer, *servingcert.Keeper, error) {
 	o.base.WithCustomMetrics(metrics) // for the OpenAPI
 	config, err := o.base.Config()
 	if err != nil {
@@ -167,6 +178,7 @@ func (o *Options) server(metrics *metricsapi.Provider, watcher *pods.Watcher, lo
 	}
 	config.GenericConfig.MaxRequestsInFlight = maxInFlight
 	config.GenericConfig.Authorization.Authorizer = metricsapi.WidestFirst(config.GenericConfig.Authorization.Authorizer)
+	beside.handlers(config.GenericConfig)
 	var keeper *servingcert.Keeper
 	if o.selfMadeCertificate() {
 		restConfig, err := o.base.ClientConfig()
@@ -182,6 +194,7 @@ func (o *Options) server(metrics *metricsapi.Provider, watcher *pods.Watcher, lo
 			Names:       apiservice.Names(),
 			Service:     o.serviceName(),
 			Lifetime:    o.certificateLifetime,
+			Shared:      beside != nil,
 			Log:         log,
 		})
 		if err != nil {
@@ -197,8 +210,12 @@ func (o *Options) server(metrics *metricsapi.Provider, watcher *pods.Watcher, lo
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot make the API server: %w", err)
 	}
-	if err := metricsapi.Install(server.GenericAPIServer, metrics); err != nil {
+	changed, err := metricsapi.Install(server.GenericAPIServer, metrics, beside.others())
+	if err != nil {
 		return nil, nil, err
+	}
+	if beside != nil {
+		beside.delegate.OnChange(changed)
 	}
 	checks := []healthz.HealthChecker{healthz.NamedCheck("informers-synced", func(*http.Request) error {
 		if !watcher.Synced() {

@@ -6,7 +6,6 @@ package app
 
 import (
 	"net"
-	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -39,6 +38,8 @@ type Options struct {
 	service             string
 	certificateLifetime time.Duration
 
+	compose compose
+
 	logLevel program.LogLevel
 }
 
@@ -55,6 +56,7 @@ func NewOptions() *Options {
 		webhookAddress:      ":8090",
 		service:             "callguard-system/metrics-adapter",
 		certificateLifetime: 7 * 24 * time.Hour,
+		compose:             newCompose(),
 		logLevel:            "info",
 	}
 	o.base.InstallFlags()
@@ -78,8 +80,9 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.IntVar(&o.workerConcurrency, "worker-concurrency", o.workerConcurrency, "Requests to agents under way at once, and as many to gates.")
 	fs.StringVar(&o.webhookAddress, "webhook-bind-address", o.webhookAddress, "Address that takes LiveKit's webhooks at "+rooms.WebhookPath+"; empty for none.")
 	fs.StringSliceVar(&o.webhookPeers, "webhook-peers", o.webhookPeers, "host:port of the other replicas, to which webhooks are passed on. A name may stand for all replicas, this one included.")
-	fs.StringVar(&o.service, "service", o.service, "namespace/name of the Service that the APIServices name, for the self-made serving certificate.")
+	fs.StringVar(&o.service, "service", o.service, "namespace/name[:port] of the Service that the APIServices name, for the self-made serving certificate and --compose-service.")
 	fs.DurationVar(&o.certificateLifetime, "certificate-lifetime", o.certificateLifetime, "Lifetime of the self-made serving certificate, used unless --tls-cert-file is given.")
+	o.compose.addFlags(fs)
 	o.logLevel.AddFlag(fs)
 	return fs
 }
@@ -101,9 +104,10 @@ func (o *Options) Validate() error {
 			m.Wrong("webhook-peers", peer, "host:port such as metrics-adapter-peers.callguard-system.svc:8090")
 		}
 	}
-	if name := o.serviceName(); name.Namespace == "" || name.Name == "" {
+	if _, _, err := service(o.service); err != nil {
 		m.Wrong("service", o.service, "namespace/name such as callguard-system/metrics-adapter")
 	}
+	o.compose.validate(&m, o.selfMadeCertificate())
 	m.Add(o.logLevel.Validate())
 	m.File("lister-kubeconfig", o.base.RemoteKubeConfigFile)
 	m.File("tls-cert-file", o.base.SecureServing.ServerCert.CertKey.CertFile)
@@ -113,8 +117,8 @@ func (o *Options) Validate() error {
 }
 
 func (o *Options) serviceName() types.NamespacedName {
-	namespace, name, _ := strings.Cut(o.service, "/")
-	return types.NamespacedName{Namespace: namespace, Name: name}
+	name, _, _ := service(o.service) // Validate has read it
+	return name
 }
 
 // selfMadeCertificate reports whether no certificate comes from outside.
