@@ -513,7 +513,8 @@ func (c *cluster) whyUnable(ctx context.Context, pod *corev1.Pod) (what, do stri
 func (c *cluster) checkMetricsAPI(ctx context.Context, s scene) (list []finding, others bool) {
 	const check = "metrics-api"
 	ours, theirs := c.callguard+"/"+call.AdapterName, ""
-	var missing, taken []string
+	var missing, taken, putBack []string
+	beside := ""
 	for _, name := range apiservice.Names() {
 		var service apiregistrationv1.APIService
 		err := c.get(ctx, apiservice.Path(name), &service)
@@ -527,6 +528,15 @@ func (c *cluster) checkMetricsAPI(ctx context.Context, s scene) (list []finding,
 			return []finding{{fail, check, fmt.Sprintf("cannot read APIService %s: %v", name, err), ""}}, false
 		}
 		owner := apiservice.Owner(&service)
+		before, err := apiservice.WasBefore(&service)
+		switch {
+		case err != nil:
+			return []finding{{fail, check, err.Error(), "write the APIService as it was"}}, false
+		case before != nil && owner != ours:
+			putBack = append(putBack, name)
+		case before != nil && !before.Absent:
+			beside = ", which passes on to " + before.Service + " what is none of its metrics"
+		}
 		if owner != ours {
 			theirs = cmp.Or(owner, "kube-apiserver itself")
 			taken = append(taken, name)
@@ -536,14 +546,18 @@ func (c *cluster) checkMetricsAPI(ctx context.Context, s scene) (list []finding,
 		}
 	}
 	switch {
+	case len(putBack) > 0:
+		names := strings.Join(putBack, " ")
+		return []finding{{fail, check, fmt.Sprintf("callguard had taken %s beside another adapter, and it was put back to %s: autoscalers and this plugin read no calls there%s", strings.Join(putBack, " and "), theirs, s.heldAllTheSame()),
+			fmt.Sprintf("take it out of what applies it, such as the other adapter's chart; then: kubectl annotate apiservice %s %s- && kubectl rollout restart deployment %s -n %s", names, apiservice.BeforeAnnotation, call.AdapterName, c.callguard)}}, true
 	case len(taken) > 0:
 		return []finding{{warn, check, fmt.Sprintf("%s is served by %s, not by callguard's Service %s: autoscalers and this plugin read no calls of callguard's there%s", strings.Join(taken, " and "), theirs, ours, s.heldAllTheSame()),
-			"autoscalers read them through the other adapter, as the README of charts/callguard says under \"Another adapter\"; or remove it, and install the metrics-adapter"}}, true
+			"autoscalers read them through the other adapter, as the README of charts/callguard says under \"Another adapter\"; have callguard serve beside it, with metricsAdapter.mode=compose; or remove it, and install the metrics-adapter"}}, true
 	case len(missing) > 0:
 		return []finding{{fail, check, "there is no APIService " + strings.Join(missing, " and ") + ": autoscalers and this plugin read no calls" + s.heldAllTheSame(),
-			"install the metrics-adapter (metricsAdapter.enabled=true of charts/callguard); or another adapter, as its README says under \"Another adapter\""}}, false
+			"install the metrics-adapter (metricsAdapter.mode of charts/callguard); or another adapter, as its README says under \"Another adapter\""}}, false
 	}
-	return []finding{{ok, check, "custom.metrics.k8s.io is available, by Service " + ours, ""}}, false
+	return []finding{{ok, check, "custom.metrics.k8s.io is available, by Service " + ours + beside, ""}}, false
 }
 
 // checkCalls takes it for no failure that the API is another adapter's and has no calls.

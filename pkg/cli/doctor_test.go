@@ -267,9 +267,25 @@ func TestDoctor(t *testing.T) {
 			},
 			want: []string{"WARN metrics-api v1beta1.custom.metrics.k8s.io is served by callguard-system/prometheus-adapter"},
 		},
+		"Beside": {
+			reason: "Who else answers, and that all is well.", change: func(_ *testing.T, s *stage) { s.before = `{"service":"monitoring/prometheus-adapter"}` },
+			want: []string{"OK metrics-api custom.metrics.k8s.io is available, by Service callguard-system/metrics-adapter, which passes on to monitoring/prometheus-adapter what is none of its metrics"},
+		},
+		"PutBack": {
+			reason: "It was taken, and another chart's upgrade has put it back.", failed: true, change: func(_ *testing.T, s *stage) {
+				s.before = `{"service":"callguard-system/prometheus-adapter"}`
+				s.owners = map[string]string{"v1beta1": "prometheus-adapter", "v1beta2": "metrics-adapter"}
+			},
+			want: []string{"FAIL metrics-api callguard had taken v1beta1.custom.metrics.k8s.io beside another adapter, and it was put back to callguard-system/prometheus-adapter: autoscalers and this plugin read no calls there; calls are held all the same; " +
+				"take it out of what applies it, such as the other adapter's chart; then: kubectl annotate apiservice v1beta1.custom.metrics.k8s.io callguard.dev/before- && kubectl rollout restart deployment metrics-adapter -n callguard-system"},
+		},
+		"Unreadable": {
+			reason: "What cannot be read is said, with the object.", failed: true, change: func(_ *testing.T, s *stage) { s.before = "x" },
+			want: []string{"FAIL metrics-api annotation callguard.dev/before of APIService v1beta1.custom.metrics.k8s.io cannot be read"},
+		},
 		"NoAdapter": {
 			reason: "Both ways out.", failed: true, change: func(_ *testing.T, s *stage) { s.owners = map[string]string{} },
-			want: []string{"FAIL metrics-api there is no APIService v1beta1.custom.metrics.k8s.io and v1beta2.custom.metrics.k8s.io: autoscalers and this plugin read no calls; calls are held all the same; install the metrics-adapter (metricsAdapter.enabled=true of charts/callguard); or another adapter"},
+			want: []string{"FAIL metrics-api there is no APIService v1beta1.custom.metrics.k8s.io and v1beta2.custom.metrics.k8s.io: autoscalers and this plugin read no calls; calls are held all the same; install the metrics-adapter (metricsAdapter.mode of charts/callguard); or another adapter"},
 		},
 		"Metrics": {
 			reason: "Unknown is not zero.", failed: true, change: func(_ *testing.T, s *stage) { s.metrics = errors.New("LiveKit is silent") },

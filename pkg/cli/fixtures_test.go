@@ -35,6 +35,7 @@ import (
 	"k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
 
 	"github.com/callguard/callguard/manifests"
+	"github.com/callguard/callguard/pkg/apiservice"
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
 )
@@ -202,6 +203,8 @@ type stage struct {
 	// owners are the Services of APIServices by version, instead of callguard's; of
 	// none, there is no such APIService.
 	owners map[string]string
+	// before is what APIServices note of the adapter that had them; empty: nothing.
+	before string
 }
 
 // newStage returns a stage on which all is well, at noon.
@@ -263,9 +266,14 @@ func (s *stage) get(_ context.Context, asked string, into any) error {
 				return apierrors.NewNotFound(schema.GroupResource{Resource: "apiservices"}, path.Base(asked))
 			}
 		}
+		var noted map[string]string
+		if s.before != "" {
+			noted = map[string]string{apiservice.BeforeAnnotation: s.before}
+		}
 		return assign(into, apiregistrationv1.APIService{
-			Spec:   apiregistrationv1.APIServiceSpec{Service: &apiregistrationv1.ServiceReference{Namespace: "callguard-system", Name: owner}},
-			Status: apiregistrationv1.APIServiceStatus{Conditions: []apiregistrationv1.APIServiceCondition{{Type: apiregistrationv1.Available, Status: apiregistrationv1.ConditionTrue}}},
+			ObjectMeta: metav1.ObjectMeta{Name: path.Base(asked), Annotations: noted},
+			Spec:       apiregistrationv1.APIServiceSpec{Service: &apiregistrationv1.ServiceReference{Namespace: "callguard-system", Name: owner}},
+			Status:     apiregistrationv1.APIServiceStatus{Conditions: []apiregistrationv1.APIServiceCondition{{Type: apiregistrationv1.Available, Status: apiregistrationv1.ConditionTrue}}},
 		})
 	}
 	if strings.HasSuffix(asked, "/proxy/calls") {
