@@ -53,7 +53,7 @@ func variants(t *testing.T) map[string][]string {
 	existing := []string{"--set", "tls.mode=existingSecret", "--set", "tls.existingSecret=own", "--set-file", "tls.caBundle=" + pem}
 	return map[string][]string{
 		"Default":     nil,
-		"NoAdapter":   append([]string{"--set", "metricsAdapter.enabled=false"}, optIns...),
+		"NoAdapter":   append([]string{"--set", "metricsAdapter.mode=none"}, optIns...),
 		"OptIns":      optIns,
 		"CertManager": append([]string{"--set", "tls.mode=certManager"}, optIns...),
 		"Issuer": {"--set", "tls.mode=certManager", "--set", "tls.certManager.issuerRef.name=corporate",
@@ -240,7 +240,7 @@ func TestChartRights(t *testing.T) {
 // TestViewerReads looks at the role that aggregates to view: it is there with and without the adapter, reads what the plugin
 // asks for, and nothing that a viewer is kept from.
 func TestViewerReads(t *testing.T) {
-	for _, flags := range [][]string{nil, {"--set", "metricsAdapter.enabled=false"}} {
+	for _, flags := range [][]string{nil, {"--set", "metricsAdapter.mode=none"}} {
 		found := false
 		for _, o := range chart(t, flags...) {
 			role, is := typed(t, o).(*rbacv1.ClusterRole)
@@ -403,9 +403,12 @@ func TestChartTypos(t *testing.T) {
 
 // TestAnotherAdapter installs where the custom metrics API is somebody's.
 func TestAnotherAdapter(t *testing.T) {
+	beside := []string{"--set", "metricsAdapter.mode=compose", "--set", "metricsAdapter.compose.insecure=true",
+		"--set", "metricsAdapter.compose.service.namespace=callguard-system", "--set", "metricsAdapter.compose.service.name=prometheus-adapter"}
 	cases := map[string]struct {
 		reason string
 		owners map[string]string // the Service in namespace callguard-system that serves each version
+		taken  bool              // in mode compose
 		flags  []string
 		want   []string // each must stand in the refusal; none means that there is none
 	}{
@@ -415,7 +418,7 @@ func TestAnotherAdapter(t *testing.T) {
 			reason: "The message names the owner and the ways out.",
 			owners: map[string]string{"v1beta1": "prometheus-adapter"},
 			want: []string{"APIService v1beta1.custom.metrics.k8s.io belongs to Service callguard-system/prometheus-adapter",
-				"kubectl delete apiservice v1beta1.custom.metrics.k8s.io", "metricsAdapter.enabled=false"},
+				"kubectl delete apiservice v1beta1.custom.metrics.k8s.io", "metricsAdapter.mode=none"},
 		},
 		"Second": {
 			reason: "Whoever has the preferred version serves every autoscaler.",
@@ -425,12 +428,39 @@ func TestAnotherAdapter(t *testing.T) {
 		"NotWanted": {
 			reason: "Without its adapter callguard can stand beside another.",
 			owners: map[string]string{"v1beta1": "prometheus-adapter"},
-			flags:  []string{"--set", "metricsAdapter.enabled=false"},
+			flags:  []string{"--set", "metricsAdapter.mode=none"},
+		},
+		"Beside": {
+			reason: "Beside the adapter that the values name callguard can serve.",
+			owners: map[string]string{"v1beta1": "prometheus-adapter"},
+			flags:  beside,
+		},
+		"BesideAnother": {
+			reason: "One that nobody has named is not taken.",
+			owners: map[string]string{"v1beta1": "stackdriver"},
+			flags:  beside,
+			want:   []string{"APIService v1beta1.custom.metrics.k8s.io belongs to Service callguard-system/stackdriver", "--set metricsAdapter.compose.service.name=stackdriver"},
+		},
+		"BesideAlready": {
+			reason: "An upgrade finds those that it has taken.",
+			owners: map[string]string{"v1beta1": "metrics-adapter", "v1beta2": "metrics-adapter"}, taken: true,
+			flags: beside,
+		},
+		"NoMore": {
+			reason: "Without an adapter of callguard's behind it, the API would lead nowhere.",
+			owners: map[string]string{"v1beta1": "metrics-adapter", "v1beta2": "metrics-adapter"}, taken: true,
+			flags: []string{"--set", "metricsAdapter.mode=none"},
+			want:  []string{"was taken from another adapter", "kubectl exec -n callguard-system deploy/metrics-adapter -- /metrics-adapter hand-back"},
+		},
+		"Alone": {
+			reason: "What was before would be lost.",
+			owners: map[string]string{"v1beta1": "metrics-adapter", "v1beta2": "metrics-adapter"}, taken: true,
+			want: []string{"was taken from another adapter"},
 		},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			flags := append([]string{"--namespace", DefaultNamespace, "--dry-run=server", "--disable-openapi-validation", "--kubeconfig", aggregator(t, tc.owners)}, tc.flags...)
+			flags := append([]string{"--namespace", DefaultNamespace, "--dry-run=server", "--disable-openapi-validation", "--kubeconfig", aggregator(t, tc.owners, tc.taken)}, tc.flags...)
 			out, complaints, err := helm(t, flags...)
 			if (err != nil) != (len(tc.want) > 0) {
 				t.Fatalf("%s helm template: %v\n%s", tc.reason, err, complaints)
@@ -448,7 +478,7 @@ func TestAnotherAdapter(t *testing.T) {
 }
 
 // aggregator plays a kube-apiserver with these APIServices and returns the path of a kubeconfig for it.
-func aggregator(t *testing.T, owners map[string]string) string {
+func aggregator(t *testing.T, owners map[string]string, taken bool) string {
 	t.Helper()
 	mux := http.NewServeMux()
 	answer := func(path string, body any) {
@@ -487,11 +517,15 @@ func aggregator(t *testing.T, owners map[string]string) string {
 	answer("/apis", object{"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 	for version, service := range owners {
 		name := version + ".custom.metrics.k8s.io"
+		annotations := object{"meta.helm.sh/release-name": "callguard", "meta.helm.sh/release-namespace": DefaultNamespace}
+		if taken {
+			annotations["callguard.dev/before"] = "{}"
+		}
 		answer("/apis/apiregistration.k8s.io/v1/apiservices/"+name, object{
 			"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
 			"metadata": object{
 				"name": name, "labels": object{"app.kubernetes.io/managed-by": "Helm"},
-				"annotations": object{"meta.helm.sh/release-name": "callguard", "meta.helm.sh/release-namespace": DefaultNamespace},
+				"annotations": annotations,
 			},
 			"spec": object{"service": object{"namespace": DefaultNamespace, "name": service}},
 		})

@@ -42,7 +42,7 @@ func TestExtraObjects(t *testing.T) {
 func TestAddressFamilies(t *testing.T) {
 	t.Parallel()
 	every := []string{
-		"serviceMonitor.enabled=true", "metricsAdapter.enabled=true", "mcpServers.crm.image.repository=x", "mcpServers.crm.image.tag=a", "livekit.turn.enabled=true",
+		"serviceMonitor.enabled=true", "metricsAdapter.mode=own", "mcpServers.crm.image.repository=x", "mcpServers.crm.image.tag=a", "livekit.turn.enabled=true",
 		"livekit.turn.domain=turn.example.com", "livekit.turn.existingSecret=turn",
 	}
 	of := func(chart string, more ...string) rendered {

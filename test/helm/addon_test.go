@@ -109,9 +109,9 @@ func TestAddon(t *testing.T) {
 // onlyOne installs a second one.
 func onlyOne(t *testing.T) {
 	t.Helper()
-	for _, adapter := range []string{"true", "false"} {
+	for _, mode := range []string{"own", "none"} {
 		refused(t, []string{"callguard stands already, as release callguard in namespace callguard-system", "Upgrade that one, or uninstall it"},
-			"install", "second", addonChart, "-n", "second", "--create-namespace", "--set", "metricsAdapter.enabled="+adapter)
+			"install", "second", addonChart, "-n", "second", "--create-namespace", "--set", "metricsAdapter.mode="+mode)
 	}
 }
 
@@ -324,7 +324,7 @@ func TestAnotherAdapter(t *testing.T) {
 			t.Errorf("APIService %s would take every autoscaler from the other adapter: %v", versions()[1], err)
 		}
 	}
-	want := []string{"APIService " + versions()[0] + " belongs to Service monitoring/prometheus-adapter", "metricsAdapter.enabled=false", "kubectl delete apiservice " + versions()[0]}
+	want := []string{"APIService " + versions()[0] + " belongs to Service monitoring/prometheus-adapter", "metricsAdapter.mode=compose", "metricsAdapter.mode=none", "kubectl delete apiservice " + versions()[0]}
 	for _, way := range ways() {
 		refused(t, want, addonArgs("install", "--create-namespace", way)...)
 		untouched()
@@ -337,8 +337,8 @@ func TestAnotherAdapter(t *testing.T) {
 	}
 
 	// The way out that the message names.
-	installAddon(t, "--set", "metricsAdapter.enabled=false")
-	refused(t, want, addonArgs("upgrade", "--set", "metricsAdapter.enabled=true")...)
+	installAddon(t, "--set", "metricsAdapter.mode=none")
+	refused(t, want, addonArgs("upgrade", "--set", "metricsAdapter.mode=own")...)
 	untouched()
 	if diff := cmp.Diff(map[string]string{addon: "deployed"}, releases(t, addonNamespace)); diff != "" {
 		t.Errorf("releases after a refused upgrade (-want +got):\n%s", diff)

@@ -109,7 +109,7 @@ func run(m *testing.M) (code int, err error) {
 
 // theAddon is installed once for all these tests, without its adapter: nobody answers for it here.
 var theAddon = sync.OnceValue(func() error {
-	_, err := command(context.Background(), "", stage.helm, addonArgs("install", "--create-namespace", "--set", "metricsAdapter.enabled=false")...)
+	_, err := command(context.Background(), "", stage.helm, addonArgs("install", "--create-namespace", "--set", "metricsAdapter.mode=none")...)
 	return err
 })
 

@@ -7,6 +7,7 @@ package monitoring
 import (
 	"encoding/json"
 	"log/slog"
+	"net/http"
 	"os"
 	"regexp"
 	"slices"
@@ -24,6 +25,8 @@ import (
 	"github.com/callguard/callguard/manifests"
 	"github.com/callguard/callguard/pkg/admission"
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/claim"
+	"github.com/callguard/callguard/pkg/delegate"
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/pkg/metricsapi"
 	"github.com/callguard/callguard/pkg/servingcert"
@@ -87,6 +90,10 @@ func registered(t *testing.T) names {
 		t.Fatal(err)
 	}
 	n.MustRegister(keeper.Collector())
+	claim.New(claim.Config{Registry: n})
+	if _, err := delegate.New(delegate.Config{Registry: n, Authenticate: func(base http.RoundTripper) (http.RoundTripper, error) { return base, nil }}); err != nil {
+		t.Fatal(err)
+	}
 	doors, err := admission.New(admission.Config{Client: client, Values: manifests.DefaultValues(), Recorder: recorder, Registry: n, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

@@ -54,7 +54,7 @@ func TestReference(t *testing.T) {
 // TestEventsReference: docs/reference/events.md has every reason of an Event, and no other.
 func TestEventsReference(t *testing.T) {
 	var reasons []string
-	for _, dir := range []string{"../../pkg/guard", "../../pkg/admission", "../../pkg/cli"} {
+	for _, dir := range []string{"../../pkg/guard", "../../pkg/admission", "../../pkg/claim", "../../pkg/cli"} {
 		files, err := filepath.Glob(dir + "/*.go")
 		trial.Must(t, err)
 		for _, file := range files {

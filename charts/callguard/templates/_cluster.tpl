@@ -24,13 +24,22 @@ A cluster has one APIService per version, and whoever writes it last serves ever
 taking it from another, without saying what to do.
 */ -}}
 {{- define "callguard.apiIsFree" -}}
+{{- $mode := include "callguard.adapterMode" . -}}
 {{- $ours := printf "%s/metrics-adapter" .Release.Namespace -}}
+{{- $theirs := include "callguard.otherAdapter" . -}}
 {{- range $version := list "v1beta1" "v1beta2" -}}
 {{- $name := printf "%s.custom.metrics.k8s.io" $version -}}
-{{- $service := dig "spec" "service" dict (lookup "apiregistration.k8s.io/v1" "APIService" "" $name) | default dict -}}
+{{- $found := lookup "apiregistration.k8s.io/v1" "APIService" "" $name -}}
+{{- $service := dig "spec" "service" dict $found | default dict -}}
 {{- $owner := printf "%s/%s" ($service.namespace | default "") ($service.name | default "") -}}
-{{- if not (has $owner (list $ours "/")) -}}
-{{- fail (printf "APIService %s belongs to Service %s, and a cluster has one adapter for custom metrics. Uninstall that one (if only its APIService is left: kubectl delete apiservice %s), or install callguard without its own, --set metricsAdapter.enabled=false: calls are held all the same, and the autoscaler reads them through the other adapter, as the chart's README says under \"Another adapter\"" $name $owner $name) -}}
+{{- if and (ne $mode "compose") (eq $owner $ours) (hasKey (dig "metadata" "annotations" dict $found | default dict) "callguard.dev/before") -}}
+{{- fail (printf "APIService %s was taken from another adapter with metricsAdapter.mode=compose. Before you leave that mode, give it back: kubectl exec -n %s deploy/metrics-adapter -- /metrics-adapter hand-back --service=%s --compose-service=NAMESPACE/NAME, with the Service of metricsAdapter.compose.service" $name $.Release.Namespace $ours) -}}
+{{- end -}}
+{{- if and (eq $mode "own") (not (has $owner (list $ours "/"))) -}}
+{{- fail (printf "APIService %s belongs to Service %s, and a cluster has one adapter for custom metrics. Have callguard serve beside it, --set metricsAdapter.mode=compose; uninstall that one (if only its APIService is left: kubectl delete apiservice %s); or install callguard without its own, --set metricsAdapter.mode=none: calls are held all the same, and the autoscaler reads them through the other adapter. The chart's README has all three under \"Another adapter\"" $name $owner $name) -}}
+{{- end -}}
+{{- if and (eq $mode "compose") (not (has $owner (list $ours $theirs "/"))) -}}
+{{- fail (printf "APIService %s belongs to Service %s, and metricsAdapter.compose.service names %s. Name the adapter that is there: --set metricsAdapter.compose.service.namespace=%s --set metricsAdapter.compose.service.name=%s" $name $owner $theirs ($service.namespace | default "NAMESPACE") ($service.name | default "NAME")) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}

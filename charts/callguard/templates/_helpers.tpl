@@ -140,3 +140,67 @@ cert-manager.io/inject-ca-from: {{ .Release.Namespace }}/metrics-adapter
 {{ toYaml . }}
 {{- end }}
 {{- end }}
+
+{{- /* Who serves custom metrics: own, compose or none. */ -}}
+{{- define "callguard.adapterMode" -}}
+{{- $values := .Values.metricsAdapter -}}
+{{- $mode := $values.mode | default "own" -}}
+{{- if and (eq $mode "own") (hasKey $values "enabled") (not $values.enabled) -}}
+{{- fail "metricsAdapter.enabled is no value any more; use metricsAdapter.mode=none" -}}
+{{- end -}}
+{{- if eq $mode "compose" -}}
+{{- $compose := $values.compose | default dict -}}
+{{- $service := $compose.service | default dict -}}
+{{- if not (and $service.namespace $service.name) -}}
+{{- fail "metricsAdapter.mode is compose, and metricsAdapter.compose.service names no adapter; give its namespace and name, such as --set metricsAdapter.compose.service.namespace=monitoring --set metricsAdapter.compose.service.name=prometheus-adapter" -}}
+{{- end -}}
+{{- if and (eq $service.namespace .Release.Namespace) (eq $service.name "metrics-adapter") -}}
+{{- fail "metricsAdapter.compose.service is callguard's own; name that of the adapter beside it, or use metricsAdapter.mode=own" -}}
+{{- end -}}
+{{- if and $compose.insecure $compose.caBundle -}}
+{{- fail "metricsAdapter.compose has both caBundle and insecure; use one" -}}
+{{- end -}}
+{{- if not (or $compose.insecure (contains "-----BEGIN CERTIFICATE-----" ($compose.caBundle | default ""))) -}}
+{{- fail "metricsAdapter.compose.caBundle holds no certificate; give the PEM of the authority that signed the certificate of the other adapter, --set-file metricsAdapter.compose.caBundle=ca.crt, or, if it signs its own and you trust the network between, --set metricsAdapter.compose.insecure=true" -}}
+{{- end -}}
+{{- end -}}
+{{- $mode -}}
+{{- end }}
+
+{{- /* The Service of the adapter beside callguard's, as namespace/name; empty where there is none. */ -}}
+{{- define "callguard.otherAdapter" -}}
+{{- if eq (include "callguard.adapterMode" .) "compose" -}}
+{{- with .Values.metricsAdapter.compose.service -}}{{ .namespace }}/{{ .name }}{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* What the adapter has to know of it, as flags. */ -}}
+{{- define "callguard.composeArgs" -}}
+{{- if eq (include "callguard.adapterMode" .) "compose" -}}
+{{- $compose := .Values.metricsAdapter.compose -}}
+- --compose-service={{ include "callguard.otherAdapter" . }}:{{ $compose.service.port | default 443 }}
+{{- if $compose.insecure }}
+- --compose-insecure
+{{- else }}
+- --compose-ca-file=/etc/metrics-adapter/compose/ca.crt
+{{- end }}
+{{- $tls := include "callguard.tlsMode" . }}
+{{- if eq $tls "certManager" }}
+- --compose-serving-ca-file=/etc/metrics-adapter/tls/ca.crt
+{{- else if eq $tls "existingSecret" }}
+- --compose-serving-ca-file=/etc/metrics-adapter/compose/serving-ca.crt
+{{- end }}
+{{- end -}}
+{{- end }}
+
+{{- /* Certificates of authorities for compose, by the names of their files. */ -}}
+{{- define "callguard.composeFiles" -}}
+{{- if eq (include "callguard.adapterMode" .) "compose" -}}
+{{- with .Values.metricsAdapter.compose.caBundle }}
+ca.crt: {{ . | quote }}
+{{- end }}
+{{- if eq (include "callguard.tlsMode" .) "existingSecret" }}
+serving-ca.crt: {{ .Values.tls.caBundle | quote }}
+{{- end }}
+{{- end -}}
+{{- end }}

@@ -157,7 +157,7 @@ securityContext:
 
 {{- /* The level of pod security that the namespace needs. */ -}}
 {{- define "callguard.podSecurityLevel" -}}
-{{- ternary "privileged" "restricted" (and .Values.metricsAdapter.enabled (not (empty .Values.metricsAdapter.hostNetwork))) -}}
+{{- ternary "privileged" "restricted" (and (ne (include "callguard.adapterMode" .) "none") (not (empty .Values.metricsAdapter.hostNetwork))) -}}
 {{- end }}
 
 {{- /*
