@@ -140,14 +140,20 @@ func (l *Lab) Direct(ctx context.Context, a *Adapter) (*rest.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	service, err := client.ApiregistrationV1().APIServices().Get(ctx, APIServices()[0], metav1.GetOptions{})
-	if err != nil {
-		return nil, err
+	var bundle []byte
+	for _, name := range APIServices() { // the first may be another adapter's
+		service, err := client.ApiregistrationV1().APIServices().Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		if service.Spec.Service != nil && service.Spec.Service.Name == AdapterName {
+			bundle = service.Spec.CABundle
+		}
 	}
 	config := rest.CopyConfig(l.Config)
 	config.Host = fmt.Sprintf("https://127.0.0.1:%d", a.Port)
 	config.TLSClientConfig = rest.TLSClientConfig{
-		CAData: service.Spec.CABundle, ServerName: AdapterName + "." + AdapterNamespace + ".svc",
+		CAData: bundle, ServerName: AdapterName + "." + AdapterNamespace + ".svc",
 		CertData: l.Config.CertData, CertFile: l.Config.CertFile, KeyData: l.Config.KeyData, KeyFile: l.Config.KeyFile,
 	}
 	return config, nil

@@ -92,6 +92,8 @@ type Lab struct {
 	Fleet   *fleet.Fleet
 	Callers *fleet.Callers
 
+	adapterArgs []string // of Adapter
+
 	clock     time.Duration // of adapter and guards
 	memory    int64         // Options.MemoryLimit
 	gateClock time.Duration
@@ -180,7 +182,8 @@ func (l *Lab) startAdapter(ctx context.Context, o Options, webhooks string) erro
 		return err
 	}
 	var err error
-	l.Adapter, err = l.StartAdapter(ctx, append([]string{"--webhook-bind-address=" + webhooks}, o.AdapterArgs...)...)
+	l.adapterArgs = append([]string{"--webhook-bind-address=" + webhooks}, o.AdapterArgs...)
+	l.Adapter, err = l.StartAdapter(ctx, l.adapterArgs...)
 	if err != nil {
 		return err
 	}
