@@ -387,3 +387,30 @@ func TestCrashLoop(t *testing.T) {
 		t.Errorf("%d writes, want %d at most", writes, most)
 	}
 }
+
+// TestSharedUntilTaken has somebody else lead the APIServices to us, long after the start: a
+// replica is ready before, renews its certificate, and is trusted from its next look on.
+func TestSharedUntilTaken(t *testing.T) {
+	client := cluster(apiService("v1beta1.x", "prometheus-adapter"))
+	k := keeper(t, client)
+	k.cfg.Shared = true
+	now := time.Now()
+	first, _ := k.CurrentCertKeyContent()
+	for end := now.Add(2 * testLifetime); now.Before(end); now = now.Add(time.Minute) {
+		k.note(k.step(t.Context(), now))
+		if err := k.Published(); err != nil {
+			t.Fatalf("not ready at %s: %v", now, err)
+		}
+	}
+	if cert, _ := k.CurrentCertKeyContent(); string(cert) == string(first) {
+		t.Error("it serves with a certificate that has expired")
+	}
+	if bundle := bundleOf(t, client, "v1beta1.x"); len(bundle) > 0 {
+		t.Errorf("the other adapter's caBundle is written:\n%s", bundle)
+	}
+	replace(t, client, map[string]*unstructured.Unstructured{"v1beta1.x": apiService("v1beta1.x", "metrics-adapter")})
+	k.note(k.step(t.Context(), now))
+	if err := verifies(t, k, bundleOf(t, client, "v1beta1.x"), now); err != nil || k.Published() != nil {
+		t.Errorf("after it was taken: %v, %v", err, k.Published())
+	}
+}

@@ -308,6 +308,10 @@ func (s *besideStory) theirsAnswer(t *testing.T) {
 func (s *besideStory) putBack(t *testing.T, ours *lab.Adapter) *lab.Adapter {
 	t.Helper()
 	name := lab.APIServices()[0]
+	gauge := fmt.Sprintf("callguard_metrics_api_taken{apiservice=%q} ", name)
+	if page := adapterPath(t, ours, "/metrics"); !strings.Contains(page, gauge+"1") {
+		t.Fatalf("before it is put back, there is no %s1", gauge)
+	}
 	patch := fmt.Appendf(nil, `{"spec":{"caBundle":%q,"service":{"namespace":%q,"name":%q,"port":%d}}}`,
 		base64.StdEncoding.EncodeToString(s.before.CABundle), lab.OtherNamespace, lab.OtherName, s.other.Port)
 	_, err := s.services.Patch(t.Context(), name, types.MergePatchType, patch, metav1.PatchOptions{})
@@ -319,14 +323,13 @@ func (s *besideStory) putBack(t *testing.T, ours *lab.Adapter) *lab.Adapter {
 			return false, err
 		}
 		return slices.ContainsFunc(list.Items, func(e corev1.Event) bool {
-			return e.Reason == "MetricsAPIPutBack" && e.Type == corev1.EventTypeWarning && strings.Contains(e.Message, "APIService "+name+" was put back to monitoring/other")
+			return e.Reason == "MetricsAPIPutBack" && !e.LastTimestamp.Time.Before(began.Truncate(time.Second)) && e.Type == corev1.EventTypeWarning && strings.Contains(e.Message, "APIService "+name+" was put back to monitoring/other")
 		}), nil
 	})
-	gauge := fmt.Sprintf("callguard_metrics_api_taken{apiservice=%q} ", name)
 	eventually(t, 30*time.Second-time.Since(began), "the metric tells so", func() (bool, error) {
 		return strings.Contains(adapterPath(t, ours, "/metrics"), gauge+"0"), nil
 	})
-	t.Logf("told within %s", time.Since(began).Round(time.Second))
+	t.Logf("told within %s", time.Since(began).Round(time.Millisecond))
 
 	// What both say to do.
 	_, err = stage.Kubectl(t.Context(), "annotate", "apiservice", name, apiservice.BeforeAnnotation+"-")

@@ -336,7 +336,22 @@ func TestAnotherAdapter(t *testing.T) {
 		}
 	}
 
-	// The way out that the message names.
+	// The ways out that the message names. Beside the other one, nobody takes its API while no adapter runs, and Helm never does.
+	beside := func(name string) []string {
+		return []string{"--set", "metricsAdapter.mode=compose", "--set", "metricsAdapter.compose.insecure=true",
+			"--set", "metricsAdapter.compose.service.namespace=monitoring", "--set", "metricsAdapter.compose.service.name=" + name}
+	}
+	refused(t, []string{"belongs to Service monitoring/prometheus-adapter", "--set metricsAdapter.compose.service.name=prometheus-adapter"}, addonArgs("install", append(beside("other"), "--create-namespace")...)...)
+	installAddon(t, beside("prometheus-adapter")...)
+	untouched()
+	helm(t, addonArgs("upgrade", append(beside("prometheus-adapter"), "--set-string", "image.tag=2")...)...)
+	untouched()
+	uninstallAddon(t)
+	untouched()
+	if left := leftBehind(t); len(left) > 0 {
+		t.Errorf("an uninstall leaves %v", left)
+	}
+
 	installAddon(t, "--set", "metricsAdapter.mode=none")
 	refused(t, want, addonArgs("upgrade", "--set", "metricsAdapter.mode=own")...)
 	untouched()
