@@ -84,6 +84,11 @@ func (*podCollector) seconds() *prometheus.Desc {
 		"How long a pod that something wants to go has been held by the rule that holds it.", []string{"namespace", "pod", "rule"}, nil)
 }
 
+func (*podCollector) unread() *prometheus.Desc {
+	return prometheus.NewDesc("callguard_order_unread_seconds",
+		"How long the call-gate of a pod that is to take no more calls has answered without knowing it: calls may still come to the pod.", []string{"namespace", "pod"}, nil)
+}
+
 func (*podCollector) foreign() *prometheus.Desc {
 	return prometheus.NewDesc("callguard_foreign_budgets",
 		"PodDisruptionBudgets beside callguard's that match guarded pods: evictions of those pods fail.", []string{"namespace"}, nil)
@@ -104,6 +109,7 @@ func (c *podCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.pods()
 	ch <- c.holds()
 	ch <- c.seconds()
+	ch <- c.unread()
 	ch <- c.foreign()
 	ch <- c.locked()
 	ch <- c.ownerless()
@@ -144,6 +150,9 @@ func (c *podCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, h := range c.report.holding() {
 		holds[h.rule]++
 		ch <- prometheus.MustNewConstMetric(c.seconds(), prometheus.GaugeValue, c.now().Sub(h.since).Seconds(), h.pod.Namespace, h.pod.Name, h.rule)
+		if !h.unread.IsZero() {
+			ch <- prometheus.MustNewConstMetric(c.unread(), prometheus.GaugeValue, c.now().Sub(h.unread).Seconds(), h.pod.Namespace, h.pod.Name)
+		}
 	}
 	for rule, n := range holds {
 		ch <- prometheus.MustNewConstMetric(c.holds(), prometheus.GaugeValue, float64(n), rule)

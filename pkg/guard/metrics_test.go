@@ -121,7 +121,7 @@ func TestPodCollector(t *testing.T) {
 	)
 	web := workloadKey(pods.Deployment, "web")
 	g.report.held["a"] = held{key: web, pod: voicePod("a"), rule: "calls", since: noon().Add(-time.Minute)}
-	g.report.held["b"] = held{key: web, pod: voicePod("b"), rule: "calls", since: noon().Add(-time.Hour)}
+	g.report.held["b"] = held{key: web, pod: voicePod("b"), rule: "calls", since: noon().Add(-time.Hour), unread: noon().Add(-2 * time.Minute)}
 	g.report.held["c"] = held{key: web, pod: voicePod("c"), rule: "floor", since: noon()}
 	g.budgets.foreign[voice] = 1
 	collector := &podCollector{cluster: g.cluster, budgets: g.budgets, report: g.report, now: noon}
@@ -151,6 +151,9 @@ callguard_hold_seconds{namespace="voice",pod="c",rule="floor"} 0
 # TYPE callguard_holds gauge
 callguard_holds{rule="calls"} 2
 callguard_holds{rule="floor"} 1
+# HELP callguard_order_unread_seconds How long the call-gate of a pod that is to take no more calls has answered without knowing it: calls may still come to the pod.
+# TYPE callguard_order_unread_seconds gauge
+callguard_order_unread_seconds{namespace="voice",pod="b"} 120
 `
 	if err := testutil.CollectAndCompare(collector, strings.NewReader(want)); err != nil {
 		t.Error(err)

@@ -71,6 +71,17 @@ type held struct {
 	cause call.Ability // what keeps others of its workload from calls, if that is why
 	since time.Time
 	told  bool
+	// unread is since when its gate answers without the order to drain; zero where it has it.
+	unread time.Time
+}
+
+// orderUnread reports whether a pod's gate answers, and does not know that the pod is to
+// take no more calls.
+func orderUnread(f verdict.Facts) bool {
+	return f.Pod.State == call.Draining && !f.Sealed && slices.ContainsFunc(f.Readings, func(r verdict.Reading) bool {
+		_, known := r.Calls()
+		return known && r.Witness == call.Gate
+	})
 }
 
 // budgetKind is the Kind of budgets in a Key; no workload is of that kind.
@@ -115,7 +126,13 @@ func (r *report) holds(w *workload, j judgement) {
 	h, was := r.held[j.UID]
 	cause := j.cause()
 	if !was || h.rule != j.verdict.Rule || h.cause != cause {
-		h = held{key: w.key, pod: j.NamespacedName, rule: j.verdict.Rule, cause: cause, since: j.facts.Now}
+		h = held{key: w.key, pod: j.NamespacedName, rule: j.verdict.Rule, cause: cause, since: j.facts.Now, unread: h.unread}
+	}
+	switch {
+	case !orderUnread(j.facts):
+		h.unread = time.Time{}
+	case h.unread.IsZero():
+		h.unread = j.facts.Now
 	}
 	tell := !h.told && j.facts.Now.Sub(h.since) >= tellAfter
 	h.told = h.told || tell

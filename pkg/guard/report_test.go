@@ -4,8 +4,10 @@ package guard
 
 import (
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
+	"github.com/callguard/callguard/pkg/verdict"
 )
 
 // TestEventsArePlain: a pod's word in an Event does nothing to a terminal, and ends.
@@ -29,6 +32,47 @@ func TestEventsArePlain(t *testing.T) {
 		if event := <-recorder.Events; strings.ContainsAny(event, "\x1b\n") || len(event) > call.MaxText+100 {
 			t.Errorf("%d bytes: %.200q", len(event), event)
 		}
+	}
+}
+
+// TestOrderUnread: how long a gate has not read the order counts on whatever rule holds its pod, and ends when it has.
+func TestOrderUnread(t *testing.T) {
+	draining := verdict.Facts{Pod: verdict.Pod{State: call.Draining}, Readings: []verdict.Reading{
+		{Reading: call.Known(1, noon()), Witness: call.Rooms}, {Reading: call.Known(1, noon()), Witness: call.Gate},
+	}}
+	cases := map[string]struct {
+		reason string
+		facts  func(*verdict.Facts)
+		want   bool
+	}{
+		"Unread":   {reason: "The gate answers, and goes on taking calls.", want: true},
+		"Read":     {reason: "The gate takes no more.", facts: func(f *verdict.Facts) { f.Sealed = true }},
+		"Serving":  {reason: "There is no order yet.", facts: func(f *verdict.Facts) { f.Pod.State = call.Serving }},
+		"Silent":   {reason: "Of a gate that does not answer rule unknown tells.", facts: func(f *verdict.Facts) { f.Readings[1].Reading = call.Unknown("no answer") }},
+		"Gateless": {reason: "Without a gate nobody reads the order.", facts: func(f *verdict.Facts) { f.Readings = f.Readings[:1] }},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			facts := draining
+			facts.Readings = slices.Clone(draining.Readings)
+			if tc.facts != nil {
+				tc.facts(&facts)
+			}
+			r := newReport(record.NewFakeRecorder(10), newMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
+			pod := (&snapshot{}).member(newPod("a"))
+			for i, rule := range []string{"calls", "settle"} {
+				facts.Now = noon().Add(time.Duration(i) * time.Second)
+				r.holds(&workload{}, judgement{member: pod, facts: facts, verdict: verdict.Verdict{Outcome: verdict.Hold, Rule: rule}})
+			}
+			if got := r.held[pod.UID].unread; got.Equal(noon()) != tc.want || got.IsZero() == tc.want {
+				t.Errorf("%s\nunread since %v", tc.reason, got)
+			}
+			facts.Sealed = true
+			r.holds(&workload{}, judgement{member: pod, facts: facts, verdict: verdict.Verdict{Outcome: verdict.Hold, Rule: "settle"}})
+			if got := r.held[pod.UID].unread; !got.IsZero() {
+				t.Errorf("the gate has the order, and it counts as unread since %v", got)
+			}
+		})
 	}
 }
 
