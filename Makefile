@@ -37,7 +37,7 @@ clean: ## Remove what build made; programs of the local cluster stay in the user
 ##@ Test
 
 .PHONY: unit
-unit: ## Test every package by itself, with the race detector (needs gcc and python3)
+unit: ## Test every package by itself, with the race detector (needs gcc, python3 and promtool)
 	CGO_ENABLED=1 go test -race -skip '$(MODELS)' $(if $(CI),-v -count=1) $(UNIT)
 	go test -run '$(MODELS)' $(if $(CI),-v -count=1) ./pkg/callgate ./pkg/guard
 

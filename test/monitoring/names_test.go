@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package monitoring checks that the alerts and the dashboard ask for metrics that
-// the programs have. It runs no program and no Prometheus.
+// the programs have, and that each alert fires when it should and leads to its
+// runbook. It runs none of our programs, and of Prometheus promtool alone.
 package monitoring
 
 import (
@@ -18,7 +19,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/record"
 
@@ -110,23 +110,8 @@ func registered(t *testing.T) names {
 func asked(t *testing.T) map[string]string {
 	t.Helper()
 	exprs := map[string]string{}
-	for _, file := range []string{"drain-guard-rules.yaml", "metrics-adapter-rules.yaml"} {
-		var rule struct {
-			Spec struct {
-				Groups []struct {
-					Rules []struct{ Alert, Expr string }
-				}
-			}
-		}
-		text := read(t, "../../manifests/"+file)
-		if err := yaml.Unmarshal(text[strings.Index(string(text), "\n---\n"):], &rule); err != nil {
-			t.Fatalf("%s: %v", file, err)
-		}
-		for _, g := range rule.Spec.Groups {
-			for _, r := range g.Rules {
-				exprs[r.Alert] = r.Expr
-			}
-		}
+	for name, a := range alerts(t) {
+		exprs[name] = a.Expr
 	}
 	var dashboard struct {
 		Panels []struct {
@@ -143,6 +128,16 @@ func asked(t *testing.T) map[string]string {
 		}
 	}
 	return exprs
+}
+
+// ruleFiles are the manifests of alerts.
+func ruleFiles() []string { return []string{"drain-guard-rules.yaml", "metrics-adapter-rules.yaml"} }
+
+// document is the one object of a manifest.
+func document(t *testing.T, file string) []byte {
+	t.Helper()
+	text := read(t, "../../manifests/"+file)
+	return text[strings.Index(string(text), "\n---\n"):]
 }
 
 func read(t *testing.T, path string) []byte {
