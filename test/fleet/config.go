@@ -35,6 +35,8 @@ const (
 	WorkerAnnotation = "fleet.callguard.dev/worker"
 	// UnattributedAnnotation "true" leaves PodAttribute out of the agents of the process.
 	UnattributedAnnotation = "fleet.callguard.dev/unattributed"
+	// SpeaksAnnotation "true" has the agents of the process publish a track of audio, which is silent.
+	SpeaksAnnotation = "fleet.callguard.dev/speaks"
 	// AgentNameAnnotation replaces Config.AgentName for one pod.
 	AgentNameAnnotation = "fleet.callguard.dev/agent-name"
 	// MaxJobsAnnotation replaces Config.MaxJobs for one pod.

@@ -14,6 +14,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 	protologger "github.com/livekit/protocol/logger"
 	lksdk "github.com/livekit/server-sdk-go/v2"
+	"github.com/pion/webrtc/v4"
 )
 
 const (
@@ -27,6 +28,7 @@ type job struct {
 	project            string // URL of the project the job came from
 	url, token         string // where to join
 	started            time.Time
+	speaks             bool // it publishes a track
 	roster             *roster
 	sdkLog             protologger.Logger
 
@@ -88,6 +90,13 @@ func (j *job) run(ctx context.Context) outcome {
 		return outcome{err: fmt.Errorf("cannot join room %q as %s at %s: %w; look at LiveKit's log", j.room, j.identity, j.url, err)}
 	}
 	j.roster.joined(room)
+	if j.speaks {
+		if err := speak(room); err != nil {
+			j.finish()
+			room.Disconnect()
+			return outcome{err: fmt.Errorf("agent %s cannot speak in room %q: %w", j.identity, j.room, err)}
+		}
+	}
 
 	out := j.attend(ctx)
 	j.finish()
@@ -97,6 +106,16 @@ func (j *job) run(ctx context.Context) outcome {
 	}
 	room.Disconnect()
 	return out
+}
+
+// speak publishes a track of audio.
+func speak(room *lksdk.Room) error {
+	track, err := lksdk.NewLocalTrack(webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeOpus, ClockRate: 48_000, Channels: 2})
+	if err != nil {
+		return err
+	}
+	_, err = room.LocalParticipant.PublishTrack(track, &lksdk.TrackPublicationOptions{Name: "voice", Source: livekit.TrackSource_MICROPHONE})
+	return err
 }
 
 // attend returns when the job is over: see outcome.

@@ -78,6 +78,7 @@ func newProcess(pod *corev1.Pod, cfg Config, gate *sidecar, lost *losses) (*proc
 	}
 	p.worker = (&worker{
 		agentName: name, attributes: attributes, dialect: b.dialect, maxJobs: b.maxJobs,
+		speaks:  pod.Annotations[SpeaksAnnotation] == "true",
 		project: func() (Project, bool) { return cfg.LiveKit(pod) },
 		answers: b.answers, shutdown: b.shutdown, dice: b.pool.dice,
 		log: log, sdkLog: sdkLogger(log),

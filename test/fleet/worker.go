@@ -46,6 +46,7 @@ type worker struct {
 	attributes map[string]string
 	dialect    Dialect
 	maxJobs    int
+	speaks     bool // its agents publish a track
 	project    func() (Project, bool)
 	via        string // where the agent's LIVEKIT_URL leads to, where that is not the project's own
 	pool       pool   // nil: processes are always warm
@@ -368,6 +369,7 @@ func (w *worker) release(id string) {
 func (w *worker) launch(project Project, assignment *livekit.JobAssignment) {
 	id := assignment.GetJob().GetId()
 	j := newJob(assignment, project, agentIdentity(id), w.sdkLog)
+	j.speaks = w.speaks
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	timer, expected := w.reserved[id]
