@@ -37,6 +37,10 @@ const (
 
 	// PodAttribute is the attribute of an agent participant that names its pod by UID.
 	PodAttribute = "callguard.dev/pod"
+
+	// TryRoomPrefix begins the names of the rooms of calls that "kubectl calls try" makes.
+	// They are calls like all others, but for statistics of how long calls last.
+	TryRoomPrefix = "callguard-try-"
 )
 
 // The names of callguard's two Deployments, as every object and image of theirs has them.

@@ -6,11 +6,13 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/witness/gate"
 )
 
@@ -323,7 +325,9 @@ func (b *book) endLocked(j *job, by string, now time.Time) {
 	}
 	b.journal.drop(j.id)
 	b.counts.ends.WithLabelValues(by).Inc()
-	b.counts.duration.Observe(now.Sub(j.started).Seconds())
+	if !strings.HasPrefix(j.room, call.TryRoomPrefix) { // nobody talked
+		b.counts.duration.Observe(now.Sub(j.started).Seconds())
+	}
 	if b.past = append(b.past, j); len(b.past) > maxPast {
 		b.past = slices.Delete(b.past, 0, len(b.past)-maxPast)
 	}

@@ -45,7 +45,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Namespace: "callguard", Subsystem: "gate", Name: "jobs_total", Help: "Jobs that LiveKit assigned.",
 		}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: "callguard", Subsystem: "gate", Name: "job_duration_seconds", Help: "How long jobs ran, from assignment to end.",
+			Namespace: "callguard", Subsystem: "gate", Name: "job_duration_seconds", Help: "How long jobs ran, from assignment to end, but for calls of kubectl calls try.",
 			Buckets: []float64{10, 30, 60, 120, 300, 600, 1200, 3600, 7200},
 		}),
 		connections: counter("connections_total", "Worker websockets, by outcome (open, refused: LiveKit's answer, unreachable: no answer; held: kept and closed because of that).", "outcome"),
