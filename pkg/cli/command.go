@@ -62,7 +62,7 @@ func Main(ctx context.Context, args []string, streams genericiooptions.IOStreams
 	case !errors.Is(err, errFailed):
 		_, _ = fmt.Fprintf(streams.ErrOut, "error: %v\n", err)
 	}
-	return ExitFailed
+	return tryExit(err)
 }
 
 // plain writes what does nothing to a terminal: whatever is shown of a cluster, a tenant
@@ -128,7 +128,7 @@ func newCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	c.flags.AddFlags(cmd.PersistentFlags())
 	cmd.PersistentFlags().StringVar(&c.callguard, "callguard-namespace", c.callguard, "Namespace of the drain-guard.")
 	list.addFlags(cmd.Flags())
-	cmd.AddCommand(newList(c), newWhy(c), newDrain(c), newPlan(c), newEnd(c), newDoctor(c), newVersion(c))
+	cmd.AddCommand(newList(c), newWhy(c), newDrain(c), newPlan(c), newEnd(c), newDoctor(c), newTry(c), newVersion(c))
 	return cmd
 }
 
@@ -140,7 +140,7 @@ func noWords(cmd *cobra.Command, args []string) error {
 	if cmd.HasParent() {
 		return fmt.Errorf("unexpected argument %q; use %s without one", args[0], cmd.CommandPath())
 	}
-	return fmt.Errorf("there is no command %q; use list, why POD, plan NODE, drain NODE, end POD, doctor or version", args[0])
+	return fmt.Errorf("there is no command %q; use list, why POD, plan NODE, drain NODE, end POD, doctor, try or version", args[0])
 }
 
 // oneName takes exactly one name.

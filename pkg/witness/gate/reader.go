@@ -46,11 +46,12 @@ func newReader(cfg poll.Config, reading func(Answer, time.Time) call.Reading) *R
 			Namespace: "callguard", Name: "gate_requests_total",
 			Help: "Requests to GET /calls of gates, by outcome (ok, error).",
 		},
-		Get: get, Reading: reading,
+		Get: Get, Reading: reading,
 	})}
 }
 
-func get(ctx context.Context, client *http.Client, pod *call.Pod) (Answer, error) {
+// Get asks the gate of a pod, once. The answer never has the jobs.
+func Get(ctx context.Context, client *http.Client, pod *call.Pod) (Answer, error) {
 	if pod.IP == "" {
 		return Answer{}, errors.New("the pod has no address yet")
 	}
