@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/lengths"
 	"github.com/callguard/callguard/pkg/livekit"
 )
 
@@ -17,6 +18,15 @@ type seat struct {
 	livekit.Agent
 
 	missing time.Time // since when LiveKit no longer lists it; zero while it does
+	life    life
+}
+
+// life is how long a call has been seen, by this program's clock. It is zero for a further
+// seat of the same pod in a room, which is no call of its own.
+type life struct {
+	since time.Time
+	told  time.Time // until when table knows it
+	table *lengths.Table
 }
 
 type roomEntry struct {
@@ -55,6 +65,11 @@ type book struct {
 
 	unattributed int
 	doubtUntil   time.Time
+
+	// lengths returns where the lengths of a pod's calls are learnt, or nil; it is nil where
+	// nobody learns. swept says that all rooms were read once.
+	lengths func(types.UID) *lengths.Table
+	swept   bool
 }
 
 func newBook(confirm, doubt time.Duration) *book {
@@ -93,6 +108,7 @@ func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open boo
 	}
 	var c change
 	kept := make([]seat, 0, len(agents))
+	goesOn, counted := map[types.UID]life{}, map[types.UID]bool{}
 	has := make(map[string]bool, len(agents))
 	for _, s := range entry.seats {
 		switch {
@@ -105,6 +121,11 @@ func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open boo
 			// It said so, or its pod's agent is in the room again under a new sid.
 			b.drop(room, s, at)
 			c.pods = append(c.pods, s.Pod)
+			if !back[s.Pod] {
+				b.lived(&s, at, true)
+			} else if !s.life.since.IsZero() {
+				goesOn[s.Pod] = s.life
+			}
 			continue
 		case s.missing.IsZero():
 			s.missing = at
@@ -116,10 +137,12 @@ func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open boo
 		case !open && at.Sub(s.missing) >= b.confirm && !at.Before(b.doubtUntil):
 			b.drop(room, s, at)
 			c.pods = append(c.pods, s.Pod)
+			b.lived(&s, s.missing, s.missing.After(b.doubtUntil)) // else it may have been lost
 			continue
 		}
 		kept = append(kept, s)
 		has[s.SID] = true
+		counted[s.Pod] = counted[s.Pod] || !s.life.since.IsZero()
 	}
 	for _, a := range agents {
 		if has[a.SID] {
@@ -130,6 +153,14 @@ func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open boo
 		has[a.SID] = true
 		b.count(room, a, at, 1, 0)
 		c.pods = append(c.pods, a.Pod)
+	}
+	for i := range kept {
+		s := &kept[i]
+		if l, is := goesOn[s.Pod]; is && !counted[s.Pod] {
+			s.life, counted[s.Pod] = l, true
+		} else if s.Pod != "" && !counted[s.Pod] {
+			s.life, counted[s.Pod] = life{since: at, told: at}, true
+		}
 	}
 	entry.seats = kept
 	c.missing = entry.hasMissing()
@@ -209,6 +240,7 @@ func (b *book) count(room string, a livekit.Agent, at time.Time, seats, missing 
 // sweptSince forgets the pods that a sweep begun at the time given found without
 // rooms. Until then they are kept for the time at which they lost their last.
 func (b *book) sweptSince(at time.Time) {
+	b.learn(at)
 	for uid, h := range b.pods {
 		if len(h.rooms) == 0 && h.at.Before(at) {
 			delete(b.pods, uid)
@@ -240,4 +272,66 @@ func (b *book) names(room, sid string) bool {
 
 func (e *roomEntry) hasMissing() bool {
 	return slices.ContainsFunc(e.seats, func(s seat) bool { return !s.missing.IsZero() })
+}
+
+// lived tells until when a call was seen, and whether it was over then.
+func (b *book) lived(s *seat, until time.Time, over bool) {
+	if b.lengths == nil || !b.swept || s.life.since.IsZero() || until.Before(s.life.told) {
+		return
+	}
+	if s.life.table == nil {
+		s.life.table = b.lengths(s.Pod)
+	}
+	if s.life.table != nil {
+		s.life.table.Add(s.life.told.Sub(s.life.since), until.Sub(s.life.since), over)
+		s.life.told = until
+	}
+}
+
+// learn tells of all calls that they were on at a time. Those that the first sweep found
+// were on before: they are as much older than the one that joined last as LiveKit says, for
+// its clock is compared with no other. So each is at least as old as it is taken for.
+func (b *book) learn(at time.Time) {
+	if b.lengths == nil {
+		return
+	}
+	if !b.swept {
+		var newest time.Time
+		for _, entry := range b.rooms {
+			for _, s := range entry.seats {
+				newest = later(newest, s.Joined)
+			}
+		}
+		for _, entry := range b.rooms {
+			for i := range entry.seats {
+				if s := &entry.seats[i]; !s.life.since.IsZero() && !s.Joined.IsZero() {
+					s.life.since = s.life.since.Add(-newest.Sub(s.Joined))
+				}
+			}
+		}
+		b.swept = true
+	}
+	for _, entry := range b.rooms {
+		for i := range entry.seats {
+			if s := &entry.seats[i]; s.missing.IsZero() {
+				b.lived(s, at, false)
+			}
+		}
+	}
+}
+
+// ages are how old the calls of a pod are, at least.
+func (b *book) ages(pod types.UID, now time.Time) (ages []time.Duration) {
+	h := b.pods[pod]
+	if h == nil || !b.swept {
+		return nil
+	}
+	for room := range h.rooms {
+		for _, s := range b.rooms[room].seats {
+			if s.Pod == pod && !s.life.since.IsZero() {
+				ages = append(ages, max(0, now.Sub(s.life.since)))
+			}
+		}
+	}
+	return ages
 }

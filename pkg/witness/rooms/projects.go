@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/lengths"
 	"github.com/callguard/callguard/pkg/livekit"
 )
 
@@ -34,8 +35,10 @@ type ProjectsConfig struct {
 	Settings
 
 	OnChange func([]types.UID)
-	Metrics  *Metrics
-	Log      *slog.Logger
+	// Lengths returns where the lengths of the calls of a project's pod are learnt, or nil.
+	Lengths func(call.Project, types.UID) *lengths.Table
+	Metrics *Metrics
+	Log     *slog.Logger
 }
 
 // maxProjects bounds the projects that are read for the pods of one namespace: whoever
@@ -295,6 +298,18 @@ func (p *Projects) RoomSIDs(pod *call.Pod) []string {
 	return sids
 }
 
+// Ages returns how old the calls are that LiveKit lists of a pod, at least, in no order.
+func (p *Projects) Ages(pod *call.Pod, now time.Time) (ages []time.Duration) {
+	readers, err := p.readersOf(pod)
+	if err != nil {
+		return nil
+	}
+	for _, r := range readers {
+		ages = append(ages, r.Ages(pod.UID, now)...)
+	}
+	return ages
+}
+
 // Ask is the reading of a pod's own project, as of its latest sweep.
 func (p *Projects) Ask(_ context.Context, pod *call.Pod) call.Reading {
 	return p.Reading(pod, time.Now())
@@ -417,8 +432,13 @@ func (p *Projects) config(project call.Project, b *bound) Config {
 			isOwn: func() bool { _, is := p.origins.credentials(call.DefaultProject, b.of("")); return is },
 		}
 	}
+	var learnt func(types.UID) *lengths.Table
+	if p.cfg.Lengths != nil {
+		learnt = func(pod types.UID) *lengths.Table { return p.cfg.Lengths(project, pod) }
+	}
 	return Config{
 		Project:     project,
+		Lengths:     learnt,
 		Credentials: credentials,
 		Transport:   transport,
 		Budget:      p.budget,

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/lengths"
 	"github.com/callguard/callguard/pkg/livekit"
 )
 
@@ -60,8 +61,10 @@ type Config struct {
 
 	// OnChange is told the pods whose number of calls changed.
 	OnChange func([]types.UID)
-	Metrics  *Metrics
-	Log      *slog.Logger
+	// Lengths returns where the lengths of a pod's calls are learnt, or nil for nowhere.
+	Lengths func(types.UID) *lengths.Table
+	Metrics *Metrics
+	Log     *slog.Logger
 }
 
 // Settings are the times and bounds of reading a project.
@@ -163,10 +166,12 @@ func NewReader(cfg Config) *Reader {
 	if cfg.Pace == nil {
 		cfg.Pace = newPaces(cfg.RequestsPerMinute).of
 	}
+	book := newBook(cfg.confirm(), cfg.doubt())
+	book.lengths = cfg.Lengths
 	return &Reader{
 		cfg:   cfg,
 		queue: workqueue.NewTypedDelayingQueue[string](),
-		book:  newBook(cfg.confirm(), cfg.doubt()),
+		book:  book,
 		roll:  newRoll(cfg.Hints),
 		hints: newHints(), rarity: newRarity(),
 	}
@@ -694,6 +699,14 @@ func (r *Reader) RoomSIDs(pod types.UID) []string {
 	}
 	slices.Sort(sids)
 	return sids
+}
+
+// Ages returns how old the calls of a pod are, at least, in no order. There are none
+// without Lengths, nor before the first whole sweep.
+func (r *Reader) Ages(pod types.UID, now time.Time) []time.Duration {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.book.ages(pod, now)
 }
 
 // Fresh returns nil when what is known of the project can be believed, else why
