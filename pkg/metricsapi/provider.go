@@ -33,16 +33,17 @@ const StateLabel = "state"
 
 // Provider serves the metrics.
 type Provider struct {
-	store  *pods.Store
-	ledger *witness.Ledger
-	now    func() time.Time
+	store   *pods.Store
+	ledger  *witness.Ledger
+	now     func() time.Time
+	lengths *Lengths
 }
 
 var _ provider.CustomMetricsProvider = (*Provider)(nil)
 
-// New returns a Provider of what store and ledger know.
-func New(store *pods.Store, l *witness.Ledger, now func() time.Time) *Provider {
-	return &Provider{store: store, ledger: l, now: now}
+// New returns a Provider of what store, ledger and lengths know.
+func New(store *pods.Store, l *witness.Ledger, lengths *Lengths, now func() time.Time) *Provider {
+	return &Provider{store: store, ledger: l, now: now, lengths: lengths}
 }
 
 // ListAllMetrics lists what is served. It is the same at any time.
@@ -101,8 +102,13 @@ func (p *Provider) resolve(info provider.CustomMetricInfo, selector labels.Selec
 		return d, identifier, nil
 	}
 	requirements, _ := selector.Requirements()
+	if info.Metric == UntilIdle {
+		if _, err := quantile(selector); err != nil {
+			return d, identifier, apierrors.NewBadRequest(err.Error())
+		}
+	}
 	for _, r := range requirements {
-		if r.Key() != StateLabel {
+		if info.Metric != UntilIdle && r.Key() != StateLabel {
 			return d, identifier, apierrors.NewBadRequest(fmt.Sprintf(
 				"metric selector %q names label %q; %s has the label %q, one of %v", selector, r.Key(), info.Metric, StateLabel, call.States()))
 		}
@@ -125,6 +131,9 @@ type subject struct {
 // selected, or unknown, is left out; so is any other of which too little is known,
 // as it is by its name. Where that is so of all together, there is no answer.
 func (p *Provider) values(subjects []subject, d description, identifier custom_metrics.MetricIdentifier, selector labels.Selector) ([]custom_metrics.MetricValue, error) {
+	if identifier.Name == UntilIdle {
+		return p.untilIdle(subjects, d, identifier, selector)
+	}
 	look := p.look(selector)
 	values := make([]custom_metrics.MetricValue, 0, len(subjects))
 	var all tally

@@ -73,7 +73,7 @@ func testProvider(w known) *Provider {
 	pod("voice", "d", "node-2", call.Owner{Kind: pods.Deployment, Name: "web"}, call.Aside)
 	pod("voice", "db-0", "node-2", call.Owner{Kind: pods.StatefulSet, Name: "db"}, call.Serving)
 	pod("other", "e", "node-1", call.Owner{}, call.Serving)
-	return New(store, witness.New(w, w, w, func(*call.Pod) {}), noon)
+	return New(store, witness.New(w, w, w, func(*call.Pod) {}), NewLengths(store), noon)
 }
 
 func allKnown() known {
@@ -246,8 +246,8 @@ func TestTimestampIsTheSamples(t *testing.T) {
 }
 
 func TestListAllMetrics(t *testing.T) {
-	if got := len(testProvider(allKnown()).ListAllMetrics()); got != 10 {
-		t.Errorf("%d metrics are listed, want 10", got)
+	if got := len(testProvider(allKnown()).ListAllMetrics()); got != 14 {
+		t.Errorf("%d metrics are listed, want 14", got)
 	}
 }
 
@@ -267,7 +267,7 @@ func among(n int) *Provider {
 			Owner: call.Owner{Kind: pods.Deployment, Name: owner}, State: call.Serving, Running: true, Witnesses: call.DefaultWitnesses(),
 		})
 	}
-	return New(store, witness.New(w, w, w, func(*call.Pod) {}), noon)
+	return New(store, witness.New(w, w, w, func(*call.Pod) {}), NewLengths(store), noon)
 }
 
 func readWeb(t testing.TB, p *Provider) {
@@ -320,7 +320,7 @@ func BenchmarkList5000Pods(b *testing.B) {
 			Labels: map[string]string{"app": "web"}, State: call.Serving, Running: true, Witnesses: call.DefaultWitnesses(),
 		})
 	}
-	p := New(store, witness.New(w, w, w, func(*call.Pod) {}), noon)
+	p := New(store, witness.New(w, w, w, func(*call.Pod) {}), NewLengths(store), noon)
 	app, err := labels.Parse("app=web")
 	if err != nil {
 		b.Fatal(err)

@@ -362,6 +362,15 @@ func (s *Store) workload(p *call.Pod) (owner, top call.Owner) {
 	return p.Owner, call.Owner{}
 }
 
+// Workload returns what a pod belongs to at the end: its Deployment, its StatefulSet, or
+// whatever else controls it; the zero Owner for a pod without one.
+func (s *Store) Workload(p *call.Pod) call.Owner {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	owner, top := s.workload(p)
+	return cmp.Or(top, owner)
+}
+
 // Former returns the pods that count for a workload because one of its name owned them,
 // which is gone: their calls are a forecast of what the workload will have to take.
 func (s *Store) Former(o *Object) []*call.Pod {

@@ -21,7 +21,7 @@ import (
 // BenchmarkAnswer measures what of an answer is callguard's own: no API server,
 // no encoding, no LiveKit.
 func BenchmarkAnswer(b *testing.B) {
-	p := metricsapi.New(manyPods(5000), witness.New(idle{}, idle{}, idle{}, func(*call.Pod) {}), time.Now)
+	p := metricsapi.New(manyPods(5000), witness.New(idle{}, idle{}, idle{}, func(*call.Pod) {}), nil, time.Now)
 	info := func(resource string) provider.CustomMetricInfo {
 		return provider.CustomMetricInfo{GroupResource: schema.ParseGroupResource(resource), Namespaced: true, Metric: metricsapi.ActiveCalls}
 	}

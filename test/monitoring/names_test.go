@@ -81,7 +81,7 @@ func registered(t *testing.T) names {
 	rooms.NewMetrics(n)
 	worker.NewReader(poll.Config{Registry: n})
 	gate.NewReader(poll.Config{Registry: n})
-	n.MustRegister(metricsapi.New(nil, nil, time.Now).Collector())
+	n.MustRegister(metricsapi.New(nil, nil, nil, time.Now).Collector())
 	n.MustRegister(witness.NewCollector(nil, func() []*call.Pod { return nil }, time.Now))
 	keeper, err := servingcert.New(servingcert.Config{
 		Service: types.NamespacedName{Namespace: "callguard-system", Name: "metrics-adapter"}, Lifetime: time.Hour, Log: slog.New(slog.DiscardHandler),

@@ -113,6 +113,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 			return program.IsAPIServer(ctx, addr) || watcher.IsNode(addr)
 		},
 	})
+	lengths := metricsapi.NewLengths(store)
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
 		Default:   rooms.FileCredentials(o.livekit.Files()),
 		Secret:    rooms.SecretCredentials(client),
@@ -120,6 +121,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 		Tenants:   tenants.Of,
 		Settings:  o.livekit.Rooms,
 		OnChange:  func(uids []types.UID) { agents.Poke(uids...); gates.Poke(uids...) },
+		Lengths:   lengths.Table,
 		Metrics:   roomMetrics,
 		Log:       log,
 	})
@@ -129,7 +131,8 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	})
 	every := func() []*call.Pod { return store.In("", func(*call.Pod) bool { return true }) }
 	registry.MustRegister(witness.NewCollector(book, every, time.Now))
-	metrics := metricsapi.New(store, book, time.Now)
+	lengths.Ages = projects.Ages
+	metrics := metricsapi.New(store, book, lengths, time.Now)
 	registry.MustRegister(metrics.Collector())
 	beside, err := o.beside(restConfig, registry, log)
 	if err != nil {
