@@ -75,7 +75,7 @@ func (c *common) namespace() (name string, given bool, err error) {
 
 func getter(client rest.Interface) func(context.Context, string, any) error {
 	return func(ctx context.Context, path string, into any) error {
-		result := client.Get().AbsPath(path).Do(ctx)
+		result := client.Get().RequestURI(path).Do(ctx)
 		if err := result.Error(); err != nil { // unlike that of Raw, with the server's own words
 			return err
 		}

@@ -57,6 +57,7 @@ type drainOptions struct {
 	force              bool
 	endUnprotected     bool
 	pace, leaderPace   time.Duration
+	endsPace           time.Duration
 }
 
 func newDrain(c *common) *cobra.Command {
@@ -238,6 +239,7 @@ func (o *drainOptions) drain(ctx context.Context, c *cluster, nodes []*emptying,
 	looking, stop := context.WithCancel(bounded)
 	var work, looks sync.WaitGroup
 	looks.Go(func() { nodes[0].progress.watchLeader(looking, cmp.Or(o.leaderPace, leaderPace)) })
+	looks.Go(func() { nodes[0].progress.watchEnds(looking, names, cmp.Or(o.endsPace, endsPace)) })
 	for _, e := range nodes {
 		work.Go(func() {
 			e.gone, e.err = o.empty(bounded, c, e.progress, e.node.Name)

@@ -196,6 +196,8 @@ type stage struct {
 	calls map[string]int64
 	// metrics is the error of the metrics API.
 	metrics error
+	// ends are in how many seconds nodes are idle, by quantile; it is not known otherwise.
+	ends map[string]int64
 	// gate is what gates answer through the API server; empty: that is not allowed.
 	gate string
 	// apiServices says what is wrong with the APIServices.
@@ -284,6 +286,14 @@ func (s *stage) get(_ context.Context, asked string, into any) error {
 	}
 	if s.metrics != nil {
 		return s.metrics
+	}
+	if strings.Contains(asked, "/seconds_until_idle?") {
+		_, quantile, _ := strings.Cut(asked, "quantile%3D")
+		n, known := s.ends[quantile]
+		if !known {
+			return apierrors.NewServiceUnavailable("seconds_until_idle is not known: nobody has seen enough calls end")
+		}
+		return assign(into, v1beta2.MetricValueList{Items: []v1beta2.MetricValue{{Value: *resource.NewQuantity(n, resource.DecimalSI)}}})
 	}
 	pod := path.Base(path.Dir(asked))
 	var list v1beta2.MetricValueList

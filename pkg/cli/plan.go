@@ -24,6 +24,8 @@ type Plan struct {
 	// Refused has why a drain would not begin.
 	Refused []string  `json:"refused"`
 	Pods    []Planned `json:"pods"`
+	// Calls is when the calls held now are over.
+	Calls Ends `json:"callsOver"`
 }
 
 // Planned is what a pod would wait for.
@@ -53,8 +55,9 @@ func newPlan(c *common) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "plan NODE...", Short: "Say what a drain of nodes would wait for",
 		Long: "Says of each pod of nodes what its drain would wait for: how many calls, and where its replacement has room, by requests,\n" +
-			"taints, node selectors and affinity to nodes. Affinity among pods, volumes and quotas are not looked at. When the last\n" +
-			"call ends nobody knows, and no time is foretold. It changes nothing.\n\n" +
+			"taints, node selectors and affinity to nodes. Affinity among pods, volumes and quotas are not looked at. It foretells\n" +
+			"when the calls are over, from how long calls of the same workloads lasted before, and says where nobody knows that.\n" +
+			"It changes nothing.\n\n" +
 			"Exit codes: 0, a drain could begin and end; 1, an error; 2, it would be refused, or could not end as things are.",
 		Example: "  kubectl calls plan node-1\n  kubectl calls plan -l pool=old\n  kubectl calls plan node-1 node-2 -o json",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -128,11 +131,12 @@ func (o *planOptions) run(ctx context.Context, c *cluster, names ...string) erro
 		}
 	}
 	blind, unknown := notKnown(standings)
+	plan.Calls = c.ends(ctx, names)
 	if o.output == outputJSON {
 		if err := printJSON(o.Out, plan); err != nil {
 			return err
 		}
-	} else if err := o.print(plan, names); err != nil {
+	} else if err := o.print(plan, names, c.now()); err != nil {
 		return err
 	}
 	if unknown != "" {
@@ -145,7 +149,7 @@ func (o *planOptions) run(ctx context.Context, c *cluster, names ...string) erro
 }
 
 // print prints a plan for people.
-func (o *planOptions) print(plan Plan, names []string) error {
+func (o *planOptions) print(plan Plan, names []string, now time.Time) error {
 	w := printers.GetNewTabWriter(o.Out)
 	_, _ = fmt.Fprintln(w, "NODE\tPOD\tCALLS\tWAITS FOR")
 	calls, unknown := 0, 0
@@ -172,8 +176,10 @@ func (o *planOptions) print(plan Plan, names []string) error {
 	if calls == 0 && unknown == 0 {
 		end = "It ends when each pod that goes has its replacement; a call that begins before the drain does is waited for."
 	}
-	_, _ = fmt.Fprintf(o.Out, "%s: %s%s. %s When a call ends nobody knows: no time is foretold.\n",
-		ofNodes(names, "node %s", "nodes %s"), plural(len(plan.Pods), "pod"), withCalls(calls, unknown), end)
+	_, _ = fmt.Fprintf(o.Out, "%s: %s%s. %s\n", ofNodes(names, "node %s", "nodes %s"), plural(len(plan.Pods), "pod"), withCalls(calls, unknown), end)
+	if calls > 0 || unknown > 0 {
+		_, _ = fmt.Fprintln(o.Out, plan.Calls.sentence(now))
+	}
 	for _, why := range plan.Refused {
 		_, _ = fmt.Fprintf(o.Out, "A drain would be refused: %s\n", why)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -29,6 +30,7 @@ func TestPlan(t *testing.T) {
 		reason  string
 		objects []runtime.Object
 		calls   map[string]int64
+		ends    map[string]int64
 		want    string
 		errOut  string
 		err     error
@@ -42,7 +44,17 @@ node-1   voice/b     1       the end of 1 call
 node-1   voice/s     2       the end of 2 calls; its replacement, for which there is room on node-2; 1h0m0s at most, by annotation callguard.dev/drain-deadline: it goes then, with its calls
 node-1   voice/u     0       a place for its replacement: of 1 other node 1 without room for one pod more
 node-1   voice/web   -       not guarded
-node node-1: 5 pods, with 3 calls. It ends when the last call is over and each pod that goes has its replacement. When a call ends nobody knows: no time is foretold.
+node node-1: 5 pods, with 3 calls. It ends when the last call is over and each pod that goes has its replacement.
+When the calls are over is not known: nobody has seen enough calls end
+`,
+		},
+		"Foretold": {
+			reason: "When the calls are over, as likely as not and nearly surely.", calls: map[string]int64{"a": 0, "b": 1}, ends: map[string]int64{"0.5": 600, "0.9": 2400},
+			want: `NODE     POD       CALLS   WAITS FOR
+node-1   voice/a   0       it is idle; waiting in case a call is still being connected
+node-1   voice/b   1       the end of 1 call
+node node-1: 2 pods, with 1 call. It ends when the last call is over and each pod that goes has its replacement.
+The calls held now are over by ` + clock(noon().Add(10*time.Minute)) + ` (in 10m) in half of such cases, by ` + clock(noon().Add(40*time.Minute)) + ` (in 40m) in nine of ten, by how long calls lasted before. Calls that begin before the pods stop taking any, and the time that replacements take, are not in it.
 `,
 		},
 		"Unknown": {
@@ -50,7 +62,8 @@ node node-1: 5 pods, with 3 calls. It ends when the last call is over and each p
 			want: `NODE     POD       CALLS   WAITS FOR
 node-1   voice/a   0       it is idle; waiting in case a call is still being connected
 node-1   voice/b   ?       its calls to be known, for unknown is not zero
-node node-1: 2 pods; of 1 pod the calls are not known. It ends when the last call is over and each pod that goes has its replacement. When a call ends nobody knows: no time is foretold.
+node node-1: 2 pods; of 1 pod the calls are not known. It ends when the last call is over and each pod that goes has its replacement.
+When the calls are over is not known: nobody has seen enough calls end
 `,
 			errOut: "Warning: as things are the drain could not end: of 1 pod the calls are not known, such as voice/b: no witness of it answers; unknown is not zero, and a pod stays until its calls are known\n",
 		},
@@ -61,7 +74,7 @@ node node-1: 2 pods; of 1 pod the calls are not known. It ends when the last cal
 node-1   off/x     -       not protected, so its calls end with it: namespace off is not enabled
 node-1   voice/a   0       it is idle; waiting in case a call is still being connected
 node-1   voice/b   0       it is idle; waiting in case a call is still being connected
-node node-1: 3 pods, with no call. It ends when each pod that goes has its replacement; a call that begins before the drain does is waited for. When a call ends nobody knows: no time is foretold.
+node node-1: 3 pods, with no call. It ends when each pod that goes has its replacement; a call that begins before the drain does is waited for.
 A drain would be refused: namespace off is not enabled, so nothing holds the calls of its guarded pods, such as x; an administrator enables it: kubectl label namespace off callguard.dev/enabled=true; to end the calls of 1 pod, and go on: --end-unprotected-calls
 `,
 		},
@@ -69,7 +82,7 @@ A drain would be refused: namespace off is not enabled, so nothing holds the cal
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			s := newDrainStage(t, tc.objects...)
-			s.calls = tc.calls
+			s.calls, s.ends = tc.calls, tc.ends
 			common, out, errOut := newCommon()
 			if err := (&planOptions{common: common}).run(t.Context(), s.cluster, "node-1"); !errors.Is(err, tc.err) {
 				t.Errorf("%s It ends with %v; want %v", tc.reason, err, tc.err)
@@ -88,7 +101,7 @@ A drain would be refused: namespace off is not enabled, so nothing holds the cal
 				t.Errorf("with -o json it ends with %v; want %v", err, tc.err)
 			}
 			var plan Plan
-			if err := json.Unmarshal(out.Bytes(), &plan); err != nil || len(plan.Pods) != strings.Count(tc.want, "\nnode-1 ") {
+			if err := json.Unmarshal(out.Bytes(), &plan); err != nil || len(plan.Pods) != strings.Count(tc.want, "\nnode-1 ") || (plan.Calls.MedianSeconds != nil) != (tc.ends != nil) {
 				t.Errorf("%v:\n%s", err, out)
 			}
 		})
