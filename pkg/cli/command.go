@@ -140,7 +140,7 @@ func noWords(cmd *cobra.Command, args []string) error {
 	if cmd.HasParent() {
 		return fmt.Errorf("unexpected argument %q; use %s without one", args[0], cmd.CommandPath())
 	}
-	return fmt.Errorf("there is no command %q; use list, why POD, plan NODE, drain NODE, end POD, doctor, try or version", args[0])
+	return fmt.Errorf("there is no command %q; use list, why POD, why node/NODE, plan NODE, drain NODE, end POD, doctor, try or version", args[0])
 }
 
 // oneName takes exactly one name.

@@ -18,11 +18,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kubectl/pkg/drain"
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/pkg/leader"
+	"github.com/callguard/callguard/pkg/verdict"
 )
 
 const (
@@ -549,6 +551,10 @@ type standing struct {
 	since   time.Time
 	calls   call.Reading
 	why     string
+	// intent, rule and advice are those of a pod that should go.
+	intent call.Intent
+	rule   string
+	advice verdict.Advice
 	// unread says that the metrics API could not be read, which is not the guard's only
 	// source.
 	unread bool
@@ -611,9 +617,13 @@ func (w *progress) standings(ctx context.Context, pods []*corev1.Pod) []standing
 	var list []standing
 	for namespace, mine := range byNamespace {
 		held, counted := map[string]standing{}, counts{}
+		about := map[types.UID]bool{}
+		for _, pod := range mine {
+			about[pod.UID] = true
+		}
 		if slices.ContainsFunc(mine, isGuarded) {
 			counted = c.calls(ctx, namespace)
-			explained, err := c.explainer(w.admin, w.doors, counted).Explain(ctx, namespace, func(p *corev1.Pod) bool { return p.Spec.NodeName == w.node })
+			explained, err := c.explainer(w.admin, w.doors, counted).Explain(ctx, namespace, func(p *corev1.Pod) bool { return about[p.UID] })
 			if err != nil && ctx.Err() == nil {
 				w.changed("why in "+namespace, "why pods of namespace "+namespace+" stay is not known: "+line(err))
 			}
@@ -622,9 +632,9 @@ func (w *progress) standings(ctx context.Context, pods []*corev1.Pod) []standing
 				return r
 			})
 			for _, x := range explained {
-				s := standing{pod: x.Pod, since: x.Intent.At}
+				s := standing{pod: x.Pod, since: x.Intent.At, intent: x.Intent.Intent}
 				if x.Intent.Intent != "" && x.State != call.Released {
-					s.why = x.Verdict.Why
+					s.why, s.rule, s.advice = x.Verdict.Why, x.Verdict.Rule, adviceOn(x)
 					if onlyGuardKnows(x, counted) {
 						s.why = notKnownHere + "; its Events say what holds it"
 					}

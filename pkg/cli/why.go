@@ -66,10 +66,15 @@ type SaidEvent struct {
 func newWhy(c *common) *cobra.Command {
 	output := ""
 	cmd := &cobra.Command{
-		Use: "why POD", Short: "Say why a pod stays, and what it waits for", Args: oneName("pod"),
+		Use: "why POD|node/NODE|KIND/WORKLOAD", Short: "Say why a pod, a node or a workload waits, and for what", Args: oneName("pod"),
 		Long: "Says what callguard would decide about a guarded pod now, by the guard's own rules, and what it waits for.\n" +
-			"What only the guard knows, each witness's own answer and how long a pod has been quiet, stands in its Events.",
-		Example: "  kubectl calls why agent-77594dd9bf-lp467 -n voice\n  kubectl calls why pod/agent-77594dd9bf-lp467 -n voice -o json",
+			"Of a node it says which pods keep it; of a workload, which of its pods should go and what keeps them, and what is\n" +
+			"wrong with its pod template. A name without a kind is a pod's or, where there is no such pod, a node's.\n" +
+			"What only the guard knows, each witness's own answer and how long a pod has been quiet, stands in a pod's Events.",
+		Example: "  kubectl calls why agent-77594dd9bf-lp467 -n voice\n" +
+			"  kubectl calls why node/node-4\n" +
+			"  kubectl calls why deployment/agent -n voice\n" +
+			"  kubectl calls why pod/agent-77594dd9bf-lp467 -n voice -o json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(output, outputJSON); err != nil {
 				return err
@@ -82,7 +87,7 @@ func newWhy(c *common) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return why(cmd.Context(), cl, c.Out, namespace, podName(args[0]), output)
+			return whyAny(cmd.Context(), cl, c.Out, namespace, args[0], output)
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", output, "json.")
@@ -102,7 +107,7 @@ func why(ctx context.Context, c *cluster, out io.Writer, namespace, name, output
 	pod, err := c.client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		return fmt.Errorf("there is no pod %q in namespace %s; kubectl calls -A lists the guarded pods", name, namespace)
+		return &noPod{fmt.Errorf("there is no pod %q in namespace %s; kubectl calls -A lists the guarded pods", name, namespace)}
 	case err != nil:
 		return fmt.Errorf("cannot read pod %s/%s: %w", namespace, name, err)
 	case pod.Labels[call.GuardedLabel] != "true":
