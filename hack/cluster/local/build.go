@@ -29,16 +29,47 @@ func ensureTools(ctx context.Context, cfg Config, out *progress) (map[string]str
 		return nil, err
 	}
 	dirs := map[string]string{}
+	var missing []buildPlan
 	for _, p := range plans {
-		if dirs[p.name], err = p.ensureCached(ctx, out); err != nil {
+		if dirs[p.name], err = p.cached(); err != nil {
+			return nil, err
+		}
+		built, err := exists(dirs[p.name])
+		if err != nil {
+			return nil, err
+		}
+		if !built {
+			missing = append(missing, p)
+		}
+	}
+	if len(missing) == 0 {
+		return dirs, nil
+	}
+	out.printf("counting what is to be built of %s", names(missing))
+	progress, err := estimateBuilds(ctx, missing)
+	if err != nil {
+		return nil, err
+	}
+	out.printf("%d packages to compile, once for these versions", progress.total)
+	for _, p := range missing {
+		p.estimate = progress
+		if err := p.ensure(ctx, dirs[p.name], out); err != nil {
 			return nil, err
 		}
 	}
 	return dirs, nil
 }
 
-// ensureCached builds a module into the user's cache folder, where others find it, and returns its folder there.
-func (p buildPlan) ensureCached(ctx context.Context, out *progress) (string, error) {
+func names(plans []buildPlan) string {
+	var list []string
+	for _, p := range plans {
+		list = append(list, p.name)
+	}
+	return strings.Join(list, ", ")
+}
+
+// cached is the folder in the user's cache folder that the module is built into, where others find it.
+func (p buildPlan) cached() (string, error) {
 	cache, err := cacheDir()
 	if err != nil {
 		return "", err
@@ -47,8 +78,7 @@ func (p buildPlan) ensureCached(ctx context.Context, out *progress) (string, err
 	if err := os.MkdirAll(bin, 0o700); err != nil {
 		return "", fmt.Errorf("cannot make the folder of the programs: %w; make %s writable", err, cache)
 	}
-	dir := filepath.Join(bin, p.name+"-"+p.sum)
-	return dir, p.ensure(ctx, dir, out)
+	return filepath.Join(bin, p.name+"-"+p.sum), nil
 }
 
 func planTools(ctx context.Context, cfg Config) ([]buildPlan, error) {
@@ -100,11 +130,17 @@ func (p buildPlan) ensure(ctx context.Context, dir string, out *progress) error 
 	return nil
 }
 
-// build runs the go command and tells every 15 seconds how far it is.
+// tellEvery is how often a build tells how far it is.
+const tellEvery = 8 * time.Second
+
+// build runs the go command and tells all the time how far it is.
 func (p buildPlan) build(ctx context.Context, dir string, out *progress) error {
 	began := time.Now()
 	what := strings.Join(p.programs(), ", ")
-	out.printf("%s: building %s, once for this version (minutes when nothing is cached)", p.name, what)
+	out.printf("%s: building %s", p.name, what)
+	if p.estimate == nil {
+		p.estimate = &estimate{began: began}
+	}
 
 	environment, more := buildEnvironment(), []string(nil)
 	if p.clock {
@@ -131,24 +167,23 @@ func (p buildPlan) build(ctx context.Context, dir string, out *progress) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("cannot build %s: %w; install Go and put it on the PATH", what, err)
 	}
-	var compiled atomic.Int64
 	var complaints []string
 	done := make(chan struct{})
 	var group errgroup.Group
 	group.Go(func() error {
 		defer close(done)
-		complaints = readBuild(pipe, &compiled)
+		complaints = readBuild(pipe, &p.estimate.compiled)
 		return nil
 	})
 	group.Go(func() error {
-		tick := time.NewTicker(15 * time.Second)
+		tick := time.NewTicker(tellEvery)
 		defer tick.Stop()
 		for {
 			select {
 			case <-done:
 				return nil
 			case <-tick.C:
-				out.printf("%s: %d packages compiled, %s", p.name, compiled.Load(), time.Since(began).Round(time.Second))
+				out.printf("%s: %s", p.name, p.estimate)
 			}
 		}
 	})
@@ -161,7 +196,7 @@ func (p buildPlan) build(ctx context.Context, dir string, out *progress) error {
 			return fmt.Errorf("cannot build %s in %s: the go command made no such program; correct its tool lines", name, p.dir)
 		}
 	}
-	out.printf("%s: built in %s", p.name, time.Since(began).Round(time.Second))
+	out.printf("%s: built in %s", p.name, minutes(time.Since(began)))
 	return nil
 }
 
@@ -206,8 +241,11 @@ func Program(ctx context.Context, name string, out io.Writer) (string, error) {
 		if !slices.Contains(p.programs(), name) {
 			continue
 		}
-		dir, err := p.ensureCached(ctx, &progress{w: out})
-		return filepath.Join(dir, name), err
+		dir, err := p.cached()
+		if err != nil {
+			return "", err
+		}
+		return filepath.Join(dir, name), p.ensure(ctx, dir, &progress{w: out})
 	}
 	return "", fmt.Errorf("there is no program %q under hack/tools", name)
 }

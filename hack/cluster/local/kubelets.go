@@ -77,7 +77,7 @@ func realNode(s state, l layout, i int) []component {
 			Args:   []string{"--config=" + l.nodeDir(name, "containerd.toml")},
 		},
 		{
-			Name: name, Node: name, Program: filepath.Join(s.Tools[moduleKubernetes], programKubelet), Inside: true,
+			Name: name, Node: name, Program: filepath.Join(s.Tools[moduleKubelets], programKubelet), Inside: true,
 			Health: fmt.Sprintf("http://%s:%d/healthz", nodeAddress(s.Network), s.Ports[name+portSuffixHealth]),
 			Args: []string{
 				"--config=" + l.nodeDir(name, "kubelet.json"), "--kubeconfig=" + l.kubeconfig(name), "--hostname-override=" + name,
@@ -94,7 +94,7 @@ func servicesOfNodes(s state, l layout) []component {
 	}
 	return []component{
 		{
-			Name: KubeProxy, Program: filepath.Join(s.Tools[moduleKubernetes], KubeProxy), Inside: true,
+			Name: KubeProxy, Program: filepath.Join(s.Tools[moduleKubelets], KubeProxy), Inside: true,
 			Health: health(KubeProxy, "/livez"), Args: []string{"--config=" + l.config(KubeProxy)},
 		},
 		{

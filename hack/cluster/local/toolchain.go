@@ -27,6 +27,8 @@ const (
 	moduleKwok       = "kwok"
 	moduleLiveKit    = "livekit"
 	moduleCoreDNS    = "coredns"
+	// moduleKubelets is what real nodes need besides: simulated ones have neither kubelet nor kube-proxy.
+	moduleKubelets = "kubelets"
 )
 
 // clocked names the programs of a module with a clock that can be wrong.
@@ -62,10 +64,15 @@ func toolModules(cfg Config) []toolModule {
 		{name: moduleEtcd, folder: moduleEtcd, program: programEtcd},
 		{name: moduleKwok, folder: moduleKwok, program: programKwok},
 		{name: moduleLiveKit, folder: moduleLiveKit, program: programLiveKit},
-		{name: moduleKubernetes, folder: moduleKubernetes},
+		{
+			name: moduleKubernetes, folder: moduleKubernetes,
+			only: []string{programAPIServer, programControllerManager, programScheduler, programKubectl},
+		},
 	}
 	if cfg.Kubelets {
-		modules = append(modules, toolModule{name: moduleCoreDNS, folder: moduleCoreDNS, program: CoreDNS})
+		modules = append(modules,
+			toolModule{name: moduleKubelets, folder: moduleKubernetes, only: []string{programKubelet, KubeProxy}},
+			toolModule{name: moduleCoreDNS, folder: moduleCoreDNS, program: CoreDNS})
 	}
 	if cfg.Clocks != (Clocks{}) {
 		modules = append(modules,
@@ -85,6 +92,7 @@ type buildPlan struct {
 	packages []string
 	ldflags  string
 	sum      string
+	estimate *estimate // of all builds this is one of; nil for none
 }
 
 // goMod is what is read of `go mod edit -json`.

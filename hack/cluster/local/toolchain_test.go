@@ -28,7 +28,8 @@ func TestPlanBuild(t *testing.T) {
 	}
 	want := map[string][]string{
 		moduleEtcd: {programEtcd}, moduleKwok: {programKwok}, moduleLiveKit: {programLiveKit},
-		moduleKubernetes:    {programAPIServer, programControllerManager, KubeProxy, programScheduler, programKubectl, programKubelet},
+		moduleKubernetes:    {programAPIServer, programControllerManager, programScheduler, programKubectl},
+		moduleKubelets:      {KubeProxy, programKubelet},
 		moduleCoreDNS:       {CoreDNS},
 		clocked(moduleKwok): {programKwok}, clocked(moduleKubernetes): {programAPIServer, programControllerManager, programScheduler},
 	}
