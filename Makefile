@@ -20,7 +20,7 @@ help: ## Show this help
 
 .PHONY: build
 build: ## Build the programs into bin
-	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/ ./cmd/...
+	hack/build.sh bin/ ./cmd/...
 
 .PHONY: image
 image: ## Build the image into _output/callguard.tar, without a container engine; prints its digest

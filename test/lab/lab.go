@@ -60,6 +60,8 @@ type Options struct {
 	OldGate string
 	// MemoryLimit is what adapter and guards may each take, in bytes, as a container's limit. It needs root.
 	MemoryLimit int64
+	// Programs is a folder with callguard's programs, as hack/build.sh makes it. Without it each is built when it is needed.
+	Programs string
 	// Seed makes the random times of agents repeat themselves.
 	Seed uint64
 	// NoFleet leaves out the fleet and the callers: guarded pods have no process.
@@ -104,6 +106,7 @@ type Lab struct {
 
 	mu       sync.Mutex
 	built    map[string]bool // programs, by name
+	programs string          // Options.Programs
 	guards   []*Guard        // all that were ever started
 	confined []*confinement
 }
@@ -126,7 +129,7 @@ func Open(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Cluster: cluster, clock: o.Clock, memory: o.MemoryLimit, gateClock: o.Clocks.Nodes, progress: o.Progress, built: map[string]bool{}, stopEars: func() {}, ears: ears{said: map[string]string{}}}
+	l := &Lab{Cluster: cluster, clock: o.Clock, memory: o.MemoryLimit, gateClock: o.Clocks.Nodes, progress: o.Progress, built: map[string]bool{}, programs: o.Programs, stopEars: func() {}, ears: ears{said: map[string]string{}}}
 	if err := l.set(ctx, o, webhooks); err != nil {
 		return nil, errors.Join(err, l.Close(context.WithoutCancel(ctx)))
 	}

@@ -124,8 +124,18 @@ func (p *Process) signal(what string, sig syscall.Signal) error {
 	return nil
 }
 
-// program builds a command of this checkout, once for a stage, and returns its path.
+// program returns the path of a command of this checkout. Without Options.Programs it builds it, once for a stage.
 func (l *Lab) program(ctx context.Context, name string) (string, error) {
+	if l.programs != "" {
+		path, err := filepath.Abs(filepath.Join(l.programs, name))
+		if err == nil {
+			_, err = os.Stat(path)
+		}
+		if err != nil {
+			return "", fmt.Errorf("no %s in the folder of programs: %w; run \"make build\"", name, err)
+		}
+		return path, nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	path := filepath.Join(l.Cluster.Dir(), name)
