@@ -121,8 +121,8 @@ verify: ## Run every hack/verify-*.sh, then list what failed
 ##@ Local cluster
 
 .PHONY: demo
-demo: ## Watch an HPA follow calls, then a drain in mid-call, on a local cluster (KEEP=1 leaves it running)
-	go run ./hack/demo $(if $(KEEP),--keep)
+demo: ## Watch an HPA follow calls, then three drains in mid-call, on a local cluster (KEEP=1 leaves it to you)
+	@hack/demo.sh $(if $(KEEP),--keep)
 
 .PHONY: cluster-up
 cluster-up: ## Start a cluster with LiveKit on this machine (NAME=instance)

@@ -77,18 +77,18 @@ func (a *account) agreed() bool { return a.unanswered == 0 && a.lag <= agreeWith
 func summary(a *account, r fleet.Report) string {
 	var b strings.Builder
 	say := func(what, format string, args ...any) {
-		_, _ = fmt.Fprintf(&b, "%-22s%s\n", what, fmt.Sprintf(format, args...))
+		_, _ = fmt.Fprintf(&b, "%-20s%s\n", what, fmt.Sprintf(format, args...))
 	}
 	say("peak", "%d calls, %d replicas (%d are needed)", a.peakCalls, a.peakReplicas, a.wanted())
 	say("replicas at the end", "%d", a.last.Scaling.Desired)
-	say("calls", "%d dialled, %d answered, %d completed, %d dropped, %d unanswered", r.Dialled, r.Answered, r.Completed, len(r.Dropped), r.Unanswered)
+	say("calls", "%d dialled, %d answered, %d completed, %d lost, %d unanswered", r.Dialled, r.Answered, r.Completed, len(r.Dropped), r.Unanswered)
 	switch {
 	case a.unanswered > 0:
 		say("active_calls", "was not served %d of %d times, at last because of %s", a.unanswered, len(a.history), a.why)
 	case !a.agreed():
 		say("active_calls", "did not always agree with the callers within %s", agreeWithin)
 	default:
-		say("active_calls", "always agreed with the callers within %s (at most %.1f s behind)", agreeWithin, a.lag.Seconds())
+		say("active_calls", "at most %.1f s behind the callers (%s is allowed)", a.lag.Seconds(), agreeWithin)
 	}
 	for _, l := range r.Dropped {
 		say("dropped", "room %s, pod %s: %s %s", l.Room, l.Pod, l.Cause, l.Detail)

@@ -21,26 +21,32 @@ const (
 var errNotCleared = errors.New("cannot clear the stage")
 
 // command sets the stage, plays and clears it.
-func command(ctx context.Context, args []string, stdout *os.File, stderr io.Writer) (err error) {
+func command(ctx context.Context, args []string, stdin, stdout *os.File, stderr io.Writer) (err error) {
 	o := newOptions()
 	if err := o.parse(args, stderr); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintln(stderr, "setting the stage; the first time, Kubernetes and LiveKit are built, which takes about 15 minutes")
+	progress := newPulse(stderr)
+	quiet := progress.start()
+	defer quiet()
+	began := time.Now()
+	_, _ = fmt.Fprintln(progress, "setting the stage")
 	// LiveKit offers no call to an agent above 70 % of its load: 14 of 20.
-	stage, err := lab.Open(ctx, lab.Options{Name: "demo", MaxJobs: 20, Progress: stderr})
+	stage, err := lab.Open(ctx, lab.Options{Name: "demo", Nodes: nodesOfSides, MaxJobs: 20, Programs: o.programs, Progress: progress})
 	if err != nil {
 		return interruptedOr(ctx, fmt.Errorf("cannot set the stage: %w", err))
 	}
 	defer func() {
-		_, _ = fmt.Fprintln(stderr, "clearing the stage")
+		stop := progress.start()
+		defer stop()
+		_, _ = fmt.Fprintln(progress, "clearing the stage")
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), clearWithin)
 		defer cancel()
 		if closing := stage.Close(last); closing != nil {
 			err = errors.Join(err, fmt.Errorf("%w: %w; try \"go run ./hack/cluster down --name demo\"", errNotCleared, closing))
 		}
 	}()
-	_, _ = fmt.Fprintln(stderr, "starting the first agent and its autoscaler")
+	_, _ = fmt.Fprintln(progress, "starting the first agent and its autoscaler")
 	w, err := newWatch(stage)
 	if err != nil {
 		return err
@@ -48,14 +54,24 @@ func command(ctx context.Context, args []string, stdout *os.File, stderr io.Writ
 	if err := w.prepare(ctx); err != nil {
 		return err
 	}
+	quiet() // the screen has the word
 	s := newScreen(stdout)
 	faults := show(ctx, o, w, s)
 	if ctx.Err() != nil {
 		return faults
 	}
-	faults = errors.Join(faults, secondAct(ctx, stage, s, stderr))
-	if o.keep && ctx.Err() == nil {
-		faults = errors.Join(faults, keep(ctx, w, s))
+	quiet = progress.start()
+	s.watch = o.picture != ""
+	faults = errors.Join(faults, secondAct(ctx, stage, s, progress, func() { quiet() }))
+	if ctx.Err() != nil {
+		return faults
+	}
+	if o.picture != "" {
+		faults = errors.Join(faults, writePicture(o.picture, s.frames))
+	}
+	s.print(fmt.Sprintf("all of it took %s\n", clock(time.Since(began))))
+	if o.keep {
+		faults = errors.Join(faults, keep(ctx, w, s, stdin, progress))
 	}
 	return faults
 }
@@ -110,17 +126,4 @@ func follow(ctx context.Context, w *watch, s *screen, played chan error) (*accou
 		case <-tick.C:
 		}
 	}
-}
-
-// keep leaves everything as it is until Ctrl-C, the regular end.
-func keep(ctx context.Context, w *watch, s *screen) error {
-	text, err := w.howTo()
-	if err != nil {
-		return err
-	}
-	s.print(text)
-	if err := w.stage.Callers.Play(ctx, afterwards()); ctx.Err() == nil {
-		return err
-	}
-	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,20 +27,35 @@ import (
 
 const (
 	sideAgents   = 4 // on two nodes
-	callsByAgent = 2
-	sideCalls    = sideAgents * callsByAgent
+	callsByAgent = 3
+	sideCalls    = 7 // of the 12 that its agents take
+	// startSeconds is how long an agent takes from its start until it takes calls, as one that loads models does.
+	startSeconds = "8"
 	// kubernetesGrace is what a pod has to end in, in seconds, unless it says otherwise.
 	kubernetesGrace = 30
+	hourOfGrace     = 3600
 	// talk is how long the callers talk on once the node is drained.
-	talk        = 50 * time.Second
+	talk = 45 * time.Second
+	// While the node is drained, a new caller dials every so often, and talks for so long.
+	newCallers     = 6
+	newCallerEvery = 2500 * time.Millisecond
+	newCallerTalks = 4 * time.Second
+	answerWithin   = 15 * time.Second
+
 	drainWithin = 2 * time.Minute
-	sideLabel   = "demo.callguard.dev/side"
+	// lateAfter is how long after the callers have left the show waits for the drains of those without callguard. An agent
+	// that comes into a room after its caller gave up is alone there, and may stay for minutes.
+	lateAfter = 20 * time.Second
+	sideLabel = "demo.callguard.dev/side"
+	// priorityClass keeps the scheduler from preempting pods with calls.
+	priorityClass = "callguard-calls"
 )
 
-// side is one half of the second act: agents on two nodes, of which one is drained.
+// side is one of those that are compared: agents on two nodes, of which one is drained.
 type side struct {
 	title, namespace string
 	guarded          bool
+	grace            int64 // of the pods, in seconds
 	node, other      string
 	callers          *fleet.Callers
 
@@ -50,43 +66,69 @@ type side struct {
 	over  bool
 }
 
-// secondAct drains two nodes in mid-call and shows and judges what becomes of the calls.
-func secondAct(ctx context.Context, stage *lab.Lab, s *screen, stderr io.Writer) error {
-	_, _ = fmt.Fprintln(stderr, "second act: starting the drain-guard, and two workloads of the same agents")
-	if err := stage.InstallGuard(ctx); err != nil {
+// theSides are callguard, what people use today, and what they think of next.
+func theSides() []*side {
+	return []*side{
+		{title: "callguard", namespace: "guarded", guarded: true, grace: kubernetesGrace, node: local.NodeName(1), other: local.NodeName(2)},
+		{title: "PDB, 30 s grace", namespace: "plain", grace: kubernetesGrace, node: local.NodeName(3), other: local.NodeName(4)},
+		{title: "PDB, 1 h grace", namespace: "patient", grace: hourOfGrace, node: local.NodeName(5), other: local.NodeName(6)},
+	}
+}
+
+// nodesOfSides is how many nodes the sides have.
+const nodesOfSides = 6
+
+// secondAct drains three nodes in mid-call and shows and judges what becomes of the calls. It calls begins before it shows anything.
+func secondAct(ctx context.Context, stage *lab.Lab, s *screen, progress io.Writer, begins func()) error {
+	_, _ = fmt.Fprintln(progress, "second act: starting the drain-guard, and three times the same agents")
+	if err := startGuard(ctx, stage); err != nil {
 		return interruptedOr(ctx, err)
+	}
+	sides := theSides()
+	for _, one := range sides {
+		one.callers = stage.NewCallers()
+		defer one.callers.Close()
+	}
+	if err := prepareSides(ctx, stage, sides); err != nil {
+		return interruptedOr(ctx, err)
+	}
+	begins()
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	playing, stop := context.WithCancel(ctx)
+	defer stop()
+	start := time.Now()
+	for _, one := range sides {
+		busy.Go(func() { one.drain(playing, stage, start) })
+		busy.Go(func() { one.newCallers(playing) })
+	}
+	if err := followDrain(playing, stage, sides, s, start); err != nil {
+		return interruptedOr(ctx, err)
+	}
+	s.print(drainSummary(outcomes(sides)))
+	return judgeDrain(outcomes(sides))
+}
+
+func startGuard(ctx context.Context, stage *lab.Lab) error {
+	if err := stage.InstallGuard(ctx); err != nil {
+		return err
 	}
 	guard, err := stage.StartGuard(ctx)
 	if err != nil {
-		return interruptedOr(ctx, err)
-	}
-	if err := guard.WaitReady(ctx); err != nil {
-		return interruptedOr(ctx, err)
-	}
-	sides := []*side{
-		{title: "with the guard", namespace: "guarded", guarded: true, node: local.NodeName(1), other: local.NodeName(2)},
-		{title: "with a plain PDB", namespace: "plain", node: local.NodeName(3), other: local.NodeName(4)},
-	}
-	for _, half := range sides {
-		half.callers = stage.NewCallers()
-		defer half.callers.Close()
-		if err := half.prepare(ctx, stage); err != nil {
-			return interruptedOr(ctx, err)
-		}
-	}
-	var drains sync.WaitGroup
-	defer drains.Wait()
-	draining, stop := context.WithCancel(ctx)
-	defer stop()
-	start := time.Now()
-	for _, half := range sides {
-		drains.Go(func() { half.drain(draining, stage, start) })
-	}
-	if err := followDrain(ctx, stage, sides, s, start); err != nil {
 		return err
 	}
-	s.print(drainSummary(sides))
-	return judgeDrain(sides)
+	return guard.WaitReady(ctx)
+}
+
+// prepareSides prepares all sides at once.
+func prepareSides(ctx context.Context, stage *lab.Lab, sides []*side) error {
+	errs := make([]error, len(sides))
+	var all sync.WaitGroup
+	for i, one := range sides {
+		all.Go(func() { errs[i] = one.prepare(ctx, stage) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }
 
 // prepare makes the agents and fills them with calls.
@@ -94,33 +136,49 @@ func (h *side) prepare(ctx context.Context, stage *lab.Lab) error {
 	if err := h.namespaceFor(ctx, stage); err != nil {
 		return err
 	}
+	if _, err := stage.Client.AppsV1().Deployments(h.namespace).Create(ctx, h.agentsOf(), metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("cannot make the Deployment of agents: %w", err)
+	}
+	err := lab.Eventually(ctx, prepareWithin, "the agents of namespace "+h.namespace+" are registered with LiveKit", func() (bool, error) {
+		agents := h.agents(stage)
+		return len(agents) == sideAgents && !slices.ContainsFunc(agents, func(a fleet.AgentState) bool { return !a.Registered }), nil
+	})
+	if err != nil {
+		return err
+	}
+	return h.dial(ctx)
+}
+
+// labelNodes makes two nodes the side's own.
+func (h *side) labelNodes(ctx context.Context, stage *lab.Lab) error {
 	for _, node := range []string{h.node, h.other} {
 		patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:%q}}}`, sideLabel, h.namespace)
 		if _, err := stage.Client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
 			return fmt.Errorf("cannot label %s: %w", node, err)
 		}
 	}
+	return nil
+}
+
+// agentsOf is the Deployment. The sides differ in nothing but the grace, and in call-gate, which callguard brings.
+func (h *side) agentsOf() *appsv1.Deployment {
 	d := lab.Agent(h.namespace, sideAgents)
-	d.Spec.Template.Annotations = map[string]string{
+	pod := &d.Spec.Template
+	pod.Annotations = map[string]string{
 		fleet.AgentNameAnnotation: h.namespace, fleet.MaxJobsAnnotation: fmt.Sprint(callsByAgent),
+		fleet.ProcessSecondsAnnotation: startSeconds,
 	}
-	grace := int64(kubernetesGrace)
-	d.Spec.Template.Spec.TerminationGracePeriodSeconds = &grace
-	d.Spec.Template.Spec.NodeSelector = map[string]string{sideLabel: h.namespace}
-	d.Spec.Template.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+	if h.guarded {
+		lab.Gated(pod, lab.GateKind, true)
+		pod.Spec.PriorityClassName = priorityClass
+	}
+	pod.Spec.TerminationGracePeriodSeconds = &h.grace
+	pod.Spec.NodeSelector = map[string]string{sideLabel: h.namespace}
+	pod.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
 		MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway,
 		LabelSelector: d.Spec.Selector,
 	}}
-	if _, err := stage.Client.AppsV1().Deployments(h.namespace).Create(ctx, d, metav1.CreateOptions{}); err != nil {
-		return fmt.Errorf("cannot make the Deployment of agents: %w", err)
-	}
-	err := lab.Eventually(ctx, prepareWithin, "the agents of namespace "+h.namespace+" are registered with LiveKit", func() (bool, error) {
-		return len(h.agents(stage)) == sideAgents && !slices.ContainsFunc(h.agents(stage), func(a fleet.AgentState) bool { return !a.Registered }), nil
-	})
-	if err != nil {
-		return err
-	}
-	return h.dial(ctx)
+	return d
 }
 
 // namespaceFor makes the namespace: one that callguard guards, or one with the
@@ -152,7 +210,7 @@ func (h *side) namespaceFor(ctx context.Context, stage *lab.Lab) error {
 	return nil
 }
 
-// dial makes as many calls as the agents take.
+// dial makes the calls that the drain comes upon.
 func (h *side) dial(ctx context.Context) error {
 	errs := make([]error, sideCalls)
 	var all sync.WaitGroup
@@ -170,7 +228,38 @@ func (h *side) dial(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// hangUp ends every call.
+// newCallers dial while the node is drained. Whether they are answered the report tells.
+func (h *side) newCallers(ctx context.Context) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	for i := range newCallers {
+		if !pause(ctx, newCallerEvery) {
+			return
+		}
+		all.Go(func() {
+			c, err := h.callers.Dial(ctx, fmt.Sprintf("%s-new-%d", h.namespace, i), fleet.DialOptions{AgentName: h.namespace, AnswerWithin: answerWithin})
+			if err != nil {
+				return // the report counts it
+			}
+			pause(ctx, newCallerTalks)
+			c.HangUp()
+		})
+	}
+}
+
+// pause reports whether a time has passed before ctx ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// hangUp ends every call that the drain came upon.
 func (h *side) hangUp() {
 	h.mu.Lock()
 	calls := slices.Clone(h.calls)
@@ -184,13 +273,16 @@ func (h *side) hangUp() {
 
 // drain drains the side's node as an operator does.
 func (h *side) drain(ctx context.Context, stage *lab.Lab, start time.Time) {
-	_, err := stage.Kubectl(ctx, "drain", h.node, "--ignore-daemonsets", "--timeout="+drainWithin.String())
+	_, err := stage.Kubectl(ctx, "drain", h.node, "--ignore-daemonsets", "--timeout="+(talk+drainWithin).String())
+	if ctx.Err() != nil {
+		return // the show is over, and the drain is not
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.took, h.fault, h.over = time.Since(start), err, true
 }
 
-// followDrain shows both sides twice a second until both drains and all calls are over.
+// followDrain shows all sides twice a second until all drains and all calls are over.
 func followDrain(ctx context.Context, stage *lab.Lab, sides []*side, s *screen, start time.Time) error {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
@@ -199,26 +291,25 @@ func followDrain(ctx context.Context, stage *lab.Lab, sides []*side, s *screen, 
 	hungUp := false
 	for {
 		at := time.Since(start)
-		views, over := make([]sideView, len(sides)), true
-		for i, half := range sides {
+		views := make([]sideView, len(sides))
+		for i, one := range sides {
 			var err error
-			if views[i], err = half.look(ctx, stage); err != nil && ctx.Err() == nil {
+			if views[i], err = one.look(ctx, stage); err != nil && ctx.Err() == nil {
 				return err
 			}
-			over = over && views[i].Over && views[i].Calls == 0
 		}
-		s.draw(at, drainLine(views), func(width, height int) string { return drainTable(at, views, width, height) })
+		s.draw(at, drainLines(views), func(width, height int) string { return drainTable(at, views, width, height) })
 		if at >= talk && !hungUp {
 			hungUp = true
-			for _, half := range sides {
-				hangUps.Go(half.hangUp)
+			for _, one := range sides {
+				hangUps.Go(one.hangUp)
 			}
 		}
-		if over {
+		if drainsOver(at, views) {
 			return nil
 		}
 		if at > talk+drainWithin {
-			return fmt.Errorf("the drains did not end within %s: %s", talk+drainWithin, drainLine(views))
+			return fmt.Errorf("the drains did not end within %s: %s", talk+drainWithin, strings.Join(drainLines(views), "; "))
 		}
 		select {
 		case <-ctx.Done():
@@ -228,19 +319,25 @@ func followDrain(ctx context.Context, stage *lab.Lab, sides []*side, s *screen, 
 	}
 }
 
-// sideView is what is to be seen of a side at one moment.
-type sideView struct {
-	Title, Node    string
-	Calls, Dropped int
-	Over           bool
-	Took           time.Duration
-	Pods           []podRow
+// drainsOver reports whether there is nothing left to wait for.
+func drainsOver(at time.Duration, sides []sideView) bool {
+	for _, v := range sides {
+		late := !v.Guarded && at > talk+lateAfter
+		if v.Calls > 0 || !v.Over && !late {
+			return false
+		}
+	}
+	return true
 }
 
+// look is what is to be seen of a side at one moment.
 func (h *side) look(ctx context.Context, stage *lab.Lab) (sideView, error) {
 	r := h.callers.Report()
 	h.mu.Lock()
-	v := sideView{Title: h.title, Node: h.node, Calls: r.Up, Dropped: len(r.Dropped), Over: h.over, Took: h.took}
+	v := sideView{
+		Title: h.title, Node: h.node, Other: h.other, Guarded: h.guarded,
+		Calls: r.Up, Dropped: len(r.Dropped), Unanswered: r.Unanswered, Over: h.over, Took: h.took,
+	}
 	h.mu.Unlock()
 	pods, err := stage.Client.CoreV1().Pods(h.namespace).List(ctx, metav1.ListOptions{LabelSelector: call.GuardedLabel + "=true"})
 	if err != nil {

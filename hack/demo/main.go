@@ -3,8 +3,8 @@
 // Command demo shows callguard scale voice agents on their calls: it starts a
 // Kubernetes cluster with LiveKit on this machine (package test/lab), lets about
 // thirty callers come and go, and shows what the autoscaler does meanwhile. Then it
-// drains two nodes in mid-call, one with the guard and one with the
-// PodDisruptionBudget that people use today, side by side.
+// drains three nodes in mid-call, side by side: with callguard, with the
+// PodDisruptionBudget that people use today, and with that and an hour of grace.
 //
 // Nodes are simulated and the agents' processes are played by this program, over
 // LiveKit's real worker protocol. It leaves nothing behind.
@@ -19,6 +19,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/pflag"
+	"k8s.io/client-go/rest"
 )
 
 const interrupted = 130 // what a shell says of a program that Ctrl-C ended
@@ -28,8 +29,9 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	signal.Ignore(syscall.SIGPIPE) // whoever stops reading must not leave a cluster behind
-	err := command(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	signal.Ignore(syscall.SIGPIPE)                   // whoever stops reading must not leave a cluster behind
+	rest.SetDefaultWarningHandler(rest.NoWarnings{}) // the API server's advice to those who are not guarded is no part of the show
+	err := command(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	switch {
 	case err == nil, errors.Is(err, pflag.ErrHelp):
 		return 0
@@ -37,7 +39,7 @@ func run() int {
 		_, _ = fmt.Fprintln(os.Stderr, "interrupted")
 		return interrupted
 	default:
-		_, _ = fmt.Fprintln(os.Stderr, "error:", err)
+		_, _ = fmt.Fprint(os.Stderr, fold(fmt.Sprintf("error: %v\n", err), columns))
 		return 1
 	}
 }

@@ -21,19 +21,23 @@ const (
 // options are what the flags say.
 type options struct {
 	keep       bool
+	programs   string
+	picture    string
 	calls      int
 	ramp, hold time.Duration
 }
 
 func newOptions() *options {
-	return &options{calls: 30, ramp: time.Minute, hold: 30 * time.Second}
+	return &options{calls: 30, ramp: 35 * time.Second, hold: 20 * time.Second}
 }
 
 // parse reads and checks the flags.
 func (o *options) parse(args []string, stderr io.Writer) error {
 	flags := pflag.NewFlagSet("demo", pflag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.BoolVar(&o.keep, "keep", o.keep, "go on after the summary, with a few calls up, until Ctrl-C; kubectl can look around")
+	flags.BoolVar(&o.keep, "keep", o.keep, "go on after the summary, with a few calls up; kubectl can look around")
+	flags.StringVar(&o.programs, "programs", o.programs, "folder of callguard's programs, as \"make build\" makes it; without it they are built")
+	flags.StringVar(&o.picture, "picture", o.picture, "file to write an SVG picture of the drains to")
 	flags.IntVar(&o.calls, "calls", o.calls, "calls at the peak")
 	flags.DurationVar(&o.ramp, "ramp", o.ramp, "how long it takes to get to the peak, and down again")
 	flags.DurationVar(&o.hold, "hold", o.hold, "how long the peak lasts")
@@ -54,10 +58,10 @@ func (o *options) validate() error {
 	}
 	// A replica takes 14 calls, and two seconds may pass until the autoscaler looks.
 	if least := time.Duration(o.calls) * 500 * time.Millisecond; o.ramp < least || o.ramp > time.Minute {
-		errs = append(errs, fmt.Errorf("--ramp is %s; use %s to 1m, such as 1m, so that new agents are there in time and old ones finish their calls", o.ramp, least))
+		errs = append(errs, fmt.Errorf("--ramp is %s; use %s to 1m, such as 35s, so that new agents are there in time and old ones finish their calls", o.ramp, least))
 	}
 	if o.hold < 20*time.Second || o.hold > 10*time.Minute {
-		errs = append(errs, fmt.Errorf("--hold is %s; use 20s to 10m, such as 30s, so that the autoscaler gets there", o.hold))
+		errs = append(errs, fmt.Errorf("--hold is %s; use 20s to 10m, such as 20s, so that the autoscaler gets there", o.hold))
 	}
 	return errors.Join(errs...)
 }

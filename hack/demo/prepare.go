@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,7 +24,15 @@ func (w *watch) prepare(ctx context.Context) error {
 	if err := w.stage.Namespace(ctx, namespace); err != nil {
 		return err
 	}
-	if _, err := w.stage.Client.AppsV1().Deployments(namespace).Create(ctx, lab.Agent(namespace, 1), metav1.CreateOptions{}); err != nil {
+	for _, one := range theSides() {
+		if err := one.labelNodes(ctx, w.stage); err != nil {
+			return err
+		}
+	}
+	d := lab.Agent(namespace, 1)
+	// No drain of another side has to wait for the agent that is left of the first act.
+	d.Spec.Template.Spec.NodeSelector = map[string]string{sideLabel: theSides()[0].namespace}
+	if _, err := w.stage.Client.AppsV1().Deployments(namespace).Create(ctx, d, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("cannot make the Deployment of agents: %w", err)
 	}
 	err := lab.Eventually(ctx, prepareWithin, "the first agent is registered with LiveKit", func() (bool, error) {
@@ -65,28 +72,3 @@ func interruptedOr(ctx context.Context, err error) error {
 	}
 	return err
 }
-
-// howTo says how to look around on a stage that is kept.
-func (w *watch) howTo() (string, error) {
-	kubeconfig, err := w.stage.Cluster.AdminKubeconfig()
-	if err != nil {
-		return "", err
-	}
-	kubectl, err := w.stage.Cluster.Kubectl()
-	if err != nil {
-		return "", err
-	}
-	return strings.NewReplacer("=FILE", "="+kubeconfig, "=KUBECTL", "="+kubectl).Replace(kept), nil
-}
-
-const kept = `The cluster, the metrics-adapter and the agents go on, with a few calls up. Leave this
-program running, for it plays the agents and the callers; Ctrl-C ends it all. In another shell:
-
-  export KUBECONFIG=FILE
-  alias kubectl=KUBECTL
-  kubectl get hpa -n voice -w
-  kubectl get pods -n voice -o wide
-  kubectl get --raw "/apis/custom.metrics.k8s.io/v1beta2/namespaces/voice/deployments.apps/agent/active_calls"
-  kubectl get --raw "/apis/custom.metrics.k8s.io/v1beta2/namespaces/voice/pods/*/active_calls"
-
-`

@@ -12,14 +12,16 @@ import (
 	"golang.org/x/term"
 )
 
-// screen shows snapshots: a table in place on a terminal, elsewhere a line
+// screen shows snapshots: a table in place on a terminal, elsewhere lines
 // whenever something has changed.
 type screen struct {
-	out      io.Writer
-	size     func() (width, height int) // nil when out is no terminal
-	drawn    int                        // lines of the table that stands there
-	lastLine string
-	lastAt   time.Duration
+	out    io.Writer
+	size   func() (width, height int) // nil when out is no terminal
+	drawn  []string                   // the table that stands there
+	lines  []string                   // what was said last, elsewhere
+	lastAt time.Duration
+	watch  bool // keeps what was shown in frames
+	frames []frame
 }
 
 func newScreen(out *os.File) *screen {
@@ -28,7 +30,7 @@ func newScreen(out *os.File) *screen {
 		s.size = func() (int, int) {
 			width, height, err := term.GetSize(fd)
 			if err != nil {
-				return 80, 24
+				return columns, 24
 			}
 			return width, height
 		}
@@ -38,30 +40,57 @@ func newScreen(out *os.File) *screen {
 
 // show shows a snapshot. A terminal that cannot be written to is no reason to stop.
 func (s *screen) show(snap snapshot) {
-	s.draw(snap.At, line(snap), func(width, height int) string { return table(snap, width, height) })
+	s.draw(snap.At, []string{line(snap)}, func(width, height int) string { return table(snap, width, height) })
 }
 
-// draw shows a table on a terminal, and the line elsewhere.
-func (s *screen) draw(at time.Duration, now string, table func(width, height int) string) {
+// draw shows a table on a terminal, and elsewhere each line that has changed, or all when nothing has for a while.
+func (s *screen) draw(at time.Duration, now []string, table func(width, height int) string) {
+	if s.watch {
+		s.frames = append(s.frames, frame{at, strings.TrimRight(table(columns, 0), "\n")})
+	}
 	if s.size != nil {
-		text := table(s.size())
+		width, height := s.size()
+		text := table(width, height)
 		up := ""
-		if s.drawn > 0 {
-			up = fmt.Sprintf("\x1b[%dA\x1b[J", s.drawn) // up, and clear from there
+		if rows := rowsOf(s.drawn, width); rows > 0 {
+			up = fmt.Sprintf("\x1b[%dA\x1b[J", min(rows, max(height-1, 1))) // up, and clear from there
 		}
 		_, _ = io.WriteString(s.out, up+text)
-		s.drawn = strings.Count(text, "\n")
+		s.drawn = strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 		return
 	}
-	if now == s.lastLine || (s.lastLine != "" && at-s.lastAt < time.Second) {
+	quiet := at - s.lastAt
+	if len(s.lines) == len(now) && quiet < time.Second {
 		return
 	}
-	_, _ = fmt.Fprintf(s.out, "%s  %s\n", clock(at), now)
-	s.lastLine, s.lastAt = now, at
+	for i, l := range now {
+		if len(s.lines) == len(now) && s.lines[i] == l && quiet < silence {
+			continue
+		}
+		_, _ = fmt.Fprintf(s.out, "%s  %s\n", clock(at), l)
+		s.lastAt = at
+	}
+	s.lines = append([]string(nil), now...)
+}
+
+// rowsOf is how many rows lines take on a terminal of a width: one that has become narrower since has wrapped them.
+func rowsOf(lines []string, width int) int {
+	rows := 0
+	for _, l := range lines {
+		rows++
+		if n := len([]rune(l)); width > 0 && n > width {
+			rows += (n - 1) / width
+		}
+	}
+	return rows
 }
 
 // print writes below what was shown.
 func (s *screen) print(text string) {
+	text = fold(text, columns)
+	if n := len(s.frames); n > 0 { // below what is still to be seen
+		s.frames = append(s.frames, frame{s.frames[n-1].at + frameGap, s.frames[n-1].text + "\n\n" + strings.TrimRight(text, "\n")})
+	}
 	_, _ = fmt.Fprint(s.out, "\n"+text)
-	s.drawn, s.lastLine = 0, ""
+	s.drawn, s.lines = nil, nil
 }

@@ -60,8 +60,19 @@ func line(s snapshot) string {
 			ending++
 		}
 	}
-	return fmt.Sprintf("calls %2d  active_calls %2s  replicas %d (wants %d)  pods %d (%d finishing)  ScalingActive %s  dropped %d",
-		s.Calls, s.Active, s.Scaling.Current, s.Scaling.Desired, len(s.Pods), ending, s.Scaling.Active, s.Dropped)
+	text := fmt.Sprintf("calls %2d  active_calls %2s  replicas %d", s.Calls, s.Active, s.Scaling.Current)
+	if s.Scaling.Desired != s.Scaling.Current {
+		text += fmt.Sprintf(", wants %d", s.Scaling.Desired)
+	}
+	text += fmt.Sprintf("  pods %d", len(s.Pods))
+	if ending > 0 {
+		text += fmt.Sprintf(", %d finishing", ending)
+	}
+	text += fmt.Sprintf("  lost %d", s.Dropped)
+	if s.Scaling.Active != "True" {
+		text += "  ScalingActive " + s.Scaling.Active
+	}
+	return strings.TrimSuffix(fit(text, columns-len("00:00  "), 0), "\n")
 }
 
 // clock writes a time as minutes and seconds.

@@ -76,8 +76,8 @@ func TestLine(t *testing.T) {
 		snapshot snapshot
 		want     string
 	}{
-		"Full":   {full(), "calls  7  active_calls  7  replicas 2 (wants 2)  pods 3 (1 finishing)  ScalingActive True  dropped 0"},
-		"Silent": {silent(), "calls  0  active_calls 503: LiveKit is silent  replicas 1 (wants 1)  pods 0 (0 finishing)  ScalingActive False (FailedGetObjectMetric: 503)  dropped 1"},
+		"Full":   {full(), "calls  7  active_calls  7  replicas 2  pods 3, 1 finishing  lost 0"},
+		"Silent": {silent(), "calls  0  active_calls 503: LiveKit is silent  replicas 1  pods 0  lost …"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -13,10 +13,13 @@ import (
 // pluginName is what kubectl looks for on PATH when it is asked for "calls".
 const pluginName = "kubectl-calls"
 
+// Plugin is the path of the plugin of this checkout.
+func (l *Lab) Plugin(ctx context.Context) (string, error) { return l.program(ctx, pluginName) }
+
 // Calls is the command "kubectl calls" of a user in groups, with the plugin of this
 // checkout on PATH. When ctx is done it is interrupted, as with Ctrl-C.
 func (l *Lab) Calls(ctx context.Context, user string, groups []string, args ...string) (*exec.Cmd, error) {
-	plugin, err := l.program(ctx, pluginName)
+	plugin, err := l.Plugin(ctx)
 	if err != nil {
 		return nil, err
 	}
