@@ -232,6 +232,7 @@ func (d *Delegate) ask(ctx context.Context, at, query string, header http.Header
 		return nil, err
 	}
 	req.Header = header
+	req.Header.Set("User-Agent", "callguard-metrics-adapter")
 	resp, err := d.client.Do(req)
 	if err != nil {
 		return nil, plain(err)
