@@ -641,7 +641,7 @@ voice-agent:
 	accounts := all[corev1.ServiceAccount](t, r, "ServiceAccount")
 	found := 0
 	for _, b := range all[rbacv1.RoleBinding](t, r, "RoleBinding") {
-		if b.Labels["app.kubernetes.io/name"] != "voice-agent" {
+		if b.Labels["app.kubernetes.io/name"] != "voice-agent" || b.Labels["app.kubernetes.io/component"] == "try" {
 			continue
 		}
 		for _, s := range b.Subjects {

@@ -98,16 +98,16 @@ func TestAddonNetworks(t *testing.T) {
 // TestNetworks: the same of the voice agent. What is scraped is open to Prometheus and to nobody else but callguard.
 func TestNetworks(t *testing.T) {
 	t.Parallel()
-	const callguard = "callguard-system"
+	const callguard, tried = "callguard-system", " try/voice-agent"
 	for name, tc := range map[string]struct {
 		given
 		want map[string]string // by component and port
 	}{
 		"Nobody": {given{set: []string{"livekit.prometheusPort=6789"}}, map[string]string{
-			"agent:8089": callguard, "agent:8080": "nobody", "worker:8089": callguard, "livekit:6789": "nobody", "livekit:7880": "anybody",
+			"agent:8089": callguard + tried, "agent:8080": "nobody", "worker:8089": callguard + tried, "livekit:6789": "nobody", "livekit:7880": "anybody",
 		}},
 		"Prometheus": {given{set: []string{"livekit.prometheusPort=6789"}, json: []string{"networkPolicy.metricsFrom=" + monitoring}}, map[string]string{
-			"agent:8089": callguard + " monitoring", "agent:8080": "monitoring", "agent:8081": callguard, "worker:8089": callguard, "livekit:6789": "monitoring", "livekit:7880": "anybody",
+			"agent:8089": callguard + " monitoring" + tried, "agent:8080": "monitoring", "agent:8081": callguard, "worker:8089": callguard + tried, "livekit:6789": "monitoring", "livekit:7880": "anybody",
 		}},
 		"WithoutGuard": {given{file: "unguarded", json: []string{"networkPolicy.metricsFrom=" + monitoring}}, map[string]string{
 			"agent:8089": "nobody", "agent:8080": "nobody", "livekit:6789": "nobody",
@@ -117,7 +117,7 @@ func TestNetworks(t *testing.T) {
 		}}, map[string]string{
 			"agent:9001": "monitoring", "agent:9002": "nobody", "worker:9002": "anybody", "livekit:3478/UDP": "anybody", "livekit:3478": "nobody", "mcp-crm:9004": "10.0.0.0/28", "mcp-crm:8000": "agent/voice-agent worker/voice-agent",
 		}},
-		"OldValues": {given{json: []string{"networkPolicy.metricsFrom=null", "networkPolicy.extraIngress=null"}}, map[string]string{"agent:8089": callguard, "livekit:7880": "anybody"}},
+		"OldValues": {given{json: []string{"networkPolicy.metricsFrom=null", "networkPolicy.extraIngress=null"}}, map[string]string{"agent:8089": callguard + tried, "livekit:7880": "anybody"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -155,6 +155,20 @@ func scenes() map[string]scene {
 			wrong:  one(hold("unknown"), "901"), right: map[string]string{hold("unknown"): "900", hold("calls"): "901"},
 			within: time.Minute, labels: ruled("unknown"),
 		},
+		"CallguardCallersUnanswered": {
+			reason: "The latest success is older than the latest try, or there never was one; of two CronJobs one is well.",
+			wrong: map[string]string{
+				`kube_cronjob_status_last_schedule_time{namespace="voice", cronjob="voice-voice-agent-try"}`:   "10000",
+				`kube_cronjob_status_last_schedule_time{namespace="other", cronjob="other-voice-agent-try"}`:   "10000",
+				`kube_cronjob_status_last_successful_time{namespace="other", cronjob="other-voice-agent-try"}`: "9720",
+			},
+			right: map[string]string{
+				`kube_cronjob_status_last_schedule_time{namespace="voice", cronjob="voice-voice-agent-try"}`:   "10000",
+				`kube_cronjob_status_last_successful_time{namespace="voice", cronjob="voice-voice-agent-try"}`: "9720",
+				`kube_cronjob_status_last_schedule_time{namespace="voice", cronjob="backup"}`:                  "10000",
+			},
+			before: 9 * time.Minute, within: 11 * time.Minute, labels: map[string]string{"namespace": "voice", "cronjob": "voice-voice-agent-try"},
+		},
 		"CallguardOrderNotRead": {
 			reason: "Two replicas of the guard may know of it; it is told once. Seconds are what a kubelet takes.",
 			wrong: map[string]string{
@@ -252,6 +266,24 @@ func TestAlertsFire(t *testing.T) {
 		t.Fatalf("not every alert is played (-alerts, +scenes):\n%s", diff)
 	}
 	dir := t.TempDir()
+	for name, s := range played {
+		t.Run(name, func(t *testing.T) {
+			wrong := promtoolTest{Name: name, Interval: every.String(), InputSeries: series(s.wrong), Alerts: []alertRuleTest{{s.within.String(), name, []expected{s.expects(rules[name])}}}}
+			if s.before > 0 {
+				wrong.Alerts = append(wrong.Alerts, alertRuleTest{EvalTime: s.before.String(), Alertname: name})
+			}
+			right := promtoolTest{Name: name + " is silent", Interval: every.String(), InputSeries: series(s.right), Alerts: []alertRuleTest{{EvalTime: s.within.String(), Alertname: name}}}
+			play(t, dir, name, wrong, right)
+			if t.Failed() {
+				t.Log(s.reason)
+			}
+		})
+	}
+}
+
+// play has promtool run tests of one alert.
+func play(t *testing.T, dir, name string, tests ...promtoolTest) {
+	t.Helper()
 	write := func(file string, content any) string {
 		text, err := yaml.Marshal(content)
 		trial.Must(t, err)
@@ -260,20 +292,9 @@ func TestAlertsFire(t *testing.T) {
 		return path
 	}
 	write("rules.yaml", map[string]any{"groups": groups(t)})
-	for name, s := range played {
-		t.Run(name, func(t *testing.T) {
-			wrong := promtoolTest{Name: name, Interval: every.String(), InputSeries: series(s.wrong), Alerts: []alertRuleTest{{s.within.String(), name, []expected{s.expects(rules[name])}}}}
-			if s.before > 0 {
-				wrong.Alerts = append(wrong.Alerts, alertRuleTest{EvalTime: s.before.String(), Alertname: name})
-			}
-			right := promtoolTest{Name: name + " is silent", Interval: every.String(), InputSeries: series(s.right), Alerts: []alertRuleTest{{EvalTime: s.within.String(), Alertname: name}}}
-			path := write(name+".yaml", map[string]any{
-				"rule_files": []string{"rules.yaml"}, "evaluation_interval": every.String(), "tests": []promtoolTest{wrong, right},
-			})
-			if out, err := exec.CommandContext(t.Context(), promtool, "test", "rules", path).CombinedOutput(); err != nil {
-				t.Errorf("%s\n%v\n%s", s.reason, err, out)
-			}
-		})
+	path := write(name+".yaml", map[string]any{"rule_files": []string{"rules.yaml"}, "evaluation_interval": every.String(), "tests": tests})
+	if out, err := exec.CommandContext(t.Context(), promtool, "test", "rules", path).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 
@@ -308,6 +329,20 @@ func (s scene) expects(a alert) expected {
 		e.Annotations[key] = text
 	}
 	return e
+}
+
+// TestTriedCallsThatOnceSucceeded: calls that went well once, and fail now, alert as well.
+func TestTriedCallsThatOnceSucceeded(t *testing.T) {
+	const name = "CallguardCallersUnanswered"
+	labels := map[string]string{"namespace": "voice", "cronjob": "voice-voice-agent-try"}
+	s := scene{labels: labels, within: 21 * time.Minute, wrong: map[string]string{
+		`kube_cronjob_status_last_schedule_time{namespace="voice", cronjob="voice-voice-agent-try"}`:   "10000+15",
+		`kube_cronjob_status_last_successful_time{namespace="voice", cronjob="voice-voice-agent-try"}`: "10000",
+	}}
+	play(t, t.TempDir(), name, promtoolTest{
+		Name: name, Interval: every.String(), InputSeries: series(s.wrong),
+		Alerts: []alertRuleTest{{s.within.String(), name, []expected{s.expects(alerts(t)[name])}}, {EvalTime: "19m", Alertname: name}},
+	})
 }
 
 // TestRunbooks: every alert has a paragraph of docs/alerts.md, where its runbook_url leads, and every paragraph an alert.
