@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,6 +54,7 @@ func TestInstall(t *testing.T) {
 	}
 	steps := []step{
 		{"Voice", installVoice},
+		{"Try", tryCall},
 		{"PrivateAuthority", privateAuthority},
 		{"Calls", dialAll},
 		{"DrainNode", drainNode},
@@ -116,9 +118,24 @@ mcpServers:
   crm:
     image: {repository: ` + agentImage + `, tag: ` + imageTag + `}
     command: [node, ` + nodeagent.MCP + `]
+try: {expect: join, answerWithin: 2m}
 agent:
   resources: {requests: {cpu: 200m, memory: 128Mi}}
 `
+
+// tryCall has "helm test" make a call, from a pod with an account of its own: a real agent answers, the call is counted by
+// call-gate, which the pod reaches, and by the metrics API, and then no more.
+func tryCall(t *testing.T, _ *phones) {
+	out := helm(t, "test", voice, "-n", voiceNamespace, "--logs", "--timeout", "6m")
+	for _, step := range []string{"key", "dial", "answer", "pod", "gate", "metrics", "hang-up", "free"} {
+		if !regexp.MustCompile(`(?m)^OK +` + step + ` `).MatchString(out) {
+			t.Errorf("step %s is not OK", step)
+		}
+	}
+	if t.Failed() || !strings.Contains(out, "Succeeded") {
+		t.Errorf("helm test says:\n%s", out)
+	}
+}
 
 // installVoice does what README.md says of a whole voice agent, on a small cluster.
 func installVoice(t *testing.T, p *phones) {
