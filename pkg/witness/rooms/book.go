@@ -108,7 +108,8 @@ func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open boo
 	}
 	var c change
 	kept := make([]seat, 0, len(agents))
-	goesOn, counted := map[types.UID]life{}, map[types.UID]bool{}
+	var goesOn map[types.UID]life // made where it is needed: most rooms have one agent, who stays
+	counted := make(map[types.UID]bool, 1)
 	has := make(map[string]bool, len(agents))
 	for _, s := range entry.seats {
 		switch {
@@ -124,6 +125,9 @@ func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open boo
 			if !back[s.Pod] {
 				b.lived(&s, at, true)
 			} else if !s.life.since.IsZero() {
+				if goesOn == nil {
+					goesOn = map[types.UID]life{}
+				}
 				goesOn[s.Pod] = s.life
 			}
 			continue
