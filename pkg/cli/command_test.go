@@ -21,7 +21,7 @@ func TestBadInput(t *testing.T) {
 		args []string
 		want string
 	}{
-		"Command":      {args: []string{"drian", "node-1"}, want: `there is no command "drian"; use list, why POD, plan NODE, drain NODE, end POD, doctor, try or version`},
+		"Command":      {args: []string{"drian", "node-1"}, want: `there is no command "drian"; use list, why POD, why node/NODE, plan NODE, drain NODE, end POD, doctor, try or version`},
 		"Word":         {args: []string{"list", "agent"}, want: `unexpected argument "agent"; use kubectl calls list without one`},
 		"Flag":         {args: []string{"--nod=node-1"}, want: `unknown flag: --nod; kubectl calls --help lists the flags`},
 		"Output":       {args: []string{"-o", "table"}, want: `--output is "table"; use json, yaml, name or wide`},

@@ -52,6 +52,9 @@ type drainOptions struct {
 
 	selector           string
 	timeout            time.Duration
+	deadline           time.Duration
+	onDeadline         string
+	parallel           int
 	dryRun             bool
 	detach             bool // do not wait
 	ignoreDaemonSets   bool
@@ -72,12 +75,14 @@ func newDrain(c *common) *cobra.Command {
 			"at once. No flag ends a call that callguard protects. Pods of DaemonSets are left, and a call-gate's journal is no data.\n\n" +
 			"Exit codes: 0, the nodes are empty, or with --wait=false, all was asked for;\n" +
 			"1, an error, or it was refused and nothing was changed;\n" +
-			"2, it was interrupted or --timeout is over: the nodes stay cordoned and calls go on. With --dry-run: the drain could not\n" +
+			"2, it was interrupted, or --timeout or --deadline is over: the nodes stay cordoned and calls go on. With --dry-run: the drain could not\n" +
 			"end as things are, for calls are not known.",
 		Example: "  kubectl calls drain node-1 --dry-run       # what would go, and what would hold it up\n" +
 			"  kubectl calls drain node-1                 # until its last call is over\n" +
 			"  kubectl calls drain node-1 --timeout=30m   # no longer than that; calls go on\n" +
 			"  kubectl calls drain node-1 node-2          # both at once\n" +
+			"  kubectl calls drain -l pool=old --parallel=2\n" +
+			"  kubectl calls drain node-1 --deadline=30m --on-deadline=hold\n" +
 			"  kubectl calls drain -l pool=old --wait=false",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.detach = !wait
@@ -98,6 +103,9 @@ func newDrain(c *common) *cobra.Command {
 	fs := cmd.Flags()
 	fs.StringVarP(&o.selector, "selector", "l", o.selector, "Drain the nodes with these labels, such as pool=old.")
 	fs.DurationVar(&o.timeout, "timeout", o.timeout, "How long to wait for the nodes to be empty; 0 for as long as their calls last.")
+	fs.DurationVar(&o.deadline, "deadline", o.deadline, "When --on-deadline happens, from the beginning of the drain on.")
+	fs.StringVar(&o.onDeadline, "on-deadline", o.onDeadline, "hold: stop waiting, and leave the nodes cordoned and calls as they are. release: go on, and begin only where drain-guard lets go of each pod by then, with its calls, as its workload and the administrator allow.")
+	fs.IntVar(&o.parallel, "parallel", o.parallel, "Drain so many nodes at once; the next is cordoned when its turn comes, and may be given replacements before. 0 is all.")
 	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Say what would be evicted and what would hold it up, and change nothing.")
 	fs.BoolVar(&wait, "wait", wait, "Wait until the nodes are empty. Without, cordon them and evict each pod once: callguard lets each guarded pod go after its last call, and deletes it.")
 	fs.BoolVar(&o.ignoreDaemonSets, "ignore-daemonsets", o.ignoreDaemonSets, "Leave pods of DaemonSets where they are; false refuses where there are any.")
@@ -113,6 +121,13 @@ func (o *drainOptions) validate(args []string) error {
 		return fmt.Errorf("--timeout is %q; use 0 for no limit, or a duration, such as 30m", o.timeout)
 	case o.detach && o.timeout > 0:
 		return errors.New("--timeout with --wait=false has nothing to bound; leave one out")
+	case o.parallel < 0:
+		return fmt.Errorf("--parallel is %d; use 0 for all nodes at once, or a number, such as 2", o.parallel)
+	case o.detach && o.parallel > 0:
+		return errors.New("--parallel with --wait=false has nothing to wait for; leave one out")
+	}
+	if err := o.validateDeadline(); err != nil {
+		return err
 	}
 	return checkNodes(args, o.selector, "kubectl calls drain")
 }
@@ -120,6 +135,9 @@ func (o *drainOptions) validate(args []string) error {
 // command is the command line that goes on with this drain.
 func (o *drainOptions) command(nodes ...string) string {
 	var flags []string
+	if o.parallel > 0 && len(nodes) > 1 {
+		flags = append(flags, fmt.Sprintf("--parallel=%d", o.parallel))
+	}
 	for flag, set := range map[string]bool{
 		"--ignore-daemonsets=false": !o.ignoreDaemonSets, "--delete-emptydir-data": o.deleteEmptyDirData, "--force": o.force, "--" + unprotectedFlag: o.endUnprotected,
 	} {
@@ -166,6 +184,7 @@ type emptying struct {
 	node     *corev1.Node
 	pods     []*corev1.Pod // at the start
 	progress *progress
+	begun    bool
 	gone     int
 	err      error
 }
@@ -211,18 +230,22 @@ func (o *drainOptions) run(ctx context.Context, c *cluster, names ...string) err
 	for _, e := range nodes {
 		e.progress.unprotected = unprotected
 	}
+	if o.onDeadline == onDeadlineRelease {
+		if err := o.checkRelease(ctx, a, nodes); err != nil {
+			return err
+		}
+	}
 	if o.dryRun {
 		return o.foretell(ctx, c, out, nodes)
 	}
-	for _, e := range nodes {
-		if e.node.Spec.Unschedulable {
-			_, _ = fmt.Fprintf(out, "node/%s already cordoned\n", e.node.Name)
-			continue
+	first := len(nodes)
+	if o.parallel > 0 {
+		first = min(first, o.parallel)
+	}
+	for _, e := range nodes[:first] {
+		if err := o.cordon(ctx, c, e); err != nil {
+			return err
 		}
-		if err := drain.RunCordonOrUncordon(o.helper(ctx, c), e.node, true); err != nil {
-			return fmt.Errorf("cannot cordon node %s: %w", e.node.Name, err)
-		}
-		_, _ = fmt.Fprintf(out, "node/%s cordoned\n", e.node.Name)
 	}
 	if o.detach {
 		return o.ask(ctx, c, nodes)
@@ -230,23 +253,52 @@ func (o *drainOptions) run(ctx context.Context, c *cluster, names ...string) err
 	return o.drain(ctx, c, nodes, names)
 }
 
-// drain empties nodes that are cordoned.
+// cordon keeps new pods from a node, unless that was done.
+func (o *drainOptions) cordon(ctx context.Context, c *cluster, e *emptying) error {
+	if e.begun {
+		return nil
+	}
+	e.begun = true
+	if e.node.Spec.Unschedulable {
+		_, _ = fmt.Fprintf(e.progress.out, "node/%s already cordoned\n", e.node.Name)
+		return nil
+	}
+	if err := drain.RunCordonOrUncordon(o.helper(ctx, c), e.node, true); err != nil {
+		return fmt.Errorf("cannot cordon node %s: %w", e.node.Name, err)
+	}
+	_, _ = fmt.Fprintf(e.progress.out, "node/%s cordoned\n", e.node.Name)
+	return nil
+}
+
+// drain empties nodes, of which those whose turn it is at once are cordoned.
 func (o *drainOptions) drain(ctx context.Context, c *cluster, nodes []*emptying, names []string) error {
 	began := c.now()
 	bounded, cancel := ctx, context.CancelFunc(func() {})
-	if o.timeout > 0 {
-		bounded, cancel = context.WithTimeout(ctx, o.timeout)
+	if limit := max(o.timeout, o.deadline); limit > 0 && o.onDeadline != onDeadlineRelease {
+		bounded, cancel = context.WithTimeout(ctx, limit)
 	}
 	defer cancel()
 	looking, stop := context.WithCancel(bounded)
 	var work, looks sync.WaitGroup
 	looks.Go(func() { nodes[0].progress.watchLeader(looking, cmp.Or(o.leaderPace, leaderPace)) })
 	looks.Go(func() { nodes[0].progress.watchEnds(looking, names, cmp.Or(o.endsPace, endsPace)) })
+	turns := make(chan *emptying, len(nodes))
 	for _, e := range nodes {
+		turns <- e
+	}
+	close(turns)
+	for range cmp.Or(o.parallel, len(nodes)) {
 		work.Go(func() {
-			e.gone, e.err = o.empty(bounded, c, e.progress, e.node.Name)
-			if e.err == nil {
-				_, _ = fmt.Fprintf(e.progress.out, "node/%s drained: %s left it in %s\n", e.node.Name, plural(e.gone, "pod"), c.now().Sub(began).Round(time.Second))
+			for e := range turns {
+				if e.err = bounded.Err(); e.err == nil {
+					e.err = o.cordon(bounded, c, e)
+				}
+				if e.err == nil {
+					e.gone, e.err = o.empty(bounded, c, e.progress, e.node.Name)
+				}
+				if e.err == nil {
+					_, _ = fmt.Fprintf(e.progress.out, "node/%s drained: %s left it in %s\n", e.node.Name, plural(e.gone, "pod"), c.now().Sub(began).Round(time.Second))
+				}
 			}
 		})
 	}
@@ -286,49 +338,6 @@ func (o *drainOptions) empty(ctx context.Context, c *cluster, w *progress, node 
 		err = fmt.Errorf("pods keep coming, such as %s/%s, which tolerates the cordon; scale its workload down, or take the toleration out", pods[0].Namespace, pods[0].Name)
 	}
 	return gone, err
-}
-
-// evict evicts pods, each on its own so that an error is told when it happens and
-// keeps nobody else, and shows what changes until all are gone.
-func (o *drainOptions) evict(ctx context.Context, c *cluster, w *progress, pods []*corev1.Pod) error {
-	looking, stop := context.WithCancel(ctx)
-	var looks sync.WaitGroup
-	looks.Go(func() { w.watch(looking, pods, o.pace) })
-	errs := make([]error, len(pods))
-	var evictions sync.WaitGroup
-	for i, pod := range pods {
-		evictions.Go(func() { errs[i] = o.evictOne(ctx, c, w, pod) })
-	}
-	evictions.Wait()
-	stop()
-	looks.Wait()
-	if ctx.Err() == nil {
-		w.look(ctx, pods)
-	}
-	return errors.Join(errs...)
-}
-
-// evictOne evicts a pod. While it has two budgets Kubernetes answers 500, which ends when
-// one of them is deleted.
-func (o *drainOptions) evictOne(ctx context.Context, c *cluster, w *progress, pod *corev1.Pod) error {
-	name := pod.Namespace + "/" + pod.Name
-	for {
-		err := o.helper(ctx, c).DeleteOrEvictPods([]corev1.Pod{*pod})
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		several := c.severalBudgets(ctx, pod)
-		if several == "" {
-			w.say("%s cannot be evicted: %s", name, line(err))
-			return err
-		}
-		w.changed("budgets of "+name, name+" cannot be evicted yet, and is tried again: "+several)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(o.pace):
-		}
-	}
 }
 
 // severalBudgets names the PodDisruptionBudgets of a pod that has more than one; empty
@@ -372,14 +381,22 @@ func (o *drainOptions) interrupted(ctx context.Context, timeout bool, nodes []*e
 	why := "interrupted"
 	if timeout {
 		why = "--timeout is over"
+		if o.deadline > 0 {
+			why = "--deadline is over"
+		}
 	}
-	var names []string
+	var names, touched []string
 	for _, e := range nodes {
 		node := e.node.Name
 		if e.err == nil {
 			continue // it is empty
 		}
 		names = append(names, node)
+		if !e.begun {
+			_, _ = fmt.Fprintf(o.ErrOut, "%s: it was not the turn of node %s yet, which was not touched\n", why, node)
+			continue
+		}
+		touched = append(touched, node)
 		pods, _, err := o.list(ctx, e.progress.cluster, node)
 		if err != nil {
 			_, _ = fmt.Fprintf(o.ErrOut, "%s: node %s stays cordoned; what is left on it is not known: %s\n", why, node, line(err))
@@ -396,7 +413,7 @@ func (o *drainOptions) interrupted(ctx context.Context, timeout bool, nodes []*e
 	}
 	_, _ = fmt.Fprintf(o.ErrOut, "Their calls go on, and callguard lets each guarded pod go after its last one.\n"+
 		"To go on: %s\nTo keep the %s: kubectl uncordon %s (pods that take no new call still go)\n",
-		o.command(names...), strings.TrimPrefix(plural(len(names), "node"), fmt.Sprint(len(names))+" "), strings.Join(names, " "))
+		o.command(names...), strings.TrimPrefix(plural(len(touched), "node"), fmt.Sprint(len(touched))+" "), strings.Join(touched, " "))
 	return errWaiting
 }
 
@@ -430,20 +447,6 @@ func (w *progress) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(w.out, "%s  %s\n", clock(w.cluster.now()), fmt.Sprintf(format, args...))
 }
 
-// watch looks at the pods until ctx is done.
-func (w *progress) watch(ctx context.Context, pods []*corev1.Pod, every time.Duration) {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		w.look(ctx, pods)
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
-
 // watchLeader says when no guard leads any more, and when one does again, until ctx is
 // done. It begins after a pause, for one led when the drain began.
 func (w *progress) watchLeader(ctx context.Context, every time.Duration) {
@@ -467,48 +470,6 @@ func (w *progress) watchLeader(ctx context.Context, every time.Duration) {
 			w.say("%s leads again", holder)
 		}
 	}
-}
-
-// look says what has changed of the pods since the last look.
-func (w *progress) look(ctx context.Context, pods []*corev1.Pod) {
-	list, err := w.cluster.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + w.node})
-	if ctx.Err() != nil {
-		return
-	}
-	if err != nil {
-		w.changed("left", w.about()+"what is left is not known: "+line(err))
-		return
-	}
-	var left []*corev1.Pod
-	for _, was := range pods {
-		i := slices.IndexFunc(list.Items, func(p corev1.Pod) bool { return p.UID == was.UID })
-		if i < 0 {
-			w.changed(was.Namespace+"/"+was.Name, was.Namespace+"/"+was.Name+": gone")
-			continue
-		}
-		left = append(left, &list.Items[i])
-	}
-	standings := w.standings(ctx, left)
-	if ctx.Err() != nil {
-		return
-	}
-	calls, unknown := 0, 0
-	for _, s := range standings {
-		w.changed(s.name(), s.name()+": "+s.String())
-		if !s.counts() {
-			continue
-		}
-		if n, known := s.calls.Calls(); known {
-			calls += n
-		} else {
-			unknown++
-		}
-	}
-	rest := w.about() + fmt.Sprintf("%d of %s left", len(left), plural(len(pods), "pod"))
-	if len(left) > 0 {
-		rest += withCalls(calls, unknown)
-	}
-	w.changed("left", rest)
 }
 
 // about begins a line that is about the node.

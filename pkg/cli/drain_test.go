@@ -533,9 +533,16 @@ func TestProgress(t *testing.T) {
 	w := newProgress(s.cluster, s.administered(t.Context()), &out, "node-1")
 	pods := []*corev1.Pod{newPod("a", draining), newPod("b", draining)}
 	delete(s.calls, "a")
-	w.look(t.Context(), pods)
+	look := func() {
+		left, err := w.left(t.Context(), pods)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.show(t.Context(), left, len(pods))
+	}
+	look()
 	first := out.String()
-	w.look(t.Context(), pods)
+	look()
 	if out.String() != first {
 		t.Errorf("it repeats itself:\n%s", out.String())
 	}
@@ -545,13 +552,13 @@ func TestProgress(t *testing.T) {
 		}
 	}
 	s.metrics = apierrors.NewServiceUnavailable("the server is currently unable to handle the request")
-	w.look(t.Context(), pods)
+	look()
 	if want := "calls unknown: without the metrics API its calls are not known here; the guard asks its witnesses itself"; !strings.Contains(out.String(), want) {
 		t.Errorf("it does not say %q:\n%s", want, out.String())
 	}
 	s.metrics = nil
 	s.refuse("list", "replicasets")
-	w.look(t.Context(), pods)
+	look()
 	if !strings.Contains(out.String(), "why pods of namespace voice stay is not known: cannot list the ReplicaSets") {
 		t.Errorf("without a right it does not say which:\n%s", out.String())
 	}

@@ -222,16 +222,22 @@ func (s standing) wouldWaitFor(p Planned) string {
 
 // atMost says after how long a pod would go with its calls; empty where never.
 func atMost(pod *corev1.Pod, a administered) string {
+	after, by := letGo(pod, a)
+	if by == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s at most, by %s: it goes then, with its calls", after, by)
+}
+
+// letGo is after how long the guard lets go of a pod with its calls, and by whose word; by
+// is empty where never.
+func letGo(pod *corev1.Pod, a administered) (after time.Duration, by string) {
 	deadline, _ := call.ParseDeadline(pod.Annotations[call.DeadlineAnnotation], pod.Annotations[call.OnDeadlineAnnotation]) // beside an error it is the one that holds
-	after, by := time.Duration(0), ""
 	if deadline.Release && deadline.After > 0 {
 		after, by = deadline.After, "annotation "+call.DeadlineAnnotation
 	}
 	if most := a.settings.Limits.MaxHold; most > 0 && (by == "" || most < after) {
 		after, by = most, "the guard's --max-hold"
 	}
-	if by == "" {
-		return ""
-	}
-	return fmt.Sprintf("%s at most, by %s: it goes then, with its calls", after, by)
+	return after, by
 }
