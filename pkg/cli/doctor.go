@@ -206,50 +206,60 @@ func (c *cluster) checkAutoscalers(ctx context.Context, namespace string, s scen
 	}
 	var list []finding
 	for _, hpa := range hpas.Items {
-		if hpa.Spec.MinReplicas == nil || *hpa.Spec.MinReplicas > 0 || !s.namespaces[hpa.Namespace] {
+		if !s.namespaces[hpa.Namespace] {
 			continue
 		}
 		of := hpa.Spec.ScaleTargetRef
-		guarded, err := c.makesGuarded(ctx, hpa.Namespace, of.Kind, of.Name)
-		what := fmt.Sprintf("HorizontalPodAutoscaler %s/%s may scale %s %s to zero", hpa.Namespace, hpa.Name, of.Kind, of.Name)
-		switch {
-		case err != nil:
-			what += fmt.Sprintf(" (whether its pods are guarded is not known: %v)", err)
-		case !guarded:
+		name := fmt.Sprintf("HorizontalPodAutoscaler %s/%s ", hpa.Namespace, hpa.Name)
+		toZero := hpa.Spec.MinReplicas != nil && *hpa.Spec.MinReplicas == 0
+		guarded, meta, err := c.makesGuarded(ctx, hpa.Namespace, of.Kind, of.Name)
+		if err == nil && !guarded {
 			continue
 		}
-		list = append(list, finding{warn, check, what + ": then no agent answers, and no call brings one back", "minReplicas: 1, or more"})
+		if toZero {
+			what := fmt.Sprintf("%smay scale %s %s to zero", name, of.Kind, of.Name)
+			if err != nil {
+				what += fmt.Sprintf(" (whether its pods are guarded is not known: %v)", err)
+			}
+			list = append(list, finding{warn, check, what + ": then no agent answers, and no call brings one back", "minReplicas: 1, or more"})
+		}
+		if err == nil {
+			for _, m := range hpaMistakes(&hpa, meta) {
+				list = append(list, finding{warn, check, name + m.what, m.do})
+			}
+		}
 	}
 	return bounded(list, finding{ok, check, "no HorizontalPodAutoscaler may scale a guarded workload to zero", ""})
 }
 
 // makesGuarded reports whether a workload's pods are born guarded.
-func (c *cluster) makesGuarded(ctx context.Context, namespace, kind, name string) (bool, error) {
+func (c *cluster) makesGuarded(ctx context.Context, namespace, kind, name string) (bool, metav1.ObjectMeta, error) {
 	var template corev1.PodTemplateSpec
+	var meta metav1.ObjectMeta
 	var err error
 	switch kind {
 	case "Deployment":
 		d, failed := c.client.AppsV1().Deployments(namespace).Get(ctx, name, metav1.GetOptions{})
 		if err = failed; err == nil {
-			template = d.Spec.Template
+			template, meta = d.Spec.Template, d.ObjectMeta
 		}
 	case "StatefulSet":
 		set, failed := c.client.AppsV1().StatefulSets(namespace).Get(ctx, name, metav1.GetOptions{})
 		if err = failed; err == nil {
-			template = set.Spec.Template
+			template, meta = set.Spec.Template, set.ObjectMeta
 		}
 	case "ReplicaSet":
 		set, failed := c.client.AppsV1().ReplicaSets(namespace).Get(ctx, name, metav1.GetOptions{})
 		if err = failed; err == nil {
-			template = set.Spec.Template
+			template, meta = set.Spec.Template, set.ObjectMeta
 		}
 	default:
-		return false, fmt.Errorf("callguard does not read the kind %s", kind)
+		return false, meta, fmt.Errorf("callguard does not read the kind %s", kind)
 	}
 	if apierrors.IsNotFound(err) {
-		return false, nil
+		return false, meta, nil
 	}
-	return template.Labels[call.GuardedLabel] == "true", err
+	return template.Labels[call.GuardedLabel] == "true", meta, err
 }
 
 // enabledIn says which namespaces are enabled, and what those say that have the label: of

@@ -100,7 +100,7 @@ func (o *drainOptions) evictOnce(ctx context.Context, c *cluster, w *progress, p
 	switch {
 	case err == nil, ctx.Err() != nil, apierrors.IsNotFound(err), apierrors.IsTooManyRequests(err),
 		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return nil
+		return nil //nolint:nilerr // it is gone, or is tried again
 	case passing(err):
 		w.changed("eviction of "+name, name+" cannot be evicted yet, and is tried again: "+line(err))
 		return nil

@@ -148,7 +148,7 @@ func whyWorkload(ctx context.Context, c *cluster, out io.Writer, namespace, kind
 	}
 	e := &ExplainedPods{Kind: "ExplainedWorkload", Namespace: namespace, Name: kind + "/" + name, Says: []Said{}, Pods: []PodStands{}}
 	e.say("Workload", "%s %s/%s", kind, namespace, name)
-	for _, mistake := range t.mistakes() {
+	for _, mistake := range append(t.mistakes(), t.deadlyProbes()...) {
 		e.say("Mistake", "%s", mistake)
 	}
 	if t.spec.Labels[call.GuardedLabel] != "true" {

@@ -111,6 +111,21 @@ func (t template) mistakes() (list []string) {
 	return list
 }
 
+// deadlyProbes are liveness probes that end calls for what a restart does not mend: they ask
+// what says no while LiveKit or the Realtime API is away.
+func (t template) deadlyProbes() (list []string) {
+	if t.spec.Labels[call.GuardedLabel] != "true" {
+		return nil
+	}
+	for _, c := range slices.Concat(t.spec.Spec.InitContainers, t.spec.Spec.Containers) {
+		p := c.LivenessProbe
+		if p != nil && p.HTTPGet != nil && (p.HTTPGet.Path == "/readyz" || p.HTTPGet.Path == "/healthz/realtime") {
+			list = append(list, fmt.Sprintf("the liveness probe of container %s asks %s, which says no while LiveKit or the Realtime API is away: the kubelet then ends the container with its calls", c.Name, p.HTTPGet.Path))
+		}
+	}
+	return list
+}
+
 // checkWorkloads looks for mistakes in pod templates.
 func (c *cluster) checkWorkloads(ctx context.Context, namespace string) []finding {
 	const check = "workloads"
@@ -122,6 +137,9 @@ func (c *cluster) checkWorkloads(ctx context.Context, namespace string) []findin
 	for _, t := range all {
 		for _, what := range t.mistakes() {
 			list = append(list, finding{warn, check, fmt.Sprintf("%s %s/%s: %s", t.kind, t.meta.Namespace, t.meta.Name, what), "kubectl apply of it warns, with the line to write"})
+		}
+		for _, what := range t.deadlyProbes() {
+			list = append(list, finding{warn, check, fmt.Sprintf("%s %s/%s: %s", t.kind, t.meta.Namespace, t.meta.Name, what), "make it a readinessProbe"})
 		}
 	}
 	return bounded(list, finding{ok, check, "no mistake was found in the pod templates of workloads that name callguard", ""})
