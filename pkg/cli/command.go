@@ -128,7 +128,10 @@ func newCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	c.flags.AddFlags(cmd.PersistentFlags())
 	cmd.PersistentFlags().StringVar(&c.callguard, "callguard-namespace", c.callguard, "Namespace of the drain-guard.")
 	list.addFlags(cmd.Flags())
-	cmd.AddCommand(newList(c), newWhy(c), newDrain(c), newPlan(c), newEnd(c), newDoctor(c), newTry(c), newVersion(c))
+	why, drain, plan, end := newWhy(c), newDrain(c), newPlan(c), newEnd(c)
+	why.ValidArgsFunction, end.ValidArgsFunction = c.complete(false, allToName), c.complete(false, podsToName)
+	drain.ValidArgsFunction, plan.ValidArgsFunction = c.complete(true, nodesToName), c.complete(true, nodesToName)
+	cmd.AddCommand(newList(c), why, drain, plan, end, newDoctor(c), newTry(c), newVersion(c))
 	return cmd
 }
 

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+)
+
+// TestCompleter: under the name by which kubectl asks for completion the same program
+// completes; under its own it does what it is told.
+func TestCompleter(t *testing.T) {
+	for program, want := range map[string][]string{
+		"/usr/bin/kubectl_complete-calls": {"__complete", "drain", "no"},
+		"kubectl_complete-calls.exe":      {"__complete", "drain", "no"},
+		"/usr/bin/kubectl-calls":          {"drain", "no"},
+	} {
+		if diff := cmp.Diff(want, Args(program, []string{"drain", "no"})); diff != "" {
+			t.Errorf("of %s (-want, +got):\n%s", program, diff)
+		}
+	}
+}
+
+// TestCompletion: what is offered are the names that there are, but those that were typed.
+func TestCompletion(t *testing.T) {
+	s := newDrainStage(t, spare(), scaledWorkload("agent", true))
+	for name, tc := range map[string]struct {
+		of          names
+		args        []string
+		begun, want string
+	}{
+		"Nodes":     {of: nodesToName, begun: "node", want: "node-1 node-2"},
+		"NotTwice":  {of: nodesToName, args: []string{"node-1"}, want: "node-2"},
+		"Pods":      {of: podsToName, want: "a b"},
+		"Begun":     {of: podsToName, begun: "b", want: "b"},
+		"All":       {of: allToName, want: "a b deployment/agent node/node-1 node/node-2"},
+		"Workloads": {of: allToName, begun: "deployment/", want: "deployment/agent"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			all, err := tc.of(t.Context(), s.cluster, voice)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(offered(all, tc.args, tc.begun), " "); got != tc.want {
+				t.Errorf("it offers %q; want %q", got, tc.want)
+			}
+		})
+	}
+	s.refuse("list", "nodes")
+	if all, err := allToName(t.Context(), s.cluster, voice); err != nil || len(all) != 3 {
+		t.Errorf("without the right to list nodes it offers %v, %v; want the rest", all, err)
+	}
+}
+
+// TestCompletesAsKubectlAsks runs the plugin as kubectl does when somebody presses Tab,
+// against an API server that has one node.
+func TestCompletesAsKubectlAsks(t *testing.T) {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if r.URL.Path != "/api/v1/nodes" {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = w.Write([]byte(`{"kind":"NodeList","apiVersion":"v1","items":[{"metadata":{"name":"node-7"}}]}`))
+	}))
+	defer api.Close()
+	for verb, want := range map[string]string{"drain": "node-7", "plan": "node-7"} {
+		var out, errOut bytes.Buffer
+		args := Args(completer, []string{"--server=" + api.URL, verb, "no"})
+		if code := Main(t.Context(), args, genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: &errOut}); code != ExitDone {
+			t.Fatalf("%s: exit code %d: %s", verb, code, &errOut)
+		}
+		if !strings.HasPrefix(out.String(), want+"\n:4\n") { // and no file names
+			t.Errorf("%s: it offers:\n%s%s", verb, &out, &errOut)
+		}
+	}
+}
