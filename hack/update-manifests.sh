@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Renders charts/callguard into manifests/, for kubectl apply and for the guard, which compares the doors of the cluster
-# with them. Nothing there is managed by Helm. The go command builds Helm from hack/tools/helm and keeps it in its build cache. An argument names another
+# Renders charts/callguard into manifests/, for kubectl apply and for the guard, which compares the admission policies of
+# the cluster with them. Nothing there is managed by Helm. The go command builds Helm from hack/tools/helm and keeps it in its build cache. An argument names another
 # folder to write to.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,9 +24,9 @@ render() {
 	} >"$out/$file"
 }
 
-render doors.yaml "The doors: they stand, and hold every call, when no process of callguard runs." \
+render doors.yaml "The admission policies: they protect every call, also when no process of callguard runs." \
 	--show-only 'templates/doors/*.yaml'
-render lookout.yaml "Keeps the birth door working when it is installed again. Leave it in place when you delete doors.yaml." \
+render lookout.yaml "Keeps policy callguard-birth working when it is installed again. Leave it in place when you delete doors.yaml." \
 	--show-only templates/lookout.yaml
 render metrics-adapter.yaml "The namespace, the account, the rights with their bounds, and the APIServices of the metrics-adapter. metrics-adapter-deployment.yaml runs it." \
 	--set namespace.create=true \

@@ -188,7 +188,7 @@ func TestChartParts(t *testing.T) {
 	}
 }
 
-// TestChartRights looks each verb up in the tables that say why it is needed, and what a thief could do with it.
+// TestChartRights looks each verb up in the tables that say why it is needed, and what an attacker could do with it.
 func TestChartRights(t *testing.T) {
 	text, err := os.ReadFile("../docs/reference/rights.md")
 	if err != nil {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package manifests holds the doors as they are installed, so that the guard can
-// tell whether those of its cluster are the same. It reads no cluster.
+// Package manifests holds the admission policies as they are installed, so that drain-guard
+// can tell whether those of its cluster are the same. The code calls them doors. It reads no cluster.
 package manifests
 
 import (

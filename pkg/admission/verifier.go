@@ -106,7 +106,7 @@ func New(cfg Config) (*Verifier, error) {
 	}
 	cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: "callguard", Name: "policies_in_force",
-		Help: "1 while the admission policies that lock guarded pods are in force, else 0: nothing is released then.",
+		Help: "1 while the admission policies that lock guarded pods are in effect, else 0: no pod is released then.",
 	}, func() float64 {
 		if v.InForce() != nil {
 			return 0
@@ -226,16 +226,16 @@ func (v *Verifier) set(err error, looked bool) {
 	v.mu.Unlock()
 	switch {
 	case err == nil && before != nil:
-		v.log.Info("The doors are in force")
+		v.log.Info("The admission policies are in effect")
 	case err != nil && (before == nil || before.Error() != err.Error()):
-		v.log.Warn("The doors are not in force; nothing is released", "err", err)
+		v.log.Warn("The admission policies are not in effect; no pod is released", "err", err)
 	}
 	if tell {
 		do := "apply the chart again"
 		if errors.Is(err, ErrNotTried) {
 			do = "it is tried again every " + doorsSoon.String()
 		}
-		v.events.Eventf(v.about, corev1.EventTypeWarning, ReasonNotInForce, "No pod is released, because callguard's admission policies are not in force: %s; %s", err, do)
+		v.events.Eventf(v.about, corev1.EventTypeWarning, ReasonNotInForce, "No pod is released, because callguard's admission policies are not in effect: %s; %s", err, do)
 	}
 }
 
@@ -252,7 +252,7 @@ func (v *Verifier) look(ctx context.Context) error {
 	}
 	graceless := is.graceless(v.want)
 	if graceless && !v.graceless {
-		v.log.Warn("The grace door is missing: "+WithoutGrace, "do", GraceCure)
+		v.log.Warn("Policy callguard-grace is missing: "+WithoutGrace, "do", GraceCure)
 	}
 	v.graceless = graceless
 	if err := is.differs(v.want); err != nil {
@@ -278,7 +278,7 @@ func (v *Verifier) try(ctx context.Context) error {
 
 // ErrNotTried is the error of TryDelete where the delete door was not heard: others
 // refused before it did, or the API server did not answer.
-var ErrNotTried = errors.New("cannot try the delete door")
+var ErrNotTried = errors.New("cannot try policy callguard-delete")
 
 // TryDelete asks the API server, in a dry run, to delete locked pods, one after the other,
 // until the door refuses one. It returns nil if the door refuses, or if there is no such

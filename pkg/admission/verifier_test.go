@@ -326,14 +326,14 @@ func TestDoors(t *testing.T) {
 			inForce := "1"
 			if tc.want != "" {
 				inForce = "0"
-				want := "Warning PoliciesNotInForce on Deployment callguard-system/drain-guard: No pod is released, because callguard's admission policies are not in force: " +
+				want := "Warning PoliciesNotInForce on Deployment callguard-system/drain-guard: No pod is released, because callguard's admission policies are not in effect: " +
 					strings.ReplaceAll(tc.want, "\n", "; ") + "; apply the chart again"
 				trial.Eventually(t, "a guard that starts like this says so in an Event", func() bool { return len(events.List()) > 0 })
 				if diff := cmp.Diff([]string{want}, events.List()); diff != "" {
 					t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)
 				}
 			}
-			gauge := "# HELP callguard_policies_in_force 1 while the admission policies that lock guarded pods are in force, else 0: nothing is released then.\n" +
+			gauge := "# HELP callguard_policies_in_force 1 while the admission policies that lock guarded pods are in effect, else 0: no pod is released then.\n" +
 				"# TYPE callguard_policies_in_force gauge\ncallguard_policies_in_force " + inForce + "\n"
 			if err := testutil.GatherAndCompare(registry, strings.NewReader(gauge), "callguard_policies_in_force"); err != nil {
 				t.Errorf("%s\n%s", tc.reason, err)
@@ -367,7 +367,7 @@ func TestDoorsTried(t *testing.T) {
 			reason: "Nor of a webhook that does not answer.", pods: podsNamed("a"), tried: true,
 			answer: apierrors.NewInternalError(errors.New("failed calling webhook: no route")),
 		},
-		"NoAnswer": {reason: "An API server that is silent heeds nothing that is known.", pods: podsNamed("a"), tried: true, answer: errors.New("no route"), want: "cannot try the delete door: no route"},
+		"NoAnswer": {reason: "An API server that is silent heeds nothing that is known.", pods: podsNamed("a"), tried: true, answer: errors.New("no route"), want: "cannot try policy callguard-delete: no route"},
 		"Gone":     {reason: "The pod went meanwhile; the next look tries another.", pods: podsNamed("a"), tried: true, answer: apierrors.NewNotFound(resource, "a")},
 		"Replaced": {reason: "It is another pod of that name.", pods: podsNamed("a"), tried: true, answer: apierrors.NewConflict(resource, "a", errors.New("the UID is another"))},
 		"None":     {reason: "Without a locked pod there is nothing to hold."},
@@ -461,7 +461,7 @@ func TestDoorsTold(t *testing.T) {
 		}
 		becomes("")
 	}
-	told := "Warning PoliciesNotInForce on Deployment callguard-system/drain-guard: No pod is released, because callguard's admission policies are not in force: " + missing + "; apply the chart again"
+	told := "Warning PoliciesNotInForce on Deployment callguard-system/drain-guard: No pod is released, because callguard's admission policies are not in effect: " + missing + "; apply the chart again"
 	if diff := cmp.Diff([]string{told, told}, events.List()); diff != "" {
 		t.Errorf("Events: -want, +got:\n%s", diff)
 	}
@@ -515,7 +515,7 @@ func TestGraceDoorMissing(t *testing.T) {
 	warned := func() int {
 		n := 0
 		for _, line := range log.list() {
-			if line == "The grace door is missing: "+WithoutGrace+" do="+GraceCure {
+			if line == "Policy callguard-grace is missing: "+WithoutGrace+" do="+GraceCure {
 				n++
 			}
 		}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package apiservice reads how an APIService stands: whose it is, and whether
-// kube-apiserver reaches it. It asks nobody, and changes nothing.
+// Package apiservice interprets an APIService: which adapter it belongs to, and whether
+// kube-apiserver reaches that. It asks nobody, and changes nothing.
 package apiservice
 
 import (

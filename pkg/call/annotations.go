@@ -55,9 +55,9 @@ type Writer string
 // The writers.
 const (
 	// AtBirth is the team, in the pod template: it is fixed at the pod's birth.
-	AtBirth Writer = "the pod template; fixed at the pod's birth"
+	AtBirth Writer = "the pod template; fixed when the pod is created"
 	// Team is whoever may edit the object, at any time.
-	Team Writer = "whoever may edit the object"
+	Team Writer = "anyone who may edit the object"
 	// Administrator is whoever may edit namespaces.
 	Administrator Writer = "an administrator"
 	// GuardOnce is drain-guard, once in a pod's life.
@@ -103,14 +103,14 @@ func table() []Annotation {
 		all   = both + ", call-gate"
 	)
 	return []Annotation{
-		{Key: EnabledLabel, Label: true, On: OnNamespace, Writer: Administrator, Readers: both + ", policies", Default: "the namespace is none of callguard's business",
-			Means: "`true`: guarded pods of the namespace are locked. It is taken off only with `disable`"},
+		{Key: EnabledLabel, Label: true, On: OnNamespace, Writer: Administrator, Readers: both + ", policies", Default: "callguard ignores the namespace",
+			Means: "`true`: guarded pods of the namespace are locked. It can be removed only with `disable`"},
 		{Key: DisableAnnotation, On: OnNamespace, Writer: Administrator, Readers: "policies", Default: "`enabled` stays",
-			Means: "`true`: label `enabled` may be taken off, and nothing holds the namespace's calls then"},
-		{Key: GuardedLabel, Label: true, On: OnPod, Writer: AtBirth, Readers: both + ", policies", Default: "the pod is a pod like any other",
+			Means: "`true`: label `enabled` may be removed; then nothing protects the namespace's calls"},
+		{Key: GuardedLabel, Label: true, On: OnPod, Writer: AtBirth, Readers: both + ", policies", Default: "callguard ignores the pod",
 			Means: "`true`: the pod is counted, and locked until its calls are over"},
 		{Key: WitnessesAnnotation, On: OnPod, Writer: AtBirth, Readers: both, Default: "`rooms,worker`; `rooms,gate` with a gate port",
-			Means: "who can say how many calls the pod holds: LiveKit's `rooms`, the agent's own `worker` page, the `gate`. `gate` alone is enough where LiveKit's API is far or rate-limited",
+			Means: "the witnesses of the pod's calls: LiveKit's `rooms`, the agent's own `worker` page, the `gate`. `gate` alone is enough where LiveKit's API is far or rate-limited",
 			wrong: func(a map[string]string) error {
 				_, err := ParseWitnesses(a[WitnessesAnnotation], a[GatePortAnnotation])
 				return err
@@ -122,11 +122,11 @@ func table() []Annotation {
 			Means: "where the agent serves `GET /worker`",
 			wrong: func(a map[string]string) error { _, err := ParseWorkerPort(a[WorkerPortAnnotation]); return err }},
 		{Key: AgentContainerAnnotation, On: OnPod, Writer: AtBirth, Readers: both, Default: "the container with the port of `GET /worker`; all, where none or several have it",
-			Means: "which container is the agent, in a pod that has other regular ones: while it does not run, nobody waits for its `GET /worker`"},
+			Means: "which container is the agent, in a pod that has other regular ones: while it does not run, its `GET /worker` is not asked"},
 		{Key: SecretAnnotation, On: OnPod, Writer: AtBirth, Readers: both, Default: "callguard's own project",
-			Means: "a Secret in the namespace with `LIVEKIT_URL`, `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET` (or `url`, `api-key`, `api-secret`, which win); callguard needs `get` on it. For another LiveKit make another Secret"},
+			Means: "a Secret in the namespace with `LIVEKIT_URL`, `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET` (or `url`, `api-key`, `api-secret`, which take precedence); callguard needs `get` on it. For another LiveKit, create another Secret"},
 		{Key: SecretKeysAnnotation, On: OnPod, Writer: AtBirth, Readers: both, Default: "those",
-			Means: "names of its keys, where they are others: `url=…,api-key=…,api-secret=…`, or some of them",
+			Means: "names of its keys, if they differ: `url=…,api-key=…,api-secret=…`, or some of them",
 			wrong: func(a map[string]string) error {
 				keys, err := ParseSecretKeys(a[SecretKeysAnnotation])
 				switch {
@@ -141,33 +141,33 @@ func table() []Annotation {
 			Means: "how long an agent without call-gate may take to start a job it was assigned, such as `2m`: raise it where processes are not warm. `--max-hold` bounds it",
 			wrong: func(a map[string]string) error { _, err := ParseLaunchLimit(a[LaunchLimitAnnotation]); return err }},
 		{Key: DeadlineAnnotation, On: OnPod, Writer: AtBirth, Readers: guard, Default: "none",
-			Means: "how long the pod may be held, from when something wants it to go, such as `2h`",
+			Means: "how long the pod may be held, counted from when it should leave, such as `2h`",
 			wrong: func(a map[string]string) error {
 				_, err := ParseDeadline(a[DeadlineAnnotation], a[OnDeadlineAnnotation])
 				return err
 			}},
 		{Key: OnDeadlineAnnotation, On: OnPod, Writer: AtBirth, Readers: guard, Default: "`Hold`",
-			Means: "`Release` lets it go then, with its calls; an Event says so"},
+			Means: "`Release` releases the pod then, with its calls, and an Event says so"},
 		{Key: LeaveAnnotation, On: OnPod, Writer: Team, Readers: guard, Default: "the pod stays",
-			Means: "with any value: this pod should go, as soon as its calls are over"},
+			Means: "with any value: the pod should leave, as soon as its calls have ended"},
 		{Key: AsideAnnotation, On: OnPod, Writer: GuardOnly, Readers: guard, Default: "",
-			Means: "why, and since when, the pod is no longer its ReplicaSet's, such as `drain 2026-01-02T15:04:05Z`"},
+			Means: "why and since when the pod has been set aside, such as `drain 2026-01-02T15:04:05Z`"},
 		{Key: HashAnnotation, On: OnPod, Writer: GuardOnly, Readers: guard, Default: "",
 			Means: "the `pod-template-hash` that the pod had before"},
 		{Key: ToldBeforeAnnotation, On: OnPod, Writer: GuardOnly, Readers: guard, Default: "",
-			Means: "what the pod told node autoscalers before it was set aside, by their annotations; it does so again once it is released"},
+			Means: "the annotations for node autoscalers that the pod had before it was set aside; it gets them back when it is released"},
 		{Key: DrainingAnnotation, On: OnPod, Writer: GuardOnce, Readers: all, Default: "",
-			Means: "why, and since when, the pod takes no new call, in the same form"},
+			Means: "why and since when the pod accepts no new calls, in the same form"},
 		{Key: ReleasedLabel, Label: true, On: OnPod, Writer: GuardOnce, Readers: both + ", policies, budgets", Default: "the pod is locked",
-			Means: "the pod may go; the value says why it should"},
-		{Key: KeepGraceLabel, Label: true, On: OnPod, Writer: Team, Readers: "policies", Default: "who may delete the pod may shorten its termination grace",
+			Means: "the pod may be evicted and deleted; the value says why it should leave"},
+		{Key: KeepGraceLabel, Label: true, On: OnPod, Writer: Team, Readers: "policies", Default: "anyone who may delete the pod may shorten its termination grace period",
 			Means: "`true`: a pod that is not guarded and ends by itself, such as LiveKit's, keeps its termination grace, up to a day, when it is deleted"},
 		{Key: MinAvailableAnnotation, On: OnWorkload, Writer: Team, Readers: guard, Default: "all replicas; in a rollout all but `maxUnavailable`",
 			Means: "how many pods, such as `2` or `50%`, must be able to take calls while others leave"},
 		{Key: SameURLAnnotation, On: OnSecret, Writer: Team, Readers: both, Default: "pods older than the Secret's URL are unknown",
-			Means: "repeats the Secret's URL: all pods that name the Secret were born with that one, whenever it was written"},
+			Means: "repeats the Secret's URL, and confirms that all pods that name the Secret were created with it"},
 		{Key: ServerAnnotation, On: OnLease, Writer: GuardOnly, Readers: guard, Default: "", Means: "the LiveKit of callguard's own project"},
-		{Key: FormerServerAnnotation, On: OnLease, Writer: GuardOnly, Readers: guard, Default: "", Means: "the one before; older pods are unknown until it is deleted, or they are gone"},
+		{Key: FormerServerAnnotation, On: OnLease, Writer: GuardOnly, Readers: guard, Default: "", Means: "the former URL; older pods are unknown until this annotation is deleted or they are gone"},
 	}
 }
 

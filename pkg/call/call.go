@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package call holds the nouns of callguard: the pod that may hold calls, the
-// witness that counts them, and the reading it gives.
+// Package call defines the types that all of callguard shares: the pod that may hold
+// calls, the witness that counts them, and the reading it gives.
 //
 // A call is a LiveKit room that an agent participant of a pod is in. The package
 // asks nobody and decides nothing; it imports no other package of callguard.

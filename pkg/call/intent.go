@@ -55,7 +55,7 @@ func ParseMark(value string) (Mark, error) {
 
 // Deadline is how long a pod may be held once it takes no new call.
 type Deadline struct {
-	After   time.Duration // zero: for ever
+	After   time.Duration // zero: forever
 	Release bool          // let the pod go then, whatever calls it holds
 }
 

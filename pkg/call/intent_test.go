@@ -30,7 +30,7 @@ func TestParseDeadline(t *testing.T) {
 		want        Deadline
 		wantErr     string
 	}{
-		"None":       {reason: "A pod is held for ever by default.", want: Deadline{}},
+		"None":       {reason: "A pod is held forever by default.", want: Deadline{}},
 		"Hold":       {reason: "A deadline alone is worth an Event, no more.", after: "2h", want: Deadline{After: 2 * time.Hour}},
 		"Release":    {reason: "A team may prefer the drain to the call.", after: "90m", then: "Release", want: Deadline{After: 90 * time.Minute, Release: true}},
 		"Typo":       {reason: "What cannot be read must not end a call.", after: "1h", then: "release", want: Deadline{After: time.Hour}, wantErr: `annotation callguard.dev/on-deadline is "release"; use "Hold" or "Release"`},

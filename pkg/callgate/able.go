@@ -116,7 +116,7 @@ func (a *able) tell(answer *gate.Answer) {
 func (a *able) sentenceLocked() string {
 	switch a.why {
 	case call.NoWorker:
-		return "no worker has ever connected to the gate; the agent's LIVEKIT_URL has to be the gate's address; and with HTTPS_PROXY or HTTP_PROXY set, LiveKit Agents for Python goes to the proxy whatever NO_PROXY says, unless it is given http_proxy=None"
+		return "no worker has ever connected to call-gate; set the agent's LIVEKIT_URL to call-gate's address; with HTTPS_PROXY or HTTP_PROXY set, LiveKit Agents for Python connects through the proxy whatever NO_PROXY says, unless it is given http_proxy=None"
 	case call.Registering:
 		return "a worker has connected, and LiveKit has not registered it"
 	case call.Refused:

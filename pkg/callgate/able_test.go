@@ -129,7 +129,7 @@ func TestReadyWhenRegistered(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 	if _, ready := p.gate.able.ready(0, time.Now().Add(readyFor)); ready {
-		t.Error("it is ready for 30 s, not for ever")
+		t.Error("it is ready for 30 s, not forever")
 	}
 	if resp, err := http.Get(p.gate.status + "/healthz"); err != nil || resp.StatusCode != http.StatusOK {
 		t.Errorf("the gate is well all the same: %v", err)

@@ -317,7 +317,7 @@ func (b *book) end(session uint64, id string, now time.Time) {
 	b.wake()
 }
 
-// endLocked takes a job for ended. It is remembered, for it may come back.
+// endLocked takes a job for ended. It is remembered, because it may come back.
 func (b *book) endLocked(j *job, by string, now time.Time) {
 	delete(b.jobs, j.id)
 	if j.started.IsZero() {
@@ -533,7 +533,7 @@ func (b *book) answer(now time.Time) gate.Answer {
 	a.Used = b.used || !b.number.at.IsZero()
 	switch {
 	case !a.Used:
-		a.Known, a.Reason = false, "no worker has come to it, nor does one say how many jobs it has; the agent's LIVEKIT_URL has to be the gate's address"
+		a.Known, a.Reason = false, "no worker has connected, and none reports how many jobs it has; set the agent's LIVEKIT_URL to call-gate's address"
 	case b.whole:
 	case b.number.at.IsZero():
 		a.Known, a.Reason = false, "it was started after the pod's first gate and the agent does not say how many jobs it has"

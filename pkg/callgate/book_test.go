@@ -111,7 +111,7 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"FailedLaunch": {
-			reason: "A job that never came to be does not stay for ever, but minutes.",
+			reason: "A job that never came to be does not stay forever, but minutes.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {17, number(0), "0/1/0/0"}, {300, number(0), "0/1/0/0"}, {302, number(0), "0/1/0/0"}, {303, number(0), "0/1/0/0"}, {306, number(0), "0/0/0/0"},
 			},
@@ -197,7 +197,7 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"OnlyRedisRemembers": {
-			reason: "A number that has said zero for minutes outweighs a list that has the agent for ever (V1).",
+			reason: "A number that has said zero for minutes outweighs a list that has the agent forever (V1).",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, withKey(1), "0/1/0/0"}, {20, found("a", true), "0/1/0/0"}, {30, withKey(0), "0/1/0/0"},
 				{32, found("a", true), "0/1/0/0"}, {100, found("a", true), "0/1/0/0"}, {149, withKey(0), "0/1/0/0"}, {150, withKey(0), "0/0/0/0"},
@@ -211,7 +211,7 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"NoLookWorksAndTheAgentIsAtWork": {
-			reason: "A job that was said to have left and that the number has may be in its room; a process that never ends does not hold the pod for ever.",
+			reason: "A job that was said to have left and that the number has may be in its room; a process that never ends does not hold the pod forever.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, withKey(1), "0/1/0/0"}, {20, unseen("a"), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"},
 				{61, unseen("a"), "0/0/1/0"}, {700, withKey(1), "0/0/1/0"}, {3659, withKey(1), "0/0/1/0"}, {3660, withKey(1), "0/0/0/0"}, {3670, withKey(1), "0/0/0/0"},
@@ -283,7 +283,7 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"ZombieProcess": {
-			reason: "A process that never ends does not hold the pod for ever, nor comes back as another job. Which of two has ended, a number does not say: the call counts.",
+			reason: "A process that never ends does not hold the pod forever, nor comes back as another job. Which of two has ended, a number does not say: the call counts.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"}, {300, number(1), "0/0/1/0"},
 				{421, number(1), "0/0/0/0"}, {430, number(1), "0/0/0/0"}, {440, take("b"), "0/1/0/0"}, {441, number(2), "0/1/0/0"}, {450, leave("b"), "0/0/1/0"}, {451, number(1), "0/0/1/0"}, {809, number(1), "0/0/1/0"}, {810, number(1), "0/0/0/0"},

@@ -185,7 +185,7 @@ func (s *sightings) ill(err error) {
 		return
 	}
 	s.told[cause] = true
-	s.log.Warn(fmt.Sprintf("call-gate cannot look into the rooms of its jobs at LiveKit; those that nobody says have ended count for %s or longer; %s", s.book.limits.lack, cure), "err", cause)
+	s.log.Warn(fmt.Sprintf("call-gate cannot look into the rooms of its jobs at LiveKit; jobs without other evidence of their end count for %s or longer; %s", s.book.limits.lack, cure), "err", cause)
 }
 
 func (s *sightings) well() {

@@ -395,7 +395,7 @@ type Discreet struct{ Log *slog.Logger }
 
 // Write implements io.Writer.
 func (d Discreet) Write(line []byte) (int, error) {
-	d.Log.Debug("A library has something to say of what others sent; it is not repeated")
+	d.Log.Debug("A library logged something about what a peer sent; it is not repeated")
 	return len(line), nil
 }
 

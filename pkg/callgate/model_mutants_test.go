@@ -74,12 +74,12 @@ func TestTheModelFindsBrokenRules(t *testing.T) {
 			want:   stays,
 		},
 		"TheLimitEndsNothing": {
-			reason: "A job that no process ever had does not count for ever.",
+			reason: "A job that no process ever had does not count forever.",
 			mutant: mutant{limits: func(l *limits) { l.launch = 24 * time.Hour }},
 			want:   stays,
 		},
 		"TheListAlwaysWins": {
-			reason: "What only Redis remembers does not count for ever.",
+			reason: "What only Redis remembers does not count forever.",
 			mutant: mutant{limits: func(l *limits) { l.lack = 24 * time.Hour }},
 			want:   stays,
 		},

@@ -476,7 +476,7 @@ func (w *world) leave(j *simJob) {
 	j.inRoom, j.left = false, w.now
 	if w.livekit {
 		w.unlist(j)
-	} // else only Redis remembers it, for ever
+	} // else only Redis remembers it, forever
 	work := w.between(10*time.Millisecond, 2*time.Second)
 	switch {
 	case w.chance(10):

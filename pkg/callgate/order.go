@@ -49,7 +49,7 @@ func (g *Gate) readOrder() error {
 		return nil
 	}
 	if _, err := call.ParseMark(order); err != nil {
-		g.cfg.Log.Warn("The order to drain is in force, though it reads strangely", "err", err)
+		g.cfg.Log.Warn("The order to drain is in effect, although its value cannot be parsed", "err", err)
 	}
 	a := g.book.answer(time.Now())
 	g.cfg.Log.Info("The pod is draining: no offer is accepted any more", "order", order, "calls", a.Calls, "known", a.Known)

@@ -119,7 +119,7 @@ func (s *session) run(closing <-chan struct{}) error {
 }
 
 // end returns why the session ends: the first reason that it was given. It is called
-// before anybody is told, for the answer to that is no reason.
+// before anybody is told, because the answer to that is no reason.
 func (s *session) end(err error) error {
 	s.why.CompareAndSwap(nil, &err)
 	return *s.why.Load()

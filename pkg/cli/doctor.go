@@ -316,9 +316,9 @@ func (c *cluster) checkDoors(ctx context.Context, s scene) (list []finding, held
 		}
 		return []finding{{fail, check, err.Error(), doorsCure(err, s.admin) + "; nothing is released until then, and calls may be lost"}}, false
 	}
-	text := "all admission policies stand as this version has them"
+	text := "all admission policies are as this version has them"
 	if graceless {
-		text = "all other admission policies stand as this version has them"
+		text = "all other admission policies are as this version has them"
 		list = []finding{{warn, check, "MutatingAdmissionPolicy and binding callguard-grace are missing: " + admission.WithoutGrace, admission.GraceCure + "; until then never use kubectl drain --grace-period"}}
 	}
 	if s.admin.note != "" {

@@ -27,7 +27,7 @@ import (
 
 const allWell = `OK    api-server      v1.37.1 serves validating and mutating admission policies
 OK    versions        plugin dev, policies dev, drain-guard callguard:dev, metrics-adapter not installed
-OK    doors           all admission policies stand as this version has them, and the API server refuses to delete a locked pod
+OK    doors           all admission policies are as this version has them, and the API server refuses to delete a locked pod
 OK    drain-guard     guard-1 leads
 OK    namespaces      1 enabled, each with its PodDisruptionBudget callguard: voice
 OK    opt-in          every guarded pod is in an enabled namespace: 2 pods
@@ -76,7 +76,7 @@ func TestDoctor(t *testing.T) {
 			},
 			want: []string{
 				"WARN doors MutatingAdmissionPolicy and binding callguard-grace are missing: an eviction may shorten the grace of a released pod; helm upgrade the chart",
-				"OK doors all other admission policies stand as this version has them, and the API server refuses to delete a locked pod",
+				"OK doors all other admission policies are as this version has them, and the API server refuses to delete a locked pod",
 			},
 		},
 		"HalfAGraceDoor": {
@@ -96,7 +96,7 @@ func TestDoctor(t *testing.T) {
 		},
 		"NoRightToTry": {
 			reason: "What could not be tried is said; the rest is well.", change: func(_ *testing.T, s *stage) { s.refuse("delete", "pods") },
-			want: []string{"OK doors all admission policies stand as this version has them; cannot try the delete door: pods is forbidden: no right to delete"},
+			want: []string{"OK doors all admission policies are as this version has them; cannot try policy callguard-delete: pods is forbidden: no right to delete"},
 		},
 		"Unlocked": {reason: "Nobody leads after an unlock.", failed: true, change: unlock, want: []string{"FAIL drain-guard no drain-guard leads: callguard was unlocked"}},
 		"NoBudget": {
@@ -231,7 +231,7 @@ func TestDoctor(t *testing.T) {
 			reason: "Who may not read the target reads that it may be guarded.", objects: []runtime.Object{autoscaler("gone", 0)},
 			change: func(_ *testing.T, s *stage) { s.refuse("get", "deployments") },
 			want: []string{
-				"OK versions plugin dev, policies dev, drain-guard not known: ", "OK doors all admission policies stand as this version has them (the guard's settings",
+				"OK versions plugin dev, policies dev, drain-guard not known: ", "OK doors all admission policies are as this version has them (the guard's settings",
 				"WARN autoscalers HorizontalPodAutoscaler voice/gone may scale Deployment gone to zero (whether its pods are guarded is not known: ",
 			},
 		},

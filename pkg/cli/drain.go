@@ -110,7 +110,7 @@ func newDrain(c *common) *cobra.Command {
 	fs.BoolVar(&wait, "wait", wait, "Wait until the nodes are empty. Without, cordon them and evict each pod once: callguard lets each guarded pod go after its last call, and deletes it.")
 	fs.BoolVar(&o.ignoreDaemonSets, "ignore-daemonsets", o.ignoreDaemonSets, "Leave pods of DaemonSets where they are; false refuses where there are any.")
 	fs.BoolVar(&o.deleteEmptyDirData, "delete-emptydir-data", o.deleteEmptyDirData, "Go on although pods have emptyDir volumes, whose data goes with them. The call-gate's journal needs no flag.")
-	fs.BoolVar(&o.force, "force", o.force, "Go on although pods have no controller that would make them anew. It ends no call.")
+	fs.BoolVar(&o.force, "force", o.force, "Go on although pods have no controller that would recreate them. It ends no call.")
 	fs.BoolVar(&o.endUnprotected, unprotectedFlag, o.endUnprotected, "Go on although guarded pods are in namespaces that are not enabled: nothing holds their calls, which end.")
 	return cmd
 }

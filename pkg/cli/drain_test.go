@@ -453,7 +453,7 @@ func TestRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		"Door": {reason: "Somebody could delete a pod.", want: "callguard's admission policies are not known to be in force, so a call could be lost: ValidatingAdmissionPolicyBinding callguard-delete is missing; apply the chart again", change: func(t *testing.T, s *stage) {
+		"Door": {reason: "Somebody could delete a pod.", want: "callguard's admission policies are not known to be in effect, so a call could be lost: ValidatingAdmissionPolicyBinding callguard-delete is missing; apply the chart again", change: func(t *testing.T, s *stage) {
 			t.Helper()
 			if err := s.client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings().Delete(t.Context(), "callguard-delete", metav1.DeleteOptions{}); err != nil {
 				t.Fatal(err)
@@ -516,7 +516,7 @@ func TestNotesOfDrain(t *testing.T) {
 	if err := o.run(t.Context(), s.cluster, "node-1"); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Warning: whether a drain-guard leads is not known: ", "Warning: the delete door stands, and was not tried: "} {
+	for _, want := range []string{"Warning: whether a drain-guard leads is not known: ", "Warning: policy callguard-delete exists, and was not tried: "} {
 		if !strings.Contains(errOut.String(), want) {
 			t.Errorf("it does not say %q:\n%s", want, errOut)
 		}

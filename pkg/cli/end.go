@@ -131,7 +131,7 @@ func (o *endOptions) ask(name string) error {
 		return nil
 	}
 	if err != nil && text == "" {
-		return errors.New("nobody answers; nothing was changed; use --yes where nobody can")
+		return errors.New("no answer; nothing was changed; use --yes if nobody can answer")
 	}
 	return errors.New("that is not its name; nothing was changed")
 }

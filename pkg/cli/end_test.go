@@ -34,7 +34,7 @@ func TestEnd(t *testing.T) {
 		"Unknown": {reason: "Not known is not none.", groups: []string{group}, yes: true, change: func(s *stage) { s.calls = map[string]int64{} },
 			event: "Pod voice/a was ended by alice; how many calls it holds is not known: no witness of it answers: ticket 4711"},
 		"OtherName": {reason: "Another name is no yes.", groups: []string{group}, typed: "yes\n", err: "that is not its name; nothing was changed"},
-		"Nobody":    {reason: "Neither is silence.", groups: []string{group}, err: "nobody answers; nothing was changed"},
+		"Nobody":    {reason: "Neither is silence.", groups: []string{group}, err: "no answer; nothing was changed"},
 		"NoMember":  {reason: "The policy would refuse it.", yes: true, err: "you are not a member of group callguard:break-glass"},
 		"NoEvent": {reason: "Nobody ends calls without a trace.", groups: []string{group}, yes: true, change: func(s *stage) { s.refuse("create", "events") },
 			err: "cannot leave an Event that says who ended pod voice/a and why: events is forbidden: no right to create; nothing was changed"},

@@ -41,11 +41,11 @@ func (c *cluster) preflight(ctx context.Context, a administered, pods []*corev1.
 		return refusals, notes, unprotected
 	}
 	if _, err := admission.Check(ctx, c.client, a.doors); err != nil {
-		refuse("callguard's admission policies are not known to be in force, so a call could be lost: %v; %s", err, doorsCure(err, a))
+		refuse("callguard's admission policies are not known to be in effect, so a call could be lost: %v; %s", err, doorsCure(err, a))
 	}
 	switch _, err := leader.Find(ctx, c.client, c.callguard, leaderWithin); {
 	case errors.Is(err, leader.ErrNone):
-		refuse("%v, so guarded pods would be held for ever; see Deployment %s/%s, or set --callguard-namespace", err, c.callguard, call.GuardName)
+		refuse("%v, so guarded pods would be held forever; see Deployment %s/%s, or set --callguard-namespace", err, c.callguard, call.GuardName)
 	case err != nil:
 		notes = append(notes, "whether a drain-guard leads is not known: "+line(err))
 	}
@@ -77,7 +77,7 @@ func (c *cluster) preflight(ctx context.Context, a administered, pods []*corev1.
 	}
 	if len(refusals) == 0 {
 		if err := c.tryDoor(ctx, a, guarded); errors.Is(err, admission.ErrNotTried) {
-			notes = append(notes, "the delete door stands, and was not tried: "+line(err))
+			notes = append(notes, "policy callguard-delete exists, and was not tried: "+line(err))
 		} else if err != nil {
 			refuse("%v, so a call could be lost; kubectl calls doctor says more", err)
 		}

@@ -76,7 +76,7 @@ func newTry(c *common) *cobra.Command {
 	fs := cmd.Flags()
 	fs.StringVar(&o.secret, "livekit-secret", o.secret, "Secret of the namespace with URL, key and secret of the LiveKit project.")
 	fs.StringVar(&o.dir, "livekit-secret-dir", o.dir, "Folder with the same, as a mounted Secret has it.")
-	fs.StringVar(&o.keys, "livekit-secret-keys", o.keys, "Names of the keys or files in it, such as "+call.ExampleSecretKeys+". What is not named is url, api-key or api-secret, or LiveKit's own name for it.")
+	fs.StringVar(&o.keys, "livekit-secret-keys", o.keys, "Names of the keys or files in it, such as "+call.ExampleSecretKeys+". The default names are url, api-key and api-secret, or LiveKit's own.")
 	fs.StringVar(&o.url, "livekit-url", o.url, "URL of LiveKit from here, where it is not that of the Secret.")
 	fs.StringVar(&o.agentName, "agent-name", o.agentName, "Ask for agents that are registered with this name.")
 	fs.StringVar(&o.expect, "expect", o.expect, "What the agent has to do: publish a track (track), or no more than come (join).")

@@ -292,7 +292,7 @@ func (c *cluster) printEvents(out io.Writer, list []SaidEvent, unknown error) er
 		_, err := fmt.Fprintln(out, "Events:  none by callguard")
 		return err
 	}
-	_, _ = fmt.Fprintln(out, "Events that say they are drain-guard's:")
+	_, _ = fmt.Fprintln(out, "Events from drain-guard (anybody may write such):")
 	w := printers.GetNewTabWriter(out)
 	for _, e := range list {
 		_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\n", age(c.now(), e.At), e.Reason, e.Message)

@@ -81,7 +81,7 @@ Verdict:         Hold by rule calls: it holds calls
 Waits for:       its callers to hang up
 At most until:   ` + clock(noon().Add(8*time.Minute)) + `, by the guard's --max-hold: it is let go then, with its calls
 Do:              wait; to end its calls now, delete it as a member of the break-glass group (README of charts/callguard)
-Events that say they are drain-guard's:
+Events from drain-guard (anybody may write such):
   2m    SetAside   Pod voice/a is set aside
   60s   Draining   Pod voice/a takes; no new call
 `,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package crowd runs HTTP servers, and bounds their connections, so that none who may
-// reach a port can take a program's memory, nor keep others out.
+// Package crowd runs HTTP servers and limits their connections, so that nobody who can
+// reach a port can use up a program's memory or keep others out.
 //
-// It does not know what is asked, nor who may: what a request may cost is its handler's.
+// It does not know what is served or who may ask. The handler limits what a request costs.
 package crowd
 
 import (

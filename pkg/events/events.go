@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package events keeps Events readable, whoever has a word in them, and few, however many
-// pods there are. It decides nothing about what is told, and writes nothing by itself.
+// Package events keeps Events readable, whatever text tenants put into them, and few,
+// however many pods leave. It does not decide what is reported.
 package events
 
 import (

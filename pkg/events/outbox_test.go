@@ -34,7 +34,7 @@ func released() Step {
 }
 
 func forced() Step {
-	return Step{Type: "Warning", Reason: "ForcedRelease", What: "may go (drain)", Why: "its own drain deadline is over", Weight: Notable}
+	return Step{Type: "Warning", Reason: "ForcedRelease", What: "may go (drain)", Why: "its own callguard.dev/drain-deadline has passed", Weight: Notable}
 }
 
 // told is a step of a pod at a time, in seconds after noon.
@@ -94,8 +94,8 @@ func TestOutbox(t *testing.T) {
 			reason: "What an audit looks for is not replaced by what comes after it.",
 			told:   []told{{0, "a", forced()}, {0.1, "a", held()}}, until: 11,
 			want: []string{
-				"Warning ForcedRelease on Pod voice/a: Pod voice/a may go (drain): its own drain deadline is over",
-				"Warning ForcedRelease on Node node-1: Pod voice/a may go (drain): its own drain deadline is over",
+				"Warning ForcedRelease on Pod voice/a: Pod voice/a may go (drain): its own callguard.dev/drain-deadline has passed",
+				"Warning ForcedRelease on Node node-1: Pod voice/a may go (drain): its own callguard.dev/drain-deadline has passed",
 				"Normal Held on Pod voice/a: Pod voice/a stays (drain): it holds calls",
 			},
 		},

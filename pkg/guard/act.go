@@ -96,9 +96,9 @@ func (g *Guard) release(ctx context.Context, w *workload, j *judgement) error {
 	return nil
 }
 
-// collect deletes a released pod that nobody takes: at once after a scale-down, a
-// rollout or the end of its owner, where nobody will. A pod that nobody would make again
-// is left to an eviction where its node is only cordoned.
+// collect deletes a released pod that nobody has evicted in time: at once after a
+// scale-down, a rollout or the deletion of its owner, because nobody evicts it then. A pod
+// that nothing would create again, on a node that is only cordoned, is left to an eviction.
 func (g *Guard) collect(ctx context.Context, w *workload, m *member) error {
 	if m.leftToEviction() {
 		g.report.leftToEviction(w, m)

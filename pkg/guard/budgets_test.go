@@ -202,7 +202,7 @@ func TestBudgetLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	ownerless := "Warning BudgetOwnerMissing on Deployment callguard-system/drain-guard: ClusterRole callguard-budget-owner, which owns every PodDisruptionBudget named callguard, is missing: " +
-		"those that stand hold, and none can be made for another namespace; apply the chart again"
+		"existing ones stay in effect, and none can be created for another namespace; apply the chart again"
 	said(lost+gone+anew, ownerless)
 	shows("callguard_budget_owner_missing", 1)
 	if !locks() {

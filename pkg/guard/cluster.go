@@ -176,8 +176,8 @@ func (c *cluster) ready() bool {
 	return true
 }
 
-// enabled returns the namespace where its administrator has enabled callguard and
-// it is not being deleted.
+// enabled reports whether callguard is enabled in the namespace and the namespace is not
+// being deleted.
 func (c *cluster) enabled(name string) bool {
 	ns, err := c.namespaces.Get(name)
 	return err == nil && ns.Labels[call.EnabledLabel] == "true" && ns.DeletionTimestamp == nil

@@ -56,7 +56,7 @@ func TestDoorsHold(t *testing.T) {
 	if err := g.Ready(); !errors.Is(err, keeper.err) {
 		t.Errorf("ready: %v", err)
 	}
-	const why = "Normal Held on %s: Pod voice/a stays (drain): callguard's admission policies are not in force: ValidatingAdmissionPolicyBinding callguard-delete is missing"
+	const why = "Normal Held on %s: Pod voice/a stays (drain): callguard's admission policies are not in effect: ValidatingAdmissionPolicyBinding callguard-delete is missing"
 	if diff := cmp.Diff([]string{fmt.Sprintf(why, "Deployment voice/web"), fmt.Sprintf(why, "Node node-1"), fmt.Sprintf(why, "Pod voice/a")}, told()); diff != "" {
 		t.Errorf("Events: -want, +got:\n%s", diff)
 	}

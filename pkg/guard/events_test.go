@@ -106,14 +106,14 @@ func TestEvents(t *testing.T) {
 		"HeldBriefly": {reason: "A shorter one is not.", objects: web(cordoned, leaver(), webPod("b", elsewhere)), looks: []int{0, 4}},
 		"OwnDeadline": {
 			reason: "Calls may be cut: a warning, counted, with a line for audits.", objects: web(cordoned, leaver(deadline("4s", "Release")), webPod("b", elsewhere)), looks: []int{0, 4},
-			want:   onEach("Warning ForcedRelease: Pod voice/a may go (drain): its own drain deadline is over", "Pod voice/a", "Deployment voice/web", "Node node-1"),
+			want:   onEach("Warning ForcedRelease: Pod voice/a may go (drain): its own callguard.dev/drain-deadline has passed", "Pod voice/a", "Deployment voice/web", "Node node-1"),
 			forced: 1, audit: `level=WARN msg="Pod is released by force" pod=voice/a uid=a intent=drain rule=deadline`,
 		},
 		"NotYet":       {reason: "It counts from when the guard sees that the pod should go, and not a second less.", objects: web(cordoned, leaver(deadline("4s", "Release")), webPod("b", elsewhere)), looks: []int{0, 3}},
 		"DeadlineHold": {reason: "A team that does not say Release only wants to know.", objects: web(cordoned, leaver(deadline("4s", "Hold")), webPod("b", elsewhere)), looks: []int{0, 4}},
 		"MaxHold": {
 			reason: "The administrator's bound holds for those who set none.", objects: web(cordoned, leaver(), webPod("b", elsewhere)), looks: []int{0, 4}, limits: verdict.Limits{MaxHold: 4 * time.Second},
-			want:   onEach("Warning ForcedRelease: Pod voice/a may go (drain): it was held for as long as the administrator allows", "Pod voice/a", "Deployment voice/web", "Node node-1"),
+			want:   onEach("Warning ForcedRelease: Pod voice/a may go (drain): it was held for as long as --max-hold allows", "Pod voice/a", "Deployment voice/web", "Node node-1"),
 			forced: 1, audit: `level=WARN msg="Pod is released by force" pod=voice/a uid=a intent=drain rule=deadline`,
 		},
 		"NodeEnds": {
@@ -132,7 +132,7 @@ func TestEvents(t *testing.T) {
 			want: append([]string{"Warning ShortGrace on Deployment voice/web: terminationGracePeriodSeconds is 40, shorter than the 1h0m0s an agent may take to finish its calls; use 3600"}, append(
 				onEach("Normal Held: Pod voice/a stays (drain): its witness rooms cannot tell whether it holds calls: nobody has answered yet; Karpenter's terminationGracePeriod of its node ends 2026-01-01T12:02:00Z, and it is let go in time for that, with its calls (--node-termination-limit)",
 					"Pod voice/a", "Deployment voice/web", "Node node-1"),
-				onEach("Warning ForcedRelease: Pod voice/a may go (drain): its node ends, which the administrator has as the limit", "Pod voice/a", "Deployment voice/web", "Node node-1")...)...),
+				onEach("Warning ForcedRelease: Pod voice/a may go (drain): its node is about to end (--node-termination-limit)", "Pod voice/a", "Deployment voice/web", "Node node-1")...)...),
 			forced: 1, audit: `level=WARN msg="Pod is released by force" pod=voice/a uid=a intent=drain rule=deadline`,
 		},
 		"BadDeadline": {
@@ -238,10 +238,10 @@ func TestCounters(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
 	newMetrics(registry)
 	const want = `
-# HELP callguard_forced_releases_total Pods released that were not known to be free of calls: a deadline was over.
+# HELP callguard_forced_releases_total Pods released although they may have held calls: a deadline had passed.
 # TYPE callguard_forced_releases_total counter
 callguard_forced_releases_total 0
-# HELP callguard_deletions_while_locked_total Locked pods with a running container that were deleted past the doors: by break-glass, or because their node was gone.
+# HELP callguard_deletions_while_locked_total Locked pods with a running container that were deleted despite the admission policies: by break-glass, or because their node was gone.
 # TYPE callguard_deletions_while_locked_total counter
 callguard_deletions_while_locked_total 0
 `

@@ -166,7 +166,7 @@ func (e Explainer) explain(w *workload, m *member, p plan) Explanation {
 	case m.Terminating:
 		x.Intent, x.Verdict = m.marked, verdict.Verdict{Outcome: verdict.Release, Why: "it is being deleted"}
 	case x.State == call.Released:
-		x.Intent, x.Verdict = m.marked, verdict.Verdict{Outcome: verdict.Release, Why: "its calls are over; it may be evicted and deleted"}
+		x.Intent, x.Verdict = m.marked, verdict.Verdict{Outcome: verdict.Release, Why: "its calls have ended; it may be evicted and deleted"}
 		x.Intent.Intent = call.Intent(m.Labels[call.ReleasedLabel])
 	default:
 		x.Verdict = rules.All().Judge(verdict.Facts{Now: e.Now})

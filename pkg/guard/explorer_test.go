@@ -205,5 +205,5 @@ func (w *world) goes(evicted bool) error {
 	if w.over() {
 		return nil
 	}
-	return fmt.Errorf("pods stay for ever: %s", w.store.key())
+	return fmt.Errorf("pods stay forever: %s", w.store.key())
 }

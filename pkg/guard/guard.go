@@ -39,7 +39,7 @@ const (
 	forgetEvery = time.Hour
 )
 
-// What holds pods beside the rules of package verdict, for it is not about a pod:
+// What holds pods besides the rules of package verdict, because it is not about a pod:
 // doors that are not in force, and steps that the API server refuses.
 const (
 	RuleDoors = "doors"

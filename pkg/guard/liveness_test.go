@@ -24,7 +24,7 @@ import (
 const modelWait = 2 * time.Second
 
 // hardship is what may be in the way of a pod that should go, beside its calls. Each of
-// it may last for ever, unless it names a time.
+// it may last forever, unless it names a time.
 type hardship struct {
 	// noPlace: no replacement finds a node for so long.
 	noPlace time.Duration
@@ -39,7 +39,7 @@ type hardship struct {
 	returns bool
 	// endless: calls do not end by themselves.
 	endless bool
-	// deadline is how long the team waits for calls; zero is for ever. What it ends is
+	// deadline is how long the team waits for calls; zero is forever. What it ends is
 	// not taken for lost.
 	deadline time.Duration
 	// doorsLost is for how long a door is missing.
@@ -138,46 +138,46 @@ func hardships() map[string]hardScenario {
 	return map[string]hardScenario{
 		"NoPlace": {
 			scenario: scenario{reason: "No node has room for a replacement, ever.", start: deployed, left: one, guards: "A", large: true},
-			hard:     hardship{noPlace: forEver}, wait: modelWait, broken: impatient, want: "pods stay for ever",
+			hard:     hardship{noPlace: forEver}, wait: modelWait, broken: impatient, want: "pods stay forever",
 		},
 		"NodeComes": {
 			scenario: scenario{reason: "A node comes, later than the pod waits for it.", start: deployed, left: one, guards: "A", large: true},
-			hard:     hardship{noPlace: 4 * modelWait}, wait: modelWait, broken: mutant{rules: both(impatient, blindToOthers)}, want: "pods stay for ever",
+			hard:     hardship{noPlace: 4 * modelWait}, wait: modelWait, broken: mutant{rules: both(impatient, blindToOthers)}, want: "pods stay forever",
 		},
 		"Quota": {
 			scenario: scenario{reason: "The quota has no room for a replacement.", start: deployed, left: one, guards: "A", large: true},
-			hard:     hardship{quota: 1}, wait: modelWait, broken: impatient, want: "pods stay for ever",
+			hard:     hardship{quota: 1}, wait: modelWait, broken: impatient, want: "pods stay forever",
 		},
 		"AntiAffinity": {
 			scenario: scenario{reason: "The replacement needs the place of the pod that it replaces.", start: deployed, left: one, guards: "A", large: true},
-			hard:     hardship{alone: true}, wait: modelWait, broken: impatient, want: "pods stay for ever",
+			hard:     hardship{alone: true}, wait: modelWait, broken: impatient, want: "pods stay forever",
 		},
 		"Rollout": {
 			scenario: scenario{reason: "So does that of a rollout, and the Deployment does without one pod meanwhile.", start: rolledOut, left: one, guards: "A", large: true},
 			hard:     hardship{alone: true}, wait: modelForever,
-			broken: blind(func(f *verdict.Facts) { f.Workload.MaxUnavailable = 0 }), want: "pods stay for ever",
+			broken: blind(func(f *verdict.Facts) { f.Workload.MaxUnavailable = 0 }), want: "pods stay forever",
 		},
 		"NobodyReady": {
 			scenario: scenario{reason: "No pod is ready, nor will be.", start: deployed, left: one, guards: "A", large: true},
-			hard:     hardship{unready: true}, wait: modelWait, broken: impatient, want: "pods stay for ever",
+			hard:     hardship{unready: true}, wait: modelWait, broken: impatient, want: "pods stay forever",
 		},
 		"Deadline": {
-			scenario: scenario{reason: "A call that never ends, no place, and a team that does not wait for ever.", start: deployed, left: one, guards: "A", large: true},
+			scenario: scenario{reason: "A call that never ends, no place, and a team that does not wait forever.", start: deployed, left: one, guards: "A", large: true},
 			hard:     hardship{noPlace: forEver, endless: true, deadline: 3 * time.Second}, wait: modelForever,
-			broken: unbound(deadline.Rule{}.Name()), want: "pods stay for ever",
+			broken: unbound(deadline.Rule{}.Name()), want: "pods stay forever",
 		},
 		"DeadlineInTime": {
 			scenario: scenario{reason: "The deadline counts from when the pod should go: it may never come to stop taking calls.", start: deployed, left: one, guards: "A", large: true},
 			hard:     hardship{noPlace: forEver, endless: true, deadline: 3 * time.Second}, wait: modelForever,
-			broken: blind(func(f *verdict.Facts) { f.Standing = f.Pod.DrainingSince }), want: "pods stay for ever",
+			broken: blind(func(f *verdict.Facts) { f.Standing = f.Pod.DrainingSince }), want: "pods stay forever",
 		},
 		"OptedOut": {
 			scenario: scenario{reason: "The template is not guarded any more: the new pods take calls and are none of the guard's.", start: optedOut, left: one, guards: "A", large: true},
-			wait:     modelForever, broken: blind(blindToOthers), want: "pods stay for ever",
+			wait:     modelForever, broken: blind(blindToOthers), want: "pods stay forever",
 		},
 		"OwnerLost": {
 			scenario: scenario{reason: "The Deployment is deleted, and its ReplicaSet with it.", start: ownerLost, left: one, guards: "A", large: true},
-			wait:     modelForever, broken: blind(func(f *verdict.Facts) { f.Intent = call.Mark{} }), want: "pods stay for ever",
+			wait:     modelForever, broken: blind(func(f *verdict.Facts) { f.Intent = call.Mark{} }), want: "pods stay forever",
 		},
 		"DoorsLost": {
 			scenario: scenario{reason: "A door, or the budget, is missing for a while.", start: deployed, left: one, guards: "A", large: true},

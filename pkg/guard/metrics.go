@@ -34,7 +34,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"intent"}),
 		forced: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: "callguard", Name: "forced_releases_total",
-			Help: "Pods released that were not known to be free of calls: a deadline was over.",
+			Help: "Pods released although they may have held calls: a deadline had passed.",
 		}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "callguard", Name: "refused_deletes_seen_total",
@@ -42,11 +42,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"by"}),
 		whileLocked: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: "callguard", Name: "deletions_while_locked_total",
-			Help: "Locked pods with a running container that were deleted past the doors: by break-glass, or because their node was gone.",
+			Help: "Locked pods with a running container that were deleted despite the admission policies: by break-glass, or because their node was gone.",
 		}),
 		held: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "callguard", Name: "drain_duration_seconds",
-			Help:    "How long released pods had taken no new call, by intent.",
+			Help:    "How long released pods had accepted no new calls, by intent.",
 			Buckets: []float64{1, 5, 10, 30, 60, 120, 300, 600, 1200, 3600, 7200, 14400},
 		}, []string{"intent"}),
 	}
@@ -76,12 +76,12 @@ func (*podCollector) pods() *prometheus.Desc {
 
 func (*podCollector) holds() *prometheus.Desc {
 	return prometheus.NewDesc("callguard_holds",
-		"Pods that something wants to go and that are held, by rule.", []string{"rule"}, nil)
+		"Pods that should leave and are held, by rule.", []string{"rule"}, nil)
 }
 
 func (*podCollector) seconds() *prometheus.Desc {
 	return prometheus.NewDesc("callguard_hold_seconds",
-		"How long a pod that something wants to go has been held by the rule that holds it.", []string{"namespace", "pod", "rule"}, nil)
+		"How long a pod that should leave has been held, by the rule that holds it.", []string{"namespace", "pod", "rule"}, nil)
 }
 
 func (*podCollector) unread() *prometheus.Desc {
@@ -91,7 +91,7 @@ func (*podCollector) unread() *prometheus.Desc {
 
 func (*podCollector) foreign() *prometheus.Desc {
 	return prometheus.NewDesc("callguard_foreign_budgets",
-		"PodDisruptionBudgets beside callguard's that match guarded pods: evictions of those pods fail.", []string{"namespace"}, nil)
+		"PodDisruptionBudgets other than callguard's that match guarded pods: evictions of those pods fail.", []string{"namespace"}, nil)
 }
 
 func (*podCollector) locked() *prometheus.Desc {
@@ -101,7 +101,7 @@ func (*podCollector) locked() *prometheus.Desc {
 
 func (*podCollector) ownerless() *prometheus.Desc {
 	return prometheus.NewDesc("callguard_budget_owner_missing",
-		"1 while ClusterRole callguard-budget-owner is missing: budgets that stand hold, and none can be made.", nil, nil)
+		"1 while ClusterRole callguard-budget-owner is missing: existing budgets stay in effect, and none can be created.", nil, nil)
 }
 
 // Describe implements prometheus.Collector.
@@ -166,7 +166,7 @@ func (c *podCollector) Collect(ch chan<- prometheus.Metric) {
 func ShowUnlocked(reg prometheus.Registerer, unlocked func() bool) {
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: "callguard", Name: "unlocked",
-		Help: "1 after 'drain-guard unlock': no guard leads, and pods of before hold no call, until a guard starts anew.",
+		Help: "1 after 'drain-guard unlock', until a drain-guard starts: none leads, and pods of that time are not protected.",
 	}, func() float64 { return gauge(unlocked()) }))
 }
 

@@ -129,10 +129,10 @@ func TestPodCollector(t *testing.T) {
 # HELP callguard_budget_in_force 1 while PodDisruptionBudget callguard locks the guarded pods of the namespace, else 0: none of them is released then.
 # TYPE callguard_budget_in_force gauge
 callguard_budget_in_force{namespace="voice"} 1
-# HELP callguard_budget_owner_missing 1 while ClusterRole callguard-budget-owner is missing: budgets that stand hold, and none can be made.
+# HELP callguard_budget_owner_missing 1 while ClusterRole callguard-budget-owner is missing: existing budgets stay in effect, and none can be created.
 # TYPE callguard_budget_owner_missing gauge
 callguard_budget_owner_missing 1
-# HELP callguard_foreign_budgets PodDisruptionBudgets beside callguard's that match guarded pods: evictions of those pods fail.
+# HELP callguard_foreign_budgets PodDisruptionBudgets other than callguard's that match guarded pods: evictions of those pods fail.
 # TYPE callguard_foreign_budgets gauge
 callguard_foreign_budgets{namespace="voice"} 1
 # HELP callguard_guarded_pods Guarded pods of enabled namespaces, by workload and state (serving, aside, draining, released).
@@ -142,12 +142,12 @@ callguard_guarded_pods{namespace="voice",state="draining",workload="Deployment/w
 callguard_guarded_pods{namespace="voice",state="released",workload="StatefulSet/db"} 1
 callguard_guarded_pods{namespace="voice",state="serving",workload="Deployment/web"} 2
 callguard_guarded_pods{namespace="voice",state="serving",workload="Pod/bare"} 1
-# HELP callguard_hold_seconds How long a pod that something wants to go has been held by the rule that holds it.
+# HELP callguard_hold_seconds How long a pod that should leave has been held, by the rule that holds it.
 # TYPE callguard_hold_seconds gauge
 callguard_hold_seconds{namespace="voice",pod="a",rule="calls"} 60
 callguard_hold_seconds{namespace="voice",pod="b",rule="calls"} 3600
 callguard_hold_seconds{namespace="voice",pod="c",rule="floor"} 0
-# HELP callguard_holds Pods that something wants to go and that are held, by rule.
+# HELP callguard_holds Pods that should leave and are held, by rule.
 # TYPE callguard_holds gauge
 callguard_holds{rule="calls"} 2
 callguard_holds{rule="floor"} 1

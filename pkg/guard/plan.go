@@ -89,10 +89,10 @@ func newPlanner(settings Settings, by known, now func() time.Time) *planner {
 
 func (p plan) busy() bool { return len(p.judged)+len(p.released) > 0 }
 
-// shut holds every pod, for the doors are not in force.
+// shut holds every pod, because the admission policies are not in effect.
 func (p plan) shut(why error) {
 	for i := range p.judged {
-		p.judged[i].verdict = verdict.Verdict{Outcome: verdict.Hold, Rule: RuleDoors, Why: "callguard's admission policies are not in force: " + why.Error()}
+		p.judged[i].verdict = verdict.Verdict{Outcome: verdict.Hold, Rule: RuleDoors, Why: "callguard's admission policies are not in effect: " + why.Error()}
 	}
 }
 

@@ -313,7 +313,7 @@ func (r *report) notEnabled(key Key) {
 func (r *report) leftToEviction(w *workload, m *member) {
 	if r.once(w.key, "left to an eviction") {
 		r.events.Eventf(m.object, corev1.EventTypeNormal, ReasonLeft,
-			"Pod %s holds no call and takes none, and is left to an eviction: it has no owner that would make it again; evict it with: kubectl drain %s", m.NamespacedName, m.Node)
+			"Pod %s holds no call and takes none, and is left to an eviction: it has no owner that would create it again; evict it with: kubectl drain %s", m.NamespacedName, m.Node)
 	}
 }
 
@@ -345,10 +345,10 @@ func (r *report) budgetLost(namespace string, why error) {
 
 // ownerMissing tells that the owner of the budgets is missing.
 func (r *report) ownerMissing() {
-	r.log.Warn("The owner of the budgets is missing; those that stand hold, and none can be made", "clusterrole", BudgetOwner)
+	r.log.Warn("The owner of the budgets is missing; existing ones stay in effect, and none can be created", "clusterrole", BudgetOwner)
 	if r.about != nil {
 		r.events.Eventf(r.about, corev1.EventTypeWarning, ReasonBudgetOwner,
-			"ClusterRole %s, which owns every PodDisruptionBudget named %s, is missing: those that stand hold, and none can be made for another namespace; apply the chart again", BudgetOwner, BudgetName)
+			"ClusterRole %s, which owns every PodDisruptionBudget named %s, is missing: existing ones stay in effect, and none can be created for another namespace; apply the chart again", BudgetOwner, BudgetName)
 	}
 }
 
@@ -359,7 +359,7 @@ func (r *report) deletedUnreleased(pod *corev1.Pod, now time.Time) {
 		return
 	}
 	r.metrics.whileLocked.Inc()
-	r.log.Warn("A locked pod was deleted past the doors", "pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID)
+	r.log.Warn("A locked pod was deleted despite the admission policies", "pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID)
 	r.steps.Tell(now, pod, events.Step{
 		Pod: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}, Type: corev1.EventTypeWarning, Reason: ReasonDeletedWhileLocked,
 		What: "was deleted while it was locked", Why: "by the break-glass group, or by Kubernetes because its node is gone", Weight: events.Notable,

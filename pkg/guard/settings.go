@@ -56,19 +56,19 @@ func DefaultSettings() Settings {
 // AddFlags adds the flags of these settings and of the doors: those of the guard's
 // own command line, for the guard and for whoever reads it.
 func AddFlags(fs *pflag.FlagSet, s *Settings, doors *manifests.Values) {
-	fs.StringVar(&doors.BreakGlassGroup, "break-glass-group", doors.BreakGlassGroup, "Group whose members may delete locked pods, as the chart was given it.")
-	fs.Int32Var(&doors.Priority, "priority", doors.Priority, "Value of PriorityClass callguard-calls, as the chart was given it.")
-	fs.StringVar(&doors.Account, "service-account", doors.Account, "Service account of the guard, as the chart was given it: the one that the doors let through.")
-	fs.DurationVar(&s.ReadEvery, "read-interval", s.ReadEvery, "How often a pod that is to go is asked for its calls.")
+	fs.StringVar(&doors.BreakGlassGroup, "break-glass-group", doors.BreakGlassGroup, "Group whose members may delete locked pods, as configured in the chart.")
+	fs.Int32Var(&doors.Priority, "priority", doors.Priority, "Value of PriorityClass callguard-calls, as configured in the chart.")
+	fs.StringVar(&doors.Account, "service-account", doors.Account, "Service account of the guard, as configured in the chart: the one that the admission policies exempt.")
+	fs.DurationVar(&s.ReadEvery, "read-interval", s.ReadEvery, "How often a pod that should leave is asked for its calls.")
 	fs.DurationVar(&s.Limits.Settle, "settle", s.Limits.Settle, "Minimum time without a new call before a draining pod without call-gate counts as idle.")
 	fs.DurationVar(&s.Limits.MaxHold, "max-hold", s.Limits.MaxHold, "Maximum time a leaving pod is kept for its calls; 0 means no limit. Counted from when drain-guard first sees that the pod should leave, and again from zero after a cancelled drain. Never applies to scale-downs. Caps callguard.dev/drain-deadline.")
 	fs.DurationVar(&s.Limits.ReplacementWait, "replacement-wait", s.Limits.ReplacementWait, "Maximum time an idle pod waits for replacement pods that can take calls; 0 means it does not wait.")
 	fs.DurationVar(&s.Limits.LostQuiet, "lost-node-quiet", s.Limits.LostQuiet, "How long LiveKit must report no agent for a pod on an unreachable node before the pod is released.")
-	fs.DurationVar(&s.Limits.LostAfter, "lost-node-release-after", s.Limits.LostAfter, "Release a pod of a lost node after so long whatever LiveKit says; 0 for never.")
+	fs.DurationVar(&s.Limits.LostAfter, "lost-node-release-after", s.Limits.LostAfter, "Release a pod of a lost node after this time, whatever LiveKit says; 0 means never.")
 	fs.DurationVar(&s.RemovalDelay, "removal-taint-delay", s.RemovalDelay, "How long an autoscaler's removal taint must be on a node before its pods are asked to leave.")
-	fs.DurationVar(&s.CandidateDelay, "candidate-delay", s.CandidateDelay, "How long Cluster Autoscaler must have marked a node as one that nobody needs (taint DeletionCandidateOfClusterAutoscaler) before its pods are asked to leave. Keep it below the autoscaler's --scale-down-unneeded-time. Such a node ends no call.")
-	fs.BoolVar(&s.Limits.NodeEnds, "node-termination-limit", s.Limits.NodeEnds, "Let a pod go, with its calls, in time for the end of its node by Karpenter's terminationGracePeriod, its own termination grace before it. By default calls win, and the node waits for them.")
+	fs.DurationVar(&s.CandidateDelay, "candidate-delay", s.CandidateDelay, "How long Cluster Autoscaler must have marked a node as unneeded (taint DeletionCandidateOfClusterAutoscaler) before its pods are asked to leave. Keep it below the autoscaler's --scale-down-unneeded-time. The mark never ends a call.")
+	fs.BoolVar(&s.Limits.NodeEnds, "node-termination-limit", s.Limits.NodeEnds, "Release a pod, with its calls, before Karpenter's terminationGracePeriod ends its node, early enough for the pod's own termination grace period. By default the node waits for calls.")
 	fs.DurationVar(&s.ReleasePatience, "release-patience", s.ReleasePatience, "How long a released pod is left for whoever drains its node to evict, before drain-guard deletes it. kubectl drain retries every 5 s.")
-	fs.StringVar((*string)(&s.Leavers), "leavers", string(s.Leavers), "Which pods leave a scale-down. packed: those of the nodes with the fewest guarded pods that stay, so that nodes get empty. fewest-calls: those with the fewest calls, wherever they are.")
+	fs.StringVar((*string)(&s.Leavers), "leavers", string(s.Leavers), "Which pods leave in a scale-down. packed: those on the nodes with the fewest guarded pods that stay, so that nodes become empty. fewest-calls: those with the fewest calls, on any node.")
 	fs.DurationVar(&s.AgentDrainTimeout, "agent-drain-timeout", s.AgentDrainTimeout, "drain_timeout of your agents. Pods with a shorter terminationGracePeriodSeconds get a warning Event.")
 }

@@ -85,7 +85,7 @@ func (s *steps) release(ctx context.Context, pod *corev1.Pod, intent call.Intent
 //
 // A pod on its road mostly has calls: an idle one would have been released. So it
 // loses the cost that would have it deleted first, before idle pods that serve. One
-// that was released keeps its own, for it was seen to be idle.
+// that was released keeps its own, because it was seen to be idle.
 func (s *steps) handBack(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, error) {
 	unlock := string(call.Unlock)
 	c := change{Labels: map[string]*string{}, Annotations: map[string]*string{}}

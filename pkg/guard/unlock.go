@@ -76,7 +76,7 @@ type Uninstall struct {
 // are left, once callguard was uninstalled: once neither the guards' Deployment nor any
 // of the doors is there, and none appears within u.Sure. While one stands it does
 // nothing, says so, and returns nil: it may have been run by an install. It takes no
-// lease, for there is no guard to keep from leading.
+// lease, because there is no drain-guard to keep from leading.
 func UnlockAfterUninstall(ctx context.Context, client kubernetes.Interface, doors *manifests.Doors, namespace string, u Uninstall, out io.Writer) error {
 	began := time.Now()
 	for gone := began; time.Since(gone) < u.Sure; {
@@ -195,13 +195,13 @@ func unlockNamespace(ctx context.Context, client kubernetes.Interface, namespace
 	errs = append(errs, err)
 	budget := "removed"
 	if u.keepBudget {
-		budget = fmt.Sprintf("down to minAvailable %d, for the birth door still asks for it", floor)
+		budget = fmt.Sprintf("down to minAvailable %d, because policy callguard-birth still requires it", floor)
 	}
 	_, _ = fmt.Fprintf(out, "namespace %s: %d pods unlocked, %d of them handed back to their ReplicaSets, which delete what they have too many of; budget %s\n",
 		namespace, released, back, budget)
 	if len(deaf) > 0 {
 		slices.Sort(deaf)
-		_, _ = fmt.Fprintf(out, "namespace %s: %d pods take no new call, and never will again; when their calls are over, replace those that are left: kubectl delete pod --ignore-not-found -n %s %s\n",
+		_, _ = fmt.Fprintf(out, "namespace %s: %d pods accept no new calls, for good; when their calls have ended, replace those that are left: kubectl delete pod --ignore-not-found -n %s %s\n",
 			namespace, len(deaf), namespace, strings.Join(deaf, " "))
 	}
 	return errors.Join(errs...)

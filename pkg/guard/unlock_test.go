@@ -45,28 +45,28 @@ func TestUnlockNamespace(t *testing.T) {
 			reason: "Its ReplicaSet may keep it, and it takes no call: somebody has to know.",
 			pods:   []runtime.Object{asidePod("a", draining)}, written: map[string]string{"a": "unlock"},
 			said: "namespace voice: 1 pods unlocked, 1 of them handed back to their ReplicaSets, which delete what they have too many of; budget removed\n" +
-				"namespace voice: 1 pods take no new call, and never will again; when their calls are over, replace those that are left: kubectl delete pod --ignore-not-found -n voice a\n",
+				"namespace voice: 1 pods accept no new calls, for good; when their calls have ended, replace those that are left: kubectl delete pod --ignore-not-found -n voice a\n",
 		},
 		"DrainingInPlace": {
-			reason: "A StatefulSet's pod would be a replica that refuses every call for ever.",
+			reason: "A StatefulSet's pod would be a replica that refuses every call forever.",
 			pods:   []runtime.Object{dbPod("db-1", "1", draining), dbPod("db-0", "1", draining), dbPod("db-2", "1")},
 			written: map[string]string{
 				"db-0": "unlock", "db-1": "unlock", "db-2": "unlock",
 			},
 			said: "namespace voice: 3 pods unlocked, 0 of them handed back to their ReplicaSets, which delete what they have too many of; budget removed\n" +
-				"namespace voice: 2 pods take no new call, and never will again; when their calls are over, replace those that are left: kubectl delete pod --ignore-not-found -n voice db-0 db-1\n",
+				"namespace voice: 2 pods accept no new calls, for good; when their calls have ended, replace those that are left: kubectl delete pod --ignore-not-found -n voice db-0 db-1\n",
 		},
 		"ReleasedAside": {
 			reason: "Nobody else would ever take a pod that was released and not yet deleted.",
 			pods:   []runtime.Object{asidePod("a", draining, released)}, written: map[string]string{"a": "drain"},
 			said: "namespace voice: 1 pods unlocked, 1 of them handed back to their ReplicaSets, which delete what they have too many of; budget removed\n" +
-				"namespace voice: 1 pods take no new call, and never will again; when their calls are over, replace those that are left: kubectl delete pod --ignore-not-found -n voice a\n",
+				"namespace voice: 1 pods accept no new calls, for good; when their calls have ended, replace those that are left: kubectl delete pod --ignore-not-found -n voice a\n",
 		},
 		"ReleasedInPlace": {
 			reason: "It is let go already, and named all the same: it takes no call.",
 			pods:   []runtime.Object{dbPod("db-0", "1", draining, released)}, written: map[string]string{},
 			said: "namespace voice: 0 pods unlocked, 0 of them handed back to their ReplicaSets, which delete what they have too many of; budget removed\n" +
-				"namespace voice: 1 pods take no new call, and never will again; when their calls are over, replace those that are left: kubectl delete pod --ignore-not-found -n voice db-0\n",
+				"namespace voice: 1 pods accept no new calls, for good; when their calls have ended, replace those that are left: kubectl delete pod --ignore-not-found -n voice db-0\n",
 		},
 		"Again": {
 			reason: "A second unlock finds nothing to do.",

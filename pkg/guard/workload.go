@@ -402,7 +402,7 @@ func nodeCauses(node *corev1.Node, pod *corev1.Pod, seen func(occasion, *metav1.
 		default:
 			after, tolerated := tolerates(pod, taint)
 			switch {
-			case tolerated && after < 0: // for ever
+			case tolerated && after < 0: // forever
 			case taint.Key == corev1.TaintNodeNotReady || taint.Key == corev1.TaintNodeUnreachable:
 				lost = earliest(lost, since().Add(after))
 			default:
@@ -491,7 +491,7 @@ func removalTaints() []string {
 	}
 }
 
-// tolerates says for how long a pod bears a taint: less than nothing is for ever.
+// tolerates says for how long a pod bears a taint: less than nothing is forever.
 func tolerates(pod *corev1.Pod, taint corev1.Taint) (after time.Duration, tolerated bool) {
 	shortest := time.Duration(-1)
 	for _, t := range pod.Spec.Tolerations {

@@ -36,7 +36,7 @@ func TestTolerates(t *testing.T) {
 		"OtherKey":     {reason: "Another taint.", tolerations: []corev1.Toleration{{Key: "other", Operator: corev1.TolerationOpExists}}},
 		"OtherEffect":  {reason: "Another effect.", tolerations: []corev1.Toleration{{Key: taint.Key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}}},
 		"OtherValue":   {reason: "Equal is the default, and it is not.", tolerations: []corev1.Toleration{{Key: taint.Key, Value: "no"}}},
-		"Forever":      {reason: "Without seconds it is for ever.", tolerations: []corev1.Toleration{exists(nil)}, after: forever, tolerated: true},
+		"Forever":      {reason: "Without seconds it is forever.", tolerations: []corev1.Toleration{exists(nil)}, after: forever, tolerated: true},
 		"Value":        {reason: "Equal is the default.", tolerations: []corev1.Toleration{{Key: taint.Key, Value: "yes"}}, after: forever, tolerated: true},
 		"EqualSaid":    {reason: "Or said.", tolerations: []corev1.Toleration{{Key: taint.Key, Operator: corev1.TolerationOpEqual, Value: "yes"}}, after: forever, tolerated: true},
 		"SameEffect":   {reason: "The effect matches.", tolerations: []corev1.Toleration{{Key: taint.Key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute}}, after: forever, tolerated: true},
@@ -44,7 +44,7 @@ func TestTolerates(t *testing.T) {
 		"NoKeyNoOp":    {reason: "An empty toleration matches nothing.", tolerations: []corev1.Toleration{{}}},
 		"Seconds":      {reason: "For so long.", tolerations: []corev1.Toleration{exists(new(int64(300)))}, after: 5 * time.Minute, tolerated: true},
 		"Zero":         {reason: "Not at all, but said.", tolerations: []corev1.Toleration{exists(new(int64(0)))}, after: 0, tolerated: true},
-		"Negative":     {reason: "Less than nothing is nothing, not for ever.", tolerations: []corev1.Toleration{exists(new(int64(-5)))}, after: 0, tolerated: true},
+		"Negative":     {reason: "Less than nothing is nothing, not forever.", tolerations: []corev1.Toleration{exists(new(int64(-5)))}, after: 0, tolerated: true},
 		"Shortest":     {reason: "The shortest counts, as in Kubernetes.", tolerations: []corev1.Toleration{exists(new(int64(300))), exists(new(int64(10))), exists(new(int64(60)))}, after: 10 * time.Second, tolerated: true},
 		"ForeverAnd10": {reason: "One with an end ends, as in Kubernetes.", tolerations: []corev1.Toleration{exists(nil), exists(new(int64(10)))}, after: 10 * time.Second, tolerated: true},
 	}
@@ -96,7 +96,7 @@ func TestNodeCauses(t *testing.T) {
 			tolerations: []corev1.Toleration{{Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists, Effect: noExecute, TolerationSeconds: new(int64(300))}},
 			want:        causes{Lost: noon().Add(4 * time.Minute)}},
 		"NotReady":        {reason: "Not tolerated at all.", taints: []corev1.Taint{{Key: corev1.TaintNodeNotReady, Effect: noExecute, TimeAdded: ago(time.Minute)}}, want: causes{Lost: ago(time.Minute).Time}},
-		"NotReadyForever": {reason: "A DaemonSet's pod bears it for ever.", taints: []corev1.Taint{{Key: corev1.TaintNodeNotReady, Effect: noExecute}}, tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}}},
+		"NotReadyForever": {reason: "A DaemonSet's pod bears it forever.", taints: []corev1.Taint{{Key: corev1.TaintNodeNotReady, Effect: noExecute}}, tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}}},
 		"NotReadyNew":     {reason: "As a taint for new pods it says nothing of others.", taints: []corev1.Taint{{Key: corev1.TaintNodeNotReady, Effect: noSchedule}}},
 		"Earliest": {
 			reason: "Of two the earlier counts, in either order.",

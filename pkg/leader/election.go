@@ -46,7 +46,7 @@ type Election struct {
 func (e *Election) Unlocked() bool { return e.unlocked.Load() }
 
 // Run leads while this process holds the lease, and stands by while another does, until
-// ctx is done or Lead fails. An unlock of before is over, for a guard starts. Without an
+// ctx is done or Lead fails. An earlier unlock is over, because a guard starts. Without an
 // election the process leads at once.
 func (e *Election) Run(ctx context.Context, elect bool) error {
 	if !e.locksAgain(ctx) {
@@ -67,7 +67,7 @@ func (e *Election) locksAgain(ctx context.Context) bool {
 	return wait.PollUntilContextCancel(ctx, retryPeriod, true, func(ctx context.Context) (bool, error) {
 		err := takeBack(ctx, e.Client, e.Namespace)
 		if err != nil {
-			e.Log.Warn("Cannot see whether callguard is unlocked; trying again", "err", err)
+			e.Log.Warn("Cannot see whether callguard is unlocked; retrying", "err", err)
 		}
 		return err == nil, nil
 	}) == nil
@@ -125,7 +125,7 @@ func (e *Election) tell(holder string) {
 		return
 	}
 	if unlocked {
-		e.Log.Warn("Unlocked by 'drain-guard unlock': no guard leads, and pods of before hold no call; a guard that starts locks again")
+		e.Log.Warn("Unlocked by 'drain-guard unlock': no drain-guard leads, and existing pods are not protected; starting a drain-guard locks again")
 	} else {
 		e.Log.Info("No longer unlocked", "holder", holder)
 	}

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package leader is about the lease of the guards: who leads, how it is known from
-// elsewhere, what an unlock does to it, and the LiveKit server that is noted there. It
-// knows nothing of what a leader does.
+// Package leader handles drain-guard's lease: the election, who leads as seen from
+// outside, what an unlock does to it, and the LiveKit server recorded there. It does not
+// know what a leader does.
 package leader
 
 import (
@@ -57,7 +57,7 @@ func Find(ctx context.Context, client kubernetes.Interface, namespace string, wi
 		holder, renewed := holderOf(lease), lease.Spec.RenewTime
 		switch {
 		case holder == UnlockHolder:
-			return "", fmt.Errorf("%w: callguard was unlocked, and nothing is locked until a drain-guard starts anew", ErrNone)
+			return "", fmt.Errorf("%w: callguard was unlocked, and nothing is locked until a drain-guard starts again", ErrNone)
 		case holder == "" || renewed == nil:
 		case first == nil:
 			first = renewed

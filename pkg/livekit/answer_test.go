@@ -228,7 +228,7 @@ func TestAnswersAreBounded(t *testing.T) {
 		participants bool
 		want         string
 	}{
-		"Long":             {reason: "It would be passed over for ever.", answer: []byte{0x12, 0x81, 0x80, 0x80, 0x80, 0x02}, want: "longer than 512 MiB"},
+		"Long":             {reason: "It would be passed over forever.", answer: []byte{0x12, 0x81, 0x80, 0x80, 0x80, 0x02}, want: "longer than 512 MiB"},
 		"ManyRooms":        {reason: "Two bytes on the way are more in memory.", answer: bytes.Repeat([]byte{0x0a, 0}, maxItems+1), want: "more than 25000 rooms or participants"},
 		"ManyParticipants": {reason: "The same.", answer: bytes.Repeat([]byte{0x0a, 0}, maxItems+1), participants: true, want: "more than 25000 rooms or participants"},
 		"Cut":              {reason: "Two of three rooms are not all.", answer: three[:len(three)-1], want: "before its answer is complete"},

@@ -16,13 +16,13 @@ type collector struct{ *Provider }
 
 func (collector) calls() *prometheus.Desc {
 	return prometheus.NewDesc("callguard_active_calls",
-		"Calls that the guarded pods of a Deployment or StatefulSet hold, as active_calls of the metrics API. There is none while too little is known.",
+		"Calls that the guarded pods of a Deployment or StatefulSet hold, as active_calls of the metrics API. Absent while too little is known.",
 		[]string{"namespace", "workload"}, nil)
 }
 
 func (collector) busy() *prometheus.Desc {
 	return prometheus.NewDesc("callguard_busy_pods",
-		"Guarded pods of a Deployment or StatefulSet that hold a call, or may, as busy_pods of the metrics API. There is none while too little is known.",
+		"Guarded pods of a Deployment or StatefulSet that hold a call, or may, as busy_pods of the metrics API. Absent while too little is known.",
 		[]string{"namespace", "workload"}, nil)
 }
 

@@ -12,13 +12,13 @@ import (
 // TestCollector shows the calls of each workload, and nothing where too little is known.
 func TestCollector(t *testing.T) {
 	const help = `
-# HELP callguard_active_calls Calls that the guarded pods of a Deployment or StatefulSet hold, as active_calls of the metrics API. There is none while too little is known.
+# HELP callguard_active_calls Calls that the guarded pods of a Deployment or StatefulSet hold, as active_calls of the metrics API. Absent while too little is known.
 # TYPE callguard_active_calls gauge
 callguard_active_calls{namespace="voice",workload="Deployment/empty"} 0
 callguard_active_calls{namespace="voice",workload="Deployment/web"} 7
 `
 	const busy = `
-# HELP callguard_busy_pods Guarded pods of a Deployment or StatefulSet that hold a call, or may, as busy_pods of the metrics API. There is none while too little is known.
+# HELP callguard_busy_pods Guarded pods of a Deployment or StatefulSet that hold a call, or may, as busy_pods of the metrics API. Absent while too little is known.
 # TYPE callguard_busy_pods gauge
 callguard_busy_pods{namespace="voice",workload="Deployment/empty"} 0
 `

@@ -12,7 +12,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// Class is how bad it is.
+// Class is the severity of a probe outcome.
 type Class string
 
 // The classes.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package trust says which authorities a program believes as a TLS client. It reads no
+// Package trust defines which certificate authorities a program trusts as a TLS client. It reads no
 // files: the programs do.
 package trust
 

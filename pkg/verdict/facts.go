@@ -70,11 +70,11 @@ func (f Facts) Overdue() string {
 	held := f.Now.Sub(f.Standing)
 	switch {
 	case f.Limits.MaxHold > 0 && held >= f.Limits.MaxHold:
-		return "it was held for as long as the administrator allows"
+		return "it was held for as long as --max-hold allows"
 	case f.Deadline.Release && f.Deadline.After > 0 && held >= f.Deadline.After:
-		return "its own drain deadline is over"
+		return "its own callguard.dev/drain-deadline has passed"
 	case !f.LetGoBy.IsZero() && !f.Now.Before(f.LetGoBy):
-		return "its node ends, which the administrator has as the limit"
+		return "its node is about to end (--node-termination-limit)"
 	default:
 		return ""
 	}
@@ -153,7 +153,7 @@ type Reading struct {
 type Limits struct {
 	// Settle is how long no call may have begun before a zero is believed.
 	Settle time.Duration
-	// MaxHold bounds how long a pod is held that something wants to go; zero: for ever.
+	// MaxHold bounds how long a pod is held that something wants to go; zero: forever.
 	MaxHold time.Duration
 	// ReplacementWait is how long an idle pod waits for others that take calls in its
 	// place; zero: it does not.

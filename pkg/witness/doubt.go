@@ -14,7 +14,7 @@ import (
 const (
 	// disbelief is how long a pod's gate or agent must have known of no call, and LiveKit
 	// must have listed no other one, until calls that LiveKit alone lists do not count. A
-	// LiveKit that was killed keeps its agents in Redis for ever.
+	// LiveKit that was killed keeps its agents in Redis forever.
 	disbelief = 5 * time.Minute
 	// gap is the longest time between two looks at a pod that count as one time of zero.
 	gap = 2 * time.Minute

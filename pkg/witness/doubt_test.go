@@ -13,7 +13,7 @@ import (
 )
 
 // TestACallThatOnlyLiveKitKnows plays a pod of which LiveKit lists a call, once a
-// minute from minute 1 on. A LiveKit with Redis that was killed lists it for ever.
+// minute from minute 1 on. A LiveKit with Redis that was killed lists it forever.
 func TestACallThatOnlyLiveKitKnows(t *testing.T) {
 	minute := func(n int) time.Time { return time.Date(2026, 1, 1, 12, n, 0, 0, time.UTC) }
 	joined := minute(0)
@@ -90,7 +90,7 @@ func TestDisbelievedCallsAreCounted(t *testing.T) {
 	c := NewCollector(l, func() []*call.Pod { return pods }, func() time.Time { return now })
 	count := func(want string) {
 		t.Helper()
-		text := "# HELP callguard_disbelieved_calls Calls that LiveKit lists of pods whose agent or gate has known of none for 5 minutes. They do not count; the log names their rooms.\n" +
+		text := "# HELP callguard_disbelieved_calls Calls in LiveKit's list that the pod's agent or call-gate has not known for 5 minutes. They do not count; the log names their rooms.\n" +
 			"# TYPE callguard_disbelieved_calls gauge\ncallguard_disbelieved_calls " + want + "\n"
 		if err := testutil.CollectAndCompare(c, strings.NewReader(text), "callguard_disbelieved_calls"); err != nil {
 			t.Error(err)

@@ -24,13 +24,13 @@ func NewCollector(l *Ledger, pods func() []*call.Pod, now func() time.Time) *Col
 	return &Collector{
 		ledger: l, pods: pods, now: now,
 		pod: prometheus.NewDesc("callguard_pods",
-			"Guarded pods, by what is known of them (busy, idle, unknown).", []string{"known"}, nil),
+			"Guarded pods, by what is known of their calls (busy, idle, unknown).", []string{"known"}, nil),
 		reading: prometheus.NewDesc("callguard_readings",
 			"Latest readings of running guarded pods, by witness and outcome (known, unknown).", []string{"witness", "outcome"}, nil),
 		age: prometheus.NewDesc("callguard_reading_oldest_age_seconds",
 			"Age of the oldest known reading of a running guarded pod, by witness.", []string{"witness"}, nil),
 		disbelieved: prometheus.NewDesc("callguard_disbelieved_calls",
-			"Calls that LiveKit lists of pods whose agent or gate has known of none for 5 minutes. They do not count; the log names their rooms.", nil, nil),
+			"Calls in LiveKit's list that the pod's agent or call-gate has not known for 5 minutes. They do not count; the log names their rooms.", nil, nil),
 	}
 }
 

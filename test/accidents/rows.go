@@ -488,7 +488,7 @@ func workloads() []Row {
 	row := func(object, what string, args ...string) Row {
 		var before int
 		return Row{
-			Object: object, What: what, Notices: "drain-guard: Events on the pods; door `callguard-delete` refuses the garbage collector", Heals: nothing + ": the pods go after their calls",
+			Object: object, What: what, Notices: "drain-guard: Events on the pods; policy `callguard-delete` refuses the garbage collector", Heals: nothing + ": the pods go after their calls",
 			Do: func(s *Scene) error {
 				var err error
 				if before, err = s.draining(); err != nil {
@@ -507,7 +507,7 @@ func workloads() []Row {
 		}
 	}
 	foreign := row("CustomResourceDefinition of a pod's owner", "deleted "+person, "delete", "crd", OwnerKind, "--wait=false")
-	foreign.Notices = "drain-guard: Event `OwnerNotFollowed` on the owner, from the first; door `callguard-delete` refuses the garbage collector"
+	foreign.Notices = "drain-guard: Event `OwnerNotFollowed` on the owner, from the first; policy `callguard-delete` refuses the garbage collector"
 	foreign.Heals = nothing + ": the pod serves on, and goes when its node is drained or with annotation `callguard.dev/leave`"
 	foreign.Noticed = func(s *Scene) error {
 		ever := *s

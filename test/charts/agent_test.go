@@ -55,7 +55,7 @@ func TestSidecars(t *testing.T) {
 	if got := env(container(t, agent, "agent"))["LIVEKIT_PUBLIC_URL"]; got != "ws://v-voice-agent-livekit.voice.svc:7880" {
 		t.Errorf("the agent's LIVEKIT_PUBLIC_URL is %q, want the real LiveKit: avatar providers are told it", got)
 	}
-	// A startup probe that waits for a worker would wait for ever: the agent starts after it.
+	// A startup probe that waits for a worker would wait forever: the agent starts after it.
 	if p := gate.ReadinessProbe; p == nil || p.HTTPGet == nil || p.HTTPGet.Path != "/readyz" || p.HTTPGet.Port.String() != "gate" {
 		t.Errorf("call-gate's readiness probe is %+v, want GET /readyz: ready is not able", p)
 	}

@@ -116,7 +116,7 @@ func TestBirth(t *testing.T) {
 		"Draining": {reason: "Nobody is born draining.", change: note(call.DrainingAnnotation), want: noNote},
 		"Aside":    {reason: "Nobody is born set aside.", change: note(call.AsideAnnotation), want: noNote},
 		"Hash":     {reason: "Nobody had a hash before birth.", change: note(call.HashAnnotation), want: noNote},
-		"Leave":    {reason: "Whoever is born asked to leave is made again for ever.", change: note(call.LeaveAnnotation), want: noNote},
+		"Leave":    {reason: "Whoever is born asked to leave is made again forever.", change: note(call.LeaveAnnotation), want: noNote},
 		"Others":   {reason: "What a pod template sets is the template's.", change: note(call.WitnessesAnnotation), want: allowed},
 		"NoName": {reason: "The API server makes the name up before.",
 			change: func(p *corev1.Pod) { p.GenerateName, p.Name, p.Labels[call.ReleasedLabel] = "agent-", "", "x" }, want: noLabel},

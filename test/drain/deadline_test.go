@@ -69,7 +69,7 @@ func TestDeadline(t *testing.T) {
 	if up := s.callers.Report().Up; up != 1 {
 		t.Errorf("%d calls go on; want that of the other node", up)
 	}
-	const why = "its own drain deadline is over"
+	const why = "its own callguard.dev/drain-deadline has passed"
 	s.told(s.ns, "Pod", leaver, guard.ReasonForced, why)
 	s.told(s.ns, "Deployment", lab.AgentName, guard.ReasonForced, why)
 	s.told(metav1.NamespaceDefault, "Node", s.nodes[0], guard.ReasonForced, leaver)

@@ -164,7 +164,7 @@ func TestReplacementWait(t *testing.T) {
 			if waited := s.watch.since(leaver, call.Draining).Sub(began); waited < shortWait-s1 {
 				t.Errorf("it waited for %s; want --replacement-wait, %s", waited, shortWait)
 			}
-			s.told(s.ns, "Pod", leaver, guard.ReasonDraining, "it is idle, and others that take calls in its place have not come within --replacement-wait")
+			s.told(s.ns, "Pod", leaver, guard.ReasonDraining, "it is idle, and replacements that can take calls have not come within --replacement-wait")
 			s.ends(drain, inTime)
 			s.gone(soon, leaver)
 			s.notForced(leaver)
@@ -203,7 +203,7 @@ func TestDeadlineOfTheIdle(t *testing.T) {
 	s.ends(drain, inTime)
 	s.gone(soon, only)
 	t.Logf("its drain took %.1f s, of which its deadline is %s", drain.ended.Sub(began).Seconds(), shortestHold)
-	s.told(s.ns, "Pod", only, guard.ReasonDraining, "its own drain deadline is over")
+	s.told(s.ns, "Pod", only, guard.ReasonDraining, "its own callguard.dev/drain-deadline has passed")
 	s.notForced(only)
 	s.bounds(2, 0)
 	s.noneDropped()
@@ -227,7 +227,7 @@ func TestDrainWhileNobodyIsReady(t *testing.T) {
 	drain := s.drain(s.nodes[0])
 	s.ends(drain, 2*inTime)
 	s.gone(soon, leavers...)
-	s.told(s.ns, "Pod", leavers[0], guard.ReasonDraining, "it is idle, and was not ready for a minute")
+	s.told(s.ns, "Pod", leavers[0], guard.ReasonDraining, "it is idle, and has not been ready for a minute")
 	s.noneDropped()
 }
 

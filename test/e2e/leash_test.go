@@ -45,7 +45,7 @@ func TestAdapterLeash(t *testing.T) {
 		"at another port":      {patch(`{"spec":{"service":{"port":1}}}`), leash},
 		"serve nothing":        {patch(`{"spec":{"service":null,"caBundle":null}}`), leash},
 		"come first":           {patch(`{"spec":{"groupPriorityMinimum":1}}`), leash},
-		"stay for ever":        {patch(`{"metadata":{"finalizers":["example.org/x"]}}`), leash},
+		"stay forever":         {patch(`{"metadata":{"finalizers":["example.org/x"]}}`), leash},
 		"be found by others":   {patch(`{"metadata":{"labels":{"kube-aggregator.kubernetes.io/automanaged":"true"}}}`), leash},
 		"note something":       {patch(`{"metadata":{"annotations":{"example.org/x":"y"}}}`), leash},
 		"write the status":     {patch(`{"status":{"conditions":[]}}`, "status"), noRight},

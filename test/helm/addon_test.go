@@ -110,7 +110,7 @@ func TestAddon(t *testing.T) {
 func onlyOne(t *testing.T) {
 	t.Helper()
 	for _, mode := range []string{"own", "none"} {
-		refused(t, []string{"callguard stands already, as release callguard in namespace callguard-system", "Upgrade that one, or uninstall it"},
+		refused(t, []string{"callguard is already installed, as release callguard in namespace callguard-system", "Upgrade that one, or uninstall it"},
 			"install", "second", addonChart, "-n", "second", "--create-namespace", "--set", "metricsAdapter.mode="+mode)
 	}
 }

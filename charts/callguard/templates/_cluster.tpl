@@ -13,7 +13,7 @@ from it. Where nothing can be looked up (helm template, a dry run on the client,
 {{- $namespace := get $annotations "meta.helm.sh/release-namespace" -}}
 {{- if and $name (or (ne $name .Release.Name) (ne $namespace .Release.Namespace)) -}}
 {{- if lookup "scheduling.k8s.io/v1" "PriorityClass" "" "callguard-calls" -}}
-{{- fail (printf "callguard stands already, as release %s in namespace %s, and a cluster has one: its doors hold in all namespaces. Upgrade that one, or uninstall it before you install this one" $name $namespace) -}}
+{{- fail (printf "callguard is already installed, as release %s in namespace %s, and a cluster has one: its admission policies apply to all namespaces. Upgrade that one, or uninstall it before you install this one" $name $namespace) -}}
 {{- end -}}
 {{- fail (printf "release %s in namespace %s was uninstalled and left policy callguard-lookout, as it has to. Make it this release's, then install again: kubectl annotate validatingadmissionpolicy,validatingadmissionpolicybinding callguard-lookout --overwrite meta.helm.sh/release-name=%s meta.helm.sh/release-namespace=%s" $name $namespace .Release.Name .Release.Namespace) -}}
 {{- end -}}

@@ -51,12 +51,12 @@ it could wait for, and no place of its own in the host's network.
 {{- /* The account a component runs as: (dict "ctx" $ "component" "drainGuard"). The doors let the guard's alone through. */ -}}
 {{- define "callguard.account" -}}
 {{- with dig "serviceAccount" "name" "" (.ctx.Values.podDefaults | default dict) -}}
-{{- fail (printf "podDefaults.serviceAccount.name is %s, and each component has an account of its own, for the doors let drain-guard's through; use drainGuard.serviceAccount.name or metricsAdapter.serviceAccount.name" .) -}}
+{{- fail (printf "podDefaults.serviceAccount.name is %s, and each component has an account of its own, because the admission policies exempt drain-guard's; use drainGuard.serviceAccount.name or metricsAdapter.serviceAccount.name" .) -}}
 {{- end -}}
 {{- $guard := dig "serviceAccount" "name" "" .ctx.Values.drainGuard | default "drain-guard" -}}
 {{- $adapter := dig "serviceAccount" "name" "" .ctx.Values.metricsAdapter | default "metrics-adapter" -}}
 {{- if eq $guard $adapter -}}
-{{- fail (printf "drain-guard and metrics-adapter both run as %s, and the doors let drain-guard's account through; use another, such as metricsAdapter.serviceAccount.name=metrics-adapter" $guard) -}}
+{{- fail (printf "drain-guard and metrics-adapter both run as %s, and the admission policies exempt drain-guard's account; use another, such as metricsAdapter.serviceAccount.name=metrics-adapter" $guard) -}}
 {{- end -}}
 {{- ternary $guard $adapter (eq .component "drainGuard") -}}
 {{- end }}

@@ -56,13 +56,13 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.StringVar(&o.livekitURL, "livekit-url", o.livekitURL, "The real LiveKit, such as wss://livekit.example.com. Default: $LIVEKIT_URL.")
 	fs.StringVar(&o.podUID, "pod-uid", o.podUID, "UID of the pod. Default: $POD_UID, from the downward API.")
 	fs.StringVar(&o.listen, "bind-address", o.listen, "Address the agent connects to; set the agent's LIVEKIT_URL to it.")
-	fs.StringVar(&o.status, "status-address", o.status, "Where GET /calls, /metrics, /healthz and /readyz are answered; its port stands in the pod's annotation "+call.GatePortAnnotation+".")
+	fs.StringVar(&o.status, "status-address", o.status, "Address that serves GET /calls, /metrics, /healthz and /readyz. Repeat its port in the pod's annotation "+call.GatePortAnnotation+".")
 	fs.IntSliceVar(&o.workerPorts, "worker-ports", o.workerPorts, "Ports at which the agents of the pod answer GET /worker, one for each worker process.")
-	fs.StringVar(&o.orderFile, "order-file", o.orderFile, "File of a downwardAPI volume with metadata.annotations, or with the one annotation "+call.DrainingAnnotation+". Without it nobody can order the pod to drain.")
-	fs.StringVar(&o.journal, "journal", o.journal, "Folder of an emptyDir, in which a gate that is started again finds the jobs. Without it the agent is asked how many it has.")
+	fs.StringVar(&o.orderFile, "order-file", o.orderFile, "File of a downwardAPI volume with metadata.annotations, or with the one annotation "+call.DrainingAnnotation+". Without it the pod cannot be told to drain.")
+	fs.StringVar(&o.journal, "journal", o.journal, "Folder of an emptyDir in which a restarted call-gate finds its jobs. Without it, call-gate asks the agent how many jobs it has.")
 	fs.StringVar(&o.caFile, "ca-file", o.caFile, "Certificates to trust for LiveKit besides the system's, in PEM.")
-	fs.DurationVar(&o.launchLimit, "launch-limit", o.launchLimit, "The longest that the agent takes to start a job it was assigned: the attempts of its SDK times initialize_process_timeout, and room for jobs that stand in line. An assigned job counts for so long, unless it is known to run or to be over.")
-	fs.IntVar(&o.perMinute, "livekit-requests-per-minute", o.perMinute, "The most requests a minute to LiveKit's API, to look into the rooms of jobs. What is more waits.")
+	fs.DurationVar(&o.launchLimit, "launch-limit", o.launchLimit, "Maximum time the agent takes to start an assigned job: its SDK's attempts times initialize_process_timeout, plus time for queued jobs. An assigned job counts for that long, unless it is known to run or to have ended.")
+	fs.IntVar(&o.perMinute, "livekit-requests-per-minute", o.perMinute, "Maximum number of requests a minute to LiveKit's API, to look into the rooms of jobs. Further requests wait.")
 	o.logLevel.AddFlag(fs)
 	return fs
 }

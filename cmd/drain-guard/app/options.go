@@ -74,17 +74,17 @@ func (o *Options) Flags() *pflag.FlagSet {
 		Until:        "pods of the default project are held",
 		Resync:       "Poll interval of LiveKit while a pod is leaving. LiveKit is not polled at other times.",
 		MaxStaleness: "LiveKit data older than this is treated as unknown. Where --livekit-requests-per-minute makes reading all rooms take longer, twice that time.",
-		Limit:        "The guard reads every room before it believes a zero, so a low limit makes a drain take longer.",
+		Limit:        "drain-guard reads every room before it accepts a zero, so a low limit slows drains down.",
 	})
 	fs.DurationVar(&o.witnessTimeout, "witness-timeout", o.witnessTimeout, "Time limit of one request to a pod.")
-	fs.StringVar(&o.deletionCosts, "deletion-cost", o.deletionCosts, "auto: pods that leave are marked as the first to be deleted, and without the doors all pods by their calls. off: never.")
+	fs.StringVar(&o.deletionCosts, "deletion-cost", o.deletionCosts, "auto: pods that leave are marked to be deleted first; without the admission policies all pods are marked by their number of calls. off: never.")
 	return fs
 }
 
 // clusterFlags are those of unlock, too.
 func (o *Options) clusterFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "Path to a kubeconfig; defaults to the in-cluster configuration.")
-	fs.StringVar(&o.doors.Namespace, "namespace", o.doors.Namespace, "Namespace of the guard and of its lease; by default what POD_NAMESPACE says.")
+	fs.StringVar(&o.doors.Namespace, "namespace", o.doors.Namespace, "Namespace of drain-guard and its lease; defaults to $POD_NAMESPACE.")
 	o.logLevel.AddFlag(fs)
 }
 

@@ -59,7 +59,7 @@ func TestUnlockSaysWhatItCosts(t *testing.T) {
 	if err := Main(t.Context(), []string{"unlock", "--help"}, io.Discard, &said); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"termination grace and no more", "wait until no pod is aside or draining", "--kubeconfig"} {
+	for _, want := range []string{"only the pod's termination grace period", "wait until no pod is set aside or draining", "--kubeconfig"} {
 		if !strings.Contains(strings.Join(strings.Fields(said.String()), " "), want) {
 			t.Errorf("unlock --help lacks %q:\n%s", want, said.String())
 		}

@@ -16,7 +16,7 @@ type status struct {
 // ready says why the guard does not hold calls; nil when it does.
 func (s *status) ready() error {
 	if s.unlocked() {
-		return errors.New("unlocked: nothing is locked until a guard starts anew")
+		return errors.New("unlocked: nothing is locked until a drain-guard starts again")
 	}
 	if err := s.guard(); err != nil {
 		return fmt.Errorf("not ready: %w", err)

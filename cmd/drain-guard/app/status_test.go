@@ -15,7 +15,7 @@ func TestStatus(t *testing.T) {
 	}{
 		"Ready":    {},
 		"NotReady": {guard: errors.New("the guarded pods are still being read"), want: "not ready: the guarded pods are still being read"},
-		"Unlocked": {unlocked: true, want: "unlocked: nothing is locked until a guard starts anew"},
+		"Unlocked": {unlocked: true, want: "unlocked: nothing is locked until a drain-guard starts again"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &status{guard: func() error { return tc.guard }, unlocked: func() bool { return tc.unlocked }}

@@ -34,7 +34,7 @@ func (o *unlockOptions) Flags() *pflag.FlagSet {
 	fs := pflag.NewFlagSet("drain-guard unlock", pflag.ContinueOnError)
 	o.clusterFlags(fs)
 	fs.BoolVar(&o.afterUninstall, "after-uninstall", o.afterUninstall,
-		"Only give pods back that are aside, and only where callguard was uninstalled: do nothing while its Deployment or one of its admission policies is there.")
+		"Only return pods that were set aside, and only if callguard was uninstalled: do nothing while its Deployment or one of its admission policies exists.")
 	fs.Usage = func() { unlockUsage(fs.Output(), fs) }
 	return fs
 }
@@ -52,13 +52,13 @@ func (o *unlockOptions) run(ctx context.Context, client kubernetes.Interface, ou
 
 // unlockUsage says what `drain-guard unlock` does, and what it may cost.
 func unlockUsage(w io.Writer, fs *pflag.FlagSet) {
-	_, _ = fmt.Fprintf(w, `drain-guard unlock lets go of every guarded pod, and deletes none.
+	_, _ = fmt.Fprintf(w, `drain-guard unlock returns every guarded pod to Kubernetes, and deletes none.
 
-Pods that are aside go back to their ReplicaSets, which delete what they have too
-many of: a call in such a pod has the pod's termination grace and no more. To lose
-no call, wait until no pod is aside or draining, or give pods a grace as long as
-their calls. Pods that take no new call never will again; they are named, with the
-command that replaces them.
+Pods that were set aside go back to their ReplicaSets, which delete what they have
+too many of: a call in such a pod has only the pod's termination grace period. To
+lose no call, wait until no pod is set aside or draining, or use a grace period as
+long as your calls. Pods that accept no new calls never will again; they are listed
+with the command that replaces them.
 
 Flags:
 %s`, fs.FlagUsages())

@@ -29,7 +29,7 @@ func apiService(service, available, message string) string {
 		"status": {"conditions": [{"type": "Available", "status": %q, "reason": "MissingEndpoints", "message": %q}]}}`, service, available, message)
 }
 
-// apiServer answers each path with the next of its answers, and the last for ever.
+// apiServer answers each path with the next of its answers, and the last forever.
 // A path it does not know is forbidden. again is told when a path is asked for again.
 func apiServer(t *testing.T, answers map[string][]string, again func()) (kubeconfig string) {
 	t.Helper()

@@ -73,13 +73,13 @@ func (o *Options) Flags() *pflag.FlagSet {
 		Until:        "metrics of the default project answer 503",
 		Resync:       "Poll interval of LiveKit. With webhooks, changes are seen at once.",
 		MaxStaleness: "Readings older than this are treated as unknown, and metrics that need them answer 503. A room counts as read while LiveKit's list of rooms shows no change of it.",
-		Limit:        "Within a limit, rooms whose line in LiveKit's list has changed are read first. Where it is too low for what changes, metrics answer 503 and say so.",
+		Limit:        "With a limit, rooms whose line in LiveKit's list has changed are read first. If it is too low, metrics answer 503 and say so.",
 	})
 	fs.DurationVar(&o.podInterval, "pod-interval", o.podInterval, "How often each pod is asked: its call-gate, or the GET /worker of its agent.")
 	fs.DurationVar(&o.workerTimeout, "worker-timeout", o.workerTimeout, "Time limit of one request to an agent or its gate.")
-	fs.IntVar(&o.workerConcurrency, "worker-concurrency", o.workerConcurrency, "Requests to agents under way at once, and as many to gates.")
+	fs.IntVar(&o.workerConcurrency, "worker-concurrency", o.workerConcurrency, "Maximum number of concurrent requests to agents, and as many to call-gates.")
 	fs.StringVar(&o.webhookAddress, "webhook-bind-address", o.webhookAddress, "Address that takes LiveKit's webhooks at "+rooms.WebhookPath+"; empty for none.")
-	fs.StringSliceVar(&o.webhookPeers, "webhook-peers", o.webhookPeers, "host:port of the other replicas, to which webhooks are passed on. A name may stand for all replicas, this one included.")
+	fs.StringSliceVar(&o.webhookPeers, "webhook-peers", o.webhookPeers, "host:port of the other replicas, to which webhooks are forwarded. A name may resolve to all replicas, including this one.")
 	fs.StringVar(&o.service, "service", o.service, "namespace/name[:port] of the Service that the APIServices name, for the self-made serving certificate and --compose-service.")
 	fs.DurationVar(&o.certificateLifetime, "certificate-lifetime", o.certificateLifetime, "Lifetime of the self-made serving certificate, used unless --tls-cert-file is given.")
 	o.compose.addFlags(fs)

@@ -101,11 +101,11 @@ func TestStory(t *testing.T) {
 		{"A pod without witnesses is not known to be idle.", draining(call.NodeDrain, 9999), verdict.Hold, false, "default: no rule lets the pod go"},
 
 		{"The team's own deadline.", with(draining(call.NodeDrain, 3600, known(2, 3599), known(2, 3599)), func(f *verdict.Facts) { f.Deadline = call.Deadline{After: time.Hour, Release: true} }),
-			verdict.Release, true, "deadline: its own drain deadline is over"},
+			verdict.Release, true, "deadline: its own callguard.dev/drain-deadline has passed"},
 		{"The administrator's ceiling.", with(draining(call.NodeDrain, 3600, call.Unknown("LiveKit is down"), known(0, 3599)), func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour }),
-			verdict.Release, true, "deadline: it was held for as long as the administrator allows"},
+			verdict.Release, true, "deadline: it was held for as long as --max-hold allows"},
 		{"The end of its node, where that is a limit.", with(draining(call.NodeDrain, 3600, known(2, 3599), known(2, 3599)), func(f *verdict.Facts) { f.LetGoBy = at(3600) }),
-			verdict.Release, true, "deadline: its node ends, which the administrator has as the limit"},
+			verdict.Release, true, "deadline: its node is about to end (--node-termination-limit)"},
 		{"A second before.", with(draining(call.NodeDrain, 3599, known(2, 3598), known(2, 3598)), func(f *verdict.Facts) { f.LetGoBy = at(3600) }), verdict.Hold, false, "calls: it holds calls"},
 		{"Its calls are over as the ceiling is reached.", with(draining(call.NodeDrain, 3600, known(0, 3599), known(0, 3599)), func(f *verdict.Facts) { f.Limits.MaxHold = time.Hour }),
 			verdict.Release, false, "idle: its calls are over"},
@@ -145,20 +145,20 @@ func TestStory(t *testing.T) {
 		{"No place for a replacement, and it has a call.", with(aside(3), func(f *verdict.Facts) { f.Now, f.Readings = at(9999), busy(9999) }), verdict.Hold, false,
 			"floor: too few others of its workload can take calls; it goes on serving until replacements are ready"},
 		{"Its call is over, and it has waited for long.", with(aside(3), func(f *verdict.Facts) { f.Now, f.Readings = at(1200), idle(1200) }), verdict.Drain, false,
-			"patience: it is idle, and others that take calls in its place have not come within --replacement-wait"},
+			"patience: it is idle, and replacements that can take calls have not come within --replacement-wait"},
 		{"Not for so long.", with(aside(3), func(f *verdict.Facts) { f.Now, f.Readings = at(1199), idle(1199) }), verdict.Hold, false,
 			"floor: too few others of its workload can take calls; it goes on serving until replacements are ready"},
 		{"It has no place to step aside to.", with(wanted(call.NodeDrain), func(f *verdict.Facts) { f.Now, f.Workload.Aside, f.Readings = at(1200), 4, idle(1200) }), verdict.Drain, false,
-			"patience: it is idle, and others that take calls in its place have not come within --replacement-wait"},
+			"patience: it is idle, and replacements that can take calls have not come within --replacement-wait"},
 		{"Nobody is ready, nor is it.", with(wanted(call.NodeDrain), func(f *verdict.Facts) {
 			f.Now, f.Pod.Ready, f.Pod.UnreadySince, f.Workload.Able, f.Workload.Coming, f.Readings = at(60), false, at(0), 0, 3, idle(60)
-		}), verdict.Drain, false, "patience: it is idle, and was not ready for a minute"},
+		}), verdict.Drain, false, "patience: it is idle, and has not been ready for a minute"},
 		{"Its probe failed once.", with(wanted(call.NodeDrain), func(f *verdict.Facts) {
 			f.Now, f.Pod.Ready, f.Pod.UnreadySince, f.Workload.Able, f.Workload.Coming, f.Readings = at(59), false, at(0), 0, 3, idle(59)
 		}), verdict.Hold, false, "bounds: replacement pods are not ready yet"},
 		{"The team's deadline is over, and nobody takes its place.", with(aside(0), func(f *verdict.Facts) {
 			f.Now, f.Deadline, f.Readings = at(5), call.Deadline{After: 5 * time.Second, Release: true}, busy(5)
-		}), verdict.Drain, false, "patience: its own drain deadline is over"},
+		}), verdict.Drain, false, "patience: its own callguard.dev/drain-deadline has passed"},
 		{"The rollout of a Deployment that does without one.", with(wanted(call.Rollout), func(f *verdict.Facts) {
 			f.Pod.State, f.Workload.MaxUnavailable = call.Aside, 1
 		}), verdict.Drain, false, "floor: enough other pods can take calls"},
@@ -251,7 +251,7 @@ func promise(f verdict.Facts, v verdict.Verdict) string {
 		p.Running && (f.Intent.Intent != call.LostNode || p.Ready) && p.Unable.Why == "" && f.Overdue() == "" && !waitedEnough(f):
 		return "no pod that takes calls stops while too few others can take them, but for a deadline, and for one that is idle and has waited"
 	case v.Outcome == verdict.Hold && p.State != call.Draining && (f.Overdue() != "" || !p.CameSince && waitedEnough(f)):
-		return "no pod waits for others for ever"
+		return "no pod waits for others forever"
 	case v.Outcome == verdict.Hold && p.State == call.Draining && !p.DrainingSince.IsZero() && f.Overdue() != "" &&
 		(f.Now.Sub(f.Pod.DrainingSince) >= f.Limits.Settle && !f.Idle() || f.Now.Sub(f.Pod.DrainingSince) >= f.Limits.Settle+10*time.Second):
 		return "no deadline is passed over, but for seconds in which an idle pod may be believed"

@@ -38,7 +38,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"method"}),
 		sweptAt: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "callguard", Name: "livekit_last_sweep_timestamp_seconds",
-			Help: "As of when all rooms of a project are known, but for those that cannot be read; 0 before the first time.",
+			Help: "Time as of which all readable rooms of a project are known; 0 before the first sweep.",
 		}, []string{"project"}),
 		rooms: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "callguard", Name: "livekit_agent_rooms",
@@ -46,11 +46,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"project"}),
 		unattributed: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "callguard", Name: "unattributed_agents",
-			Help: "Agents in the rooms of a project that name no pod. While there are any, pods with no witness but rooms are unknown.",
+			Help: "Agents in the rooms of a project that name no pod. While there are any, pods whose only witness is rooms are unknown.",
 		}, []string{"project"}),
 		unread: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "callguard", Name: "livekit_unread_rooms",
-			Help: "Rooms of a project that cannot be read, and of which the list has said something new since they were, so that nobody knows whose agents are in them. They count as unattributed agents do.",
+			Help: "Rooms of a project that cannot be read and have changed since they were, so that nobody knows whose agents are in them. They have the effect of unattributed agents.",
 		}, []string{"project"}),
 		webhooks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "callguard", Name: "webhook_events_total",

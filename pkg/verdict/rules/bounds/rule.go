@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bounds sets pods aside, within bounds: without them a pod that comes back
-// to the node it was taken from makes a new pod for each one set aside.
+// Package bounds sets pods aside, a limited number at a time. Without a limit, a pod whose
+// replacement returns to the same node would be replaced again and again.
 //
 // A scale-down or a rollout has chosen exactly as many as its owner does not want,
 // and needs no other bound.
@@ -42,7 +42,7 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	case waits(f):
 		return hold("replacement pods are not ready yet")
 	case f.Workload.Aside >= f.Workload.Desired:
-		return hold("as many pods of its workload are aside as it has replicas")
+		return hold("as many pods of its workload are set aside as it has replicas")
 	default:
 		return aside(f)
 	}

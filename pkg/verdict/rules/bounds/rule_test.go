@@ -16,7 +16,7 @@ func TestRule(t *testing.T) {
 	began := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	aside := verdict.Verdict{Outcome: verdict.SetAside, Why: "a replacement comes first"}
 	notReady := verdict.Verdict{Outcome: verdict.Hold, Why: "replacement pods are not ready yet"}
-	enough := verdict.Verdict{Outcome: verdict.Hold, Why: "as many pods of its workload are aside as it has replicas"}
+	enough := verdict.Verdict{Outcome: verdict.Hold, Why: "as many pods of its workload are set aside as it has replicas"}
 	since := func(intent call.Intent) verdict.Verdict {
 		return verdict.Verdict{Outcome: verdict.Hold, Why: "it came after the " + string(intent) + " began, and so would its replacement; to have it go all the same, annotate it with callguard.dev/leave"}
 	}
@@ -61,7 +61,7 @@ func TestRule(t *testing.T) {
 	for _, intent := range []call.Intent{call.NodeDrain, call.LostNode, call.Operator} {
 		for name, tc := range map[string]testCase{
 			"Free":         {reason: "Nothing is under way: its replacement may come.", facts: facts(intent, nil), want: aside},
-			"CameSince":    {reason: "What comes back to the node would make a new pod for ever.", facts: facts(intent, came), want: since(intent)},
+			"CameSince":    {reason: "What comes back to the node would make a new pod forever.", facts: facts(intent, came), want: since(intent)},
 			"SinceInPlace": {reason: "So would what goes without a step aside.", facts: facts(intent, func(f *verdict.Facts) { came(f); inPlace(f) }), want: since(intent)},
 			"OneComing":    {reason: "A surge of two has room for another.", facts: facts(intent, coming(1)), want: aside},
 			"TwoComing":    {reason: "The surge is used up.", facts: facts(intent, coming(2)), want: notReady},

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package deadline bounds how long a pod is held that something wants to go: by the
-// administrator, or sooner by the team whose pod it is. Package patience has it take no
-// new call by then.
+// Package deadline limits how long a pod that should leave is held: by the
+// administrator, or earlier by the team whose pod it is. By then package patience has
+// stopped it from accepting calls.
 package deadline
 
 import (

@@ -14,8 +14,8 @@ import (
 
 func TestRule(t *testing.T) {
 	wanted := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
-	byAdministrator := verdict.Verdict{Outcome: verdict.Release, Why: "it was held for as long as the administrator allows", Forced: true}
-	byTeam := verdict.Verdict{Outcome: verdict.Release, Why: "its own drain deadline is over", Forced: true}
+	byAdministrator := verdict.Verdict{Outcome: verdict.Release, Why: "it was held for as long as --max-hold allows", Forced: true}
+	byTeam := verdict.Verdict{Outcome: verdict.Release, Why: "its own callguard.dev/drain-deadline has passed", Forced: true}
 	abstain := verdict.Verdict{}
 	hold := func(after time.Duration) call.Deadline { return call.Deadline{After: after} }
 	release := func(after time.Duration) call.Deadline { return call.Deadline{After: after, Release: true} }
@@ -36,7 +36,7 @@ func TestRule(t *testing.T) {
 		facts  verdict.Facts
 		want   verdict.Verdict
 	}{
-		"Default":         {reason: "By default a pod is held for ever.", facts: facts(1000*time.Hour, 0, call.Deadline{}), want: abstain},
+		"Default":         {reason: "By default a pod is held forever.", facts: facts(1000*time.Hour, 0, call.Deadline{}), want: abstain},
 		"HoldNeverEnds":   {reason: "Hold is what the team has asked for.", facts: facts(1000*time.Hour, 0, hold(time.Hour)), want: abstain},
 		"ReleaseNoTime":   {reason: "Release without a time names no end.", facts: facts(1000*time.Hour, 0, release(0)), want: abstain},
 		"TeamTooSoon":     {reason: "The deadline lies ahead.", facts: facts(time.Hour-time.Nanosecond, 0, release(time.Hour)), want: abstain},

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ended lets pods go that run no regular container. The kubelet is their
-// witness: they hold no call. They are marked first, so that a container that
-// starts again takes none.
+// Package ended releases pods that run no regular container. The kubelet is their
+// witness: they hold no call. They are marked as draining first, so that a container that
+// starts again accepts none.
 package ended
 
 import (

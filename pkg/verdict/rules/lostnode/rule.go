@@ -40,7 +40,7 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 		return verdict.Verdict{Outcome: verdict.Release, Why: "its node is lost and LiveKit has no agent of it"}
 	}
 	if f.Limits.LostAfter > 0 && f.Now.Sub(f.LostSince) >= f.Limits.LostAfter {
-		return verdict.Verdict{Outcome: verdict.Release, Why: "its node is lost for longer than the administrator waits", Forced: true}
+		return verdict.Verdict{Outcome: verdict.Release, Why: "its node has been lost for longer than --lost-node-release-after", Forced: true}
 	}
 	return verdict.Verdict{}
 }

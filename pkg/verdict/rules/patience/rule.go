@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package patience bounds how long a pod waits for others before it takes no new call:
-// for a place, a quota, or a replacement that never becomes ready. A pod that holds calls
-// waits for those, and goes on serving meanwhile; only a deadline bounds that.
+// Package patience limits how long a pod waits for replacements before it stops accepting
+// calls: for room, a quota, or a pod that never becomes ready. A pod with calls waits for
+// their end and serves meanwhile; only a deadline limits that.
 //
-// A pod that goes by this rule is not set aside: its replacement comes when it is gone,
-// and may get its place.
+// A pod that leaves by this rule is not set aside: its replacement starts when it is gone,
+// and may take its place.
 package patience
 
 import (
@@ -45,11 +45,11 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	case !f.Idle():
 		return verdict.Verdict{}
 	case !f.Pod.Ready && !f.Pod.UnreadySince.IsZero() && f.Now.Sub(f.Pod.UnreadySince) >= unreadyFor:
-		return drain("it is idle, and was not ready for a minute")
+		return drain("it is idle, and has not been ready for a minute")
 	case halted(f):
 		return verdict.Verdict{}
 	case f.Now.Sub(later(f.Since, f.Workload.Arrived)) >= f.Limits.ReplacementWait:
-		return drain("it is idle, and others that take calls in its place have not come within --replacement-wait")
+		return drain("it is idle, and replacements that can take calls have not come within --replacement-wait")
 	default:
 		return verdict.Verdict{}
 	}

@@ -16,10 +16,10 @@ func TestRule(t *testing.T) {
 	began := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	const wait = 20 * time.Minute
 	abstain := verdict.Verdict{}
-	waited := drain("it is idle, and others that take calls in its place have not come within --replacement-wait")
-	unready := drain("it is idle, and was not ready for a minute")
-	byTeam := drain("its own drain deadline is over")
-	byAdministrator := drain("it was held for as long as the administrator allows")
+	waited := drain("it is idle, and replacements that can take calls have not come within --replacement-wait")
+	unready := drain("it is idle, and has not been ready for a minute")
+	byTeam := drain("its own callguard.dev/drain-deadline has passed")
+	byAdministrator := drain("it was held for as long as --max-hold allows")
 	// A ready pod that holds no call, so long after something began to want it gone.
 	facts := func(after time.Duration, change func(*verdict.Facts)) verdict.Facts {
 		now := began.Add(after)

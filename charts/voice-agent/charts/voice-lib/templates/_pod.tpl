@@ -111,7 +111,7 @@ spec:
 {{- /*
 What the pods tell Cluster Autoscaler, as JSON; values say otherwise in podAnnotations. It takes no node with an emptyDir
 that is not named. Who is "evictable" is held by callguard: the eviction API refuses what holds calls, and without the
-annotation its budget would keep the node for ever.
+annotation its budget would keep the node forever.
 */ -}}
 {{- define "voice-lib.evictable" -}}
 {{- $told := dict -}}

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+
+# Checks that docs/ has every flag, metric, Event reason, label, annotation, admission policy, right and hold, and none that
+# is gone, and that every command in the documentation exists.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+go test -run 'Reference|Documented|Documentation|Annotations|Rights|Docs|Commands' \
+	./test/reference ./test/monitoring ./test/accidents ./pkg/call ./pkg/verdict/rules ./manifests || {
+	echo "docs/ does not match the code: run go test with -update on the packages above that failed, or edit the page that the message names" >&2
+	exit 1
+}

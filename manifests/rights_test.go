@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifests
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+)
+
+// TestRightsThatAreGone: docs/reference/rights.md names no right that the accounts do not have.
+func TestRightsThatAreGone(t *testing.T) {
+	has := map[string]bool{ // of the two roles that Kubernetes itself has, see the Bindings of metrics-adapter
+		"create tokenreviews": true, "create subjectaccessreviews": true, "get configmap": true, "list configmap": true, "watch configmap": true,
+	}
+	for _, o := range chart(t) {
+		var rules []rbacv1.PolicyRule
+		switch role := typed(t, o).(type) {
+		case *rbacv1.ClusterRole:
+			rules = role.Rules
+		case *rbacv1.Role:
+			rules = role.Rules
+		}
+		for _, rule := range rules {
+			for _, resource := range rule.Resources {
+				for _, verb := range rule.Verbs {
+					has[verb+" "+resource] = true
+					if resource == "*" {
+						has[verb+" "+rule.APIGroups[0]] = true
+					}
+				}
+			}
+		}
+	}
+	text, err := os.ReadFile("../docs/reference/rights.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	has["get Secrets"] = true                          // tenants' charts grant it, see TestAddOnMayReadOneSecret of test/charts
+	has["get pods/active_calls"] = true                // with test.namespace
+	aside := regexp.MustCompile("`[^`]*`|\\([^)]*\\)") // names of objects, explanations
+	where := regexp.MustCompile(` (in|alone|that) ?.*| alone`)
+	verbs := []string{"get", "list", "watch", "create", "update", "patch", "delete"}
+	named := 0
+	for line := range strings.Lines(string(text)) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 5 || strings.HasPrefix(cells[1], "---") || strings.TrimSpace(cells[1]) == "right" || strings.TrimSpace(cells[1]) == "who" {
+			continue
+		}
+		right := cells[1]
+		if !strings.Contains(right, ":") {
+			right = cells[2] // the table of others has the account first
+		}
+		var resources []string
+		for clause := range strings.SplitSeq(aside.ReplaceAllString(right, ""), ";") {
+			of, may, found := strings.Cut(clause, ":")
+			if !found {
+				t.Errorf("docs/reference/rights.md has a row with %q; write RESOURCES: VERBS", clause)
+				continue
+			}
+			var these []string
+			for resource := range strings.FieldsFuncSeq(strings.ReplaceAll(where.ReplaceAllString(of, ""), " and ", ","), func(r rune) bool { return r == ',' }) {
+				if resource = strings.TrimPrefix(strings.TrimSpace(resource), "the two "); resource != "" {
+					these = append(these, resource)
+				}
+			}
+			if len(these) > 0 { // else: a name of the resources of the clause before
+				resources = these
+			}
+			for verb := range strings.FieldsFuncSeq(may, func(r rune) bool { return r == ',' || r == ' ' }) {
+				for _, resource := range resources {
+					named++
+					if !slices.Contains(verbs, verb) || !has[verb+" "+resource] {
+						t.Errorf("docs/reference/rights.md says %s of %s, which no account may; take it out", verb, resource)
+					}
+				}
+			}
+		}
+	}
+	if named < 80 {
+		t.Errorf("only %d rights were read from docs/reference/rights.md", named)
+	}
+}
