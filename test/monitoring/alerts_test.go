@@ -227,6 +227,18 @@ func scenes() map[string]scene {
 			right:  one(`aggregator_unavailable_apiservice{name="v1beta1.metrics.k8s.io"}`, "1"),
 			before: 4 * time.Minute, within: 6 * time.Minute, labels: map[string]string{"name": "v1beta2.custom.metrics.k8s.io"},
 		},
+		"CallguardMetricsAPIPutBack": {
+			reason: "Another chart has put its own back; nobody tells of it where there is no other adapter.",
+			wrong:  one(`callguard_metrics_api_taken{apiservice="v1beta2.custom.metrics.k8s.io"}`, "0"),
+			right:  one(`callguard_metrics_api_taken{apiservice="v1beta2.custom.metrics.k8s.io"}`, "1"),
+			before: 4 * time.Minute, within: 6 * time.Minute, labels: map[string]string{"apiservice": "v1beta2.custom.metrics.k8s.io"},
+		},
+		"CallguardOtherAdapterDown": {
+			reason: "None of the replicas reaches it.",
+			wrong:  map[string]string{`callguard_other_adapter_up{pod="a"}`: "0", `callguard_other_adapter_up{pod="b"}`: "0"},
+			right:  map[string]string{`callguard_other_adapter_up{pod="a"}`: "0", `callguard_other_adapter_up{pod="b"}`: "1"},
+			before: 4 * time.Minute, within: 6 * time.Minute,
+		},
 		"CallguardLiveKitUnread": {
 			reason: "The latest sweep was at second 0 of the test; the other replica never had one.",
 			wrong: map[string]string{

@@ -63,6 +63,19 @@ func runners() map[string]string {
 		`helm install voice .* -f .*/article-values.yaml`:              "TestTheArticlesCommand test/charts",
 		`kubectl rollout status deployment/voice-voice-agent-agent .*`: "TestRollout test/drain",
 
+		`kubectl calls try( -n \w+ --livekit-secret \w+)?`:              "TestTry test/e2e",
+		`kubectl calls (-A|why POD -n NAMESPACE)`:                       "TestList pkg/cli",
+		`kubectl exec .* -- /metrics-adapter hand-back .*`:              "TestBesideAnotherAdapter test/e2e",
+		`kubectl annotate apiservice .* callguard.dev/before-`:          "TestBesideAnotherAdapter test/e2e",
+		`helm upgrade --install callguard .*metricsAdapter.mode=comp.*`: "TestAnotherAdapter test/helm",
+		`kubectl rollout restart deployment (drain-guard|metrics-ad).*`: "TestUnlock test/drain",
+
+		`kubectl get (pods|deployment|jobs) .*(callguard-system|NAMES).*`: reads + "pods, a Deployment or Jobs by their labels",
+		`kubectl logs -n NAMESPACE job/NAME`:                              reads + "the log of a Job",
+		`kubectl get apiservice v1beta2.custom.metrics.k8s.io .*`:         reads + "one APIService",
+
+		`lk room participants list`: cloud + "LiveKit's own command, which is not part of this repository",
+
 		`kubectl describe node node-1`:             reads + "Events and state",
 		`kubectl get pods -A -l callguard.dev/.*`:  reads + "pods with a label",
 		`kubectl get pdb callguard -n voice`:       reads + "one PodDisruptionBudget",
