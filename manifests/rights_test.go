@@ -17,7 +17,9 @@ func TestRightsThatAreGone(t *testing.T) {
 	has := map[string]bool{ // of the two roles that Kubernetes itself has, see the Bindings of metrics-adapter
 		"create tokenreviews": true, "create subjectaccessreviews": true, "get configmap": true, "list configmap": true, "watch configmap": true,
 	}
-	for _, o := range chart(t) {
+	beside := []string{"--set", "metricsAdapter.mode=compose", "--set", "metricsAdapter.compose.insecure=true",
+		"--set", "metricsAdapter.compose.service.namespace=monitoring", "--set", "metricsAdapter.compose.service.name=prometheus-adapter"}
+	for _, o := range slices.Concat(chart(t), chart(t, beside...)) {
 		var rules []rbacv1.PolicyRule
 		switch role := typed(t, o).(type) {
 		case *rbacv1.ClusterRole:

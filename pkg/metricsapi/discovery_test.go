@@ -67,7 +67,7 @@ func TestListedBesideOthers(t *testing.T) {
 			}
 		}
 	}
-	if diff := cmp.Diff([]string{ActiveCalls, "http_requests"}, pods); diff != "" {
+	if diff := cmp.Diff([]string{ActiveCalls, UntilIdle, "http_requests"}, pods); diff != "" {
 		t.Errorf("metrics of pods (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]string{string(apidiscoveryv2.ScopeNamespace) + " hits"}, services); diff != "" {
