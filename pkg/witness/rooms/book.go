@@ -4,6 +4,7 @@ package rooms
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -158,11 +159,12 @@ func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open boo
 		b.count(room, a, at, 1, 0)
 		c.pods = append(c.pods, a.Pod)
 	}
+	tried := strings.HasPrefix(room, call.TryRoomPrefix) // no caller's: its length says nothing of theirs
 	for i := range kept {
 		s := &kept[i]
 		if l, is := goesOn[s.Pod]; is && !counted[s.Pod] {
 			s.life, counted[s.Pod] = l, true
-		} else if s.Pod != "" && !counted[s.Pod] {
+		} else if s.Pod != "" && !counted[s.Pod] && !tried {
 			s.life, counted[s.Pod] = life{since: at, told: at}, true
 		}
 	}

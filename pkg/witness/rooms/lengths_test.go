@@ -48,6 +48,8 @@ func TestLengths(t *testing.T) {
 			lists: []list{{at: 10, room: "r", agents: []livekit.Agent{spoke("PA_1", -290)}}, {at: 10, room: "s", agents: []livekit.Agent{spoke("PA_2", 10)}}, swept(10)}},
 		"BeforeTheFirst": {reason: "Until all rooms were read no age is known.", now: 40,
 			lists: []list{{at: 10, room: "r", agents: []livekit.Agent{spoke("PA_1", 10)}}}},
+		"Tried": {reason: "A call that kubectl calls try makes is no caller's.", now: 100,
+			lists: []list{swept(1), {at: 10, room: "callguard-try-1", agents: []livekit.Agent{spoke("PA_1", 10)}}, {at: 20, room: "callguard-try-1", left: "PA_1"}}},
 		"Lost": {reason: "What LiveKit has lost in an outage has not ended.", outage: 60, now: 100,
 			lists: []list{swept(1), {at: 10, room: "r", agents: []livekit.Agent{spoke("PA_1", 10)}}, {at: 61, room: "r"}, {at: 75, room: "r"}}},
 	} {
