@@ -41,12 +41,13 @@ render metrics-adapter-deployment.yaml "Two replicas of the metrics-adapter. Sec
 render metrics-adapter-rules.yaml "Alerts on the metrics-adapter, for the Prometheus Operator." \
 	--set prometheusRule.enabled=true \
 	--show-only templates/monitoring/metrics-adapter-rules.yaml
-render drain-guard.yaml "The namespace, the account and the rights of drain-guard, and what viewers may read. Apply doors.yaml as well." \
+render drain-guard.yaml "The namespace, the account and the rights of drain-guard, and what viewers and operators may do. Apply doors.yaml as well." \
 	--set namespace.create=true \
 	--show-only templates/namespace.yaml \
 	--show-only templates/drain-guard/serviceaccount.yaml \
 	--show-only templates/drain-guard/rbac.yaml \
-	--show-only templates/viewer.yaml
+	--show-only templates/viewer.yaml \
+	--show-only templates/operator.yaml
 render drain-guard-deployment.yaml "Two replicas of drain-guard. Run \"drain-guard unlock\" in one before you delete them for good." \
 	--show-only templates/drain-guard/deployment.yaml
 render drain-guard-rules.yaml "Alerts, for the Prometheus Operator." \

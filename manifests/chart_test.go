@@ -270,6 +270,28 @@ func TestViewerReads(t *testing.T) {
 	}
 }
 
+// TestOperatorDrains looks at the role for drains: it has all that a viewer's has, cordons and evicts, and no role that others
+// have takes it up.
+func TestOperatorDrains(t *testing.T) {
+	rules := map[string][]rbacv1.PolicyRule{}
+	for _, o := range chart(t) {
+		if role, is := typed(t, o).(*rbacv1.ClusterRole); is {
+			rules[role.Name] = role.Rules
+			for label := range role.Labels {
+				if role.Name == "callguard-operator" && strings.Contains(label, "aggregate-to") {
+					t.Errorf("it aggregates: %s", label)
+				}
+			}
+		}
+	}
+	want := append(slices.Clone(rules["callguard-viewer"]),
+		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"patch"}},
+		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods/eviction"}, Verbs: []string{"create"}})
+	if diff := cmp.Diff(want, rules["callguard-operator"]); diff != "" || len(want) < 5 {
+		t.Errorf("its rights: -want, +got:\n%s", diff)
+	}
+}
+
 // TestUnlockStep looks at the step after an uninstall: it is nothing that an install makes, has an account and rights of
 // its own, and can be left out.
 func TestUnlockStep(t *testing.T) {

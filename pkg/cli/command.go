@@ -60,7 +60,7 @@ func Main(ctx context.Context, args []string, streams genericiooptions.IOStreams
 	case errors.Is(err, errWarned):
 		return ExitWarned
 	case !errors.Is(err, errFailed):
-		_, _ = fmt.Fprintf(streams.ErrOut, "error: %v\n", err)
+		_, _ = fmt.Fprintf(streams.ErrOut, "error: %v%s\n", err, inNeed(args, err))
 	}
 	return tryExit(err)
 }

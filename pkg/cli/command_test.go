@@ -105,6 +105,27 @@ func TestForbidden(t *testing.T) {
 	}
 }
 
+// TestInNeed: an error about a missing right says who has it, and one of a policy does not.
+func TestInNeed(t *testing.T) {
+	no := apierrors.NewForbidden(schema.GroupResource{Resource: "nodes"}, "node-1", errors.New(`User "bob" cannot patch resource "nodes" in API group "" at the cluster scope`))
+	policy := apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "a", errors.New("ValidatingAdmissionPolicy 'callguard-delete' denied request"))
+	for _, tc := range []struct {
+		args string
+		err  error
+		want string
+	}{
+		{"drain node-1", fmt.Errorf("cannot cordon node node-1: %w", no), "\nyou need the right to patch nodes; ClusterRole callguard-operator has it"},
+		{"plan node-1", no, "\nyou need the right to patch nodes; ClusterRole callguard-viewer has it"},
+		{"end a", no, "\nyou need the right to patch nodes"},
+		{"drain node-1", policy, ""},
+		{"drain node-1", errors.New("no such node"), ""},
+	} {
+		if got := inNeed(strings.Fields(tc.args), tc.err); got != tc.want {
+			t.Errorf("%s, %v: %q; want %q", tc.args, tc.err, got, tc.want)
+		}
+	}
+}
+
 // TestExamples has every command show how it is used.
 func TestExamples(t *testing.T) {
 	streams, _, _, _ := genericiooptions.NewTestIOStreams()

@@ -19,6 +19,26 @@ import (
 // why read. Whoever has ClusterRole view has it, too.
 const viewerRole = "callguard-viewer"
 
+// operatorRole is the one that has what drain needs beside.
+const operatorRole = "callguard-operator"
+
+// inNeed says after an error about missing rights which they are, and who has them.
+func inNeed(args []string, err error) string {
+	needs := needed(err)
+	if len(needs) == 0 {
+		return ""
+	}
+	role := viewerRole
+	if slices.Contains(args, "drain") {
+		role = operatorRole
+	}
+	text := "\nyou need the right to " + strings.Join(needs, ", ")
+	if slices.Contains(args, "end") || strings.Contains(err.Error(), role) {
+		return text
+	}
+	return text + "; ClusterRole " + role + " has it"
+}
+
 // forbidden reports whether an error is, in all its parts, about missing rights.
 func forbidden(err error) bool {
 	if err == nil {

@@ -204,3 +204,37 @@ serving-ca.crt: {{ .Values.tls.caBundle | quote }}
 {{- end }}
 {{- end -}}
 {{- end }}
+
+{{- /* What kubectl calls reads, but for Secrets: numbers of calls, nodes, and objects of callguard's own. */ -}}
+{{- define "callguard.reads" -}}
+- apiGroups: [custom.metrics.k8s.io]
+  resources: ["*"]
+  verbs: [get, list]
+- apiGroups: [""]
+  resources: [pods, namespaces, nodes]
+  verbs: [get, list]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
+- apiGroups: [apps]
+  resources: [deployments, replicasets, statefulsets, daemonsets]
+  verbs: [get, list]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [list]
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [list]
+- apiGroups: [admissionregistration.k8s.io]
+  resources: [validatingadmissionpolicies, validatingadmissionpolicybindings, mutatingadmissionpolicies, mutatingadmissionpolicybindings]
+  verbs: [get]
+- apiGroups: [apiregistration.k8s.io]
+  resources: [apiservices]
+  resourceNames: [v1beta1.custom.metrics.k8s.io, v1beta2.custom.metrics.k8s.io]
+  verbs: [get]
+# Which replica leads.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [drain-guard]
+  verbs: [get]
+{{- end }}
