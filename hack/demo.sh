@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cat <<'END'
 callguard demo: a cluster on this machine, calls, an autoscaler, three drains.
 The show takes under 4 minutes. The first time, Kubernetes, etcd and LiveKit
-are built before: about 10 minutes on two idle cores. They stay in your cache
+are built before: 10 to 15 minutes on two idle cores. They stay in your cache
 folder. Ctrl-C ends it at any time, and leaves nothing running.
 END
 echo "building callguard and the demo"

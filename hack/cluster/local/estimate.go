@@ -21,8 +21,8 @@ type estimate struct {
 	compiled atomic.Int64
 }
 
-// estimateBuilds counts what is to be compiled for the plans that are not built yet. Packages that several share are
-// compiled once, for they have the same versions and flags.
+// estimateBuilds counts what is to be compiled for the plans that are not built yet. Packages that several share count
+// once: most have the same version and flags, and are compiled once.
 func estimateBuilds(ctx context.Context, missing []buildPlan) (*estimate, error) {
 	packages := make([][]string, len(missing))
 	group, ctx := errgroup.WithContext(ctx)
