@@ -188,6 +188,18 @@ func TestChartParts(t *testing.T) {
 	}
 }
 
+// rulesOf are the rights of a role; of another object none.
+func rulesOf(t *testing.T, o *unstructured.Unstructured) []rbacv1.PolicyRule {
+	t.Helper()
+	switch role := typed(t, o).(type) {
+	case *rbacv1.ClusterRole:
+		return role.Rules
+	case *rbacv1.Role:
+		return role.Rules
+	}
+	return nil
+}
+
 // TestChartRights looks each verb up in the tables that say why it is needed, and what an attacker could do with it.
 func TestChartRights(t *testing.T) {
 	text, err := os.ReadFile("../docs/reference/rights.md")
@@ -205,14 +217,7 @@ func TestChartRights(t *testing.T) {
 	}
 	rights := 0
 	for _, o := range chart(t) {
-		var rules []rbacv1.PolicyRule
-		switch role := typed(t, o).(type) {
-		case *rbacv1.ClusterRole:
-			rules = role.Rules
-		case *rbacv1.Role:
-			rules = role.Rules
-		}
-		for _, rule := range rules {
+		for _, rule := range rulesOf(t, o) {
 			for _, resource := range rule.Resources {
 				if resource == "*" {
 					resource = rule.APIGroups[0]

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	rbacv1 "k8s.io/api/rbac/v1"
 )
 
 // TestRightsThatAreGone: docs/reference/rights.md names no right that the accounts do not have.
@@ -20,14 +18,7 @@ func TestRightsThatAreGone(t *testing.T) {
 	beside := []string{"--set", "metricsAdapter.mode=compose", "--set", "metricsAdapter.compose.insecure=true",
 		"--set", "metricsAdapter.compose.service.namespace=monitoring", "--set", "metricsAdapter.compose.service.name=prometheus-adapter"}
 	for _, o := range slices.Concat(chart(t), chart(t, beside...)) {
-		var rules []rbacv1.PolicyRule
-		switch role := typed(t, o).(type) {
-		case *rbacv1.ClusterRole:
-			rules = role.Rules
-		case *rbacv1.Role:
-			rules = role.Rules
-		}
-		for _, rule := range rules {
+		for _, rule := range rulesOf(t, o) {
 			for _, resource := range rule.Resources {
 				for _, verb := range rule.Verbs {
 					has[verb+" "+resource] = true
