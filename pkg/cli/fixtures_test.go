@@ -7,8 +7,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +23,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -251,8 +254,29 @@ func newBareStage(t *testing.T, objects ...runtime.Object) *stage {
 		{GroupVersion: "v1", APIResources: []metav1.APIResource{{Name: "pods/eviction", Kind: "Eviction", Group: "policy", Version: "v1"}}},
 		{GroupVersion: "admissionregistration.k8s.io/v1", APIResources: []metav1.APIResource{{Name: "validatingadmissionpolicies"}, {Name: "mutatingadmissionpolicies"}}},
 	}
+	s.fake.PrependReactor("list", "pods", s.selectedPods)
 	s.cluster = &cluster{client: s.fake, get: s.get, callguard: manifests.DefaultNamespace, now: noon}
 	return s
+}
+
+// selectedPods answers a list of pods with those that its field selector means, which client-go's fake leaves out of account.
+func (s *stage) selectedPods(a clienttesting.Action) (bool, runtime.Object, error) {
+	asked, is := a.(clienttesting.ListActionImpl)
+	if !is || asked.GetListRestrictions().Fields.Empty() {
+		return false, nil, nil
+	}
+	listed, err := s.fake.Tracker().List(a.GetResource(), asked.Kind, a.GetNamespace())
+	if err != nil {
+		return true, nil, err
+	}
+	list, is := listed.(*corev1.PodList)
+	if !is {
+		return true, nil, fmt.Errorf("the list of pods is a %T", listed)
+	}
+	list.Items = slices.DeleteFunc(list.Items, func(p corev1.Pod) bool {
+		return !asked.GetListRestrictions().Fields.Matches(fields.Set{"spec.nodeName": p.Spec.NodeName, "status.phase": string(p.Status.Phase)})
+	})
+	return true, list, nil
 }
 
 // get plays the metrics API and the APIServices.

@@ -60,7 +60,7 @@ func (c *cluster) replacements(ctx context.Context, namespace string) (replaceme
 	if err != nil {
 		return r, fmt.Errorf("cannot list pending pods: %w", err)
 	}
-	r.pending = slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool { return p.Status.Phase != corev1.PodPending || p.DeletionTimestamp != nil })
+	r.pending = slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil })
 	return r, nil
 }
 
