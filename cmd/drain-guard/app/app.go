@@ -85,6 +85,7 @@ func (o *Options) clients(registry *prometheus.Registry) (c clients, err error) 
 	if err != nil {
 		return c, fmt.Errorf("no way to the Kubernetes API: %w; run in a pod or set --kubeconfig", err)
 	}
+	config = program.Protobuf(config)
 	config.UserAgent = guard.EventSource
 	config.Wrap(guard.CountWrites(registry))
 	for _, of := range []struct {

@@ -81,7 +81,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("no way to the Kubernetes API: %w; run in a pod or set --lister-kubeconfig", err)
 	}
-	client, err := kubernetes.NewForConfig(restConfig)
+	client, err := kubernetes.NewForConfig(program.Protobuf(restConfig))
 	if err != nil {
 		return fmt.Errorf("cannot make a Kubernetes client: %w", err)
 	}
