@@ -90,10 +90,10 @@ func run(ctx context.Context, pods, deployments int) (err error) {
 	}
 	told := began
 	err = lab.Eventually(ctx, within, "all pods have left", func() (bool, error) {
-		left, released, gone := watched.progress()
+		left, asides, released, gone := watched.progress()
 		if time.Since(told) > 5*time.Second {
 			told = time.Now()
-			fmt.Fprintf(os.Stderr, "after %s: %d released, %d gone, %d to go\n", time.Since(began).Round(time.Second), released, gone, left)
+			fmt.Fprintf(os.Stderr, "after %s: %d set aside and waiting, %d released, %d gone, %d to go\n", time.Since(began).Round(time.Second), asides, released, gone, left)
 		}
 		return left == 0 && gone >= pods, nil
 	})
@@ -243,9 +243,9 @@ func (w *watched) ready() (n int) {
 	return n
 }
 
-// progress says how many pods are left on the nodes to be emptied, and how many were
-// released and are gone.
-func (w *watched) progress() (left, released, gone int) {
+// progress says how many pods are left on the nodes to be emptied, how many of these are
+// aside and not released, and how many were released and are gone.
+func (w *watched) progress() (left, asides, released, gone int) {
 	for len(w.steps) > 0 {
 		s := <-w.steps
 		into := w.seen.gone
@@ -263,9 +263,12 @@ func (w *watched) progress() (left, released, gone int) {
 	for _, o := range w.pods.List() {
 		if pod := o.(*corev1.Pod); pod.Spec.NodeName != "" && !spares[pod.Spec.NodeName] {
 			left++
+			if _, aside := pod.Annotations[call.AsideAnnotation]; aside && !call.IsReleased(pod.Labels) {
+				asides++
+			}
 		}
 	}
-	return left, len(w.seen.released), len(w.seen.gone)
+	return left, asides, len(w.seen.released), len(w.seen.gone)
 }
 
 func (w *watched) firstRelease() (first time.Time) {
