@@ -46,6 +46,11 @@ func command(ctx context.Context, args []string, stdin, stdout *os.File, stderr 
 			err = errors.Join(err, fmt.Errorf("%w: %w; try \"go run ./hack/cluster down --name demo\"", errNotCleared, closing))
 		}
 	}()
+	d, err := newDashboard(ctx, o.dashboard, stage)
+	if err != nil {
+		return interruptedOr(ctx, err)
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
 	_, _ = fmt.Fprintln(progress, "starting the first agent and its autoscaler")
 	w, err := newWatch(stage)
 	if err != nil {
@@ -62,13 +67,14 @@ func command(ctx context.Context, args []string, stdin, stdout *os.File, stderr 
 	}
 	quiet = progress.start()
 	s.watch = o.picture != ""
-	faults = errors.Join(faults, secondAct(ctx, stage, s, progress, func() { quiet() }))
+	faults = errors.Join(faults, secondAct(ctx, stage, s, progress, d, func() { quiet() }))
 	if ctx.Err() != nil {
 		return faults
 	}
 	if o.picture != "" {
 		faults = errors.Join(faults, writePicture(o.picture, s.frames))
 	}
+	faults = errors.Join(faults, d.write(ctx))
 	s.print(fmt.Sprintf("all of it took %s\n", clock(time.Since(began))))
 	if o.keep {
 		faults = errors.Join(faults, keep(ctx, w, s, stdin, progress))

@@ -79,9 +79,13 @@ func theSides() []*side {
 const nodesOfSides = 6
 
 // secondAct drains three nodes in mid-call and shows and judges what becomes of the calls. It calls begins before it shows anything.
-func secondAct(ctx context.Context, stage *lab.Lab, s *screen, progress io.Writer, begins func()) error {
+func secondAct(ctx context.Context, stage *lab.Lab, s *screen, progress io.Writer, d *dashboardPicture, begins func()) error {
 	_, _ = fmt.Fprintln(progress, "second act: starting the drain-guard, and three times the same agents")
-	if err := startGuard(ctx, stage); err != nil {
+	guard, err := startGuard(ctx, stage)
+	if err != nil {
+		return interruptedOr(ctx, err)
+	}
+	if err := d.addGuard(ctx, guard); err != nil {
 		return interruptedOr(ctx, err)
 	}
 	sides := theSides()
@@ -98,6 +102,7 @@ func secondAct(ctx context.Context, stage *lab.Lab, s *screen, progress io.Write
 	playing, stop := context.WithCancel(ctx)
 	defer stop()
 	start := time.Now()
+	d.drainsBegin(start)
 	for _, one := range sides {
 		busy.Go(func() { one.drain(playing, stage, start) })
 		busy.Go(func() { one.newCallers(playing) })
@@ -109,15 +114,15 @@ func secondAct(ctx context.Context, stage *lab.Lab, s *screen, progress io.Write
 	return judgeDrain(outcomes(sides))
 }
 
-func startGuard(ctx context.Context, stage *lab.Lab) error {
+func startGuard(ctx context.Context, stage *lab.Lab) (*lab.Guard, error) {
 	if err := stage.InstallGuard(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	guard, err := stage.StartGuard(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return guard.WaitReady(ctx)
+	return guard, guard.WaitReady(ctx)
 }
 
 // prepareSides prepares all sides at once.

@@ -23,6 +23,7 @@ type options struct {
 	keep       bool
 	programs   string
 	picture    string
+	dashboard  string
 	calls      int
 	ramp, hold time.Duration
 }
@@ -38,6 +39,7 @@ func (o *options) parse(args []string, stderr io.Writer) error {
 	flags.BoolVar(&o.keep, "keep", o.keep, "go on after the summary, with a few calls up; kubectl can look around")
 	flags.StringVar(&o.programs, "programs", o.programs, "folder of callguard's programs, as \"make build\" makes it; without it they are built")
 	flags.StringVar(&o.picture, "picture", o.picture, "file to write an SVG picture of the drains to")
+	flags.StringVar(&o.dashboard, "dashboard", o.dashboard, "file to write an SVG of the chart's dashboard to, as it is during the drains; needs prometheus on the PATH")
 	flags.IntVar(&o.calls, "calls", o.calls, "calls at the peak")
 	flags.DurationVar(&o.ramp, "ramp", o.ramp, "how long it takes to get to the peak, and down again")
 	flags.DurationVar(&o.hold, "hold", o.hold, "how long the peak lasts")

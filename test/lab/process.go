@@ -38,6 +38,11 @@ func environment(ahead time.Duration) []string {
 	return clock.Environment(ahead)
 }
 
+// StartProcess runs a program with its output in a file. It is killed when this process ends.
+func StartProcess(name, program, log string, args ...string) (*Process, error) {
+	return startIn(nil, name, program, log, args...)
+}
+
 // startIn runs a program with more in its environment and its output in a file.
 func startIn(env []string, name, program, log string, args ...string) (*Process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)

@@ -16,7 +16,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -81,10 +83,15 @@ func run(ctx context.Context, pods, deployments int) (err error) {
 	if err != nil {
 		return err
 	}
+	alone := time.Now()
 	if err := populate(ctx, stage, watched, pods, deployments); err != nil {
 		return err
 	}
 	began := time.Now()
+	fmt.Fprintf(os.Stderr, "the control plane alone took %.0f s to start as many\n", began.Sub(alone).Seconds())
+	watched.mu.Lock()
+	watched.began = began
+	watched.mu.Unlock()
 	if err := cordon(ctx, stage.Client, 1, emptied, true); err != nil {
 		return err
 	}
@@ -176,7 +183,9 @@ func report(stage *lab.Lab, watched *watched, began time.Time, pods, deployments
 	if _, err := fmt.Fprintf(os.Stdout, "| pods (Deployments) | first release | last gone | pods a second | writes a pod, Events among them | peak memory |\n|---|---|---|---|---|---|\n%s\n", row); err != nil {
 		return err
 	}
-	fmt.Fprintln(os.Stderr, "writes by resource:", of)
+	watched.mu.Lock()
+	defer watched.mu.Unlock()
+	fmt.Fprintf(os.Stderr, "first: %s\nwrites by resource: %v\n", strings.Join(watched.firsts, ", "), of)
 	var faults []error
 	if guard.Kills > 0 || guard.Peak > mostMemory {
 		faults = append(faults, fmt.Errorf("the guard took %d MiB and was killed %d times; it shall stay below %d MiB", guard.Peak>>20, guard.Kills, mostMemory>>20))
@@ -193,6 +202,39 @@ type watched struct {
 
 	steps chan step
 	seen  seen
+
+	mu     sync.Mutex
+	began  time.Time // zero before the cordon
+	firsts []string  // what was first seen since, and when
+}
+
+// notice keeps when each thing was first seen of a pod since the cordon: where the time goes before the first release.
+func (w *watched) notice(pod *corev1.Pod) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.began.IsZero() {
+		return
+	}
+	replaces := pod.CreationTimestamp.Time.After(w.began.Add(-time.Second))
+	_, aside := pod.Annotations[call.AsideAnnotation]
+	_, draining := pod.Annotations[call.DrainingAnnotation]
+	for _, what := range []struct {
+		name string
+		is   bool
+	}{
+		{"set aside", aside}, {"a replacement has a node", replaces && pod.Spec.NodeName != ""}, {"a replacement is ready", replaces && isReady(pod)},
+		{"draining", draining}, {"released", call.IsReleased(pod.Labels)},
+	} {
+		if what.is && !slices.ContainsFunc(w.firsts, func(first string) bool { return strings.HasPrefix(first, what.name) }) {
+			w.firsts = append(w.firsts, fmt.Sprintf("%s after %.1f s", what.name, time.Since(w.began).Seconds()))
+		}
+	}
+}
+
+func isReady(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 type step struct {
@@ -214,7 +256,9 @@ func watch(ctx context.Context, client kubernetes.Interface) (*watched, error) {
 	}
 	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		UpdateFunc: func(_, is any) {
-			if pod := is.(*corev1.Pod); call.IsReleased(pod.Labels) {
+			pod := is.(*corev1.Pod)
+			w.notice(pod)
+			if call.IsReleased(pod.Labels) {
 				w.steps <- step{pod.UID, true, time.Now()}
 			}
 		},
@@ -234,10 +278,8 @@ func watch(ctx context.Context, client kubernetes.Interface) (*watched, error) {
 
 func (w *watched) ready() (n int) {
 	for _, o := range w.pods.List() {
-		for _, c := range o.(*corev1.Pod).Status.Conditions {
-			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
-				n++
-			}
+		if isReady(o.(*corev1.Pod)) {
+			n++
 		}
 	}
 	return n
