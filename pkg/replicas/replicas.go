@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package replicas counts the replicas of the program that it is part of, by the
+// EndpointSlices of a Service that names all of them, ready or not.
+//
+// It elects nobody and stores nothing. Where it cannot be sure, it counts rather too many:
+// who shares a limit then uses less than its part, and never more.
+package replicas
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+)
+
+// Config is what a Watcher needs.
+type Config struct {
+	Client kubernetes.Interface
+	// Service names all replicas, ready or not. Without a name nobody is asked, and Assumed
+	// holds.
+	Service types.NamespacedName
+	// Assumed is how many replicas there are until their number is known.
+	Assumed int
+	// Own returns the addresses of this replica; nil is those of the machine's interfaces.
+	Own      func() ([]netip.Addr, error)
+	Registry prometheus.Registerer
+	Log      *slog.Logger
+}
+
+// Watcher knows how many replicas there are. Its methods are safe for concurrent use.
+type Watcher struct {
+	cfg    Config
+	count  atomic.Int64
+	silent atomic.Bool // the slices may not be read, and that is logged
+
+	// What follows belongs to the informer's one handler.
+	slices map[string]*discoveryv1.EndpointSlice // by name
+	own    []netip.Addr
+	sure   int // as many as were counted last with this replica among them, or assumed
+}
+
+// New returns a Watcher that knows what is assumed until Run.
+func New(cfg Config) (*Watcher, error) {
+	if cfg.Own == nil {
+		cfg.Own = ofInterfaces
+	}
+	w := &Watcher{cfg: cfg, slices: map[string]*discoveryv1.EndpointSlice{}, sure: max(1, cfg.Assumed)}
+	w.count.Store(int64(w.sure))
+	err := cfg.Registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "callguard", Name: "adapter_replicas",
+		Help: "Replicas of metrics-adapter that this one knows of, itself included. They share the limit of requests to LiveKit.",
+	}, func() float64 { return float64(w.Count()) }))
+	if err != nil {
+		return nil, fmt.Errorf("cannot register the number of replicas: %w", err)
+	}
+	return w, nil
+}
+
+// Count returns how many replicas there are, this one included: as many as are assumed
+// until it is known, and as many as were known last while nobody says.
+func (w *Watcher) Count() int { return int(w.count.Load()) }
+
+// Run watches until ctx is done. An API server that does not answer, or forbids it, is no
+// error: what was known last holds.
+func (w *Watcher) Run(ctx context.Context) error {
+	if w.cfg.Service.Name == "" {
+		<-ctx.Done()
+		return nil
+	}
+	var err error
+	if w.own, err = w.cfg.Own(); err != nil {
+		w.cfg.Log.Warn("Cannot tell which replica this is; it is counted besides all that are listed", "err", err)
+	}
+	factory := informers.NewSharedInformerFactoryWithOptions(w.cfg.Client, 0,
+		informers.WithNamespace(w.cfg.Service.Namespace), informers.WithTransform(trim),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+			o.LabelSelector = discoveryv1.LabelServiceName + "=" + w.cfg.Service.Name
+		}))
+	informer := factory.Discovery().V1().EndpointSlices().Informer()
+	if err := informer.SetWatchErrorHandlerWithContext(w.cannot); err != nil {
+		return fmt.Errorf("cannot watch EndpointSlices: %w", err)
+	}
+	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    w.set,
+		UpdateFunc: func(_, now any) { w.set(now) },
+		DeleteFunc: w.delete,
+	}); err != nil {
+		return fmt.Errorf("cannot watch EndpointSlices: %w", err)
+	}
+	factory.StartWithContext(ctx)
+	defer factory.Shutdown()
+	<-ctx.Done()
+	return nil
+}
+
+// cannot logs, once until a slice is read, that the account may not read them. Of an API
+// server that is away the informers of the pods tell.
+func (w *Watcher) cannot(ctx context.Context, r *cache.Reflector, err error) {
+	cache.DefaultWatchErrorHandler(ctx, r, err)
+	if apierrors.IsForbidden(err) && !w.silent.Swap(true) {
+		w.cfg.Log.Warn("The account may not read the EndpointSlices of the replicas, so their number is not known; apply the rights of the chart",
+			"service", w.cfg.Service.String(), "assumed", w.Count(), "err", err)
+	}
+}
+
+func (w *Watcher) set(obj any) {
+	if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {
+		w.slices[slice.Name] = slice
+		w.recount()
+	}
+}
+
+func (w *Watcher) delete(obj any) {
+	if unseen, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = unseen.Obj
+	}
+	if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {
+		delete(w.slices, slice.Name)
+		w.recount()
+	}
+}
+
+// recount counts again. A list without this replica is of too early, or of another
+// Service, or what is left of one that is deleted: it makes the number no smaller.
+func (w *Watcher) recount() {
+	w.silent.Store(false)
+	listed, sure := among(w.slices, w.own)
+	n := listed
+	if sure {
+		w.sure = listed
+	} else {
+		n = max(w.sure, listed+1)
+	}
+	if before := w.count.Swap(int64(n)); before != int64(n) {
+		w.cfg.Log.Info("The number of replicas has changed; they share the limit of requests to LiveKit", "replicas", n, "before", before, "listed", listed)
+	}
+}
+
+// among returns how many replicas EndpointSlices list, and whether one of them has one of
+// our own addresses. One that is not ready, or is ending, may still ask: it counts. One
+// with an address of each family stands in a slice of each.
+func among(slices map[string]*discoveryv1.EndpointSlice, own []netip.Addr) (listed int, sure bool) {
+	ours := map[netip.Addr]bool{}
+	for _, addr := range own {
+		ours[addr.Unmap()] = true
+	}
+	ids := map[string]bool{}
+	for _, slice := range slices {
+		for _, endpoint := range slice.Endpoints {
+			if len(endpoint.Addresses) == 0 {
+				continue
+			}
+			id := endpoint.Addresses[0]
+			if endpoint.TargetRef != nil && endpoint.TargetRef.UID != "" {
+				id = string(endpoint.TargetRef.UID)
+			}
+			ids[id] = true
+			for _, text := range endpoint.Addresses {
+				addr, err := netip.ParseAddr(text)
+				sure = sure || err == nil && ours[addr.Unmap()]
+			}
+		}
+	}
+	return len(ids), sure
+}
+
+// ofInterfaces returns the addresses of this machine's interfaces, as a pod sees them.
+func ofInterfaces() ([]netip.Addr, error) {
+	found, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("cannot tell this replica's own addresses: %w", err)
+	}
+	var own []netip.Addr
+	for _, addr := range found {
+		prefix, err := netip.ParsePrefix(addr.String())
+		if err == nil {
+			own = append(own, prefix.Addr())
+		}
+	}
+	return own, nil
+}
+
+// trim leaves of a slice what is read.
+func trim(obj any) (any, error) {
+	slice, ok := obj.(*discoveryv1.EndpointSlice)
+	if !ok {
+		return nil, errors.New("the API server sent no EndpointSlice")
+	}
+	kept := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: slice.Namespace, Name: slice.Name, ResourceVersion: slice.ResourceVersion}}
+	for _, endpoint := range slice.Endpoints {
+		kept.Endpoints = append(kept.Endpoints, discoveryv1.Endpoint{Addresses: endpoint.Addresses, TargetRef: endpoint.TargetRef})
+	}
+	return kept, nil
+}
