@@ -63,6 +63,7 @@ func variants(t *testing.T) map[string][]string {
 		"Scheduling": {
 			"--set", "image.digest=sha256:" + digest(), "--set", "imagePullSecrets={pull}", "--set", "test.namespace=voice",
 			"--set", "metricsAdapter.extraArgs={--resync-interval=10s}", "--set", "drainGuard.extraArgs={--max-hold=2h}",
+			"--set", "metricsAdapter.replicas=3", "--set", "livekit.requestsPerMinute=1000000",
 			"--set", "metricsAdapter.priorityClassName=", "--set", "drainGuard.priorityClassName=infra",
 			"--set-json", `metricsAdapter.tolerations=[{"operator": "Exists"}]`, "--set-json", `drainGuard.nodeSelector={"pool": "infra"}`,
 			"--set-json", `metricsAdapter.affinity={"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}`,
@@ -131,9 +132,10 @@ func TestChartParts(t *testing.T) {
 		want, wantNot []string
 	}{
 		"Default": {
-			reason:  "The adapter keeps caBundle itself; two writers would be a conflict at the next upgrade. Nothing needs another operator.",
-			want:    []string{"name: v1beta1.custom.metrics.k8s.io", "name: v1beta2.custom.metrics.k8s.io", "verbs: [get, patch]", "--service=callguard-system/metrics-adapter"},
-			wantNot: []string{bundle + ":", insecure, "--tls-cert-file", "cert-manager.io", "kind: NetworkPolicy", "monitoring.coreos.com", "grafana_dashboard"},
+			reason: "The adapter keeps caBundle itself; two writers would be a conflict at the next upgrade. Nothing needs another operator.",
+			want: []string{"name: v1beta1.custom.metrics.k8s.io", "name: v1beta2.custom.metrics.k8s.io", "verbs: [get, patch]", "--service=callguard-system/metrics-adapter",
+				"--replicas-service=callguard-system/metrics-adapter-peers"},
+			wantNot: []string{bundle + ":", insecure, "--tls-cert-file", "--replicas=", "--livekit-requests-per-minute", "cert-manager.io", "kind: NetworkPolicy", "monitoring.coreos.com", "grafana_dashboard"},
 		},
 		"NoAdapter": {
 			reason:  "Another adapter keeps its API, its certificates and its alerts.",
@@ -161,7 +163,7 @@ func TestChartParts(t *testing.T) {
 		},
 		"Scheduling": {
 			reason:  "What is pulled, and where it runs, is the administrator's to say.",
-			want:    []string{"image: callguard:dev@sha256:" + digest(), "- --resync-interval=10s", "- --max-hold=2h", "priorityClassName: infra", "pool: infra", "--namespace=voice", "resources: [pods/active_calls]"},
+			want:    []string{"image: callguard:dev@sha256:" + digest(), "- --resync-interval=10s", "- --max-hold=2h", "- --replicas=3", "- --livekit-requests-per-minute=1000000", "priorityClassName: infra", "pool: infra", "--namespace=voice", "resources: [pods/active_calls]"},
 			wantNot: []string{"system-cluster-critical"},
 		},
 		"Narrow": {

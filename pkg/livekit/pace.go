@@ -14,12 +14,11 @@ import (
 )
 
 const (
-	// CloudLimit is how many requests a minute a process sends to a project of LiveKit
-	// Cloud, which takes 1,000 a minute of all who ask for it: two adapters and the
-	// guard ask for 900.
-	CloudLimit = 300
-	// LeastLimit is the least limit that can be set or learned: a list of the rooms
-	// every 15 s, and as much again for the rooms.
+	// CloudLimit is how many requests a minute LiveKit Cloud takes of all who ask for a
+	// project.
+	CloudLimit = 1_000
+	// LeastLimit is the least limit that a process works with, and that can be learned: a
+	// list of the rooms every 15 s, and as much again for the rooms.
 	LeastLimit = 12
 
 	window = 60 // seconds
@@ -54,7 +53,8 @@ func Limit(set int, projectURL string) int {
 // that says, and the limit is lower for an hour than what was sent before it. Its
 // methods are safe for concurrent use.
 type Pace struct {
-	limit int // of requests a minute; 0 is none
+	limit    int        // of requests a minute, of all replicas; 0 is none
+	replicas func() int // that share it, as of now
 
 	mu          sync.Mutex
 	learned     int // a lower one, until learnedTill
@@ -69,9 +69,17 @@ type Pace struct {
 
 // NewPace returns a Pace of so many requests a minute; 0 is no limit until LiveKit
 // answers 429.
-func NewPace(perMinute int) *Pace { return &Pace{limit: perMinute, tokens: math.Inf(1)} }
+func NewPace(perMinute int) *Pace { return NewSharedPace(perMinute, func() int { return 1 }) }
 
-// Limit returns the limit of requests a minute as of now; 0 is none.
+// NewSharedPace returns the Pace of one of several replicas, which share a limit of so many
+// requests a minute. How many they are may change at any time; replicas returns it at
+// once. A replica that is not alone begins without a burst, for the others may just have
+// sent all that the limit allowed them without it.
+func NewSharedPace(perMinute int, replicas func() int) *Pace {
+	return &Pace{limit: perMinute, replicas: replicas, tokens: math.Inf(1)}
+}
+
+// Limit returns the limit of requests a minute as of now, of this process; 0 is none.
 func (p *Pace) Limit(now time.Time) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -79,10 +87,14 @@ func (p *Pace) Limit(now time.Time) int {
 }
 
 func (p *Pace) limitAt(now time.Time) int {
-	if p.learned > 0 && now.Before(p.learnedTill) && (p.limit == 0 || p.learned < p.limit) {
+	own := p.limit
+	if own > 0 {
+		own = max(1, own/max(1, p.replicas()))
+	}
+	if p.learned > 0 && now.Before(p.learnedTill) && (own == 0 || p.learned < own) {
 		return p.learned
 	}
-	return p.limit
+	return own
 }
 
 // A quarter of the limit may be sent at once; what comes after it comes at three
@@ -114,6 +126,9 @@ func (p *Pace) Within(d time.Duration, now time.Time) (most, evenly int) {
 }
 
 func (p *Pace) fill(limit int, now time.Time) {
+	if p.filled.IsZero() && p.limit > 0 && p.replicas() > 1 {
+		p.tokens, p.filled = 0, now
+	}
 	p.tokens = math.Min(burst(limit), p.tokens+now.Sub(p.filled).Seconds()*perSecond(limit))
 	p.filled = now
 }

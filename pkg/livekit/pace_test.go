@@ -7,6 +7,8 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,7 +59,7 @@ func (l *limited) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // TestNoMinuteHasMoreThanTheLimit asks as fast as the pace allows, for an hour.
 func TestNoMinuteHasMoreThanTheLimit(t *testing.T) {
-	for _, limit := range []int{LeastLimit, 60, CloudLimit, 1000} {
+	for _, limit := range []int{LeastLimit, 60, 300, CloudLimit} {
 		t.Run(strconv.Itoa(limit), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				server := &limited{Handler: newFake(), takes: limit, after: "20"}
@@ -147,7 +149,7 @@ func TestTooManyRequests(t *testing.T) {
 // TestLearnsTheLimit: a server that takes less than the limit, or one of unknown limit,
 // refuses a few times and then no more.
 func TestLearnsTheLimit(t *testing.T) {
-	for name, limit := range map[string]int{"NoLimit": 0, "CloudLimit": CloudLimit} {
+	for name, limit := range map[string]int{"NoLimit": 0, "PartOfCloudLimit": 300} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				server := &limited{Handler: newFake(), takes: 60, after: "20"}
@@ -184,6 +186,69 @@ func TestLimit(t *testing.T) {
 	for name, tc := range cases {
 		if got := Limit(tc.set, tc.url); got != tc.want {
 			t.Errorf("%s: %s got %d, want %d", name, tc.reason, got, tc.want)
+		}
+	}
+}
+
+// TestReplicasShareTheLimit has replicas come and go that ask as fast as they may, with
+// pauses after which they may be quick. No minute has more than the limit of all.
+func TestReplicasShareTheLimit(t *testing.T) {
+	const limit, phase = 600, 10 * time.Minute
+	phases := []int{1, 2, 3, 1, 3, 2, 1}
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var sent []time.Time
+		most, all := 0, 0
+		enter := func() {
+			mu.Lock()
+			defer mu.Unlock()
+			now := time.Now()
+			sent = append(sent, now)
+			for now.Sub(sent[0]) >= time.Minute {
+				sent = sent[1:]
+			}
+			most, all = max(most, len(sent)), all+1
+		}
+		var alive atomic.Int64
+		var running sync.WaitGroup
+		var stops []context.CancelFunc
+		for _, n := range phases {
+			for len(stops) > n {
+				stops[len(stops)-1]()
+				stops = stops[:len(stops)-1]
+				synctest.Wait()
+			}
+			alive.Store(int64(n))
+			for len(stops) < n {
+				ctx, stop := context.WithCancel(t.Context())
+				stops = append(stops, stop)
+				p := NewSharedPace(limit, func() int { return int(alive.Load()) })
+				running.Go(func() {
+					for i := 1; p.wait(ctx, time.Hour) == nil; i++ {
+						enter()
+						if i%1000 == 0 {
+							time.Sleep(time.Minute)
+						}
+					}
+				})
+			}
+			time.Sleep(phase)
+		}
+		for _, stop := range stops {
+			stop()
+		}
+		running.Wait()
+		if least := len(phases) * int(phase/time.Minute) * limit / 2; most > limit || all < least {
+			t.Errorf("up to %d requests in a minute, %d in all; want no more than %d, and at least %d", most, all, limit, least)
+		}
+	})
+}
+
+// TestShareOfMany: a share is never less than a request, and no limit is none for all.
+func TestShareOfMany(t *testing.T) {
+	for _, tc := range []struct{ limit, replicas, want int }{{600, 2, 300}, {600, 7, 85}, {24, 100, 1}, {0, 2, 0}, {600, 0, 600}} {
+		if got := NewSharedPace(tc.limit, func() int { return tc.replicas }).Limit(time.Now()); got != tc.want {
+			t.Errorf("one of %d replicas has %d of %d, want %d", tc.replicas, got, tc.limit, tc.want)
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package charts
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 const authority = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
@@ -47,7 +49,7 @@ func TestModes(t *testing.T) {
 	}{
 		"own": {"They are the chart's.", nil, map[string]bool{
 			"APIService v1beta1.custom.metrics.k8s.io": true, "APIService v1beta2.custom.metrics.k8s.io": true, "Deployment metrics-adapter": true,
-			"Job metrics-adapter-hand-back": false, "ClusterRole callguard:metrics-adapter:compose": false, "Role metrics-adapter": false, "ConfigMap metrics-adapter-compose": false,
+			"Job metrics-adapter-hand-back": false, "ClusterRole callguard:metrics-adapter:compose": false, "Role metrics-adapter": true, "ConfigMap metrics-adapter-compose": false,
 		}},
 		"compose": {"They stay the other chart's, and the adapter takes them.", beside(), map[string]bool{
 			"APIService v1beta1.custom.metrics.k8s.io": false, "APIService v1beta2.custom.metrics.k8s.io": false, "Deployment metrics-adapter": true,
@@ -56,7 +58,7 @@ func TestModes(t *testing.T) {
 		}},
 		"none": {"There is nothing of it.", []string{"metricsAdapter.mode=none"}, map[string]bool{
 			"APIService v1beta1.custom.metrics.k8s.io": false, "Deployment metrics-adapter": false, "Job metrics-adapter-hand-back": false,
-			"ValidatingAdmissionPolicy callguard-adapter-leash": false, "Deployment drain-guard": true,
+			"Role metrics-adapter": false, "ValidatingAdmissionPolicy callguard-adapter-leash": false, "Deployment drain-guard": true,
 		}},
 	} {
 		r := addon{set: tc.set}.must(t)
@@ -64,6 +66,17 @@ func TestModes(t *testing.T) {
 			kind, name, _ := strings.Cut(what, " ")
 			if has(r, kind, name) != want {
 				t.Errorf("%s: %s is there: %t, want %t. %s", mode, what, !want, want, tc.reason)
+			}
+		}
+		for _, o := range r.objects {
+			if o.GetKind() == "Role" && o.GetName() == "metrics-adapter" {
+				rules, _, err := unstructured.NestedSlice(o.Object, "rules")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if text := fmt.Sprint(rules); strings.Contains(text, "events") != (mode == "compose") || !strings.Contains(text, "endpointslices") {
+					t.Errorf("%s: its own namespace's rights are %s; Events are for the mode compose alone", mode, text)
+				}
 			}
 		}
 	}

@@ -25,6 +25,7 @@ import (
 
 const (
 	limitPerMinute = 60
+	adapterShare   = 60 // of 100 requests that LiveKit takes, all adapters together send so many
 	limitedRooms   = 12
 	// limitedFor is longer than a minute and a sweep: a budget that is spent too early shows as a gap.
 	limitedFor = 100 * time.Second
@@ -165,7 +166,7 @@ func limitedPod(t *testing.T, ns string, which int) (*corev1.Pod, *limitedAdapte
 	trial.Must(t, os.WriteFile(key, []byte(lk.APIKey), 0o600))
 	trial.Must(t, os.WriteFile(secret, []byte(lk.APISecret), 0o600))
 	a := adapter(t, "--livekit-url="+l.url, "--livekit-api-key-file="+key, "--livekit-api-secret-file="+secret,
-		fmt.Sprintf("--livekit-requests-per-minute=%d", limitPerMinute))
+		fmt.Sprintf("--livekit-requests-per-minute=%d", limitPerMinute*100/adapterShare), "--replicas=1")
 	path := "/apis/custom.metrics.k8s.io/v1beta2/namespaces/" + ns + "/pods/" + pod.Name + "/active_calls"
 	limited := &limitedAdapter{limiter: l, path: func() string { return adapterPath(t, a, path) }}
 	eventually(t, 2*time.Minute, "the calls are known", func() (bool, error) {

@@ -84,6 +84,9 @@
 {{- with .Values.livekit.allowCIDRs }}
 - --livekit-allow-cidr={{ join "," . }}
 {{- end }}
+{{- with int .Values.livekit.requestsPerMinute }}
+- --livekit-requests-per-minute={{ . }}
+{{- end }}
 {{- end }}
 
 {{- define "callguard.livekitMount" -}}

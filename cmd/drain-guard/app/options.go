@@ -55,7 +55,7 @@ func NewOptions() *Options {
 		bindAddress: ":8080",
 		logLevel:    "info",
 		livekit: project.Options{Rooms: rooms.Settings{
-			Resync: 3 * time.Second, MaxStaleness: 15 * time.Second, Timeout: livekit.DefaultTimeout, Concurrency: 16,
+			Resync: 3 * time.Second, MaxStaleness: 15 * time.Second, Timeout: livekit.DefaultTimeout, Concurrency: 16, Share: project.GuardShare,
 		}},
 		witnessTimeout: 2 * time.Second,
 		guard:          guard.DefaultSettings(),

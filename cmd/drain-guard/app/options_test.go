@@ -33,7 +33,7 @@ func TestValidate(t *testing.T) {
 			want: []string{
 				`--livekit-url-file is "/url"; use either this or --livekit-url`, "wss://livekit.example.com", "--livekit-api-key-file", "--livekit-api-secret-file",
 				`--resync-interval is "0s"; use 1s or more`, `--max-staleness is "-1s"; use 2s or more`,
-				`--livekit-requests-per-minute is "5"; use 0, or 12 or more, such as 300`, `--livekit-concurrency is "0"; use a number from 1 to 1024`,
+				`--livekit-requests-per-minute is "5"; use 0, or 40 or more, such as 1000`, `--livekit-concurrency is "0"; use a number from 1 to 1024`,
 				"--witness-timeout", "--read-interval", `--settle is "-1s"; use zero or more, such as 20s`, "--max-hold", `--leavers is "first"; use packed or fewest-calls`, `--deletion-cost is "on"; use auto or off`, `--bind-address is "8080"; use an address with a port`,
 				"--namespace", `--log-level is "loud"; use debug, info, warn or error`,
 			}},

@@ -17,6 +17,17 @@ import (
 	"github.com/callguard/callguard/pkg/witness/rooms"
 )
 
+// AdapterShare and GuardShare are the parts of a project's requests that metrics-adapter and
+// drain-guard may send, in hundredths. What is left is for call-gates, which look into the
+// rooms of their own jobs. The parts are fixed, so that nobody has to agree on them.
+const (
+	AdapterShare = 60
+	GuardShare   = 30
+)
+
+// leastRequests is the least limit of a project that leaves drain-guard as much as it needs.
+const leastRequests = livekit.LeastLimit * 100 / GuardShare
+
 // Options are what the flags say.
 type Options struct {
 	Rooms rooms.Settings
@@ -49,7 +60,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet, m Meaning) {
 	fs.DurationVar(&o.Rooms.Timeout, "livekit-timeout", o.Rooms.Timeout, "Time limit of one request to LiveKit. LiveKit itself takes up to 3s to report that a room's node does not answer; use more.")
 	fs.IPNetSliceVar(&o.Allowed, "livekit-allow-cidr", o.Allowed, "Private, loopback and link-local address ranges, such as 10.20.0.0/16, to which the LiveKit URLs of workloads' own Secrets may lead. Without them these may lead to public addresses, to Services of the workload's namespace, and to the server of the default project.")
 	fs.IntVar(&o.Rooms.Concurrency, "livekit-concurrency", o.Rooms.Concurrency, "Maximum number of concurrent requests to one LiveKit project.")
-	fs.IntVar(&o.Rooms.RequestsPerMinute, "livekit-requests-per-minute", o.Rooms.RequestsPerMinute, "Maximum number of requests of this process to one LiveKit project in any minute. 0 means 300 for LiveKit Cloud, which allows 1,000 for two adapters and drain-guard together, and no limit for other servers until one answers 429. "+m.Limit)
+	fs.IntVar(&o.Rooms.RequestsPerMinute, "livekit-requests-per-minute", o.Rooms.RequestsPerMinute, fmt.Sprintf("Number of requests that one LiveKit project takes in any minute, from all programs together. 0 means 1,000 for LiveKit Cloud, and no limit for other servers until one answers 429. All replicas of metrics-adapter together send at most %d %% of it, drain-guard %d %%. The rest is for call-gates. ", AdapterShare, GuardShare)+m.Limit)
 }
 
 // Validate notes every mistake.
@@ -78,8 +89,8 @@ func (o *Options) Validate(m *program.Mistakes) {
 	m.AtLeast("resync-interval", o.Rooms.Resync, time.Second)
 	m.AtLeast("max-staleness", o.Rooms.MaxStaleness, max(2*o.Rooms.Resync, 2*time.Second))
 	m.AtLeast("livekit-timeout", o.Rooms.Timeout, 100*time.Millisecond)
-	if n := o.Rooms.RequestsPerMinute; n != 0 && n < livekit.LeastLimit {
-		m.Wrong("livekit-requests-per-minute", n, fmt.Sprintf("0, or %d or more, such as %d", livekit.LeastLimit, livekit.CloudLimit))
+	if n := o.Rooms.RequestsPerMinute; n != 0 && n < leastRequests {
+		m.Wrong("livekit-requests-per-minute", n, fmt.Sprintf("0, or %d or more, such as %d", leastRequests, livekit.CloudLimit))
 	}
 	m.Concurrency("livekit-concurrency", o.Rooms.Concurrency)
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/callguard/callguard/pkg/livekit"
 	"github.com/callguard/callguard/pkg/metricsapi"
 	"github.com/callguard/callguard/pkg/pods"
+	"github.com/callguard/callguard/pkg/replicas"
 	"github.com/callguard/callguard/pkg/servingcert"
 	"github.com/callguard/callguard/pkg/witness"
 	"github.com/callguard/callguard/pkg/witness/gate"
@@ -113,12 +114,19 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 			return program.IsAPIServer(ctx, addr) || watcher.IsNode(addr)
 		},
 	})
+	peers, err := replicas.New(replicas.Config{
+		Client: client, Service: named(o.replicasService), Assumed: o.replicas, Registry: registry, Log: log,
+	})
+	if err != nil {
+		return err
+	}
 	lengths := metricsapi.NewLengths(store)
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
 		Default:   rooms.FileCredentials(o.livekit.Files()),
 		Secret:    rooms.SecretCredentials(client),
 		Transport: transport,
 		Tenants:   tenants.Of,
+		Replicas:  peers.Count,
 		Settings:  o.livekit.Rooms,
 		OnChange:  func(uids []types.UID) { agents.Poke(uids...); gates.Poke(uids...) },
 		Lengths:   lengths.Table,
@@ -145,6 +153,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return watcher.Run(ctx) })
+	g.Go(func() error { return peers.Run(ctx) })
 	g.Go(func() error { return projects.Run(ctx) })
 	g.Go(func() error {
 		return projects.Origins().Keep(ctx, func() map[call.Project]call.Births { return births(store) })

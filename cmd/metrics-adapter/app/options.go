@@ -5,6 +5,7 @@
 package app
 
 import (
+	"fmt"
 	"net"
 	"time"
 
@@ -22,6 +23,9 @@ import (
 // withdrawal: numbers of calls are no secret worth a question for every read.
 const rightsFor = time.Minute
 
+// maxReplicas is more than anybody runs.
+const maxReplicas = 100
+
 // Options are what the flags say.
 type Options struct {
 	base *basecmd.AdapterBase
@@ -34,6 +38,9 @@ type Options struct {
 
 	webhookAddress string
 	webhookPeers   []string
+
+	replicas        int
+	replicasService string
 
 	service             string
 	certificateLifetime time.Duration
@@ -48,12 +55,13 @@ func NewOptions() *Options {
 	o := &Options{
 		base: &basecmd.AdapterBase{Name: "callguard-metrics-adapter", FlagSet: pflag.NewFlagSet("metrics-adapter", pflag.ContinueOnError)},
 		livekit: project.Options{Rooms: rooms.Settings{
-			Resync: 15 * time.Second, MaxStaleness: 45 * time.Second, Timeout: livekit.DefaultTimeout, Concurrency: 16, Hints: true,
+			Resync: 15 * time.Second, MaxStaleness: 45 * time.Second, Timeout: livekit.DefaultTimeout, Concurrency: 16, Hints: true, Share: project.AdapterShare,
 		}},
 		podInterval:         15 * time.Second,
 		workerTimeout:       2 * time.Second,
 		workerConcurrency:   32,
 		webhookAddress:      ":8090",
+		replicas:            2,
 		service:             "callguard-system/metrics-adapter",
 		certificateLifetime: 7 * 24 * time.Hour,
 		compose:             newCompose(),
@@ -80,6 +88,8 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.IntVar(&o.workerConcurrency, "worker-concurrency", o.workerConcurrency, "Maximum number of concurrent requests to agents, and as many to call-gates.")
 	fs.StringVar(&o.webhookAddress, "webhook-bind-address", o.webhookAddress, "Address that takes LiveKit's webhooks at "+rooms.WebhookPath+"; empty for none.")
 	fs.StringSliceVar(&o.webhookPeers, "webhook-peers", o.webhookPeers, "host:port of the other replicas, to which webhooks are forwarded. A name may resolve to all replicas, including this one.")
+	fs.StringVar(&o.replicasService, "replicas-service", o.replicasService, "namespace/name of a Service that names all replicas of this program, ready or not. By its EndpointSlices each knows how many share the requests to LiveKit. Empty if there is none; --replicas then says how many there are.")
+	fs.IntVar(&o.replicas, "replicas", o.replicas, "Number of replicas of this program until --replicas-service has told it, or if nothing tells it.")
 	fs.StringVar(&o.service, "service", o.service, "namespace/name[:port] of the Service that the APIServices name, for the self-made serving certificate and --compose-service.")
 	fs.DurationVar(&o.certificateLifetime, "certificate-lifetime", o.certificateLifetime, "Lifetime of the self-made serving certificate, used unless --tls-cert-file is given.")
 	o.compose.addFlags(fs)
@@ -104,6 +114,12 @@ func (o *Options) Validate() error {
 			m.Wrong("webhook-peers", peer, "host:port such as metrics-adapter-peers.callguard-system.svc:8090")
 		}
 	}
+	if name, _, err := service(o.replicasService); o.replicasService != "" && (err != nil || name.String() != o.replicasService) {
+		m.Wrong("replicas-service", o.replicasService, "namespace/name such as callguard-system/metrics-adapter-peers, or nothing")
+	}
+	if o.replicas < 1 || o.replicas > maxReplicas {
+		m.Wrong("replicas", o.replicas, fmt.Sprintf("a number from 1 to %d, such as 2", maxReplicas))
+	}
 	if _, _, err := service(o.service); err != nil {
 		m.Wrong("service", o.service, "namespace/name such as callguard-system/metrics-adapter")
 	}
@@ -116,8 +132,11 @@ func (o *Options) Validate() error {
 	return m.Err()
 }
 
-func (o *Options) serviceName() types.NamespacedName {
-	name, _, _ := service(o.service) // Validate has read it
+func (o *Options) serviceName() types.NamespacedName { return named(o.service) }
+
+// named is the Service of a text that Validate has read.
+func named(text string) types.NamespacedName {
+	name, _, _ := service(text)
 	return name
 }
 

@@ -31,9 +31,9 @@ func TestValidate(t *testing.T) {
 		"URLFileAlone": {reason: "A URL needs its key, wherever it stands.", args: []string{"--livekit-url-file=/u"}, want: []string{"--livekit-api-key-file", "--livekit-api-secret-file"}},
 		"AllAtOnce": {reason: "Every mistake is named in one go, with a value that would work.",
 			args: []string{"--livekit-url=lk", "--resync-interval=1ms", "--livekit-concurrency=0", "--livekit-requests-per-minute=5", "--worker-timeout=0", "--webhook-bind-address=8090",
-				"--webhook-peers=peer", "--service=adapter", "--log-level=loud", "--certificate-lifetime=1s", "--tls-cert-file=/none"},
+				"--webhook-peers=peer", "--replicas=0", "--replicas-service=peers:1", "--service=adapter", "--log-level=loud", "--certificate-lifetime=1s", "--tls-cert-file=/none"},
 			want: []string{"wss://livekit.example.com", "--livekit-api-key-file", "--livekit-api-secret-file", "--resync-interval is \"1ms\"; use 1s or more",
-				`--livekit-requests-per-minute is "5"; use 0, or 12 or more, such as 300`, "--livekit-concurrency", "--worker-timeout", "--certificate-lifetime", "--webhook-bind-address is \"8090\"; use host:port such as :8090", "--webhook-peers", "--service", "--log-level", "--tls-cert-file"}},
+				`--livekit-requests-per-minute is "5"; use 0, or 40 or more, such as 1000`, "--livekit-concurrency", "--worker-timeout", "--certificate-lifetime", "--webhook-bind-address is \"8090\"; use host:port such as :8090", "--webhook-peers", `--replicas-service is "peers:1"; use namespace/name such as callguard-system/metrics-adapter-peers, or nothing`, `--replicas is "0"; use a number from 1 to 100, such as 2`, "--service", "--log-level", "--tls-cert-file"}},
 		"StaleBeforeRead": {reason: "A reading must outlive the next one.", args: []string{"--resync-interval=30s"}, want: []string{"--max-staleness is \"45s\"; use 1m0s or more"}},
 	}
 	for name, tc := range cases {

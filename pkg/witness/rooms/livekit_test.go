@@ -557,7 +557,7 @@ func TestLimitTooLow(t *testing.T) {
 	inNoTime(t, lk, settings, func(t *testing.T, r *Reader) {
 		time.Sleep(5 * time.Minute)
 		why := r.Reading("idle", time.Now()).Reason()
-		if !strings.Contains(why, "has not been read yet") || !strings.Contains(why, "rooms wait for the limit of 12 requests a minute; raise --livekit-requests-per-minute") {
+		if !strings.Contains(why, "has not been read yet") || !strings.Contains(why, "rooms wait for the 12 requests a minute of this replica; raise --livekit-requests-per-minute") {
 			t.Errorf("the reason is: %s", why)
 		}
 	})

@@ -30,6 +30,9 @@ type ProjectsConfig struct {
 	Transport http.RoundTripper
 	// Tenants gives the transport for the projects that Secrets of a namespace name; nil is Transport for all.
 	Tenants func(namespace string) http.RoundTripper
+	// Replicas returns at once how many replicas of this program share the limit of requests
+	// now; nil is one.
+	Replicas func() int
 	// OnlyWanted leaves the default project unread while nobody wants it, too.
 	OnlyWanted bool
 	Settings
@@ -91,7 +94,7 @@ func NewProjects(cfg ProjectsConfig) *Projects {
 		cfg.Tenants = func(string) http.RoundTripper { return cfg.Transport }
 	}
 	return &Projects{
-		cfg: cfg, budget: livekit.NewBudget(), kept: newKept(), paces: newPaces(cfg.RequestsPerMinute), changed: make(chan struct{}, 1),
+		cfg: cfg, budget: livekit.NewBudget(), kept: newKept(), paces: newPaces(cfg.Settings, cfg.Replicas), changed: make(chan struct{}, 1),
 		origins: NewOrigins(func(ctx context.Context, project call.Project) (Version, error) {
 			secret, ok := project.Secret()
 			switch {
@@ -470,17 +473,24 @@ func (t *tenantTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 // the same share one, and a project that nobody wants for a while keeps its own. A Secret
 // with the wrong key takes nothing from one with the right.
 type paces struct {
-	perMinute int
+	perMinute, share int
+	replicas         func() int
 
 	mu   sync.Mutex
 	made map[livekit.Credentials]*livekit.Pace
 }
 
+// all is the whole of a limit, in hundredths.
+const all = 100
+
 // maxPaces bounds the credentials that are remembered, at some 1 KiB each.
 const maxPaces = 4096
 
-func newPaces(perMinute int) *paces {
-	return &paces{perMinute: perMinute, made: map[livekit.Credentials]*livekit.Pace{}}
+func newPaces(s Settings, replicas func() int) *paces {
+	if replicas == nil {
+		replicas = func() int { return 1 }
+	}
+	return &paces{perMinute: s.RequestsPerMinute, share: cmp.Or(s.Share, all), replicas: replicas, made: map[livekit.Credentials]*livekit.Pace{}}
 }
 
 func (p *paces) of(creds livekit.Credentials) *livekit.Pace {
@@ -492,7 +502,7 @@ func (p *paces) of(creds livekit.Credentials) *livekit.Pace {
 	if len(p.made) >= maxPaces {
 		clear(p.made)
 	}
-	pace := livekit.NewPace(livekit.Limit(p.perMinute, creds.URL))
+	pace := livekit.NewSharedPace(livekit.Limit(p.perMinute, creds.URL)*p.share/all, p.replicas)
 	p.made[creds] = pace
 	return pace
 }

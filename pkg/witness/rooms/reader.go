@@ -79,9 +79,12 @@ type Settings struct {
 	Timeout time.Duration
 	// Concurrency bounds the requests under way.
 	Concurrency int
-	// RequestsPerMinute is the limit of requests to one project; 0 is what
-	// livekit.Limit says.
+	// RequestsPerMinute is how many requests a project takes of all programs together; 0 is
+	// what livekit.Limit says.
 	RequestsPerMinute int
+	// Share is the part of them that is this program's, of all its replicas together, in
+	// hundredths; 0 is the whole.
+	Share int
 	// Hints lets a room count as read while the list of rooms says the same of it.
 	Hints bool
 }
@@ -164,7 +167,7 @@ func NewReader(cfg Config) *Reader {
 		cfg.Kept = newKept()
 	}
 	if cfg.Pace == nil {
-		cfg.Pace = newPaces(cfg.RequestsPerMinute).of
+		cfg.Pace = newPaces(cfg.Settings, nil).of
 	}
 	book := newBook(cfg.confirm(), cfg.doubt())
 	book.lengths = cfg.Lengths
@@ -722,7 +725,7 @@ func (r *Reader) fresh(now time.Time) error {
 	switch {
 	case cause != nil:
 	case r.waiting > 0 && r.client != nil:
-		cause = fmt.Errorf("%d rooms wait for the limit of %d requests a minute; raise --livekit-requests-per-minute as far as LiveKit takes it",
+		cause = fmt.Errorf("%d rooms wait for the %d requests a minute of this replica; raise --livekit-requests-per-minute as far as LiveKit takes it",
 			r.waiting, r.client.Pace().Limit(now))
 	default:
 		cause = errors.New("still reading")
