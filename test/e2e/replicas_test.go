@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +24,7 @@ func TestReplicasAreCounted(t *testing.T) {
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Name: "counted", Labels: map[string]string{discoveryv1.LabelServiceName: "counted"}},
 		AddressType: discoveryv1.AddressTypeIPv4,
-		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"192.0.2.1"}}},
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"198.51.100.81"}}},
 	}
 	slice, err := api.Create(t.Context(), slice, metav1.CreateOptions{})
 	trial.Must(t, err)
@@ -33,13 +34,13 @@ func TestReplicasAreCounted(t *testing.T) {
 		eventually(t, 10*time.Second, when, func() (bool, error) {
 			page := adapterPath(t, a, "/metrics")
 			if !strings.Contains(page, fmt.Sprintf("\ncallguard_adapter_replicas %d\n", want)) {
-				return false, fmt.Errorf("%d replicas are not there", want)
+				return false, fmt.Errorf("it says %q, want %d", regexp.MustCompile("\ncallguard_adapter_replicas .*").FindString(page), want)
 			}
 			return true, nil
 		})
 	}
 	counts(2, "one other is listed")
-	slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{"192.0.2.2"}})
+	slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{"198.51.100.82"}})
 	_, err = api.Update(t.Context(), slice, metav1.UpdateOptions{})
 	trial.Must(t, err)
 	counts(3, "another has come")
