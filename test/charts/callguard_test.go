@@ -560,6 +560,7 @@ func TestAddonRefuses(t *testing.T) {
 		addon
 		want string
 	}{
+		"FewRequests":     {addon{set: []string{"livekit.requestsPerMinute=39"}}, "minimum: got 39, want 40"},
 		"KubeletsPort":    {addon{set: []string{"metricsAdapter.hostNetwork=true", "metricsAdapter.securePort=10250"}}, "metricsAdapter.securePort is 10250, and on the host's network that is the kubelet's; use another, such as 10270"},
 		"KubeletsWebhook": {addon{set: []string{"metricsAdapter.hostNetwork=true", "metricsAdapter.webhookPort=10250"}}, "metricsAdapter.webhookPort is 10250"},
 		"RootsPort":       {addon{set: []string{"metricsAdapter.hostNetwork=true", "metricsAdapter.securePort=443"}}, "metricsAdapter.securePort is 443, which on the host's network only root may listen on; use 1024 or more"},
