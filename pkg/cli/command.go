@@ -128,10 +128,12 @@ func newCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	c.flags.AddFlags(cmd.PersistentFlags())
 	cmd.PersistentFlags().StringVar(&c.callguard, "callguard-namespace", c.callguard, "Namespace of the drain-guard.")
 	list.addFlags(cmd.Flags())
-	why, drain, plan, end := newWhy(c), newDrain(c), newPlan(c), newEnd(c)
+	why, drain, plan, status, end := newWhy(c), newDrain(c), newPlan(c), newStatus(c), newEnd(c)
 	why.ValidArgsFunction, end.ValidArgsFunction = c.complete(false, allToName), c.complete(false, podsToName)
-	drain.ValidArgsFunction, plan.ValidArgsFunction = c.complete(true, nodesToName), c.complete(true, nodesToName)
-	cmd.AddCommand(newList(c), why, drain, plan, end, newDoctor(c), newTry(c), newVersion(c))
+	for _, of := range []*cobra.Command{drain, plan, status} {
+		of.ValidArgsFunction = c.complete(true, nodesToName)
+	}
+	cmd.AddCommand(newList(c), why, drain, plan, status, end, newDoctor(c), newTry(c), newVersion(c))
 	return cmd
 }
 
@@ -143,7 +145,7 @@ func noWords(cmd *cobra.Command, args []string) error {
 	if cmd.HasParent() {
 		return fmt.Errorf("unexpected argument %q; use %s without one", args[0], cmd.CommandPath())
 	}
-	return fmt.Errorf("there is no command %q; use list, why POD, why node/NODE, plan NODE, drain NODE, end POD, doctor, try or version", args[0])
+	return fmt.Errorf("there is no command %q; use list, why POD, why node/NODE, plan NODE, drain NODE, status, end POD, doctor, try or version", args[0])
 }
 
 // oneName takes exactly one name.

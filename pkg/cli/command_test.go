@@ -21,7 +21,7 @@ func TestBadInput(t *testing.T) {
 		args []string
 		want string
 	}{
-		"Command":      {args: []string{"drian", "node-1"}, want: `there is no command "drian"; use list, why POD, why node/NODE, plan NODE, drain NODE, end POD, doctor, try or version`},
+		"Command":      {args: []string{"drian", "node-1"}, want: `there is no command "drian"; use list, why POD, why node/NODE, plan NODE, drain NODE, status, end POD, doctor, try or version`},
 		"Word":         {args: []string{"list", "agent"}, want: `unexpected argument "agent"; use kubectl calls list without one`},
 		"Flag":         {args: []string{"--nod=node-1"}, want: `unknown flag: --nod; kubectl calls --help lists the flags`},
 		"Output":       {args: []string{"-o", "table"}, want: `--output is "table"; use json, yaml, name or wide`},
@@ -44,6 +44,10 @@ func TestBadInput(t *testing.T) {
 		"NoEviction":   {args: []string{"drain", "node-1", "--disable-eviction"}, want: `unknown flag: --disable-eviction`},
 		"Grace":        {args: []string{"drain", "node-1", "--grace-period=0"}, want: `unknown flag: --grace-period`},
 		"NoPod":        {args: []string{"why"}, want: `which pod? use kubectl calls why NAME`},
+		"EventsYAML":   {args: []string{"drain", "node-1", "-o", "yaml"}, want: `--output is "yaml"; use json`},
+		"DryEvents":    {args: []string{"drain", "node-1", "--dry-run", "-o", "json"}, want: `--dry-run has no events to show as JSON; use kubectl calls plan -o json`},
+		"StatusYAML":   {args: []string{"status", "-o", "yaml"}, want: `--output is "yaml"; use json`},
+		"StatusEmpty":  {args: []string{"status", ""}, want: `which node? use kubectl calls status NAME, or without a name all that are cordoned`},
 		"DoctorOfWhat": {args: []string{"doctor", "agent"}, want: `unexpected argument "agent"`},
 	}
 	for name, tc := range cases {

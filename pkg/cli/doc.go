@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cli implements the kubectl-calls commands list, why, plan, drain, end, doctor,
-// try and version.
+// Package cli implements the kubectl-calls commands list, why, plan, drain, status, end,
+// doctor, try and version.
 //
 // It decides nothing: why a pod stays is what package guard makes of it, whose
 // doors and budgets it also takes. It writes in two verbs: drain cordons nodes and

@@ -15,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -61,6 +60,7 @@ type drainOptions struct {
 	deleteEmptyDirData bool
 	force              bool
 	endUnprotected     bool
+	output             string
 	pace, leaderPace   time.Duration
 	endsPace           time.Duration
 }
@@ -83,7 +83,8 @@ func newDrain(c *common) *cobra.Command {
 			"  kubectl calls drain node-1 node-2          # both at once\n" +
 			"  kubectl calls drain -l pool=old --parallel=2\n" +
 			"  kubectl calls drain node-1 --deadline=30m --on-deadline=hold\n" +
-			"  kubectl calls drain -l pool=old --wait=false",
+			"  kubectl calls drain -l pool=old --wait=false   # kubectl calls status shows what is left\n" +
+			"  kubectl calls drain node-1 -o json         # an object of JSON on a line for each event",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.detach = !wait
 			if err := o.validate(args); err != nil {
@@ -111,6 +112,7 @@ func newDrain(c *common) *cobra.Command {
 	fs.BoolVar(&o.ignoreDaemonSets, "ignore-daemonsets", o.ignoreDaemonSets, "Leave pods of DaemonSets where they are; false refuses where there are any.")
 	fs.BoolVar(&o.deleteEmptyDirData, "delete-emptydir-data", o.deleteEmptyDirData, "Go on although pods have emptyDir volumes, whose data goes with them. The call-gate's journal needs no flag.")
 	fs.BoolVar(&o.force, "force", o.force, "Go on although pods have no controller that would recreate them. It ends no call.")
+	fs.StringVarP(&o.output, "output", "o", o.output, "json: what happens, an object on a line each.")
 	fs.BoolVar(&o.endUnprotected, unprotectedFlag, o.endUnprotected, "Go on although guarded pods are in namespaces that are not enabled: nothing holds their calls, which end.")
 	return cmd
 }
@@ -125,6 +127,12 @@ func (o *drainOptions) validate(args []string) error {
 		return fmt.Errorf("--parallel is %d; use 0 for all nodes at once, or a number, such as 2", o.parallel)
 	case o.detach && o.parallel > 0:
 		return errors.New("--parallel with --wait=false has nothing to wait for; leave one out")
+	}
+	if err := checkOutput(o.output, outputJSON); err != nil {
+		return err
+	}
+	if o.output == outputJSON && o.dryRun {
+		return errors.New("--dry-run has no events to show as JSON; use kubectl calls plan -o json")
 	}
 	if err := o.validateDeadline(); err != nil {
 		return err
@@ -190,20 +198,25 @@ type emptying struct {
 }
 
 func (o *drainOptions) run(ctx context.Context, c *cluster, names ...string) error {
+	to := o.teller()
+	err := o.begin(ctx, c, to, names...)
+	if err != nil && !errors.Is(err, errWaiting) {
+		to.tell(Event{Time: c.now(), Event: failed, Text: line(err)})
+	}
+	return err
+}
+
+// begin drains nodes unless a call could be lost.
+func (o *drainOptions) begin(ctx context.Context, c *cluster, to teller, names ...string) error {
 	var nodes []*emptying
 	var pods []*corev1.Pod
 	a := c.administered(ctx)
-	out := &oneAtATime{to: o.Out}
 	for _, name := range names {
-		e := &emptying{progress: newProgress(c, a, out, name)}
+		e := &emptying{progress: newProgress(c, a, to, name)}
 		var warnings string
 		var err error
-		e.node, err = c.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return fmt.Errorf("there is no node %q; kubectl get nodes lists them", name)
-		}
-		if err != nil {
-			return fmt.Errorf("cannot read node %s: %w", name, err)
+		if e.node, err = c.node(ctx, name); err != nil {
+			return err
 		}
 		if e.pods, warnings, err = o.list(ctx, c, name); err != nil {
 			return fmt.Errorf("node %s cannot be drained like this, and nothing was touched: %s", name, line(err))
@@ -236,7 +249,10 @@ func (o *drainOptions) run(ctx context.Context, c *cluster, names ...string) err
 		}
 	}
 	if o.dryRun {
-		return o.foretell(ctx, c, out, nodes)
+		return o.foretell(ctx, c, nodes)
+	}
+	for _, e := range nodes {
+		e.tellBegin()
 	}
 	first := len(nodes)
 	if o.parallel > 0 {
@@ -253,6 +269,17 @@ func (o *drainOptions) run(ctx context.Context, c *cluster, names ...string) err
 	return o.drain(ctx, c, nodes, names)
 }
 
+// tellBegin tells what there is to do. How many calls there are is not known yet.
+func (e *emptying) tellBegin() {
+	left := Left{Pods: len(e.pods), Of: len(e.pods)}
+	for _, pod := range e.pods {
+		if isGuarded(pod) {
+			left.UnknownPods++
+		}
+	}
+	e.progress.tell(Event{Event: begins, Node: e.node.Name, Text: plural(len(e.pods), "pod") + " to leave node/" + e.node.Name, Left: &left})
+}
+
 // cordon keeps new pods from a node, unless that was done.
 func (o *drainOptions) cordon(ctx context.Context, c *cluster, e *emptying) error {
 	if e.begun {
@@ -260,13 +287,13 @@ func (o *drainOptions) cordon(ctx context.Context, c *cluster, e *emptying) erro
 	}
 	e.begun = true
 	if e.node.Spec.Unschedulable {
-		_, _ = fmt.Fprintf(e.progress.out, "node/%s already cordoned\n", e.node.Name)
+		e.progress.tell(Event{Event: cordons, Node: e.node.Name, Text: "node/" + e.node.Name + " already cordoned"})
 		return nil
 	}
 	if err := drain.RunCordonOrUncordon(o.helper(ctx, c), e.node, true); err != nil {
 		return fmt.Errorf("cannot cordon node %s: %w", e.node.Name, err)
 	}
-	_, _ = fmt.Fprintf(e.progress.out, "node/%s cordoned\n", e.node.Name)
+	e.progress.tell(Event{Event: cordons, Node: e.node.Name, Text: "node/" + e.node.Name + " cordoned"})
 	return nil
 }
 
@@ -280,6 +307,7 @@ func (o *drainOptions) drain(ctx context.Context, c *cluster, nodes []*emptying,
 	defer cancel()
 	looking, stop := context.WithCancel(bounded)
 	var work, looks sync.WaitGroup
+	looks.Go(func() { nodes[0].progress.to.run(looking) })
 	looks.Go(func() { nodes[0].progress.watchLeader(looking, cmp.Or(o.leaderPace, leaderPace)) })
 	looks.Go(func() { nodes[0].progress.watchEnds(looking, names, cmp.Or(o.endsPace, endsPace)) })
 	turns := make(chan *emptying, len(nodes))
@@ -297,7 +325,7 @@ func (o *drainOptions) drain(ctx context.Context, c *cluster, nodes []*emptying,
 					e.gone, e.err = o.empty(bounded, c, e.progress, e.node.Name)
 				}
 				if e.err == nil {
-					_, _ = fmt.Fprintf(e.progress.out, "node/%s drained: %s left it in %s\n", e.node.Name, plural(e.gone, "pod"), c.now().Sub(began).Round(time.Second))
+					e.progress.tell(Event{Event: drained, Node: e.node.Name, Text: fmt.Sprintf("node/%s drained: %s left it in %s", e.node.Name, plural(e.gone, "pod"), c.now().Sub(began).Round(time.Second))})
 				}
 			}
 		})
@@ -402,8 +430,12 @@ func (o *drainOptions) interrupted(ctx context.Context, timeout bool, nodes []*e
 			_, _ = fmt.Fprintf(o.ErrOut, "%s: node %s stays cordoned; what is left on it is not known: %s\n", why, node, line(err))
 			continue
 		}
-		_, _ = fmt.Fprintf(o.ErrOut, "%s: node %s stays cordoned; left on it: %s\n", why, node, plural(len(pods), "pod"))
-		for i, s := range e.progress.standings(ctx, pods) {
+		text := fmt.Sprintf("%s: node %s stays cordoned; left on it: %s", why, node, plural(len(pods), "pod"))
+		_, _ = fmt.Fprintln(o.ErrOut, text)
+		standings := e.progress.standings(ctx, pods)
+		left := leftOf(standings, len(e.pods))
+		e.progress.tell(Event{Event: stopped, Node: node, Text: text, Left: &left, Resume: o.command(node)})
+		for i, s := range standings {
 			if i == shown {
 				_, _ = fmt.Fprintf(o.ErrOut, "  and %d more\n", len(pods)-shown)
 				break
@@ -431,20 +463,19 @@ type progress struct {
 	// unprotected says of namespaces that are not enabled why.
 	unprotected map[string]string
 
+	to   teller
 	mu   sync.Mutex
-	out  io.Writer
-	last map[string]string // what was said, by what it is about
+	last map[string]string // what was told, by what it is about
 }
 
-func newProgress(c *cluster, a administered, out io.Writer, node string) *progress {
-	return &progress{cluster: c, admin: a, node: node, out: out, last: map[string]string{}}
+func newProgress(c *cluster, a administered, to teller, node string) *progress {
+	return &progress{cluster: c, admin: a, node: node, to: to, last: map[string]string{}}
 }
 
-// say prints a line with the time.
-func (w *progress) say(format string, args ...any) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	_, _ = fmt.Fprintf(w.out, "%s  %s\n", clock(w.cluster.now()), fmt.Sprintf(format, args...))
+// tell tells of an event that is now.
+func (w *progress) tell(e Event) {
+	e.Time = w.cluster.now()
+	w.to.tell(e)
 }
 
 // watchLeader says when no guard leads any more, and when one does again, until ctx is
@@ -464,10 +495,10 @@ func (w *progress) watchLeader(ctx context.Context, every time.Duration) {
 			return
 		case errors.Is(err, leader.ErrNone) && !w.leaderless:
 			w.leaderless = true
-			w.say("%s, and guarded pods stay until one does; see Deployment %s/%s", line(err), w.cluster.callguard, call.GuardName)
+			w.tell(Event{Event: waits, Text: fmt.Sprintf("%s, and guarded pods stay until one does; see Deployment %s/%s", line(err), w.cluster.callguard, call.GuardName)})
 		case err == nil && w.leaderless:
 			w.leaderless = false
-			w.say("%s leads again", holder)
+			w.tell(Event{Event: resumes, Text: holder + " leads again"})
 		}
 	}
 }
@@ -493,14 +524,15 @@ func withCalls(calls, unknown int) string {
 	}
 }
 
-// changed says a line about something, unless it was said last.
-func (w *progress) changed(about, what string) {
+// changed tells of something on the node, unless that was told of it last.
+func (w *progress) changed(about string, e Event) {
 	w.mu.Lock()
-	same := w.last[about] == what
-	w.last[about] = what
+	same := w.last[about] == e.Text
+	w.last[about] = e.Text
 	w.mu.Unlock()
 	if !same {
-		w.say("%s", what)
+		e.Node = w.node
+		w.tell(e)
 	}
 }
 
@@ -586,7 +618,7 @@ func (w *progress) standings(ctx context.Context, pods []*corev1.Pod) []standing
 			counted = c.calls(ctx, namespace)
 			explained, err := c.explainer(w.admin, w.doors, counted).Explain(ctx, namespace, func(p *corev1.Pod) bool { return about[p.UID] })
 			if err != nil && ctx.Err() == nil {
-				w.changed("why in "+namespace, "why pods of namespace "+namespace+" stay is not known: "+line(err))
+				w.changed("why in "+namespace, Event{Event: waits, Text: "why pods of namespace " + namespace + " stay is not known: " + line(err)})
 			}
 			coming := sync.OnceValue(func() replacements {
 				r, _ := c.replacements(ctx, namespace) // without, the reason is the guard's alone

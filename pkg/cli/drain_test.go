@@ -384,7 +384,7 @@ func TestDrainWithoutWaiting(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = "node/node-1 cordoned\nvoice/a: ends\n1 pod held for calls: callguard lets each go after its last one, and deletes it\n" +
-		"To see what is left: kubectl calls --node node-1\nTo go on: kubectl calls drain node-1\n"
+		"To see what is left: kubectl calls status node-1\nTo go on: kubectl calls drain node-1\n"
 	if out.String() != want || len(e.asked) != 2 {
 		t.Errorf("after %d evictions it says:\n%s\nwant 2, and:\n%s", len(e.asked), out, want)
 	}
@@ -530,7 +530,7 @@ func TestNotesOfDrain(t *testing.T) {
 func TestProgress(t *testing.T) {
 	s := newDrainStage(t)
 	var out bytes.Buffer
-	w := newProgress(s.cluster, s.administered(t.Context()), &out, "node-1")
+	w := newProgress(s.cluster, s.administered(t.Context()), &lines{to: &out}, "node-1")
 	pods := []*corev1.Pod{newPod("a", draining), newPod("b", draining)}
 	delete(s.calls, "a")
 	look := func() {

@@ -6,7 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -16,14 +16,14 @@ import (
 
 // foretell says what a drain would do, and what it would wait for that does not end by
 // itself: calls that are not known, and replacements that find no place.
-func (o *drainOptions) foretell(ctx context.Context, c *cluster, out io.Writer, nodes []*emptying) error {
+func (o *drainOptions) foretell(ctx context.Context, c *cluster, nodes []*emptying) error {
 	var all []standing
 	for _, e := range nodes {
 		list := e.progress.standings(ctx, e.pods)
 		for _, s := range list {
-			_, _ = fmt.Fprintf(out, "%s would be evicted: %s\n", s.name(), s)
+			_, _ = fmt.Fprintf(o.Out, "%s would be evicted: %s\n", s.name(), s)
 		}
-		_, _ = fmt.Fprintf(out, "node/%s would be cordoned and drained (dry run)\n", e.node.Name)
+		_, _ = fmt.Fprintf(o.Out, "node/%s would be cordoned and drained (dry run)\n", e.node.Name)
 		all = append(all, list...)
 	}
 	for _, text := range c.noPlaces(ctx, nodes, all) {
@@ -69,14 +69,18 @@ func notKnown(list []standing) (blind bool, text string) {
 func (o *drainOptions) ask(ctx context.Context, c *cluster, nodes []*emptying) error {
 	var errs []error
 	guarded, others := 0, 0
-	var names []string
+	left := Left{}
+	var names, text []string
 	for _, e := range nodes {
 		names = append(names, e.node.Name)
+		left.Of += len(e.pods)
 		for _, pod := range e.pods {
 			err := c.client.PolicyV1().Evictions(pod.Namespace).Evict(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}})
 			switch {
 			case err == nil || apierrors.IsNotFound(err):
-				_, _ = fmt.Fprintf(e.progress.out, "%s/%s: ends\n", pod.Namespace, pod.Name)
+				p := named(pod)
+				p.Ends = true
+				e.progress.tell(Event{Event: evicted, Node: e.node.Name, Text: pod.Namespace + "/" + pod.Name + ": ends", Pod: p})
 			case !apierrors.IsTooManyRequests(err):
 				errs = append(errs, fmt.Errorf("%s/%s cannot be evicted: %w", pod.Namespace, pod.Name, err))
 			case isGuarded(pod):
@@ -87,12 +91,15 @@ func (o *drainOptions) ask(ctx context.Context, c *cluster, nodes []*emptying) e
 		}
 	}
 	if guarded > 0 {
-		_, _ = fmt.Fprintf(o.Out, "%s held for calls: callguard lets each go after its last one, and deletes it\n", plural(guarded, "pod"))
+		text = append(text, plural(guarded, "pod")+" held for calls: callguard lets each go after its last one, and deletes it")
 	}
 	if others > 0 {
-		_, _ = fmt.Fprintf(o.Out, "%s kept by PodDisruptionBudgets of others: nobody evicts them now\n", plural(others, "pod"))
+		text = append(text, plural(others, "pod")+" kept by PodDisruptionBudgets of others: nobody evicts them now")
 	}
-	_, _ = fmt.Fprintf(o.Out, "To see what is left: kubectl calls --node %s\nTo go on: %s\n", names[0], o.command(names...))
+	resume := o.command(names...)
+	text = append(text, "To see what is left: kubectl calls status "+strings.Join(names, " "), "To go on: "+resume)
+	left.Pods, left.UnknownPods = guarded+others+len(errs), guarded // how many calls they have was not asked
+	nodes[0].progress.tell(Event{Event: asked, Text: strings.Join(text, "\n"), Left: &left, Resume: resume})
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%s", line(err))
 	}

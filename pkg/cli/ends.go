@@ -126,11 +126,11 @@ func (w *progress) watchEnds(ctx context.Context, nodes []string, every time.Dur
 		case is.MedianSeconds == nil:
 			if unknown != is.Unknown {
 				unknown = is.Unknown
-				w.say("%s", is.sentence(now))
+				w.tell(Event{Event: foretold, Text: is.sentence(now), CallsOver: &is})
 			}
 		case *is.MedianSeconds > 0 && is.by(now).Sub(told).Abs() > max(sameTime, is.by(now).Sub(now)/10):
 			told, unknown = is.by(now), ""
-			w.say("%s", is.sentence(now))
+			w.tell(Event{Event: foretold, Text: is.sentence(now), CallsOver: &is})
 		}
 		select {
 		case <-ctx.Done():

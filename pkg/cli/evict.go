@@ -102,14 +102,14 @@ func (o *drainOptions) evictOnce(ctx context.Context, c *cluster, w *progress, p
 		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return nil //nolint:nilerr // it is gone, or is tried again
 	case passing(err):
-		w.changed("eviction of "+name, name+" cannot be evicted yet, and is tried again: "+line(err))
+		w.changed("eviction of "+name, Event{Event: waits, Text: name + " cannot be evicted yet, and is tried again: " + line(err), Pod: named(pod)})
 		return nil
 	}
 	if several := c.severalBudgets(ctx, pod); several != "" {
-		w.changed("budgets of "+name, name+" cannot be evicted yet, and is tried again: "+several)
+		w.changed("budgets of "+name, Event{Event: waits, Text: name + " cannot be evicted yet, and is tried again: " + several, Pod: named(pod)})
 		return nil
 	}
-	w.say("%s cannot be evicted: %s", name, line(err))
+	w.tell(Event{Event: refused, Node: w.node, Text: name + " cannot be evicted: " + line(err), Pod: named(pod)})
 	return fmt.Errorf("pod %s cannot be evicted: %w", name, err)
 }
 
@@ -124,7 +124,7 @@ func (w *progress) left(ctx context.Context, pods []*corev1.Pod) ([]*corev1.Pod,
 	list, err := w.cluster.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", w.node).String()})
 	if err != nil {
 		if ctx.Err() == nil {
-			w.changed("left", w.about()+"what is left is not known: "+line(err))
+			w.changed("left", Event{Event: waits, Text: w.about() + "what is left is not known: " + line(err)})
 		}
 		return nil, err
 	}
@@ -137,7 +137,8 @@ func (w *progress) left(ctx context.Context, pods []*corev1.Pod) ([]*corev1.Pod,
 		if is := on[was.UID]; is != nil {
 			left = append(left, is)
 		} else {
-			w.changed(was.Namespace+"/"+was.Name, was.Namespace+"/"+was.Name+": gone")
+			name := was.Namespace + "/" + was.Name
+			w.changed(name, Event{Event: leaves, Text: name + ": gone", Pod: named(was)})
 		}
 	}
 	return left, nil
@@ -149,21 +150,14 @@ func (w *progress) show(ctx context.Context, left []*corev1.Pod, of int) {
 	if ctx.Err() != nil {
 		return
 	}
-	calls, unknown := 0, 0
 	for _, s := range standings {
-		w.changed(s.name(), s.name()+": "+s.String())
-		if !s.counts() {
-			continue
-		}
-		if n, known := s.calls.Calls(); known {
-			calls += n
-		} else {
-			unknown++
-		}
+		pod := s.shown()
+		w.changed(s.name(), Event{Event: stands, Text: s.name() + ": " + s.String(), Pod: &pod})
 	}
+	sum := leftOf(standings, of)
 	rest := w.about() + fmt.Sprintf("%d of %s left", len(left), plural(of, "pod"))
 	if len(left) > 0 {
-		rest += withCalls(calls, unknown)
+		rest += withCalls(callsOf(standings))
 	}
-	w.changed("left", rest)
+	w.changed("left", Event{Event: remains, Text: rest, Left: &sum})
 }

@@ -6,11 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
-	"sync"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -25,6 +25,18 @@ func checkNodes(args []string, selector, command string) error {
 		return fmt.Errorf("which node? use %s NAME", command)
 	}
 	return nil
+}
+
+// node reads a node.
+func (c *cluster) node(ctx context.Context, name string) (*corev1.Node, error) {
+	node, err := c.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("there is no node %q; kubectl get nodes lists them", name)
+	case err != nil:
+		return nil, fmt.Errorf("cannot read node %s: %w", name, err)
+	}
+	return node, nil
 }
 
 // nodeNames are the nodes that arguments or a selector name, each once.
@@ -58,17 +70,4 @@ func ofNodes(names []string, one, several string) string {
 		return fmt.Sprintf(one, names[0])
 	}
 	return fmt.Sprintf(several, strings.Join(names, ", "))
-}
-
-// oneAtATime writes whole lines of several writers.
-type oneAtATime struct {
-	mu sync.Mutex
-	to io.Writer
-}
-
-// Write implements io.Writer.
-func (o *oneAtATime) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.to.Write(p)
 }

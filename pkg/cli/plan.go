@@ -11,8 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/printers"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -90,12 +88,9 @@ func (o *planOptions) run(ctx context.Context, c *cluster, names ...string) erro
 	var pods []*corev1.Pod
 	on := map[string][]*corev1.Pod{}
 	for _, name := range names {
-		_, err := c.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return fmt.Errorf("there is no node %q; kubectl get nodes lists them", name)
-		}
+		_, err := c.node(ctx, name)
 		if err != nil {
-			return fmt.Errorf("cannot read node %s: %w", name, err)
+			return err
 		}
 		if on[name], _, err = all.list(ctx, c, name); err != nil {
 			return fmt.Errorf("cannot tell the pods of node %s: %s", name, line(err))
@@ -113,7 +108,7 @@ func (o *planOptions) run(ctx context.Context, c *cluster, names ...string) erro
 	plan := Plan{Kind: "Plan", Refused: append([]string{}, refusals...), Pods: []Planned{}}
 	var standings []standing
 	for _, name := range names {
-		w := newProgress(c, a, o.ErrOut, name)
+		w := newProgress(c, a, &lines{to: o.ErrOut}, name)
 		w.unprotected = unprotected
 		for _, s := range w.standings(ctx, on[name]) {
 			p := Planned{Namespace: s.pod.Namespace, Name: s.pod.Name, Node: name}

@@ -67,7 +67,7 @@ func TestStuckReplacement(t *testing.T) {
 			s := newStage(t, append(tc.objects, newNode(true), newNamespace(voice, true), newBudget(voice), newGuardDeployment(), newPod("a", aside))...)
 			s.calls = map[string]int64{"a": 1}
 			var out, explained bytes.Buffer
-			newProgress(s.cluster, s.administered(t.Context()), &out, "node-1").show(t.Context(), []*corev1.Pod{newPod("a", aside)}, 1)
+			newProgress(s.cluster, s.administered(t.Context()), &lines{to: &out}, "node-1").show(t.Context(), []*corev1.Pod{newPod("a", aside)}, 1)
 			const waits = "too few others of its workload can take calls; it goes on serving until replacements are ready"
 			want := waits + "\n"
 			if tc.want != "" {

@@ -3,7 +3,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,11 +37,13 @@ type ExplainedPods struct {
 
 // PodStands is how a pod stands that a node or a workload has.
 type PodStands struct {
-	Namespace string     `json:"namespace"`
-	Name      string     `json:"name"`
-	Node      string     `json:"node,omitempty"`
-	Guarded   bool       `json:"guarded"`
-	State     call.State `json:"state,omitempty"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Node      string `json:"node,omitempty"`
+	Guarded   bool   `json:"guarded"`
+	// Ends says that it was evicted or deleted, and ends within its grace.
+	Ends  bool       `json:"ends,omitempty"`
+	State call.State `json:"state,omitempty"`
 	// Intent and Since say why it should go, and since when, where that is known.
 	Intent call.Intent `json:"intent,omitempty"`
 	Since  *time.Time  `json:"since,omitempty"`
@@ -87,12 +88,9 @@ func whyAny(ctx context.Context, c *cluster, out io.Writer, namespace, arg, outp
 	case podName(arg) == name:
 		return why(ctx, c, out, namespace, name, output)
 	case slices.Contains([]string{"node", "nodes", "no"}, kind):
-		node, err := c.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
-		switch {
-		case apierrors.IsNotFound(err):
-			return fmt.Errorf("there is no node %q; kubectl get nodes lists them", name)
-		case err != nil:
-			return fmt.Errorf("cannot read node %s: %w", name, err)
+		node, err := c.node(ctx, name)
+		if err != nil {
+			return err
 		}
 		return whyNode(ctx, c, out, node, output)
 	case kindOf(kind) != "":
@@ -103,6 +101,15 @@ func whyAny(ctx context.Context, c *cluster, out io.Writer, namespace, arg, outp
 
 // whyNode says which pods keep a node.
 func whyNode(ctx context.Context, c *cluster, out io.Writer, node *corev1.Node, output string) error {
+	e, list, err := explainNode(ctx, c, node)
+	if err != nil {
+		return err
+	}
+	return e.print(out, output, list, c.now())
+}
+
+// explainNode explains a node, and says how its pods stand but those of DaemonSets.
+func explainNode(ctx context.Context, c *cluster, node *corev1.Node) (*ExplainedPods, []standing, error) {
 	e := &ExplainedPods{Kind: "ExplainedNode", Name: node.Name, Says: []Said{}, Pods: []PodStands{}}
 	state := "not cordoned, so nothing on it waits for a drain"
 	if node.Spec.Unschedulable {
@@ -119,7 +126,7 @@ func whyNode(ctx context.Context, c *cluster, out io.Writer, node *corev1.Node, 
 	e.say("Node", "%s is %s", node.Name, state)
 	pods, err := c.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node.Name).String()})
 	if err != nil {
-		return fmt.Errorf("cannot list the pods of node %s: %w", node.Name, err)
+		return nil, nil, fmt.Errorf("cannot list the pods of node %s: %w", node.Name, err)
 	}
 	var mine []*corev1.Pod
 	for i := range pods.Items {
@@ -129,11 +136,11 @@ func whyNode(ctx context.Context, c *cluster, out io.Writer, node *corev1.Node, 
 	}
 	list, err := e.stand(ctx, c, mine)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	ends := c.ends(ctx, []string{node.Name})
 	e.Calls = &ends
-	return e.print(out, output, list, c.now())
+	return e, list, nil
 }
 
 // whyWorkload says which pods of a workload should go and what keeps them, and what is wrong
@@ -218,7 +225,7 @@ func (e *ExplainedPods) stand(ctx context.Context, c *cluster, pods []*corev1.Po
 		return nil, err
 	}
 	a := c.administered(ctx)
-	w := newProgress(c, a, io.Discard, "")
+	w := newProgress(c, a, &lines{to: io.Discard}, "")
 	w.unprotected = map[string]string{}
 	for name, is := range enabled {
 		if !is.on {
@@ -230,27 +237,10 @@ func (e *ExplainedPods) stand(ctx context.Context, c *cluster, pods []*corev1.Po
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	guarded, going, held, calls, unknown := 0, 0, 0, 0, 0
+	guarded, going, held := 0, 0, 0
 	for _, s := range list {
-		p := PodStands{Namespace: s.pod.Namespace, Name: s.pod.Name, Node: s.pod.Spec.NodeName, Guarded: s.guarded, Why: cmp.Or(s.unprotected, s.why)}
 		if s.guarded {
 			guarded++
-			p.State, p.Intent, p.Rule, p.WaitsFor, p.Do = s.state, s.intent, s.rule, s.advice.Waits, s.advice.Do
-			if !s.since.IsZero() {
-				p.Since = &s.since
-			}
-			if n, known := s.calls.Calls(); known {
-				p.Calls = &n
-			} else {
-				p.Unknown = s.calls.Reason()
-			}
-		}
-		if s.counts() {
-			if n, known := s.calls.Calls(); known {
-				calls += n
-			} else {
-				unknown++
-			}
 		}
 		if s.intent != "" {
 			going++
@@ -258,11 +248,11 @@ func (e *ExplainedPods) stand(ctx context.Context, c *cluster, pods []*corev1.Po
 				held++
 			}
 		}
-		e.Pods = append(e.Pods, p)
+		e.Pods = append(e.Pods, s.shown())
 	}
 	text := plural(guarded, "guarded pod")
 	if guarded > 0 {
-		text += withCalls(calls, unknown)
+		text += withCalls(callsOf(list))
 	}
 	if other := len(list) - guarded; other > 0 {
 		text += fmt.Sprintf("; %s not guarded", plural(other, "pod"))

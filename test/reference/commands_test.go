@@ -50,6 +50,8 @@ func runners() map[string]string {
 		`kubectl calls( --node node-4| --help)?`:                       "TestCalls test/drain",
 		`kubectl calls why( NAME| POD| agent-\S+ -n testcalls)?`:       "TestCalls test/drain",
 		`kubectl calls drain( NODE| node-4)?`:                          "TestCalls test/drain",
+		`kubectl calls drain node-4 -o json`:                           "TestDrainEvents pkg/cli",
+		`kubectl calls status( node-4)?`:                               "TestStatus pkg/cli",
 		`kubectl calls doctor`:                                         "TestCallsDoctor test/drain",
 		`kubectl calls plan( node-4)?`:                                 "TestCallsEnd test/drain",
 		`kubectl calls end( NAME .*)?`:                                 "TestCallsEnd test/drain",
