@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -19,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
-	"k8s.io/kubectl/pkg/util/term"
 
 	"github.com/callguard/callguard/manifests"
 	"github.com/callguard/callguard/pkg/call"
@@ -48,7 +46,7 @@ var (
 
 // Main runs the plugin and returns its exit code.
 func Main(ctx context.Context, args []string, streams genericiooptions.IOStreams) int {
-	streams.Out, streams.ErrOut = &plain{to: streams.Out}, &plain{to: streams.ErrOut}
+	streams.Out, streams.ErrOut = &plain{to: streams.Out, size: sizeOf(streams.Out)}, &plain{to: streams.ErrOut, size: sizeOf(streams.ErrOut)}
 	cmd := newCommand(streams) //nolint:contextcheck // a command is given its context when it runs
 	cmd.SetArgs(args)
 	err := cmd.ExecuteContext(ctx)
@@ -66,22 +64,24 @@ func Main(ctx context.Context, args []string, streams genericiooptions.IOStreams
 }
 
 // plain writes what does nothing to a terminal: whatever is shown of a cluster, a tenant
-// may have written. JSON and YAML stay what they are.
+// may have written. It folds lines that are wider than a terminal. JSON and YAML stay what
+// they are.
 type plain struct {
 	to   io.Writer
 	rest []byte // the beginning of a character
+	// size measures the terminal; nil where the output is none.
+	size func() (columns, lines int)
 }
 
 // clear empties the screen of a terminal, and returns how many lines it has; 0 where the
 // output is none.
 func (p *plain) clear() (lines int) {
-	tty := term.TTY{Out: p.to}
-	size := tty.GetSize()
-	if _, is := p.to.(*os.File); !is || !tty.IsTerminalOut() || size == nil {
+	if p.size == nil {
 		return 0
 	}
 	_, _ = io.WriteString(p.to, "\x1b[H\x1b[2J")
-	return int(size.Height)
+	_, lines = p.size()
+	return lines
 }
 
 // Write implements io.Writer.
@@ -95,7 +95,7 @@ func (p *plain) Write(text []byte) (int, error) {
 		}
 	}
 	p.rest = append([]byte(nil), all[whole:]...)
-	if _, err := io.WriteString(p.to, call.Escape(string(all[:whole]), "\n\t")); err != nil {
+	if _, err := io.WriteString(p.to, folded(call.Escape(string(all[:whole]), "\n\t"), widthOf(p))); err != nil {
 		return 0, err
 	}
 	return len(text), nil
@@ -194,7 +194,7 @@ func orOf(of []string) string {
 }
 
 func printJSON(out io.Writer, value any) error {
-	e := json.NewEncoder(out)
+	e := json.NewEncoder(unfolded(out))
 	e.SetIndent("", "    ")
 	return e.Encode(value)
 }

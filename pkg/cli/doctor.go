@@ -17,7 +17,6 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/cli-runtime/pkg/printers"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"github.com/callguard/callguard/pkg/admission"
@@ -97,7 +96,7 @@ func newDoctor(c *common) *cobra.Command {
 // report prints what was found, and returns how bad it is.
 func report(out io.Writer, findings []finding, output string) error {
 	list := FindingList{Kind: "FindingList", Items: []Finding{}}
-	w := printers.GetNewTabWriter(out)
+	w := newGrid(out, widthOf(out))
 	worst := error(nil)
 	for _, f := range findings {
 		switch {

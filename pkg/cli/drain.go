@@ -70,12 +70,12 @@ func newDrain(c *common) *cobra.Command {
 	wait := true
 	cmd := &cobra.Command{
 		Use: "drain NODE...", Short: "Drain nodes without losing a call",
-		Long: "Cordons nodes and evicts their pods, as kubectl drain does, and shows what holds them up: which pods, how many calls,\n" +
-			"since when, and why. It refuses to start where a call could be lost. Several nodes are cordoned first, and then drained\n" +
+		Long: "Cordons nodes and evicts their pods, as kubectl drain does, and shows what holds them up: which pods, how many calls, " +
+			"since when, and why. It refuses to start where a call could be lost. Several nodes are cordoned first, and then drained " +
 			"at once. No flag ends a call that callguard protects. Pods of DaemonSets are left, and a call-gate's journal is no data.\n\n" +
 			"Exit codes: 0, the nodes are empty, or with --wait=false, all was asked for;\n" +
 			"1, an error, or it was refused and nothing was changed;\n" +
-			"2, it was interrupted, or --timeout or --deadline is over: the nodes stay cordoned and calls go on. With --dry-run: the drain could not\n" +
+			"2, it was interrupted, or --timeout or --deadline is over: the nodes stay cordoned and calls go on. With --dry-run: the drain could not " +
 			"end as things are, for calls are not known.",
 		Example: "  kubectl calls drain node-1 --dry-run       # what would go, and what would hold it up\n" +
 			"  kubectl calls drain node-1                 # until its last call is over\n" +
@@ -198,7 +198,7 @@ type emptying struct {
 }
 
 func (o *drainOptions) run(ctx context.Context, c *cluster, names ...string) error {
-	to := o.teller()
+	to := o.teller(c.now)
 	err := o.begin(ctx, c, to, names...)
 	if err != nil && !errors.Is(err, errWaiting) {
 		to.tell(Event{Time: c.now(), Event: failed, Text: line(err)})
@@ -277,7 +277,7 @@ func (e *emptying) tellBegin() {
 			left.UnknownPods++
 		}
 	}
-	e.progress.tell(Event{Event: begins, Node: e.node.Name, Text: plural(len(e.pods), "pod") + " to leave node/" + e.node.Name, Left: &left})
+	e.progress.tell(Event{Event: begins, Node: e.node.Name, Text: plural(len(e.pods), "pod") + " to leave it", Left: &left})
 }
 
 // cordon keeps new pods from a node, unless that was done.

@@ -106,6 +106,15 @@ func (e Ends) short(now time.Time) string {
 	return fmt.Sprintf("The calls held now are over by %s in half of such cases, by %s in nine of ten", at(*e.MedianSeconds), at(*e.P90Seconds))
 }
 
+// later is the same when some of the time is over.
+func (e Ends) later(by time.Duration) Ends {
+	less := func(seconds int64) *int64 {
+		left := max(0, seconds-int64(by/time.Second))
+		return &left
+	}
+	return Ends{MedianSeconds: less(*e.MedianSeconds), P90Seconds: less(*e.P90Seconds)}
+}
+
 // by is the time by which calls are over in half of such cases.
 func (e Ends) by(now time.Time) time.Time {
 	return now.Add(time.Duration(*e.MedianSeconds) * time.Second)

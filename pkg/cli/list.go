@@ -20,7 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/duration"
-	"k8s.io/cli-runtime/pkg/printers"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
@@ -226,7 +225,7 @@ func (o *listOptions) list(cmd *cobra.Command, c *cluster, namespace string) err
 		return printJSON(o.Out, list)
 	case outputName:
 		for _, p := range list.Items {
-			_, _ = fmt.Fprintf(o.Out, "pod/%s\n", p.Name)
+			_, _ = fmt.Fprintf(unfolded(o.Out), "pod/%s\n", p.Name)
 		}
 		return nil
 	case outputYAML:
@@ -234,14 +233,14 @@ func (o *listOptions) list(cmd *cobra.Command, c *cluster, namespace string) err
 		if err != nil {
 			return fmt.Errorf("cannot write the list: %w", err)
 		}
-		_, err = o.Out.Write(text)
+		_, err = unfolded(o.Out).Write(text)
 		return err
 	}
 	if len(list.Items) == 0 {
 		_, _ = fmt.Fprintln(o.ErrOut, none(namespace))
 		return nil
 	}
-	return table(o.Out, list.Items, namespace == "", o.output == outputWide, c.now())
+	return table(o.Out, widthOf(o.Out), list.Items, namespace == "", o.output == outputWide, c.now())
 }
 
 func none(namespace string) string {
@@ -268,7 +267,7 @@ func (o *listOptions) watching(ctx context.Context, c *cluster, namespace string
 			o.complain(text, seen.pods, seen.found)
 			if len(seen.pods.Items) == 0 {
 				_, _ = fmt.Fprintln(text, none(namespace))
-			} else if err := table(text, seen.pods.Items, namespace == "", o.output == outputWide, c.now()); err != nil {
+			} else if err := table(text, widthOf(o.Out), seen.pods.Items, namespace == "", o.output == outputWide, c.now()); err != nil {
 				return err
 			}
 		}
@@ -283,7 +282,7 @@ func (o *listOptions) watching(ctx context.Context, c *cluster, namespace string
 		}
 		if lines > 0 || is != last {
 			last = is
-			_, _ = fmt.Fprintf(o.Out, "%s\n%s", clock(c.now()), cut(text.String(), lines-2)) // and a line for the cursor
+			_, _ = fmt.Fprintf(o.Out, "%s\n%s", clock(c.now()), cut(folded(text.String(), widthOf(o.Out)), lines-2)) // and a line for the cursor
 		}
 		select {
 		case <-ctx.Done():
@@ -360,9 +359,9 @@ func (o *listOptions) complain(out io.Writer, list PodList, found map[string]cou
 	}
 }
 
-// table prints pods as kubectl does.
-func table(out io.Writer, list []Pod, namespaces, wide bool, now time.Time) error {
-	w := printers.GetNewTabWriter(out)
+// table prints pods as kubectl does, on a terminal in so many columns.
+func table(out io.Writer, width int, list []Pod, namespaces, wide bool, now time.Time) error {
+	w := newGrid(out, width)
 	row := func(namespace string, cells []string, more ...string) {
 		if namespaces {
 			cells = append([]string{namespace}, cells...)

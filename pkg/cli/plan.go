@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/cli-runtime/pkg/printers"
 
 	"github.com/callguard/callguard/pkg/call"
 )
@@ -52,8 +51,8 @@ func newPlan(c *common) *cobra.Command {
 	o := &planOptions{common: c}
 	cmd := &cobra.Command{
 		Use: "plan NODE...", Short: "Say what a drain of nodes would wait for",
-		Long: "Says of each pod of nodes what its drain would wait for: how many calls, and where its replacement has room, by requests,\n" +
-			"taints, node selectors and affinity to nodes. Affinity among pods, volumes and quotas are not looked at. It foretells\n" +
+		Long: "Says of each pod of nodes what its drain would wait for: how many calls, and where its replacement has room, by requests, " +
+			"taints, node selectors and affinity to nodes. Affinity among pods, volumes and quotas are not looked at. It foretells " +
 			"when the calls are over, from how long calls of the same workloads lasted before, and says where nobody knows that.\n" +
 			"It changes nothing.\n\n" +
 			"Exit codes: 0, a drain could begin and end; 1, an error; 2, it would be refused, or could not end as things are.",
@@ -145,7 +144,7 @@ func (o *planOptions) run(ctx context.Context, c *cluster, names ...string) erro
 
 // print prints a plan for people.
 func (o *planOptions) print(plan Plan, names []string, now time.Time) error {
-	w := printers.GetNewTabWriter(o.Out)
+	w := newGrid(o.Out, widthOf(o.Out))
 	_, _ = fmt.Fprintln(w, "NODE\tPOD\tCALLS\tWAITS FOR")
 	calls, unknown := 0, 0
 	for _, p := range plan.Pods {

@@ -37,8 +37,8 @@ func newStatus(c *common) *cobra.Command {
 	output := ""
 	cmd := &cobra.Command{
 		Use: "status [NODE...]", Short: "Say how drains stand that nobody watches",
-		Long: "Says of each cordoned node that has guarded pods what is left on it, what that waits for, when its calls are over, and\n" +
-			"how to go on: after a drain with --wait=false, one that was interrupted, or one whose terminal was lost. Of nodes that\n" +
+		Long: "Says of each cordoned node that has guarded pods what is left on it, what that waits for, when its calls are over, and " +
+			"how to go on: after a drain with --wait=false, one that was interrupted, or one whose terminal was lost. Of nodes that " +
 			"are named it says it in any case. It changes nothing: callguard lets the pods go without this plugin.\n\n" +
 			"Exit codes: 0, it was said, whatever is left; 1, an error.",
 		Example: "  kubectl calls status               # of each cordoned node with guarded pods\n" +

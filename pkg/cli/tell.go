@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"os"
 	"sync"
 	"time"
 
@@ -107,9 +108,12 @@ func (o *objects) tell(e Event) {
 func (o *objects) run(context.Context) {}
 
 // teller is how this drain tells what happens.
-func (o *drainOptions) teller() teller {
+func (o *drainOptions) teller(now func() time.Time) teller {
 	if o.output == outputJSON {
-		return &objects{to: o.Out}
+		return &objects{to: unfolded(o.Out)}
+	}
+	if out, is := o.Out.(*plain); is && out.size != nil && os.Getenv("TERM") != "dumb" {
+		return &screen{out: out, now: now}
 	}
 	return &lines{to: o.Out}
 }

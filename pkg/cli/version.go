@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/cli-runtime/pkg/printers"
 
 	"github.com/callguard/callguard/manifests"
 	"github.com/callguard/callguard/pkg/admission"
@@ -101,7 +100,7 @@ func printVersions(out io.Writer, v Versions, output string) error {
 	if output == outputJSON {
 		return printJSON(out, v)
 	}
-	w := printers.GetNewTabWriter(out)
+	w := newGrid(out, widthOf(out))
 	plugin := v.Plugin
 	if v.Revision != "" {
 		plugin += fmt.Sprintf(" (%.12s)", v.Revision)

@@ -16,7 +16,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/cli-runtime/pkg/printers"
 
 	"github.com/callguard/callguard/pkg/admission"
 	"github.com/callguard/callguard/pkg/call"
@@ -68,7 +67,7 @@ func newWhy(c *common) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "why POD|node/NODE|KIND/WORKLOAD", Short: "Say why a pod, a node or a workload waits, and for what", Args: oneName("pod"),
 		Long: "Says what callguard would decide about a guarded pod now, by the guard's own rules, and what it waits for.\n" +
-			"Of a node it says which pods keep it; of a workload, which of its pods should go and what keeps them, and what is\n" +
+			"Of a node it says which pods keep it; of a workload, which of its pods should go and what keeps them, and what is " +
 			"wrong with its pod template. A name without a kind is a pod's or, where there is no such pod, a node's.\n" +
 			"What only the guard knows, each witness's own answer and how long a pod has been quiet, stands in a pod's Events.",
 		Example: "  kubectl calls why agent-77594dd9bf-lp467 -n voice\n" +
@@ -200,7 +199,7 @@ func (e *Explained) print(out io.Writer, output string) error {
 	if output == outputJSON {
 		return printJSON(out, e)
 	}
-	w := printers.GetNewTabWriter(out)
+	w := newGrid(out, widthOf(out))
 	for _, s := range e.Says {
 		_, _ = fmt.Fprintf(w, "%s:\t%s\n", s.What, s.Text)
 	}
@@ -293,7 +292,7 @@ func (c *cluster) printEvents(out io.Writer, list []SaidEvent, unknown error) er
 		return err
 	}
 	_, _ = fmt.Fprintln(out, "Events from drain-guard (anybody may write such):")
-	w := printers.GetNewTabWriter(out)
+	w := newGrid(out, widthOf(out))
 	for _, e := range list {
 		_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\n", age(c.now(), e.At), e.Reason, e.Message)
 	}

@@ -15,7 +15,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/cli-runtime/pkg/printers"
 
 	"github.com/callguard/callguard/pkg/call"
 )
@@ -275,7 +274,7 @@ func (e *ExplainedPods) print(out io.Writer, output string, list []standing, now
 	if output == outputJSON {
 		return printJSON(out, e)
 	}
-	w := printers.GetNewTabWriter(out)
+	w := newGrid(out, widthOf(out))
 	for _, s := range e.Says {
 		_, _ = fmt.Fprintf(w, "%s:\t%s\n", s.What, s.Text)
 	}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/callguard/callguard/test/trial"
+)
+
+var update = flag.Bool("update", false, "write testdata anew") //nolint:gochecknoglobals // a flag of the test
+
+// longNode is a node's name as a cloud gives it.
+const longNode = "ip-10-0-113-27.eu-central-1.compute.internal"
+
+// newWideStage has names as long as in the field: a pod that holds calls, one of which they are not known, one that serves on
+// and one that is not guarded, on a node that is cordoned.
+func newWideStage(t *testing.T) *stage {
+	t.Helper()
+	on := func(p *corev1.Pod) { p.Spec.NodeName = longNode }
+	node, other := newNode(true), newNode(false)
+	node.Name = longNode
+	other.Status.Allocatable = corev1.ResourceList{}
+	const hash = "voice-agent-77594dd9bf-"
+	s := newStage(t, append(workload(3), node, other, newNamespace(voice, true), newBudget(voice), newGuardDeployment(),
+		newPod(hash+"lp467", draining, on), newPod(hash+"dxx24", draining, on), newPod(hash+"8jlbt", on),
+		newPod("registry-0", unguarded, on, func(p *corev1.Pod) {
+			p.OwnerReferences = []metav1.OwnerReference{{Kind: "StatefulSet", Name: "registry", UID: "registry", Controller: new(bool)}}
+		}))...)
+	s.calls = map[string]int64{hash + "lp467": 2, hash + "8jlbt": 0}
+	s.ends = map[string]int64{"0.5": 600, "0.9": 2400}
+	return s
+}
+
+// TestWidths has what each command shows on a terminal of 80 and of 200 columns in testdata, and no line wider than that.
+func TestWidths(t *testing.T) {
+	local := time.Local
+	time.Local = time.UTC
+	t.Cleanup(func() { time.Local = local })
+	const pod = "voice-agent-77594dd9bf-lp467"
+	list := func(t *testing.T, s *stage, c *common, output string) error {
+		t.Helper()
+		cmd := &cobra.Command{}
+		cmd.SetContext(t.Context())
+		return (&listOptions{common: c, output: output}).list(cmd, s.cluster, "")
+	}
+	explain := func(name string) func(*testing.T, *stage, *common) error {
+		return func(t *testing.T, s *stage, c *common) error {
+			return whyAny(t.Context(), s.cluster, c.Out, voice, name, "")
+		}
+	}
+	for name, run := range map[string]func(*testing.T, *stage, *common) error{
+		"list":         func(t *testing.T, s *stage, c *common) error { return list(t, s, c, "") },
+		"list-wide":    func(t *testing.T, s *stage, c *common) error { return list(t, s, c, outputWide) },
+		"why-pod":      explain(pod),
+		"why-node":     explain("node/" + longNode),
+		"why-workload": explain("deployment/web"),
+		"plan": func(t *testing.T, s *stage, c *common) error {
+			return ignoring(errWaiting, (&planOptions{common: c}).run(t.Context(), s.cluster, longNode))
+		},
+		"drain":  drainFrame,
+		"status": func(t *testing.T, s *stage, c *common) error { return c.status(t.Context(), s.cluster, "", nil) },
+		"doctor": func(t *testing.T, s *stage, c *common) error {
+			return ignoring(errWarned, report(c.Out, s.examine(t.Context(), ""), ""))
+		},
+		"drain-help": func(_ *testing.T, _ *stage, c *common) error {
+			cmd := newDrain(c)
+			cmd.SetOut(c.Out)
+			return cmd.Help()
+		},
+	} {
+		for _, width := range []int{80, 200} {
+			t.Run(fmt.Sprint(name, "-", width), func(t *testing.T) {
+				s := newWideStage(t)
+				c, _, _ := newCommon()
+				var out bytes.Buffer
+				screen := &plain{to: &out, size: func() (int, int) { return width, 50 }}
+				c.Out, c.ErrOut = screen, screen
+				trial.Must(t, run(t, s, c))
+				for line := range strings.Lines(out.String()) {
+					if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > width {
+						t.Errorf("a line has %d columns: %s", n, line)
+					}
+				}
+				golden(t, fmt.Sprintf("testdata/%s-%d.txt", name, width), out.String())
+			})
+		}
+	}
+}
+
+// ignoring leaves out an error that is no mistake.
+func ignoring(expected, err error) error {
+	if err == expected { //nolint:errorlint // the very one
+		return nil
+	}
+	return err
+}
+
+// golden compares a text with a file, or writes it with -update.
+func golden(t *testing.T, file, got string) {
+	t.Helper()
+	if *update {
+		trial.Must(t, os.MkdirAll("testdata", 0o755))
+		trial.Must(t, os.WriteFile(file, []byte(got), 0o644))
+		return
+	}
+	want, err := os.ReadFile(file)
+	trial.Must(t, err)
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got), or run the test with -update:\n%s", file, diff)
+	}
+}
+
+// drainFrame is the live display of a drain, in the middle of it.
+func drainFrame(t *testing.T, s *stage, c *common) error {
+	t.Helper()
+	out, _ := c.Out.(*plain)
+	show := &screen{out: out, now: s.now}
+	w := newProgress(s.cluster, s.administered(t.Context()), show, longNode)
+	pods, _, err := (&drainOptions{common: c, ignoreDaemonSets: true, force: true}).list(t.Context(), s.cluster, longNode)
+	if err != nil {
+		return err
+	}
+	w.tell(Event{Event: begins, Node: longNode, Left: &Left{Pods: 9, Of: 9}})
+	left, err := w.left(t.Context(), pods)
+	if err != nil {
+		return err
+	}
+	w.show(t.Context(), left, 9)
+	ends := s.cluster.ends(t.Context(), []string{longNode})
+	w.tell(Event{Event: foretold, CallsOver: &ends})
+	width, height := out.size()
+	_, err = out.to.Write([]byte(show.frame(width, height)))
+	return err
+}
+
+// TestFolded breaks lines where people would, and loses nothing.
+func TestFolded(t *testing.T) {
+	for name, tc := range map[string]struct {
+		reason, text, want string
+		width              int
+	}{
+		"Fits":     {reason: "What fits is left as it is.", text: "one two\nthree\n", width: 7, want: "one two\nthree\n"},
+		"NoScreen": {reason: "In a pipe nothing is broken.", text: "one two three\n", want: "one two three\n"},
+		"Words":    {reason: "Between words.", text: "one two three four\n", width: 12, want: "one two\n  three four\n"},
+		"Column":   {reason: "Below the last column.", text: "OK  doors  all is as it should be here\n", width: 24, want: "OK  doors  all is as it\n           should be\n           here\n"},
+		"Name":     {reason: "A name that is wider than all is broken between its parts.", text: "voice-agent-77594dd9bf\n", width: 14, want: "voice-agent-\n  77594dd9bf\n"},
+		"One":      {reason: "Without a place to break it breaks all the same.", text: "aaaaaaaaaa\n", width: 6, want: "aaaaaa\n  aaaa\n"},
+		"Prompt":   {reason: "A line that does not end does not end.", text: "type it: ", width: 20, want: "type it: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(tc.want, folded(tc.text, tc.width)); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", tc.reason, diff)
+			}
+		})
+	}
+}
+
+// TestNarrowed: of a table whose names do not fit, every letter is still there, whatever the width.
+func TestNarrowed(t *testing.T) {
+	const text = "NAMESPACE\tPOD\tCALLS\nvoice\tagent-77594dd9bf-lp467\t2\nTOTAL\t1 pods\n"
+	letters := func(text string) (n int) {
+		for _, r := range text {
+			if r != ' ' && r != '\n' && r != '\t' {
+				n++
+			}
+		}
+		return n
+	}
+	for width := 19; width < 60; width++ {
+		g := newGrid(&bytes.Buffer{}, width)
+		_, _ = g.WriteString(text)
+		trial.Must(t, g.Flush())
+		got := fmt.Sprint(g.out)
+		for line := range strings.Lines(got) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > width {
+				t.Errorf("of %d columns a line has %d: %s", width, n, line)
+			}
+		}
+		if letters(got) != letters(text) {
+			t.Errorf("in %d columns letters are lost:\n%s", width, got)
+		}
+	}
+}
