@@ -70,16 +70,19 @@ func (s *screen) take(e Event) string {
 	case i < 0:
 		return e.line()
 	}
-	switch n := s.nodes[i]; {
-	case e.Event == stands:
+	n := s.nodes[i]
+	if e.Event == stands {
 		n.pods[e.Pod.Namespace+"/"+e.Pod.Name] = e.Text
 		return ""
-	case e.Event == remains:
+	}
+	if e.Event == remains {
 		n.left, n.of, n.rest = e.Left.Pods, e.Left.Of, strings.TrimPrefix(e.Text, "node/"+n.name+": ")
 		return ""
-	case e.Event == leaves:
+	}
+	if e.Event == leaves {
 		delete(n.pods, e.Pod.Namespace+"/"+e.Pod.Name)
-	case e.Event == drained:
+	}
+	if e.Event == drained {
 		s.nodes = slices.Delete(s.nodes, i, i+1)
 	}
 	return e.line()
