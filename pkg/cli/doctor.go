@@ -62,14 +62,17 @@ type FindingList struct {
 }
 
 func newDoctor(c *common) *cobra.Command {
-	output := ""
+	output, pre := "", false
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Check that calls are protected and counted", Args: noWords,
 		Long: "Checks whether callguard can hold calls, and knows them, in all namespaces, or in that of -n.\n" +
-			"One line a check: OK, WARN or FAIL, with what to do. It changes nothing.\n\n" +
+			"One line a check: OK, WARN or FAIL, with what to do. It changes nothing.\n" +
+			"With --pre it checks instead, before an install, what that needs: the version of Kubernetes and of its nodes, admission policies, " +
+			"the rights of whoever installs, who else serves custom metrics and what to set then, and PodDisruptionBudgets that are in the way.\n\n" +
 			"Exit codes: 0, all is well; 1, a check fails; 2, none fails, and one warns or could not be made.",
 		Example: "  kubectl calls doctor                # of all namespaces\n" +
 			"  kubectl calls doctor -n voice\n" +
+			"  kubectl calls doctor --pre          # before callguard is installed\n" +
 			"  kubectl calls doctor -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output, outputJSON); err != nil {
@@ -86,10 +89,14 @@ func newDoctor(c *common) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if pre {
+				return report(c.Out, cl.examineBefore(cmd.Context()), output)
+			}
 			return report(c.Out, cl.examine(cmd.Context(), namespace), output)
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", output, "json.")
+	cmd.Flags().BoolVar(&pre, "pre", pre, "Check what an install needs, before it.")
 	return cmd
 }
 

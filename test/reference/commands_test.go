@@ -53,6 +53,7 @@ func runners() map[string]string {
 		`kubectl calls drain node-4 -o json`:                           "TestDrainEvents pkg/cli",
 		`kubectl calls status( node-4)?`:                               "TestStatus pkg/cli",
 		`kubectl calls doctor`:                                         "TestCallsDoctor test/drain",
+		`kubectl calls doctor --pre`:                                   "TestDoctorBefore pkg/cli",
 		`kubectl calls plan( node-4)?`:                                 "TestCallsEnd test/drain",
 		`kubectl calls end( NAME .*)?`:                                 "TestCallsEnd test/drain",
 		`kubectl calls version`:                                        "TestVersions pkg/cli",
