@@ -236,6 +236,7 @@ type Reading struct {
 	newest time.Time
 	sealed bool
 	others bool
+	spared bool
 	// ability is what a gate says beside its number, known or not.
 	ability Ability
 }
@@ -247,6 +248,12 @@ func Known(n int, at time.Time) Reading { return Reading{calls: n, at: at, known
 func Unknown(format string, args ...any) Reading {
 	return Reading{reason: Plain(fmt.Sprintf(format, args...), MaxText)}
 }
+
+// Spared is the reading of a witness that nobody had to ask, and why: it is unknown.
+func Spared(why string) Reading { return Reading{reason: why, spared: true} }
+
+// Spared reports whether nobody had to ask the witness.
+func (r Reading) Spared() bool { return r.spared }
 
 // WithNewest is the reading with the time at which the latest of its calls began.
 func (r Reading) WithNewest(began time.Time) Reading {

@@ -281,8 +281,14 @@ func waitedEnough(f verdict.Facts) bool {
 // allZero reports whether every witness says zero, on a reading after the mark and,
 // unless the gate has sealed the pod, after no call could be on its way. Without a
 // seal a gate says nothing, and LiveKit alone says so for as long. With one, LiveKit
-// need not answer for an orphan.
+// need not answer for an orphan, and has to be read after the gate said so first.
 func allZero(f verdict.Facts) bool {
+	var sealedSince time.Time
+	for _, r := range f.Readings {
+		if r.Witness == call.Gate {
+			sealedSince = r.Since
+		}
+	}
 	for _, r := range f.Readings {
 		if !f.Sealed && (r.Witness == call.Gate || r.Witness == call.Rooms && len(f.Readings) == 1 && r.At().Sub(r.Since) < f.Limits.Settle) {
 			return false
@@ -291,7 +297,7 @@ func allZero(f verdict.Facts) bool {
 		if !known && r.Witness == call.Rooms && f.Sealed && f.Intent.Intent == call.Orphan {
 			continue
 		}
-		if !known || n != 0 || !r.At().After(f.Pod.DrainingSince) || !f.Sealed && r.At().Sub(f.QuietSince) <= f.Limits.Settle {
+		if !known || n != 0 || r.Witness == call.Rooms && !r.At().After(sealedSince) || !r.At().After(f.Pod.DrainingSince) || !f.Sealed && r.At().Sub(f.QuietSince) <= f.Limits.Settle {
 			return false
 		}
 	}

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package idle releases a pod when every one of its witnesses says zero, on readings
-// taken after it stopped taking calls.
+// taken after it stopped taking calls. Of a pod with a gate, LiveKit's has to have begun
+// after the gate said zero with the order to drain: what LiveKit said before says nothing of
+// a call that began since.
 package idle
 
 import (
+	"time"
+
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/verdict"
 )
@@ -40,11 +44,21 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 		if !known && r.Witness == call.Rooms && f.Sealed && f.Intent.Intent == call.Orphan {
 			continue // LiveKit may have gone with the pod's owner, and the gate is sure by itself
 		}
-		if !known || n > 0 || !r.At().After(from) {
+		if !known || n > 0 || !r.At().After(from) || r.Witness == call.Rooms && !r.At().After(overSince(f)) {
 			return verdict.Verdict{}
 		}
 	}
 	return verdict.Verdict{Outcome: verdict.Release, Why: "its calls are over"}
+}
+
+// overSince is since when the pod's gate has said the same as now; zero where there is none.
+func overSince(f verdict.Facts) time.Time {
+	for _, r := range f.Readings {
+		if r.Witness == call.Gate {
+			return r.Since
+		}
+	}
+	return time.Time{}
 }
 
 // settles reports whether time alone can make zero final.

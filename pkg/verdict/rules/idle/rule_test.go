@@ -28,6 +28,12 @@ func TestRule(t *testing.T) {
 		r.Since = r.At().Add(-during)
 		return r
 	}
+	// saysSince is a gate that has said zero from so long after the mark on.
+	saysSince := func(after time.Duration) verdict.Reading {
+		r := reads(call.Gate, 0, time.Hour)
+		r.Since = mark.Add(after)
+		return r
+	}
 	worker := func(n int, after time.Duration) verdict.Reading { return reads(call.Worker, n, after) }
 	cannotTell := verdict.Reading{Witness: call.Worker, Reading: call.Unknown("it does not answer")}
 	facts := func(readings ...verdict.Reading) verdict.Facts {
@@ -82,6 +88,11 @@ func TestRule(t *testing.T) {
 		"SealedBeforeMark": {reason: "Before the mark the gate was open.", facts: with(facts(rooms(0, -time.Second)), sealed), want: abstain},
 		"SealedBusy":       {reason: "A closed gate ends no call.", facts: with(facts(rooms(2, time.Minute)), sealed), want: abstain},
 		"SealedUnknown":    {reason: "A closed gate does not make unknown zero.", facts: with(facts(rooms(0, time.Minute), cannotTell), sealed), want: abstain},
+
+		"LiveKitSinceTheGate":  {reason: "LiveKit was read after the gate said so.", facts: with(facts(rooms(0, time.Minute+1), saysSince(time.Minute)), sealed), want: release},
+		"LiveKitWithTheGate":   {reason: "The same moment is not after.", facts: with(facts(rooms(0, time.Minute), saysSince(time.Minute)), sealed), want: abstain},
+		"LiveKitBeforeTheGate": {reason: "What LiveKit said before says nothing of a call that began since.", facts: with(facts(rooms(0, time.Second), saysSince(time.Minute)), sealed), want: abstain},
+		"LiveKitSpared":        {reason: "What was not asked is unknown.", facts: with(facts(verdict.Reading{Witness: call.Rooms, Reading: call.Spared("the gate counts calls")}, saysSince(time.Minute)), sealed), want: abstain},
 
 		"OrphanOfLiveKit": {
 			reason: "Its LiveKit was of the same release, which is gone; no call can come, and the gate counts none.",
