@@ -111,6 +111,12 @@ func (p *Pace) Evenly(requests int, now time.Time) time.Duration {
 	return time.Duration(float64(requests) / perSecond(limit) * float64(time.Second))
 }
 
+// Rested is how long so many requests take, sent after a time in which none were; 0 without
+// a limit.
+func (p *Pace) Rested(requests int, now time.Time) time.Duration {
+	return p.Evenly(max(0, requests-int(burst(p.Limit(now)))), now)
+}
+
 // Within is how many requests the limit allows within d from now on, and how many of
 // them evenly. It is for a Pace with a limit.
 func (p *Pace) Within(d time.Duration, now time.Time) (most, evenly int) {

@@ -44,6 +44,10 @@ type ProjectsConfig struct {
 	Log     *slog.Logger
 }
 
+// rest is how long a project is at rest before it is read again, to know how much there is
+// to read, and that it can be.
+const rest = 10 * time.Minute
+
 // maxProjects bounds the projects that are read for the pods of one namespace: whoever
 // writes its pods chooses the servers that are asked.
 const maxProjects = 20
@@ -63,7 +67,9 @@ type Projects struct {
 	mu      sync.RWMutex
 	wanted  map[call.Project]bool // whether it is read
 	births  map[call.Project]call.Births
-	looking map[call.Project]bool // for what it says now
+	spared  map[call.Project]bool
+	rests   map[call.Project]time.Time // until when, of those that were at rest since they are wanted
+	looking map[call.Project]bool      // for what it says now
 	readers map[call.Project][]*bound
 }
 
@@ -106,7 +112,7 @@ func NewProjects(cfg ProjectsConfig) *Projects {
 				return cfg.Default(ctx)
 			}
 		}),
-		looking: map[call.Project]bool{}, readers: map[call.Project][]*bound{},
+		rests: map[call.Project]time.Time{}, looking: map[call.Project]bool{}, readers: map[call.Project][]*bound{},
 	}
 }
 
@@ -119,14 +125,19 @@ func (p *Projects) Origins() *Origins { return p.origins }
 
 // Want names the projects that pods work for, and when these were born. The default
 // project needs no naming, unless OnlyWanted is set.
-func (p *Projects) Want(projects map[call.Project]call.Births) {
+func (p *Projects) Want(projects map[call.Project]call.Births) { p.WantSparing(projects, nil) }
+
+// WantSparing is Want where of some projects nobody has to know anything for now. Such a
+// one is at rest, which is not read, if all of it can be read in a moment once it is needed.
+// Nothing is known of it then, and of what it was nothing is remembered.
+func (p *Projects) WantSparing(projects map[call.Project]call.Births, spared map[call.Project]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wanted := bounded(projects, p.wanted)
-	if maps.Equal(p.wanted, wanted) && maps.Equal(p.births, projects) {
+	if maps.Equal(p.wanted, wanted) && maps.Equal(p.births, projects) && maps.Equal(p.spared, spared) {
 		return
 	}
-	p.wanted, p.births = wanted, maps.Clone(projects)
+	p.wanted, p.births, p.spared = wanted, maps.Clone(projects), maps.Clone(spared)
 	p.poke()
 }
 
@@ -158,10 +169,13 @@ func bounded(projects map[call.Project]call.Births, before map[call.Project]bool
 func (p *Projects) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
+		rested := time.NewTicker(rest / 10)
+		defer rested.Stop()
 		for {
 			p.align(ctx, g)
 			select {
 			case <-p.changed:
+			case <-rested.C:
 			case <-ctx.Done():
 				return nil
 			}
@@ -175,7 +189,9 @@ func (p *Projects) Run(ctx context.Context) error {
 func (p *Projects) align(ctx context.Context, g *errgroup.Group) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	wanted := p.wantedNow()
+	wanted, now := p.wantedNow(), time.Now()
+	maps.DeleteFunc(p.rests, func(project call.Project, _ time.Time) bool { return !slices.Contains(wanted, project) })
+	wanted = slices.DeleteFunc(wanted, func(project call.Project) bool { return p.isAtRest(project, now) })
 	for project, running := range p.readers {
 		if !slices.Contains(wanted, project) {
 			for _, b := range running {
@@ -220,6 +236,25 @@ func (p *Projects) align(ctx context.Context, g *errgroup.Group) {
 		})
 		p.readers[project] = running
 	}
+}
+
+// isAtRest reports whether a project is not read for now. One that is spared goes to rest when
+// all of its servers have been read, and can be in a moment. The lock is held.
+func (p *Projects) isAtRest(project call.Project, now time.Time) bool {
+	until, rested := p.rests[project]
+	switch running := p.readers[project]; {
+	case !p.spared[project]:
+		if rested {
+			p.rests[project] = time.Time{}
+		}
+		return false
+	case now.Before(until):
+		return true
+	case len(running) == 0 || slices.ContainsFunc(running, func(b *bound) bool { return !b.quick(now) }):
+		return false
+	}
+	p.rests[project] = now.Add(rest)
+	return true
 }
 
 func (p *Projects) start(ctx context.Context, g *errgroup.Group, project call.Project, server string) *bound {
@@ -439,8 +474,15 @@ func (p *Projects) config(project call.Project, b *bound) Config {
 	if p.cfg.Lengths != nil {
 		learnt = func(pod types.UID) *lengths.Table { return p.cfg.Lengths(project, pod) }
 	}
+	_, rested := p.rests[project]
+	var swept func()
+	if p.cfg.OnlyWanted {
+		swept = p.poke
+	}
 	return Config{
 		Project:     project,
+		Twice:       rested,
+		Swept:       swept,
 		Lengths:     learnt,
 		Credentials: credentials,
 		Transport:   transport,

@@ -59,6 +59,11 @@ type Config struct {
 	Pace func(livekit.Credentials) *livekit.Pace
 	Settings
 
+	// Twice has nothing known before all rooms were read twice. It is for a project that
+	// was at rest: what a list lacks for a moment has been in none before.
+	Twice bool
+	// Swept, if there is one, is called after each sweep that worked.
+	Swept func()
 	// OnChange is told the pods whose number of calls changed.
 	OnChange func([]types.UID)
 	// Lengths returns where the lengths of a pod's calls are learnt, or nil for nowhere.
@@ -128,6 +133,7 @@ type Reader struct {
 	book     *book
 	roll     *roll
 	sweptAt  time.Time     // as of when all rooms are known; zero before the first whole sweep
+	once     time.Time     // when the first whole sweep was over, with cfg.Twice
 	waiting  int           // rooms that the limit left to the next sweep
 	between  int           // rooms that were read out of turn since the latest sweep began
 	perRoom  time.Duration // what a room took in the latest sweep, with those that were asked for meanwhile
@@ -213,8 +219,14 @@ func (r *Reader) sweepForEver(ctx context.Context) {
 		switch {
 		case err == nil:
 			retry = r.retryDelays()
-			if waiting { // the limit is what it waits for, not the time
+			switch {
+			case waiting: // the limit is what it waits for, not the time
 				pause = max(r.cfg.confirm(), every-time.Since(began))
+			case r.halfKnown():
+				pause = r.cfg.confirm()
+			}
+			if r.cfg.Swept != nil {
+				r.cfg.Swept()
 			}
 		case limited:
 			pause = max(r.cfg.confirm(), time.Until(tooMany.Until))
@@ -234,6 +246,25 @@ func (r *Reader) sweepForEver(ctx context.Context) {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// halfKnown reports whether all rooms were read once, and have to be read once more.
+func (r *Reader) halfKnown() bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return !r.once.IsZero() && r.sweptAt.IsZero()
+}
+
+// quick reports whether all rooms are known, and could be read twice within the resync
+// after a rest: then nobody who comes to need them waits for long.
+func (r *Reader) quick(now time.Time) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if r.client == nil || r.lastErr != nil || r.fresh(now) != nil {
+		return false
+	}
+	rooms := len(r.roll.places)
+	return r.client.Pace().Rested(2*(rooms+1), now)+2*time.Duration(rooms)*r.perRoom <= r.cfg.Resync
 }
 
 // isOutage reports whether LiveKit may have lost rooms since: not because it had
@@ -273,7 +304,12 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 		case isOutage(err):
 			r.book.outageOver(time.Now()) // not before now: the rooms that webhooks name are read meanwhile
 		case err == nil:
-			if whole := r.roll.whole(r.cfg.holdsUp(), time.Now()); whole.After(r.sweptAt) {
+			whole := r.roll.whole(r.cfg.holdsUp(), time.Now())
+			switch {
+			case r.cfg.Twice && r.once.IsZero() && !whole.IsZero():
+				r.once = time.Now()
+			case r.cfg.Twice && !whole.After(r.once):
+			case whole.After(r.sweptAt):
 				r.sweptAt = whole
 				r.book.sweptSince(whole)
 			}
