@@ -108,8 +108,8 @@ func (g *Guard) askGatesNow(ctx context.Context, w *workload) {
 // renew asks the witnesses of a pod now and enters the answers, also of one that nobody
 // has read yet.
 func (r *readings) renew(ctx context.Context, pod *call.Pod) {
-	answers := r.ask(ctx, pod)
-	r.want(pod)
+	answers := r.ask(ctx, pod, true)
+	r.want(pod, true)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rec := r.records[pod.UID]
@@ -117,7 +117,7 @@ func (r *readings) renew(ctx context.Context, pod *call.Pod) {
 		rec = newEntry(pod, r.now().Add(wantedFor))
 		r.records[pod.UID] = rec
 	}
-	rec.enter(answers, r.now())
+	r.enter(rec, answers)
 }
 
 // ability is what a pod's gate said last, and since when it has said the same.

@@ -305,7 +305,7 @@ func TestGatesRun(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- g.gates.run(ctx) }()
 	eventually(t, "it runs", func() bool { g.gates.mu.Lock(); defer g.gates.mu.Unlock(); return g.gates.queue != nil })
-	g.gates.want(newSnapshot().member(webPod("a", gate)).askable())
+	g.gates.want(newSnapshot().member(webPod("a", gate)).askable(), true)
 	<-poked
 	if a, since := g.gates.ability("a"); a != call.Refused || since.IsZero() {
 		t.Errorf("%q since %s", a, since)

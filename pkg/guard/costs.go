@@ -38,7 +38,7 @@ func (g *Guard) keepCosts(ctx context.Context) error {
 		}
 		serving := g.servingPods()
 		for _, m := range serving {
-			g.readings.want(m.Pod)
+			g.readings.want(m.Pod, true)
 		}
 		if g.now().Sub(written) < costsEvery {
 			continue

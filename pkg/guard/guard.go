@@ -60,8 +60,9 @@ type Config struct {
 	Doors Gatekeeper
 	// Witnesses are asked of pods that something wants to go.
 	Witnesses map[call.Witness]Witness
-	// Projects is told which LiveKit projects such pods work for, and when these were born.
-	Projects func(map[call.Project]call.Births)
+	// Projects is told which LiveKit projects such pods work for, when these were born, and of
+	// which projects nobody has to know anything for now.
+	Projects func(wanted map[call.Project]call.Births, spared map[call.Project]bool)
 	Settings
 
 	Recorder record.EventRecorder
@@ -324,17 +325,20 @@ func (g *Guard) work(ctx context.Context, queue workqueue.TypedRateLimitingInter
 func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 	p := g.planner.plan(s, w)
 	g.mu.Lock()
-	for _, list := range [][]*member{p.asked, p.gates} {
+	for _, list := range [][]*member{p.asked, p.compared, p.gates} {
 		for _, m := range list {
 			g.keys[m.UID] = w.key
 		}
 	}
 	g.mu.Unlock()
 	for _, m := range p.asked {
-		g.readings.want(m.Pod)
+		g.readings.want(m.Pod, false)
+	}
+	for _, m := range p.compared {
+		g.readings.want(m.Pod, true)
 	}
 	for _, m := range p.gates {
-		g.gates.want(m.askable())
+		g.gates.want(m.askable(), true)
 	}
 	for _, node := range p.leases {
 		g.leases.read(ctx, node)

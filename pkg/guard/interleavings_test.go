@@ -99,6 +99,24 @@ func scenarios() map[string]scenario {
 			reason: "A replacement is ready before its worker is registered with LiveKit, and its gate may not answer: until it says so, the old pod takes the calls.",
 			start:  gatedDeployed, left: allowance{lies: 1}, more: allowance{ticks: 2, calls: 1, lies: 2, faults: 1, kills: 1}, guards: "A",
 		},
+		"Counted": {
+			reason: "LiveKit is not read while the gate counts calls, and once the gate counts none, has to have been read since: a job may be over while its agent is in the room.",
+			start:  counted, left: allowance{ticks: 2}, more: allowance{ticks: 3, calls: 2}, guards: "A",
+		},
+		"CountedLies": {
+			reason: "The same where a gate, or LiveKit, does not answer.",
+			start:  counted, left: allowance{ticks: 1, lies: 1}, more: allowance{ticks: 3, calls: 1, lies: 2}, guards: "A",
+		},
+		"CountedSlow": {
+			large:  true,
+			reason: "The same where a background reading takes any time.",
+			start:  counted, left: allowance{ticks: 2}, more: allowance{ticks: 3, calls: 1}, guards: "A", slow: true,
+		},
+		"CountedTwice": {
+			large:  true,
+			reason: "The same with two guards, each of which reads LiveKit for itself, and may be killed.",
+			start:  counted, left: allowance{ticks: 2, kills: 1}, more: allowance{ticks: 3, calls: 1, kills: 1, faults: 1}, guards: "AB",
+		},
 		"ScaledDown": {
 			reason: "Exactly as many pods leave as are too many.",
 			start:  scaledDown, left: allowance{calls: 1, faults: 1}, more: allowance{ticks: 2, calls: 1, faults: 1, kills: 1}, guards: "A",
@@ -138,8 +156,8 @@ func TestInterleavingsRefute(t *testing.T) {
 	// A mark has whole seconds and may lie ahead of the clock, which has to pass it.
 	begun.left, soon.left, late.left = allowance{calls: 1}, allowance{ticks: 1, calls: 1}, allowance{ticks: 2, calls: 1}
 	two, one, lies, crashes := scenarios()["MarkedTwice"], scenarios()["Released"], scenarios()["Lies"], scenarios()["Crashes"]
-	down := scenarios()["ScaledDown"]
-	down.left = allowance{calls: 1}
+	down, counts := scenarios()["ScaledDown"], scenarios()["Counted"]
+	down.left, counts.left.calls = allowance{calls: 1}, 1
 	cases := map[string]struct {
 		reason string
 		in     scenario
@@ -187,6 +205,20 @@ func TestInterleavingsRefute(t *testing.T) {
 		"NoMark": {
 			reason: "A pod that is idle and takes calls is not idle for long.",
 			in:     begun, mutant: mutant{rules: func(verdict.Rules) verdict.Rules { return verdict.Rules{unmarked{}} }}, want: "never told to take no call",
+		},
+		"LiveKitNotRead": {
+			reason: "A gate that counts no job does not know who is in the room.",
+			in:     counts, mutant: mutant{rules: replaced(func(f verdict.Facts, r verdict.Reading) bool {
+				n, known := r.Calls()
+				return f.Sealed && (r.Witness == call.Rooms && !known || known && n == 0 && r.At().After(f.Pod.DrainingSince))
+			}, false)}, want: "holds a call",
+		},
+		"LiveKitOfBefore": {
+			reason: "What LiveKit listed before the gate counted none says nothing of a call that began since.",
+			in:     counts, mutant: mutant{rules: replaced(func(f verdict.Facts, r verdict.Reading) bool {
+				n, known := r.Calls()
+				return f.Sealed && known && n == 0 && r.At().After(f.Pod.DrainingSince)
+			}, false)}, want: "holds a call",
 		},
 		"ReadyIsAble": {
 			reason: "A pod that is ready takes no call before its worker is registered.",
@@ -282,8 +314,9 @@ func empty() *world {
 }
 
 // serving is a StatefulSet's only pod, on a node that is drained.
-func serving() *world {
-	w := empty()
+func serving() *world { return stateful(empty()) }
+
+func stateful(w *world) *world {
 	w.drains, w.store.cordoned = true, true
 	w.store.statefulSet = &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: modelNamespace, Name: "web", UID: "statefulset"}, Spec: appsv1.StatefulSetSpec{Template: guardedTemplate()}}
 	w.first = w.create("web-0", oldNode, ownerOf(w.store.statefulSet, "StatefulSet"), map[string]string{}, true).UID
@@ -291,10 +324,21 @@ func serving() *world {
 }
 
 // told is the same pod just marked: its agent does not know yet, and has accepted an offer.
-func told() *world {
-	w := serving()
+func told() *world { return tell(serving()) }
+
+// counted is the same with a gate, which counts its calls.
+func counted() *world {
+	w := empty()
+	w.counted = true
+	return tell(stateful(w))
+}
+
+func tell(w *world) *world {
 	pod := w.store.pods[0].DeepCopy()
-	pod.Annotations = map[string]string{call.DrainingAnnotation: call.Mark{Intent: call.NodeDrain, At: w.now}.String()}
+	if pod.Annotations == nil {
+		pod.Annotations = map[string]string{}
+	}
+	pod.Annotations[call.DrainingAnnotation] = call.Mark{Intent: call.NodeDrain, At: w.now}.String()
 	w.replace(pod)
 	a := w.agents[pod.UID]
 	a.accepted, a.marked = true, w.now

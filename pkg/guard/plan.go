@@ -46,8 +46,9 @@ type plan struct {
 	released []*member
 	again    time.Duration // zero: when something changes
 
-	// asked are members whose witnesses are to be asked from now on.
-	asked []*member
+	// asked are members whose witnesses are to be asked from now on, and compared those of
+	// which all are: whose calls are to be known, not only whether there are any.
+	asked, compared []*member
 	// gates are members whose gates are to say whether they can take calls.
 	gates []*member
 	// leases are nodes whose leases are to be read.
@@ -333,7 +334,7 @@ func (pl *planner) choose(s *snapshot, w *workload, now time.Time, p *plan) (wai
 		if e.n < len(e.candidates) {
 			known := true
 			for _, m := range e.candidates {
-				p.ask(m)
+				p.compare(m)
 				list, _ := pl.calls(m.Pod)
 				known = known && (!m.Running || knownSince(list, since) && agree(list))
 			}
@@ -393,5 +394,12 @@ func stays(pod *corev1.Pod) bool {
 func (p *plan) ask(m *member) {
 	if m.Running {
 		p.asked = append(p.asked, m)
+	}
+}
+
+// compare has all of its witnesses asked.
+func (p *plan) compare(m *member) {
+	if m.Running {
+		p.compared = append(p.compared, m)
 	}
 }

@@ -46,6 +46,15 @@ type process struct {
 	// started says that they have seen all that was there at the start.
 	started bool
 	tasks   []*task
+	// swept is when LiveKit was read last, and of which pods an agent was in a room then. It
+	// is not read while the guard has spared it.
+	swept  truths
+	spared bool
+}
+
+type truths struct {
+	at   time.Time
+	busy []types.UID
 }
 
 // task is a goroutine of a guard: a look at the workload, or a reading of a pod.
@@ -105,12 +114,15 @@ func newProcess(w *world, name string, view store) *process {
 func (p *process) build() *Guard {
 	w := p.w
 	witnesses := map[call.Witness]Witness{call.Rooms: modelWitness{call.Rooms}, call.Worker: modelWitness{call.Worker}}
-	if w.gated && !w.mutant.readyIsAble {
+	if w.counted || w.gated && !w.mutant.readyIsAble {
 		witnesses[call.Gate] = modelWitness{call.Gate}
 	}
 	log := slog.New(slog.DiscardHandler)
 	g := assemble(Config{
 		Client: modelClient{w: w}, Doors: modelDoors{w}, Witnesses: witnesses, Settings: w.settings, Log: log,
+		Projects: func(_ map[call.Project]call.Births, spared map[call.Project]bool) {
+			p.spared = spared[call.DefaultProject]
+		},
 	}, newReport(noEvents{}, w.metrics, log))
 	g.now = func() time.Time { return w.now }
 	g.queue, g.writers = noQueue{}, 1 // one pod after the other, or there are more worlds than anybody can visit
@@ -121,7 +133,7 @@ func (p *process) build() *Guard {
 	}
 	for _, r := range []*readings{g.readings, g.gates} {
 		if r != nil {
-			r.changed, r.queue = func(types.UID) {}, noDelays{}
+			r.changed, r.queue, r.lingers = func(types.UID) {}, noDelays{}, 0
 		}
 	}
 	return g
@@ -186,6 +198,7 @@ func (p *process) clone(w *world) *process {
 		c.guard.planner.dates.enter(o, seen)
 	}
 	c.guard.deleted = maps.Clone(p.guard.deleted)
+	c.swept, c.spared = p.swept, p.spared
 	from, to := p.kept(), c.kept()
 	for i := range from {
 		for uid, e := range from[i].records {
@@ -208,6 +221,9 @@ func (p *process) kept() []*readings {
 // key is the same for two guards that will do the same.
 func (p *process) key(b *strings.Builder) {
 	fmt.Fprintf(b, "%s %s|%s", p.name, p.view.key(), p.memory())
+	if p.w.counted {
+		fmt.Fprintf(b, "|%t %d %v", p.spared, p.swept.at.UnixMilli(), p.swept.busy)
+	}
 	for _, t := range p.tasks {
 		fmt.Fprintf(b, "|%s %x", t.name, t.told)
 		for _, r := range t.waiting {
@@ -243,6 +259,10 @@ func (p *process) memory() string {
 			last := e.last[name]
 			n, known := last.Calls()
 			fmt.Fprintf(&b, " %d %t %d", n, known, last.At().UnixMilli())
+		}
+		if last, ok := e.last[call.Gate]; ok {
+			n, known := last.Calls()
+			fmt.Fprintf(&b, " %d %t %t %d %d %t", n, known, last.Sealed(), last.At().UnixMilli(), last.Since.UnixMilli(), e.needs(p.w.now))
 		}
 	}
 	if gates := p.guard.gates; gates != nil {
@@ -332,6 +352,9 @@ func (p *process) actions() (list []action) {
 			add(name, func() { p.start(name, func(ctx context.Context) { p.guard.readings.read(ctx, uid) }) })
 		}
 	}
+	if is := p.sweep(); w.counted && !p.spared && len(p.guard.readings.records) > 0 && (!is.at.Equal(p.swept.at) || !slices.Equal(is.busy, p.swept.busy)) {
+		add("has LiveKit read", func() { p.swept = is })
+	}
 	for _, t := range p.tasks {
 		for _, r := range t.waiting {
 			for _, outcome := range p.outcomes(r) {
@@ -373,6 +396,17 @@ func (p *process) readAll(outcome string) {
 			}
 		}
 	}
+}
+
+// sweep is what LiveKit lists now.
+func (p *process) sweep() truths {
+	is := truths{at: p.w.now}
+	for _, uid := range slices.Sorted(maps.Keys(p.w.agents)) {
+		if p.w.agents[uid].room {
+			is.busy = append(is.busy, uid)
+		}
+	}
+	return is
 }
 
 // see moves what a guard's informers know on.
@@ -427,7 +461,7 @@ func (p *process) outcomes(r *question) []string {
 	default:
 		if p.w.left.lies > 0 {
 			list = append(list, unknown)
-			if a, ok := p.w.agents[r.uid]; ok && (a.past.job != a.job || a.past.room != a.room) {
+			if a, ok := p.w.agents[r.uid]; ok && !p.w.counted && (a.past.job != a.job || a.past.room != a.room) {
 				list = append(list, stale)
 			}
 		}
@@ -473,13 +507,15 @@ func (p *process) serve(t *task, r *question, outcome string) {
 			a = answer{err: conflict(r.name)}
 		}
 	default:
-		a.reading = w.witness(call.Witness(r.verb), r.uid, outcome)
+		if a.reading = w.witness(call.Witness(r.verb), r.uid, outcome); w.counted && r.verb == string(call.Rooms) && outcome == fine {
+			a.reading = p.lists(r.uid)
+		}
 		if outcome != fine && t.name != "reads" {
 			w.left.lies--
 		}
 	}
 	n, known := a.reading.Calls()
-	heard := fmt.Sprintf("%s %s %d %t %d %t %s", r.verb, outcome, n, known, a.reading.At().UnixMilli(), a.err != nil, a.reading.Ability())
+	heard := fmt.Sprintf("%s %s %d %t %d %t %s %t", r.verb, outcome, n, known, a.reading.At().UnixMilli(), a.err != nil, a.reading.Ability(), a.reading.Sealed())
 	if a.pod != nil {
 		heard += podKey(a.pod)
 	}
@@ -524,6 +560,16 @@ func (w *world) witness(name call.Witness, uid types.UID, outcome string) call.R
 		}
 		return call.Unknown("it does not answer")
 	}
+	if name == call.Gate && w.counted {
+		if a.accepted || a.job {
+			return call.Known(1, w.now).WithAbility(call.Able)
+		}
+		reading := call.Known(0, w.now).WithAbility(call.Able)
+		if a.heeded {
+			return reading.WithSeal()
+		}
+		return reading
+	}
 	if name == call.Gate {
 		if a.able {
 			return call.Known(0, w.now).WithAbility(call.Able)
@@ -535,6 +581,18 @@ func (w *world) witness(name call.Witness, uid types.UID, outcome string) call.R
 		n = 1
 	}
 	return call.Known(n, is.at)
+}
+
+// lists is what LiveKit has listed of a pod when it was read last.
+func (p *process) lists(uid types.UID) call.Reading {
+	switch {
+	case p.swept.at.IsZero():
+		return call.Unknown("LiveKit has not been read yet")
+	case slices.Contains(p.swept.busy, uid):
+		return call.Known(1, p.swept.at)
+	default:
+		return call.Known(0, p.swept.at)
+	}
 }
 
 type modelWitness struct{ name call.Witness }

@@ -4,6 +4,7 @@ package guard
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -28,19 +29,27 @@ const (
 	readers = 32
 	// wantedFor is how long a pod is read after the last time somebody wanted it.
 	wantedFor = 10 * time.Second
+	// whySpared is why LiveKit is not asked of a pod.
+	whySpared = "call-gate counts calls, and that holds the pod"
 )
 
 // readings reads the witnesses of those pods that somebody wants to know about,
 // over and over, and of no others.
+//
+// Of a pod that has a gate, the gate is asked first: as long as it counts calls, the pod
+// stays, whatever LiveKit would say, and LiveKit is not asked. Once it counts none, or does
+// not answer, LiveKit is.
 type readings struct {
 	witnesses map[call.Witness]Witness
 	every     time.Duration
 	now       func() time.Time
 	// changed is told when a pod's readings say something else than before.
 	changed func(types.UID)
-	// projects is told which LiveKit projects the pods' rooms are of, and when the pods
-	// were born.
-	projects func(map[call.Project]call.Births)
+	// projects is told which LiveKit projects the pods' rooms are of, when the pods were
+	// born, and of which projects nobody has to know anything for now.
+	projects func(wanted map[call.Project]call.Births, spared map[call.Project]bool)
+	// lingers is for how long LiveKit is asked of a pod after its gate has begun to count calls.
+	lingers time.Duration
 
 	workers *fair.Workers
 
@@ -53,9 +62,12 @@ type readings struct {
 type entry struct {
 	pod   *call.Pod
 	until time.Time // when nobody wants it any more
-	first time.Time // when it was first read
-	began time.Time // when a call was last seen to begin
-	last  map[call.Witness]verdict.Reading
+	// needed is until when LiveKit is asked of it, whatever its gate says.
+	needed time.Time
+	spared bool      // as projects was told
+	first  time.Time // when it was first read
+	began  time.Time // when a call was last seen to begin
+	last   map[call.Witness]verdict.Reading
 	// ability is what the pod's gate said last of whether it can take calls, and since
 	// when it has said the same; empty before it was asked.
 	ability      call.Ability
@@ -69,8 +81,8 @@ func newEntry(pod *call.Pod, until time.Time) *entry {
 func newReadings(witnesses map[call.Witness]Witness, every time.Duration, now func() time.Time) *readings {
 	return &readings{
 		witnesses: witnesses, every: every, now: now,
-		changed: func(types.UID) {}, projects: func(map[call.Project]call.Births) {},
-		workers: fair.NewWorkers(readers), records: map[types.UID]*entry{},
+		changed: func(types.UID) {}, projects: func(map[call.Project]call.Births, map[call.Project]bool) {},
+		lingers: wantedFor, workers: fair.NewWorkers(readers), records: map[types.UID]*entry{},
 	}
 }
 
@@ -109,8 +121,9 @@ func (r *readings) reset(queue workqueue.TypedDelayingInterface[types.UID]) {
 	r.tellProjects()
 }
 
-// want has a pod read for a while, if run runs.
-func (r *readings) want(pod *call.Pod) {
+// want has a pod read for a while, if run runs: all of its witnesses, or LiveKit only while
+// its gate does not hold it.
+func (r *readings) want(pod *call.Pod, all bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.queue == nil {
@@ -124,10 +137,19 @@ func (r *readings) want(pod *call.Pod) {
 	}
 	news := rec.pod == nil || rec.pod.Project != pod.Project || rec.pod.Asks(call.Rooms) != pod.Asks(call.Rooms)
 	rec.pod, rec.until = pod, r.now().Add(wantedFor)
-	if news {
+	if all || !pod.Asks(call.Gate) {
+		rec.needed = rec.until
+	}
+	if news || rec.turns(r.now()) {
 		r.tellProjects()
 	}
 }
+
+// needs reports whether LiveKit is asked of the pod, whatever its gate says.
+func (e *entry) needs(now time.Time) bool { return !now.After(e.needed) }
+
+// turns reports whether projects has to be told something else of the pod than it was.
+func (e *entry) turns(now time.Time) bool { return e.pod.Asks(call.Rooms) && e.spared == e.needs(now) }
 
 // read asks the witnesses of a pod, and says how soon it is to be read again; never for zero.
 func (r *readings) read(ctx context.Context, uid types.UID) (again time.Duration) {
@@ -139,17 +161,17 @@ func (r *readings) read(ctx context.Context, uid types.UID) (again time.Duration
 		r.mu.Unlock()
 		return 0
 	}
-	pod := rec.pod
+	pod, all := rec.pod, rec.needs(r.now())
 	r.mu.Unlock()
 
 	if !r.workers.Take(pod.Namespace) {
 		return fair.Again
 	}
-	answers := r.ask(ctx, pod)
+	answers := r.ask(ctx, pod, all)
 	r.workers.Give(pod.Namespace)
 
 	r.mu.Lock()
-	changed := rec.enter(answers, r.now())
+	changed := r.enter(rec, answers)
 	r.mu.Unlock()
 	if changed {
 		r.changed(uid)
@@ -157,11 +179,26 @@ func (r *readings) read(ctx context.Context, uid types.UID) (again time.Duration
 	return r.every
 }
 
-// ask asks all witnesses of a pod at once.
-func (r *readings) ask(ctx context.Context, pod *call.Pod) map[call.Witness]call.Reading {
-	answers := make([]call.Reading, len(pod.Witnesses))
+// ask asks the witnesses of a pod: all of them at once, or LiveKit last, if the others
+// leave it anything to say.
+func (r *readings) ask(ctx context.Context, pod *call.Pod, all bool) map[call.Witness]call.Reading {
+	if all || !pod.Asks(call.Gate) || !pod.Asks(call.Rooms) {
+		return r.askAll(ctx, pod, pod.Witnesses)
+	}
+	answers := r.askAll(ctx, pod, slices.DeleteFunc(slices.Clone(pod.Witnesses), func(w call.Witness) bool { return w == call.Rooms }))
+	if n, known := answers[call.Gate].Calls(); known && n > 0 {
+		answers[call.Rooms] = call.Spared(whySpared)
+		return answers
+	}
+	maps.Copy(answers, r.askAll(ctx, pod, []call.Witness{call.Rooms}))
+	return answers
+}
+
+// askAll asks some witnesses of a pod at once.
+func (r *readings) askAll(ctx context.Context, pod *call.Pod, names []call.Witness) map[call.Witness]call.Reading {
+	answers := make([]call.Reading, len(names))
 	var all sync.WaitGroup
-	for i, name := range pod.Witnesses {
+	for i, name := range names {
 		if witness := r.witnesses[name]; witness != nil {
 			all.Go(func() { answers[i] = witness.Ask(ctx, pod) })
 		} else {
@@ -170,16 +207,33 @@ func (r *readings) ask(ctx context.Context, pod *call.Pod) map[call.Witness]call
 	}
 	all.Wait()
 	byName := make(map[call.Witness]call.Reading, len(answers))
-	for i, name := range pod.Witnesses {
+	for i, name := range names {
 		byName[name] = answers[i]
 	}
 	return byName
 }
 
+// enter enters what the witnesses of a pod say, and reports whether it is anything new. The
+// lock is held.
+func (r *readings) enter(rec *entry, answers map[call.Witness]call.Reading) (changed bool) {
+	now := r.now()
+	if n, known := answers[call.Gate].Calls(); !known || n == 0 {
+		if until := now.Add(r.lingers); until.After(rec.needed) {
+			rec.needed = until
+		}
+	}
+	changed = rec.enter(answers, now)
+	if rec.turns(now) {
+		r.tellProjects()
+	}
+	return changed
+}
+
 // enter enters what the witnesses say, and reports whether it is anything new.
 //
 // A call is taken to have begun when a number has grown, and when a number is back
-// above zero after a time of not knowing.
+// above zero after a time of not knowing. That none can begin any more is new, too: what
+// others say counts from then on.
 func (e *entry) enter(answers map[call.Witness]call.Reading, now time.Time) (changed bool) {
 	if e.first.IsZero() {
 		e.first = now
@@ -191,7 +245,7 @@ func (e *entry) enter(answers map[call.Witness]call.Reading, now time.Time) (cha
 		before, seen := e.last[name]
 		was, wasKnown := before.Calls()
 		is, known := answer.Calls()
-		same := seen && known == wasKnown && is == was && answer.Unattributed() == before.Unattributed()
+		same := seen && known == wasKnown && is == was && answer.Unattributed() == before.Unattributed() && answer.Sealed() == before.Sealed()
 		if seen && known && is > 0 && (!wasKnown || is > was) {
 			e.began = now
 		}
@@ -232,10 +286,14 @@ func (r *readings) of(pod *call.Pod) (list []verdict.Reading, quiet time.Time) {
 
 // fresh asks the witnesses of a pod now, and returns what of says then.
 func (r *readings) fresh(ctx context.Context, pod *call.Pod) ([]verdict.Reading, time.Time) {
-	answers := r.ask(ctx, pod)
+	r.mu.Lock()
+	rec := r.records[pod.UID]
+	all := rec == nil || rec.needs(r.now())
+	r.mu.Unlock()
+	answers := r.ask(ctx, pod, all)
 	r.mu.Lock()
 	if rec := r.records[pod.UID]; rec != nil {
-		rec.enter(answers, r.now())
+		r.enter(rec, answers)
 	}
 	r.mu.Unlock()
 	return r.of(pod)
@@ -283,13 +341,19 @@ func sealed(list []verdict.Reading) bool {
 	return slices.ContainsFunc(list, func(r verdict.Reading) bool { return r.Sealed() })
 }
 
-// tellProjects says which projects are wanted. The lock is held.
+// tellProjects says which projects are wanted, and of which of them none of the pods needs
+// anything for now. The lock is held.
 func (r *readings) tellProjects() {
-	wanted := map[call.Project]call.Births{}
+	wanted, spared := map[call.Project]call.Births{}, map[call.Project]bool{}
 	for _, rec := range r.records {
-		if rec.pod.Asks(call.Rooms) {
-			wanted[rec.pod.Project] = wanted[rec.pod.Project].With(rec.pod.Born)
+		if !rec.pod.Asks(call.Rooms) {
+			continue
 		}
+		project := rec.pod.Project
+		rec.spared = !rec.needs(r.now())
+		_, others := wanted[project]
+		spared[project] = rec.spared && (!others || spared[project])
+		wanted[project] = wanted[project].With(rec.pod.Born)
 	}
-	r.projects(wanted)
+	r.projects(wanted, spared)
 }

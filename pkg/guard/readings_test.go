@@ -126,7 +126,7 @@ func TestReadings(t *testing.T) {
 	var changed []types.UID
 	r.changed = func(uid types.UID) { changed = append(changed, uid) }
 	var projects []map[call.Project]call.Births
-	r.projects = func(p map[call.Project]call.Births) { projects = append(projects, p) }
+	r.projects = func(p map[call.Project]call.Births, _ map[call.Project]bool) { projects = append(projects, p) }
 	pod := &call.Pod{UID: "a", Witnesses: call.DefaultWitnesses(), Project: call.DefaultProject}
 
 	list, quiet := r.of(pod)
@@ -137,7 +137,7 @@ func TestReadings(t *testing.T) {
 		t.Error("a pod is read that nobody wants to know about")
 	}
 
-	r.want(pod)
+	r.want(pod, false)
 	if diff := cmp.Diff(map[call.Project]call.Births{call.DefaultProject: {}}, projects[len(projects)-1]); diff != "" {
 		t.Errorf("projects: -want, +got:\n%s", diff)
 	}
@@ -184,7 +184,7 @@ func TestReadingsWithoutWitness(t *testing.T) {
 	r := newReadings(map[call.Witness]Witness{call.Rooms: &says{reading: call.Known(0, noon())}}, time.Second, noon)
 	r.reset(workqueue.NewTypedDelayingQueue[types.UID]())
 	pod := &call.Pod{UID: "a", Witnesses: call.DefaultWitnesses()}
-	r.want(pod)
+	r.want(pod, false)
 	list, _ := r.fresh(t.Context(), pod)
 	if list[1].Known() || list[1].Reason() != `there is no witness "worker"` {
 		t.Errorf("a witness that is not there says %+v", list[1])
@@ -218,9 +218,9 @@ func TestReadingsOfManySilentPods(t *testing.T) {
 		}
 		for range int(during / time.Second) {
 			for i := range 1000 {
-				r.want(pod("silent", fmt.Sprintf("silent-%d", i)))
+				r.want(pod("silent", fmt.Sprintf("silent-%d", i)), false)
 			}
-			r.want(pod("honest", "honest"))
+			r.want(pod("honest", "honest"), false)
 			time.Sleep(time.Second)
 		}
 		if n := heard.Load(); n < int64(during/time.Second)-2 {

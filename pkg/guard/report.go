@@ -200,9 +200,13 @@ func (r *report) stepped(w *workload, j judgement) {
 
 func describe(list []verdict.Reading) (out []string) {
 	for _, r := range list {
-		if n, known := r.Calls(); known {
+		n, known := r.Calls()
+		switch {
+		case known:
 			out = append(out, fmt.Sprintf("%s: %d calls", r.Witness, n))
-		} else {
+		case r.Spared():
+			out = append(out, fmt.Sprintf("%s: not asked (%s)", r.Witness, r.Reason()))
+		default:
 			out = append(out, fmt.Sprintf("%s: unknown (%s)", r.Witness, r.Reason()))
 		}
 	}

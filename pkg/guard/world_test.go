@@ -27,6 +27,10 @@ import (
 // What is assumed, and not explored:
 //   - A mark reaches its agent, and an offer that the agent has accepted becomes a
 //     call, within the settle window after the mark was written. In it, any order.
+//   - Where gates count calls, a mark reaches its gate at any time. A gate answers what is so
+//     when it is asked; that a pod has the order and no job, it never takes back.
+//   - There LiveKit is read at any time that a guard does not spare it, and a guard is told
+//     what was read last, however long ago that was.
 //   - A container that starts after the mark was written knows of it.
 //   - The kubelet writes that a container runs, or does not, when it is so.
 //   - No pod is made under the name of another while an eviction of that one is
@@ -147,8 +151,10 @@ type stage struct {
 	first types.UID
 	// drains says that the node of the first pod is to be emptied.
 	drains bool
-	// gated says that pods have a gate.
+	// gated says that pods have a gate, and counted that it is the witness of their calls,
+	// beside LiveKit.
 	gated    bool
+	counted  bool
 	maxPods  int // that are not being deleted, at any time
 	maxAside int
 	clean    bool // nothing goes wrong: writes are counted
@@ -228,6 +234,9 @@ func (w *world) create(name, node string, owner metav1.OwnerReference, labels ma
 	pod.Labels[call.GuardedLabel] = "true"
 	if w.gated {
 		pod.Annotations = map[string]string{call.GatePortAnnotation: "8089", call.WitnessesAnnotation: "rooms,worker"}
+	}
+	if w.counted {
+		pod.Annotations = map[string]string{call.GatePortAnnotation: "8089"}
 	}
 	if w.hard.deadline > 0 {
 		pod.Annotations = map[string]string{call.DeadlineAnnotation: w.hard.deadline.String(), call.OnDeadlineAnnotation: "Release"}
@@ -528,7 +537,7 @@ func (w *world) actions() (list []action) {
 func (w *world) mayTick() bool {
 	for _, pod := range w.store.pods {
 		a := w.agents[pod.UID]
-		due := marked(pod) && pod.DeletionTimestamp == nil && running(pod) && (!a.heeded || a.accepted)
+		due := !w.counted && marked(pod) && pod.DeletionTimestamp == nil && running(pod) && (!a.heeded || a.accepted)
 		if due && w.now.Add(modelTick).After(a.marked.Add(modelSettle)) {
 			return false
 		}

@@ -133,7 +133,7 @@ func run(ctx context.Context, o *Options, clients clients, registry *prometheus.
 	g, err = guard.New(guard.Config{
 		Client: client, Doors: doors,
 		Witnesses: map[call.Witness]guard.Witness{call.Rooms: projects, call.Worker: agents, call.Gate: gateWitness{gates, projects.Origins()}},
-		Projects:  projects.Want,
+		Projects:  projects.WantSparing,
 		Settings:  o.guard,
 		Recorder:  recorder, About: about, Registry: registry, Log: log,
 	})

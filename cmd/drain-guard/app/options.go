@@ -72,7 +72,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.StringVar(&o.bindAddress, "bind-address", o.bindAddress, "Address of /metrics, /healthz and /readyz.")
 	o.livekit.AddFlags(fs, project.Meaning{
 		Until:        "pods of the default project are held",
-		Resync:       "Poll interval of LiveKit while a pod is leaving. LiveKit is not polled at other times.",
+		Resync:       "Poll interval of LiveKit while a pod is leaving and its call-gate, if it has one, counts no calls. At other times LiveKit is polled rarely or not at all.",
 		MaxStaleness: "LiveKit data older than this is treated as unknown. Where --livekit-requests-per-minute makes reading all rooms take longer, twice that time.",
 		Limit:        "drain-guard reads every room before it accepts a zero, so a low limit slows drains down.",
 	})
