@@ -222,8 +222,8 @@ func (r *Reader) sweepForEver(ctx context.Context) {
 			switch {
 			case waiting: // the limit is what it waits for, not the time
 				pause = max(r.cfg.confirm(), every-time.Since(began))
-			case r.halfKnown():
-				pause = r.cfg.confirm()
+			case r.halfKnown(): // LiveKit may have been away until just now
+				pause = r.cfg.doubt()
 			}
 			if r.cfg.Swept != nil {
 				r.cfg.Swept()
