@@ -32,17 +32,23 @@ type contradiction struct {
 // LiveKit says is not to be believed any more. A number that is unknown, a call that
 // both know, a call that came since, or a time in which nobody looked begin anew.
 func (c *contradiction) look(rooms, other call.Reading, now time.Time) bool {
-	n, known := rooms.Calls()
-	zero, knowsZero := other.Calls()
-	if !known || !knowsZero || n == 0 || zero > 0 {
+	if !contradict(rooms, other) {
 		*c = contradiction{}
 		return false
 	}
+	n, _ := rooms.Calls()
 	if c.since.IsZero() || now.Sub(c.last) > gap || n > c.calls || !rooms.Newest().Equal(c.newest) {
 		*c = contradiction{since: now}
 	}
 	c.last, c.calls, c.newest = now, n, rooms.Newest()
 	return now.Sub(c.since) >= disbelief
+}
+
+// contradict reports whether LiveKit lists calls of which another witness knows none.
+func contradict(rooms, other call.Reading) bool {
+	n, known := rooms.Calls()
+	zero, knowsZero := other.Calls()
+	return known && knowsZero && n > 0 && zero == 0
 }
 
 // doubts are the contradictions of all pods. Its methods are safe for concurrent use.
@@ -63,7 +69,7 @@ func (d *doubts) weigh(pod *call.Pod, rooms, other call.Reading, now time.Time) 
 	d.mu.Lock()
 	c := d.pods[pod.UID]
 	if c == nil {
-		if n, known := rooms.Calls(); !known || n == 0 {
+		if !contradict(rooms, other) {
 			d.mu.Unlock()
 			return rooms, 0
 		}
