@@ -4,7 +4,9 @@ package metricsapi
 
 import (
 	"context"
-	"fmt"
+	"maps"
+	"slices"
+	"strconv"
 
 	"golang.org/x/sync/singleflight"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -49,5 +51,20 @@ func WidestFirst(asked authorizer.Authorizer) authorizer.Authorizer {
 // question is the same for those who are the same in all that they are judged by.
 func question(a authorizer.AttributesRecord) string {
 	who := a.User
-	return fmt.Sprintf("%q", []any{who.GetName(), who.GetUID(), who.GetGroups(), who.GetExtra(), a.Verb, a.Namespace})
+	text := make([]byte, 0, 256) // every read asks: fmt would take a tenth of its time
+	list := func(parts ...string) {
+		text = append(text, '[')
+		for _, part := range parts {
+			text = strconv.AppendQuote(text, part)
+		}
+		text = append(text, ']')
+	}
+	list(who.GetName(), who.GetUID(), a.Verb, a.Namespace)
+	list(who.GetGroups()...)
+	extra := who.GetExtra()
+	for _, key := range slices.Sorted(maps.Keys(extra)) {
+		list(key)
+		list(extra[key]...)
+	}
+	return string(text)
 }

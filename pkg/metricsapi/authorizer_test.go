@@ -62,7 +62,7 @@ func (r *reviews) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // authorizer asks it as the adapter does, and remembers answers as long.
-func (r *reviews) authorizer(t *testing.T) authorizer.Authorizer {
+func (r *reviews) authorizer(t testing.TB) authorizer.Authorizer {
 	t.Helper()
 	client, err := kubernetes.NewForConfig(&rest.Config{
 		Host: "http://in.memory", Transport: r, QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json"},
@@ -186,8 +186,17 @@ func TestSameNameIsNotTheSame(t *testing.T) {
 			t.Errorf("%+v: %v, %v; want %v", tc.who, got, err, tc.want)
 		}
 	}
-	if question(authorizer.AttributesRecord{User: &user.DefaultInfo{Name: "a", Groups: []string{"b", "c"}}}) ==
-		question(authorizer.AttributesRecord{User: &user.DefaultInfo{Name: "a", Groups: []string{"b c"}}}) {
-		t.Error("two with other groups share an answer")
+	seen := map[string]int{}
+	for i, who := range []*user.DefaultInfo{
+		{Name: "a", Groups: []string{"b", "c"}}, {Name: "a", Groups: []string{"b c"}}, {Name: "a", Groups: []string{`b""c`}},
+		{Name: "a", UID: "b"}, {Name: "ab"}, {Name: "a", Groups: []string{"b"}}, {Name: "a", Groups: []string{"c", "b"}},
+		{Name: "a", Extra: map[string][]string{"b": {"c"}}}, {Name: "a", Extra: map[string][]string{"b": {}, "c": {}}}, {Name: "a", Extra: map[string][]string{"b": {"c", "d"}}},
+		{Name: "a", Extra: map[string][]string{"b": {"c"}, "d": nil}}, {Name: "a", Groups: []string{"b]["}}, {Name: "a", Groups: []string{"b"}, Extra: map[string][]string{"c": nil}},
+	} {
+		text := question(authorizer.AttributesRecord{User: who})
+		if other, same := seen[text]; same {
+			t.Errorf("%+v, number %d, shares its answer with number %d", who, i, other)
+		}
+		seen[text] = i
 	}
 }
