@@ -216,7 +216,7 @@ func (open) InForce() error { return nil }
 
 // newGuard returns a Guard whose informers know the objects, and a budget that locks
 // namespace voice, at noon.
-func newGuard(t *testing.T, objects ...runtime.Object) (*Guard, *fake.Clientset) {
+func newGuard(t testing.TB, objects ...runtime.Object) (*Guard, *fake.Clientset) {
 	t.Helper()
 	if !slices.ContainsFunc(objects, func(o runtime.Object) bool {
 		pdb, is := o.(*policyv1.PodDisruptionBudget)
@@ -228,7 +228,7 @@ func newGuard(t *testing.T, objects ...runtime.Object) (*Guard, *fake.Clientset)
 }
 
 // newGuardOf is the same of a namespace that may have no budget.
-func newGuardOf(t *testing.T, objects ...runtime.Object) (*Guard, *fake.Clientset) {
+func newGuardOf(t testing.TB, objects ...runtime.Object) (*Guard, *fake.Clientset) {
 	t.Helper()
 	return newGuardBy(t, noon, objects...)
 }
@@ -241,7 +241,7 @@ func (m *moving) set(after time.Duration)  { m.passed.Store(int64(after)) }
 func (m *moving) advance(by time.Duration) { m.passed.Add(int64(by)) }
 
 // newGuardBy is the same by another clock.
-func newGuardBy(t *testing.T, now func() time.Time, objects ...runtime.Object) (*Guard, *fake.Clientset) {
+func newGuardBy(t testing.TB, now func() time.Time, objects ...runtime.Object) (*Guard, *fake.Clientset) {
 	t.Helper()
 	client := fake.NewClientset(withNodes(objects)...)
 	g, err := New(Config{
@@ -328,7 +328,7 @@ func leading(g *Guard) {
 	g.setQueue(workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[Key]()))
 }
 
-func eventually(t *testing.T, what string, holds func() bool) {
+func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // TestLiveReadsTheWorkload has a workload among others in its namespace. Of those nothing is read: what a decision costs
@@ -121,30 +122,61 @@ func TestLiveInPages(t *testing.T) {
 	}
 }
 
+// guardOfMany is a guard of so many Deployments, each of ten pods that have to go.
+func guardOfMany(t testing.TB, workloads int) *Guard {
+	t.Helper()
+	objects := []runtime.Object{enabledNamespace(), newNode(true)}
+	for i := range workloads {
+		name := fmt.Sprint("w-", i)
+		replicas := newReplicaSet("1", 10, controlledBy(pods.Deployment, name))
+		replicas.Name, replicas.UID = name+"-1", types.UID(name+"-1")
+		objects = append(objects, newDeployment(name, 10), replicas)
+		for j := range 10 {
+			objects = append(objects, newPod(fmt.Sprint(name, "-", j), controlledBy(pods.ReplicaSet, name+"-1")))
+		}
+	}
+	g, _ := newGuard(t, objects...)
+	return g
+}
+
+// look gathers what the informers know of one of them, and plans.
+func look(t testing.TB, g *Guard, i int) {
+	t.Helper()
+	key := workloadKey(pods.Deployment, fmt.Sprint("w-", i))
+	s, err := g.cluster.cached(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := g.planner.plan(s, s.workload(key)); len(p.judged) != 10 {
+		t.Fatalf("%d pods are judged", len(p.judged))
+	}
+}
+
+// BenchmarkLooks looks once at each of so many Deployments of ten pods, all of which have
+// to go.
+func BenchmarkLooks(b *testing.B) {
+	for _, n := range []int{10, 100, 500, 2_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			g := guardOfMany(b, n)
+			for i := range n {
+				look(b, g, i) // what it remembers of each pod is there from then on
+			}
+			report := trial.CPU(b)
+			for b.Loop() {
+				for i := range n {
+					look(b, g, i)
+				}
+			}
+			report()
+		})
+	}
+}
+
 // TestLookCostsItsWorkload looks at a workload of ten pods, alone and among five thousand.
 func TestLookCostsItsWorkload(t *testing.T) {
 	allocations := func(workloads int) float64 {
-		objects := []runtime.Object{enabledNamespace(), newNode(true)}
-		for i := range workloads {
-			name := fmt.Sprint("w-", i)
-			replicas := newReplicaSet("1", 10, controlledBy(pods.Deployment, name))
-			replicas.Name, replicas.UID = name+"-1", types.UID(name+"-1")
-			objects = append(objects, newDeployment(name, 10), replicas)
-			for j := range 10 {
-				objects = append(objects, newPod(fmt.Sprint(name, "-", j), controlledBy(pods.ReplicaSet, name+"-1")))
-			}
-		}
-		g, _ := newGuard(t, objects...)
-		key := workloadKey(pods.Deployment, "w-0")
-		return testing.AllocsPerRun(20, func() {
-			s, err := g.cluster.cached(key)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if p := g.planner.plan(s, s.workload(key)); len(p.judged) != 10 {
-				t.Fatalf("%d pods are judged", len(p.judged))
-			}
-		})
+		g := guardOfMany(t, workloads)
+		return testing.AllocsPerRun(20, func() { look(t, g, 0) })
 	}
 	alone, among := allocations(1), allocations(500)
 	t.Logf("a look allocates %.0f times alone, and %.0f times among 5,000 pods", alone, among)

@@ -21,6 +21,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/witness"
+	"github.com/callguard/callguard/test/trial"
 )
 
 func noon() time.Time { return time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC) }
@@ -297,13 +298,16 @@ func TestReadCostsItsWorkload(t *testing.T) {
 	}
 }
 
+// BenchmarkRead is the same read by itself, among so many other pods.
 func BenchmarkRead(b *testing.B) {
-	for _, others := range []int{500, 5_000, 20_000} {
+	for _, others := range []int{500, 2_000, 5_000, 20_000} {
 		p := among(others)
 		b.Run(fmt.Sprint(others), func(b *testing.B) {
+			report := trial.CPU(b)
 			for b.Loop() {
 				readWeb(b, p)
 			}
+			report()
 		})
 	}
 }

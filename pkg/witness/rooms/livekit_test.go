@@ -603,6 +603,7 @@ func BenchmarkManyRooms(b *testing.B) {
 			lk.rooms[fmt.Sprintf("call-%07d", i)] = agentOf(fmt.Sprintf("PA_%012d", i), string(podOf(i%pods)))
 		}
 		b.Run(fmt.Sprint(rooms), func(b *testing.B) {
+			report := trial.CPU(b)
 			for b.Loop() {
 				before := heap()
 				ctx, stop := context.WithCancel(b.Context())
@@ -626,6 +627,7 @@ func BenchmarkManyRooms(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
+			report()
 		})
 	}
 }
