@@ -96,9 +96,13 @@ model: ## Drive gate and guard through more of their worlds than `make unit` doe
 	go test -v -count=1 -timeout 60m -run '$(MODELS)' ./pkg/guard -model 40000
 
 .PHONY: bench
-bench: ## Measure what reading calls costs, at 5,000 pods, and how the guard empties 50 nodes of as many (about 20 minutes; needs root)
+bench: bench-growth ## Measure how all grows, what reading calls costs at 5,000 pods, and how the guard empties 50 nodes of as many (about 25 minutes; needs root)
 	go run ./test/bench
 	go run ./test/bench/cordon
+
+.PHONY: bench-growth
+bench-growth: ## Of bench: what reads, lists, plans and rooms take as there are more of them, into docs/figures (about 5 minutes; needs no cluster)
+	go run ./test/bench/growth --write docs/figures
 
 ##@ Verify
 
