@@ -3,6 +3,7 @@
 package witness
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -55,12 +56,24 @@ func contradict(rooms, other call.Reading) bool {
 type doubts struct {
 	mu   sync.Mutex
 	pods map[types.UID]*contradiction
+	// forgot is when it last looked for pods that are gone.
+	forgot time.Time
 	// tell is told a pod once, when LiveKit is no longer believed of it.
 	tell func(*call.Pod)
 }
 
 func newDoubts(tell func(*call.Pod)) *doubts {
 	return &doubts{pods: map[types.UID]*contradiction{}, tell: tell}
+}
+
+// forget drops those of pods that are gone, now and then: of thousands of pods that begin
+// at once not each looks at all.
+func (d *doubts) forget(now time.Time) {
+	if now.Sub(d.forgot) <= gap {
+		return
+	}
+	d.forgot = now
+	maps.DeleteFunc(d.pods, func(_ types.UID, old *contradiction) bool { return now.Sub(old.last) > gap })
 }
 
 // weigh returns what LiveKit says of a pod, or zero where that is not to be believed,
@@ -73,11 +86,7 @@ func (d *doubts) weigh(pod *call.Pod, rooms, other call.Reading, now time.Time) 
 			d.mu.Unlock()
 			return rooms, 0
 		}
-		for uid, old := range d.pods { // of pods that are gone
-			if now.Sub(old.last) > gap {
-				delete(d.pods, uid)
-			}
-		}
+		d.forget(now)
 		c = &contradiction{}
 		d.pods[pod.UID] = c
 	}

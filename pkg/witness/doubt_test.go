@@ -3,13 +3,16 @@
 package witness
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/test/trial"
 )
 
 // TestACallThatOnlyLiveKitKnows plays a pod of which LiveKit lists a call, once a
@@ -112,6 +115,30 @@ func TestDisbelievedCallsAreCounted(t *testing.T) {
 	count("0")
 	if len(l.doubts.pods) != 1 {
 		t.Errorf("%d pods are remembered", len(l.doubts.pods))
+	}
+}
+
+// TestManyBeginAtOnce: a LiveKit that was killed contradicts all pods that held calls, at
+// once. What that takes grows as they do, and not with their square.
+func TestManyBeginAtOnce(t *testing.T) {
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	two := witness(func() call.Reading { return call.Known(2, now) })
+	none := witness(func() call.Reading { return call.Known(0, now) })
+	cost := func(n int) time.Duration {
+		l := New(two, none, none, func(*call.Pod) {})
+		pods := make([]*call.Pod, n)
+		for i := range pods {
+			pods[i] = &call.Pod{UID: types.UID(fmt.Sprint(i)), Running: true, Witnesses: call.DefaultWitnesses()}
+		}
+		return trial.Spent(t, func() {
+			for _, pod := range pods {
+				l.Reading(pod, now)
+			}
+		})
+	}
+	cost(2_000)
+	if few, many := cost(2_000), cost(20_000); many > 40*few {
+		t.Errorf("2,000 pods that begin to be contradicted take %s of a processor's time, 20,000 take %s", few, many)
 	}
 }
 
