@@ -162,6 +162,9 @@ func (pl *planner) plan(s *snapshot, w *workload) plan {
 			}
 			continue
 		}
+		if p.judged == nil { // all, as a rule: a verdict is large
+			p.judged, p.asked = make([]judgement, 0, len(w.members)), slices.Grow(p.asked, len(w.members))
+		}
 		p.ask(m)
 		f := w.facts(s, m, all, intent, now, pl.settings.Limits)
 		pl.date(m, &f, &p)
