@@ -14,8 +14,9 @@ import (
 
 // What must hold.
 const (
-	shareOfNative = 0.1
-	mostMemory    = 200 << 20
+	shareOfNative   = 0.03
+	shareOfMetadata = 0.25
+	mostMemory      = 200 << 20
 )
 
 // command sets the stage, measures and clears it.

@@ -7,7 +7,8 @@
 //
 // Every answer is read to the last byte and not parsed, so that the servers are
 // measured and not this client. It fails when a list of the metrics takes longer
-// than a tenth of a list of the pods, or the metrics-adapter needs 200 MiB.
+// than three hundredths of a list of the pods or a quarter of a list of their metadata, or
+// the metrics-adapter needs 200 MiB.
 package main
 
 import (

@@ -57,13 +57,19 @@ func share(r, of result) string {
 
 // judge reports whether the metrics are as much cheaper than the pods as promised.
 func judge(results []result) error {
-	pods, havePods := find(results, nativeJSON, "JSON")
 	metrics, haveMetrics := find(results, metricsJSON, "JSON")
-	if !havePods || !haveMetrics || pods.p50() == 0 {
-		return errors.New("nothing was measured; use --rounds 30")
+	var errs []error
+	for _, of := range []struct {
+		name, encoding string
+		most           float64
+	}{{nativeJSON, "JSON", shareOfNative}, {nativeMetadata, "protobuf", shareOfMetadata}} {
+		native, haveNative := find(results, of.name, of.encoding)
+		if !haveNative || !haveMetrics || native.p50() == 0 {
+			return errors.New("nothing was measured; use --rounds 30")
+		}
+		if is := float64(metrics.p50()) / float64(native.p50()); is > of.most {
+			errs = append(errs, fmt.Errorf("a list of the metrics takes %.3f of a list of %s, more than %.3f; run with --profiles DIR to see where", is, of.name, of.most))
+		}
 	}
-	if is := float64(metrics.p50()) / float64(pods.p50()); is > shareOfNative {
-		return fmt.Errorf("a list of the metrics takes %.3f of a list of the pods, more than %.3f; run with --profiles DIR to see where", is, shareOfNative)
-	}
-	return nil
+	return errors.Join(errs...)
 }

@@ -66,11 +66,14 @@ func TestTable(t *testing.T) {
 }
 
 func TestJudge(t *testing.T) {
-	if err := judge(measured(50)); err != nil {
-		t.Errorf("a tenth is as promised, but: %v", err)
+	if err := judge(measured(15)); err != nil {
+		t.Errorf("0.03 of the pods and 0.15 of their metadata is as promised, but: %v", err)
 	}
-	if err := judge(measured(51)); err == nil || !strings.Contains(err.Error(), "0.102") {
-		t.Errorf("judge() = %v, want that it takes 0.102", err)
+	if err := judge(measured(16)); err == nil || !strings.Contains(err.Error(), "0.032 of a list of pods, more than 0.030") {
+		t.Errorf("judge() = %v, want that it takes 0.032 of the pods", err)
+	}
+	if err := judge(measured(26)); err == nil || !strings.Contains(err.Error(), "0.260 of a list of pods, metadata only, more than 0.250") {
+		t.Errorf("judge() = %v, want that it takes 0.26 of the metadata", err)
 	}
 	if err := judge(nil); err == nil {
 		t.Error("nothing measured is no success")
