@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), KUBERNETES=version (test), CI (tests print every result).
-UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/... ./test/monitoring/... ./test/reference/... ./test/python/... ./test/accidents
+UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/... ./test/monitoring/... ./test/reference/... ./test/python/... ./test/soak ./test/accidents
 # They visit every state of small worlds, in step, and are slow under the race detector.
 MODELS := Interleavings|NothingWaitsForEver|NoJobIsTakenForOver|FindsBrokenRules
 INSTANCE := $(if $(NAME),--name $(NAME))
