@@ -173,3 +173,21 @@ func repository() (string, error) {
 	}
 	return "", errors.New("this is no checkout of github.com/callguard/callguard; run it from inside one")
 }
+
+// AdapterMetrics reads an adapter's own metrics, as an administrator.
+func (l *Lab) AdapterMetrics(ctx context.Context, a *Adapter) (Metrics, error) {
+	config, err := l.Direct(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, err
+	}
+	defer client.CloseIdleConnections()
+	text, err := read(ctx, client, config.Host+"/metrics")
+	if err != nil {
+		return nil, err
+	}
+	return parseMetrics(text)
+}

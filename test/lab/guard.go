@@ -219,13 +219,18 @@ func (g *Guard) Metrics(ctx context.Context) (Metrics, error) {
 }
 
 func (g *Guard) get(ctx context.Context, path string) (string, error) {
+	return read(ctx, http.DefaultClient, g.url+path)
+}
+
+// read asks a program for a page.
+func read(ctx context.Context, client *http.Client, url string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.url+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
 	}
-	answer, err := http.DefaultClient.Do(req)
+	answer, err := client.Do(req)
 	if err != nil {
 		return "", err
 	}
@@ -235,7 +240,7 @@ func (g *Guard) get(ctx context.Context, path string) (string, error) {
 		return "", err
 	}
 	if answer.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("%s answers %s: %s", path, answer.Status, body)
+		return "", fmt.Errorf("%s answers %s: %s", url, answer.Status, body)
 	}
 	return string(body), nil
 }
