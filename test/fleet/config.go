@@ -123,6 +123,9 @@ type GateProcess interface {
 	// Stop asks it to end, Kill does not ask. Both wait until it has ended, and are fine if it has.
 	Stop() error
 	Kill() error
+	// Pause holds it: it does nothing, and nobody is told. Continue lets it go on. Kill ends it also then.
+	Pause() error
+	Continue() error
 	// Done is closed when it has ended.
 	Done() <-chan struct{}
 }

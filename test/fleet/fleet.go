@@ -295,18 +295,32 @@ func (f *Fleet) Kill(pod types.NamespacedName) error {
 
 // KillGate crashes the gate of a pod, as SIGKILL would. It starts again after a second, with the files it had.
 func (f *Fleet) KillGate(pod types.NamespacedName) error {
-	f.mu.Lock()
-	var gate *sidecar
-	for uid, p := range f.processes {
-		if f.alive[uid] && p.pod.Namespace == pod.Namespace && p.pod.Name == pod.Name {
-			gate = f.sidecars[uid]
-		}
-	}
-	f.mu.Unlock()
-	if gate == nil {
-		return fmt.Errorf("cannot kill the gate of pod %s: it has none; set its annotation %s", pod, GateAnnotation)
+	gate, err := f.gateOf(pod)
+	if err != nil {
+		return fmt.Errorf("cannot kill %w", err)
 	}
 	return gate.kill()
+}
+
+// PauseGate holds the gate of a pod, as a machine does that has no time for it: its connections stay, and say nothing. It goes on
+// with resume, which is fine with a gate that has ended meanwhile.
+func (f *Fleet) PauseGate(pod types.NamespacedName) (resume func() error, err error) {
+	gate, err := f.gateOf(pod)
+	if err != nil {
+		return nil, fmt.Errorf("cannot pause %w", err)
+	}
+	return gate.pause()
+}
+
+func (f *Fleet) gateOf(pod types.NamespacedName) (*sidecar, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for uid, p := range f.processes {
+		if gate := f.sidecars[uid]; f.alive[uid] && gate != nil && p.pod.Namespace == pod.Namespace && p.pod.Name == pod.Name {
+			return gate, nil
+		}
+	}
+	return nil, fmt.Errorf("the gate of pod %s: it has none; set its annotation %s", pod, GateAnnotation)
 }
 
 // KillNode kills every process of a node, as a power cut would, and says how many there were. No status is written.

@@ -145,6 +145,25 @@ func (s *sidecar) kill() error {
 	return s.process.Kill()
 }
 
+// pause holds the gate's process until resume.
+func (s *sidecar) pause() (resume func() error, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.process
+	if err := p.Pause(); err != nil {
+		return nil, err
+	}
+	return func() error {
+		err := p.Continue()
+		select {
+		case <-p.Done():
+			return nil
+		default:
+			return err
+		}
+	}, nil
+}
+
 // end ends the gate for good: when the pod's agent has exited, or, at once, with the pod or its node.
 func (s *sidecar) end(atOnce bool) {
 	s.mu.Lock()

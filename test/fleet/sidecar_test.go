@@ -26,7 +26,11 @@ type paperGate struct {
 	server *http.Server
 	ended  chan struct{}
 	once   sync.Once
+	held   sync.RWMutex // by Pause: nothing is answered
 }
+
+func (g *paperGate) Pause() error    { g.held.Lock(); return nil }
+func (g *paperGate) Continue() error { g.held.Unlock(); return nil }
 
 func (g *paperGate) Stop() error { return g.Kill() }
 func (g *paperGate) Kill() error {
@@ -56,7 +60,12 @@ func (gs *paperGates) start(_ *corev1.Pod, kind string, args, env []string) (Gat
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(int(gs.readyz.Load())) })
-	g := &paperGate{server: &http.Server{Handler: mux}, ended: make(chan struct{})}
+	g := &paperGate{ended: make(chan struct{})}
+	g.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.held.RLock()
+		defer g.held.RUnlock()
+		mux.ServeHTTP(w, r)
+	})}
 	go func() { _ = g.server.Serve(listener) }()
 	return g, nil
 }
@@ -149,6 +158,16 @@ func TestGateOfAPod(t *testing.T) {
 	gates.readyz.Store(http.StatusServiceUnavailable)
 	eventually(t, "the pod is unready", func() bool { ready, _ := status(); return !ready })
 	gates.readyz.Store(http.StatusOK)
+	eventually(t, "the pod is ready again", func() bool { ready, _ := status(); return ready })
+	resume, err := f.PauseGate(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the pod is unready while its gate says nothing", func() bool { ready, _ := status(); return !ready })
+	if err := resume(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the pod is ready when its gate goes on", func() bool { ready, restarts := status(); return ready && restarts == 0 })
 
 	// The order comes into the file as the kubelet brings it, and stays there under a gate that is killed.
 	order := gates.flag("order-file")
