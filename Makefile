@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-# Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), KUBERNETES=version (test), CI (tests print every result).
+# Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), KUBERNETES=version (test), SEED, DURATION, RATE, FAULTS, REPLAY (soak), CI (tests print every result).
 UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/... ./test/monitoring/... ./test/reference/... ./test/python/... ./test/soak ./test/accidents
 # They visit every state of small worlds, in step, and are slow under the race detector.
 MODELS := Interleavings|NothingWaitsForEver|NoJobIsTakenForOver|FindsBrokenRules
@@ -94,6 +94,11 @@ test: $(if $(KUBERNETES),e2e-version,unit charts e2e) ## Run unit, charts, then 
 model: ## Drive gate and guard through more of their worlds than `make unit` does, about 15 minutes
 	go test -v -count=1 -timeout 30m -run '$(MODELS)' ./pkg/callgate -model 100000
 	go test -v -count=1 -timeout 60m -run '$(MODELS)' ./pkg/guard -model 40000
+
+.PHONY: soak
+soak: ## Play DURATION=10m of calls, disruptions and faults, drawn from SEED=1, RATE=1 calls a second; or REPLAY=file; FAULTS=no leaves out faults (report in _output/soak)
+	go test -v -count=1 -timeout 0 -tags soak -run TestSoak ./test/soak -out $(CURDIR)/_output/soak \
+		$(if $(REPLAY),-replay $(abspath $(REPLAY)),$(if $(SEED),-seed $(SEED)) $(if $(DURATION),-duration $(DURATION)) $(if $(RATE),-rate $(RATE)) $(if $(filter no,$(FAULTS)),-faults=false))
 
 .PHONY: bench
 bench: bench-growth ## Measure how all grows, what reading calls costs at 5,000 pods, and how the guard empties 50 nodes of as many (about 25 minutes; needs root)

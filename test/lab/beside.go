@@ -156,6 +156,14 @@ func (l *Lab) Republish(ctx context.Context) error {
 	if err := l.install(ctx); err != nil {
 		return err
 	}
+	return l.RestartAdapter(ctx)
+}
+
+// RestartAdapter ends the metrics-adapter of the stage, if it still runs, starts it again and leads the APIServices to it.
+func (l *Lab) RestartAdapter(ctx context.Context) error {
+	if err := l.Adapter.Stop(); err != nil {
+		return err
+	}
 	a, err := l.StartAdapter(ctx, l.adapterArgs...)
 	if err != nil {
 		return err

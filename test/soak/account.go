@@ -58,7 +58,7 @@ type CallRecord struct {
 	Stopped bool `json:"stopped,omitempty"`
 	// Crashed says that the schedule killed the agent.
 	Crashed bool `json:"crashed,omitempty"`
-	// Able says that, when the caller gave up, an agent was there that could have answered.
+	// Able says that, when the caller came and for a while after, an agent was there that could have answered.
 	Able bool `json:"able,omitempty"`
 }
 
@@ -105,6 +105,8 @@ type Tail struct {
 	LastCall Offset `json:"lastCall"`
 	// Tail is by how much the drain was longer than its longest call.
 	Tail Offset `json:"tail"`
+	// Fault says that a fault was under way in its tail, such as a guard that was dead.
+	Fault bool `json:"fault,omitempty"`
 }
 
 // Spread is how lengths of time are spread.
@@ -129,18 +131,20 @@ type Account struct {
 	Wrong  []CallRecord `json:"wrong"`
 	Answer Spread       `json:"answer"`
 	Tails  []Tail       `json:"tails"`
-	Tail   Spread       `json:"tail"` // of the drains that ended
+	// Tail is of all drains that ended, Undisturbed of those without a fault in their tail.
+	Tail        Spread `json:"tail"`
+	Undisturbed Spread `json:"undisturbed"`
 	// Undone is how many drains did not end, although there was time.
 	Undone int `json:"undone"`
 }
 
-// Sum accounts for calls and drains.
-func Sum(calls []CallRecord, drains []DrainRecord) Account {
+// Sum accounts for calls, and for drains among the steps that were done.
+func Sum(calls []CallRecord, drains []DrainRecord, steps []StepRecord) Account {
 	a := Account{Calls: len(calls), Outcomes: map[Outcome]int{}, Most: mostAtOnce(calls)}
 	for _, o := range Outcomes() {
 		a.Outcomes[o] = 0
 	}
-	var answers, tails []Offset
+	var answers, tails, undisturbed []Offset
 	for _, c := range calls {
 		outcome := c.Outcome()
 		a.Outcomes[outcome]++
@@ -162,23 +166,26 @@ func Sum(calls []CallRecord, drains []DrainRecord) Account {
 		}
 	}
 	for _, d := range drains {
-		tail := tailOf(d, calls)
+		tail := tailOf(d, calls, steps)
 		a.Tails = append(a.Tails, tail)
 		switch {
 		case d.Done:
 			tails = append(tails, tail.Tail)
+			if !tail.Fault {
+				undisturbed = append(undisturbed, tail.Tail)
+			}
 		case !d.Cut:
 			a.Undone++
 		}
 	}
 	slices.SortStableFunc(a.Wrong, func(x, y CallRecord) int { return cmp.Compare(x.Ended, y.Ended) })
 	slices.SortStableFunc(a.Tails, func(x, y Tail) int { return cmp.Compare(x.Began, y.Began) })
-	a.Answer, a.Tail = spreadOf(answers), spreadOf(tails)
+	a.Answer, a.Tail, a.Undisturbed = spreadOf(answers), spreadOf(tails), spreadOf(undisturbed)
 	return a
 }
 
-// tailOf finds the calls that kept a drain.
-func tailOf(d DrainRecord, calls []CallRecord) Tail {
+// tailOf finds the calls that kept a drain, and whether a fault came after them.
+func tailOf(d DrainRecord, calls []CallRecord, steps []StepRecord) Tail {
 	t := Tail{DrainRecord: d, LastCall: d.Began}
 	for _, c := range calls {
 		if c.Node == d.Node && c.Began < d.Ended && c.Ended > d.Began {
@@ -187,6 +194,9 @@ func tailOf(d DrainRecord, calls []CallRecord) Tail {
 		}
 	}
 	t.Tail = max(0, d.Ended-t.LastCall)
+	t.Fault = slices.ContainsFunc(steps, func(s StepRecord) bool {
+		return s.Fault() && !s.Passed && s.At < d.Ended && s.Ended > t.LastCall
+	})
 	return t
 }
 

@@ -77,6 +77,10 @@ func TestSum(t *testing.T) {
 		{Node: "node-4", Began: seconds(55), Ended: seconds(56), Cut: true, Tries: 1},
 		{Node: "node-1", Began: seconds(10), Ended: seconds(48), Done: true, Tries: 1},
 		{Node: "node-3", Began: seconds(20), Ended: seconds(24), Done: true, Tries: 2},
+	}, []StepRecord{
+		{Step: Step{At: seconds(21), Kind: KillGuard}, Ended: seconds(22)},
+		{Step: Step{At: seconds(41), Kind: RollOut}, Ended: seconds(42)},
+		{Step: Step{At: seconds(43), Kind: KillGate}, Ended: seconds(43), Passed: true},
 	})
 	want := Account{
 		Calls: 5, Outcomes: map[Outcome]int{Completed: 2, EndedByCaller: 0, Dropped: 1, LostWithAgent: 0, Unanswered: 2},
@@ -85,12 +89,13 @@ func TestSum(t *testing.T) {
 		Answer: Spread{Count: 3, Median: seconds(2), P90: seconds(20), P99: seconds(20), Most: seconds(20)},
 		Tails: []Tail{
 			{DrainRecord: DrainRecord{Node: "node-1", Began: seconds(10), Ended: seconds(48), Done: true, Tries: 1}, Calls: 1, LastCall: seconds(40), Tail: seconds(8)},
-			{DrainRecord: DrainRecord{Node: "node-3", Began: seconds(20), Ended: seconds(24), Done: true, Tries: 2}, LastCall: seconds(20), Tail: seconds(4)},
+			{DrainRecord: DrainRecord{Node: "node-3", Began: seconds(20), Ended: seconds(24), Done: true, Tries: 2}, LastCall: seconds(20), Tail: seconds(4), Fault: true},
 			{DrainRecord: DrainRecord{Node: "node-2", Began: seconds(50), Ended: seconds(52), Tries: 1}, Calls: 1, LastCall: seconds(60)},
 			{DrainRecord: DrainRecord{Node: "node-4", Began: seconds(55), Ended: seconds(56), Cut: true, Tries: 1}, LastCall: seconds(55), Tail: seconds(1)},
 		},
-		Tail:   Spread{Count: 2, Median: seconds(4), P90: seconds(8), P99: seconds(8), Most: seconds(8)},
-		Undone: 1,
+		Tail:        Spread{Count: 2, Median: seconds(4), P90: seconds(8), P99: seconds(8), Most: seconds(8)},
+		Undisturbed: Spread{Count: 1, Median: seconds(8), P90: seconds(8), P99: seconds(8), Most: seconds(8)},
+		Undone:      1,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the account is wrong (-want +got):\n%s", diff)
@@ -115,7 +120,7 @@ func TestTailOfADrain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if got := tailOf(drain, []CallRecord{tc.call}).Tail; got != tc.want {
+			if got := tailOf(drain, []CallRecord{tc.call}, nil).Tail; got != tc.want {
 				t.Errorf("%s The tail is %s; want %s", tc.reason, got, tc.want)
 			}
 		})

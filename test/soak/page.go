@@ -63,8 +63,8 @@ type timeLine struct {
 }
 
 type tick struct {
-	X    float64
-	Text string
+	X            float64
+	Text, Anchor string
 }
 
 type area struct{ Name, Class, Points string }
@@ -139,8 +139,9 @@ func (r Report) ticks() []tick {
 	var list []tick
 	for n := range ticks + 1 {
 		at := r.Lasted * Offset(n) / ticks
-		list = append(list, tick{X: r.x(at), Text: time.Duration(at).Round(time.Second).String()})
+		list = append(list, tick{X: r.x(at), Text: time.Duration(at).Round(time.Second).String(), Anchor: "middle"})
 	}
+	list[ticks].Anchor = "end" // else it is cut off
 	return list
 }
 
@@ -224,6 +225,9 @@ func (r Report) drainChart() drainChart {
 		line := drainRow{
 			Y: y, TextY: y + row - 4, X: begin, Held: last - begin, TailX: last, Tail: max(1, end-last), Name: d.Node, Done: d.Done,
 			Title: fmt.Sprintf("%s from %s to %s, %s, the last until %s, then %s more", d.Node, short(d.Began), short(d.Ended), many(d.Calls, "call"), short(d.LastCall), short(d.Tail)),
+		}
+		if d.Fault {
+			line.Title += ", with a fault in that time"
 		}
 		if !d.Done {
 			line.Title += "; it did not end"

@@ -37,7 +37,7 @@ func aRun() Report {
 	for n := range 10 {
 		r.Usage = append(r.Usage, Usage{At: seconds(float64(60 * n)), Process: "metrics-adapter 7001", Memory: 30 << 20, Goroutines: 50 + float64(n)})
 	}
-	r.Account = Sum(r.Calls, []DrainRecord{{Node: "node-1", Began: seconds(30), Ended: seconds(108), Done: true, Tries: 1}, {Node: "node-2", Began: seconds(300), Ended: seconds(640), Tries: 1}})
+	r.Account = Sum(r.Calls, []DrainRecord{{Node: "node-1", Began: seconds(30), Ended: seconds(108), Done: true, Tries: 1}, {Node: "node-2", Began: seconds(300), Ended: seconds(640), Tries: 1}}, r.Steps)
 	r.Failures, r.Slopes, r.Replay = r.Account.Judge(), Slopes(r.Usage), "replay-42.json"
 	return r
 }
@@ -88,11 +88,11 @@ func TestPage(t *testing.T) {
 		"completed 1", "dropped 1", "unanswered 1",
 		"2 processors, linux/amd64, go1.26, Kubernetes v1.36.0",
 		"Nodes and agents' processes are simulated",
-		"a drain beyond its longest call 1 8s 8s 8s 8s",
+		"a drain beyond its longest call 1 8s 8s 8s 8s", "of those without a fault in that time 0 0s",
 		"1 disruption and 1 fault; passed over, because they could not be done then: 1 and 0",
 		"drain at 30s, until 1m50s; node-1",
 		"guard that leads killed at 1m30s",
-		"node-1 from 30s to 1m48s, 1 call, the last until 1m40s, then 8s more",
+		"node-1 from 30s to 1m48s, 1 call, the last until 1m40s, then 8s more, with a fault in that time",
 		"node-2, not ended",
 		"metrics-adapter 7001: up to 30 MiB and 59 goroutines; +0.0 MiB and +60.0 goroutines an hour, over 8m0s",
 		"drain-guard 7000: up to 44 MiB and 66 goroutines; it was seen too shortly for a slope",
@@ -139,7 +139,7 @@ func TestGoodPage(t *testing.T) {
 	t.Parallel()
 	r := aRun()
 	r.Calls = r.Calls[:1]
-	r.Account = Sum(r.Calls, nil)
+	r.Account = Sum(r.Calls, nil, nil)
 	r.Failures, r.Replay = r.Account.Judge(), ""
 	page, err := r.Page()
 	if err != nil {
@@ -186,7 +186,7 @@ func TestJudge(t *testing.T) {
 	t.Parallel()
 	lost := CallRecord{Answered: true, Length: seconds(20), Ended: seconds(3), Cause: "agent process crashed", Crashed: true}
 	unable := CallRecord{Length: seconds(20), Ended: seconds(60)}
-	if wrong := Sum([]CallRecord{lost, unable}, nil).Judge(); len(wrong) > 0 {
+	if wrong := Sum([]CallRecord{lost, unable}, nil, nil).Judge(); len(wrong) > 0 {
 		t.Errorf("a call lost with an agent that was killed, and one without any agent, fail a run: %v", wrong)
 	}
 	want := []string{"1 of 3 calls dropped", "1 caller gave up although an agent could have answered", "1 of 2 drains did not end"}

@@ -57,6 +57,9 @@ func (s Schedule) Validate() error {
 	if s.Duration <= 0 || s.Duration > Offset(longest) {
 		wrong("duration is %s; use up to %s, such as 10m", s.Duration, longest)
 	}
+	if s.Rate < slowest || s.Rate > fastest {
+		wrong("rate is %g calls a second; use %g to %g, such as 1", s.Rate, slowest, fastest)
+	}
 	for i, c := range s.Calls {
 		if c.At < 0 || c.Length <= 0 || c.At+c.Length > s.Duration {
 			wrong("call %d is from %s for %s; it must be within the duration of %s", i, c.At, c.Length, s.Duration)
@@ -79,7 +82,7 @@ func (s Schedule) Validate() error {
 
 // validate reports the first mistake of a step.
 func (s Step) validate(duration Offset, kinds []Kind) error {
-	about := []Kind{RollOut, RollOutBad, ScaleUp, ScaleDown, DeletePods, KillGate, KillAgent}
+	about := []Kind{RollOut, RollOutBad, ScaleUp, ScaleDown, DeletePods, KillGate, HoldGate, KillAgent}
 	switch {
 	case !slices.Contains(kinds, s.Kind):
 		return fmt.Errorf("kind is %q; use one of %q", s.Kind, kinds)
@@ -87,7 +90,7 @@ func (s Step) validate(duration Offset, kinds []Kind) error {
 		return fmt.Errorf("it is at %s; it must be within the duration of %s", s.At, duration)
 	case slices.Contains(about, s.Kind) != slices.Contains(Workloads(), s.Workload):
 		return fmt.Errorf("the workload of a %q is %q; use one of %q where it is about one, else leave it out", s.Kind, s.Workload, Workloads())
-	case s.Kind == KillGate && !slices.Contains(Gated(), s.Workload):
+	case (s.Kind == KillGate || s.Kind == HoldGate) && !slices.Contains(Gated(), s.Workload):
 		return fmt.Errorf("workload %q has no gate; use one of %q", s.Workload, Gated())
 	case s.Node < 0 || s.Node >= Nodes:
 		return fmt.Errorf("node is %d; use 0 to %d", s.Node, Nodes-1)

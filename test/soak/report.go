@@ -105,8 +105,9 @@ func (a Account) String() string {
 	}
 	return fmt.Sprintf("%s, %d at once at most: %s; %d answered after more than %s; answered within %s (half), %s (99 of 100), %s (all)\n",
 		many(a.Calls, "call"), a.Most, strings.Join(outcomes, ", "), a.Late, short(LateAfter), short(a.Answer.Median), short(a.Answer.P99), short(a.Answer.Most)) +
-		fmt.Sprintf("%s ended, %d did not; longer than their longest call by %s (half), %s (99 of 100), %s (all)",
-			many(a.Tail.Count, "drain"), a.Undone, short(a.Tail.Median), short(a.Tail.P99), short(a.Tail.Most))
+		fmt.Sprintf("%s ended, %d did not; longer than their longest call by %s (half), %s (99 of 100), %s (all); the %d without a fault in that time by %s, %s, %s",
+			many(a.Tail.Count, "drain"), a.Undone, short(a.Tail.Median), short(a.Tail.P99), short(a.Tail.Most),
+			a.Undisturbed.Count, short(a.Undisturbed.Median), short(a.Undisturbed.P99), short(a.Undisturbed.Most))
 }
 
 // many is a number of things.

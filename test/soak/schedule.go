@@ -53,6 +53,7 @@ const (
 	HoldAdapter Kind = "adapter paused"
 	StopAdapter Kind = "adapter restarted"
 	KillGate    Kind = "gate killed"
+	HoldGate    Kind = "gate paused"
 	KillAgent   Kind = "agent killed"
 	SlowLiveKit Kind = "LiveKit slow"
 )
@@ -64,7 +65,7 @@ func Disruptions() []Kind {
 
 // Faults lists the kinds of steps that nobody wants.
 func Faults() []Kind {
-	return []Kind{KillGuard, PauseGuard, StopGuard, KillAdapter, HoldAdapter, StopAdapter, KillGate, KillAgent, SlowLiveKit}
+	return []Kind{KillGuard, PauseGuard, StopGuard, KillAdapter, HoldAdapter, StopAdapter, KillGate, HoldGate, KillAgent, SlowLiveKit}
 }
 
 // The workloads of a run: agents with the protocol and the timing of both SDKs, with and without call-gate.
@@ -83,9 +84,9 @@ func Gated() []string { return []string{PythonGated, NodeGated} }
 
 const (
 	// Nodes is how many nodes a stage has.
-	Nodes = 16
+	Nodes = 10
 	// LeastNodes is how many of them stay open at any time.
-	LeastNodes = 5
+	LeastNodes = 4
 	// Replicas is what each workload begins with.
 	Replicas = 3
 
@@ -143,6 +144,8 @@ type Options struct {
 	Duration time.Duration
 	// Rate is how many calls begin in a second, on average.
 	Rate float64
+	// NoFaults leaves out the faults. Processes then live for the whole run, which shows what they take over time.
+	NoFaults bool
 }
 
 // Validate reports every mistake at once, each with a value that would work.
@@ -163,12 +166,15 @@ func Draw(o Options) (Schedule, error) {
 	if err := o.Validate(); err != nil {
 		return Schedule{}, err
 	}
-	return Schedule{
+	s := Schedule{
 		Seed: o.Seed, Duration: Offset(o.Duration), Rate: o.Rate,
 		Calls:       drawCalls(dice{rand.New(rand.NewPCG(o.Seed, 1))}, o),
 		Disruptions: drawSteps(dice{rand.New(rand.NewPCG(o.Seed, 2))}, o.Duration, between, Disruptions()),
-		Faults:      drawSteps(dice{rand.New(rand.NewPCG(o.Seed, 3))}, o.Duration, betweenFault, Faults()),
-	}, nil
+	}
+	if !o.NoFaults {
+		s.Faults = drawSteps(dice{rand.New(rand.NewPCG(o.Seed, 3))}, o.Duration, betweenFault, Faults())
+	}
+	return s, nil
 }
 
 // dice draws what schedules are made of.
@@ -253,6 +259,9 @@ func drawStep(d dice, kind Kind) Step {
 		lasts(5*time.Second, 15*time.Second)
 	case KillGate:
 		s.Workload, s.Pick = d.of(Gated()), d.IntN(1000)
+	case HoldGate:
+		s.Workload, s.Pick = d.of(Gated()), d.IntN(1000)
+		lasts(3*time.Second, 10*time.Second)
 	case KillAgent:
 		s.Workload, s.Pick = d.of(Workloads()), d.IntN(1000)
 	case PauseGuard, HoldAdapter:

@@ -49,6 +49,19 @@ func TestMoreCallsChangeNoStep(t *testing.T) {
 	}
 }
 
+func TestNoFaults(t *testing.T) {
+	t.Parallel()
+	s, err := Draw(Options{Seed: 3, Duration: 10 * time.Minute, Rate: 1, NoFaults: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := draw(t, 3, 10*time.Minute)
+	want.Faults = nil
+	if diff := cmp.Diff(want, s); diff != "" {
+		t.Errorf("without faults the rest of the schedule is another one:\n%s", diff)
+	}
+}
+
 func TestScheduleHasEverything(t *testing.T) {
 	t.Parallel()
 	for _, duration := range []time.Duration{time.Minute, 2 * time.Minute, 10 * time.Minute, time.Hour} {

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build soak
+
+package soak
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/callguard/callguard/test/lab"
+)
+
+//nolint:gochecknoglobals // flags of the test
+var (
+	seed     = flag.Uint64("seed", 1, "which schedule to draw")
+	duration = flag.Duration("duration", 10*time.Minute, "how long the schedule is")
+	rate     = flag.Float64("rate", 1, "how many calls begin in a second, on average")
+	faults   = flag.Bool("faults", true, "have faults, and not disruptions only")
+	replay   = flag.String("replay", "", "play this file, which a run wrote, instead of drawing a schedule")
+	out      = flag.String("out", filepath.Join("..", "..", "_output", "soak"), "the folder of reports and replays")
+)
+
+const (
+	// setUpWithin is how long the stage may take, with programs that are built, and settleWithin the drains that are left when the
+	// last call is over.
+	setUpWithin, settleWithin = 10 * time.Minute, 5 * time.Minute
+	// lastly is for the report, and to clear the stage.
+	lastly = 5 * time.Minute
+)
+
+// TestSoak plays a schedule. It ends by itself, at the first dropped call or when all drains are over, and takes all its
+// processes with it.
+func TestSoak(t *testing.T) {
+	schedule, err := theSchedule()
+	if err != nil {
+		t.Fatal(err)
+	}
+	most := setUpWithin + time.Duration(schedule.Duration) + answerWithin + 2*settleWithin + lastly
+	if deadline, bounded := t.Deadline(); bounded && time.Until(deadline) < most {
+		t.Fatalf("the run may take %s, and go test ends it after %s; add -timeout %s", most, time.Until(deadline).Round(time.Second), most)
+	}
+	dir, err := filepath.Abs(*out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	rest.SetDefaultWarningHandler(rest.NoWarnings{}) // the policies' advice, with each change
+	stage, err := lab.Open(ctx, lab.Options{
+		Name: lab.InstanceName("soak"), Nodes: Nodes, MaxJobs: maxJobs(schedule), Seed: schedule.Seed, Progress: os.Stderr,
+		Guard: true, GuardArgs: guardArgs(),
+	})
+	if err != nil {
+		t.Fatalf("cannot set the stage: %v", err)
+	}
+	defer func() {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastly)
+		defer cancel()
+		if err := stage.Close(last); err != nil {
+			t.Errorf("cannot clear the stage: %v", err)
+		}
+	}()
+	p := newPlayer(t, stage, schedule)
+	if err := p.prepare(ctx); err != nil {
+		t.Fatalf("the agents cannot take calls: %v", err)
+	}
+	p.play(ctx)
+	report := p.report(dir)
+	data, page, err := report.Write(dir, fmt.Sprintf("soak-%d", schedule.Seed))
+	if err != nil {
+		t.Error(err)
+	}
+	t.Logf("%s\nreport: %s\n        %s", report.Account, data, page)
+	for _, failure := range report.Failures {
+		t.Error(failure)
+	}
+	if report.Replay != "" {
+		t.Errorf("to play again what led to it: make soak REPLAY=%s", report.Replay)
+	}
+}
+
+// theSchedule draws what the flags ask for, or reads it.
+func theSchedule() (Schedule, error) {
+	if *replay != "" {
+		return Read(*replay)
+	}
+	return Draw(Options{Seed: *seed, Duration: *duration, Rate: *rate, NoFaults: !*faults})
+}
+
+// report accounts for the run. A replay is written if a call was dropped.
+func (p *player) report(dir string) Report {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.schedule
+	r := Report{
+		Began: p.zero.UTC().Truncate(time.Second), Seed: s.Seed, Rate: s.Rate, From: s.From, Duration: s.Duration, Lasted: p.lasted,
+		Machine: Machine{System: runtime.GOOS + "/" + runtime.GOARCH, Processors: runtime.NumCPU(), Go: runtime.Version()},
+		Steps:   p.steps, Pods: p.pods, Usage: p.usage, Calls: p.calls,
+	}
+	if version, err := p.stage.Client.Discovery().ServerVersion(); err == nil {
+		r.Machine.Kubernetes = version.GitVersion
+	}
+	r.Account, r.Slopes = Sum(p.calls, p.drains, p.steps), Slopes(p.usage)
+	r.Failures = append(r.Account.Judge(), p.failures...)
+	if p.dropped == nil {
+		return r
+	}
+	path := filepath.Join(dir, fmt.Sprintf("replay-%d.json", s.Seed))
+	if err := errors.Join(os.MkdirAll(dir, 0o755), s.Replay(p.dropped.Ended).Write(path)); err != nil {
+		r.Failures = append(r.Failures, err.Error())
+		return r
+	}
+	r.Replay = path
+	return r
+}
+
+// leaks looks for what is not for everybody in what callguard said meanwhile.
+func (p *player) leaks(ctx context.Context) error {
+	found, read, err := p.stage.Leaks(ctx)
+	if err == nil && (len(found) > 0 || read == 0) {
+		err = fmt.Errorf("of %d texts that callguard said, these tell what is not for everybody:\n%s", read, strings.Join(found, "\n"))
+	}
+	return err
+}
