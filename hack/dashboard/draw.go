@@ -23,7 +23,11 @@ const (
 	letter      = 6.4 // width of one, in pixels
 )
 
-var colours = []string{"#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#c8f2c2"}
+// colour is that of the nth line of a graph, in Grafana's order.
+func colour(n int) string {
+	all := [...]string{"#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#c8f2c2"}
+	return all[n%len(all)]
+}
 
 // Draw asks a Prometheus for the panels of a dashboard's upper part, and returns an SVG of them as they were at a time.
 // rows is how many rows of Grafana's grid are drawn.
@@ -175,13 +179,12 @@ func (g graph) curves(b *strings.Builder, width, height int) {
 	}
 	edge := float64(left)
 	for i, l := range g.lines {
-		colour := colours[i%len(colours)]
-		_, _ = fmt.Fprintf(b, "<path d=%q fill=\"none\" stroke=%q stroke-width=\"1.5\"/>\n", path(l.points, x, y), colour)
+		_, _ = fmt.Fprintf(b, "<path d=%q fill=\"none\" stroke=%q stroke-width=\"1.5\"/>\n", path(l.points, x, y), colour(i))
 		size := float64(len(l.name))*letter + 26
 		if l.name == "" || edge+size > right {
 			continue // as much of the legend as there is room for
 		}
-		_, _ = fmt.Fprintf(b, "<path d=\"M%.1f %dh12\" stroke=%q stroke-width=\"3\"/>\n", edge, height-12, colour)
+		_, _ = fmt.Fprintf(b, "<path d=\"M%.1f %dh12\" stroke=%q stroke-width=\"3\"/>\n", edge, height-12, colour(i))
 		text(b, edge+16, float64(height-8), "", l.name)
 		edge += size
 	}
