@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,7 +26,6 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/fair"
 	"github.com/callguard/callguard/pkg/pods"
-	"github.com/callguard/callguard/pkg/verdict"
 )
 
 const (
@@ -35,11 +33,6 @@ const (
 	// after the other, five hundred take longer than what was read of them may be believed.
 	workers = 8
 	writers = 16
-	// A look sets pods aside for asideFor, or asideShare times as long as looking took. The next one goes on, and lets go
-	// first who may go meanwhile: of thousands that are to go, the first shall not wait until the last is aside.
-	asideFor   = 500 * time.Millisecond
-	asideShare = 3
-	goesOn     = time.Millisecond
 	// again is how soon a workload is looked at again while something wants a pod of it to go.
 	again = time.Second
 	// forgetEvery is how often complaints are dropped about what is gone.
@@ -356,7 +349,6 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 		g.notEnabled(key)
 		return 0, nil
 	}
-	began := g.now()
 	was, err := g.cluster.cached(key)
 	if err != nil {
 		return 0, err
@@ -385,20 +377,10 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 			plan = g.plan(ctx, s, w)
 		}
 	}
-	asides := began.Add(max(asideFor, asideShare*g.now().Sub(began)))
 	err = g.each(len(plan.released), func(i int) error { return g.collect(ctx, w, plan.released[i]) })
-	order, left := plan.order(), atomic.Bool{}
-	err = errors.Join(err, g.each(len(order), func(i int) error {
-		if order[i].verdict.Outcome == verdict.SetAside && g.now().After(asides) {
-			left.Store(true)
-			return nil
-		}
-		return g.act(ctx, s, w, order[i])
-	}))
+	order := plan.order()
+	err = errors.Join(err, g.each(len(order), func(i int) error { return g.act(ctx, s, w, order[i]) }))
 	g.report.judged(w, plan.judged)
-	if left.Load() {
-		return goesOn, err
-	}
 	return plan.again, err
 }
 

@@ -7,12 +7,10 @@ import (
 	"testing"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -168,43 +166,5 @@ func TestWhoMayGoGoesFirst(t *testing.T) {
 	}
 	if len(steps) < 3 || steps[0] != "z" || steps[1] != "ended" || steps[2] != "a0" {
 		t.Errorf("the pods were written in this order: %v", steps)
-	}
-}
-
-// TestOfManyTheFirstNeedNotWait has hundreds of pods to be set aside, each in 10 ms: a look does as many as there is time
-// for, and the next one goes on, and can let go first who may go by then.
-func TestOfManyTheFirstNeedNotWait(t *testing.T) {
-	const many = 120
-	all := intstr.FromString("100%")
-	surge := func(o metav1.Object) { o.(*appsv1.Deployment).Spec.Strategy.RollingUpdate.MaxSurge = &all }
-	objects := []runtime.Object{enabledNamespace(), lockingBudget(), newNode(true), newDeployment("web", many, surge), newReplicaSet("1", many)}
-	for i := range many {
-		objects = append(objects, webPod(fmt.Sprintf("a%03d", i)))
-	}
-	clock := &moving{}
-	g, client := newGuardBy(t, clock.now, objects...)
-	idle := hearsay(func(*call.Pod) call.Reading { return call.Known(0, clock.now()) })
-	g.readings.witnesses, g.writers = map[call.Witness]Witness{call.Rooms: idle, call.Worker: idle}, 1
-	client.PrependReactor("patch", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
-		clock.advance(10 * time.Millisecond)
-		return false, nil, nil
-	})
-	aside := 0
-	for look := 1; aside < many; look++ {
-		client.ClearActions()
-		after, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		written := 0
-		for _, action := range client.Actions() {
-			if action.Matches("patch", "pods") {
-				written++
-			}
-		}
-		aside += written
-		if written == 0 || written > 52 || aside < many && after != goesOn {
-			t.Fatalf("look %d sets %d pods aside, %d in all, and the next one is after %s", look, written, aside, after)
-		}
 	}
 }
