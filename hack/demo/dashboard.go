@@ -28,7 +28,7 @@ type dashboardPicture struct {
 	from, to   time.Time
 }
 
-// newDashboard starts a Prometheus that asks the stage's metrics-adapter.
+// newDashboard starts a Prometheus that asks the stage's metrics-adapter. It is to be closed also when that fails.
 func newDashboard(ctx context.Context, file string, stage *lab.Lab) (*dashboardPicture, error) {
 	d := &dashboardPicture{file: file, from: time.Now()}
 	if file == "" {
@@ -36,14 +36,14 @@ func newDashboard(ctx context.Context, file string, stage *lab.Lab) (*dashboardP
 	}
 	ports, err := local.FreePorts(1)
 	if err != nil {
-		return nil, err
+		return d, err
 	}
 	if d.prometheus, err = dashboard.Start(ctx, ports[0]); err != nil {
-		return nil, err
+		return d, err
 	}
 	config, err := stage.Direct(ctx, stage.Adapter)
 	if err != nil {
-		return nil, err
+		return d, err
 	}
 	return d, d.prometheus.Add(ctx, dashboard.Scrape{
 		Name: "metrics-adapter", Address: fmt.Sprintf("127.0.0.1:%d", stage.Adapter.Port),

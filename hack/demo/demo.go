@@ -47,10 +47,10 @@ func command(ctx context.Context, args []string, stdin, stdout *os.File, stderr 
 		}
 	}()
 	d, err := newDashboard(ctx, o.dashboard, stage)
+	defer func() { err = errors.Join(err, d.close()) }()
 	if err != nil {
 		return interruptedOr(ctx, err)
 	}
-	defer func() { err = errors.Join(err, d.close()) }()
 	_, _ = fmt.Fprintln(progress, "starting the first agent and its autoscaler")
 	w, err := newWatch(stage)
 	if err != nil {
