@@ -13,6 +13,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
 	"github.com/callguard/callguard/hack/cluster/local"
@@ -188,23 +189,18 @@ func (p *player) nobodyOnTheWay(ctx context.Context, workload string) error {
 
 // killGate kills the gate of a pod that has a job, if there is one.
 func (p *player) killGate(ctx context.Context, s Step) (string, error) {
-	p.next[s.Workload].Lock()
-	defer p.next[s.Workload].Unlock()
-	if err := p.nobodyOnTheWay(ctx, s.Workload); err != nil {
-		return "", err
-	}
-	a, ok := p.pick(s)
-	if !ok {
-		return "", passedOver("there is no agent")
-	}
-	if err := p.stage.Fleet.KillGate(a.Pod); err != nil {
-		return "", passedOver(err.Error()) // its pod has just gone
-	}
-	return fmt.Sprintf("%s, under %s", a.Pod.Name, many(jobs(a), "job")), nil
+	return p.atGate(ctx, s, func(pod types.NamespacedName) (func() error, error) {
+		return func() error { return nil }, p.stage.Fleet.KillGate(pod)
+	})
 }
 
 // holdGate pauses the gate of such a pod. Nobody dials its workload until it goes on.
 func (p *player) holdGate(ctx context.Context, s Step) (string, error) {
+	return p.atGate(ctx, s, p.stage.Fleet.PauseGate)
+}
+
+// atGate does something to the gate of a pod, and ends it after the step's time, while nobody dials its workload.
+func (p *player) atGate(ctx context.Context, s Step, do func(types.NamespacedName) (end func() error, err error)) (string, error) {
 	p.next[s.Workload].Lock()
 	defer p.next[s.Workload].Unlock()
 	if err := p.nobodyOnTheWay(ctx, s.Workload); err != nil {
@@ -214,12 +210,12 @@ func (p *player) holdGate(ctx context.Context, s Step) (string, error) {
 	if !ok {
 		return "", passedOver("there is no agent")
 	}
-	resume, err := p.stage.Fleet.PauseGate(a.Pod)
+	end, err := do(a.Pod)
 	if err != nil {
 		return "", passedOver(err.Error()) // its pod has just gone
 	}
 	p.pause(ctx, s.For)
-	return fmt.Sprintf("%s, under %s", a.Pod.Name, many(jobs(a), "job")), resume()
+	return fmt.Sprintf("%s, under %s", a.Pod.Name, many(jobs(a), "job")), end()
 }
 
 func jobs(a fleet.AgentState) int { return a.ActiveJobs + len(a.Waiting) }
