@@ -39,6 +39,9 @@ type ableAt struct {
 // gate, if it has one, does not say otherwise.
 func (m *member) can() bool { return m.serves() && m.able.why == "" }
 
+// canYet reports the same of a pod that is set aside: it takes calls until it drains.
+func (m *member) canYet() bool { return m.servesYet() && m.able.why == "" }
+
 // gated reports whether a pod has a gate, which says whether it can take calls.
 func gated(pod *corev1.Pod, p *call.Pod) bool {
 	return pod.Annotations[call.GatePortAnnotation] != "" || p.Asks(call.Gate)
@@ -98,7 +101,7 @@ func (g *Guard) askGatesNow(ctx context.Context, w *workload) {
 	var group errgroup.Group
 	group.SetLimit(readers)
 	for _, m := range w.members {
-		if m.gated && m.serves() && !m.unlocked() {
+		if m.gated && (m.serves() || m.servesYet()) && !m.unlocked() {
 			group.Go(func() error { g.gates.renew(ctx, m.askable()); return nil })
 		}
 	}

@@ -14,10 +14,11 @@ import (
 type part int
 
 const (
-	noPart  part = iota
-	isAble       // it can take calls
-	isStuck      // it cannot, and waits to be replaced itself
-	isAside      // it is aside because of its node
+	noPart    part = iota
+	isAble         // it can take calls
+	isStuck        // it cannot, and waits to be replaced itself
+	isAside        // it is aside because of its node, and takes no calls any more
+	isLeaving      // it is aside because of its node, and takes calls until it drains
 	parts
 )
 
@@ -59,6 +60,8 @@ func (m *member) part(inPlace bool) part {
 	switch {
 	case m.can() && (inPlace || !m.ending):
 		return isAble
+	case m.aside && m.marked.Intent.OfNode() && m.canYet() && !m.ending:
+		return isLeaving
 	case m.aside && m.marked.Intent.OfNode() && !m.Terminating:
 		return isAside
 	case !m.aside && m.wanted && !m.Terminating && m.State == call.Serving:
@@ -77,14 +80,15 @@ func (c *company) count(m *member, n int) {
 }
 
 // others counts the pods beside one of them: those that can take calls, those that cannot
-// and wait to be replaced themselves, and those that are aside because of their nodes.
-func (c *company) others(of *member, inPlace bool) (able, stuck, aside int) {
+// and wait to be replaced themselves, those that are aside because of their nodes, and how
+// many of these take calls until they drain.
+func (c *company) others(of *member, inPlace bool) (able, stuck, aside, leaving int) {
 	by := c.by[0]
 	if inPlace {
 		by = c.by[1]
 	}
 	by[of.part(inPlace)]--
-	return c.strangers + by[isAble], by[isStuck], by[isAside]
+	return c.strangers + by[isAble], by[isStuck], by[isAside] + by[isLeaving], by[isLeaving]
 }
 
 // arrived is when the latest of the others that can take calls was first seen.

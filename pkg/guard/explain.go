@@ -180,11 +180,11 @@ func (e Explainer) explain(w *workload, m *member, p plan) Explanation {
 // unsureOf says of a pod that may stop taking calls, because of others that are ready,
 // that the guard asks the gates of these.
 func unsureOf(w *workload, j judgement) []string {
-	if j.verdict.Outcome != verdict.Drain || j.verdict.Rule != (floor.Rule{}).Name() || j.facts.Workload.Able == 0 {
+	if j.verdict.Outcome != verdict.Drain || j.verdict.Rule != (floor.Rule{}).Name() || j.facts.Workload.TakeCalls() == 0 {
 		return nil
 	}
 	for _, m := range w.members {
-		if m != j.member && m.gated && m.serves() {
+		if m != j.member && m.gated && (m.serves() || m.servesYet()) {
 			return []string{"whether the workers of the other pods, such as " + m.Name + ", are registered with LiveKit only the guard knows, which asks their gates; where they are not, a Held Event says why"}
 		}
 	}

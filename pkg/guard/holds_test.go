@@ -226,7 +226,7 @@ func TestStrangers(t *testing.T) {
 			if w.strangers != tc.known {
 				t.Errorf("%s\n%d are known, want %d", tc.reason, w.strangers, tc.known)
 			}
-			if able, _, _ := w.company(noon()).others(w.members[0], false); able != tc.known+len(w.members)-1 {
+			if able, _, _, _ := w.company(noon()).others(w.members[0], false); able != tc.known+len(w.members)-1 {
 				t.Errorf("%s\n%d others can take calls, want %d that are not guarded and the other guarded ones", tc.reason, able, tc.known)
 			}
 		})

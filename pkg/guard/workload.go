@@ -136,8 +136,13 @@ func (s *snapshot) member(pod *corev1.Pod) *member {
 
 // serves reports whether the pod can take calls, as far as Kubernetes knows. One
 // that was unlocked is as good as any.
-func (m *member) serves() bool {
-	return m.ready && m.Running && !m.Terminating && m.draining.IsZero() && (m.State == call.Serving || m.unlocked())
+func (m *member) serves() bool { return m.isUp() && (m.State == call.Serving || m.unlocked()) }
+
+// servesYet reports the same of a pod that is set aside: it takes calls until it drains.
+func (m *member) servesYet() bool { return m.isUp() && m.State == call.Aside }
+
+func (m *member) isUp() bool {
+	return m.ready && m.Running && !m.Terminating && m.draining.IsZero()
 }
 
 // unlocked reports whether the pod is released, and not because somebody wants it gone: by
@@ -366,7 +371,7 @@ func candidate(m *member, wanted bool, calls call.Reading) verdict.Candidate {
 // facts are what a verdict on a member rests on, but for its witnesses.
 func (w *workload) facts(s *snapshot, m *member, all *company, intent call.Mark, now time.Time, limits verdict.Limits) verdict.Facts {
 	inPlace := s.inPlace(m)
-	able, stuck, aside := all.others(m, inPlace != "")
+	able, stuck, aside, leaving := all.others(m, inPlace != "")
 	limits.Settle = max(limits.Settle, m.launchLimit)
 	return verdict.Facts{
 		Now: now, Intent: intent, Chosen: m.chosen,
@@ -375,7 +380,7 @@ func (w *workload) facts(s *snapshot, m *member, all *company, intent call.Mark,
 		},
 		Workload: verdict.Workload{
 			Desired: w.desired, MinAvailable: w.minAvailable, Surge: w.surge, MaxUnavailable: w.maxUnavailable, Recreate: w.recreate,
-			Able: able, Arrived: all.arrived(m), Coming: max(0, w.desired-1-able-stuck), Aside: aside, Unable: all.whyUnable(m),
+			Able: able, Arrived: all.arrived(m), Coming: max(0, w.desired-1-able-stuck), Aside: aside, Leaving: leaving, Unable: all.whyUnable(m),
 		},
 		Deadline: m.deadline,
 		Limits:   limits,

@@ -136,9 +136,16 @@ type Workload struct {
 	// Aside counts the other pods that were set aside because of their nodes, and are
 	// still there. Those that their owner does not want have a bound of their own.
 	Aside int
+	// Leaving counts those of Aside that take calls until they drain, on nodes that do not
+	// go before their calls.
+	Leaving int
 	// Recreate says that its owner wants all old pods gone before any new one.
 	Recreate bool
 }
+
+// TakeCalls counts the other pods that take calls now. One that is set aside does until it
+// drains: of four of which two replacements have come, two may drain.
+func (w Workload) TakeCalls() int { return w.Able + w.Leaving }
 
 // Reading is what one witness says of the pod.
 type Reading struct {

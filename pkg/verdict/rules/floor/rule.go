@@ -32,7 +32,7 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 		return verdict.Verdict{Outcome: verdict.Drain, Why: "its node is lost"}
 	case f.Pod.Unable.Why != "":
 		return verdict.Verdict{Outcome: verdict.Drain, Why: "it can take no call itself: " + f.Pod.Unable.Sentence()}
-	case f.Workload.Able >= f.Floor():
+	case f.Workload.TakeCalls() >= f.Floor():
 		return verdict.Verdict{Outcome: verdict.Drain, Why: "enough other pods can take calls"}
 	case f.Pod.InPlace != "":
 		return verdict.Verdict{Outcome: verdict.Hold, Why: tooFew(f) + ", and it cannot be replaced first: " + f.Pod.InPlace}

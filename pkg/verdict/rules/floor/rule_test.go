@@ -31,6 +31,7 @@ func TestRule(t *testing.T) {
 	inPlace := func(f *verdict.Facts) { f.Pod.State, f.Pod.InPlace = call.Serving, reason }
 	unready := func(f *verdict.Facts) { f.Pod.Ready = false }
 	draining := func(f *verdict.Facts) { f.Pod.State = call.Draining }
+	leaving := func(n int) func(*verdict.Facts) { return func(f *verdict.Facts) { f.Workload.Leaving = n } }
 	minimum := func(n int) func(*verdict.Facts) { return func(f *verdict.Facts) { f.Workload.MinAvailable = n } }
 	desired := func(n int) func(*verdict.Facts) { return func(f *verdict.Facts) { f.Workload.Desired = n } }
 	cases := map[string]struct {
@@ -40,6 +41,8 @@ func TestRule(t *testing.T) {
 	}{
 		"Enough":           {reason: "All that are desired can take calls without it.", facts: facts(call.NodeDrain, 4), want: drain},
 		"OneTooFew":        {reason: "Its replacement is not ready.", facts: facts(call.NodeDrain, 3), want: wait},
+		"LeavingToo":       {reason: "Two of four have a replacement; the one beside it takes calls until it drains.", facts: facts(call.NodeDrain, 3, leaving(1)), want: drain},
+		"LeavingTooFew":    {reason: "None has a replacement.", facts: facts(call.NodeDrain, 2, leaving(1)), want: wait},
 		"InPlaceEnough":    {reason: "All but itself.", facts: facts(call.NodeDrain, 3, inPlace), want: drain},
 		"InPlaceOneTooFew": {reason: "Another one is missing already.", facts: facts(call.NodeDrain, 2, inPlace), want: waitInPlace},
 		"Minimum":          {reason: "The workload says that two are enough.", facts: facts(call.NodeDrain, 2, minimum(2)), want: drain},
