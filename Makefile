@@ -47,15 +47,8 @@ charts: ## Test what the charts render (a module of its own: the first run compi
 	go -C test/charts test $(if $(CI),-v -count=1) ./...
 
 .PHONY: e2e
-e2e: e2e-drains e2e-metrics ## Test on real control planes, a real LiveKit and real agents (the first run builds them, about 15 minutes; needs npm)
-
-.PHONY: e2e-drains
-e2e-drains: ## Of e2e: drains, which mostly wait, and beside them admission policies, charts and call-gate
-	go test -v -count=1 -p 2 -timeout 60m ./test/drain/... ./test/doors/... ./test/helm/... ./test/gate/...
-
-.PHONY: e2e-metrics
-e2e-metrics: ## Of e2e: metrics and autoscaling, which are exact to seconds
-	go test -v -count=1 -timeout 60m ./test/e2e/...
+e2e: ## Test on real control planes, a real LiveKit and real agents (the first run builds them, about 15 minutes; needs npm)
+	go test -v -count=1 -p 2 -timeout 60m ./test/drain/... ./test/e2e/... ./test/gate/... ./test/helm/... ./test/doors/...
 
 .PHONY: e2e-long
 e2e-long: ## Test what takes minutes of waiting, in the chart's memory: LiveKit projects rewritten, one tenant of each evil, hostile ones (about 15 minutes; needs root)

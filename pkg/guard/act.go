@@ -8,6 +8,7 @@ import (
 	"maps"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -30,13 +31,15 @@ func (g *Guard) act(ctx context.Context, s *snapshot, w *workload, j *judgement)
 }
 
 func (g *Guard) step(ctx context.Context, s *snapshot, w *workload, j *judgement) error {
+	var is *corev1.Pod
 	var err error
+	began := g.now()
 	switch j.verdict.Outcome {
 	case verdict.SetAside:
 		if s.gone == nil {
 			return nil // decided on what may be old
 		}
-		_, err = g.steps.setAside(ctx, j.object, *j.owner.controller, call.Mark{Intent: j.intent.Intent, At: g.now()})
+		is, err = g.steps.setAside(ctx, j.object, *j.owner.controller, call.Mark{Intent: j.intent.Intent, At: g.now()})
 	case verdict.Drain:
 		if s.gone == nil {
 			return nil
@@ -44,7 +47,7 @@ func (g *Guard) step(ctx context.Context, s *snapshot, w *workload, j *judgement
 		// A mark holds whole seconds. It must not lie before the step: what was read
 		// between the two would count as read after it.
 		at := g.now().Add(time.Second - 1).Truncate(time.Second)
-		_, err = g.steps.drain(ctx, j.object, call.Mark{Intent: j.intent.Intent, At: at})
+		is, err = g.steps.drain(ctx, j.object, call.Mark{Intent: j.intent.Intent, At: at})
 	case verdict.Release:
 		return g.release(ctx, w, j)
 	default:
@@ -53,6 +56,7 @@ func (g *Guard) step(ctx context.Context, s *snapshot, w *workload, j *judgement
 	if err != nil {
 		return fmt.Errorf("cannot let pod %s/%s go on (%s): %w", j.Namespace, j.Name, j.verdict.Outcome, err)
 	}
+	g.writes.enter(w.key, is, began)
 	g.report.stepped(w, *j)
 	return nil
 }
@@ -88,9 +92,11 @@ func (g *Guard) release(ctx context.Context, w *workload, j *judgement) error {
 		return nil
 	}
 	j.verdict = v // a pod that was to be let go by force may be known to be idle now
-	if _, err := g.steps.release(ctx, pod, j.intent.Intent); err != nil {
+	began := g.now()
+	if pod, err = g.steps.release(ctx, pod, j.intent.Intent); err != nil {
 		return fmt.Errorf("cannot release pod %s/%s: %w", j.Namespace, j.Name, err)
 	}
+	g.writes.enter(w.key, pod, began)
 	g.report.stepped(w, *j)
 	g.look(w.key)
 	return nil

@@ -7,8 +7,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 
+	"golang.org/x/sync/semaphore"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -114,15 +114,19 @@ func (c *cluster) has(key Key) (bool, error) {
 	return err != nil || len(s.owners)+len(s.pods) > 0, err
 }
 
-// pageSize is how many objects are asked for at once: a pod takes some 4 KiB, as the API server sends it.
-const pageSize = 500
+const (
+	// pageSize is how many objects are asked for at once: a pod takes some 4 KiB, as the API server sends it.
+	pageSize = 500
+	// pages bounds those that are in memory at once as the API server sends them, whosever they are.
+	pages = 4
+)
 
 // live is a workload as it is now: its owner, what that selects, in pages, and by name what the cache has of it
 // beside. Owners are read before what they own, and one that is missing is asked for by name: what was created
-// meanwhile is not gone.
-func (r *liveReader) live(ctx context.Context, key Key, was *snapshot) (*snapshot, error) {
+// meanwhile is not gone. Where the pods are known, they are those of the cache.
+func (r *liveReader) live(ctx context.Context, key Key, was *snapshot, known bool) (*snapshot, error) {
 	s := &snapshot{owners: map[types.UID]*owner{}, gone: map[types.UID]bool{}}
-	selected, seen := map[string]bool{}, map[types.UID]bool{}
+	selected := map[string]bool{}
 	add := func(ref metav1.OwnerReference) error {
 		found, err := ask(ctx, r.client, key.Namespace, ref)
 		switch {
@@ -157,12 +161,9 @@ func (r *liveReader) live(ctx context.Context, key Key, was *snapshot) (*snapsho
 			}
 		}
 	}
-	for selector := range selected {
-		if err := r.podsOf(ctx, s, seen, key.Namespace, selector); err != nil {
-			return nil, err
-		}
-	}
-	if err := r.named(ctx, s, seen, was.pods); err != nil {
+	if known {
+		s.pods = was.pods
+	} else if err := r.allPods(ctx, s, key.Namespace, selected, was.pods); err != nil {
 		return nil, err
 	}
 	if err := s.askForMissing(ctx, r.client, key.Namespace); err != nil {
@@ -174,6 +175,17 @@ func (r *liveReader) live(ctx context.Context, key Key, was *snapshot) (*snapsho
 		}
 	}
 	return s, nil
+}
+
+// allPods adds the guarded pods that selectors have, and by name those that were known beside.
+func (r *liveReader) allPods(ctx context.Context, s *snapshot, namespace string, selectors map[string]bool, known []*corev1.Pod) error {
+	seen := map[types.UID]bool{}
+	for selector := range selectors {
+		if err := r.podsOf(ctx, s, seen, namespace, selector); err != nil {
+			return err
+		}
+	}
+	return r.named(ctx, s, seen, known)
 }
 
 // podsOf adds the guarded pods that a selector has.
@@ -196,11 +208,12 @@ func (r *liveReader) podsOf(ctx context.Context, s *snapshot, seen map[types.UID
 	}
 }
 
-// page reads one page of pods, and where the next begins. Only one is in memory as the API server sends it, whosever it is;
-// nobody waits for more of another workload than a page.
+// page reads one page of pods, and where the next begins. Nobody waits for more of another workload than a page.
 func (r *liveReader) page(ctx context.Context, namespace string, options metav1.ListOptions) (page []*corev1.Pod, more string, err error) {
-	r.one.Lock()
-	defer r.one.Unlock()
+	if err := r.pages.Acquire(ctx, 1); err != nil {
+		return nil, "", err
+	}
+	defer r.pages.Release(1)
 	list, err := r.client.CoreV1().Pods(namespace).List(ctx, options)
 	if err != nil {
 		return nil, "", err
@@ -244,7 +257,11 @@ func joined(a, b string) string {
 // liveReader reads workloads as they are now.
 type liveReader struct {
 	client kubernetes.Interface
-	one    sync.Mutex
+	pages  *semaphore.Weighted
+}
+
+func newLiveReader(client kubernetes.Interface) *liveReader {
+	return &liveReader{client: client, pages: semaphore.NewWeighted(pages)}
 }
 
 // liveNamespace is all of a namespace as it is now, for whoever asks once.

@@ -33,8 +33,13 @@ const (
 	// after the other, five hundred take longer than what was read of them may be believed.
 	workers = 8
 	writers = 16
+	// most bounds the pods of a workload that one look takes a step with. The next look comes at once: those whose replacements
+	// are ready meanwhile, or whose calls are over, do not wait until hundreds of others have been set aside.
+	most = 2 * writers
 	// again is how soon a workload is looked at again while something wants a pod of it to go.
 	again = time.Second
+	// atOnce is when there is more to do than one look does.
+	atOnce = time.Millisecond
 	// forgetEvery is how often complaints are dropped about what is gone.
 	forgetEvery = time.Hour
 )
@@ -81,11 +86,10 @@ type Guard struct {
 	// have to be able to rely on. Nil where nobody can ask them.
 	gates   *readings
 	steps   *steps
+	writes  *writes
 	budgets *budgets
 	report  *report
 	now     func() time.Time
-	// workers are those of the queue.
-	workers *fair.Workers
 	writers int
 
 	mu sync.Mutex
@@ -119,11 +123,11 @@ func New(cfg Config) (*Guard, error) {
 func assemble(cfg Config, report *report) *Guard {
 	g := &Guard{
 		cfg: cfg, now: time.Now, report: report,
-		steps:   &steps{client: cfg.Client, costs: cfg.DeletionCosts},
-		workers: fair.NewWorkers(workers), writers: writers,
+		steps:  &steps{client: cfg.Client, costs: cfg.DeletionCosts},
+		writes: newWrites(), writers: writers,
 		keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
 	}
-	g.leases, g.live = newLeases(cfg.Client, g.clock), &liveReader{client: cfg.Client}
+	g.leases, g.live = newLeases(cfg.Client, g.clock), newLiveReader(cfg.Client)
 	g.readings = newReadings(cfg.Witnesses, cfg.ReadEvery, g.clock)
 	g.readings.changed = g.pokePod
 	if cfg.Projects != nil {
@@ -242,6 +246,7 @@ func (g *Guard) Lead(ctx context.Context) error {
 	if g.cfg.DeletionCosts {
 		group.Go(func() error { return g.keepCosts(ctx) })
 	}
+	turns := fair.NewTurns[Key](workers) // a look may wait for witnesses
 	for range workers {
 		group.Go(func() error {
 			for {
@@ -249,8 +254,10 @@ func (g *Guard) Lead(ctx context.Context) error {
 				if shutdown {
 					return nil
 				}
-				g.work(ctx, queue, key)
-				queue.Done(key)
+				for has := turns.Take(key.Namespace, key); has; key, has = turns.Give(key.Namespace) {
+					g.work(ctx, queue, key)
+					queue.Done(key)
+				}
 			}
 		})
 	}
@@ -293,11 +300,6 @@ func (g *Guard) lookAtAll() {
 }
 
 func (g *Guard) work(ctx context.Context, queue workqueue.TypedRateLimitingInterface[Key], key Key) {
-	if !g.workers.Take(key.Namespace) { // a look may wait for witnesses
-		queue.AddAfter(key, fair.Again)
-		return
-	}
-	defer g.workers.Give(key.Namespace)
 	after, err := g.reconcile(ctx, key)
 	switch {
 	case ctx.Err() != nil:
@@ -324,19 +326,23 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 		}
 	}
 	g.mu.Unlock()
-	for _, m := range p.asked {
-		g.readings.want(m.Pod, false)
-	}
-	for _, m := range p.compared {
-		g.readings.want(m.Pod, true)
-	}
-	for _, m := range p.gates {
-		g.gates.want(m.askable(), true)
+	itself := func(m *member) *call.Pod { return m.Pod }
+	g.readings.wantAll(listed(p.asked, itself), false)
+	g.readings.wantAll(listed(p.compared, itself), true)
+	if len(p.gates) > 0 { // else nobody may be able to ask them
+		g.gates.wantAll(listed(p.gates, (*member).askable), true)
 	}
 	for _, node := range p.leases {
 		g.leases.read(ctx, node)
 	}
 	return p
+}
+
+func listed(members []*member, as func(*member) *call.Pod) (list []*call.Pod) {
+	for _, m := range members {
+		list = append(list, as(m))
+	}
+	return list
 }
 
 // reconcile looks at a workload, does what is due, and says when to look again.
@@ -367,7 +373,8 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 		if asked {
 			g.askGatesNow(ctx, w)
 		}
-		if s, err = g.live.live(ctx, key, was); err != nil {
+		known := len(was.pods) >= large && g.writes.in(was.pods, key, g.now())
+		if s, err = g.live.live(ctx, key, was, known); err != nil {
 			return 0, err
 		}
 		w = s.workload(key)
@@ -378,7 +385,10 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 		}
 	}
 	err = g.each(len(plan.released), func(i int) error { return g.collect(ctx, w, plan.released[i]) })
-	order := plan.order()
+	order := plan.order(most)
+	if plan.steps() > most {
+		plan.again = atOnce
+	}
 	err = errors.Join(err, g.each(len(order), func(i int) error { return g.act(ctx, s, w, order[i]) }))
 	g.report.judged(w, plan.judged)
 	return plan.again, err

@@ -105,8 +105,8 @@ func (p plan) moves() bool {
 }
 
 // order is the order in which verdicts are carried out: who may go goes first, and does not
-// wait until hundreds of others are set aside.
-func (p plan) order() []*judgement {
+// wait until hundreds of others are set aside. It has at most so many steps.
+func (p plan) order(most int) []*judgement {
 	list := make([]*judgement, len(p.judged))
 	for i := range p.judged {
 		list[i] = &p.judged[i]
@@ -115,7 +115,17 @@ func (p plan) order() []*judgement {
 	slices.SortStableFunc(list, func(a, b *judgement) int {
 		return slices.Index(outcomes, a.verdict.Outcome) - slices.Index(outcomes, b.verdict.Outcome)
 	})
-	return list
+	return list[:min(most, p.steps())]
+}
+
+// steps counts the verdicts that change something.
+func (p plan) steps() (n int) {
+	for _, j := range p.judged {
+		if j.verdict.Outcome != verdict.Hold {
+			n++
+		}
+	}
+	return n
 }
 
 // drains reports whether a pod is to stop taking calls for which others have to be able to.

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -166,5 +167,31 @@ func TestWhoMayGoGoesFirst(t *testing.T) {
 	}
 	if len(steps) < 3 || steps[0] != "z" || steps[1] != "ended" || steps[2] != "a0" {
 		t.Errorf("the pods were written in this order: %v", steps)
+	}
+}
+
+// TestManyAreSetAsideInTurns has room for replacements of a hundred pods at once. One look sets some aside, and the next comes
+// at once: nobody whose replacement is ready meanwhile waits for all hundred.
+func TestManyAreSetAsideInTurns(t *testing.T) {
+	const all = 100
+	objects := []runtime.Object{enabledNamespace(), newNode(true), newDeployment("web", all, maxSurge(intstr.FromString("100%"))), newReplicaSet("1", all)}
+	for i := range all {
+		objects = append(objects, webPod(fmt.Sprint("a", i)))
+	}
+	g, client := newGuard(t, objects...)
+	var set []int
+	for range 2 {
+		client.ClearActions()
+		after, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		set = append(set, len(patched(t, client.Actions())))
+		if after != atOnce {
+			t.Errorf("after look %d the next comes after %s", len(set), after)
+		}
+	}
+	if set[0] != most || set[1] != most {
+		t.Errorf("the looks set %v pods aside; want %d each", set, most)
 	}
 }

@@ -27,8 +27,13 @@ const (
 	// readers bounds the pods that are asked at once: a witness that hangs keeps
 	// one of them for as long as it may take.
 	readers = 32
-	// wantedFor is how long a pod is read after the last time somebody wanted it.
-	wantedFor = 10 * time.Second
+	// wantedFor is how long a pod is read after the last time somebody wanted it: longer than between two looks at one workload
+	// of many on a busy API server, or what was read would be forgotten meanwhile, and since when it was so.
+	wantedFor = 30 * time.Second
+	// lingersFor is for how long LiveKit is asked of a pod after its gate has begun to count calls.
+	lingersFor = 10 * time.Second
+	// tellEvery bounds how often projects is told that less is wanted than before, which may wait.
+	tellEvery = time.Second
 	// whySpared is why LiveKit is not asked of a pod.
 	whySpared = "call-gate counts calls, and that holds the pod"
 )
@@ -56,6 +61,9 @@ type readings struct {
 	mu      sync.Mutex
 	queue   workqueue.TypedDelayingInterface[types.UID] // nil while run does not run
 	records map[types.UID]*entry
+	// told is when projects was told last, and untold that less is wanted since.
+	told   time.Time
+	untold bool
 }
 
 // entry is what is known of one pod.
@@ -82,7 +90,7 @@ func newReadings(witnesses map[call.Witness]Witness, every time.Duration, now fu
 	return &readings{
 		witnesses: witnesses, every: every, now: now,
 		changed: func(types.UID) {}, projects: func(map[call.Project]call.Births, map[call.Project]bool) {},
-		lingers: wantedFor, workers: fair.NewWorkers(readers), records: map[types.UID]*entry{},
+		lingers: lingersFor, workers: fair.NewWorkers(readers), records: map[types.UID]*entry{},
 	}
 }
 
@@ -123,25 +131,47 @@ func (r *readings) reset(queue workqueue.TypedDelayingInterface[types.UID]) {
 
 // want has a pod read for a while, if run runs: all of its witnesses, or LiveKit only while
 // its gate does not hold it.
-func (r *readings) want(pod *call.Pod, all bool) {
+func (r *readings) want(pod *call.Pod, all bool) { r.wantAll([]*call.Pod{pod}, all) }
+
+// wantAll does the same for many, and tells projects once: that takes as long as there are pods.
+func (r *readings) wantAll(list []*call.Pod, all bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.queue == nil {
 		return
 	}
+	news := false
+	for _, pod := range list {
+		news = r.enterWish(pod, all) || news
+	}
+	if news {
+		r.tellProjects()
+	}
+}
+
+// enterWish enters that a pod is wanted, and reports whether projects has to know. The lock is held.
+func (r *readings) enterWish(pod *call.Pod, all bool) (news bool) {
 	rec := r.records[pod.UID]
 	if rec == nil {
 		rec = newEntry(nil, time.Time{})
 		r.records[pod.UID] = rec
 		r.queue.Add(pod.UID)
 	}
-	news := rec.pod == nil || rec.pod.Project != pod.Project || rec.pod.Asks(call.Rooms) != pod.Asks(call.Rooms)
+	news = rec.pod == nil || rec.pod.Project != pod.Project || rec.pod.Asks(call.Rooms) != pod.Asks(call.Rooms)
 	rec.pod, rec.until = pod, r.now().Add(wantedFor)
 	if all || !pod.Asks(call.Gate) {
-		rec.needed = rec.until
+		rec.needed = r.now().Add(lingersFor)
 	}
-	if news || rec.turns(r.now()) {
-		r.tellProjects()
+	return news || rec.turns(r.now())
+}
+
+// drop forgets a pod that is gone.
+func (r *readings) drop(uid types.UID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.records[uid] != nil {
+		delete(r.records, uid)
+		r.tellLater()
 	}
 }
 
@@ -157,9 +187,12 @@ func (r *readings) read(ctx context.Context, uid types.UID) (again time.Duration
 	rec := r.records[uid]
 	if rec == nil || r.now().After(rec.until) {
 		delete(r.records, uid)
-		r.tellProjects()
+		r.tellLater()
 		r.mu.Unlock()
 		return 0
+	}
+	if r.untold {
+		r.tellLater()
 	}
 	pod, all := rec.pod, rec.needs(r.now())
 	r.mu.Unlock()
@@ -224,9 +257,32 @@ func (r *readings) enter(rec *entry, answers map[call.Witness]call.Reading) (cha
 	}
 	changed = rec.enter(answers, now)
 	if rec.turns(now) {
-		r.tellProjects()
+		r.turn(rec, now)
 	}
 	return changed
+}
+
+// turn enters that LiveKit has to be asked of a pod from now on, or has not. Of thousands of a project the first makes a
+// difference, and the last. The lock is held.
+func (r *readings) turn(rec *entry, now time.Time) {
+	switch {
+	case !rec.needs(now):
+		r.tellLater()
+	case r.reads(rec.pod.Project):
+		rec.spared = false
+	default:
+		r.tellProjects()
+	}
+}
+
+// reads reports whether projects was told to read a project.
+func (r *readings) reads(project call.Project) bool {
+	for _, rec := range r.records {
+		if !rec.spared && rec.pod.Asks(call.Rooms) && rec.pod.Project == project {
+			return true
+		}
+	}
+	return false
 }
 
 // enter enters what the witnesses say, and reports whether it is anything new.
@@ -341,9 +397,17 @@ func sealed(list []verdict.Reading) bool {
 	return slices.ContainsFunc(list, func(r verdict.Reading) bool { return r.Sealed() })
 }
 
+// tellLater says that less is wanted than before, if that was not said a moment ago; else whoever reads next does. The lock is held.
+func (r *readings) tellLater() {
+	if r.untold = r.now().Sub(r.told) < tellEvery && len(r.records) > 0; !r.untold {
+		r.tellProjects()
+	}
+}
+
 // tellProjects says which projects are wanted, and of which of them none of the pods needs
 // anything for now. The lock is held.
 func (r *readings) tellProjects() {
+	r.told, r.untold = r.now(), false
 	wanted, spared := map[call.Project]call.Births{}, map[call.Project]bool{}
 	for _, rec := range r.records {
 		if !rec.pod.Asks(call.Rooms) {

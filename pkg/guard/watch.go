@@ -46,6 +46,10 @@ func (g *Guard) podChanged(before, after metav1.Object) {
 // forget drops what is remembered of a pod that is gone.
 func (g *Guard) forget(pod *corev1.Pod) {
 	g.planner.dates.forget(pod.UID, func(occasion) bool { return true })
+	g.readings.drop(pod.UID)
+	if g.gates != nil {
+		g.gates.drop(pod.UID)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.keys, pod.UID)

@@ -26,6 +26,8 @@ import (
 const (
 	trySecret = "try" // a LiveKit key of its own
 	tryWithin = 2 * time.Minute
+	// nobodyAnswers is said where nobody can: an agent that could answers within a second or two.
+	nobodyAnswers = "--answer-within=8s"
 )
 
 // tried is what the plugin prints of a call.
@@ -121,17 +123,17 @@ func TestTryFails(t *testing.T) {
 	t.Run("Silent", func(t *testing.T) {
 		ns := agents(t, "try-silent", 0, func(p *corev1.PodTemplateSpec) { lab.Gated(p, lab.GateKind, true) })
 		fails(t, ns, 3, "speak FAIL, pod OK, gate OK, metrics OK, hang-up OK, free OK", "publishes no track")
-		fails(t, ns, 3, "answer FAIL", "they are registered with this very name", "--agent-name=nobody")
+		fails(t, ns, 3, "answer FAIL", "they are registered with this very name", "--agent-name=nobody", nobodyAnswers)
 		fails(t, ns, 1, "key FAIL", `LiveKit refuses API key "`, "--livekit-secret-keys=url=url,api-key=api-key,api-secret=url")
 	})
 	t.Run("WrongProject", func(t *testing.T) {
 		ns := agents(t, "try-elsewhere", 2, gated)
-		fails(t, ns, 3, "answer FAIL", "works for "+stage.LiveKits[0].URL+" and the call went to "+stage.LiveKits[2].URL)
+		fails(t, ns, 3, "answer FAIL", "works for "+stage.LiveKits[0].URL+" and the call went to "+stage.LiveKits[2].URL, nobodyAnswers)
 	})
 	t.Run("NoPods", func(t *testing.T) {
 		ns := namespace(t, "try-nobody")
 		trial.Must(t, stage.Secret(t.Context(), ns, trySecret, stage.LiveKits[0]))
-		fails(t, ns, 3, "answer FAIL", "there is no guarded pod in namespace "+ns)
+		fails(t, ns, 3, "answer FAIL", "there is no guarded pod in namespace "+ns, nobodyAnswers)
 	})
 	t.Run("Unattributed", func(t *testing.T) {
 		ns := agents(t, "try-nameless", 0, func(p *corev1.PodTemplateSpec) { p.Annotations[fleet.UnattributedAnnotation] = "true" })
@@ -145,7 +147,7 @@ func TestTryFails(t *testing.T) {
 			n, err := callsOf(client, ns, lab.AgentName)
 			return n == 1, err
 		})
-		fails(t, ns, 3, "answer FAIL", "all pods that serve (1) hold calls, 1 together, so they may be full")
+		fails(t, ns, 3, "answer FAIL", "all pods that serve (1) hold calls, 1 together, so they may be full", nobodyAnswers)
 		calls[0].HangUp()
 	})
 }

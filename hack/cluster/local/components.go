@@ -176,6 +176,8 @@ func scheduler(s state, l layout) component {
 			"--bind-address=127.0.0.1", "--secure-port=" + strconv.Itoa(s.Ports[Scheduler]),
 			"--tls-cert-file=" + l.pki("control-plane.crt"), "--tls-private-key-file=" + l.pki("control-plane.key"),
 			"--leader-elect=false",
+			// At the default rate it binds 50 pods a second, and would be what a cluster of thousands waits for.
+			"--kube-api-qps=1000", "--kube-api-burst=2000",
 		},
 	}
 }

@@ -3,7 +3,8 @@
 // Command cordon measures how drain-guard empties nodes: thousands of idle guarded pods
 // of some Deployments on 50 nodes, all of which are cordoned at once. It says when the
 // first pod was released and the last was gone, what the guard wrote for each, and what
-// memory it took of a container's 256 MiB.
+// memory it took of a container's 256 MiB. Ten more pods are agents with call-gates, of which
+// it says when the first was released.
 //
 // The control plane, the guard and LiveKit are real, and share the machine; nodes are
 // simulated (package test/lab). It fails when a pod stays, when the guard is killed for
@@ -45,28 +46,49 @@ const (
 	// mostWrites are those for a pod: aside, draining, released, deleted, and an Event or two.
 	mostWrites = 6.0
 	within     = 15 * time.Minute
+	// gates is how many pods have a call-gate, and gatedName their Deployment.
+	gates     = 10
+	gatedName = "gated"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	pods := pflag.Int("pods", 5_000, "guarded pods, 1 to 5000")
-	deployments := pflag.Int("deployments", 10, "Deployments that they are of, 1 to the number of pods")
+	var o options
+	pflag.IntVar(&o.pods, "pods", 5_000, "guarded pods, 1 to 5000; with --idle to 25000")
+	pflag.IntVar(&o.deployments, "deployments", 10, "Deployments that they are of, 1 to the number of pods")
+	pflag.BoolVar(&o.kill, "kill", false, "kill the guard when a quarter of the pods is gone, and start another")
+	pflag.BoolVar(&o.idle, "idle", false, "cordon no node: only tell the guard's memory")
 	pflag.Parse()
-	if *pods < 1 || *pods > spare*podsPerNode*5/6 || *deployments < 1 || *deployments > *pods {
-		fmt.Fprintf(os.Stderr, "error: %d pods of %d Deployments; use 1 to 5000 pods, and no more Deployments than pods\n", *pods, *deployments)
+	if o.pods < 1 || o.pods > o.most() || o.deployments < 1 || o.deployments > o.pods {
+		fmt.Fprintf(os.Stderr, "error: %d pods of %d Deployments; use 1 to %d pods, and no more Deployments than pods\n", o.pods, o.deployments, o.most())
 		os.Exit(2)
 	}
-	if err := run(ctx, *pods, *deployments); err != nil {
+	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, pods, deployments int) (err error) {
+type options struct {
+	pods, deployments int
+	kill, idle        bool
+}
+
+// most is how many pods the nodes have room for: those to be emptied, and those that replacements go to.
+func (o options) most() int {
+	if o.idle {
+		return emptied * podsPerNode * 5 / 6
+	}
+	return spare * podsPerNode * 5 / 6
+}
+
+func guardArgs() []string { return []string{"--settle=3s"} }
+
+func run(ctx context.Context, o options) (err error) {
 	stage, err := lab.Open(ctx, lab.Options{
-		Name: "cordon", Nodes: emptied + spare, PodsPerNode: podsPerNode, LiveKits: 1, NoAdapter: true, NoFleet: true,
-		Guard: true, GuardArgs: []string{"--settle=3s"}, MemoryLimit: memory, Progress: os.Stderr,
+		Name: "cordon", Nodes: emptied + spare, PodsPerNode: podsPerNode, LiveKits: 1, MaxJobs: 1, NoAdapter: true,
+		Guard: true, GuardArgs: guardArgs(), MemoryLimit: memory, Progress: os.Stderr,
 		ControllerManagerArgs: []string{"--kube-api-qps=1000", "--kube-api-burst=2000", "--concurrent-replicaset-syncs=20", "--concurrent-deployment-syncs=20"},
 	})
 	if err != nil {
@@ -84,8 +106,11 @@ func run(ctx context.Context, pods, deployments int) (err error) {
 		return err
 	}
 	alone := time.Now()
-	if err := populate(ctx, stage, watched, pods, deployments); err != nil {
+	if err := populate(ctx, stage, watched, o.pods, o.deployments); err != nil {
 		return err
+	}
+	if o.idle {
+		return reportIdle(stage, o.pods)
 	}
 	began := time.Now()
 	fmt.Fprintf(os.Stderr, "the control plane alone took %.0f s to start as many\n", began.Sub(alone).Seconds())
@@ -95,19 +120,38 @@ func run(ctx context.Context, pods, deployments int) (err error) {
 	if err := cordon(ctx, stage.Client, 1, emptied, true); err != nil {
 		return err
 	}
-	told := began
+	told, kill := began, o.kill
 	err = lab.Eventually(ctx, within, "all pods have left", func() (bool, error) {
 		left, asides, released, gone := watched.progress()
 		if time.Since(told) > 5*time.Second {
 			told = time.Now()
 			fmt.Fprintf(os.Stderr, "after %s: %d set aside and waiting, %d released, %d gone, %d to go\n", time.Since(began).Round(time.Second), asides, released, gone, left)
 		}
-		return left == 0 && gone >= pods, nil
+		if kill && gone > o.pods/4 {
+			kill = false
+			if err := replaceGuard(ctx, stage); err != nil {
+				return false, err
+			}
+		}
+		return left == 0 && gone >= o.pods+gates, nil
 	})
 	if err != nil {
 		return err
 	}
-	return report(stage, watched, began, pods, deployments)
+	return report(stage, watched, began, o.pods, o.deployments)
+}
+
+// replaceGuard kills the guard and starts another.
+func replaceGuard(ctx context.Context, stage *lab.Lab) error {
+	fmt.Fprintln(os.Stderr, "the guard is killed, and another started")
+	if err := stage.Guard.Kill(); err != nil {
+		return err
+	}
+	guard, err := stage.StartGuard(ctx, guardArgs()...)
+	if err == nil {
+		stage.Guard = guard
+	}
+	return err
 }
 
 // populate makes the Deployments and waits until all pods run on the nodes to be emptied.
@@ -130,10 +174,17 @@ func populate(ctx context.Context, stage *lab.Lab, watched *watched, pods, deplo
 			return fmt.Errorf("cannot make Deployment %s: %w", d.Name, err)
 		}
 	}
-	err := lab.Eventually(ctx, within, fmt.Sprintf("%d pods are ready", pods), func() (bool, error) {
+	gated := lab.Agent(namespace, gates)
+	gated.Name = gatedName
+	gated.Spec.Selector.MatchLabels["app"], gated.Spec.Template.Labels["app"] = gatedName, gatedName
+	lab.Gated(&gated.Spec.Template, lab.GateKind, true)
+	if _, err := stage.Client.AppsV1().Deployments(namespace).Create(ctx, gated, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("cannot make Deployment %s: %w", gatedName, err)
+	}
+	err := lab.Eventually(ctx, within, fmt.Sprintf("%d pods are ready", pods+gates), func() (bool, error) {
 		ready := watched.ready()
-		if ready != pods {
-			return false, fmt.Errorf("%d of %d are", ready, pods)
+		if ready != pods+gates {
+			return false, fmt.Errorf("%d of %d are", ready, pods+gates)
 		}
 		return true, nil
 	})
@@ -165,15 +216,9 @@ func report(stage *lab.Lab, watched *watched, began time.Time, pods, deployments
 	for _, w := range writes {
 		of[w.Resource]++
 	}
-	took, err := stage.Memory()
+	guard, err := memoryOf(stage)
 	if err != nil {
 		return err
-	}
-	var guard lab.Memory
-	for _, m := range took {
-		if strings.HasPrefix(m.Program, lab.GuardName) {
-			guard = m
-		}
 	}
 	first, last := watched.firstRelease().Sub(began), watched.lastGone().Sub(began)
 	left := float64(len(watched.seen.gone)) // some replacements came to nodes that were cordoned a moment later
@@ -186,14 +231,44 @@ func report(stage *lab.Lab, watched *watched, began time.Time, pods, deployments
 	watched.mu.Lock()
 	defer watched.mu.Unlock()
 	fmt.Fprintf(os.Stderr, "first: %s\nwrites by resource: %v\n", strings.Join(watched.firsts, ", "), of)
-	var faults []error
-	if guard.Kills > 0 || guard.Peak > mostMemory {
-		faults = append(faults, fmt.Errorf("the guard took %d MiB and was killed %d times; it shall stay below %d MiB", guard.Peak>>20, guard.Kills, mostMemory>>20))
-	}
+	faults := []error{tooMuch(guard)}
 	if perPod > mostWrites {
 		faults = append(faults, fmt.Errorf("%.1f writes a pod; want at most %.1f", perPod, mostWrites))
 	}
 	return errors.Join(faults...)
+}
+
+// reportIdle prints what memory the guard has taken of pods that nobody wants to go.
+func reportIdle(stage *lab.Lab, pods int) error {
+	guard, err := memoryOf(stage)
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(os.Stdout, "%d idle pods: the guard took at most %.0f MiB\n", pods, float64(guard.Peak)/(1<<20)); err != nil {
+		return err
+	}
+	return tooMuch(guard)
+}
+
+// memoryOf is what the guards have taken: of several, the most.
+func memoryOf(stage *lab.Lab) (most lab.Memory, err error) {
+	took, err := stage.Memory()
+	if err != nil {
+		return most, err
+	}
+	for _, m := range took {
+		if strings.HasPrefix(m.Program, lab.GuardName) {
+			most.Kills, most.Peak = most.Kills+m.Kills, max(most.Peak, m.Peak)
+		}
+	}
+	return most, nil
+}
+
+func tooMuch(guard lab.Memory) error {
+	if guard.Kills > 0 || guard.Peak > mostMemory {
+		return fmt.Errorf("the guard took %d MiB and was killed %d times for it; it shall stay below %d MiB", guard.Peak>>20, guard.Kills, mostMemory>>20)
+	}
+	return nil
 }
 
 // watched is what is seen of the pods.
@@ -224,6 +299,7 @@ func (w *watched) notice(pod *corev1.Pod) {
 	}{
 		{"set aside", aside}, {"a replacement has a node", replaces && pod.Spec.NodeName != ""}, {"a replacement is ready", replaces && isReady(pod)},
 		{"draining", draining}, {"released", call.IsReleased(pod.Labels)},
+		{"with a gate released", call.IsReleased(pod.Labels) && pod.Labels["app"] == gatedName},
 	} {
 		if what.is && !slices.ContainsFunc(w.firsts, func(first string) bool { return strings.HasPrefix(first, what.name) }) {
 			w.firsts = append(w.firsts, fmt.Sprintf("%s after %.1f s", what.name, time.Since(w.began).Seconds()))

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fair
+
+import (
+	"slices"
+	"sync"
+)
+
+// Turns shares workers among namespaces as Workers does, and within each in order: what gets no worker waits in line, and whoever
+// gives one back goes on with the first that may have it. So none of a hundred workloads that change all the time is passed over.
+// Its methods are safe for concurrent use.
+type Turns[T any] struct {
+	workers *Workers
+
+	mu   sync.Mutex
+	line []waiting[T]
+}
+
+type waiting[T any] struct {
+	namespace string
+	what      T
+}
+
+// NewTurns returns so many workers, none of which is busy.
+func NewTurns[T any](all int) *Turns[T] { return &Turns[T]{workers: NewWorkers(all)} }
+
+// Take takes a worker for something of a namespace, or puts it in line. What is taken is to be given back.
+func (t *Turns[T]) Take(namespace string, what T) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	inLine := slices.ContainsFunc(t.line, func(w waiting[T]) bool { return w.namespace == namespace })
+	if !inLine && t.workers.Take(namespace) {
+		return true
+	}
+	t.line = append(t.line, waiting[T]{namespace, what})
+	return false
+}
+
+// Give gives a namespace's worker back, and takes it for the first in line that may have it, if any. That is to be given back, too.
+func (t *Turns[T]) Give(namespace string) (next T, taken bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.workers.Give(namespace)
+	i := slices.IndexFunc(t.line, func(w waiting[T]) bool { return t.workers.Take(w.namespace) })
+	if i < 0 {
+		return next, false
+	}
+	next = t.line[i].what
+	t.line = slices.Delete(t.line, i, i+1)
+	return next, true
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fair
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestTurns has a namespace with three workloads that want to be looked at all the time, and one that comes once: it waits
+// for those before it, and for no other.
+func TestTurns(t *testing.T) {
+	turns := NewTurns[string](2) // a namespace alone has one
+	if !turns.Take("voice", "hot-1") {
+		t.Fatal("the first has no turn")
+	}
+	for _, what := range []string{"hot-2", "once", "hot-3"} {
+		if turns.Take("voice", what) {
+			t.Fatalf("%s has a turn beside the first", what)
+		}
+	}
+	had := []string{"hot-1"}
+	for range 5 {
+		last := had[len(had)-1]
+		if strings.HasPrefix(last, "hot") && turns.Take("voice", last) { // it has changed meanwhile
+			t.Fatalf("%s passed those in line", last)
+		}
+		next, taken := turns.Give("voice")
+		if !taken {
+			t.Fatalf("after %v nobody has a turn", had)
+		}
+		had = append(had, next)
+	}
+	if want := []string{"hot-1", "hot-2", "once", "hot-3", "hot-1", "hot-2"}; !slices.Equal(had, want) {
+		t.Errorf("turns were had by %v; want %v", had, want)
+	}
+}
+
+// TestTurnsOfOthers: a namespace whose line is long keeps no other waiting, and no worker rests while somebody may have it.
+func TestTurnsOfOthers(t *testing.T) {
+	turns := NewTurns[string](4)
+	busy := 0
+	for i := range 10 {
+		if turns.Take("crowd", fmt.Sprint(i)) {
+			busy++
+		}
+	}
+	if busy != 2 {
+		t.Fatalf("a namespace alone has %d of 4 workers; want half", busy)
+	}
+	if !turns.Take("other", "a") {
+		t.Error("another has to wait")
+	}
+	if turns.Take("other", "b") {
+		t.Error("the other has all that was left")
+	}
+	if next, taken := turns.Give("other"); !taken || next != "b" {
+		t.Errorf("then %q has its turn; want b: the crowd has its half", next)
+	}
+	if next, taken := turns.Give("other"); taken {
+		t.Errorf("then %q has a turn; the crowd has its half", next)
+	}
+	for range 8 {
+		if _, taken := turns.Give("crowd"); !taken {
+			t.Error("a worker rests while the crowd waits")
+		}
+	}
+	for range 2 {
+		if next, taken := turns.Give("crowd"); taken {
+			t.Errorf("%q has a turn, and nobody was left", next)
+		}
+	}
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+)
+
+const (
+	// large is how many pods a workload has that is not read anew for each look where what informers know will do.
+	large = 100
+	// asNew is how old that may be. It is longer than between two looks at one large workload of many on a busy API server, and
+	// not much longer than a list of thousands of pods takes there.
+	asNew = 10 * time.Second
+)
+
+// written is the last step that a guard took with a pod of a workload.
+type written struct {
+	pod     types.UID
+	version string    // the pod's, since
+	began   time.Time // when the request was made
+}
+
+// writes knows the last step with each workload. An informer that holds that holds all that was so when the step was taken: it
+// sees changes of pods in their order.
+type writes struct {
+	mu   sync.Mutex
+	last map[Key]written
+}
+
+func newWrites() *writes { return &writes{last: map[Key]written{}} }
+
+// enter notes a step that began then, and after which the pod is so. Of several that are under way at once the latest counts.
+func (w *writes) enter(key Key, pod *corev1.Pod, began time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.last, func(_ Key, last written) bool { return began.Sub(last.began) > asNew })
+	if last, is := w.last[key]; is && !isSince(pod.ResourceVersion, last.version) {
+		return
+	}
+	w.last[key] = written{pod: pod.UID, version: pod.ResourceVersion, began: began}
+}
+
+// in reports whether pods, as an informer has them, are as they were a moment ago, with all that this guard has written.
+func (w *writes) in(list []*corev1.Pod, key Key, now time.Time) bool {
+	w.mu.Lock()
+	last, is := w.last[key]
+	w.mu.Unlock()
+	if !is || now.Sub(last.began) > asNew {
+		return false
+	}
+	for _, pod := range list {
+		if pod.UID == last.pod {
+			return isSince(pod.ResourceVersion, last.version)
+		}
+	}
+	return false
+}
+
+// isSince reports whether one version is the other, or a later one. Of versions that cannot be compared it is not known.
+func isSince(version, than string) bool {
+	order, err := resourceversion.CompareResourceVersion(version, than)
+	return err == nil && order >= 0
+}
