@@ -91,6 +91,8 @@ type Guard struct {
 	report  *report
 	now     func() time.Time
 	writers int
+	// large is how many pods make a workload large.
+	large int
 
 	mu sync.Mutex
 	// queue holds the workloads to look at; nil while this guard does not lead.
@@ -124,7 +126,7 @@ func assemble(cfg Config, report *report) *Guard {
 	g := &Guard{
 		cfg: cfg, now: time.Now, report: report,
 		steps:  &steps{client: cfg.Client, costs: cfg.DeletionCosts},
-		writes: newWrites(), writers: writers,
+		writes: newWrites(), writers: writers, large: large,
 		keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
 	}
 	g.leases, g.live = newLeases(cfg.Client, g.clock), newLiveReader(cfg.Client)
@@ -373,7 +375,7 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 		if asked {
 			g.askGatesNow(ctx, w)
 		}
-		known := len(was.pods) >= large && g.writes.in(was.pods, key, g.now())
+		known := len(was.pods) >= g.large && g.writes.in(was.pods, key, g.now())
 		if s, err = g.live.live(ctx, key, was, known); err != nil {
 			return 0, err
 		}

@@ -90,6 +90,10 @@ func scenarios() map[string]scenario {
 			reason: "A pod with a replacement: there is never more than one of it.",
 			start:  deployed, left: allowance{faults: 1}, more: allowance{ticks: 3, calls: 1, faults: 1, kills: 1}, guards: "A",
 		},
+		"AsideKnown": {
+			reason: "The same, where a look may go by what informers know.",
+			start:  asKnown(deployed), left: allowance{ticks: 1, faults: 1}, more: allowance{ticks: 3, calls: 1, faults: 1, kills: 1}, guards: "A",
+		},
 		"AsideTwice": {
 			large:  true,
 			reason: "The same with two guards.",
@@ -116,6 +120,11 @@ func scenarios() map[string]scenario {
 			large:  true,
 			reason: "The same with two guards, each of which reads LiveKit for itself, and may be killed.",
 			start:  counted, left: allowance{ticks: 2, kills: 1}, more: allowance{ticks: 3, calls: 1, kills: 1, faults: 1}, guards: "AB",
+		},
+		"ScaledDownKnown": {
+			large:  true,
+			reason: "The same, where a look may go by what informers know.",
+			start:  asKnown(scaledDown), left: allowance{ticks: 1, calls: 1, faults: 1}, more: allowance{ticks: 2, calls: 1, faults: 1, kills: 1}, guards: "A",
 		},
 		"ScaledDown": {
 			reason: "Exactly as many pods leave as are too many.",
@@ -354,6 +363,15 @@ func deployed() *world {
 	w.deploy(1)
 	w.first = w.store.pods[0].UID
 	return w
+}
+
+// asKnown is another world whose guards may go by what informers know.
+func asKnown(start func() *world) func() *world {
+	return func() *world {
+		w := start()
+		w.known = true
+		return w
+	}
 }
 
 // gatedDeployed is the same with gates, of which one says that it is able.

@@ -125,6 +125,9 @@ func (p *process) build() *Guard {
 		},
 	}, newReport(noEvents{}, w.metrics, log))
 	g.now = func() time.Time { return w.now }
+	if w.known {
+		g.large = 1
+	}
 	g.queue, g.writers = noQueue{}, 1 // one pod after the other, or there are more worlds than anybody can visit
 	g.budgets = steadfast()
 	g.planner.dates.synced = func() bool { return p.started }
@@ -199,6 +202,7 @@ func (p *process) clone(w *world) *process {
 	}
 	c.guard.deleted = maps.Clone(p.guard.deleted)
 	c.swept, c.spared = p.swept, p.spared
+	c.guard.writes.last = maps.Clone(p.guard.writes.last)
 	from, to := p.kept(), c.kept()
 	for i := range from {
 		for uid, e := range from[i].records {
@@ -244,6 +248,11 @@ func (p *process) memory() string {
 	}
 	slices.Sort(seen)
 	b.WriteString(strings.Join(seen, ""))
+	if p.w.known {
+		for _, last := range p.guard.writes.last {
+			fmt.Fprintf(&b, "wrote %s %s %d|", last.pod, last.version, last.began.UnixMilli())
+		}
+	}
 	for _, uid := range slices.Sorted(maps.Keys(p.guard.deleted)) {
 		fmt.Fprintf(&b, "deleted %s %d|", uid, p.guard.deleted[uid].UnixMilli())
 	}

@@ -153,8 +153,10 @@ type stage struct {
 	drains bool
 	// gated says that pods have a gate, and counted that it is the witness of their calls,
 	// beside LiveKit.
-	gated    bool
-	counted  bool
+	gated   bool
+	counted bool
+	// known says that guards go by what informers know while that holds their last step.
+	known    bool
 	maxPods  int // that are not being deleted, at any time
 	maxAside int
 	clean    bool // nothing goes wrong: writes are counted
