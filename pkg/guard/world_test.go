@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -205,11 +206,11 @@ func (w *world) replace(pod *corev1.Pod) {
 }
 
 func nextVersion(version string) string {
-	var made, n int
-	if _, err := fmt.Sscanf(version, "%d%03d", &made, &n); err != nil {
-		return ""
+	n, err := strconv.Atoi(version)
+	if err != nil {
+		panic(fmt.Sprintf("a pod of the model has version %q", version))
 	}
-	return versionOf(made, n+1)
+	return strconv.Itoa(n + 1)
 }
 
 // versionOf is a version of the pod that was made as the so manyth: no two pods
