@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package fair shares workers among namespaces, so that a namespace with silent or very many pods keeps no other waiting.
-// It starts no workers and keeps no queue: a caller that gets no worker tries again.
+// It starts no workers. Who gets none of Workers tries again; Turns keeps those in line.
 package fair
 
 import (
