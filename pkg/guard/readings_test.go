@@ -236,3 +236,35 @@ func TestReadingsOfManySilentPods(t *testing.T) {
 type asked func(context.Context, *call.Pod) call.Reading
 
 func (a asked) Ask(ctx context.Context, pod *call.Pod) call.Reading { return a(ctx, pod) }
+
+// TestProjectsAreToldRarely wants a thousand pods of a project, which end one after the other. What projects is told is true
+// in the end, and takes a walk over all pods only when it makes a difference, or once a second.
+func TestProjectsAreToldRarely(t *testing.T) {
+	const many = 1000
+	now := noon()
+	told, wanted := 0, map[call.Project]call.Births{}
+	idle := &says{reading: call.Known(0, noon())}
+	r := newReadings(map[call.Witness]Witness{call.Rooms: idle, call.Gate: idle}, time.Second, func() time.Time { return now })
+	r.reset(workqueue.NewTypedDelayingQueue[types.UID]())
+	r.projects = func(p map[call.Project]call.Births, _ map[call.Project]bool) { told++; wanted = p }
+	var list []*call.Pod
+	for i := range many {
+		list = append(list, gatedPod(types.UID(fmt.Sprint(i))))
+	}
+	r.wantAll(list, false)
+	for _, pod := range list { // each gate says that it counts none, and LiveKit has to be asked from then on
+		r.read(t.Context(), pod.UID)
+	}
+	if told > 2 || len(wanted) != 1 {
+		t.Errorf("projects is told %d times of a thousand pods that are wanted at once, and in the end of %v", told, wanted)
+	}
+	for i, pod := range list {
+		if i%100 == 99 {
+			now = now.Add(time.Second)
+		}
+		r.drop(pod.UID)
+	}
+	if told > 2+many/100+1 || len(wanted) != 0 {
+		t.Errorf("projects is told %d times, and in the end of %v; want some ten times, and of none", told, wanted)
+	}
+}
