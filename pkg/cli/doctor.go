@@ -66,7 +66,7 @@ func newDoctor(c *common) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Check that calls are protected and counted", Args: noWords,
 		Long: "Checks whether callguard can hold calls, and knows them, in all namespaces, or in that of -n.\n" +
-			"One line a check: OK, WARN or FAIL, with what to do. It changes nothing.\n" +
+			"One line a check, as soon as it is made: OK, WARN or FAIL, with what to do. It changes nothing.\n" +
 			"With --pre it checks instead, before an install, what that needs: the version of Kubernetes and of its nodes, admission policies, " +
 			"the rights of whoever installs, who else serves custom metrics and what to set then, and PodDisruptionBudgets that are in the way.\n\n" +
 			"Exit codes: 0, all is well; 1, a check fails; 2, none fails, and one warns or could not be made.",
@@ -100,35 +100,47 @@ func newDoctor(c *common) *cobra.Command {
 	return cmd
 }
 
-// report prints what was found, and returns how bad it is.
-func report(out io.Writer, findings []finding, output string) error {
+// examination makes checks one after the other, and tells what each found when it is done:
+// a check may take long, and people look at what is there.
+type examination func(tell func(...finding))
+
+// The columns have room for every level and check, for a line is printed before the next
+// is known.
+const (
+	levelColumn = len(fail) + 2
+	checkColumn = len("other-budgets") + 2
+)
+
+// report prints what is found, each line as soon as it is, and returns how bad it is. JSON
+// is one document, at the end.
+func report(out io.Writer, examine examination, output string) error {
 	list := FindingList{Kind: "FindingList", Items: []Finding{}}
-	w := newGrid(out, widthOf(out))
-	worst := error(nil)
-	for _, f := range findings {
-		switch {
-		case f.level == fail:
-			worst = errFailed
-		case f.level == warn && worst == nil:
-			worst = errWarned
+	var worst, unwritten error
+	examine(func(findings ...finding) {
+		for _, f := range findings {
+			switch {
+			case f.level == fail:
+				worst = errFailed
+			case f.level == warn && worst == nil:
+				worst = errWarned
+			}
+			what := oneLine(f.what)
+			list.Items = append(list.Items, Finding{Level: string(f.level), Check: f.check, What: what, Do: f.do})
+			if output == outputJSON {
+				continue
+			}
+			if f.do != "" {
+				what += "; " + f.do
+			}
+			if _, err := fmt.Fprintf(out, "%-*s%-*s%s\n", levelColumn, f.level, checkColumn, f.check, what); err != nil {
+				unwritten = cmp.Or(unwritten, fmt.Errorf("cannot print what was found: %w", err))
+			}
 		}
-		what := oneLine(f.what)
-		list.Items = append(list.Items, Finding{Level: string(f.level), Check: f.check, What: what, Do: f.do})
-		if f.do != "" {
-			what += "; " + f.do
-		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", f.level, f.check, what)
-	}
+	})
 	if output == outputJSON {
-		if err := printJSON(out, list); err != nil {
-			return err
-		}
-		return worst
+		unwritten = printJSON(out, list)
 	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	return worst
+	return cmp.Or(unwritten, worst)
 }
 
 // scene is what several checks read.
@@ -168,38 +180,43 @@ func (s scene) sorted() []string {
 }
 
 // examine makes every check it has the rights for.
-func (c *cluster) examine(ctx context.Context, namespace string) []finding {
-	s := scene{admin: c.administered(ctx)}
-	findings := c.checkServer()
-	var podsErr, budgetsErr, namespacesErr error
-	s.pods, podsErr = c.guarded(ctx, namespace, "", "")
-	if c.absent(ctx, s.admin) {
-		findings = slices.DeleteFunc(findings, func(f finding) bool { return f.level == ok })
-		return append(findings, notInstalled(s.admin, s.pods))
-	}
-	findings = append(findings, c.checkVersions(ctx))
-	s.namespaces, s.optIns, namespacesErr = c.enabledIn(ctx, namespace)
-	s.budgets, budgetsErr = c.budgets(ctx, namespace)
-	doors, held := c.checkDoors(ctx, s)
-	findings, s.held = append(findings, doors...), held
-	findings = append(findings, c.checkGuard(ctx, s)...)
-	known := func(check string, does func() []finding, errs ...error) {
-		if err := errors.Join(errs...); err != nil {
-			findings = append(findings, finding{warn, check, unchecked(err), ""})
+func (c *cluster) examine(ctx context.Context, namespace string) examination {
+	return func(tell func(...finding)) {
+		s := scene{admin: c.administered(ctx)}
+		server := c.checkServer()
+		if c.absent(ctx, s.admin) {
+			tell(slices.DeleteFunc(server, func(f finding) bool { return f.level == ok })...)
+			s.pods, _ = c.guarded(ctx, namespace, "", "") // without them it is not installed all the same
+			tell(notInstalled(s.admin, s.pods))
 			return
 		}
-		findings = append(findings, does()...)
+		tell(server...)
+		tell(c.checkVersions(ctx))
+		var podsErr, budgetsErr, namespacesErr error
+		s.pods, podsErr = c.guarded(ctx, namespace, "", "")
+		s.namespaces, s.optIns, namespacesErr = c.enabledIn(ctx, namespace)
+		s.budgets, budgetsErr = c.budgets(ctx, namespace)
+		var doors []finding
+		doors, s.held = c.checkDoors(ctx, s)
+		tell(doors...)
+		tell(c.checkGuard(ctx, s)...)
+		known := func(check string, does func() []finding, errs ...error) {
+			if err := errors.Join(errs...); err != nil {
+				tell(finding{warn, check, unchecked(err), ""})
+				return
+			}
+			tell(does()...)
+		}
+		known("namespaces", func() []finding { return checkNamespaces(s) }, namespacesErr, budgetsErr)
+		known("opt-in", func() []finding { return checkOptIn(s) }, podsErr, namespacesErr)
+		tell(c.checkWorkloads(ctx, namespace)...)
+		known("other-budgets", func() []finding { return checkForeign(s) }, podsErr, namespacesErr, budgetsErr)
+		known("pods", func() []finding { return c.checkPods(ctx, s) }, podsErr, namespacesErr)
+		api, others := c.checkMetricsAPI(ctx, s)
+		tell(api...)
+		known("autoscalers", func() []finding { return c.checkAutoscalers(ctx, namespace, s) }, namespacesErr)
+		known("calls", func() []finding { return c.checkCalls(ctx, s, others) }, podsErr, namespacesErr)
 	}
-	known("namespaces", func() []finding { return checkNamespaces(s) }, namespacesErr, budgetsErr)
-	known("opt-in", func() []finding { return checkOptIn(s) }, podsErr, namespacesErr)
-	findings = append(findings, c.checkWorkloads(ctx, namespace)...)
-	known("other-budgets", func() []finding { return checkForeign(s) }, podsErr, namespacesErr, budgetsErr)
-	known("pods", func() []finding { return c.checkPods(ctx, s) }, podsErr, namespacesErr)
-	api, others := c.checkMetricsAPI(ctx, s)
-	findings = append(findings, api...)
-	known("autoscalers", func() []finding { return c.checkAutoscalers(ctx, namespace, s) }, namespacesErr)
-	known("calls", func() []finding { return c.checkCalls(ctx, s, others) }, podsErr, namespacesErr)
-	return findings
 }
 
 // checkAutoscalers looks for autoscalers that let a guarded workload shrink to none: then

@@ -3,10 +3,12 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -25,18 +27,18 @@ import (
 	"github.com/callguard/callguard/pkg/leader"
 )
 
-const allWell = `OK    api-server      v1.37.1 serves validating and mutating admission policies
-OK    versions        plugin dev, policies dev, drain-guard callguard:dev, metrics-adapter not installed
-OK    doors           all admission policies are as this version has them, and the API server refuses to delete a locked pod
-OK    drain-guard     guard-1 leads
-OK    namespaces      1 enabled, each with its PodDisruptionBudget callguard: voice
-OK    opt-in          every guarded pod is in an enabled namespace: 2 pods
-OK    workloads       no mistake was found in the pod templates of workloads that name callguard
-OK    other-budgets   no other PodDisruptionBudget matches a guarded pod
-OK    pods            every guarded pod has the grace its agent needs, and is locked from birth
-OK    metrics-api     custom.metrics.k8s.io is available, by Service callguard-system/metrics-adapter
-OK    autoscalers     no HorizontalPodAutoscaler may scale a guarded workload to zero
-OK    calls           known of all running guarded pods: 3 calls in 2 pods
+const allWell = `OK    api-server     v1.37.1 serves validating and mutating admission policies
+OK    versions       plugin dev, policies dev, drain-guard callguard:dev, metrics-adapter not installed
+OK    doors          all admission policies are as this version has them, and the API server refuses to delete a locked pod
+OK    drain-guard    guard-1 leads
+OK    namespaces     1 enabled, each with its PodDisruptionBudget callguard: voice
+OK    opt-in         every guarded pod is in an enabled namespace: 2 pods
+OK    workloads      no mistake was found in the pod templates of workloads that name callguard
+OK    other-budgets  no other PodDisruptionBudget matches a guarded pod
+OK    pods           every guarded pod has the grace its agent needs, and is locked from birth
+OK    metrics-api    custom.metrics.k8s.io is available, by Service callguard-system/metrics-adapter
+OK    autoscalers    no HorizontalPodAutoscaler may scale a guarded workload to zero
+OK    calls          known of all running guarded pods: 3 calls in 2 pods
 `
 
 func TestDoctor(t *testing.T) {
@@ -359,6 +361,11 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
+// found is an examination that found this.
+func found(findings ...finding) examination {
+	return func(tell func(...finding)) { tell(findings...) }
+}
+
 // TestReport has the worst finding say how doctor ends, in JSON as well.
 func TestReport(t *testing.T) {
 	well, bad, worse := finding{ok, "a", "is well", ""}, finding{warn, "b", "is\nodd", "look"}, finding{fail, "c", "is not", "mend it"}
@@ -374,13 +381,13 @@ func TestReport(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			var out, encoded bytes.Buffer
-			if err := report(&out, tc.findings, ""); !errors.Is(err, tc.err) {
+			if err := report(&out, found(tc.findings...), ""); !errors.Is(err, tc.err) {
 				t.Errorf("it ends with %v; want %v", err, tc.err)
 			}
 			if squeeze(out.String()) != tc.want {
 				t.Errorf("it says %q; want %q", out.String(), tc.want)
 			}
-			if err := report(&encoded, tc.findings, outputJSON); !errors.Is(err, tc.err) {
+			if err := report(&encoded, found(tc.findings...), outputJSON); !errors.Is(err, tc.err) {
 				t.Errorf("with -o json it ends with %v; want %v", err, tc.err)
 			}
 			var list FindingList
@@ -388,6 +395,50 @@ func TestReport(t *testing.T) {
 				t.Errorf("%v:\n%s", err, encoded.String())
 			}
 		})
+	}
+}
+
+// TestReportWhileItLooks reads what doctor has found from a pipe, while the checks that come
+// next have no answer yet.
+func TestReportWhileItLooks(t *testing.T) {
+	s := newStage(t, newNamespace(voice, true), newBudget(voice), newGuardDeployment(), newPod("a"))
+	s.calls = map[string]int64{"a": 1}
+	answer := make(chan struct{})
+	s.fake.PrependReactor("list", "horizontalpodautoscalers", func(clienttesting.Action) (bool, runtime.Object, error) {
+		<-answer
+		return false, nil, nil
+	})
+	from, to := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- report(&plain{to: to}, s.examine(t.Context(), ""), "")
+		_ = to.Close()
+	}()
+	lines := bufio.NewScanner(from)
+	var checks []string
+	next := func() bool {
+		more := lines.Scan()
+		if more {
+			checks = append(checks, strings.Fields(lines.Text())[1])
+		}
+		return more
+	}
+	for next() && checks[len(checks)-1] != "metrics-api" {
+	}
+	select {
+	case err := <-ended:
+		t.Fatalf("it ends with %v before it had an answer", err)
+	default:
+	}
+	close(answer)
+	for next() {
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("it ends with %v", err)
+	}
+	want := strings.Fields("api-server versions doors drain-guard namespaces opt-in workloads other-budgets pods metrics-api autoscalers calls")
+	if diff := cmp.Diff(want, checks); diff != "" {
+		t.Errorf("the order is another (-want +got):\n%s", diff)
 	}
 }
 

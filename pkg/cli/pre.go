@@ -28,17 +28,26 @@ const leastKubernetes = "1.34.0"
 
 // examineBefore checks what an install needs: of Kubernetes, of whoever installs, and of
 // what is in the cluster already. It changes nothing.
-func (c *cluster) examineBefore(ctx context.Context) []finding {
-	findings := c.checkServer()
-	findings = append(findings, c.checkRelease())
-	findings = append(findings, c.checkKubelets(ctx), c.checkInstalled(ctx))
-	findings = append(findings, c.checkTaken(ctx)...)
-	findings = append(findings, c.checkInstaller(ctx)...)
-	findings = append(findings, c.checkBudgetsBefore(ctx)...)
-	if !slices.ContainsFunc(findings, func(f finding) bool { return f.level == fail }) {
-		findings = append(findings, finding{ok, "install", "nothing of this keeps callguard from being installed: " + installs, ""})
+func (c *cluster) examineBefore(ctx context.Context) examination {
+	return func(tell func(...finding)) {
+		failed := false
+		for _, check := range []func() []finding{
+			c.checkServer,
+			func() []finding { return []finding{c.checkRelease()} },
+			func() []finding { return []finding{c.checkKubelets(ctx)} },
+			func() []finding { return []finding{c.checkInstalled(ctx)} },
+			func() []finding { return c.checkTaken(ctx) },
+			func() []finding { return c.checkInstaller(ctx) },
+			func() []finding { return c.checkBudgetsBefore(ctx) },
+		} {
+			found := check()
+			tell(found...)
+			failed = failed || slices.ContainsFunc(found, func(f finding) bool { return f.level == fail })
+		}
+		if !failed {
+			tell(finding{ok, "install", "nothing of this keeps callguard from being installed: " + installs, ""})
+		}
 	}
-	return findings
 }
 
 // older reports whether a version is older than the charts take; an error where it is none.
