@@ -25,11 +25,14 @@ const (
 	// so that a table follows a workload whose calls change.
 	mostEnded = 20_000
 
-	// Each step has a trace of a call of a kind of which each second one lasts half as long
-	// again. Where no call was ever seen it alone counts: a call that is older than all
-	// before it is not taken for about to end, nor for one without an end.
+	// Each step has a trace of a call of a kind of which as many end in it as do in the step
+	// before, for calls that had all ended by some age do not last much longer; but the
+	// further from any call that was seen, the more it is a kind of which each second one
+	// lasts half as long again. Where no call was ever seen it alone counts: a call that is
+	// older than all before it is not taken for about to end, nor for one without an end.
 	prior    = 0.02
-	goesOver = 0.25 // the share of such calls that end in a step
+	goesOver = 0.25 // the share of calls of the latter kind that end in a step
+	carry    = 0.7  // how much of the difference goes on to the next step
 )
 
 // Table is what was seen of the calls of a workload: for each step of age how many calls
@@ -106,9 +109,11 @@ func (t *Table) Curve() *Curve {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := &Curve{ended: int(t.ended)}
+	like := goesOver
 	for i := range steps {
 		// A call seen first in the step in which it ended lived less than a step.
-		c.ends[i] = (min(t.ends[i], t.lived[i]) + prior*goesOver) / (t.lived[i] + prior)
+		c.ends[i] = (min(t.ends[i], t.lived[i]) + prior*like) / (t.lived[i] + prior)
+		like = max(goesOver, goesOver+carry*(c.ends[i]-goesOver))
 		if i > 0 {
 			c.left[i] = c.left[i-1] + math.Log1p(-c.ends[i-1])
 		}

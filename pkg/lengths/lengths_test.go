@@ -74,8 +74,15 @@ func drained(t *testing.T, r *rand.Rand, history time.Duration) (worst float64) 
 		}
 	}
 	took := slices.MaxFunc(open, func(a, b spoken) int { return int(a.ends - b.ends) }).ends
+	return emptied(table, open, took/40)
+}
+
+// emptied lets calls end, and returns how far the worst estimate from half-way on was off, of
+// what the drain took.
+func emptied(table *Table, open []spoken, every time.Duration) (worst float64) {
+	took := slices.MaxFunc(open, func(a, b spoken) int { return int(a.ends - b.ends) }).ends
 	told := time.Duration(0)
-	for now := took / 2; now < took; now += took / 40 {
+	for now := took / 2; now < took; now += every {
 		var left []Call
 		for _, c := range open {
 			switch {
@@ -96,6 +103,49 @@ func drained(t *testing.T, r *rand.Rand, history time.Duration) (worst float64) 
 		worst = max(worst, (foretold-took).Abs().Seconds()/took.Seconds())
 	}
 	return worst
+}
+
+// TestMedianSoonAfterStart drains 200 calls of up to 110 s when lengths are learnt for as little
+// as 150 s: few of the longest have ended then, and the last ones left may outlive all before.
+func TestMedianSoonAfterStart(t *testing.T) {
+	between := func(r *rand.Rand, a, b float64) time.Duration { return seconds(a + (b-a)*r.Float64()) }
+	length := func(r *rand.Rand) time.Duration {
+		switch n := r.Float64(); {
+		case n < 0.5:
+			return between(r, 12, 30)
+		case n < 0.8:
+			return between(r, 30, 60)
+		default:
+			return between(r, 70, 110)
+		}
+	}
+	worst := 0.0
+	for seed := range uint64(40) {
+		r := rand.New(rand.NewPCG(seed, 7))
+		table := &Table{}
+		var open []spoken
+		for i := range 200 { // callers who call again; 80 at first, all in the last minute
+			at := seconds(-150 + 30*float64(i)/80)
+			if i >= 80 {
+				at = seconds(-60 + 58*float64(i-80)/120)
+			}
+			for {
+				over := at + length(r)
+				if over > 0 {
+					open = append(open, spoken{began: at, ends: over})
+					table.Add(0, -at, false)
+					break
+				}
+				table.Add(0, over-at, true)
+				at = min(0, over+time.Second/2)
+			}
+		}
+		worst = max(worst, emptied(table, open, 5*time.Second))
+	}
+	t.Logf("the worst estimate of 40 drains was off by %.0f %%", 100*worst)
+	if worst > 0.25 {
+		t.Errorf("an estimate is off by %.0f %%", 100*worst)
+	}
 }
 
 // learnt is the curve of calls of these lengths that were seen whole.
