@@ -29,9 +29,14 @@ type NodeStatus struct {
 	Cordoned bool `json:"cordoned"`
 	// Left is what is left of guarded pods; of how many they were at the beginning, nobody
 	// knows any more.
-	Left   Left   `json:"left"`
+	Left Left `json:"left"`
+	// Resume is the command that goes on, without the flags of the drain before: nobody knows
+	// them any more.
 	Resume string `json:"resume"`
 }
+
+// flagsLost is what no node tells of the drain that left it.
+const flagsLost = "  With which flags the drain began, and whether it had a --deadline, is not known: give them again"
 
 func newStatus(c *common) *cobra.Command {
 	output := ""
@@ -39,7 +44,7 @@ func newStatus(c *common) *cobra.Command {
 		Use: "status [NODE...]", Short: "Say how drains stand that nobody watches",
 		Long: "Says of each cordoned node that has guarded pods what is left on it, what that waits for, when its calls are over, and " +
 			"how to go on: after a drain with --wait=false, one that was interrupted, or one whose terminal was lost. Of nodes that " +
-			"are named it says it in any case. It changes nothing: callguard lets the pods go without this plugin.\n\n" +
+			"are named it says it in any case. With which flags a drain began is not known any more. It changes nothing: callguard lets the pods go without this plugin.\n\n" +
 			"Exit codes: 0, it was said, whatever is left; 1, an error.",
 		Example: "  kubectl calls status               # of each cordoned node with guarded pods\n" +
 			"  kubectl calls status node-1 node-2\n" +
@@ -99,7 +104,7 @@ func (c *common) status(ctx context.Context, cl *cluster, output string, args []
 	if len(names) > 1 {
 		what = "nodes"
 	}
-	_, err = fmt.Fprintf(c.Out, "\nTo go on: %s\nTo keep the %s: kubectl uncordon %s (pods that take no new call still go)\n", resume.command(names...), what, strings.Join(names, " "))
+	_, err = fmt.Fprintf(c.Out, "\nTo go on: %s\n"+flagsLost+"\nTo keep the %s: kubectl uncordon %s (pods that take no new call still go)\n", resume.command(names...), what, strings.Join(names, " "))
 	return err
 }
 

@@ -28,7 +28,7 @@ func TestStatus(t *testing.T) {
 	}
 	for _, want := range []string{
 		"node-1 is cordoned\n", "2 guarded pods; of 1 pod the calls are not known", "  voice/b: draining since ", ", calls unknown: ", "(in 10m) in half of such cases",
-		"\nTo go on: kubectl calls drain node-1\nTo keep the node: kubectl uncordon node-1 (",
+		"\nTo go on: kubectl calls drain node-1\n  With which flags the drain began, and whether it had a --deadline, is not known: give them again\nTo keep the node: kubectl uncordon node-1 (",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("it does not say %q:\n%s", want, out)
