@@ -461,10 +461,13 @@ func checkForeign(s scene) []finding {
 // checkPods looks for what weakens pods that are held.
 func (c *cluster) checkPods(ctx context.Context, s scene) []finding {
 	const check = "pods"
-	var short, unlocked, pending, unable, bearing []*corev1.Pod
+	var short, unlocked, pending, unable, bearing, stuck []*corev1.Pod
 	for _, pod := range s.enabledPods() {
 		if guard.BearsDisruption(pod) {
 			bearing = append(bearing, pod)
+		}
+		if guard.CannotStart(pod) != "" {
+			stuck = append(stuck, pod)
 		}
 		grace := pod.Spec.TerminationGracePeriodSeconds
 		if gateUnready(pod, c.now()) {
@@ -488,6 +491,9 @@ func (c *cluster) checkPods(ctx context.Context, s scene) []finding {
 	needed := s.admin.settings.AgentDrainTimeout
 	add(warn, short, fmt.Sprintf("have a shorter grace than the %s an agent may take to finish its calls", needed), fmt.Sprintf("terminationGracePeriodSeconds: %d", int(needed.Seconds())))
 	add(warn, unlocked, "were unlocked, and nothing holds their calls", "replace them: kubectl rollout restart")
+	if len(stuck) > 0 {
+		add(fail, stuck, "cannot start: "+guard.CannotStart(stuck[0]), "create what is missing, such as the Secret that the pod template names")
+	}
 	if len(unable) > 0 {
 		what, do := c.whyUnable(ctx, unable[0])
 		add(warn, unable, "can take no call: "+what, do)

@@ -57,6 +57,13 @@ func TestDoctor(t *testing.T) {
 		failed  bool
 	}{
 		"Well": {reason: "Nothing to do."},
+		"SecretMissing": {
+			reason: "The kubelet's words, without a right to read Secrets.", failed: true,
+			objects: []runtime.Object{newPod("c", pending, func(p *corev1.Pod) {
+				p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "agent", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CreateContainerConfigError", Message: `secret "voice-secrets" not found`}}}}
+			})},
+			want: []string{"OK opt-in every guarded pod is in an enabled namespace: 3 pods", `FAIL pods 1 of 3 guarded pods, such as voice/c, cannot start: container agent cannot be made: secret "voice-secrets" not found; create what is missing, such as the Secret that the pod template names`},
+		},
 		"Door": {
 			reason: "The door's name, and the cure.", failed: true, change: func(t *testing.T, s *stage) {
 				t.Helper()

@@ -252,7 +252,7 @@ func trimEvent(e *corev1.Event) {
 func trimPod(pod *corev1.Pod) {
 	containers, statuses := pods.TrimContainers(pod)
 	pod.Annotations = pods.Only(pod.Annotations, append(call.PodAnnotations(), append(autoscalerAnnotations(), costAnnotation)...)...)
-	pod.Spec = corev1.PodSpec{
+	spec := corev1.PodSpec{
 		Containers: append(containers, trimContainers(pod.Spec.Containers)...), InitContainers: trimContainers(pod.Spec.InitContainers),
 		NodeName: pod.Spec.NodeName, Tolerations: pod.Spec.Tolerations,
 		TerminationGracePeriodSeconds: pod.Spec.TerminationGracePeriodSeconds,
@@ -263,5 +263,6 @@ func trimPod(pod *corev1.Pod) {
 			status.Conditions = append(status.Conditions, corev1.PodCondition{Type: c.Type, Status: c.Status, Reason: c.Reason})
 		}
 	}
-	pod.Status = status
+	trimMistakes(pod, &spec, &status)
+	pod.Spec, pod.Status = spec, status
 }

@@ -152,6 +152,20 @@ func TestEvents(t *testing.T) {
 			want: []string{`Warning ShortGrace on Deployment voice/web: terminationGracePeriodSeconds is 30, shorter than the 1h0m0s an agent may take to finish its calls; use 3600`},
 		},
 		"LongGrace": {reason: "As long as the agent's own patience is enough.", objects: web(fine, webPod("a", grace(3600))), looks: once},
+		"GateWithoutPort": {
+			reason: "Whoever applied it was warned, and runs it all the same: it is said once.", objects: web(fine, webPod("a", withGate)), looks: []int{0, 1},
+			want: []string{`Warning PodTemplateMistake on Deployment voice/web: its pods have a call-gate and no annotation callguard.dev/gate-port, so nobody asks the gate, and it does not count; add callguard.dev/gate-port: "8089" to the pod template, or the port of --status-address`},
+		},
+		"GateWithPort":       {reason: "That is how it should be.", objects: web(fine, webPod("a", withGate, annotation(call.GatePortAnnotation, "8089"))), looks: once},
+		"GateAmongWitnesses": {reason: "Its port is known then.", objects: web(fine, webPod("a", withGate, annotation(call.WitnessesAnnotation, "gate"))), looks: once},
+		"TwoContainers": {
+			reason: "Once for the workload, however many pods it has.", objects: []runtime.Object{fine, newDeployment("web", 2), newReplicaSet("1", 2), webPod("a", withHelper), webPod("b", withHelper)}, looks: []int{0, 1},
+			want: []string{`Warning PodTemplateMistake on Deployment voice/web: its pods have more than one regular container, and a pod of which one has not started is evicted whatever calls it holds; make helpers native sidecars: initContainers with restartPolicy: Always`},
+		},
+		"SecretMissing": {
+			reason: "The kubelet knows it, and nobody needs a right to read Secrets.", objects: web(fine, webPod("a", withoutSecret)), looks: []int{0, 1},
+			want: []string{`Warning CannotStart on Deployment voice/web: of pods such as a, container agent cannot be made: secret "voice-secrets" not found; nothing takes their place, and a drain waits for them; create what is missing`},
+		},
 		"NotEnabled": {
 			reason: "The label alone does nothing.", objects: web(cordoned, webPod("a"), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: voice}}), looks: []int{0, 1},
 			want: []string{`Warning NamespaceNotEnabled on Deployment voice/web: label callguard.dev/guarded has no effect here: namespace voice is not enabled; an administrator enables it with: kubectl label namespace voice callguard.dev/enabled=true`},
@@ -280,4 +294,36 @@ func TestRefusedStep(t *testing.T) {
 	if list := g.report.holding(); len(list) != 0 {
 		t.Errorf("the step is taken, and held is %+v", list)
 	}
+}
+
+// onPod is an edit of a pod.
+func onPod(change func(*corev1.Pod)) edit {
+	return func(o metav1.Object) {
+		if pod, is := o.(*corev1.Pod); is {
+			change(pod)
+		}
+	}
+}
+
+// withGate has a call-gate.
+func withGate(o metav1.Object) {
+	onPod(func(p *corev1.Pod) {
+		p.Spec.InitContainers = append(p.Spec.InitContainers, corev1.Container{Name: "gate", Command: []string{"/call-gate"}})
+	})(o)
+}
+
+// withHelper has a second regular container.
+func withHelper(o metav1.Object) {
+	onPod(func(p *corev1.Pod) {
+		p.Spec.Containers = []corev1.Container{{Name: "agent"}, {Name: "helper"}}
+		p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{Name: "helper", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
+	})(o)
+}
+
+// withoutSecret has a container that waits for its Secret.
+func withoutSecret(o metav1.Object) {
+	onPod(func(p *corev1.Pod) {
+		p.Status.Phase, p.Status.Conditions = corev1.PodPending, nil
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "agent", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: configError, Message: `secret "voice-secrets" not found`}}}}
+	})(o)
 }

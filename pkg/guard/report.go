@@ -42,6 +42,8 @@ const (
 	ReasonBudgetOwner        = "BudgetOwnerMissing"
 	ReasonUnlocked           = "Unlocked"
 	ReasonNotFollowed        = "OwnerNotFollowed"
+	ReasonMistake            = "PodTemplateMistake"
+	ReasonCannotStart        = "CannotStart"
 	ReasonLeft               = "LeftToEviction"
 )
 
@@ -292,6 +294,14 @@ func (r *report) complaints(w *workload, drainTimeout time.Duration) {
 				r.log.Warn("An annotation is not understood; its default applies", "workload", w.key.String(), "err", err)
 				r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonBadAnnotation, "%s; until then its default applies", err)
 			}
+		}
+		for _, text := range mistakes(m.object) {
+			if r.once(w.key, text) {
+				r.events.Event(reference(w.key), corev1.EventTypeWarning, ReasonMistake, text)
+			}
+		}
+		if why := CannotStart(m.object); why != "" && r.once(w.key, why) {
+			r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonCannotStart, "of pods such as %s, %s; nothing takes their place, and a drain waits for them; create what is missing", m.Name, why)
 		}
 		grace := m.object.Spec.TerminationGracePeriodSeconds
 		if grace == nil || m.Terminating || time.Duration(*grace)*time.Second >= drainTimeout {
