@@ -82,7 +82,7 @@ func decisions() []decision {
 	says := func(value string) func(*corev1.Pod, []policyv1.PodDisruptionBudget) bool {
 		return func(p *corev1.Pod, _ []policyv1.PodDisruptionBudget) bool { return p.Annotations[safeToEvict] == value }
 	}
-	ownedBy := func(kinds ...string) func(*corev1.Pod, []policyv1.PodDisruptionBudget) bool {
+	controlledBy := func(kinds ...string) func(*corev1.Pod, []policyv1.PodDisruptionBudget) bool {
 		return func(p *corev1.Pod, _ []policyv1.PodDisruptionBudget) bool {
 			ref := metav1.GetControllerOfNoCopy(p)
 			return ref != nil && slices.Contains(kinds, ref.Kind)
@@ -92,22 +92,29 @@ func decisions() []decision {
 		{"it has ended", func(p *corev1.Pod, _ []policyv1.PodDisruptionBudget) bool {
 			return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 		}, goes, "simulator/drainability/rules/terminal"},
-		{"a DaemonSet's", ownedBy("DaemonSet"), goes, "simulator/drainability/rules/daemonset"},
+		{"a DaemonSet's", controlledBy("DaemonSet"), goes, "simulator/drainability/rules/daemonset"},
 		{"safe-to-evict: on-completion (1.36)", says("on-completion"), lasts, "simulator/drainability/rules/rules.go:63-73"},
 		{"safe-to-evict: true: neither budget, nor storage, nor owner is asked", says("true"), moves, "simulator/drainability/rules/rules.go:63-73"},
 		{"safe-to-evict: false", says("false"), forbids, "simulator/drainability/rules/notsafetoevict"},
 		{"no owner that makes it again, as a Deployment itself", func(p *corev1.Pod, b []policyv1.PodDisruptionBudget) bool {
-			return !ownedBy("ReplicaSet", "ReplicationController", "StatefulSet", "Job")(p, b)
+			return !controlledBy("ReplicaSet", "ReplicationController", "StatefulSet", "Job")(p, b)
 		}, forbids, "simulator/drainability/rules/replicated"},
 		{"an emptyDir that is not named", unnamedStorage, forbids, "simulator/drainability/rules/localstorage"},
 		{"its budget allows none", func(p *corev1.Pod, budgets []policyv1.PodDisruptionBudget) bool {
-			return slices.ContainsFunc(budgets, func(b policyv1.PodDisruptionBudget) bool {
-				selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
-				return err == nil && b.Namespace == p.Namespace && selector.Matches(labels.Set(p.Labels)) && b.Status.DisruptionsAllowed < 1
-			})
+			return slices.ContainsFunc(budgetsOf(p, budgets), func(b policyv1.PodDisruptionBudget) bool { return b.Status.DisruptionsAllowed < 1 })
 		}, forbids, "simulator/drainability/rules/pdb/rule.go:42"},
 		{"any other", func(*corev1.Pod, []policyv1.PodDisruptionBudget) bool { return true }, moves, "simulator/drain.go"},
 	}
+}
+
+func budgetsOf(p *corev1.Pod, budgets []policyv1.PodDisruptionBudget) (list []policyv1.PodDisruptionBudget) {
+	for _, b := range budgets {
+		selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
+		if err == nil && b.Namespace == p.Namespace && selector.Matches(labels.Set(p.Labels)) {
+			list = append(list, b)
+		}
+	}
+	return list
 }
 
 func unnamedStorage(p *corev1.Pod, _ []policyv1.PodDisruptionBudget) bool {
@@ -123,7 +130,7 @@ func fateOf(p *corev1.Pod, budgets []policyv1.PodDisruptionBudget) decision {
 // scene is what one look saw.
 type scene struct {
 	nodes   []corev1.Node
-	pods    map[string][]*corev1.Pod // by node, without those that go with it
+	pods    map[string][]*corev1.Pod // by node; of Cluster Autoscaler, without those that go with it
 	budgets []policyv1.PodDisruptionBudget
 }
 
@@ -273,26 +280,38 @@ func (a *Autoscaler) look(ctx context.Context) error {
 }
 
 func (a *Autoscaler) sees(ctx context.Context) (scene, error) {
+	s, err := see(ctx, a.Client, a.Nodes)
+	if err != nil {
+		return s, err
+	}
+	gone, _ := a.Removed()
+	s.nodes = slices.DeleteFunc(s.nodes, func(n corev1.Node) bool { return slices.Contains(gone, n.Name) })
+	for node, pods := range s.pods {
+		s.pods[node] = slices.DeleteFunc(pods, func(p *corev1.Pod) bool { return fateOf(p, s.budgets).fate == goes })
+	}
+	return s, nil
+}
+
+// see looks at the selected nodes, and at all pods and budgets.
+func see(ctx context.Context, client kubernetes.Interface, selector string) (scene, error) {
 	s := scene{pods: map[string][]*corev1.Pod{}}
-	nodes, err := a.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: a.Nodes})
+	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: selector})
 	if err != nil {
 		return s, fmt.Errorf("cannot list the nodes: %w", err)
 	}
-	gone, _ := a.Removed()
-	s.nodes = slices.DeleteFunc(nodes.Items, func(n corev1.Node) bool { return slices.Contains(gone, n.Name) })
-	budgets, err := a.Client.PolicyV1().PodDisruptionBudgets("").List(ctx, metav1.ListOptions{})
+	s.nodes = nodes.Items
+	budgets, err := client.PolicyV1().PodDisruptionBudgets("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return s, fmt.Errorf("cannot list the budgets: %w", err)
 	}
 	s.budgets = budgets.Items
-	pods, err := a.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	pods, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return s, fmt.Errorf("cannot list the pods: %w", err)
 	}
 	for i := range pods.Items {
-		if p := &pods.Items[i]; fateOf(p, s.budgets).fate != goes {
-			s.pods[p.Spec.NodeName] = append(s.pods[p.Spec.NodeName], p)
-		}
+		p := &pods.Items[i]
+		s.pods[p.Spec.NodeName] = append(s.pods[p.Spec.NodeName], p)
 	}
 	return s, nil
 }
@@ -306,9 +325,7 @@ func (a *Autoscaler) drain(ctx context.Context, node string, pods []*corev1.Pod)
 	a.Log.Info("A node is drained", "node", node, "pods", len(pods))
 	for end := time.Now().Add(a.Evict); len(pods) > 0; {
 		pods = slices.DeleteFunc(pods, func(p *corev1.Pod) bool {
-			err := a.Client.PolicyV1().Evictions(p.Namespace).Evict(ctx, &policyv1.Eviction{
-				ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name}, DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &p.UID}},
-			})
+			err := evict(ctx, a.Client, p)
 			return apierrors.IsNotFound(err) || apierrors.IsConflict(err)
 		})
 		if len(pods) > 0 && time.Now().After(end) {
@@ -349,23 +366,40 @@ func (a *Autoscaler) remove(ctx context.Context, node string) error {
 
 // taint sets a taint or takes it off, and cordons with that of a removal.
 func (a *Autoscaler) taint(ctx context.Context, node, key string, effect corev1.TaintEffect, set bool) error {
-	err := retry.OnError(retry.DefaultBackoff, apierrors.IsConflict, func() error {
-		n, err := a.Client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		n.Spec.Taints = slices.DeleteFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == key })
-		if set {
-			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: key, Value: fmt.Sprint(time.Now().Unix()), Effect: effect})
-		}
+	return setTaint(ctx, a.Client, node, corev1.Taint{Key: key, Value: fmt.Sprint(time.Now().Unix()), Effect: effect}, set, func(n *corev1.Node) {
 		if key == removalTaint {
 			n.Spec.Unschedulable = set
 		}
-		_, err = a.Client.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{})
+	})
+}
+
+// setTaint sets a taint or takes it off, and makes the other changes with it.
+func setTaint(ctx context.Context, client kubernetes.Interface, node string, taint corev1.Taint, set bool, others ...func(*corev1.Node)) error {
+	err := retry.OnError(retry.DefaultBackoff, apierrors.IsConflict, func() error {
+		n, err := client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		n.Spec.Taints = slices.DeleteFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == taint.Key })
+		if set {
+			n.Spec.Taints = append(n.Spec.Taints, taint)
+		}
+		for _, change := range others {
+			change(n)
+		}
+		_, err = client.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{})
 		return err
 	})
 	if err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("cannot taint node %s: %w", node, err)
 	}
 	return err
+}
+
+// evict asks for a pod's eviction, and for that of no other of its name.
+func evict(ctx context.Context, client kubernetes.Interface, p *corev1.Pod) error {
+	return client.PolicyV1().Evictions(p.Namespace).Evict(ctx, &policyv1.Eviction{
+		ObjectMeta:    metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name},
+		DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &p.UID}},
+	})
 }
