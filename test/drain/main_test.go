@@ -27,13 +27,10 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// nodeCount bounds how many stories run side by side.
-const nodeCount = 24
-
 // What all stories share.
 var (
 	stage *lab.Lab
-	nodes = newPool(nodeCount)
+	nodes = newPool()
 	// dialling bounds how many callers of all stories join their rooms at once.
 	dialling = make(chan struct{}, 6)
 	// lines numbers the stories, which name their rooms by telephone numbers.
@@ -44,6 +41,9 @@ var (
 // kube-apiserver of them, kube-controller-manager and kube-scheduler behind it, nodes with their gates behind those, and
 // every second guard behind them all.
 var apart = flag.Duration("clocks", 0, "set the clocks of the stage's programs so far apart, the other way round where negative")
+
+// nodeCount bounds how many stories run side by side.
+var nodeCount = flag.Int("nodes", 24, "how many nodes the stage has")
 
 // memory is what adapter and guard may each take, in MiB, as a container's limit.
 var memory = flag.Int64("memory", 0, "confine the memory of adapter and guard to so many MiB, which needs root")
@@ -75,9 +75,10 @@ func run(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "cannot tell stories side by side: %v\n", err)
 		return 1
 	}
+	nodes.give(nodeNames(*nodeCount))
 	var err error
 	stage, err = lab.Open(ctx, lab.Options{
-		Name: lab.InstanceName("drain"), Nodes: nodeCount, LiveKits: 2, MaxJobs: 50, Progress: os.Stderr,
+		Name: lab.InstanceName("drain"), Nodes: *nodeCount, LiveKits: 2, MaxJobs: 50, Progress: os.Stderr,
 		Clocks: local.Clocks{APIServer: 2 * *apart, Controllers: -*apart, Nodes: -2 * *apart}, Clock: *apart,
 		Guard: true, GuardArgs: guardArgs(), OldGate: earlier("call-gate"),
 		MemoryLimit: *memory << 20,

@@ -4,6 +4,7 @@ package drain
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"testing"
@@ -35,33 +36,17 @@ func TestNodesLeave(t *testing.T) {
 		Remove: func(context.Context, string) error { return nil }, // it takes no pod any more, for it is cordoned
 		Log:    slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
-	ctx, stop := context.WithCancel(t.Context())
-	ran := make(chan error, 1)
-	go func() { ran <- scaler.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-ran; err != nil {
-			t.Error(err)
-		}
-	})
+	s.autoscaled(scaler)
 
 	before := s.pods(all)
 	s.hangUpOn(before[:6]...)
 	s.does("scale", "deployment/"+lab.AgentName, "--replicas=4")
-	nodesOf := func() (list []string) {
-		for _, node := range s.nodes {
-			if len(s.pods(on(node))) > 0 {
-				list = append(list, node)
-			}
-		}
-		return list
-	}
 	s.eventually(inTime, "as many serve as are wanted", func() (bool, error) {
 		return s.so(len(s.pods(in(call.Serving))) == left && s.watch.able() == left)
 	})
 	s.always(5*s1, "six callers talk, and their nodes are there", func() (bool, error) {
 		removed, _ := scaler.Removed()
-		return s.talking() && !slices.ContainsFunc(nodesOf(), func(n string) bool { return slices.Contains(removed, n) }), nil
+		return s.talking() && !slices.ContainsFunc(s.inUse(), func(n string) bool { return slices.Contains(removed, n) }), nil
 	})
 	s.hangUpAll()
 	// Which of them are left is the scheduler's choice: two that are half full are none that nobody needs until their calls are
@@ -75,4 +60,67 @@ func TestNodesLeave(t *testing.T) {
 	}
 	s.bounds(12+left, left)
 	s.noneDropped()
+}
+
+// TestNodesLeaveKarpenter has twelve agents on six nodes that hold two each, and load falls until two nodes can hold all that
+// are left. Karpenter's behaviour beside them takes the other four, each when its last call is over and nothing has come to it
+// or left it for consolidateAfter. It evicts nobody: the budget of the guard makes a node with a guarded pod no candidate.
+func TestNodesLeaveKarpenter(t *testing.T) {
+	t.Parallel()
+	const slots, left = 2, 4
+	s := tell(t, 6)
+	s.deploy(12, func(d *appsv1.Deployment) {
+		d.Spec.Template.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: *cpus(30)}
+	})
+	s.fill()
+	scaler := &fleet.Karpenter{
+		Client: stage.Client, Nodes: storyLabel + "=" + s.ns, Slots: slots, Sizes: []int{1, slots}, Budget: 10,
+		Times: fleet.KarpenterTimes{After: 5 * time.Second, Poll: time.Second, Validate: 2 * time.Second, Drain: time.Second},
+		Add: func(context.Context, int) (string, error) {
+			return "", errors.New("a guarded pod's node was to be replaced")
+		},
+		Remove: func(context.Context, string) error { return nil }, // it takes no pod any more, for it is tainted
+		Log:    slog.New(slog.NewTextHandler(t.Output(), nil)),
+	}
+	s.autoscaled(scaler)
+
+	s.hangUpOn(s.pods(all)[:6]...)
+	s.does("scale", "deployment/"+lab.AgentName, "--replicas=4")
+	s.eventually(inTime, "as many serve as are wanted", func() (bool, error) {
+		return s.so(len(s.pods(in(call.Serving))) == left && s.watch.able() == left)
+	})
+	s.always(5*s1, "six callers talk, and their nodes are there", func() (bool, error) {
+		removed, _ := scaler.Removed()
+		return s.talking() && !slices.ContainsFunc(s.inUse(), func(n string) bool { return slices.Contains(removed, n) }), nil
+	})
+	s.hangUpAll()
+	s.eventually(inTime, "four of six nodes are gone", func() (bool, error) {
+		removed, _ := scaler.Removed()
+		return s.so(len(removed) == 4 && len(s.pods(all)) == left && len(s.inUse()) == 2)
+	})
+	if _, gaveUp := scaler.Removed(); gaveUp > 0 {
+		t.Errorf("Karpenter gave up on a node %d times; want none that it tried to replace", gaveUp)
+	}
+	s.bounds(12, left)
+	s.noneDropped()
+}
+
+// autoscaled runs a node autoscaler beside the story.
+func (s *story) autoscaled(scaler interface {
+	Run(ctx context.Context) error
+}) {
+	ctx, stop := context.WithCancel(s.t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- scaler.Run(ctx) }()
+	s.t.Cleanup(func() {
+		stop()
+		if err := <-ran; err != nil {
+			s.t.Error(err)
+		}
+	})
+}
+
+// inUse are the nodes with pods of the story.
+func (s *story) inUse() []string {
+	return slices.DeleteFunc(slices.Clone(s.nodes), func(node string) bool { return len(s.pods(on(node))) == 0 })
 }

@@ -47,13 +47,17 @@ type pool struct {
 	free []string
 }
 
-func newPool(n int) *pool {
+func newPool() *pool {
 	p := &pool{}
 	p.more = sync.NewCond(&p.mu)
-	for i := range n {
-		p.free = append(p.free, local.NodeName(i+1))
-	}
 	return p
+}
+
+func nodeNames(n int) (names []string) {
+	for i := range n {
+		names = append(names, local.NodeName(i+1))
+	}
+	return names
 }
 
 // take waits for n nodes.
