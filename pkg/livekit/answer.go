@@ -283,6 +283,7 @@ func (a *answer) participants() (Room, error) {
 		if err != nil || agent.State == Disconnected {
 			return err
 		}
+		room.AnyAgent = room.AnyAgent || kind == kindAgent
 		if kind == kindAgent && !other {
 			room.Agents = append(room.Agents, agent)
 		} else {

@@ -95,6 +95,7 @@ func whole(list *protocol.ListParticipantsResponse) Room {
 			continue
 		}
 		agent := p.GetKind() == protocol.ParticipantInfo_AGENT
+		room.AnyAgent = room.AnyAgent || agent
 		switch {
 		case p.GetIsPublisher():
 			room.Counts.Publishers++
@@ -430,6 +431,14 @@ func FuzzAnswer(f *testing.F) {
 		participants := newAnswer(bytes.NewReader(body), budget, maxItems)
 		in, _ := participants.participants()
 		participants.close()
+		asked := newAnswer(bytes.NewReader(body), budget, maxItems)
+		dispatches, _ := asked.dispatches()
+		asked.close()
+		for _, d := range dispatches {
+			if len(d.AgentName) > call.MaxAgentName+len("…") || len(d.order) > 2*maxOrder {
+				t.Errorf("%q is a dispatch of %d and %d bytes", body, len(d.AgentName), len(d.order))
+			}
+		}
 		for _, info := range list {
 			if len(info.Name) > maxName || len(info.SID) > maxField {
 				t.Errorf("%q is a room of %d bytes with an id of %d", body, len(info.Name), len(info.SID))

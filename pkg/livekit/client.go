@@ -97,7 +97,13 @@ func NewTransport() *http.Transport {
 	return t
 }
 
-// Client asks LiveKit's RoomService. It is safe for concurrent use.
+// The services of LiveKit's API that are asked.
+const (
+	roomService     = "livekit.RoomService"
+	dispatchService = "livekit.AgentDispatchService"
+)
+
+// Client asks LiveKit's RoomService and AgentDispatchService. It is safe for concurrent use.
 //
 // It is written by hand: LiveKit's own clients give no way to bound an answer, take an
 // empty 200 of a proxy for "no rooms", repeat in errors what they were answered, and
@@ -132,7 +138,7 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Asked == nil {
 		cfg.Asked = func(string, time.Duration, error) {}
 	}
-	return &Client{cfg: cfg, base: base.JoinPath("twirp", "livekit.RoomService").String() + "/", http: &http.Client{
+	return &Client{cfg: cfg, base: base.JoinPath("twirp").String() + "/", http: &http.Client{
 		Transport:     cfg.Transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
@@ -191,6 +197,9 @@ type Room struct {
 	SID    string
 	Agents []Agent
 	Others int // callers, avatars, recorders
+	// AnyAgent reports whether an agent of any kind is in it, those that LiveKit Cloud hosts
+	// and avatars, too.
+	AnyAgent bool
 	// Counts are what the list of rooms is to say of it.
 	Counts Counts
 }
@@ -215,7 +224,7 @@ func (c *Client) Rooms(ctx context.Context, names ...string) ([]RoomInfo, error)
 		request = protowire.AppendString(protowire.AppendTag(request, 1, protowire.BytesType), name)
 	}
 	var rooms []RoomInfo
-	err := c.ask(ctx, "ListRooms", map[string]any{"roomList": true}, request, func(a *answer) (err error) {
+	err := c.ask(ctx, roomService, "ListRooms", map[string]any{"roomList": true}, request, func(a *answer) (err error) {
 		rooms, err = a.rooms()
 		return err
 	})
@@ -230,7 +239,7 @@ func (c *Client) Rooms(ctx context.Context, names ...string) ([]RoomInfo, error)
 func (c *Client) Participants(ctx context.Context, name string) (Room, error) {
 	request := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), name)
 	var room Room
-	err := c.ask(ctx, "ListParticipants", map[string]any{"roomAdmin": true, "room": name}, request, func(a *answer) (err error) {
+	err := c.ask(ctx, roomService, "ListParticipants", map[string]any{"roomAdmin": true, "room": name}, request, func(a *answer) (err error) {
 		room, err = a.participants()
 		return err
 	})
@@ -273,19 +282,19 @@ func (c *Client) Room(ctx context.Context, name string) (Room, error) {
 }
 
 // ask sends one request and has its answer read.
-func (c *Client) ask(ctx context.Context, method string, grant map[string]any, request []byte, read func(*answer) error) error {
+func (c *Client) ask(ctx context.Context, service, method string, grant map[string]any, request []byte, read func(*answer) error) error {
 	if err := c.cfg.Pace.wait(ctx, c.cfg.Patience); err != nil {
 		return err
 	}
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
-	err := c.send(ctx, method, grant, request, read)
+	err := c.send(ctx, service+"/"+method, grant, request, read)
 	c.cfg.Asked(method, time.Since(began), err)
 	return err
 }
 
-func (c *Client) send(ctx context.Context, method string, grant map[string]any, request []byte, read func(*answer) error) error {
+func (c *Client) send(ctx context.Context, path string, grant map[string]any, request []byte, read func(*answer) error) error {
 	now := time.Now()
 	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
 		"iss": c.cfg.APIKey, "nbf": now.Add(-tokenLife).Unix(), "exp": now.Add(tokenLife).Unix(), "video": grant,
@@ -293,7 +302,7 @@ func (c *Client) send(ctx context.Context, method string, grant map[string]any, 
 	if err != nil {
 		return fmt.Errorf("cannot sign a LiveKit token with API key %q: %w", c.cfg.APIKey, err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+method, bytes.NewReader(request))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+path, bytes.NewReader(request))
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func TestWhoIsInARoom(t *testing.T) {
 			change: func(f *fake) {
 				f.rooms[number] = []*protocol.ParticipantInfo{caller, agentOf("PA_1", "pod"), avatar, hosted, gone}
 			},
-			want: Room{Open: true, Agents: one, Others: 3, Counts: Counts{Participants: 1, Quiet: 3}}},
+			want: Room{Open: true, Agents: one, Others: 3, AnyAgent: true, Counts: Counts{Participants: 1, Quiet: 3}}},
 		"WaitsForItsAgent": {reason: "A room that nobody has joined is open all the same.", asked: []string{"ListParticipants", "ListRooms"},
 			change: func(f *fake) { f.rooms[number] = nil }, want: Room{Open: true, SID: "RM_" + number}},
 		"None": {reason: "There is no such room.", change: func(*fake) {}, asked: []string{"ListParticipants", "ListRooms"}},

@@ -29,12 +29,16 @@ const nobodyAnswers = 3 * time.Second
 // stub. test/e2e asks a real livekit-server.
 type fake struct {
 	protocol.RoomService
+	protocol.AgentDispatchService
 
 	mu      sync.Mutex
 	rooms   map[string][]*protocol.ParticipantInfo
 	byNodes bool            // a room's node is asked who is in it
 	silent  map[string]bool // rooms whose node does not answer
 	asked   []string        // methods
+	// dispatches are those of rooms, and created what was asked for.
+	dispatches map[string][]*protocol.AgentDispatch
+	created    []*protocol.CreateAgentDispatchRequest
 	// instead answers in its place, if it returns true.
 	instead func(http.ResponseWriter, *http.Request) bool
 }
@@ -60,6 +64,10 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		_ = twirp.WriteError(w, twirp.Unauthenticated.Error("permissions denied"))
+		return
+	}
+	if strings.Contains(r.URL.Path, "AgentDispatchService") {
+		protocol.NewAgentDispatchServiceServer(f).ServeHTTP(w, r)
 		return
 	}
 	protocol.NewRoomServiceServer(f).ServeHTTP(w, r)
@@ -95,6 +103,28 @@ func (f *fake) ListParticipants(ctx context.Context, req *protocol.ListParticipa
 		return nil, twirp.Unavailable.Error("no response from servers")
 	}
 	return &protocol.ListParticipantsResponse{Participants: in}, nil
+}
+
+func (f *fake) ListDispatch(ctx context.Context, req *protocol.ListAgentDispatchRequest) (*protocol.ListAgentDispatchResponse, error) {
+	if v := ctx.Value(grantsKey{}).(*auth.VideoGrant); !v.RoomAdmin || v.Room != req.Room {
+		return nil, twirp.PermissionDenied.Error("no roomAdmin of room " + req.Room)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.rooms[req.Room] == nil {
+		return nil, twirp.NotFound.Error("requested room does not exist")
+	}
+	return &protocol.ListAgentDispatchResponse{AgentDispatches: f.dispatches[req.Room]}, nil
+}
+
+func (f *fake) CreateDispatch(ctx context.Context, req *protocol.CreateAgentDispatchRequest) (*protocol.AgentDispatch, error) {
+	if v := ctx.Value(grantsKey{}).(*auth.VideoGrant); !v.RoomAdmin || v.Room != req.Room {
+		return nil, twirp.PermissionDenied.Error("no roomAdmin of room " + req.Room)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.created = append(f.created, req)
+	return &protocol.AgentDispatch{Id: "AD_new", AgentName: req.AgentName, Room: req.Room, Metadata: req.Metadata}, nil
 }
 
 // direct brings requests to a handler without a network between, so that they pass in
