@@ -21,6 +21,9 @@ const (
 	AgentContainerAnnotation = "callguard.dev/agent-container"
 	SecretAnnotation         = "callguard.dev/livekit-secret"
 	SecretKeysAnnotation     = "callguard.dev/livekit-secret-keys"
+	AgentNameAnnotation      = "callguard.dev/agent-name"
+	WaitingRoomsAnnotation   = "callguard.dev/waiting-rooms"
+	DispatchAgainAnnotation  = "callguard.dev/dispatch-again"
 	LaunchLimitAnnotation    = "callguard.dev/launch-limit"
 	DeadlineAnnotation       = "callguard.dev/drain-deadline"
 	OnDeadlineAnnotation     = "callguard.dev/on-deadline"
@@ -137,6 +140,15 @@ func table() []Annotation {
 				}
 				return nil
 			}},
+		{Key: AgentNameAnnotation, On: OnPod, Writer: AtBirth, Readers: AdapterName, Default: "calls that wait for a name which no workload of the project says count for each workload that says none",
+			Means: "the name with which the agent registers at LiveKit, such as `desk`: calls that wait for an agent of that name count in `waiting_calls`",
+			wrong: func(a map[string]string) error { _, err := ParseAgentName(a[AgentNameAnnotation]); return err }},
+		{Key: WaitingRoomsAnnotation, On: OnPod, Writer: AtBirth, Readers: AdapterName, Default: "`named`: only a room that asks for an agent by name can wait",
+			Means: "`every`: each room of the LiveKit project wants an agent, so a caller who is in one without an agent waits, too. Not where people talk among themselves",
+			wrong: func(a map[string]string) error { _, err := ParseWaitingRooms(a[WaitingRoomsAnnotation]); return err }},
+		{Key: DispatchAgainAnnotation, On: OnPod, Writer: AtBirth, Readers: AdapterName, Default: "LiveKit looks for an agent once, and a call that gets none is lost",
+			Means: "`true`: when a pod of the workload becomes able to take calls, metrics-adapter has LiveKit look for an agent again for the calls that wait for it",
+			wrong: func(a map[string]string) error { _, err := ParseDispatchAgain(a[DispatchAgainAnnotation]); return err }},
 		{Key: LaunchLimitAnnotation, On: OnPod, Writer: AtBirth, Readers: guard, Default: "`--settle` of drain-guard",
 			Means: "how long an agent without call-gate may take to start a job it was assigned, such as `2m`: raise it where processes are not warm. `--max-hold` bounds it",
 			wrong: func(a map[string]string) error { _, err := ParseLaunchLimit(a[LaunchLimitAnnotation]); return err }},

@@ -217,8 +217,12 @@ type Pod struct {
 	// witness here: a pod without one holds no call.
 	Running bool
 
+	// Ready says that the kubelet finds the pod ready.
+	Ready bool
+
 	Witnesses  []Witness
 	Project    Project
+	Demand     Demand
 	WorkerPort int
 	GatePort   int
 }

@@ -40,6 +40,12 @@ type Object struct {
 	Owner call.Owner
 	// Guarded says that its pod template carries call.GuardedLabel.
 	Guarded bool
+	// Demand is which calls that wait its pods could take, by the template of a Deployment
+	// or StatefulSet; AsksRooms says that LiveKit is asked about them.
+	Demand    call.Demand
+	AsksRooms bool
+	// Born is when a Deployment or StatefulSet was created.
+	Born time.Time
 	// Silent reports whether a node is not heard by the control plane, or not ready.
 	Silent bool
 }
@@ -399,18 +405,66 @@ func (s *Store) Lost(p *call.Pod) bool {
 }
 
 // EachProject tells f, for each pod of an enabled namespace that LiveKit is asked about,
-// its LiveKit project and when it was born. f must not call the Store.
+// its LiveKit project and when it was born. Of a workload that has no pods it tells when
+// that was born itself: calls may wait for its first. f must not call the Store.
 func (s *Store) EachProject(f func(call.Project, time.Time)) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	named := map[call.Project]bool{}
 	for namespace, names := range s.byName {
 		if !s.enabled(namespace) {
 			continue
 		}
 		for _, p := range names {
 			if p.Asks(call.Rooms) {
+				named[p.Project] = true
 				f(p.Project, p.Born)
 			}
 		}
 	}
+	for _, kind := range []string{Deployment, StatefulSet} {
+		for _, o := range s.objects[kind] {
+			if o.Guarded && o.AsksRooms && !named[o.Demand.Project] && s.enabled(o.Namespace) {
+				f(o.Demand.Project, o.Born)
+			}
+		}
+	}
+}
+
+// Taker is who could take calls that wait: a Deployment, a StatefulSet, or pods of a
+// Namespace that belong to neither.
+type Taker struct {
+	Kind string
+	types.NamespacedName
+	call.Demand
+}
+
+// Takers returns who of enabled namespaces could take the calls that wait: Deployments and
+// StatefulSets, whether they have pods or not, and pods that belong to none of these.
+func (s *Store) Takers() []Taker {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var takers []Taker
+	for _, kind := range []string{Deployment, StatefulSet} {
+		for _, o := range s.objects[kind] {
+			if o.Guarded && s.enabled(o.Namespace) {
+				takers = append(takers, Taker{kind, o.NamespacedName, o.Demand})
+			}
+		}
+	}
+	of := map[Taker]bool{} // one for all pods of a namespace that say the same
+	for namespace, names := range s.byName {
+		if !s.enabled(namespace) {
+			continue
+		}
+		for _, p := range names {
+			owner, top := s.workload(p)
+			top = cmp.Or(top, owner)
+			own := top.Kind == Deployment || top.Kind == StatefulSet
+			if !own || s.objects[top.Kind][types.NamespacedName{Namespace: namespace, Name: top.Name}] == nil {
+				of[Taker{Kind: Namespace, NamespacedName: types.NamespacedName{Namespace: namespace}, Demand: p.Demand}] = true
+			}
+		}
+	}
+	return slices.AppendSeq(takers, maps.Keys(of))
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -133,7 +134,7 @@ func (w *Watcher) setObject(obj any) {
 		if w.store.SetObject(o) {
 			w.tellFormer(o)
 		}
-		if o.Kind == Namespace {
+		if o.Kind == Namespace || o.Guarded {
 			w.onChange()
 		}
 	}
@@ -154,7 +155,7 @@ func (w *Watcher) tellFormer(o *Object) {
 func (w *Watcher) deleteObject(obj any) {
 	if o := fromObject(obj); o != nil {
 		w.store.DeleteObject(o.Kind, o.NamespacedName, o.UID)
-		if o.Kind == Namespace {
+		if o.Kind == Namespace || o.Guarded {
 			w.onChange()
 		}
 	}
@@ -166,11 +167,7 @@ func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 	witnesses, _ := call.ParseWitnesses(pod.Annotations[call.WitnessesAnnotation], pod.Annotations[call.GatePortAnnotation])
 	port, _ := call.ParseWorkerPort(pod.Annotations[call.WorkerPortAnnotation])
 	gatePort, _ := call.ParseGatePort(pod.Annotations[call.GatePortAnnotation])
-	keys, _ := call.ParseSecretKeys(pod.Annotations[call.SecretKeysAnnotation])
-	project := call.DefaultProject
-	if secret := pod.Annotations[call.SecretAnnotation]; secret != "" {
-		project = call.SecretProject(pod.Namespace, secret, keys)
-	}
+	demand := call.DemandOf(pod.Namespace, pod.Annotations)
 	running := Runs(pod.Status.ContainerStatuses)
 	if running && !Runs(agentStatuses(pod, witnesses)) {
 		// It has no page that could answer, and no job. Whoever else counts is asked all the same.
@@ -189,8 +186,10 @@ func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 		Terminating:    pod.DeletionTimestamp != nil,
 		Born:           pod.CreationTimestamp.Time,
 		Running:        running,
+		Ready:          slices.ContainsFunc(pod.Status.Conditions, isReady),
 		Witnesses:      witnesses,
-		Project:        project,
+		Project:        demand.Project,
+		Demand:         demand,
 		WorkerPort:     port,
 		GatePort:       gatePort,
 	}, call.Mistakes(pod.Annotations)
@@ -199,6 +198,11 @@ func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 // Runs reports whether one of these containers runs.
 func Runs(list []corev1.ContainerStatus) bool {
 	return slices.ContainsFunc(list, func(c corev1.ContainerStatus) bool { return c.State.Running != nil })
+}
+
+// isReady reports whether a condition is that of a pod which is ready.
+func isReady(c corev1.PodCondition) bool {
+	return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 }
 
 // agentStatuses are the statuses of the containers that may be the agent's: the one that
@@ -267,11 +271,18 @@ func fromObject(obj any) *Object {
 		Labels:         meta.GetLabels(),
 	}
 	guarded := func(template corev1.PodTemplateSpec) bool { return template.Labels[call.GuardedLabel] == "true" }
+	takes := func(template corev1.PodTemplateSpec) {
+		o.Demand, o.Born = call.DemandOf(o.Namespace, template.Annotations), meta.GetCreationTimestamp().Time
+		witnesses, _ := call.ParseWitnesses(template.Annotations[call.WitnessesAnnotation], template.Annotations[call.GatePortAnnotation])
+		o.AsksRooms = slices.Contains(witnesses, call.Rooms)
+	}
 	switch obj := obj.(type) {
 	case *appsv1.Deployment:
 		o.Kind, o.Guarded = Deployment, guarded(obj.Spec.Template)
+		takes(obj.Spec.Template)
 	case *appsv1.StatefulSet:
 		o.Kind, o.Guarded = StatefulSet, guarded(obj.Spec.Template)
+		takes(obj.Spec.Template)
 	case *appsv1.ReplicaSet:
 		o.Kind, o.Guarded, o.Owner = ReplicaSet, guarded(obj.Spec.Template), controllerOf(obj)
 	case *corev1.Node:
@@ -307,6 +318,9 @@ func trim(obj any) (any, error) {
 	case *corev1.Pod:
 		containers, statuses := TrimContainers(o)
 		status := corev1.PodStatus{Phase: o.Status.Phase, PodIP: o.Status.PodIP, ContainerStatuses: statuses}
+		if slices.ContainsFunc(o.Status.Conditions, isReady) {
+			status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		}
 		o.Annotations = Only(o.Annotations, call.PodAnnotations()...)
 		o.Spec = corev1.PodSpec{NodeName: o.Spec.NodeName, Containers: containers}
 		o.Status = status
@@ -330,17 +344,24 @@ func trim(obj any) (any, error) {
 // read of its template.
 func trimOwner(o metav1.Object, t corev1.PodTemplateSpec) corev1.PodTemplateSpec {
 	o.SetAnnotations(nil)
+	var demand map[string]string
 	if t.Labels[call.GuardedLabel] == "true" {
 		o.SetLabels(selectable(o.GetLabels()))
+		demand = Only(t.Annotations, call.SecretAnnotation, call.SecretKeysAnnotation, call.WitnessesAnnotation, call.GatePortAnnotation,
+			call.AgentNameAnnotation, call.WaitingRoomsAnnotation, call.DispatchAgainAnnotation)
+		maps.DeleteFunc(demand, func(_, value string) bool { return len(value) > maxAnnotation }) // none that works is longer
 	} else {
 		o.SetLabels(nil)
 	}
-	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: Only(t.Labels, call.GuardedLabel)}}
+	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: Only(t.Labels, call.GuardedLabel), Annotations: demand}}
 }
 
 // maxLabels is for how many labels' keys and values an object can be found by them, in bytes. Who writes an object chooses
 // how many it has, up to the API server's 1.5 MiB.
 const maxLabels = 16 << 10
+
+// maxAnnotation bounds an annotation that is kept of a template, in bytes.
+const maxAnnotation = 1 << 10
 
 // selectable are the labels of an object, or those of callguard's where they are too long.
 func selectable(labels map[string]string) map[string]string {
