@@ -37,21 +37,23 @@ const (
 // tests use it; test/e2e asks a real livekit-server.
 type fakeLiveKit struct {
 	protocol.RoomService
+	protocol.AgentDispatchService
 
 	mu       sync.Mutex
 	secret   string
 	rooms    map[string][]*protocol.ParticipantInfo
-	metadata string                           // of each room
-	lines    map[string]*line                 // as they were when they were last refreshed
-	unlisted map[string]bool                  // rooms that ListRooms leaves out
-	noList   bool                             // ListRooms fails
-	byNodes  bool                             // a room's node is asked for its participants: of a closed room, nobody answers
-	silent   map[string]bool                  // rooms whose node does not answer
-	broken   map[string]bool                  // rooms of which it answers rubbish
-	break_   func(w http.ResponseWriter) bool // breaks an answer, and says so
-	limit    int                              // of requests a minute; 0 is none
-	sent     []time.Time                      // of the latest minute, those refused too
-	most     int                              // of sent, ever
+	metadata string                               // of each room
+	lines    map[string]*line                     // as they were when they were last refreshed
+	unlisted map[string]bool                      // rooms that ListRooms leaves out
+	noList   bool                                 // ListRooms fails
+	byNodes  bool                                 // a room's node is asked for its participants: of a closed room, nobody answers
+	silent   map[string]bool                      // rooms whose node does not answer
+	broken   map[string]bool                      // rooms of which it answers rubbish
+	break_   func(w http.ResponseWriter) bool     // breaks an answer, and says so
+	asksFor  map[string][]*protocol.AgentDispatch // of rooms
+	limit    int                                  // of requests a minute; 0 is none
+	sent     []time.Time                          // of the latest minute, those refused too
+	most     int                                  // of sent, ever
 	refused  int
 	requests atomic.Int64 // of all kinds
 	lists    atomic.Int64 // of these, lists of all rooms
@@ -66,6 +68,7 @@ type line struct {
 func newFakeLiveKit() *fakeLiveKit {
 	return &fakeLiveKit{
 		secret: "secret", rooms: map[string][]*protocol.ParticipantInfo{}, lines: map[string]*line{},
+		asksFor:  map[string][]*protocol.AgentDispatch{},
 		unlisted: map[string]bool{}, silent: map[string]bool{}, broken: map[string]bool{},
 	}
 }
@@ -101,7 +104,40 @@ func (f *fakeLiveKit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
+	if strings.Contains(r.URL.Path, "AgentDispatchService") {
+		protocol.NewAgentDispatchServiceServer(f).ServeHTTP(w, r)
+		return
+	}
 	protocol.NewRoomServiceServer(f).ServeHTTP(w, r)
+}
+
+func (f *fakeLiveKit) ListDispatch(_ context.Context, req *protocol.ListAgentDispatchRequest) (*protocol.ListAgentDispatchResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.broken["dispatches"] {
+		return nil, twirp.Internal.Error("cannot list the dispatches of room " + req.Room)
+	}
+	return &protocol.ListAgentDispatchResponse{AgentDispatches: f.asksFor[req.Room]}, nil
+}
+
+func (f *fakeLiveKit) CreateDispatch(_ context.Context, req *protocol.CreateAgentDispatchRequest) (*protocol.AgentDispatch, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asksFor[req.Room] = append(f.asksFor[req.Room], asksFor(req.AgentName, false)...)
+	return &protocol.AgentDispatch{AgentName: req.AgentName}, nil
+}
+
+// asksFor is a dispatch of a room.
+func asksFor(agent string, taken bool) []*protocol.AgentDispatch {
+	d := &protocol.AgentDispatch{Id: "AD_1", AgentName: agent, State: &protocol.AgentDispatchState{}}
+	if taken {
+		d.State.Jobs = []*protocol.Job{{State: &protocol.JobState{Status: protocol.JobStatus_JS_RUNNING}}}
+	}
+	return []*protocol.AgentDispatch{d}
+}
+
+func callerOf(sid string) []*protocol.ParticipantInfo {
+	return []*protocol.ParticipantInfo{{Sid: sid, Identity: "caller-" + sid, Kind: protocol.ParticipantInfo_SIP, IsPublisher: true}}
 }
 
 // counted returns the most requests of a minute, and how many were refused.

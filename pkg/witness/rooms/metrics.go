@@ -20,6 +20,7 @@ type Metrics struct {
 	rooms        *prometheus.GaugeVec
 	unattributed *prometheus.GaugeVec
 	unread       *prometheus.GaugeVec
+	waiting      *prometheus.GaugeVec
 	webhooks     *prometheus.CounterVec
 	forwards     *prometheus.CounterVec
 }
@@ -52,6 +53,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Namespace: "callguard", Name: "livekit_unread_rooms",
 			Help: "Rooms of a project that cannot be read and have changed since they were, so that nobody knows whose agents are in them. They have the effect of unattributed agents.",
 		}, []string{"project"}),
+		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "callguard", Name: "livekit_waiting_rooms",
+			Help: "Rooms of a project with a caller and no agent that asked for an agent by name and got none. Absent while too little is known.",
+		}, []string{"project"}),
 		webhooks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "callguard", Name: "webhook_events_total",
 			Help: "Webhook requests received, by outcome.",
@@ -61,7 +66,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Webhook requests passed on to other replicas, by outcome (ok, error, dropped).",
 		}, []string{"outcome"}),
 	}
-	reg.MustRegister(m.requests, m.duration, m.sweptAt, m.rooms, m.unattributed, m.unread, m.webhooks, m.forwards)
+	reg.MustRegister(m.requests, m.duration, m.sweptAt, m.rooms, m.unattributed, m.unread, m.waiting, m.webhooks, m.forwards)
 	return m
 }
 
@@ -80,7 +85,7 @@ func (m *Metrics) asked(p call.Project, method string, took time.Duration, err e
 	m.duration.WithLabelValues(method).Observe(took.Seconds())
 }
 
-func (m *Metrics) swept(p call.Project, at time.Time, rooms, unattributed, unread int) {
+func (m *Metrics) swept(p call.Project, at time.Time, rooms, unattributed, unread int, waiting *int) {
 	seconds := 0.0
 	if !at.IsZero() {
 		seconds = float64(at.UnixMilli()) / 1000
@@ -89,12 +94,17 @@ func (m *Metrics) swept(p call.Project, at time.Time, rooms, unattributed, unrea
 	m.rooms.WithLabelValues(string(p)).Set(float64(rooms))
 	m.unattributed.WithLabelValues(string(p)).Set(float64(unattributed))
 	m.unread.WithLabelValues(string(p)).Set(float64(unread))
+	if waiting == nil {
+		m.waiting.DeleteLabelValues(string(p))
+	} else {
+		m.waiting.WithLabelValues(string(p)).Set(float64(*waiting))
+	}
 }
 
 // forget deletes the series of a project that is read no more.
 func (m *Metrics) forget(p call.Project) {
 	labels := prometheus.Labels{"project": string(p)}
-	for _, vec := range []*prometheus.GaugeVec{m.sweptAt, m.rooms, m.unattributed, m.unread} {
+	for _, vec := range []*prometheus.GaugeVec{m.sweptAt, m.rooms, m.unattributed, m.unread, m.waiting} {
 		vec.DeletePartialMatch(labels)
 	}
 	m.requests.DeletePartialMatch(labels)

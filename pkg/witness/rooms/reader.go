@@ -92,6 +92,9 @@ type Settings struct {
 	Share int
 	// Hints lets a room count as read while the list of rooms says the same of it.
 	Hints bool
+	// WaitAfter is how long a room has a caller and no agent until it is asked whether it
+	// waits for one; 0 is never.
+	WaitAfter time.Duration
 }
 
 // confirm, sweepEvery and doubt divide the resync: a sweep begins every 0.7 to
@@ -128,6 +131,7 @@ const listShare = 4
 type Reader struct {
 	cfg   Config
 	queue workqueue.TypedDelayingInterface[string] // rooms to be read
+	looks workqueue.TypedDelayingInterface[string] // rooms that may wait for an agent
 
 	mu       sync.RWMutex
 	book     *book
@@ -142,6 +146,7 @@ type Reader struct {
 	lastErr  error
 	hints    *hints
 	rarity   *rarity
+	waits    *waits
 	held     int64           // what of cfg.Kept is taken, in bytes
 	client   *livekit.Client // nil until there are credentials
 	loadedAt time.Time
@@ -180,9 +185,10 @@ func NewReader(cfg Config) *Reader {
 	return &Reader{
 		cfg:   cfg,
 		queue: workqueue.NewTypedDelayingQueue[string](),
+		looks: workqueue.NewTypedDelayingQueue[string](),
 		book:  book,
 		roll:  newRoll(cfg.Hints),
-		hints: newHints(), rarity: newRarity(),
+		hints: newHints(), rarity: newRarity(), waits: newWaits(),
 	}
 }
 
@@ -195,8 +201,14 @@ func (r *Reader) Run(ctx context.Context) error {
 	g.Go(func() error {
 		<-ctx.Done()
 		r.queue.ShutDown()
+		r.looks.ShutDown()
 		return nil
 	})
+	if r.cfg.WaitAfter > 0 {
+		for range askers {
+			g.Go(func() error { r.lookForEver(ctx); return nil })
+		}
+	}
 	for range r.cfg.Concurrency {
 		g.Go(func() error { r.readQueued(ctx); return nil })
 	}
@@ -315,7 +327,7 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 			}
 			r.hints.dropOld(began)
 		}
-		r.cfg.Metrics.swept(r.cfg.Project, r.sweptAt, len(r.book.rooms), r.book.unattributed, r.roll.unread(0, time.Now()))
+		r.cfg.Metrics.swept(r.cfg.Project, r.sweptAt, len(r.book.rooms), r.book.unattributed, r.roll.unread(0, time.Now()), r.waitsNow())
 	}()
 	c, err := r.connect(ctx, began)
 	if err != nil {
@@ -341,6 +353,7 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 	}
 	r.unread.Store(nil)
 	r.roll.list(list, began, func(room string) bool { return r.book.rooms[room] != nil })
+	r.waits.swept(began, func(room string) bool { p := r.roll.places[room]; return p != nil && p.listed })
 	unlisted := 0
 	for name, entry := range r.book.rooms {
 		if p := r.roll.places[name]; p == nil || !p.listed {
@@ -493,6 +506,7 @@ func (r *Reader) read(ctx context.Context, c *livekit.Client, room string, inTur
 	r.roll.asked(room, at, in.Counts, nil)
 	changed := r.book.apply(room, in.Agents, at, r.sweeping || r.lastErr != nil, func(sid string) bool { return r.hints.left(room, sid) })
 	_ = r.keep(0) // it gives back what was charged too much
+	r.noteWait(room, in, at)
 	if !inTurn {
 		r.between++
 	}
@@ -526,7 +540,7 @@ func (p pastShare) Unwrap() error { return p.error }
 // It fails where that may have no more. The lock is held.
 func (r *Reader) keep(more int64) error {
 	namespace := namespaceOf(r.cfg.Project)
-	need := (r.roll.size + r.book.size + more + keptStep - 1) / keptStep * keptStep
+	need := (r.roll.size + r.book.size + waitSize*int64(len(r.waits.rooms)) + more + keptStep - 1) / keptStep * keptStep
 	switch {
 	case need > r.held && !r.cfg.Kept.take(namespace, need-r.held):
 		return pastShare{&livekit.Refused{
@@ -593,7 +607,8 @@ func (r *Reader) Heed(event Event) {
 		return // it is left to the sweeps
 	}
 	r.mu.Lock()
-	if !event.matters(r.book.rooms[event.Room] != nil, r.book.names(event.Room, event.Participant)) {
+	r.heedCaller(event)
+	if !event.matters(r.book.rooms[event.Room] != nil, r.book.names(event.Room, event.Participant)) && !event.leaves(r.waits.rooms[event.Room] != nil) {
 		r.mu.Unlock()
 		return
 	}

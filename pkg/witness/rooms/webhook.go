@@ -281,6 +281,15 @@ func (e Event) matters(seats, named bool) bool {
 	}
 }
 
+// leaves reports whether an event may be the end of a room that may wait for an agent.
+func (e Event) leaves(waits bool) bool {
+	switch e.Name {
+	case "participant_left", "participant_connection_aborted", "room_finished":
+		return waits
+	}
+	return false
+}
+
 // parseEvent reads an event as LiveKit's JSON has it, and its id.
 func parseEvent(body []byte) (event Event, id string, err error) {
 	var said struct {
