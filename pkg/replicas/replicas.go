@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package replicas counts the replicas of the program that it is part of, by the
-// EndpointSlices of a Service that names all of them, ready or not.
+// EndpointSlices of a Service that names all of them, ready or not, and tells which of those
+// that are ready a piece of work falls to.
 //
 // It elects nobody and stores nothing. Where it cannot be sure, it counts rather too many:
 // who shares a limit then uses less than its part, and never more.
@@ -9,6 +10,8 @@ package replicas
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,6 +27,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
 )
 
 // Config is what a Watcher needs.
@@ -44,7 +48,8 @@ type Config struct {
 type Watcher struct {
 	cfg    Config
 	count  atomic.Int64
-	silent atomic.Bool // the slices may not be read, and that is logged
+	ring   atomic.Pointer[ring] // nil while no replica that is ready is listed
+	silent atomic.Bool          // the slices may not be read, and that is logged
 
 	// What follows belongs to the informer's one handler.
 	slices map[string]*discoveryv1.EndpointSlice // by name
@@ -72,6 +77,28 @@ func New(cfg Config) (*Watcher, error) {
 // Count returns how many replicas there are, this one included: as many as are assumed
 // until it is known, and as many as were known last while nobody says.
 func (w *Watcher) Count() int { return int(w.count.Load()) }
+
+// ring is which replicas are ready, and which of them this one is.
+type ring struct {
+	ready map[string]bool // ids; true is this one
+}
+
+// Mine reports whether a key falls to this replica, of those that are ready. Each falls to
+// one where all replicas know of the same ones, and while no list says who there is, to all.
+func (w *Watcher) Mine(key string) bool {
+	r := w.ring.Load()
+	if r == nil {
+		return true
+	}
+	mine, most, last := false, uint64(0), ""
+	for id, own := range r.ready {
+		sum := sha256.Sum256([]byte(id + "\x00" + key))
+		if n := binary.BigEndian.Uint64(sum[:]); last == "" || n > most || n == most && id > last {
+			mine, most, last = own, n, id
+		}
+	}
+	return mine
+}
 
 // Run watches until ctx is done. An API server that does not answer, or forbids it, is no
 // error: what was known last holds.
@@ -137,6 +164,7 @@ func (w *Watcher) delete(obj any) {
 // Service, or what is left of one that is deleted: it makes the number no smaller.
 func (w *Watcher) recount() {
 	w.silent.Store(false)
+	w.ring.Store(ringOf(w.slices, w.own))
 	listed, sure := among(w.slices, w.own)
 	n := listed
 	if sure {
@@ -163,11 +191,7 @@ func among(slices map[string]*discoveryv1.EndpointSlice, own []netip.Addr) (list
 			if len(endpoint.Addresses) == 0 {
 				continue
 			}
-			id := endpoint.Addresses[0]
-			if endpoint.TargetRef != nil && endpoint.TargetRef.UID != "" {
-				id = string(endpoint.TargetRef.UID)
-			}
-			ids[id] = true
+			ids[idOf(endpoint)] = true
 			for _, text := range endpoint.Addresses {
 				addr, err := netip.ParseAddr(text)
 				sure = sure || err == nil && ours[addr.Unmap()]
@@ -175,6 +199,39 @@ func among(slices map[string]*discoveryv1.EndpointSlice, own []netip.Addr) (list
 		}
 	}
 	return len(ids), sure
+}
+
+// ringOf returns which replicas EndpointSlices list as ready; nil for none.
+func ringOf(slices map[string]*discoveryv1.EndpointSlice, own []netip.Addr) *ring {
+	r := &ring{ready: map[string]bool{}}
+	for _, slice := range slices {
+		for _, endpoint := range slice.Endpoints {
+			// Not "ready": a Service that names all replicas says that of each.
+			if len(endpoint.Addresses) == 0 || !ptr.Deref(endpoint.Conditions.Serving, true) || ptr.Deref(endpoint.Conditions.Terminating, false) {
+				continue
+			}
+			id, ours := idOf(endpoint), false
+			for _, text := range endpoint.Addresses {
+				addr, err := netip.ParseAddr(text)
+				for _, o := range own {
+					ours = ours || err == nil && addr.Unmap() == o.Unmap()
+				}
+			}
+			r.ready[id] = r.ready[id] || ours
+		}
+	}
+	if len(r.ready) == 0 {
+		return nil
+	}
+	return r
+}
+
+// idOf is one id of a replica in all slices that list it.
+func idOf(endpoint discoveryv1.Endpoint) string {
+	if endpoint.TargetRef != nil && endpoint.TargetRef.UID != "" {
+		return string(endpoint.TargetRef.UID)
+	}
+	return endpoint.Addresses[0]
 }
 
 // ofInterfaces returns the addresses of this machine's interfaces, as a pod sees them.
@@ -201,7 +258,9 @@ func trim(obj any) (any, error) {
 	}
 	kept := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: slice.Namespace, Name: slice.Name, ResourceVersion: slice.ResourceVersion}}
 	for _, endpoint := range slice.Endpoints {
-		kept.Endpoints = append(kept.Endpoints, discoveryv1.Endpoint{Addresses: endpoint.Addresses, TargetRef: endpoint.TargetRef})
+		kept.Endpoints = append(kept.Endpoints, discoveryv1.Endpoint{
+			Addresses: endpoint.Addresses, TargetRef: endpoint.TargetRef, Conditions: discoveryv1.EndpointConditions{Serving: endpoint.Conditions.Serving, Terminating: endpoint.Conditions.Terminating},
+		})
 	}
 	return kept, nil
 }
