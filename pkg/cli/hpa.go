@@ -46,7 +46,7 @@ func hpaMistakes(hpa *autoscalingv2.HorizontalPodAutoscaler, of metav1.ObjectMet
 // misspelt reports whether a metric is meant to be one of callguard's and is none. Whatever
 // another adapter makes of callguard's own series for Prometheus begins with its prefix.
 func misspelt(name string) bool {
-	served := []string{activeCalls, "busy_pods", "draining_pods", untilIdle}
+	served := []string{activeCalls, "busy_pods", "draining_pods", "waiting_calls", untilIdle}
 	plain := strings.ToLower(name)
 	return !slices.Contains(served, name) && strings.Contains(plain, "call") && !strings.HasPrefix(plain, "callguard_")
 }

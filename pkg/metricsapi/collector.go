@@ -26,10 +26,17 @@ func (collector) busy() *prometheus.Desc {
 		[]string{"namespace", "workload"}, nil)
 }
 
+func (collector) waits() *prometheus.Desc {
+	return prometheus.NewDesc("callguard_waiting_calls",
+		"Calls that wait for an agent of a Deployment or StatefulSet, as waiting_calls of the metrics API. A call that several could take counts for each. Absent while too little is known.",
+		[]string{"namespace", "workload"}, nil)
+}
+
 // Describe implements prometheus.Collector.
 func (c collector) Describe(out chan<- *prometheus.Desc) {
 	out <- c.calls()
 	out <- c.busy()
+	out <- c.waits()
 }
 
 // Collect implements prometheus.Collector.
@@ -38,6 +45,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	for _, d := range described() {
 		if d.kind != pods.Deployment && d.kind != pods.StatefulSet {
 			continue
+		}
+		for name, q := range c.queues(d.kind) {
+			if q.calls > 0 || q.unknown == nil {
+				out <- prometheus.MustNewConstMetric(c.waits(), prometheus.GaugeValue, float64(q.calls), name.Namespace, d.kind+"/"+name.Name)
+			}
 		}
 		for _, s := range c.subjects(d, "", labels.Everything()) {
 			t := look.tally(s.pods)

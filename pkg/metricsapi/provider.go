@@ -33,6 +33,9 @@ const StateLabel = "state"
 
 // Provider serves the metrics.
 type Provider struct {
+	// Waiting returns what is known of the calls of a LiveKit project that wait for an agent.
+	Waiting func(call.Project, time.Time) (call.Waiting, error)
+
 	store   *pods.Store
 	ledger  *witness.Ledger
 	now     func() time.Time
@@ -43,7 +46,7 @@ var _ provider.CustomMetricsProvider = (*Provider)(nil)
 
 // New returns a Provider of what store, ledger and lengths know.
 func New(store *pods.Store, l *witness.Ledger, lengths *Lengths, now func() time.Time) *Provider {
-	return &Provider{store: store, ledger: l, now: now, lengths: lengths}
+	return &Provider{Waiting: nobodyKnows, store: store, ledger: l, now: now, lengths: lengths}
 }
 
 // ListAllMetrics lists what is served. It is the same at any time.
@@ -70,6 +73,9 @@ func (p *Provider) GetMetricByName(_ context.Context, name types.NamespacedName,
 	values, err := p.values([]subject{{name, members}}, d, identifier, metricSelector)
 	if err != nil {
 		return nil, err
+	}
+	if len(values) == 0 && identifier.Name == WaitingCalls {
+		return nil, p.notGuarded(d, name)
 	}
 	if len(values) == 0 {
 		return nil, apierrors.NewNotFound(d.resource, fmt.Sprintf("%s (its %s is not selected by %q)", name.Name, StateLabel, metricSelector))
@@ -108,6 +114,9 @@ func (p *Provider) resolve(info provider.CustomMetricInfo, selector labels.Selec
 		}
 	}
 	for _, r := range requirements {
+		if info.Metric == WaitingCalls {
+			return d, identifier, apierrors.NewBadRequest(fmt.Sprintf("metric selector %q names label %q; %s has no labels, so leave the selector out", selector, r.Key(), WaitingCalls))
+		}
 		if info.Metric != UntilIdle && r.Key() != StateLabel {
 			return d, identifier, apierrors.NewBadRequest(fmt.Sprintf(
 				"metric selector %q names label %q; %s has the label %q, one of %v", selector, r.Key(), info.Metric, StateLabel, call.States()))
@@ -133,6 +142,9 @@ type subject struct {
 func (p *Provider) values(subjects []subject, d description, identifier custom_metrics.MetricIdentifier, selector labels.Selector) ([]custom_metrics.MetricValue, error) {
 	if identifier.Name == UntilIdle {
 		return p.untilIdle(subjects, d, identifier, selector)
+	}
+	if identifier.Name == WaitingCalls {
+		return p.waiting(subjects, d, identifier)
 	}
 	look := p.look(selector)
 	values := make([]custom_metrics.MetricValue, 0, len(subjects))

@@ -247,8 +247,8 @@ func TestTimestampIsTheSamples(t *testing.T) {
 }
 
 func TestListAllMetrics(t *testing.T) {
-	if got := len(testProvider(allKnown()).ListAllMetrics()); got != 14 {
-		t.Errorf("%d metrics are listed, want 14", got)
+	if got := len(testProvider(allKnown()).ListAllMetrics()); got != 17 {
+		t.Errorf("%d metrics are listed, want 17", got)
 	}
 }
 

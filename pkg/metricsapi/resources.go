@@ -31,13 +31,13 @@ type description struct {
 func described() []description {
 	calls := []string{ActiveCalls}
 	ending := []string{ActiveCalls, UntilIdle}
-	counts := []string{ActiveCalls, BusyPods, DrainingPods, UntilIdle}
+	counts := []string{ActiveCalls, BusyPods, DrainingPods, UntilIdle, WaitingCalls}
 	return []description{
 		{schema.GroupResource{Resource: "pods"}, podKind, "v1", true, ending},
 		{schema.GroupResource{Group: "apps", Resource: "deployments"}, pods.Deployment, "apps/v1", true, counts},
 		{schema.GroupResource{Group: "apps", Resource: "statefulsets"}, pods.StatefulSet, "apps/v1", true, counts},
 		{schema.GroupResource{Group: "apps", Resource: "replicasets"}, pods.ReplicaSet, "apps/v1", true, calls},
-		{schema.GroupResource{Resource: "namespaces"}, pods.Namespace, "v1", false, calls},
+		{schema.GroupResource{Resource: "namespaces"}, pods.Namespace, "v1", false, []string{ActiveCalls, WaitingCalls}},
 		{schema.GroupResource{Resource: "nodes"}, pods.Node, "v1", false, ending},
 	}
 }

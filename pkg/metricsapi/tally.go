@@ -16,6 +16,7 @@ const (
 	ActiveCalls  = "active_calls"  // calls held
 	BusyPods     = "busy_pods"     // pods that hold a call, or may
 	DrainingPods = "draining_pods" // pods that take no new call
+	WaitingCalls = "waiting_calls" // callers whom no agent has answered, and who asked for one
 	// UntilIdle is in how many seconds all calls held now are over, by how long calls lasted
 	// before: the median, or another quantile that its selector names.
 	UntilIdle = "seconds_until_idle"

@@ -29,6 +29,7 @@ import (
 	"github.com/callguard/callguard/pkg/delegate"
 	"github.com/callguard/callguard/pkg/guard"
 	"github.com/callguard/callguard/pkg/metricsapi"
+	"github.com/callguard/callguard/pkg/redispatch"
 	"github.com/callguard/callguard/pkg/replicas"
 	"github.com/callguard/callguard/pkg/servingcert"
 	"github.com/callguard/callguard/pkg/witness"
@@ -93,6 +94,9 @@ func registered(t *testing.T) names {
 	n.MustRegister(keeper.Collector())
 	claim.New(claim.Config{Registry: n})
 	if _, err := replicas.New(replicas.Config{Registry: n}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := redispatch.New(redispatch.Config{Registry: n}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := delegate.New(delegate.Config{Registry: n, Authenticate: func(base http.RoundTripper) (http.RoundTripper, error) { return base, nil }}); err != nil {

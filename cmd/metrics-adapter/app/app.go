@@ -33,6 +33,7 @@ import (
 	"github.com/callguard/callguard/pkg/livekit"
 	"github.com/callguard/callguard/pkg/metricsapi"
 	"github.com/callguard/callguard/pkg/pods"
+	"github.com/callguard/callguard/pkg/redispatch"
 	"github.com/callguard/callguard/pkg/replicas"
 	"github.com/callguard/callguard/pkg/servingcert"
 	"github.com/callguard/callguard/pkg/witness"
@@ -141,7 +142,22 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	registry.MustRegister(witness.NewCollector(book, every, time.Now))
 	lengths.Ages = projects.Ages
 	metrics := metricsapi.New(store, book, lengths, time.Now)
+	metrics.Waiting = projects.Waiting
 	registry.MustRegister(metrics.Collector())
+	again, err := redispatch.New(redispatch.Config{
+		Waiting: projects.Waiting, Pods: every, Dispatch: projects.DispatchAgain, Mine: peers.Mine,
+		Demands: func() (demands []call.Demand) {
+			for _, taker := range store.Takers() {
+				demands = append(demands, taker.Demand)
+			}
+			return demands
+		},
+		Ability: func(pod *call.Pod, now time.Time) call.Ability { return gates.Reading(pod, now).Ability() },
+		Ask:     gates.Poke, Registry: registry, Log: log,
+	})
+	if err != nil {
+		return err
+	}
 	beside, err := o.beside(restConfig, registry, log)
 	if err != nil {
 		return err
@@ -158,6 +174,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	g.Go(func() error {
 		return projects.Origins().Keep(ctx, func() map[call.Project]call.Births { return births(store) })
 	})
+	g.Go(func() error { return again.Run(ctx) })
 	g.Go(func() error { return agents.Run(ctx) })
 	g.Go(func() error { return gates.Run(ctx) })
 	g.Go(func() error {

@@ -23,6 +23,10 @@ import (
 // withdrawal: numbers of calls are no secret worth a question for every read.
 const rightsFor = time.Minute
 
+// waitAfter is how long a caller is without an agent until the call may be one that waits:
+// an agent that was sent is in the room by then, or LiveKit says that it was sent.
+const waitAfter = 3 * time.Second
+
 // maxReplicas is more than anybody runs.
 const maxReplicas = 100
 
@@ -55,7 +59,7 @@ func NewOptions() *Options {
 	o := &Options{
 		base: &basecmd.AdapterBase{Name: "callguard-metrics-adapter", FlagSet: pflag.NewFlagSet("metrics-adapter", pflag.ContinueOnError)},
 		livekit: project.Options{Rooms: rooms.Settings{
-			Resync: 15 * time.Second, MaxStaleness: 45 * time.Second, Timeout: livekit.DefaultTimeout, Concurrency: 16, Hints: true, Share: project.AdapterShare,
+			Resync: 15 * time.Second, MaxStaleness: 45 * time.Second, Timeout: livekit.DefaultTimeout, Concurrency: 16, Hints: true, Share: project.AdapterShare, WaitAfter: waitAfter,
 		}},
 		podInterval:         15 * time.Second,
 		workerTimeout:       2 * time.Second,
