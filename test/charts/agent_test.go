@@ -356,6 +356,32 @@ func TestAutoscaling(t *testing.T) {
 	}
 }
 
+// TestWaitingCalls: by values, the autoscaler grows for calls that wait, and the pods say which of them are theirs.
+func TestWaitingCalls(t *testing.T) {
+	t.Parallel()
+	keys := []string{"callguard.dev/agent-name", "callguard.dev/waiting-rooms", "callguard.dev/dispatch-again"}
+	said := func(r rendered) (said []string) {
+		for _, key := range keys {
+			said = append(said, deployment(t, r, "agent").Spec.Template.Annotations[key])
+		}
+		return said
+	}
+	if diff := cmp.Diff([]string{"", "", ""}, said(given{}.must(t))); diff != "" {
+		t.Errorf("nobody asked for it (-want +got):\n%s", diff)
+	}
+	r := given{set: []string{
+		"agent.autoscaling.waitingCalls=true", "callguard.waiting.agentName=desk", "callguard.waiting.rooms=every", "callguard.waiting.dispatchAgain=true",
+	}}.must(t)
+	if diff := cmp.Diff([]string{"desk", "every", "true"}, said(r)); diff != "" {
+		t.Errorf("annotations (-want +got):\n%s", diff)
+	}
+	metrics := autoscalers(t, r)["v-voice-agent-agent"].Spec.Metrics
+	if len(metrics) != 2 || metrics[1].Object == nil || metrics[1].Object.Metric.Name != "waiting_calls" ||
+		metrics[1].Object.Target.Type != autoscalingv2.ValueMetricType || metrics[1].Object.Target.Value.String() != "500m" {
+		t.Errorf("the autoscaler's metrics are %+v; want active_calls and waiting_calls with Value 500m", metrics)
+	}
+}
+
 func TestBudgets(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

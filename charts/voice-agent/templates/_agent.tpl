@@ -59,6 +59,11 @@ A Deployment of agents, with its account and, where callguard does not guard it,
 {{- with $callguard.witnesses -}}
 {{- $_ := set $annotations "callguard.dev/witnesses" . -}}
 {{- end -}}
+{{- if eq .component "agent" -}}
+{{- with $callguard.waiting.agentName -}}{{- $_ := set $annotations "callguard.dev/agent-name" . -}}{{- end -}}
+{{- if eq $callguard.waiting.rooms "every" -}}{{- $_ := set $annotations "callguard.dev/waiting-rooms" "every" -}}{{- end -}}
+{{- if $callguard.waiting.dispatchAgain -}}{{- $_ := set $annotations "callguard.dev/dispatch-again" "true" -}}{{- end -}}
+{{- end -}}
 {{- with $callguard.drainDeadline -}}
 {{- $_ := set $annotations "callguard.dev/drain-deadline" . -}}
 {{- $_ := set $annotations "callguard.dev/on-deadline" $callguard.onDeadline -}}
