@@ -464,6 +464,32 @@ func TestNoAcceptAfterTheOrder(t *testing.T) {
 	}
 }
 
+// TestTheOrderRefuses an offer that comes after it, and a yes to one that came before.
+func TestTheOrderRefuses(t *testing.T) {
+	now := time.Now()
+	b := newBook("pod", DefaultLaunchLimit, now, NewMetrics(prometheus.NewRegistry()))
+	b.restore(legacy{}, true)
+	b.register(1)
+	for _, id := range []string{"before", "between"} {
+		if !b.offer(1, id, "r", now) {
+			t.Errorf("offer %s is refused, and there is no order", id)
+		}
+	}
+	if !b.accept(1, "before", "x", now) {
+		t.Error("a yes is refused, and there is no order")
+	}
+	b.drain("drain now")
+	if b.accept(1, "between", "x", now) {
+		t.Error("a yes to an offer of before the order is passed on; want a no, for the gate may have said that no call is to come")
+	}
+	if b.offer(1, "after", "r", now) {
+		t.Error("an offer is passed on after the order; want a no, so that LiveKit asks another pod")
+	}
+	if a := b.answer(now); a.Accepted != 1 || a.Offered != 0 || a.Calls != 1 {
+		t.Errorf("accepted/offered/calls are %d/%d/%d; want 1/0/1", a.Accepted, a.Offered, a.Calls)
+	}
+}
+
 func TestParseOrder(t *testing.T) {
 	const mark = "drain 2026-01-02T15:04:05Z"
 	cases := map[string]struct{ reason, text, want string }{
@@ -486,6 +512,47 @@ func TestParseOrder(t *testing.T) {
 				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
 			}
 		})
+	}
+}
+
+// TestJournalFollowsTheBook has a gate killed after each step of a job: the next one knows of it from when its worker hears of
+// it until it has ended.
+func TestJournalFollowsTheBook(t *testing.T) {
+	dir, now, log := t.TempDir(), time.Now(), slog.New(slog.DiscardHandler)
+	open := func() *book {
+		j, err := openJournal(dir, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left, err := j.read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := newBook("pod", DefaultLaunchLimit, now, NewMetrics(prometheus.NewRegistry()))
+		b.journal = j
+		b.restore(left, j.whole)
+		return b
+	}
+	b := open()
+	b.register(1)
+	for _, step := range []struct {
+		what string
+		do   func()
+		want phase // empty: the next gate knows no such job
+	}{
+		{"an offer", func() { b.offer(1, "a", "room", now); b.accept(1, "a", "agent", now) }, ""},
+		{"its assignment", func() { b.assign(1, "a", "room", "agent", now) }, assigned},
+		{"its launch", func() { b.launched(1, "a", now) }, launched},
+		{"its end", func() { b.end(1, "a", now) }, ""},
+	} {
+		step.do()
+		var got phase
+		if j := open().jobs["a"]; j != nil {
+			got = j.phase
+		}
+		if got != step.want {
+			t.Errorf("after %s the next gate has the job as %q; want %q", step.what, got, step.want)
+		}
 	}
 }
 

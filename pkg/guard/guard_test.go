@@ -510,6 +510,40 @@ func TestForcedLooksAgain(t *testing.T) {
 	}
 }
 
+// TestReleaseLooksAgain has something change between a verdict of idleness and the release: nothing is written then.
+func TestReleaseLooksAgain(t *testing.T) {
+	for reason, tc := range map[string]struct {
+		uid   types.UID
+		calls int
+	}{
+		"A call has begun, and a deadline is over: nobody was told of a call that is lost.": {uid: "a", calls: 1},
+		"Another pod has its name: a StatefulSet has made the next one.":                    {uid: "next"},
+	} {
+		now := func(o metav1.Object) { o.SetUID(tc.uid) }
+		g, client := newGuard(t, enabledNamespace(), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining, now))
+		g.readings.witnesses = map[call.Witness]Witness{}
+		for _, name := range call.DefaultWitnesses() {
+			g.readings.witnesses[name] = hearsay(func(*call.Pod) call.Reading { return call.Known(tc.calls, noon()) })
+		}
+		w := newSnapshot(newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining)).workload(workloadKey(pods.Deployment, "web"))
+		g.readings.records["a"] = &entry{pod: w.members[0].Pod, first: noon().Add(-time.Hour), last: map[call.Witness]verdict.Reading{}}
+		j := judgement{
+			member: w.members[0], intent: call.Mark{Intent: call.NodeDrain, At: noon()},
+			facts: verdict.Facts{
+				Intent: call.Mark{Intent: call.NodeDrain, At: noon()}, Standing: noon().Add(-time.Hour),
+				Pod: verdict.Pod{DrainingSince: noon().Add(-time.Hour)}, Limits: verdict.Limits{MaxHold: time.Hour},
+			},
+			verdict: verdict.Verdict{Outcome: verdict.Release, Rule: "idle", Why: "its calls are over"},
+		}
+		if err := g.release(t.Context(), w, &j); err != nil {
+			t.Fatal(err)
+		}
+		if got := patched(t, client.Actions()); len(got) != 0 {
+			t.Errorf("%s Written: %v; want nothing", reason, got)
+		}
+	}
+}
+
 // TestMarkIsNotBefore reads a mark back, which holds whole seconds: it must not lie
 // before the moment of the step, or a reading from before it would count as after.
 func TestMarkIsNotBefore(t *testing.T) {

@@ -3,10 +3,66 @@
 package verdict
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/callguard/callguard/pkg/call"
 )
+
+// TestIdle: a pod is idle when it is known to hold no call, and then only.
+func TestIdle(t *testing.T) {
+	at := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	said := func(readings ...call.Reading) (list []Reading) {
+		for i, r := range readings {
+			list = append(list, Reading{Witness: call.DefaultWitnesses()[i], Reading: r})
+		}
+		return list
+	}
+	for reason, tc := range map[string]struct {
+		running  bool
+		readings []Reading
+		want     bool
+	}{
+		"All say zero.":                  {true, said(call.Known(0, at), call.Known(0, at)), true},
+		"One counts a call.":             {true, said(call.Known(0, at), call.Known(1, at)), false},
+		"One does not answer.":           {true, said(call.Known(0, at), call.Unknown("no route")), false},
+		"Nobody was asked.":              {true, nil, false},
+		"Nothing runs that holds calls.": {false, nil, true},
+	} {
+		if got := (Facts{Pod: Pod{Running: tc.running}, Readings: tc.readings}).Idle(); got != tc.want {
+			t.Errorf("%s It is idle: %t; want %t", reason, got, tc.want)
+		}
+	}
+}
+
+// TestOverdue: which deadline is over of a pod that something has wanted to go for an hour.
+func TestOverdue(t *testing.T) {
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	facts := func(change func(*Facts)) Facts {
+		f := Facts{Now: now, Since: now.Add(-time.Hour), Standing: now.Add(-time.Hour)}
+		change(&f)
+		return f
+	}
+	for reason, tc := range map[string]struct {
+		facts Facts
+		want  string
+	}{
+		"There is none.":                {facts(func(*Facts) {}), ""},
+		"The administrator's, now.":     {facts(func(f *Facts) { f.Limits.MaxHold = time.Hour }), "--max-hold"},
+		"The administrator's, later.":   {facts(func(f *Facts) { f.Limits.MaxHold = time.Hour + 1 }), ""},
+		"The team's, now.":              {facts(func(f *Facts) { f.Deadline = call.Deadline{After: time.Hour, Release: true} }), "drain-deadline"},
+		"The team's, later.":            {facts(func(f *Facts) { f.Deadline = call.Deadline{After: time.Hour + 1, Release: true} }), ""},
+		"The team's, which only warns.": {facts(func(f *Facts) { f.Deadline = call.Deadline{After: time.Hour} }), ""},
+		"Its node ends now.":            {facts(func(f *Facts) { f.LetGoBy = now }), "--node-termination-limit"},
+		"Its node ends later.":          {facts(func(f *Facts) { f.LetGoBy = now.Add(1) }), ""},
+		"The drain was cancelled.":      {facts(func(f *Facts) { f.Standing, f.Limits.MaxHold = time.Time{}, time.Hour }), ""},
+	} {
+		if got := tc.facts.Overdue(); tc.want == "" && got != "" || !strings.Contains(got, tc.want) {
+			t.Errorf("%s What is over is %q; want %q", reason, got, tc.want)
+		}
+	}
+}
 
 // TestFloor goes through the floors cell by cell. A row is an intent; its columns
 // are floors of workloads of 0, 1 and 4 replicas without a minimum of their own,

@@ -72,6 +72,7 @@ func TestStory(t *testing.T) {
 		says    string // "rule: sentence"
 	}{
 		{"Before anything happens.", serving(), verdict.Serve, false, "serving: nobody wants the pod to go"},
+		{"Its container restarts, and nobody wants it to go.", with(serving(), func(f *verdict.Facts) { f.Pod.Running = false }), verdict.Serve, false, "serving: nobody wants the pod to go"},
 		{"Its node is cordoned.", wanted(call.NodeDrain), verdict.SetAside, false, "bounds: a replacement comes first"},
 		{"Its neighbour was first.", with(wanted(call.NodeDrain), func(f *verdict.Facts) { f.Workload.Coming, f.Workload.Able = 1, 2 }), verdict.Hold, false,
 			"bounds: replacement pods are not ready yet"},

@@ -65,6 +65,7 @@ func TestRule(t *testing.T) {
 			"SinceInPlace": {reason: "So would what goes without a step aside.", facts: facts(intent, func(f *verdict.Facts) { came(f); inPlace(f) }), want: since(intent)},
 			"OneComing":    {reason: "A surge of two has room for another.", facts: facts(intent, coming(1)), want: aside},
 			"TwoComing":    {reason: "The surge is used up.", facts: facts(intent, coming(2)), want: notReady},
+			"NoticeComing": {reason: "All pods of a node that ends in minutes are to be replaced at once.", facts: facts(intent, func(f *verdict.Facts) { f.Workload.Coming, f.Workload.Able, f.Notice = 2, 1, "spot" }), want: aside},
 			"ThreeComing":  {reason: "More than the surge is no reason to add.", facts: facts(intent, coming(3)), want: notReady},
 			"ThreeAside":   {reason: "Every replica may be aside once.", facts: facts(intent, asideOf(3, 4)), want: aside},
 			"FourAside":    {reason: "Twice the replicas is the most there may be.", facts: facts(intent, asideOf(4, 4)), want: enough},

@@ -50,6 +50,7 @@ func TestRule(t *testing.T) {
 		"Both":            {reason: "Of both the administrator's is told.", facts: facts(2*time.Hour, 2*time.Hour, release(2*time.Hour)), want: byAdministrator},
 
 		"NotDraining": {reason: "It takes no new call first.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Pod.State, f.Pod.DrainingSince = call.Aside, time.Time{} }), want: abstain},
+		"StillTaking": {reason: "Whatever else is said of it, it takes calls.", facts: with(facts(1000*time.Hour, time.Hour, release(time.Hour)), func(f *verdict.Facts) { f.Pod.State = call.Serving }), want: abstain},
 		"JustMarked":  {reason: "It may yet be seen to be idle.", facts: with(facts(time.Hour, time.Hour, call.Deadline{}), func(f *verdict.Facts) { f.Pod.DrainingSince = f.Now.Add(time.Nanosecond - time.Minute) }), want: abstain},
 		"MarkedLate":  {reason: "It was not.", facts: with(facts(time.Hour, time.Hour, call.Deadline{}), func(f *verdict.Facts) { f.Pod.DrainingSince = f.Now.Add(-time.Minute) }), want: byAdministrator},
 		"JustIdle": {reason: "It is idle, and only not believed yet.", facts: with(facts(time.Hour, time.Hour, call.Deadline{}), func(f *verdict.Facts) {

@@ -30,6 +30,8 @@ func TestRule(t *testing.T) {
 	}
 	inPlace := func(f *verdict.Facts) { f.Pod.State, f.Pod.InPlace = call.Serving, reason }
 	unready := func(f *verdict.Facts) { f.Pod.Ready = false }
+	unable := func(f *verdict.Facts) { f.Pod.Unable = verdict.Unable{Pod: "voice/web-a", Why: call.Refused} }
+	useless := verdict.Verdict{Outcome: verdict.Drain, Why: "it can take no call itself: LiveKit refuses the key of pod voice/web-a"}
 	draining := func(f *verdict.Facts) { f.Pod.State = call.Draining }
 	leaving := func(n int) func(*verdict.Facts) { return func(f *verdict.Facts) { f.Workload.Leaving = n } }
 	minimum := func(n int) func(*verdict.Facts) { return func(f *verdict.Facts) { f.Workload.MinAvailable = n } }
@@ -66,6 +68,7 @@ func TestRule(t *testing.T) {
 		"LostButReady":      {reason: "A custom taint, or a node that came back: it still serves.", facts: facts(call.LostNode, 0), want: wait},
 		"LostReadyEnough":   {reason: "The others can take its calls.", facts: facts(call.LostNode, 4), want: drain},
 		"UnreadyButNotLost": {reason: "It may become ready and be needed.", facts: facts(call.NodeDrain, 3, unready), want: wait},
+		"Unable":            {reason: "Nobody loses anything.", facts: facts(call.NodeDrain, 0, unable), want: useless},
 		"Draining":          {reason: "The step is past.", facts: facts(call.NodeDrain, 0, draining)},
 		"DrainingLost":      {reason: "The step is past.", facts: facts(call.LostNode, 0, draining, unready)},
 	}
