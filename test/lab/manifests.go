@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -24,6 +25,10 @@ func KeepsGraces(client discovery.DiscoveryInterface) (bool, error) {
 	return slices.ContainsFunc(resources.APIResources, func(r metav1.APIResource) bool { return r.Name == "mutatingadmissionpolicies" }), nil
 }
 
+// ManifestsVariable names a folder from which the manifests are taken instead of the repository's: test/mutants has broken
+// ones there.
+const ManifestsVariable = "CALLGUARD_MANIFESTS"
+
 // WriteManifests writes files of manifests, joined, to a file in dir and returns its
 // path. As the chart does, it leaves out the policies that the control plane lacks.
 func WriteManifests(client discovery.DiscoveryInterface, dir string, names ...string) (string, error) {
@@ -35,9 +40,10 @@ func WriteManifests(client discovery.DiscoveryInterface, dir string, names ...st
 	if err != nil {
 		return "", err
 	}
+	folder := cmp.Or(os.Getenv(ManifestsVariable), filepath.Join(root, "manifests"))
 	var documents []string
 	for _, name := range names {
-		text, err := os.ReadFile(filepath.Join(root, "manifests", name))
+		text, err := os.ReadFile(filepath.Join(folder, name))
 		if err != nil {
 			return "", err
 		}
