@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
-# Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), KUBERNETES=version (test), SEED, DURATION, RATE, FAULTS, REPLAY (soak), CI (tests print every result).
-UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/... ./test/monitoring/... ./test/reference/... ./test/python/... ./test/soak ./test/accidents
+# Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), KUBERNETES=version (test), SEED, DURATION, RATE, FAULTS, REPLAY, BASELINE (soak), ONLY (mutants), CI (tests print every result).
+UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/... ./test/monitoring/... ./test/reference/... ./test/python/... ./test/soak ./test/accidents ./test/mutants
 # They visit every state of small worlds, in step, and are slow under the race detector.
 MODELS := Interleavings|NothingWaitsForEver|NoJobIsTakenForOver|FindsBrokenRules
 INSTANCE := $(if $(NAME),--name $(NAME))
@@ -88,9 +88,17 @@ model: ## Drive gate and guard through more of their worlds than `make unit` doe
 	go test -v -count=1 -timeout 30m -run '$(MODELS)' ./pkg/callgate -model 100000
 	go test -v -count=1 -timeout 60m -run '$(MODELS)' ./pkg/guard -model 40000
 
+.PHONY: mutants
+mutants: ## Break callguard in one place at a time: a named test has to notice each (about half an hour; ONLY=gate/ for a part)
+	go run ./test/mutants $(if $(ONLY),--only $(ONLY))
+
+.PHONY: mutants-policies
+mutants-policies: ## The same of the admission policies, each on a local cluster (about 20 minutes)
+	go run ./test/mutants --policies $(if $(ONLY),--only $(ONLY))
+
 .PHONY: soak
-soak: ## Play DURATION=10m of calls, disruptions and faults, drawn from SEED=1, RATE=1 calls a second; or REPLAY=file; FAULTS=no leaves out faults (report in _output/soak)
-	go test -v -count=1 -timeout 0 -tags soak -run TestSoak ./test/soak -out $(CURDIR)/_output/soak \
+soak: ## Play DURATION=10m of calls, disruptions and faults, drawn from SEED=1, RATE=1 calls a second; or REPLAY=file; FAULTS=no leaves out faults, BASELINE=article and others callguard (report in _output/soak)
+	go test -v -count=1 -timeout 0 -tags soak -run TestSoak ./test/soak -out $(CURDIR)/_output/soak $(if $(BASELINE),-baseline $(BASELINE)) \
 		$(if $(REPLAY),-replay $(abspath $(REPLAY)),$(if $(SEED),-seed $(SEED)) $(if $(DURATION),-duration $(DURATION)) $(if $(RATE),-rate $(RATE)) $(if $(filter no,$(FAULTS)),-faults=false))
 
 .PHONY: bench

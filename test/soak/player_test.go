@@ -54,12 +54,14 @@ type player struct {
 	t        *testing.T
 	stage    *lab.Lab
 	schedule Schedule
+	baseline Baseline // empty: callguard
 	callers  *fleet.Callers
 	rooms    string // the beginning of their names
 
 	// next is held, by workload, while no caller may dial; rollout while one is not taken back yet.
 	next, rollout map[string]*sync.Mutex
 	guards        guards
+	sessions      map[types.UID]bool // pods that are locked for their call, of baseline agones-like
 	adapter       sync.Mutex
 	livekit       sync.Mutex
 
@@ -85,9 +87,9 @@ type player struct {
 
 type place struct{ pod, node string }
 
-func newPlayer(t *testing.T, stage *lab.Lab, schedule Schedule) *player {
+func newPlayer(t *testing.T, stage *lab.Lab, schedule Schedule, baseline Baseline) *player {
 	p := &player{
-		t: t, stage: stage, schedule: schedule, callers: stage.NewCallers(), rooms: lab.Telephone(1),
+		t: t, stage: stage, schedule: schedule, baseline: baseline, sessions: map[types.UID]bool{}, callers: stage.NewCallers(), rooms: lab.Telephone(1),
 		next: map[string]*sync.Mutex{}, rollout: map[string]*sync.Mutex{}, guards: guards{stage: stage, names: map[string]*lab.Guard{}},
 		waiting: map[string]map[string]bool{}, where: map[string]place{}, crashed: map[string]Offset{}, busy: map[string]bool{},
 		images: map[string]string{}, replicas: map[string]int{},
@@ -132,7 +134,11 @@ func (p *player) prepare(ctx context.Context) error {
 			MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway,
 			LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": lab.AgentName}},
 		}}
-		if slices.Contains(Gated(), w) {
+		if p.baseline != "" {
+			if err := p.asBaseline(ctx, d); err != nil {
+				return err
+			}
+		} else if slices.Contains(Gated(), w) {
 			lab.Gated(&d.Spec.Template, lab.GateKind, true)
 		}
 		p.images[w], p.replicas[w] = d.Spec.Template.Spec.Containers[0].Image, Replicas
@@ -160,6 +166,9 @@ func (p *player) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if p.baseline != "" {
+		return nil
+	}
 	return p.guards.begin(ctx)
 }
 
@@ -177,11 +186,16 @@ func (p *player) firstCall(ctx context.Context, workload string) error {
 }
 
 // maxJobs is how many calls an agent can hold.
-func maxJobs(s Schedule) int { return int(math.Ceil(jobsPerRate * max(1, s.Rate))) }
+func maxJobs(s Schedule, b Baseline) int {
+	if b == AgonesLike {
+		return 1
+	}
+	return int(math.Ceil(jobsPerRate * max(1, s.Rate)))
+}
 
 // able reports whether LiveKit gives an agent a call.
 func (p *player) able(a fleet.AgentState) bool {
-	return a.Registered && !a.Draining && !a.Closed && float64(jobs(a)) < targetLoad*float64(maxJobs(p.schedule))
+	return a.Registered && !a.Draining && !a.Closed && float64(jobs(a)) < targetLoad*float64(maxJobs(p.schedule, p.baseline))
 }
 
 // choice notes who can answer from now on. After ableFor, was tells whether somebody could for all that time.
@@ -230,7 +244,7 @@ func (p *player) pause(ctx context.Context, length Offset) bool {
 // play plays the schedule: until it is over and what it began is, too, or until a call is dropped.
 func (p *player) play(ctx context.Context) {
 	p.zero = time.Now()
-	ctx, p.end = context.WithTimeout(ctx, time.Duration(p.schedule.Duration)+answerWithin+settleWithin)
+	ctx, p.end = context.WithTimeout(ctx, time.Duration(p.schedule.Duration)+answerWithin+settles(p.baseline))
 	defer p.end()
 	watching, stop := context.WithCancel(ctx)
 	var eyes, work sync.WaitGroup
@@ -261,6 +275,7 @@ func (p *player) play(ctx context.Context) {
 	case p.drop() != nil:
 	case errors.Is(context.Cause(ctx), context.Canceled):
 		p.fail("the run was interrupted")
+	case p.baseline != "": // nobody promises that its drains end
 	default:
 		p.settled(context.WithoutCancel(ctx))
 	}
@@ -387,7 +402,7 @@ func (p *player) keep(room string, r CallRecord) {
 	switch r.Outcome() {
 	case Dropped:
 		p.t.Logf("call %d to %s was dropped at %s: %s %s (pod %s on %s)", r.N, r.Workload, short(r.Ended), r.Cause, r.Detail, r.Pod, r.Node)
-		if p.dropped == nil {
+		if p.dropped == nil && p.baseline == "" {
 			p.dropped = &r
 			p.end()
 		}

@@ -37,7 +37,12 @@ type PodCount struct {
 	Released int    `json:"released"`
 	// Cordoned is how many nodes took no pod.
 	Cordoned int `json:"cordoned"`
+	// Nodes is how many nodes held a guarded pod.
+	Nodes int `json:"nodes"`
 }
+
+// all is how many pods there were.
+func (c PodCount) all() int { return c.Serving + c.NotReady + c.Aside + c.Draining + c.Released }
 
 // Machine is what a run ran on.
 type Machine struct {
@@ -49,13 +54,15 @@ type Machine struct {
 
 // Report is everything that a run has to tell.
 type Report struct {
-	Began    time.Time `json:"began"`
-	Seed     uint64    `json:"seed"`
-	Rate     float64   `json:"rate"`
-	From     Offset    `json:"from,omitempty"`
-	Duration Offset    `json:"duration"` // of the schedule
-	Lasted   Offset    `json:"lasted"`
-	Machine  Machine   `json:"machine"`
+	Began time.Time `json:"began"`
+	// Baseline says what was there instead of callguard; empty if callguard was.
+	Baseline Baseline `json:"baseline,omitempty"`
+	Seed     uint64   `json:"seed"`
+	Rate     float64  `json:"rate"`
+	From     Offset   `json:"from,omitempty"`
+	Duration Offset   `json:"duration"` // of the schedule
+	Lasted   Offset   `json:"lasted"`
+	Machine  Machine  `json:"machine"`
 	// Failures say why the run is not good; none if it is.
 	Failures []string `json:"failures"`
 	// Replay is the file with the schedule that leads to the first dropped call.

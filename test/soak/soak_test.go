@@ -30,6 +30,7 @@ var (
 	rate     = flag.Float64("rate", 1, "how many calls begin in a second, on average")
 	faults   = flag.Bool("faults", true, "have faults, and not disruptions only")
 	replay   = flag.String("replay", "", "play this file, which a run wrote, instead of drawing a schedule")
+	without  = flag.String("baseline", "", "have no callguard and no faults, but what people do without it: article, grace600, grace-drain-timeout, maxUnavailable0 or agones-like")
 	out      = flag.String("out", filepath.Join("..", "..", "_output", "soak"), "the folder of reports and replays")
 )
 
@@ -41,10 +42,22 @@ const (
 	lastly = 5 * time.Minute
 )
 
+// settles is how long the drains may take that are left. Those of a baseline may never end.
+func settles(b Baseline) time.Duration {
+	if b != "" {
+		return 0
+	}
+	return settleWithin
+}
+
 // TestSoak plays a schedule. It ends by itself, at the first dropped call or when all drains are over, and takes all its
 // processes with it.
 func TestSoak(t *testing.T) {
-	schedule, err := theSchedule()
+	baseline, err := ParseBaseline(*without)
+	if err != nil {
+		t.Fatal(err)
+	}
+	schedule, err := theSchedule(baseline)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,8 +73,8 @@ func TestSoak(t *testing.T) {
 	defer stop()
 	rest.SetDefaultWarningHandler(rest.NoWarnings{}) // the policies' advice, with each change
 	stage, err := lab.Open(ctx, lab.Options{
-		Name: lab.InstanceName("soak"), Nodes: Nodes, MaxJobs: maxJobs(schedule), Seed: schedule.Seed, Progress: os.Stderr,
-		Guard: true, GuardArgs: guardArgs(),
+		Name: lab.InstanceName("soak"), Nodes: Nodes, MaxJobs: maxJobs(schedule, baseline), Seed: schedule.Seed, Progress: os.Stderr,
+		Guard: baseline == "", NoAdapter: baseline != "", GuardArgs: guardArgs(),
 	})
 	if err != nil {
 		t.Fatalf("cannot set the stage: %v", err)
@@ -73,17 +86,22 @@ func TestSoak(t *testing.T) {
 			t.Errorf("cannot clear the stage: %v", err)
 		}
 	}()
-	p := newPlayer(t, stage, schedule)
+	p := newPlayer(t, stage, schedule, baseline)
 	if err := p.prepare(ctx); err != nil {
 		t.Fatalf("the agents cannot take calls: %v", err)
 	}
 	p.play(ctx)
 	report := p.report(dir)
-	data, page, err := report.Write(dir, fmt.Sprintf("soak-%d", schedule.Seed))
+	name := fmt.Sprintf("soak-%d", schedule.Seed)
+	if baseline != "" {
+		name += "-" + string(baseline)
+	}
+	data, page, err := report.Write(dir, name)
 	if err != nil {
 		t.Error(err)
 	}
 	t.Logf("%s\nreport: %s\n        %s", report.Account, data, page)
+	t.Logf("its line of the table in docs/soak.md:\n%s", report.Toll().Line(baseline))
 	for _, failure := range report.Failures {
 		t.Error(failure)
 	}
@@ -93,11 +111,15 @@ func TestSoak(t *testing.T) {
 }
 
 // theSchedule draws what the flags ask for, or reads it.
-func theSchedule() (Schedule, error) {
-	if *replay != "" {
-		return Read(*replay)
+func theSchedule(baseline Baseline) (Schedule, error) {
+	if *replay == "" {
+		return Draw(Options{Seed: *seed, Duration: *duration, Rate: *rate, NoFaults: !*faults || baseline != ""})
 	}
-	return Draw(Options{Seed: *seed, Duration: *duration, Rate: *rate, NoFaults: !*faults})
+	s, err := Read(*replay)
+	if baseline != "" {
+		s.Faults = nil
+	}
+	return s, err
 }
 
 // report accounts for the run. A replay is written if a call was dropped.
@@ -106,7 +128,7 @@ func (p *player) report(dir string) Report {
 	defer p.mu.Unlock()
 	s := p.schedule
 	r := Report{
-		Began: p.zero.UTC().Truncate(time.Second), Seed: s.Seed, Rate: s.Rate, From: s.From, Duration: s.Duration, Lasted: p.lasted,
+		Began: p.zero.UTC().Truncate(time.Second), Baseline: p.baseline, Seed: s.Seed, Rate: s.Rate, From: s.From, Duration: s.Duration, Lasted: p.lasted,
 		Machine: Machine{System: runtime.GOOS + "/" + runtime.GOARCH, Processors: runtime.NumCPU(), Go: runtime.Version()},
 		Steps:   p.steps, Pods: p.pods, Usage: p.usage, Calls: p.calls,
 	}
@@ -114,7 +136,10 @@ func (p *player) report(dir string) Report {
 		r.Machine.Kubernetes = version.GitVersion
 	}
 	r.Account, r.Slopes = Sum(p.calls, p.drains, p.steps), Slopes(p.usage)
-	r.Failures = append(r.Account.Judge(), p.failures...)
+	r.Failures = p.failures
+	if p.baseline == "" { // of the others it is the result
+		r.Failures = append(r.Account.Judge(), p.failures...)
+	}
 	if p.dropped == nil {
 		return r
 	}

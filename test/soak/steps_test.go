@@ -158,7 +158,11 @@ func (p *player) drain(ctx context.Context, node string) error {
 	d := DrainRecord{Node: node, Began: p.now()}
 	for ctx.Err() == nil {
 		d.Tries++
-		out, err := p.stage.Kubectl(ctx, "drain", node, "--ignore-daemonsets", "--delete-emptydir-data")
+		args := []string{"drain", node, "--ignore-daemonsets", "--delete-emptydir-data"}
+		if p.baseline == AgonesLike {
+			args = append(args, "--force") // a pod with a call has no owner here
+		}
+		out, err := p.stage.Kubectl(ctx, args...)
 		if err == nil {
 			d.Done = true
 			break
@@ -288,7 +292,7 @@ func (p *player) deletePods(ctx context.Context, s Step) (string, error) {
 		pod := pods[(s.Pick+i)%len(pods)]
 		err := p.stage.Client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
 		codes[code(err)]++
-		if state := call.StateOf(pod.Labels, pod.Annotations); err == nil && pod.DeletionTimestamp == nil && ready(pod) && state == call.Serving {
+		if state := call.StateOf(pod.Labels, pod.Annotations); err == nil && p.baseline == "" && pod.DeletionTimestamp == nil && ready(pod) && state == call.Serving {
 			return answers(codes), fmt.Errorf("pod %s/%s was deleted while it served", pod.Namespace, pod.Name)
 		}
 	}

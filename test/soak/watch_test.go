@@ -41,7 +41,12 @@ func (p *player) watch(ctx context.Context) {
 	}
 	every(lookForCalls, p.seeCalls)
 	every(lookAtPods, p.seePods)
-	every(lookAtUsage, p.seeUsage)
+	if p.baseline == "" {
+		every(lookAtUsage, p.seeUsage)
+	}
+	if p.baseline == AgonesLike {
+		every(lookForSessions, p.lockSessions)
+	}
 }
 
 // seeCalls notes who has which call.
@@ -64,8 +69,11 @@ func (p *player) seePods(ctx context.Context) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	count := PodCount{At: p.now(), Cordoned: len(p.busy)}
+	count, nodes := PodCount{At: p.now(), Cordoned: len(p.busy)}, map[string]bool{}
 	for _, pod := range list.Items {
+		if pod.Spec.NodeName != "" {
+			nodes[pod.Spec.NodeName] = true
+		}
 		switch state := call.StateOf(pod.Labels, pod.Annotations); {
 		case state == call.Aside:
 			count.Aside++
@@ -79,6 +87,7 @@ func (p *player) seePods(ctx context.Context) {
 			count.NotReady++
 		}
 	}
+	count.Nodes = len(nodes)
 	p.pods = append(p.pods, count)
 }
 
