@@ -144,7 +144,8 @@ func blockedIf(blocks func(policyv1.PodDisruptionBudget) bool) func(*corev1.Pod,
 		})
 		return slices.ContainsFunc(budgetsOf(p, budgets), func(b policyv1.PodDisruptionBudget) bool {
 			policy := b.Spec.UnhealthyPodEvictionPolicy
-			return blocks(b) && !(unready && policy != nil && *policy == policyv1.AlwaysAllow)
+			letsGo := unready && policy != nil && *policy == policyv1.AlwaysAllow
+			return blocks(b) && !letsGo
 		})
 	}
 }
