@@ -60,6 +60,10 @@ e2e-agents: ## Have 200 callers in drains, rollouts and gate kills, of agents as
 	go test -v -count=1 -tags agents -timeout 20m -run TestNodeAgents ./test/drain -agents-calls 200
 	go test -v -count=1 -timeout 40m ./test/nodes -many-calls 200
 
+.PHONY: e2e-fleet
+e2e-fleet: ## Have 200 callers on 40 nodes, and load fall beside a node autoscaler: as many nodes are left as are needed (about 5 minutes)
+	go test -v -count=1 -tags agents -timeout 20m -run TestFortyNodesLeave ./test/drain -nodes 40
+
 .PHONY: e2e-accidents
 e2e-accidents: ## Delete, replace and alter every object of callguard in the middle of a drain: the table of docs/lock.md (about 6 minutes)
 	go test -v -count=1 -timeout 20m ./test/accidents/live
