@@ -3,7 +3,7 @@
 # Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), KUBERNETES=version (test), SEED, DURATION, RATE, FAULTS, REPLAY, BASELINE (soak), ONLY (mutants), CI (tests print every result).
 UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/... ./test/monitoring/... ./test/reference/... ./test/python/... ./test/soak ./test/accidents ./test/mutants
 # They visit every state of small worlds, in step, and are slow under the race detector.
-MODELS := Interleavings|NothingWaitsForEver|NoJobIsTakenForOver|FindsBrokenRules
+MODELS := Interleavings|NothingWaitsForEver|NoJobIsTakenForOver|FindsBrokenRules|NodeHours
 INSTANCE := $(if $(NAME),--name $(NAME))
 
 .DEFAULT_GOAL := help
@@ -39,7 +39,7 @@ clean: ## Remove what build made; programs of the local cluster stay in the user
 .PHONY: unit
 unit: ## Test every package by itself, with the race detector (needs gcc, python3 and promtool)
 	CGO_ENABLED=1 go test -race -skip '$(MODELS)' $(if $(CI),-v -count=1) $(UNIT)
-	go test -run '$(MODELS)' $(if $(CI),-v -count=1) ./pkg/callgate ./pkg/guard
+	go test -run '$(MODELS)' $(if $(CI),-v -count=1) ./pkg/callgate ./pkg/guard ./test/fleet
 
 .PHONY: charts
 charts: ## Test what the charts render (a module of its own: the first run compiles Helm, about 3 minutes)
