@@ -42,8 +42,9 @@ func created(number protowire.Number) (protowire.Number, bool) {
 		return 3, true
 	case 6, 7, 8, 9:
 		return number - 2, true
+	default:
+		return 0, false
 	}
-	return 0, false
 }
 
 // Dispatch is an agent that a room asked for.

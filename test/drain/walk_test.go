@@ -116,13 +116,16 @@ func alike(line string, names [3]string) string {
 	return strings.Join(strings.Fields(line), " ")
 }
 
-// lacks is the first line of the page that a text does not have.
+// lacks is the first line of the page that a text does not have. A line that ends in … goes on.
 func (w *walk) lacks(text string, step walkStep) (line string, lacking bool) {
-	has := map[string]bool{}
+	var has []string
 	for l := range strings.Lines(text) {
-		has[alike(l, [3]string{w.nodes[0], w.nodes[1], w.ns})] = true
+		has = append(has, alike(l, [3]string{w.nodes[0], w.nodes[1], w.ns}))
 	}
-	i := slices.IndexFunc(step.lines, func(l string) bool { return !has[alike(l, [3]string{"node-1", "node-2", "voice"})] })
+	i := slices.IndexFunc(step.lines, func(l string) bool {
+		want, goesOn := strings.CutSuffix(alike(l, [3]string{"node-1", "node-2", "voice"}), "…")
+		return !slices.ContainsFunc(has, func(is string) bool { return is == want || goesOn && strings.HasPrefix(is, want) })
+	})
 	if i < 0 {
 		return "", false
 	}

@@ -42,7 +42,7 @@ func command(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	r, err := newRunner(os.Stdout)
+	r, err := newRunner(ctx, os.Stdout)
 	if err != nil {
 		return err
 	}

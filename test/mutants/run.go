@@ -52,8 +52,8 @@ type runner struct {
 	out       io.Writer
 }
 
-func newRunner(out io.Writer) (*runner, error) {
-	root, err := exec.Command("go", "env", "GOMOD").Output()
+func newRunner(ctx context.Context, out io.Writer) (*runner, error) {
+	root, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the repository: %w", err)
 	}

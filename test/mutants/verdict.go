@@ -19,8 +19,8 @@ func verdictMutants() []Mutant {
 	intent := func(name, old, new, test, harm string) Mutant {
 		return Mutant{Name: "intent/" + name, File: intentFile, Old: old, New: new, Package: verdictPackage, Test: test, Harm: harm}
 	}
-	leavers := func(name, old, new, test, harm string) Mutant {
-		return Mutant{Name: "leavers/" + name, File: leaversFile, Old: old, New: new, Package: verdictPackage, Test: test, Harm: harm}
+	leavers := func(name, old, new, harm string) Mutant {
+		return Mutant{Name: "leavers/" + name, File: leaversFile, Old: old, New: new, Package: verdictPackage, Test: "TestLeavers", Harm: harm}
 	}
 	order := func(name, old, new, harm string) Mutant {
 		return Mutant{Name: "order/" + name, File: orderFile, Old: old, New: new, Package: rulesPackage, Test: "TestStory", Harm: harm}
@@ -64,13 +64,13 @@ func verdictMutants() []Mutant {
 		intent("mark-has-a-deadline", "case !c.Cordoned.IsZero(), !c.Misfit.IsZero(), !c.Going.IsZero():", "case !c.Cordoned.IsZero(), !c.Misfit.IsZero(), !c.Going.IsZero(), !c.Candidate.IsZero():", "TestNothingStandsBehindAMark",
 			"a deadline ends calls to empty a node that nobody needs"),
 
-		leavers("unknown-goes-first", "case !c.Known:\n\t\treturn unknown", "case !c.Known:\n\t\treturn idle", "TestLeavers",
+		leavers("unknown-goes-first", "case !c.Known:\n\t\treturn unknown", "case !c.Known:\n\t\treturn idle",
 			"a scale-down prefers pods whose calls nobody knows"),
-		leavers("most-calls-go-first", "cmp.Compare(a.Calls, b.Calls),", "cmp.Compare(b.Calls, a.Calls),", "TestLeavers",
+		leavers("most-calls-go-first", "cmp.Compare(a.Calls, b.Calls),", "cmp.Compare(b.Calls, a.Calls),",
 			"a scale-down waits for the pods with the most calls"),
-		leavers("youngest-call-goes-first", "return a.Compare(b)", "return b.Compare(a)", "TestLeavers",
+		leavers("youngest-call-goes-first", "return a.Compare(b)", "return b.Compare(a)",
 			"a scale-down waits for calls that have just begun"),
-		leavers("wanted-stays", "case c.Wanted:\n\t\treturn wantedAnyway", "case c.Wanted && !c.Wanted:\n\t\treturn wantedAnyway", "TestLeavers",
+		leavers("wanted-stays", "case c.Wanted:\n\t\treturn wantedAnyway", "case c.Wanted && !c.Wanted:\n\t\treturn wantedAnyway",
 			"a scale-down moves pods beside those that have to go anyway"),
 
 		order("force-before-idle", "idle.Rule{},     // draining → released\n\t\tlostnode.Rule{}, // the same, on a node that does not report\n\t\tdeadline.Rule{}, // the same, by force", "deadline.Rule{}, // the same, by force\n\t\tidle.Rule{},     // draining → released\n\t\tlostnode.Rule{}, // the same, on a node that does not report",
