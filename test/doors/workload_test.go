@@ -59,7 +59,7 @@ func TestWorkloadAdvice(t *testing.T) {
 			warns: []string{"namespace " + off + " is not enabled, so nothing holds or counts the calls of these pods. An administrator enables it: kubectl label namespace " + off + " callguard.dev/enabled=true --overwrite"}},
 		"Misspelt": {reason: "Without the port the gate is not asked.", change: func(o object) { o.template.Annotations = map[string]string{"callguard.dev/gateport": "8089"} },
 			warns: []string{
-				"callguard knows no annotation callguard.dev/gateport of a pod template; it knows callguard.dev/witnesses, gate-port, worker-port, agent-container, livekit-secret, livekit-secret-keys, launch-limit, drain-deadline and on-deadline",
+				"callguard knows no annotation callguard.dev/gateport of a pod template; it knows callguard.dev/witnesses, gate-port, worker-port, agent-container, livekit-secret, livekit-secret-keys, launch-limit, drain-deadline, on-deadline, agent-name, waiting-rooms and dispatch-again",
 				`the pod template has a call-gate, and callguard does not know of it; write under spec.template.metadata.annotations: callguard.dev/gate-port: "8089"`,
 			}},
 		"GateByWitness": {reason: "The port has a default then.", change: func(o object) { o.template.Annotations = map[string]string{call.WitnessesAnnotation: "gate"} }},
