@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,6 +36,7 @@ func pod(uid string, change func(*call.Pod)) *call.Pod {
 
 // world is one in which a caller waits for agent "desk".
 type world struct {
+	mu      sync.Mutex // held by whoever reads or changes the rest while a Dispatcher runs
 	pods    []*call.Pod
 	ability call.Ability
 	wants   []string
@@ -49,6 +52,8 @@ func (w *world) run(t *testing.T, story func()) string {
 	registry := prometheus.NewRegistry()
 	d, err := New(Config{
 		Waiting: func(p call.Project, now time.Time) (call.Waiting, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
 			if w.unknown {
 				return call.Waiting{}, errors.New("LiveKit is silent")
 			}
@@ -57,10 +62,16 @@ func (w *world) run(t *testing.T, story func()) string {
 		Demands: func() []call.Demand {
 			return []call.Demand{{Project: call.DefaultProject, AgentName: "desk", Again: true}, {Project: "voice/other"}}
 		},
-		Pods:    func() []*call.Pod { return w.pods },
+		Pods: func() []*call.Pod {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return slices.Clone(w.pods)
+		},
 		Ability: func(*call.Pod, time.Time) call.Ability { return w.ability },
 		Ask:     func(...types.UID) { w.asked++ },
 		Dispatch: func(_ context.Context, p call.Project, room, agent string) (bool, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
 			if w.err != nil {
 				return false, w.err
 			}
@@ -93,27 +104,27 @@ func TestDispatcher(t *testing.T) {
 	desk := []string{"desk"}
 	for name, tc := range map[string]struct {
 		reason string
-		world  world
+		world  *world
 		want   int
 	}{
-		"Able":        {reason: "Once for each pod.", world: world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", nil)}}, want: 1},
-		"TwoAtOnce":   {reason: "One agent is enough.", world: world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", nil), pod("b", nil)}}, want: 1},
-		"NoPod":       {reason: "There is nobody.", world: world{wants: desk, ability: call.Able}},
-		"Unable":      {reason: "Its worker is not registered.", world: world{wants: desk, ability: call.Registering, pods: []*call.Pod{pod("a", nil)}}},
-		"GateSilent":  {reason: "Nobody has said yet that it is.", world: world{wants: desk, pods: []*call.Pod{pod("a", nil)}}},
-		"NoGate":      {reason: "Ready may be too early: three times.", world: world{wants: desk, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Witnesses = call.DefaultWitnesses() })}}, want: 3},
-		"OldGate":     {reason: "Nor does a gate of before say.", world: world{wants: desk, ability: call.Unsaid, pods: []*call.Pod{pod("a", nil)}}, want: 3},
-		"NotReady":    {reason: "The kubelet says no.", world: world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Ready = false })}}},
-		"Draining":    {reason: "It takes no new call.", world: world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.State = call.Draining })}}},
-		"Terminating": {reason: "It is going.", world: world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Terminating = true })}}},
-		"NotAsked":    {reason: "Nobody has asked for it.", world: world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.Again = false })}}},
-		"OtherName":   {reason: "It could not take the call.", world: world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName = "sales" })}}},
-		"NoName":      {reason: "Another workload has the name.", world: world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName = "" })}}},
-		"NobodysName": {reason: "Nobody says this name, so it may be that of one who says none.", world: world{wants: []string{"sales"}, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName = "" })}}, want: 1},
-		"AnyAgent":    {reason: "People may talk in that room.", world: world{wants: []string{""}, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName = "" })}}},
-		"EveryRoom":   {reason: "Not where the team says otherwise.", world: world{wants: []string{""}, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName, p.Demand.EveryRoom = "", true })}}, want: 1},
-		"NotMine":     {reason: "Another replica does it.", world: world{wants: desk, ability: call.Able, notMine: true, pods: []*call.Pod{pod("a", nil)}}},
-		"Unknown":     {reason: "Nobody knows what waits.", world: world{wants: desk, ability: call.Able, unknown: true, pods: []*call.Pod{pod("a", nil)}}},
+		"Able":        {reason: "Once for each pod.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", nil)}}, want: 1},
+		"TwoAtOnce":   {reason: "One agent is enough.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", nil), pod("b", nil)}}, want: 1},
+		"NoPod":       {reason: "There is nobody.", world: &world{wants: desk, ability: call.Able}},
+		"Unable":      {reason: "Its worker is not registered.", world: &world{wants: desk, ability: call.Registering, pods: []*call.Pod{pod("a", nil)}}},
+		"GateSilent":  {reason: "Nobody has said yet that it is.", world: &world{wants: desk, pods: []*call.Pod{pod("a", nil)}}},
+		"NoGate":      {reason: "Ready may be too early: three times.", world: &world{wants: desk, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Witnesses = call.DefaultWitnesses() })}}, want: 3},
+		"OldGate":     {reason: "Nor does a gate of before say.", world: &world{wants: desk, ability: call.Unsaid, pods: []*call.Pod{pod("a", nil)}}, want: 3},
+		"NotReady":    {reason: "The kubelet says no.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Ready = false })}}},
+		"Draining":    {reason: "It takes no new call.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.State = call.Draining })}}},
+		"Terminating": {reason: "It is going.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Terminating = true })}}},
+		"NotAsked":    {reason: "Nobody has asked for it.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.Again = false })}}},
+		"OtherName":   {reason: "It could not take the call.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName = "sales" })}}},
+		"NoName":      {reason: "Another workload has the name.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName = "" })}}},
+		"NobodysName": {reason: "Nobody says this name, so it may be that of one who says none.", world: &world{wants: []string{"sales"}, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName = "" })}}, want: 1},
+		"AnyAgent":    {reason: "People may talk in that room.", world: &world{wants: []string{""}, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName = "" })}}},
+		"EveryRoom":   {reason: "Not where the team says otherwise.", world: &world{wants: []string{""}, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName, p.Demand.EveryRoom = "", true })}}, want: 1},
+		"NotMine":     {reason: "Another replica does it.", world: &world{wants: desk, ability: call.Able, notMine: true, pods: []*call.Pod{pod("a", nil)}}},
+		"Unknown":     {reason: "Nobody knows what waits.", world: &world{wants: desk, ability: call.Able, unknown: true, pods: []*call.Pod{pod("a", nil)}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -140,10 +151,14 @@ func TestNewPods(t *testing.T) {
 		w.run(t, func() {
 			time.Sleep(every / 2) // pods do not come at the very moment of a look
 			for i := range 100 {
+				w.mu.Lock()
 				w.pods = append(w.pods, pod(fmt.Sprint("pod-", i), nil))
+				w.mu.Unlock()
 				time.Sleep(5 * time.Second)
 				if i < 6 {
+					w.mu.Lock()
 					at = append(at, len(w.sent))
+					w.mu.Unlock()
 				}
 			}
 		})
@@ -163,7 +178,9 @@ func TestErrorIsNoTry(t *testing.T) {
 		w := &world{wants: []string{"desk"}, ability: call.Able, pods: []*call.Pod{pod("a", nil)}, err: errors.New("no")}
 		said := w.run(t, func() {
 			time.Sleep(15*time.Second + every/2)
+			w.mu.Lock()
 			w.err = nil
+			w.mu.Unlock()
 			time.Sleep(time.Minute)
 		})
 		if said != "sent 1, needless 0, error 2" || len(w.sent) != 1 || w.sent[0] != "default/r/desk" {
