@@ -24,10 +24,29 @@ const deletedFor = time.Minute
 // which says why.
 func (g *Guard) act(ctx context.Context, s *snapshot, w *workload, j *judgement) error {
 	err := g.step(ctx, s, w, j)
+	g.noteStep(j.UID, err)
 	if err != nil && ctx.Err() == nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
 		j.verdict = verdict.Verdict{Outcome: verdict.Hold, Rule: RuleWrite, Why: err.Error()}
 	}
 	return err
+}
+
+// noteStep enters whether a step with a pod has failed: others come before it then.
+func (g *Guard) noteStep(uid types.UID, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err == nil {
+		delete(g.failed, uid)
+	} else {
+		g.failed[uid] = g.now()
+	}
+}
+
+// failedAt is when the latest step with a pod failed; zero where it did not.
+func (g *Guard) failedAt(uid types.UID) time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.failed[uid]
 }
 
 func (g *Guard) step(ctx context.Context, s *snapshot, w *workload, j *judgement) error {

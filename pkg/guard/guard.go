@@ -101,6 +101,8 @@ type Guard struct {
 	keys map[types.UID]Key
 	// deleted are the pods that were deleted and may not be seen to be so yet.
 	deleted map[types.UID]time.Time
+	// failed is when the latest step with a pod failed.
+	failed map[types.UID]time.Time
 }
 
 // New returns a Guard that does nothing until Watch and Lead.
@@ -127,7 +129,7 @@ func assemble(cfg Config, report *report) *Guard {
 		cfg: cfg, now: time.Now, report: report,
 		steps:  &steps{client: cfg.Client, costs: cfg.DeletionCosts},
 		writes: newWrites(), writers: writers, large: large,
-		keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{},
+		keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{}, failed: map[types.UID]time.Time{},
 	}
 	g.leases, g.live = newLeases(cfg.Client, g.clock), newLiveReader(cfg.Client)
 	g.readings = newReadings(cfg.Witnesses, cfg.ReadEvery, g.clock)
@@ -387,7 +389,7 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 		}
 	}
 	err = g.each(len(plan.released), func(i int) error { return g.collect(ctx, w, plan.released[i]) })
-	order := plan.order(most)
+	order := plan.order(most, g.failedAt)
 	if plan.steps() > most {
 		plan.again = atOnce
 	}

@@ -3,6 +3,7 @@
 package guard
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -105,15 +106,19 @@ func (p plan) moves() bool {
 }
 
 // order is the order in which verdicts are carried out: who may go goes first, and does not
-// wait until hundreds of others are set aside. It has at most so many steps.
-func (p plan) order(most int) []*judgement {
+// wait until hundreds of others are set aside. Those whose latest step has failed come after
+// all others, the longest ago first. It has at most so many steps.
+func (p plan) order(most int, failed func(types.UID) time.Time) []*judgement {
 	list := make([]*judgement, len(p.judged))
 	for i := range p.judged {
 		list[i] = &p.judged[i]
 	}
 	outcomes := []verdict.Outcome{verdict.Release, verdict.Drain, verdict.SetAside, verdict.Hold}
 	slices.SortStableFunc(list, func(a, b *judgement) int {
-		return slices.Index(outcomes, a.verdict.Outcome) - slices.Index(outcomes, b.verdict.Outcome)
+		if aHolds, bHolds := a.verdict.Outcome == verdict.Hold, b.verdict.Outcome == verdict.Hold; aHolds || bHolds {
+			return slices.Index(outcomes, a.verdict.Outcome) - slices.Index(outcomes, b.verdict.Outcome)
+		}
+		return cmp.Or(failed(a.UID).Compare(failed(b.UID)), slices.Index(outcomes, a.verdict.Outcome)-slices.Index(outcomes, b.verdict.Outcome))
 	})
 	return list[:min(most, p.steps())]
 }

@@ -3,11 +3,13 @@
 package guard
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -193,5 +195,40 @@ func TestManyAreSetAsideInTurns(t *testing.T) {
 	}
 	if set[0] != most || set[1] != most {
 		t.Errorf("the looks set %v pods aside; want %d each", set, most)
+	}
+}
+
+// TestRefusedStepsLetOthersPass has a webhook of somebody refuse every change of as many pods as one look takes steps with.
+// The others go on all the same, and the refused are tried again.
+func TestRefusedStepsLetOthersPass(t *testing.T) {
+	const others = 5
+	objects := []runtime.Object{enabledNamespace(), newNode(true), newDeployment("web", most+others, maxSurge(intstr.FromString("100%"))), newReplicaSet("1", most+others)}
+	for i := range most + others {
+		objects = append(objects, webPod(fmt.Sprintf("a%02d", i)))
+	}
+	clock := &moving{}
+	g, client := newGuardBy(t, clock.now, append(objects, lockingBudget())...)
+	client.PrependReactor("patch", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		refused := action.(clienttesting.PatchAction).GetName() < fmt.Sprintf("a%02d", most)
+		return refused, nil, apierrors.NewForbidden(corev1.Resource("pods"), "a", errors.New("a webhook says no"))
+	})
+	tried := map[string]int{}
+	for range 2 {
+		client.ClearActions()
+		clock.advance(time.Second)
+		if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err == nil {
+			t.Fatal("refused changes are no error")
+		}
+		for name := range patched(t, client.Actions()) {
+			tried[name]++
+		}
+	}
+	for i := range others {
+		if name := fmt.Sprintf("a%02d", most+i); tried[name] != 1 {
+			t.Errorf("pod %s was set aside %d times; want once", name, tried[name])
+		}
+	}
+	if tried["a00"] != 2 {
+		t.Errorf("a pod whose change was refused was tried %d times in two looks", tried["a00"])
 	}
 }

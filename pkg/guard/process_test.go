@@ -200,7 +200,7 @@ func (p *process) clone(w *world) *process {
 	for o, seen := range dated(p.guard) {
 		c.guard.planner.dates.enter(o, seen)
 	}
-	c.guard.deleted = maps.Clone(p.guard.deleted)
+	c.guard.deleted, c.guard.failed = maps.Clone(p.guard.deleted), maps.Clone(p.guard.failed)
 	c.swept, c.spared = p.swept, p.spared
 	c.guard.writes.last = maps.Clone(p.guard.writes.last)
 	from, to := p.kept(), c.kept()
@@ -256,6 +256,7 @@ func (p *process) memory() string {
 	for _, uid := range slices.Sorted(maps.Keys(p.guard.deleted)) {
 		fmt.Fprintf(&b, "deleted %s %d|", uid, p.guard.deleted[uid].UnixMilli())
 	}
+	// Which steps have failed is only about their order, and no world has steps for two pods at once.
 	for _, uid := range slices.Sorted(maps.Keys(p.guard.readings.records)) {
 		e := p.guard.readings.records[uid]
 		// A record is dropped after 10 s, more than the clock ever moves here.

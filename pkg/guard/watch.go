@@ -53,6 +53,7 @@ func (g *Guard) forget(pod *corev1.Pod) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.keys, pod.UID)
+	delete(g.failed, pod.UID)
 	g.report.forget(pod.UID)
 }
 
