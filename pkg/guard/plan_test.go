@@ -232,3 +232,46 @@ func TestRefusedStepsLetOthersPass(t *testing.T) {
 		t.Errorf("a pod whose change was refused was tried %d times in two looks", tried["a00"])
 	}
 }
+
+// TestDrainsCountOnOthersOnce has two pods that are set aside and take calls yet, and a replacement of one: one of them may drain,
+// and each counts on the other only while that takes calls, on a node that stays for now.
+func TestDrainsCountOnOthersOnce(t *testing.T) {
+	there := func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }
+	elsewhere := func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-3" }
+	second := func(taints ...corev1.Taint) *corev1.Node {
+		node := newNode(true, taints...)
+		node.Name, node.UID = "node-2", "node-2"
+		return node
+	}
+	third := newNode(false)
+	third.Name, third.UID = "node-3", "node-3"
+	removal := corev1.Taint{Key: "ToBeDeletedByClusterAutoscaler", Effect: corev1.TaintEffectNoSchedule}
+	for name, tc := range map[string]struct {
+		reason  string
+		second  *corev1.Node
+		leaving int // that the first counts on
+		drain   int
+	}{
+		"BothStay": {reason: "One of them may drain.", second: second(), leaving: 1, drain: 1},
+		"OneEnds":  {reason: "The other's node is being taken away, so the first is needed; the other is not counted on, and may.", second: second(removal), leaving: 0, drain: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g, _ := newGuard(t, newNode(true), tc.second, third)
+			g.planner.settings.RemovalDelay = 0
+			s := newSnapshot(newDeployment("web", 2), newReplicaSet("1", 2), asidePod("a"), asidePod("b", there), webPod("c", elsewhere))
+			p := g.plan(t.Context(), s, s.workload(workloadKey(pods.Deployment, "web")))
+			drain := 0
+			for _, j := range p.judged {
+				if j.verdict.Outcome == verdict.Drain {
+					drain++
+				}
+				if j.Name == "a" && j.facts.Workload.Leaving != tc.leaving {
+					t.Errorf("%s The first counts on %d others that are set aside; want %d", tc.reason, j.facts.Workload.Leaving, tc.leaving)
+				}
+			}
+			if drain != tc.drain {
+				t.Errorf("%s %d pods are to drain; want %d: %+v", tc.reason, drain, tc.drain, p.judged)
+			}
+		})
+	}
+}
