@@ -24,25 +24,32 @@ const deletedFor = time.Minute
 // which says why.
 func (g *Guard) act(ctx context.Context, s *snapshot, w *workload, j *judgement) error {
 	err := g.step(ctx, s, w, j)
-	g.noteStep(j.UID, err)
+	if err != nil {
+		g.letOthersPass(j.UID)
+	}
 	if err != nil && ctx.Err() == nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
 		j.verdict = verdict.Verdict{Outcome: verdict.Hold, Rule: RuleWrite, Why: err.Error()}
 	}
 	return err
 }
 
-// noteStep enters whether a step with a pod has failed: others come before it then.
-func (g *Guard) noteStep(uid types.UID, err error) {
+// letOthersPass enters that a step with a pod has come to nothing: others come before it then.
+func (g *Guard) letOthersPass(uid types.UID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err == nil {
-		delete(g.failed, uid)
-	} else {
-		g.failed[uid] = g.now()
-	}
+	g.failed[uid] = g.now()
 }
 
-// failedAt is when the latest step with a pod failed; zero where it did not.
+// took enters a step that began then, and after which the pod is so.
+func (g *Guard) took(w *workload, j *judgement, pod *corev1.Pod, began time.Time) {
+	g.mu.Lock()
+	delete(g.failed, pod.UID)
+	g.mu.Unlock()
+	g.writes.enter(w.key, pod, began)
+	g.report.stepped(w, *j)
+}
+
+// failedAt is when the latest step with a pod came to nothing; zero where it did not.
 func (g *Guard) failedAt(uid types.UID) time.Time {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -75,8 +82,7 @@ func (g *Guard) step(ctx context.Context, s *snapshot, w *workload, j *judgement
 	if err != nil {
 		return fmt.Errorf("cannot let pod %s/%s go on (%s): %w", j.Namespace, j.Name, j.verdict.Outcome, err)
 	}
-	g.writes.enter(w.key, is, began)
-	g.report.stepped(w, *j)
+	g.took(w, j, is, began)
 	return nil
 }
 
@@ -92,6 +98,7 @@ func (g *Guard) release(ctx context.Context, w *workload, j *judgement) error {
 	}
 	fresh := (&snapshot{}).member(pod)
 	if fresh.State == call.Released {
+		g.letOthersPass(j.UID)
 		return nil // the look that saw it draining was late
 	}
 	f := j.facts
@@ -115,8 +122,7 @@ func (g *Guard) release(ctx context.Context, w *workload, j *judgement) error {
 	if pod, err = g.steps.release(ctx, pod, j.intent.Intent); err != nil {
 		return fmt.Errorf("cannot release pod %s/%s: %w", j.Namespace, j.Name, err)
 	}
-	g.writes.enter(w.key, pod, began)
-	g.report.stepped(w, *j)
+	g.took(w, j, pod, began)
 	g.look(w.key)
 	return nil
 }

@@ -38,8 +38,9 @@ const (
 	most = 2 * writers
 	// again is how soon a workload is looked at again while something wants a pod of it to go.
 	again = time.Second
-	// atOnce is when there is more to do than one look does.
-	atOnce = time.Millisecond
+	// atOnce is when there is more to do than one look does. Where informers lag behind, and each look finds its steps done, it
+	// bounds what they ask of the API server.
+	atOnce = 100 * time.Millisecond
 	// forgetEvery is how often complaints are dropped about what is gone.
 	forgetEvery = time.Hour
 )
@@ -101,7 +102,7 @@ type Guard struct {
 	keys map[types.UID]Key
 	// deleted are the pods that were deleted and may not be seen to be so yet.
 	deleted map[types.UID]time.Time
-	// failed is when the latest step with a pod failed.
+	// failed is when the latest step with a pod came to nothing.
 	failed map[types.UID]time.Time
 }
 
