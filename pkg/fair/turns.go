@@ -13,27 +13,37 @@ import (
 type Turns[T any] struct {
 	workers *Workers
 
-	mu   sync.Mutex
-	line []waiting[T]
+	mu     sync.Mutex
+	line   []waiting[T]
+	passed int // how many turns in a row went by rank
 }
 
 type waiting[T any] struct {
 	namespace string
 	what      T
+	rank      int
 }
+
+// Highest is the highest rank.
+const Highest = 2
+
+// ranked is how many turns of a few go to who has the highest rank; the last of them is the first's in line.
+const ranked = 4
 
 // NewTurns returns so many workers, none of which is busy.
 func NewTurns[T any](all int) *Turns[T] { return &Turns[T]{workers: NewWorkers(all)} }
 
-// Take takes a worker for something of a namespace, or puts it in line. What is taken is to be given back.
-func (t *Turns[T]) Take(namespace string, what T) bool {
+// Take takes a worker for something of a namespace, or puts it in line. Those of a higher rank, 0 to Highest, go first, but for every
+// fifth turn, which is the first's in line: nobody waits for more than five times as many as are before him. What is taken is to
+// be given back.
+func (t *Turns[T]) Take(namespace string, what T, rank int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	inLine := slices.ContainsFunc(t.line, func(w waiting[T]) bool { return w.namespace == namespace })
 	if !inLine && t.workers.Take(namespace) {
 		return true
 	}
-	t.line = append(t.line, waiting[T]{namespace, what})
+	t.line = append(t.line, waiting[T]{namespace, what, rank})
 	return false
 }
 
@@ -42,7 +52,16 @@ func (t *Turns[T]) Give(namespace string) (next T, taken bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.workers.Give(namespace)
-	i := slices.IndexFunc(t.line, func(w waiting[T]) bool { return t.workers.Take(w.namespace) })
+	i := -1
+	for rank := Highest; rank > 0 && i < 0 && t.passed < ranked; rank-- {
+		i = slices.IndexFunc(t.line, func(w waiting[T]) bool { return w.rank == rank && t.workers.Take(w.namespace) })
+	}
+	if i < 0 {
+		i = slices.IndexFunc(t.line, func(w waiting[T]) bool { return t.workers.Take(w.namespace) })
+	}
+	if t.passed++; i <= 0 {
+		t.passed = 0
+	}
 	if i < 0 {
 		return next, false
 	}

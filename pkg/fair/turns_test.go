@@ -13,18 +13,18 @@ import (
 // for those before it, and for no other.
 func TestTurns(t *testing.T) {
 	turns := NewTurns[string](2) // a namespace alone has one
-	if !turns.Take("voice", "hot-1") {
+	if !turns.Take("voice", "hot-1", 0) {
 		t.Fatal("the first has no turn")
 	}
 	for _, what := range []string{"hot-2", "once", "hot-3"} {
-		if turns.Take("voice", what) {
+		if turns.Take("voice", what, 0) {
 			t.Fatalf("%s has a turn beside the first", what)
 		}
 	}
 	had := []string{"hot-1"}
 	for range 5 {
 		last := had[len(had)-1]
-		if strings.HasPrefix(last, "hot") && turns.Take("voice", last) { // it has changed meanwhile
+		if strings.HasPrefix(last, "hot") && turns.Take("voice", last, 0) { // it has changed meanwhile
 			t.Fatalf("%s passed those in line", last)
 		}
 		next, taken := turns.Give("voice")
@@ -43,17 +43,17 @@ func TestTurnsOfOthers(t *testing.T) {
 	turns := NewTurns[string](4)
 	busy := 0
 	for i := range 10 {
-		if turns.Take("crowd", fmt.Sprint(i)) {
+		if turns.Take("crowd", fmt.Sprint(i), 0) {
 			busy++
 		}
 	}
 	if busy != 2 {
 		t.Fatalf("a namespace alone has %d of 4 workers; want half", busy)
 	}
-	if !turns.Take("other", "a") {
+	if !turns.Take("other", "a", 0) {
 		t.Error("another has to wait")
 	}
-	if turns.Take("other", "b") {
+	if turns.Take("other", "b", 0) {
 		t.Error("the other has all that was left")
 	}
 	if next, taken := turns.Give("other"); !taken || next != "b" {
@@ -71,5 +71,29 @@ func TestTurnsOfOthers(t *testing.T) {
 		if next, taken := turns.Give("crowd"); taken {
 			t.Errorf("%q has a turn, and nobody was left", next)
 		}
+	}
+}
+
+// TestRanks: who has a higher rank passes a line of others, and none of these waits for more than five times as many.
+func TestRanks(t *testing.T) {
+	turns := NewTurns[string](2)
+	turns.Take("voice", "at work", 0)
+	for i := range 2 {
+		turns.Take("voice", fmt.Sprint("low-", i+1), 0)
+	}
+	turns.Take("voice", "middle", 1)
+	for i := range 6 {
+		turns.Take("voice", fmt.Sprint("high-", i+1), Highest)
+	}
+	var had []string
+	for {
+		next, taken := turns.Give("voice")
+		if !taken {
+			break
+		}
+		had = append(had, next)
+	}
+	if want := []string{"high-1", "high-2", "high-3", "high-4", "low-1", "high-5", "high-6", "middle", "low-2"}; !slices.Equal(had, want) {
+		t.Errorf("turns were had by %v; want %v", had, want)
 	}
 }

@@ -3,6 +3,7 @@
 package guard
 
 import (
+	"context"
 	"maps"
 	"sync"
 	"time"
@@ -18,7 +19,34 @@ const (
 	// asNew is how old that may be. It is longer than between two looks at one large workload of many on a busy API server, and
 	// not much longer than a list of thousands of pods takes there.
 	asNew = 10 * time.Second
+	// awaited is how often informers are asked whether they have the guard's last step by now, and awaitEvery how long it waits
+	// in between: a list of thousands of pods costs the API server more than half a second.
+	awaited, awaitEvery = 10, 50 * time.Millisecond
 )
+
+// asOfNow returns a workload as informers know it, and whether that is as good as read anew. A large one they have a moment for.
+func (g *Guard) asOfNow(ctx context.Context, key Key, was *snapshot) (*snapshot, bool, error) {
+	for tried := 0; ; tried++ {
+		if len(was.pods) < g.large || !g.writes.has(key, g.now()) {
+			return was, false, nil
+		}
+		if g.writes.in(was.pods, key, g.now()) {
+			return was, true, nil
+		}
+		if tried == g.awaited {
+			return was, false, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, false, ctx.Err()
+		case <-time.After(awaitEvery):
+		}
+		var err error
+		if was, err = g.cluster.cached(key); err != nil {
+			return nil, false, err
+		}
+	}
+}
 
 // written is the last step that a guard took with a pod of a workload.
 type written struct {
@@ -45,6 +73,14 @@ func (w *writes) enter(key Key, pod *corev1.Pod, began time.Time) {
 		return
 	}
 	w.last[key] = written{pod: pod.UID, version: pod.ResourceVersion, began: began}
+}
+
+// has reports whether a step with a workload was taken a moment ago.
+func (w *writes) has(key Key, now time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	last, is := w.last[key]
+	return is && now.Sub(last.began) <= asNew
 }
 
 // in reports whether pods, as an informer has them, are as they were a moment ago, with all that this guard has written.

@@ -115,7 +115,7 @@ func TestLargeWorkloadIsListedOnce(t *testing.T) {
 			if lists != tc.lists {
 				t.Errorf("the pods were listed %d times for two looks; want %d", lists, tc.lists)
 			}
-			if want := min(2*most, tc.pods); set != want {
+			if want := min(2*least, tc.pods); set != want {
 				t.Errorf("%d pods were set aside; want %d, each once", set, want)
 			}
 		})

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,9 +34,10 @@ const (
 	// after the other, five hundred take longer than what was read of them may be believed.
 	workers = 8
 	writers = 16
-	// most bounds the pods of a workload that one look takes a step with. The next look comes at once: those whose replacements
-	// are ready meanwhile, or whose calls are over, do not wait until hundreds of others have been set aside.
-	most = 2 * writers
+	// least bounds, with share, the pods of a workload that one look takes a step with: so many, or one in share of the workload,
+	// for a look costs what the workload has. The next look comes at once: those whose replacements are ready meanwhile, or
+	// whose calls are over, do not wait until hundreds of others have been set aside.
+	least, share = 2 * writers, 25
 	// again is how soon a workload is looked at again while something wants a pod of it to go.
 	again = time.Second
 	// atOnce is when there is more to do than one look does. Where informers lag behind, and each look finds its steps done, it
@@ -94,6 +96,8 @@ type Guard struct {
 	writers int
 	// large is how many pods make a workload large.
 	large int
+	// awaited is how often informers are asked for the last step with a large workload before its pods are listed.
+	awaited int
 
 	mu sync.Mutex
 	// queue holds the workloads to look at; nil while this guard does not lead.
@@ -129,7 +133,7 @@ func assemble(cfg Config, report *report) *Guard {
 	g := &Guard{
 		cfg: cfg, now: time.Now, report: report,
 		steps:  &steps{client: cfg.Client, costs: cfg.DeletionCosts},
-		writes: newWrites(), writers: writers, large: large,
+		writes: newWrites(), writers: writers, large: large, awaited: awaited,
 		keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{}, failed: map[types.UID]time.Time{},
 	}
 	g.leases, g.live = newLeases(cfg.Client, g.clock), newLiveReader(cfg.Client)
@@ -259,7 +263,7 @@ func (g *Guard) Lead(ctx context.Context) error {
 				if shutdown {
 					return nil
 				}
-				for has := turns.Take(key.Namespace, key); has; key, has = turns.Give(key.Namespace) {
+				for has := turns.Take(key.Namespace, key, g.rank(key)); has; key, has = turns.Give(key.Namespace) {
 					g.work(ctx, queue, key)
 					queue.Done(key)
 				}
@@ -301,6 +305,20 @@ func (g *Guard) lookAtAll() {
 	}
 	for _, pod := range list {
 		g.enqueue(pod)
+	}
+}
+
+// rank is what turn a workload has: a look at a small one is short, and one whose pods are on their way is brought to its end before
+// hundreds of others begin.
+func (g *Guard) rank(key Key) int {
+	known, err := g.cluster.cached(key)
+	switch {
+	case err != nil || len(known.pods) >= g.large:
+		return 0
+	case slices.ContainsFunc(known.pods, func(pod *corev1.Pod) bool { return pod.Annotations[call.AsideAnnotation] != "" }):
+		return fair.Highest
+	default:
+		return fair.Highest - 1
 	}
 }
 
@@ -356,7 +374,7 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 		return again, nil
 	}
 	if !g.cluster.enabled(key.Namespace) {
-		g.report.judged(&workload{key: key}, nil) // nobody holds its pods any more
+		g.report.judged(&workload{key: key}, nil, false) // nobody holds its pods any more
 		g.notEnabled(key)
 		return 0, nil
 	}
@@ -369,7 +387,7 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 	plan := g.plan(ctx, s, w)
 	if err := errors.Join(g.cfg.Doors.InForce(), g.budgets.inForce(key.Namespace)); err != nil && plan.busy() {
 		plan.shut(err)
-		g.report.judged(w, plan.judged)
+		g.report.judged(w, plan.judged, false)
 		return again, nil
 	}
 	if plan.moves() {
@@ -378,7 +396,10 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 		if asked {
 			g.askGatesNow(ctx, w)
 		}
-		known := len(was.pods) >= g.large && g.writes.in(was.pods, key, g.now())
+		var known bool
+		if was, known, err = g.asOfNow(ctx, key, was); err != nil {
+			return 0, err
+		}
 		if s, err = g.live.live(ctx, key, was, known); err != nil {
 			return 0, err
 		}
@@ -390,12 +411,13 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 		}
 	}
 	err = g.each(len(plan.released), func(i int) error { return g.collect(ctx, w, plan.released[i]) })
+	most := max(least, len(s.pods)/share)
 	order := plan.order(most, g.failedAt)
 	if plan.steps() > most {
 		plan.again = atOnce
 	}
 	err = errors.Join(err, g.each(len(order), func(i int) error { return g.act(ctx, s, w, order[i]) }))
-	g.report.judged(w, plan.judged)
+	g.report.judged(w, plan.judged, plan.steps() > most)
 	return plan.again, err
 }
 

@@ -409,7 +409,7 @@ func TestStandsBy(t *testing.T) {
 	if said := told(); len(said) != 1 || !strings.Contains(said[0], ReasonDeletedWhileLocked) {
 		t.Errorf("the one that leads says %v", said)
 	}
-	g.report.holds(&workload{}, judgement{member: (&snapshot{}).member(pod)})
+	g.report.holds(&workload{}, judgement{member: (&snapshot{}).member(pod)}, false)
 	stop()
 	if err := <-done; err != nil {
 		t.Error(err)

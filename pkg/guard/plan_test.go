@@ -193,8 +193,8 @@ func TestManyAreSetAsideInTurns(t *testing.T) {
 			t.Errorf("after look %d the next comes after %s", len(set), after)
 		}
 	}
-	if set[0] != most || set[1] != most {
-		t.Errorf("the looks set %v pods aside; want %d each", set, most)
+	if set[0] != least || set[1] != least {
+		t.Errorf("the looks set %v pods aside; want %d each", set, least)
 	}
 }
 
@@ -202,14 +202,14 @@ func TestManyAreSetAsideInTurns(t *testing.T) {
 // The others go on all the same, and the refused are tried again.
 func TestRefusedStepsLetOthersPass(t *testing.T) {
 	const others = 5
-	objects := []runtime.Object{enabledNamespace(), newNode(true), newDeployment("web", most+others, maxSurge(intstr.FromString("100%"))), newReplicaSet("1", most+others)}
-	for i := range most + others {
+	objects := []runtime.Object{enabledNamespace(), newNode(true), newDeployment("web", least+others, maxSurge(intstr.FromString("100%"))), newReplicaSet("1", least+others)}
+	for i := range least + others {
 		objects = append(objects, webPod(fmt.Sprintf("a%02d", i)))
 	}
 	clock := &moving{}
 	g, client := newGuardBy(t, clock.now, append(objects, lockingBudget())...)
 	client.PrependReactor("patch", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
-		refused := action.(clienttesting.PatchAction).GetName() < fmt.Sprintf("a%02d", most)
+		refused := action.(clienttesting.PatchAction).GetName() < fmt.Sprintf("a%02d", least)
 		return refused, nil, apierrors.NewForbidden(corev1.Resource("pods"), "a", errors.New("a webhook says no"))
 	})
 	tried := map[string]int{}
@@ -224,7 +224,7 @@ func TestRefusedStepsLetOthersPass(t *testing.T) {
 		}
 	}
 	for i := range others {
-		if name := fmt.Sprintf("a%02d", most+i); tried[name] != 1 {
+		if name := fmt.Sprintf("a%02d", least+i); tried[name] != 1 {
 			t.Errorf("pod %s was set aside %d times; want once", name, tried[name])
 		}
 	}

@@ -126,7 +126,7 @@ func (p *process) build() *Guard {
 	}, newReport(noEvents{}, w.metrics, log))
 	g.now = func() time.Time { return w.now }
 	if w.known {
-		g.large = 1
+		g.large, g.awaited = 1, 0 // what it does while it waits is for nobody to see
 	}
 	g.queue, g.writers = noQueue{}, 1 // one pod after the other, or there are more worlds than anybody can visit
 	g.budgets = steadfast()

@@ -98,13 +98,14 @@ func newReport(recorder record.EventRecorder, metrics *metrics, log *slog.Logger
 	return &report{events: plain, steps: events.NewOutbox(plain), metrics: metrics, log: log, held: map[types.UID]held{}, said: map[Key]map[string]bool{}}
 }
 
-// judged enters the verdicts on a workload's pods, and tells of those that changed.
-func (r *report) judged(w *workload, list []judgement) {
+// judged enters the verdicts on a workload's pods, and tells of those that changed. While more is due than one look does, it does
+// not tell which pods wait for others of the workload: all that they wait for is their turn.
+func (r *report) judged(w *workload, list []judgement, moreIsDue bool) {
 	current := map[types.UID]bool{}
 	for _, j := range list {
 		current[j.UID] = true
 		if j.verdict.Outcome == verdict.Hold {
-			r.holds(w, j)
+			r.holds(w, j, moreIsDue && j.waitsForOthers())
 		}
 	}
 	r.mu.Lock()
@@ -123,7 +124,7 @@ func (r *report) holdsNothing() {
 	clear(r.held)
 }
 
-func (r *report) holds(w *workload, j judgement) {
+func (r *report) holds(w *workload, j judgement, untold bool) {
 	r.mu.Lock()
 	h, was := r.held[j.UID]
 	cause := j.cause()
@@ -136,7 +137,7 @@ func (r *report) holds(w *workload, j judgement) {
 	case h.unread.IsZero():
 		h.unread = j.facts.Now
 	}
-	tell := !h.told && j.facts.Now.Sub(h.since) >= tellAfter
+	tell := !h.told && !untold && j.facts.Now.Sub(h.since) >= tellAfter
 	h.told = h.told || tell
 	r.held[j.UID] = h
 	r.mu.Unlock()
@@ -154,12 +155,15 @@ func (r *report) holds(w *workload, j judgement) {
 // cause is what keeps the others of the workload from calls, where a pod waits for them:
 // when that changes there is something else to mend.
 func (j judgement) cause() call.Ability {
-	switch j.verdict.Rule {
-	case floor.Rule{}.Name(), bounds.Rule{}.Name():
+	if j.waitsForOthers() {
 		return j.facts.Workload.Unable.Why
-	default:
-		return ""
 	}
+	return ""
+}
+
+// waitsForOthers reports whether a pod is held until others of its workload take calls.
+func (j judgement) waitsForOthers() bool {
+	return j.verdict.Rule == floor.Rule{}.Name() || j.verdict.Rule == bounds.Rule{}.Name()
 }
 
 // stepped tells that a pod has made a step.

@@ -19,6 +19,8 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/pods"
 	"github.com/callguard/callguard/pkg/verdict"
+	"github.com/callguard/callguard/pkg/verdict/rules/bounds"
+	"github.com/callguard/callguard/pkg/verdict/rules/calls"
 )
 
 // TestEventsArePlain: a pod's word in an Event does nothing to a terminal, and ends.
@@ -62,13 +64,13 @@ func TestOrderUnread(t *testing.T) {
 			pod := (&snapshot{}).member(newPod("a"))
 			for i, rule := range []string{"calls", "settle"} {
 				facts.Now = noon().Add(time.Duration(i) * time.Second)
-				r.holds(&workload{}, judgement{member: pod, facts: facts, verdict: verdict.Verdict{Outcome: verdict.Hold, Rule: rule}})
+				r.holds(&workload{}, judgement{member: pod, facts: facts, verdict: verdict.Verdict{Outcome: verdict.Hold, Rule: rule}}, false)
 			}
 			if got := r.held[pod.UID].unread; got.Equal(noon()) != tc.want || got.IsZero() == tc.want {
 				t.Errorf("%s\nunread since %v", tc.reason, got)
 			}
 			facts.Sealed = true
-			r.holds(&workload{}, judgement{member: pod, facts: facts, verdict: verdict.Verdict{Outcome: verdict.Hold, Rule: "settle"}})
+			r.holds(&workload{}, judgement{member: pod, facts: facts, verdict: verdict.Verdict{Outcome: verdict.Hold, Rule: "settle"}}, false)
 			if got := r.held[pod.UID].unread; !got.IsZero() {
 				t.Errorf("the gate has the order, and it counts as unread since %v", got)
 			}
@@ -153,5 +155,32 @@ func TestComplainsOnce(t *testing.T) {
 	g.forgetGone()
 	if left := g.report.complainedOf(); len(left) > 0 {
 		t.Errorf("everything is gone, and still remembered: %v", left)
+	}
+}
+
+// TestQueuesAreNotTold: a pod that waits for others of its workload is told of after a moment, but not while the guard has more to do
+// with that workload than one look does. One that has calls is told of in any case.
+func TestQueuesAreNotTold(t *testing.T) {
+	cases := map[string]struct {
+		rule string
+		busy bool
+		want bool
+	}{
+		"WaitsForOthers": {rule: bounds.Rule{}.Name(), want: true},
+		"WaitsInLine":    {rule: bounds.Rule{}.Name(), busy: true},
+		"HasCalls":       {rule: calls.Rule{}.Name(), busy: true, want: true},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			r := newReport(record.NewFakeRecorder(10), newMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
+			w, j := &workload{}, judgement{member: (&snapshot{}).member(webPod("a")), verdict: verdict.Verdict{Outcome: verdict.Hold, Rule: tc.rule}}
+			for _, at := range []time.Time{noon(), noon().Add(tellAfter)} {
+				j.facts.Now = at
+				r.judged(w, []judgement{j}, tc.busy)
+			}
+			if told := r.held[j.UID].told; told != tc.want {
+				t.Errorf("told is %t; want %t", told, tc.want)
+			}
+		})
 	}
 }

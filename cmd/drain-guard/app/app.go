@@ -41,7 +41,7 @@ import (
 const (
 	// What the guard asks of the API server in a second, and at once: a pod that goes takes five requests. Events and the
 	// lease have clients of their own, so that neither waits for a drain.
-	workQPS, workBurst       = 200, 400
+	workQPS, workBurst       = 500, 1000
 	eventsQPS, eventsBurst   = 50, 200
 	electionQPS, electionMax = 5, 10
 
