@@ -125,7 +125,7 @@ func (s *story) writes(since time.Time) map[string]int {
 	s.t.Helper()
 	list, err := stage.GuardWrites(since)
 	s.must(err)
-	list = slices.DeleteFunc(list, func(w lab.Write) bool { return w.Resource == "leases" || w.Code >= http.StatusBadRequest })
+	list = slices.DeleteFunc(list, func(w lab.Request) bool { return w.Resource == "leases" || w.Code >= http.StatusBadRequest })
 	counts := map[string]int{}
 	for _, w := range list {
 		counts[w.Resource]++

@@ -7,11 +7,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 )
 
-// Write is a write of the guard, as kube-apiserver recorded it.
-type Write struct {
+// Request is one of the guard, as kube-apiserver recorded it.
+type Request struct {
 	At             time.Time
 	Verb, Resource string // pods, or pods/eviction
 	Namespace      string
@@ -21,12 +22,19 @@ type Write struct {
 
 // GuardWrites lists what the guard has written since, refused or not. It needs
 // Options.Guard, and counts for every guard.
-func (l *Lab) GuardWrites(since time.Time) ([]Write, error) {
+func (l *Lab) GuardWrites(since time.Time) ([]Request, error) {
+	all, err := l.GuardRequests(since)
+	return slices.DeleteFunc(all, func(r Request) bool { return slices.Contains([]string{"get", "list", "watch"}, r.Verb) }), err
+}
+
+// GuardRequests lists what the guard has asked of kube-apiserver since, as GuardWrites does with the writes among it. A watch
+// counts when it has ended.
+func (l *Lab) GuardRequests(since time.Time) ([]Request, error) {
 	raw, err := os.ReadFile(l.Cluster.AuditLog())
 	if err != nil {
-		return nil, fmt.Errorf("cannot read what the guard wrote: %w; was the stage opened with Options.Guard?", err)
+		return nil, fmt.Errorf("cannot read what the guard asked for: %w; was the stage opened with Options.Guard?", err)
 	}
-	var writes []Write
+	var requests []Request
 	for line := range bytes.Lines(raw) {
 		var e struct {
 			Verb           string
@@ -40,14 +48,14 @@ func (l *Lab) GuardWrites(since time.Time) ([]Write, error) {
 		if e.StageTimestamp.Before(since) {
 			continue
 		}
-		w := Write{
+		r := Request{
 			At: e.StageTimestamp, Verb: e.Verb, Resource: e.ObjectRef.Resource,
 			Namespace: e.ObjectRef.Namespace, Name: e.ObjectRef.Name, Code: e.ResponseStatus.Code,
 		}
 		if e.ObjectRef.Subresource != "" {
-			w.Resource += "/" + e.ObjectRef.Subresource
+			r.Resource += "/" + e.ObjectRef.Subresource
 		}
-		writes = append(writes, w)
+		requests = append(requests, r)
 	}
-	return writes, nil
+	return requests, nil
 }

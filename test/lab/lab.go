@@ -43,6 +43,8 @@ type Options struct {
 	NoAdapter bool
 	// AdapterArgs are added to the metrics-adapter's flags.
 	AdapterArgs []string
+	// Bare leaves out the controllers, the scheduler and what plays the nodes: the caller does what these do.
+	Bare bool
 	// ControllerManagerArgs are added to kube-controller-manager's flags.
 	ControllerManagerArgs []string
 	// Guard installs the drain-guard and its doors and starts it, with GuardArgs
@@ -119,7 +121,7 @@ func Open(ctx context.Context, o Options) (*Lab, error) {
 	}
 	webhooks := fmt.Sprintf("127.0.0.1:%d", ports[0])
 	config := local.Config{
-		Name: o.Name, Nodes: o.Nodes, PodsPerNode: o.PodsPerNode, LiveKits: o.LiveKits, NodeLeaseSeconds: o.NodeLeaseSeconds,
+		Name: o.Name, Nodes: o.Nodes, PodsPerNode: o.PodsPerNode, LiveKits: o.LiveKits, Bare: o.Bare, NodeLeaseSeconds: o.NodeLeaseSeconds,
 		ControllerManagerArgs: o.ControllerManagerArgs, AuditUsers: []string{guardUser}, Clocks: o.Clocks, Progress: o.Progress,
 	}
 	if !o.NoAdapter {

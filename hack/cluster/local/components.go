@@ -62,11 +62,16 @@ func (l layout) lock() string              { return filepath.Join(l.dir, "state.
 
 // components lists everything an instance runs, in the order in which it is started.
 func components(s state, l layout) []component {
-	list := []component{etcd(s, l), apiServer(s, l), controllerManager(s, l), scheduler(s, l)}
+	list := []component{etcd(s, l), apiServer(s, l)}
+	if !s.Config.Bare {
+		list = append(list, controllerManager(s, l), scheduler(s, l))
+	}
 	for i := range s.Config.Nodes {
-		if s.Config.Kubelets {
+		switch {
+		case s.Config.Bare:
+		case s.Config.Kubelets:
 			list = append(list, realNode(s, l, i+1)...)
-		} else {
+		default:
 			list = append(list, node(s, l, NodeName(i+1)))
 		}
 	}

@@ -48,7 +48,10 @@ type Config struct {
 	// Kubelets makes the nodes real: a kubelet and a containerd each, which run what their pods say. It needs root and
 	// Debian's containerd, and network namespaces of its own keep its traffic apart. LiveKits may be 0 then.
 	Kubelets bool `json:"kubelets,omitempty"`
-	// AuditUsers are those whose writes kube-apiserver records, one JSON line each, in the file AuditLog.
+	// Bare leaves out kube-controller-manager, kube-scheduler and what plays the nodes, which are registered and called
+	// ready once: whoever asks for it does what these do. kube-apiserver, etcd and LiveKit are left.
+	Bare bool `json:"bare,omitempty"`
+	// AuditUsers are those whose requests kube-apiserver records, one JSON line each, in the file AuditLog.
 	AuditUsers []string `json:"auditUsers,omitempty"`
 	// Clocks says which components' clocks are wrong.
 	Clocks Clocks `json:"clocks,omitzero"`
@@ -116,6 +119,9 @@ func (c Config) Validate() error {
 	}
 	if c.Kubelets && c.Nodes > maxKubelets {
 		errs = append(errs, fmt.Errorf("number of real nodes is %d; use 1 to %d, such as 2", c.Nodes, maxKubelets))
+	}
+	if c.Kubelets && c.Bare {
+		errs = append(errs, errors.New("nodes are to be real, and the control plane bare; leave out Kubelets, or Bare"))
 	}
 	if c.Kubelets && c.Clocks != (Clocks{}) {
 		errs = append(errs, errors.New("clocks are to be wrong, of real nodes; leave Clocks empty, or Kubelets"))

@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -63,6 +64,21 @@ func allowKwok(ctx context.Context, client kubernetes.Interface) error {
 	return nil
 }
 
+// registerNodes creates all nodes of a bare instance, and takes off the taint that kube-apiserver gives every new node and
+// kube-controller-manager would take off.
+func (c *Cluster) registerNodes(ctx context.Context, s state, client kubernetes.Interface) error {
+	for i := range s.Config.Nodes {
+		name := NodeName(i + 1)
+		if err := c.registerNode(ctx, s, name); err != nil {
+			return err
+		}
+		if _, err := client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, []byte(`{"spec":{"taints":null}}`), metav1.PatchOptions{}); err != nil {
+			return fmt.Errorf("cannot take the taint off %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
 // registerNode creates the Node as the node itself, as a kubelet does. A node that is registered already stays as it is.
 func (c *Cluster) registerNode(ctx context.Context, s state, name string) error {
 	client, err := c.nodeClient(name)
@@ -92,12 +108,20 @@ func nodeObject(s state, name, kubeletVersion string) *corev1.Node {
 		corev1.ResourceMemory: resource.MustParse("256Gi"),
 		corev1.ResourcePods:   *resource.NewQuantity(int64(s.Config.PodsPerNode), resource.DecimalSI),
 	}
+	var conditions []corev1.NodeCondition // whoever plays the node says that it is ready
+	if s.Config.Bare {
+		now := metav1.Now()
+		conditions = []corev1.NodeCondition{{
+			Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "Bare", Message: "nobody plays this node",
+			LastHeartbeatTime: now, LastTransitionTime: now,
+		}}
+	}
 	return &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
 			corev1.LabelHostname: name, corev1.LabelOSStable: "linux", corev1.LabelArchStable: runtime.GOARCH,
 		}},
 		Status: corev1.NodeStatus{
-			Capacity: resources, Allocatable: resources,
+			Capacity: resources, Allocatable: resources, Conditions: conditions,
 			Addresses: []corev1.NodeAddress{
 				{Type: corev1.NodeInternalIP, Address: fmt.Sprintf("127.%d.255.254", slice)},
 				{Type: corev1.NodeHostName, Address: name},

@@ -153,6 +153,9 @@ func (c *Cluster) startAll(ctx context.Context, s state) error {
 		if err != nil {
 			return err
 		}
+		if s.Config.Bare {
+			return c.registerNodes(ctx, s, client)
+		}
 		for _, name := range []string{ControllerManager, Scheduler} {
 			group.Go(func() error { return c.Start(ctx, name) })
 		}
