@@ -6,13 +6,11 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/callguard/callguard/pkg/call"
 	"github.com/callguard/callguard/pkg/witness/gate"
 )
 
@@ -325,7 +323,7 @@ func (b *book) endLocked(j *job, by string, now time.Time) {
 	}
 	b.journal.drop(j.id)
 	b.counts.ends.WithLabelValues(by).Inc()
-	if !strings.HasPrefix(j.room, call.TryRoomPrefix) { // nobody talked
+	if !j.isTried() {
 		b.counts.duration.Observe(now.Sub(j.started).Seconds())
 	}
 	if b.past = append(b.past, j); len(b.past) > maxPast {
@@ -522,7 +520,7 @@ func (b *book) answer(now time.Time) gate.Answer {
 			a.Ending++
 		}
 		a.Jobs = append(a.Jobs, gate.Job{
-			ID: j.id, State: j.phase.public(), Since: j.since, Started: j.started, Room: j.room, Agent: j.agent,
+			ID: j.id, State: j.phase.public(), Since: j.since, Started: j.started, Room: j.room, Agent: j.agent, Tried: j.isTried(),
 		})
 	}
 	over := max(0, b.number.over-stucks) // those that are stuck are named first, and do not count

@@ -2,7 +2,12 @@
 
 package callgate
 
-import "time"
+import (
+	"strings"
+	"time"
+
+	"github.com/callguard/callguard/pkg/call"
+)
 
 // phase is how far a job is. docs/jobs.md has what moves one on, and why that is
 // believed.
@@ -117,6 +122,9 @@ func (j *job) to(p phase, now time.Time) {
 		j.phase, j.since = p, now
 	}
 }
+
+// isTried reports whether kubectl calls try made the call, in which nobody talks.
+func (j *job) isTried() bool { return strings.HasPrefix(j.room, call.TryRoomPrefix) }
 
 // canBeLookedFor reports whether a look into a room could find the job's agent.
 func (j *job) canBeLookedFor() bool { return j.room != "" }

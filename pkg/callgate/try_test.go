@@ -22,8 +22,8 @@ func TestTriedCallsHaveNoLength(t *testing.T) {
 		b.restore(legacy{}, true)
 		b.register(1)
 		b.assign(1, "job", room, "agent", began)
-		if a := b.answer(began); a.Calls != 1 {
-			t.Errorf("room %s: the pod holds %d calls", room, a.Calls)
+		if a := b.answer(began); a.Calls != 1 || len(a.Jobs) != 1 || a.Jobs[0].Tried != (want == 0) {
+			t.Errorf("room %s: the pod holds %d calls: %+v", room, a.Calls, a.Jobs)
 		}
 		b.saw("job", sight{open: true, there: true}, began)
 		b.end(1, "job", began.Add(time.Minute))

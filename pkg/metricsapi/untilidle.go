@@ -59,10 +59,11 @@ func (l *Lengths) Table(project call.Project, uid types.UID) *lengths.Table {
 	if pod == nil || pod.Project != project {
 		return nil
 	}
-	return l.table(pod)
+	return l.Of(pod)
 }
 
-func (l *Lengths) table(pod *call.Pod) *lengths.Table {
+// Of is the same of a pod that is guarded.
+func (l *Lengths) Of(pod *call.Pod) *lengths.Table {
 	workload := l.store.Workload(pod)
 	key := workload.Kind + "/" + workload.Name
 	l.mu.Lock()
@@ -184,10 +185,10 @@ func (f foreteller) calls(members []*call.Pod, ofNode bool) (calls []lengths.Cal
 
 // like is how long the calls of a pod's workload last.
 func (f foreteller) like(pod *call.Pod) (*lengths.Curve, error) {
-	if !pod.Asks(call.Rooms) {
-		return nil, fmt.Errorf("how long calls of pod %s last is not known: only witness %q sees each of them begin and end, and the pod does not name it", pod.NamespacedName, call.Rooms)
+	if !pod.Asks(call.Rooms) && !pod.Asks(call.Gate) {
+		return nil, fmt.Errorf("how long calls of pod %s last is not known: only witnesses %q and %q tell of each of them, and the pod names neither", pod.NamespacedName, call.Rooms, call.Gate)
 	}
-	table := f.lengths.table(pod)
+	table := f.lengths.Of(pod)
 	if f.curves[table] == nil {
 		f.curves[table] = table.Curve()
 	}

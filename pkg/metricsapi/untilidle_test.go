@@ -102,6 +102,30 @@ func asStatus(err error, into *apierrors.APIStatus) bool {
 	return ok
 }
 
+// TestUntilIdleOfWitnesses: of a pod whose calls one by one nobody sees nothing is foretold.
+func TestUntilIdleOfWitnesses(t *testing.T) {
+	for name, tc := range map[string]struct {
+		witnesses []call.Witness
+		message   string
+	}{
+		"Rooms":  {witnesses: []call.Witness{call.Rooms}},
+		"Gate":   {witnesses: []call.Witness{call.Gate}},
+		"Worker": {witnesses: []call.Witness{call.Worker}, message: `only witnesses "rooms" and "gate" tell of each of them, and the pod names neither`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := testProvider(allKnown())
+			pod := *p.store.Pod(types.NamespacedName{Namespace: "voice", Name: "a"})
+			pod.Witnesses = tc.witnesses
+			p.store.SetPod(&pod)
+			learn(t, p, "a", 100)
+			_, err := p.GetMetricByName(t.Context(), pod.NamespacedName, info("pods", UntilIdle), labels.Everything())
+			if tc.message == "" && err != nil || tc.message != "" && (err == nil || !strings.Contains(err.Error(), tc.message)) {
+				t.Errorf("%v; want an error that says %q", err, tc.message)
+			}
+		})
+	}
+}
+
 // TestUntilIdleOfSome: in a list those are left out of which too little is known.
 func TestUntilIdleOfSome(t *testing.T) {
 	p := testProvider(allKnown())

@@ -106,7 +106,9 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 		Timeout: o.workerTimeout, Concurrency: o.workerConcurrency,
 		Registry: registry,
 	}
-	agents, gates := worker.NewReader(asked), gate.NewReader(asked)
+	lengths := metricsapi.NewLengths(store)
+	agents := worker.NewReader(asked)
+	gates := gate.NewLearner(asked, lengths.Of)
 	roomMetrics := rooms.NewMetrics(registry)
 	transport := livekit.NewTransport()
 	tenants := livekit.NewTenants(livekit.TenantsConfig{
@@ -121,7 +123,6 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	lengths := metricsapi.NewLengths(store)
 	projects := rooms.NewProjects(rooms.ProjectsConfig{
 		Default:   rooms.FileCredentials(o.livekit.Files()),
 		Secret:    rooms.SecretCredentials(client),
@@ -140,7 +141,12 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	})
 	every := func() []*call.Pod { return store.In("", func(*call.Pod) bool { return true }) }
 	registry.MustRegister(witness.NewCollector(book, every, time.Now))
-	lengths.Ages = projects.Ages
+	lengths.Ages = func(pod *call.Pod, now time.Time) []time.Duration {
+		if pod.Asks(call.Rooms) {
+			return projects.Ages(pod, now)
+		}
+		return gates.Ages(pod, now)
+	}
 	metrics := metricsapi.New(store, book, lengths, time.Now)
 	metrics.Waiting = projects.Waiting
 	registry.MustRegister(metrics.Collector())

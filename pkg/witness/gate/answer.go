@@ -67,6 +67,11 @@ type Answer struct {
 
 	Workers int   `json:"workers"` // that have sent their registration and are there
 	Jobs    []Job `json:"jobs,omitempty"`
+
+	// Lives are how old the calls are of which the jobs of another pod's answer tell, if a
+	// learner has read it. Whole reports whether it could read all jobs.
+	Lives []Life `json:"-"`
+	Whole bool   `json:"-"`
 }
 
 // Ability is whether the pod can take calls, as the answer says. What it does not name
@@ -94,6 +99,8 @@ type Job struct {
 	Started time.Time `json:"started,omitzero"`
 	Room    string    `json:"room,omitempty"`
 	Agent   string    `json:"agent,omitempty"`
+	// Tried says that kubectl calls try made the call: its length says nothing of others'.
+	Tried bool `json:"tried,omitempty"`
 }
 
 // reading is the number of calls of an answer that was asked for at a time.
@@ -114,34 +121,41 @@ const maxCalls = 1_000_000
 const jobsField = "jobs"
 
 // parse reads the answer of a pod's gate, which may be cut off in its jobs. Only what is
-// used is decoded: nobody reads the jobs of another pod.
+// used is decoded: of the jobs of another pod nothing.
 func parse(body []byte, pod types.UID) (Answer, error) {
+	a, _, err := parseJobs(body, pod)
+	return a, err
+}
+
+// parseJobs is parse that returns the jobs as they came, too; none where they were cut off.
+func parseJobs(body []byte, pod types.UID) (Answer, json.RawMessage, error) {
 	var (
 		a     Answer
 		known *bool
 		calls *int
 		used  *bool
+		jobs  json.RawMessage
 	)
 	err := fields(body, map[string]any{
-		"pod": &a.Pod, "known": &known, "reason": &a.Reason, "used": &used, "calls": &calls,
-		"draining": &a.Draining, "drained": &a.Drained, "able": &a.Able, "unable": &a.Unable, "livekit": &a.LiveKit,
+		"pod": &a.Pod, "at": &a.At, "known": &known, "reason": &a.Reason, "used": &used, "calls": &calls,
+		"draining": &a.Draining, "drained": &a.Drained, "able": &a.Able, "unable": &a.Unable, "livekit": &a.LiveKit, jobsField: &jobs,
 	})
 	switch {
 	case err != nil:
-		return Answer{}, errors.New("the answer is not a gate's") // the library's error repeats what it holds
+		return Answer{}, nil, errors.New("the answer is not a gate's") // the library's error repeats what it holds
 	case known == nil || calls == nil:
-		return Answer{}, errors.New("the answer names no calls, so it is not a gate's")
+		return Answer{}, nil, errors.New("the answer names no calls, so it is not a gate's")
 	case a.Pod != pod:
-		return Answer{}, fmt.Errorf("the gate is that of pod %q, not of %q; set its POD_UID from metadata.uid", call.Plain(string(a.Pod), maxReason), pod)
+		return Answer{}, nil, fmt.Errorf("the gate is that of pod %q, not of %q; set its POD_UID from metadata.uid", call.Plain(string(a.Pod), maxReason), pod)
 	case *calls < 0 || *calls > maxCalls:
-		return Answer{}, fmt.Errorf("calls is %d, which is no number of calls", *calls)
+		return Answer{}, nil, fmt.Errorf("calls is %d, which is no number of calls", *calls)
 	}
 	a.Known, a.Calls = *known, *calls
 	a.Used = used == nil || *used // gates of before do not say
 	if len(a.LiveKit) > weburl.MaxLength {
 		a.LiveKit = "" // it is no server's
 	}
-	return a, nil
+	return a, jobs, nil
 }
 
 // fields decodes those fields of a JSON object that are wanted. Where it was cut off in the
@@ -157,7 +171,7 @@ func fields(body []byte, wanted map[string]any) error {
 			return err
 		}
 		if name == jobsField {
-			if err := dec.Decode(new(json.RawMessage)); err != nil {
+			if err := dec.Decode(wanted[jobsField]); err != nil {
 				return nil //nolint:nilerr // it was cut off in the jobs, which come last
 			}
 			continue

@@ -16,42 +16,63 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/lengths"
 	"github.com/callguard/callguard/pkg/witness/poll"
 )
 
 // Reader asks the gate of every pod that names this witness. The Answer that its
 // Ask returns says whether the pod is draining and drained; it is zero where the
 // gate gave none, and never has the jobs.
-type Reader struct{ *poll.Poller[Answer] }
+type Reader struct {
+	*poll.Poller[Answer]
+
+	lives *lives // nil unless it learns
+}
 
 // NewReader returns a Reader. Ask works at once, Reading needs Run. What a pod holds
 // whose gate no worker has come to is unknown: its agent may go past the gate.
-func NewReader(cfg poll.Config) *Reader { return newReader(cfg, Answer.reading) }
+func NewReader(cfg poll.Config) *Reader {
+	return &Reader{Poller: poll.New(cfg, subject(Answer.reading))}
+}
+
+// NewLearner returns the same that also learns how long the calls of pods last of which no
+// other witness does. table is where those of a pod are learnt; it may return nil.
+func NewLearner(cfg poll.Config, table func(*call.Pod) *lengths.Table) *Reader {
+	l := &lives{table: table, gap: gaps * cfg.Interval, of: map[types.UID]*seen{}}
+	s := subject(Answer.reading)
+	s.Get, s.Heard, s.Gone = getLives, l.heard, l.gone
+	return &Reader{poll.New(cfg, s), l}
+}
 
 // NewLenientReader returns a Reader that takes such a gate for one without calls. It
 // is for those who end none on that account.
 func NewLenientReader(cfg poll.Config) *Reader {
-	return newReader(cfg, func(a Answer, at time.Time) call.Reading {
+	return &Reader{Poller: poll.New(cfg, subject(func(a Answer, at time.Time) call.Reading {
 		a.Known = a.Known || !a.Used
 		return a.reading(at)
-	})
+	}))}
 }
 
-func newReader(cfg poll.Config, reading func(Answer, time.Time) call.Reading) *Reader {
-	return &Reader{poll.New(cfg, poll.Subject[Answer]{
+func subject(reading func(Answer, time.Time) call.Reading) poll.Subject[Answer] {
+	return poll.Subject[Answer]{
 		Witness: call.Gate, Name: "the gate",
 		Requests: prometheus.CounterOpts{
 			Namespace: "callguard", Name: "gate_requests_total",
 			Help: "Requests to GET /calls of gates, by outcome (ok, error).",
 		},
 		Get: Get, Reading: reading,
-	})}
+	}
 }
 
 // Get asks the gate of a pod, once. The answer never has the jobs.
 func Get(ctx context.Context, client *http.Client, pod *call.Pod) (Answer, error) {
+	return get(ctx, client, pod, parse)
+}
+
+func get(ctx context.Context, client *http.Client, pod *call.Pod, parse func([]byte, types.UID) (Answer, error)) (Answer, error) {
 	if pod.IP == "" {
 		return Answer{}, errors.New("the pod has no address yet")
 	}

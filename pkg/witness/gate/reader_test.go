@@ -178,10 +178,12 @@ func TestHostileAnswersTakeNoMemory(t *testing.T) {
 		"Packed": {body: packed.Bytes(), header: http.Header{"Content-Encoding": {"gzip"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, pod := answering(t, func(w http.ResponseWriter, _ *http.Request) {
+			_, pod := answering(t, func(w http.ResponseWriter, _ *http.Request) {
 				maps.Copy(w.Header(), tc.header)
 				_, _ = w.Write(tc.body)
 			})
+			// A learner reads more than others.
+			r := NewLearner(poll.Config{Interval: time.Second, Timeout: 10 * time.Second, Registry: prometheus.NewRegistry()}, nil)
 			r.Ask(t.Context(), pod)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
@@ -200,13 +202,21 @@ func TestHostileAnswersTakeNoMemory(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{`{"pod":"a","known":true,"calls":3,"jobs":[{"id":"AJ_1"}]}`, `{"pod":"a","known":false,"reason":"x"}`, `{"pod":null`, `[]`} {
+	for _, seed := range []string{`{"pod":"a","known":true,"calls":3,"jobs":[{"id":"AJ_1"}]}`, `{"pod":"a","at":"2026-01-02T16:00:00Z","known":true,"calls":1,"jobs":[{"id":"AJ_1","started":"2026-01-02T15:59:00Z"}]}`, `{"pod":"a","known":false,"reason":"x"}`, `{"pod":null`, `[]`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		answer, err := parse(body, "a")
 		if answer.Jobs != nil || answer.Calls < 0 || answer.Calls > maxCalls || err != nil && answer.Known || err == nil && answer.Pod != "a" {
 			t.Errorf("parse(%q) = %+v, %v", body, answer, err)
+		}
+		learnt, learntErr := parseLives(body, "a")
+		if lives := learnt.Lives; len(lives) > maxLives || lives != nil && !learnt.Whole {
+			t.Errorf("of %q the ages of %d calls were read, of all: %t", body, len(lives), learnt.Whole)
+		}
+		learnt.Lives, learnt.Whole = nil, false
+		if diff := cmp.Diff(answer, learnt); diff != "" || (err == nil) != (learntErr == nil) {
+			t.Errorf("a learner reads %q as something else: %v, %v\n%s", body, err, learntErr, diff)
 		}
 	})
 }

@@ -61,6 +61,10 @@ type Subject[Answer any] struct {
 	// Get asks a pod, Reading is what an answer means that was asked for at a time.
 	Get     func(context.Context, *http.Client, *call.Pod) (Answer, error)
 	Reading func(Answer, time.Time) call.Reading
+	// Heard is told of each answer that Run gets, with the time at which it was asked for,
+	// and Gone of pods of which no other comes. Either may be nil.
+	Heard func(*call.Pod, Answer, time.Time)
+	Gone  func(types.UID)
 }
 
 // Poller asks every pod that names its witness. Its methods are safe for
@@ -167,6 +171,9 @@ func (p *Poller[Answer]) work(ctx context.Context) {
 			p.mu.Lock()
 			delete(p.answers, uid)
 			p.mu.Unlock()
+			if p.subject.Gone != nil {
+				p.subject.Gone(uid)
+			}
 			p.queue.Done(uid)
 			continue
 		}
@@ -188,6 +195,9 @@ func (p *Poller[Answer]) work(ctx context.Context) {
 func (p *Poller[Answer]) keep(ctx context.Context, pod *call.Pod) {
 	at := time.Now()
 	answer, err := p.get(ctx, pod)
+	if err == nil && p.subject.Heard != nil {
+		p.subject.Heard(pod, answer, at)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	a := p.answers[pod.UID]
