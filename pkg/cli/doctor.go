@@ -17,6 +17,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"github.com/callguard/callguard/pkg/admission"
@@ -462,11 +463,15 @@ func checkForeign(s scene) []finding {
 func (c *cluster) checkPods(ctx context.Context, s scene) []finding {
 	const check = "pods"
 	var short, unlocked, pending, unable, bearing, stuck []*corev1.Pod
+	lacks, mountsErr := c.failedMounts(ctx, s.enabledPods())
 	for _, pod := range s.enabledPods() {
 		if guard.BearsDisruption(pod) {
 			bearing = append(bearing, pod)
 		}
-		if guard.CannotStart(pod) != "" {
+		if why := guard.CannotStart(pod); why != "" {
+			lacks[pod.UID] = why
+		}
+		if lacks[pod.UID] != "" {
 			stuck = append(stuck, pod)
 		}
 		grace := pod.Spec.TerminationGracePeriodSeconds
@@ -492,7 +497,10 @@ func (c *cluster) checkPods(ctx context.Context, s scene) []finding {
 	add(warn, short, fmt.Sprintf("have a shorter grace than the %s an agent may take to finish its calls", needed), fmt.Sprintf("terminationGracePeriodSeconds: %d", int(needed.Seconds())))
 	add(warn, unlocked, "were unlocked, and nothing holds their calls", "replace them: kubectl rollout restart")
 	if len(stuck) > 0 {
-		add(fail, stuck, "cannot start: "+guard.CannotStart(stuck[0]), "create what is missing, such as the Secret that the pod template names")
+		add(fail, stuck, "cannot start: "+lacks[stuck[0].UID], "create what is missing, such as the Secret that the pod template names")
+	}
+	if mountsErr != nil {
+		list = append(list, finding{warn, check, "whether pods that are being created lack what they mount is " + unchecked(mountsErr), ""})
 	}
 	if len(unable) > 0 {
 		what, do := c.whyUnable(ctx, unable[0])
@@ -508,6 +516,34 @@ func (c *cluster) checkPods(ctx context.Context, s scene) []finding {
 		well += ", and is locked from birth"
 	}
 	return bounded(list, finding{ok, check, well, ""})
+}
+
+// failedMounts says of pods that are being created what they mount and is missing, by the
+// kubelets' Events. Namespaces without such a pod are not asked.
+func (c *cluster) failedMounts(ctx context.Context, pods []*corev1.Pod) (map[types.UID]string, error) {
+	starting := map[string]map[types.UID]*corev1.Pod{}
+	for _, pod := range pods {
+		if pod.Status.Phase == corev1.PodPending && pod.Spec.NodeName != "" && pod.DeletionTimestamp == nil {
+			if starting[pod.Namespace] == nil {
+				starting[pod.Namespace] = map[types.UID]*corev1.Pod{}
+			}
+			starting[pod.Namespace][pod.UID] = pod
+		}
+	}
+	lacks := map[types.UID]string{}
+	for namespace, of := range starting {
+		events, err := c.client.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{FieldSelector: guard.FailedMounts().String(), Limit: eventPages})
+		if err != nil {
+			return lacks, fmt.Errorf("cannot list Events: %w", err)
+		}
+		for i := range events.Items {
+			e := &events.Items[i]
+			if pod := of[e.InvolvedObject.UID]; pod != nil && lacks[pod.UID] == "" {
+				lacks[pod.UID] = guard.CannotMount(pod, e.Message)
+			}
+		}
+	}
+	return lacks, nil
 }
 
 // registersWithin is how long a worker may take to be registered with LiveKit.

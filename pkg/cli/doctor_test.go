@@ -64,6 +64,16 @@ func TestDoctor(t *testing.T) {
 			})},
 			want: []string{"OK opt-in every guarded pod is in an enabled namespace: 3 pods", `FAIL pods 1 of 3 guarded pods, such as voice/c, cannot start: container agent cannot be made: secret "voice-secrets" not found; create what is missing, such as the Secret that the pod template names`},
 		},
+		"MountMissing": {
+			reason: "The kubelet says it in an Event alone.", failed: true,
+			objects: []runtime.Object{newPod("c", creating), failedMount("c", `secret "voice-keys" not found`), failedMount("b", `secret "of-a-pod-that-runs" not found`)},
+			want:    []string{"OK opt-in every guarded pod is in an enabled namespace: 3 pods", `FAIL pods 1 of 3 guarded pods, such as voice/c, cannot start: volume keys cannot be mounted: secret "voice-keys" not found; create what is missing, such as the Secret that the pod template names`},
+		},
+		"MountUnread": {
+			reason: "Whoever may not read Events does not know.", objects: []runtime.Object{newPod("c", creating)},
+			change: func(_ *testing.T, s *stage) { s.refuse("list", "events") },
+			want:   []string{"OK opt-in every guarded pod is in an enabled namespace: 3 pods", "WARN pods whether pods that are being created lack what they mount is not checked: cannot list Events: "},
+		},
 		"Door": {
 			reason: "The door's name, and the cure.", failed: true, change: func(t *testing.T, s *stage) {
 				t.Helper()

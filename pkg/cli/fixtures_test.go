@@ -94,6 +94,17 @@ func unguarded(p *corev1.Pod) { delete(p.Labels, call.GuardedLabel) }
 
 func pending(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }
 
+// creating has no container yet.
+func creating(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodPending} }
+
+// failedMount is a kubelet's Event of a volume.
+func failedMount(pod, why string) *corev1.Event {
+	return &corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{Namespace: voice, Name: "mount-" + pod}, Reason: "FailedMount", Message: `MountVolume.SetUp failed for volume "keys" : ` + why,
+		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: voice, Name: pod, UID: types.UID(pod)},
+	}
+}
+
 func grace(seconds int64) edit {
 	return func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = &seconds }
 }

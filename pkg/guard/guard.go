@@ -248,6 +248,7 @@ func (g *Guard) Lead(ctx context.Context) error {
 	group.Go(func() error { return g.budgets.run(ctx) })
 	group.Go(func() error { g.report.steps.Run(ctx); return nil })
 	group.Go(func() error { return watchRefusals(ctx, g.cfg.Client, g.report) })
+	group.Go(func() error { return watchMounts(ctx, g.cfg.Client, g.cannotMount) })
 	group.Go(func() error {
 		wait.UntilWithContext(ctx, func(context.Context) { g.forgetGone() }, forgetEvery)
 		return nil

@@ -304,8 +304,8 @@ func (r *report) complaints(w *workload, drainTimeout time.Duration) {
 				r.events.Event(reference(w.key), corev1.EventTypeWarning, ReasonMistake, text)
 			}
 		}
-		if why := CannotStart(m.object); why != "" && r.once(w.key, why) {
-			r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonCannotStart, "of pods such as %s, %s; nothing takes their place, and a drain waits for them; create what is missing", m.Name, why)
+		if why := CannotStart(m.object); why != "" {
+			r.cannotStart(w.key, m.Name, why)
 		}
 		grace := m.object.Spec.TerminationGracePeriodSeconds
 		if grace == nil || m.Terminating || time.Duration(*grace)*time.Second >= drainTimeout {
@@ -315,6 +315,13 @@ func (r *report) complaints(w *workload, drainTimeout time.Duration) {
 			*grace, drainTimeout, int(drainTimeout.Seconds())); r.once(w.key, text) {
 			r.events.Event(reference(w.key), corev1.EventTypeWarning, ReasonShortGrace, text)
 		}
+	}
+}
+
+// cannotStart tells that pods of a workload lack what they name.
+func (r *report) cannotStart(key Key, pod, why string) {
+	if r.once(key, why) {
+		r.events.Eventf(reference(key), corev1.EventTypeWarning, ReasonCannotStart, "of pods such as %s, %s; nothing takes their place, and a drain waits for them; create what is missing", pod, why)
 	}
 }
 
