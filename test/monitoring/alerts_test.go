@@ -248,6 +248,16 @@ func scenes() map[string]scene {
 			right:  one(`callguard_livekit_last_sweep_timestamp_seconds{project="default"}`, "0+15"),
 			before: 9 * time.Minute, within: 11 * time.Minute, labels: map[string]string{"project": "default"},
 		},
+		"CallguardCallersWait": {
+			reason: "Both replicas of the adapter tell of it; one caller who is answered in time alerts nobody.",
+			wrong: map[string]string{
+				`callguard_waiting_calls{namespace="voice", workload="Deployment/agent", pod="a"}`: "2",
+				`callguard_waiting_calls{namespace="voice", workload="Deployment/agent", pod="b"}`: "1",
+				`callguard_waiting_calls{namespace="other", workload="Deployment/agent", pod="a"}`: "0",
+			},
+			right:  one(`callguard_waiting_calls{namespace="voice", workload="Deployment/agent"}`, "1 1 1 1 0"),
+			before: 2 * time.Minute, within: 4 * time.Minute, labels: map[string]string{"namespace": "voice", "workload": "Deployment/agent"},
+		},
 		"CallguardPodsUnknown": {
 			reason: "Pods that start are unknown for seconds.",
 			wrong:  one(`callguard_pods{known="unknown"}`, "1"), right: map[string]string{`callguard_pods{known="unknown"}`: "0", `callguard_pods{known="busy"}`: "5"},
@@ -357,17 +367,20 @@ func TestTriedCallsThatOnceSucceeded(t *testing.T) {
 	})
 }
 
-// TestRunbooks: every alert has a paragraph of docs/alerts.md, where its runbook_url leads, and every paragraph an alert.
+// TestRunbooks: every alert has a paragraph of docs/alerts.md with its severity, where its runbook_url leads, and every paragraph an
+// alert.
 func TestRunbooks(t *testing.T) {
 	page := string(read(t, "../../docs/alerts.md"))
-	var paragraphs []string
-	for _, m := range regexp.MustCompile(`(?m)^## (\w+)$`).FindAllStringSubmatch(page, -1) {
-		paragraphs = append(paragraphs, m[1])
+	paragraphs, severities := map[string]string{}, map[string]string{}
+	for _, m := range regexp.MustCompile(`(?m)^## (\w+)\n\n(?:Severity: (\w+)\.\n\n\w)?`).FindAllStringSubmatch(page, -1) {
+		paragraphs[m[1]] = m[2]
 	}
-	slices.Sort(paragraphs)
 	rules := alerts(t)
-	if diff := cmp.Diff(slices.Sorted(maps.Keys(rules)), paragraphs); diff != "" {
-		t.Errorf("docs/alerts.md does not have the alerts of the chart (-alerts, +page):\n%s", diff)
+	for name, a := range rules {
+		severities[name] = a.Labels["severity"]
+	}
+	if diff := cmp.Diff(severities, paragraphs); diff != "" {
+		t.Errorf("docs/alerts.md does not have the alerts of the chart and their severities (-alerts, +page):\n%s", diff)
 	}
 	for name, a := range rules {
 		if want := "/docs/alerts.md#" + strings.ToLower(name); !strings.HasSuffix(a.Annotations["runbook_url"], want) {

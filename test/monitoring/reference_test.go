@@ -78,23 +78,3 @@ var (
 	reason   = regexp.MustCompile(`(?m)^\tReason\w+ *= "(\w+)"`)
 	eventRow = regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (?:Normal|Warning) \\|")
 )
-
-// TestAlertsReference: docs/operate.md says of every alert what to do, and of no other.
-func TestAlertsReference(t *testing.T) {
-	severity := regexp.MustCompile(`(?s)- alert: (\w+)\n.*?severity: (\w+)\n`)
-	var alerts []string
-	for _, file := range []string{"drain-guard-rules.yaml", "metrics-adapter-rules.yaml"} {
-		for _, m := range severity.FindAllStringSubmatch(string(read(t, "../../manifests/"+file)), -1) {
-			alerts = append(alerts, m[1]+" "+m[2])
-		}
-	}
-	var rows []string
-	for _, m := range regexp.MustCompile("(?m)^\\| `(Callguard\\w+)` \\| (\\w+) \\| .").FindAllStringSubmatch(string(read(t, "../../docs/operate.md")), -1) {
-		rows = append(rows, m[1]+" "+m[2])
-	}
-	slices.Sort(alerts)
-	slices.Sort(rows)
-	if diff := cmp.Diff(alerts, rows); diff != "" {
-		t.Errorf("docs/operate.md does not have the alerts of manifests/ (-manifests, +docs):\n%s", diff)
-	}
-}

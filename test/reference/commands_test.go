@@ -47,7 +47,7 @@ func runners() map[string]string {
 		`helm install voice charts/voice-agent -n voice --set livekit.apiKey=KEY .*`:        "TestInstall test/nodes",
 
 		// The plugin.
-		`kubectl calls( --node node-4| --help)?`:                       "TestCalls test/drain",
+		`kubectl calls( --node node-4| -n NAMESPACE| --help)?`:         "TestCalls test/drain",
 		`kubectl calls why( NAME| POD| agent-\S+ -n testcalls)?`:       "TestCalls test/drain",
 		`kubectl calls drain( NODE| node-4)?`:                          "TestCalls test/drain",
 		`kubectl calls drain node-4 -o json`:                           "TestDrainEvents pkg/cli",

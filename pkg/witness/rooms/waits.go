@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/callguard/callguard/pkg/call"
@@ -55,9 +56,10 @@ type waiter struct {
 func newWaits() *waits { return &waits{rooms: map[string]*waiter{}} }
 
 // came enters that a caller came into a room of which no agent is known, and reports
-// whether it is to be looked at.
+// whether it is to be looked at. Who tries a call is no caller: nothing grows for that, and
+// nobody is told of it but who tries.
 func (w *waits) came(room string, at time.Time) bool {
-	if w.rooms[room] != nil {
+	if w.rooms[room] != nil || strings.HasPrefix(room, call.TryRoomPrefix) {
 		return false
 	}
 	if len(w.rooms) >= maxWaits {

@@ -75,6 +75,18 @@ func TestWaiting(t *testing.T) {
 	}
 }
 
+// TestTriedCallsWaitForNobody: kubectl calls try says itself that nobody answered.
+func TestTriedCallsWaitForNobody(t *testing.T) {
+	w := newWaits()
+	const room = call.TryRoomPrefix + "99d76268c2f9"
+	if w.came(room, time.Unix(0, 0)) || w.read(room, true, time.Unix(0, 0)) || len(w.rooms) > 0 {
+		t.Errorf("a call that was tried waits: %v", w.rooms)
+	}
+	if !w.came("+4930555001", time.Unix(0, 0)) {
+		t.Error("a caller does not wait")
+	}
+}
+
 // TestWaitingEnds: a caller is heard of by webhook, waits from three seconds on, and no longer when an agent comes or the
 // caller goes.
 func TestWaitingEnds(t *testing.T) {
