@@ -64,6 +64,10 @@ e2e-agents: ## Have 200 callers in drains, rollouts and gate kills, of agents as
 e2e-fleet: ## Have 200 callers on 40 nodes, and load fall beside a node autoscaler: as many nodes are left as are needed (about 5 minutes)
 	go test -v -count=1 -tags agents -timeout 20m -run TestFortyNodesLeave ./test/drain -nodes 40
 
+.PHONY: e2e-estimate
+e2e-estimate: ## Drain a node with 200 calls of known, mixed lengths: how far the estimate of its end is off (about 5 minutes)
+	go test -v -count=1 -tags agents -timeout 20m -run TestEstimate ./test/drain -nodes 2
+
 .PHONY: e2e-accidents
 e2e-accidents: ## Delete, replace and alter every object of callguard in the middle of a drain: the table of docs/lock.md (about 6 minutes)
 	go test -v -count=1 -timeout 20m ./test/accidents/live

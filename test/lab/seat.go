@@ -39,8 +39,9 @@ func Join(ctx context.Context, lk local.LiveKit, p Participant) (leave func(), e
 	err = room.JoinWithContext(ctx, lk.URL, lksdk.ConnectInfo{
 		APIKey: lk.APIKey, APISecret: lk.APISecret, RoomName: p.Room,
 		ParticipantIdentity: p.Identity, ParticipantKind: p.Kind, ParticipantAttributes: p.Attributes,
-	}, lksdk.WithLogger(logger.GetDiscardLogger()))
+	}, lksdk.WithLogger(logger.GetDiscardLogger()), lksdk.WithConnectTimeout(joinWithin))
 	if err != nil {
+		room.Disconnect() // LiveKit may list it already
 		return nil, fmt.Errorf("%s cannot join room %s of %s: %w", p.Identity, p.Room, lk.Name, err)
 	}
 	return room.Disconnect, nil
