@@ -32,17 +32,32 @@ func (collector) waits() *prometheus.Desc {
 		[]string{"namespace", "workload"}, nil)
 }
 
+func (collector) left() *prometheus.Desc {
+	return prometheus.NewDesc("callguard_drain_seconds_left",
+		"In how many seconds the calls of those pods of a node are over that are aside or draining, in half of such cases, as seconds_until_idle of the metrics API. Absent while that is not known.",
+		[]string{"node"}, nil)
+}
+
 // Describe implements prometheus.Collector.
 func (c collector) Describe(out chan<- *prometheus.Desc) {
 	out <- c.calls()
 	out <- c.busy()
 	out <- c.waits()
+	out <- c.left()
 }
 
 // Collect implements prometheus.Collector.
 func (c collector) Collect(out chan<- prometheus.Metric) {
 	look := c.look(nil)
+	f := c.foreteller()
 	for _, d := range described() {
+		if d.kind == pods.Node {
+			for _, s := range c.subjects(d, "", labels.Everything()) {
+				if seconds, known := f.left(s.pods); known {
+					out <- prometheus.MustNewConstMetric(c.left(), prometheus.GaugeValue, seconds, s.name.Name)
+				}
+			}
+		}
 		if d.kind != pods.Deployment && d.kind != pods.StatefulSet {
 			continue
 		}

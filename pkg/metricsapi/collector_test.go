@@ -3,9 +3,12 @@
 package metricsapi
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
@@ -34,5 +37,37 @@ callguard_busy_pods{namespace="voice",workload="StatefulSet/db"} 1
 	if err := testutil.CollectAndCompare(testProvider(some).Collector(), strings.NewReader(help+busy+`callguard_busy_pods{namespace="voice",workload="Deployment/web"} 4
 `)); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestDrainsLeft shows when pods that leave a node will be idle, and nothing of other nodes, or where nobody knows.
+func TestDrainsLeft(t *testing.T) {
+	const name = "callguard_drain_seconds_left"
+	left := func(p *Provider) string {
+		t.Helper()
+		reg := prometheus.NewPedanticRegistry()
+		reg.MustRegister(p.Collector())
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said []string
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if f.GetName() == name {
+					said = append(said, fmt.Sprintf("%s %.0f min", m.GetLabel()[0].GetValue(), m.GetGauge().GetValue()/60))
+				}
+			}
+		}
+		return strings.Join(said, ", ")
+	}
+	p := testProvider(allKnown())
+	if got := left(p); got != "" {
+		t.Errorf("nobody knows how long calls last, and it says %s", got)
+	}
+	learn(t, p, "c", 100)
+	p.lengths.Ages = aged(map[string][]time.Duration{"c": {9 * time.Minute, 9 * time.Minute}, "d": {5 * time.Minute, 5 * time.Minute, 5 * time.Minute, 5 * time.Minute}})
+	if got := left(p); got != "node-2 5 min" {
+		t.Errorf("calls of ten minutes, of which some are five old, are over in: %q", got)
 	}
 }

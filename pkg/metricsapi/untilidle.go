@@ -114,7 +114,7 @@ func (p *Provider) untilIdle(subjects []subject, d description, identifier custo
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	f := foreteller{p, p.now(), map[*lengths.Table]*lengths.Curve{}}
+	f := p.foreteller()
 	values := make([]custom_metrics.MetricValue, 0, len(subjects))
 	var unknown error
 	for _, s := range subjects {
@@ -144,6 +144,21 @@ type foreteller struct {
 
 	now    time.Time
 	curves map[*lengths.Table]*lengths.Curve
+}
+
+func (p *Provider) foreteller() foreteller {
+	return foreteller{p, p.now(), map[*lengths.Table]*lengths.Curve{}}
+}
+
+// left is in how many seconds, as likely as not, the calls of those of some pods are over
+// that are on their way out; it is not known where none is.
+func (f foreteller) left(members []*call.Pod) (seconds float64, known bool) {
+	leaving := slices.DeleteFunc(slices.Clone(members), func(pod *call.Pod) bool { return pod.State != call.Aside && pod.State != call.Draining })
+	calls, _, err := f.calls(leaving, false)
+	if len(leaving) == 0 || err != nil {
+		return 0, false
+	}
+	return lengths.Over(calls, 0.5).Seconds(), true
 }
 
 // calls are those of pods, and as of when they are known; or why they are not all known, or
