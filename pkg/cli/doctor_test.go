@@ -41,6 +41,11 @@ OK    autoscalers    no HorizontalPodAutoscaler may scale a guarded workload to 
 OK    calls          known of all running guarded pods: 3 calls in 2 pods
 `
 
+// unlabelled is a pod template that is meant to be guarded, and is not.
+func unlabelled() corev1.PodTemplateSpec {
+	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{call.GatePortAnnotation: "8089"}}}
+}
+
 func TestDoctor(t *testing.T) {
 	unlock := func(t *testing.T, s *stage) {
 		t.Helper()
@@ -210,6 +215,16 @@ func TestDoctor(t *testing.T) {
 				scaledWorkload("gone", true), autoscaler("gone", 0), scaledWorkload("one", true), autoscaler("one", 1), scaledWorkload("web-site", false), autoscaler("web-site", 0), autoscaler("nobody", 0),
 			},
 			want: []string{"WARN autoscalers HorizontalPodAutoscaler voice/gone may scale Deployment gone to zero: then no agent answers, and no call brings one back; minReplicas: 1, or more"},
+		},
+		"ReplicaSets": {
+			reason: "One of somebody's own is a workload; one that a Deployment makes is not.", objects: []runtime.Object{
+				&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: voice, Name: "bare"}, Spec: appsv1.ReplicaSetSpec{Template: unlabelled()}},
+				&appsv1.ReplicaSet{
+					ObjectMeta: metav1.ObjectMeta{Namespace: voice, Name: "made", OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "a", UID: "a", Controller: new(true)}}},
+					Spec:       appsv1.ReplicaSetSpec{Template: unlabelled()},
+				},
+			},
+			want: []string{"WARN workloads ReplicaSet voice/bare: its pod template has no label callguard.dev/guarded, so nothing holds or counts its calls; kubectl apply of it warns, with the line to write"},
 		},
 		"Workloads": {
 			reason: "Each mistake of a pod template is named; what a controller makes and what names callguard nowhere is not looked at.", objects: []runtime.Object{

@@ -57,6 +57,13 @@ func (c *cluster) templates(ctx context.Context, namespace string) ([]template, 
 	for _, o := range daemons.Items {
 		add("DaemonSet", o.ObjectMeta, o.Spec.Template)
 	}
+	replicas, err := apps.ReplicaSets(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the ReplicaSets: %w", err)
+	}
+	for _, o := range replicas.Items {
+		add("ReplicaSet", o.ObjectMeta, o.Spec.Template)
+	}
 	return list, nil
 }
 

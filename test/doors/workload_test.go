@@ -10,6 +10,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -33,6 +34,7 @@ func TestWorkloadAdvice(t *testing.T) {
 	const (
 		line    = `; write under spec.template.metadata.labels: callguard.dev/guarded: "true"`
 		missing = "the pod template has no label callguard.dev/guarded, so nothing holds or counts its calls" + line
+		bears   = "a guarded pod tolerates the taint karpenter.sh/disrupted:NoSchedule: Karpenter neither evicts such a pod nor waits for it, and its calls end with its node; name what it is to tolerate, rather than everything (operator Exists without a key)"
 	)
 	type object struct {
 		meta     *metav1.ObjectMeta
@@ -71,6 +73,18 @@ func TestWorkloadAdvice(t *testing.T) {
 		}, warns: []string{"a guarded pod has more than one regular container: while one of them has not started, the pod is evicted whatever calls the others hold; make helpers native sidecars: initContainers with restartPolicy: Always"}},
 		"NoPriority": {reason: "It is tried first when the scheduler preempts.", change: func(o object) { o.template.Spec.PriorityClassName = "" },
 			warns: []string{"a guarded pod has no priority, and the scheduler may try to preempt it, again and again; write under spec.template.spec: priorityClassName: callguard-calls"}},
+		"ToleratesAll": {reason: "Karpenter takes the node past every door.", change: func(o object) {
+			o.template.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+		}, warns: []string{bears}},
+		"ToleratesOthers": {reason: "A taint of its node pool is none of Karpenter's.", change: func(o object) {
+			o.template.Spec.Tolerations = []corev1.Toleration{{Key: "pool", Operator: corev1.TolerationOpExists}}
+		}},
+		"DeadlyProbe": {reason: "LiveKit's outage is no reason to end calls.", change: func(o object) {
+			o.template.Spec.Containers[0].LivenessProbe = asks("/healthz/realtime")
+		}, warns: []string{"a liveness probe asks /readyz or /healthz/realtime, which say no while LiveKit or the Realtime API is away: the kubelet then ends the container with its calls; make it a readinessProbe"}},
+		"Probe": {reason: "Whether the process answers is a good question.", change: func(o object) {
+			o.template.Spec.Containers[0].LivenessProbe, o.template.Spec.Containers[0].ReadinessProbe = asks("/healthz"), asks("/readyz")
+		}},
 		"OfAController": {reason: "Who writes the object that makes this one is told there.", change: func(o object) {
 			delete(o.template.Labels, call.GuardedLabel)
 			o.meta.OwnerReferences = []metav1.OwnerReference{{APIVersion: "example.org/v1", Kind: "Agent", Name: "agent", UID: "1", Controller: new(true)}}
@@ -94,6 +108,12 @@ func TestWorkloadAdvice(t *testing.T) {
 				s := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "agent"}, Spec: appsv1.DaemonSetSpec{Template: agentTemplate(), Selector: appLabel()}}
 				apply(tc.change, object{&s.ObjectMeta, &s.Spec.Template})
 				_, err := c.AppsV1().DaemonSets(ns).Create(t.Context(), s, metav1.CreateOptions{DryRun: dry()})
+				return err
+			},
+			"ReplicaSet": func(c kubernetes.Interface, ns string) error {
+				s := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "agent"}, Spec: appsv1.ReplicaSetSpec{Template: agentTemplate(), Selector: appLabel()}}
+				apply(tc.change, object{&s.ObjectMeta, &s.Spec.Template})
+				_, err := c.AppsV1().ReplicaSets(ns).Create(t.Context(), s, metav1.CreateOptions{DryRun: dry()})
 				return err
 			},
 		} {
@@ -122,6 +142,11 @@ func TestWorkloadAdvice(t *testing.T) {
 			})
 		}
 	}
+}
+
+// asks is a probe of a path.
+func asks(path string) *corev1.Probe {
+	return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromInt32(8089)}}}
 }
 
 func appLabel() *metav1.LabelSelector {
