@@ -28,6 +28,7 @@ import (
 	"github.com/callguard/callguard/pkg/claim"
 	"github.com/callguard/callguard/pkg/delegate"
 	"github.com/callguard/callguard/pkg/guard"
+	"github.com/callguard/callguard/pkg/keda"
 	"github.com/callguard/callguard/pkg/metricsapi"
 	"github.com/callguard/callguard/pkg/redispatch"
 	"github.com/callguard/callguard/pkg/replicas"
@@ -94,6 +95,9 @@ func registered(t *testing.T) names {
 	n.MustRegister(keeper.Collector())
 	claim.New(claim.Config{Registry: n})
 	if _, err := replicas.New(replicas.Config{Registry: n}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keda.New(keda.Config{Registry: n}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := redispatch.New(redispatch.Config{Registry: n}); err != nil {

@@ -191,6 +191,11 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 		webhooks := rooms.NewWebhooks(projects, o.webhookPeers, roomMetrics, log)
 		g.Go(func() error { return serveWebhooks(ctx, o.webhookAddress, webhooks) })
 	}
+	if o.keda.address != "" {
+		g.Go(func() error {
+			return o.keda.run(ctx, metrics, watcher.Synced, server.GenericAPIServer.SecureServingInfo.Cert, registry)
+		})
+	}
 	if keeper != nil {
 		registry.MustRegister(keeper.Collector())
 		g.Go(func() error { return keeper.Run(ctx) })

@@ -50,6 +50,7 @@ type Options struct {
 	certificateLifetime time.Duration
 
 	compose compose
+	keda    keda
 
 	logLevel program.LogLevel
 }
@@ -97,6 +98,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs.StringVar(&o.service, "service", o.service, "namespace/name[:port] of the Service that the APIServices name, for the self-made serving certificate and --compose-service.")
 	fs.DurationVar(&o.certificateLifetime, "certificate-lifetime", o.certificateLifetime, "Lifetime of the self-made serving certificate, used unless --tls-cert-file is given.")
 	o.compose.addFlags(fs)
+	o.keda.addFlags(fs)
 	o.logLevel.AddFlag(fs)
 	return fs
 }
@@ -128,6 +130,7 @@ func (o *Options) Validate() error {
 		m.Wrong("service", o.service, "namespace/name such as callguard-system/metrics-adapter")
 	}
 	o.compose.validate(&m, o.selfMadeCertificate())
+	o.keda.validate(&m)
 	m.Add(o.logLevel.Validate())
 	m.File("lister-kubeconfig", o.base.RemoteKubeConfigFile)
 	m.File("tls-cert-file", o.base.SecureServing.ServerCert.CertKey.CertFile)

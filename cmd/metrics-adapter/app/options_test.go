@@ -34,6 +34,9 @@ func TestValidate(t *testing.T) {
 				"--webhook-peers=peer", "--replicas=0", "--replicas-service=peers:1", "--service=adapter", "--log-level=loud", "--certificate-lifetime=1s", "--tls-cert-file=/none"},
 			want: []string{"wss://livekit.example.com", "--livekit-api-key-file", "--livekit-api-secret-file", "--resync-interval is \"1ms\"; use 1s or more",
 				`--livekit-requests-per-minute is "5"; use 0, or 40 or more, such as 1000`, "--livekit-concurrency", "--worker-timeout", "--certificate-lifetime", "--webhook-bind-address is \"8090\"; use host:port such as :8090", "--webhook-peers", `--replicas-service is "peers:1"; use namespace/name such as callguard-system/metrics-adapter-peers, or nothing`, `--replicas is "0"; use a number from 1 to 100, such as 2`, "--service", "--log-level", "--tls-cert-file"}},
+		"KEDA":            {reason: "Who is answered has to be said.", args: []string{"--keda-bind-address=:8091"}, want: []string{`--keda-client-ca-file is ""; use a file with the authority of KEDA's certificate`}},
+		"KEDAOfNobody":    {reason: "A setting of nothing is a mistake.", args: []string{"--keda-client-ca-file=/none"}, want: []string{`--keda-bind-address is ""; use host:port such as :8091`, "--keda-client-ca-file"}},
+		"KEDAAddress":     {reason: "Both have to be right.", args: []string{"--keda-bind-address=8091", "--keda-client-ca-file=/none"}, want: []string{`--keda-bind-address is "8091"; use host:port such as :8091, or nothing`, "--keda-client-ca-file"}},
 		"StaleBeforeRead": {reason: "A reading must outlive the next one.", args: []string{"--resync-interval=30s"}, want: []string{"--max-staleness is \"45s\"; use 1m0s or more"}},
 	}
 	for name, tc := range cases {
