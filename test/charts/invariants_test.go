@@ -45,6 +45,7 @@ func matrix() map[string]given {
 		"Strict":            {set: []string{"agent.probes.realtime.mode=strict"}},
 		"PodsMetric":        {set: []string{"agent.autoscaling.metric=Pods"}},
 		"External":          {set: []string{"agent.autoscaling.external=true"}},
+		"KEDA":              toZero("agent.autoscaling.waitingCalls=true"),
 		"FixedReplicas":     {set: []string{"agent.autoscaling.enabled=false"}},
 		"GuardedWorker":     {set: []string{"worker.guarded=true"}},
 		"UnguardedWorker":   {file: "unguarded", set: []string{"worker.guarded=true"}},
@@ -89,7 +90,7 @@ func TestInvariants(t *testing.T) {
 }
 
 // foreign are the kinds that others bring to a cluster.
-func foreign() []string { return []string{"PodMonitor", "HTTPRoute"} }
+func foreign() []string { return []string{"PodMonitor", "HTTPRoute", "ScaledObject"} }
 
 // checkObjects applies every object as the API server would, and looks at names.
 func checkObjects(t *testing.T, converter managedfields.TypeConverter, r rendered) {

@@ -60,7 +60,8 @@ func TestRefused(t *testing.T) {
 		"ServersWithoutCPU":   {given{set: []string{"livekit.autoscaling.enabled=true", "livekit.redis.address=redis:6379", "livekit.resources.requests.cpu=null"}}, "set livekit.resources.requests.cpu"},
 		"NullImage":           {given{set: []string{"agent.image=null"}}, "missing property 'image'"},
 		"NullAgent":           {given{set: []string{"agent=null"}}, "missing property 'agent'"},
-		"MinZero":             {given{set: []string{"agent.autoscaling.minReplicas=0"}}, "/agent/autoscaling/minReplicas': minimum: got 0, want 1"},
+		"MinZero":             {given{set: []string{"agent.autoscaling.minReplicas=0"}}, "use 1 or more, or KEDA: agent.autoscaling.keda.enabled=true"},
+		"MinNegative":         {given{set: []string{"agent.autoscaling.minReplicas=-1"}}, "/agent/autoscaling/minReplicas': minimum: got -1, want 0"},
 		"MinAboveMax":         {given{set: []string{"agent.autoscaling.minReplicas=30"}}, "agent.autoscaling.minReplicas is 30, above maxReplicas, 20; use 20 or less"},
 		"GraceTooShort": {
 			given{set: []string{"agent.terminationGracePeriodSeconds=600"}},

@@ -97,13 +97,16 @@
 {{- ternary (list (dict "name" "livekit" "secret" (dict "secretName" .Values.livekit.secretName "optional" true))) list (not (empty .Values.livekit.secretName)) | toYaml -}}
 {{- end }}
 
-{{- /* Where the adapter listens: YAML with secure and webhook. On the host's network 10250 is the kubelet's. */ -}}
+{{- /* Where the adapter listens: YAML with secure, webhook and, where KEDA is answered, keda. On the host's network 10250 is the kubelet's. */ -}}
 {{- define "callguard.ports" -}}
 {{- $adapter := .Values.metricsAdapter -}}
 {{- $secure := int ($adapter.securePort | default (ternary 10270 10250 (not (empty $adapter.hostNetwork)))) -}}
 {{- $webhook := int ($adapter.webhookPort | default 8090) -}}
+{{- $ports := dict "securePort" $secure "webhookPort" $webhook -}}
+{{- $keda := include "callguard.keda" . | fromYaml -}}
+{{- with $keda.port }}{{ $_ := set $ports "keda.port" (int .) }}{{ end -}}
 {{- if $adapter.hostNetwork -}}
-{{- range $name, $port := dict "securePort" $secure "webhookPort" $webhook -}}
+{{- range $name, $port := $ports -}}
 {{- if has $port (list 10248 10250 10255) -}}
 {{- fail (printf "metricsAdapter.%s is %d, and on the host's network that is the kubelet's; use another, such as 10270, and let the control plane reach it on the nodes" $name $port) -}}
 {{- end -}}
@@ -115,6 +118,12 @@
 {{- if eq $secure $webhook -}}
 {{- fail (printf "metricsAdapter.securePort and metricsAdapter.webhookPort are both %d; use another, such as metricsAdapter.webhookPort=8090" $secure) -}}
 {{- end -}}
+{{- if has (int $keda.port) (list $secure $webhook) -}}
+{{- fail (printf "metricsAdapter.keda.port is %d, where something else listens already; use another, such as 8091" (int $keda.port)) -}}
+{{- end -}}
 secure: {{ $secure }}
 webhook: {{ $webhook }}
+{{- with $keda.port }}
+keda: {{ int . }}
+{{- end }}
 {{- end }}

@@ -84,6 +84,29 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 {{- if and (or $agent.autoscaling.enabled $agent.autoscaling.external) (ne (int $agent.replicas) 2) -}}
 {{- $wrong = append $wrong (printf "agent.replicas is %d, and an autoscaler owns the number of agents; set agent.autoscaling.minReplicas=%d and leave agent.replicas at 2, or set agent.autoscaling.enabled=false" (int $agent.replicas) (int $agent.replicas)) -}}
 {{- end -}}
+{{- $scaling := $agent.autoscaling -}}
+{{- if and $scaling.enabled (not $scaling.external) -}}
+{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
+{{- $wrong = append $wrong (printf "agent.autoscaling.minReplicas is %d, above maxReplicas, %d; use %d or less" (int $scaling.minReplicas) (int $scaling.maxReplicas) (int $scaling.maxReplicas)) -}}
+{{- end -}}
+{{- $keda := $scaling.keda | default dict -}}
+{{- $waiting := $.Values.callguard.waiting | default dict -}}
+{{- if and (not $keda.enabled) (eq (int $scaling.minReplicas) 0) -}}
+{{- $wrong = append $wrong "agent.autoscaling.minReplicas is 0, from where a HorizontalPodAutoscaler never comes back; use 1 or more, or KEDA: agent.autoscaling.keda.enabled=true" -}}
+{{- end -}}
+{{- if and $keda.enabled (eq (int $scaling.minReplicas) 0) (not $waiting.agentName) (ne ($waiting.rooms | default "named") "every") -}}
+{{- $wrong = append $wrong "agent.autoscaling.minReplicas is 0, and without an agent nothing tells that a call waits; set callguard.waiting.agentName to the name that callers ask for, or callguard.waiting.rooms=every if every room wants an agent" -}}
+{{- end -}}
+{{- if and $keda.enabled (not $.Values.callguard.enabled) -}}
+{{- $wrong = append $wrong "agent.autoscaling.keda.enabled is true, and callguard.enabled is false: nobody counts the calls; set callguard.enabled=true, or agent.autoscaling.external=true for a ScaledObject of your own" -}}
+{{- end -}}
+{{- if and $keda.enabled $scaling.extraMetrics -}}
+{{- $wrong = append $wrong "agent.autoscaling.extraMetrics is for a HorizontalPodAutoscaler of this chart, and KEDA makes its own; use agent.autoscaling.keda.extraTriggers" -}}
+{{- end -}}
+{{- if and $keda.enabled (eq $scaling.metric "Pods") -}}
+{{- $wrong = append $wrong "agent.autoscaling.metric is Pods, and KEDA reads the calls of the whole Deployment; leave it at Object" -}}
+{{- end -}}
+{{- end -}}
 {{- if not (or $agent.image.tag $agent.image.digest) -}}
 {{- $wrong = append $wrong "agent.image has neither tag nor digest; use --set-string agent.image.tag=1.2.3, or a digest such as sha256:…" -}}
 {{- end -}}

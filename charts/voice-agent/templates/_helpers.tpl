@@ -66,6 +66,12 @@ take the place of these. Kubernetes leaves out an optional key that is missing.
 {{- if or .Values.livekit.redis.address (.Values.livekit.redis.sentinel | default dict).addresses $own.address $own.sentinel_addresses $own.cluster_addresses -}}yes{{- end -}}
 {{- end }}
 
+{{- /* Whether KEDA scales the agent, by a ScaledObject in place of the autoscaler: text or none. */ -}}
+{{- define "voice-agent.keda" -}}
+{{- $scaling := .Values.agent.autoscaling -}}
+{{- if and $scaling.enabled (not $scaling.external) ($scaling.keda | default dict).enabled -}}yes{{- end -}}
+{{- end }}
+
 {{- /* Whether an autoscaler owns the number of LiveKit's servers: text or none. */ -}}
 {{- define "voice-agent.livekitScaled" -}}
 {{- if and .Values.livekit.enabled (.Values.livekit.autoscaling | default dict).enabled -}}yes{{- end -}}
