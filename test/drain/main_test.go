@@ -30,6 +30,7 @@ import (
 // What all stories share.
 var (
 	stage *lab.Lab
+	keys  *kedaKeys
 	nodes = newPool()
 	// dialling bounds how many callers of all stories join their rooms at once.
 	dialling = make(chan struct{}, 6)
@@ -76,11 +77,19 @@ func run(m *testing.M) int {
 		return 1
 	}
 	nodes.give(nodeNames(*nodeCount))
-	var err error
+	folder, err := os.MkdirTemp("", "callguard-drain-")
+	if err == nil {
+		defer func() { _ = os.RemoveAll(folder) }()
+		keys, err = newKEDAKeys(folder)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "cannot make KEDA's certificate: %v\n", err)
+		return 1
+	}
 	stage, err = lab.Open(ctx, lab.Options{
 		Name: lab.InstanceName("drain"), Nodes: *nodeCount, LiveKits: 2, MaxJobs: 50, Progress: os.Stderr,
 		Clocks: local.Clocks{APIServer: 2 * *apart, Controllers: -*apart, Nodes: -2 * *apart}, Clock: *apart,
-		Guard: true, GuardArgs: guardArgs(), OldGate: earlier("call-gate"),
+		AdapterArgs: keys.flags(), Guard: true, GuardArgs: guardArgs(), OldGate: earlier("call-gate"),
 		MemoryLimit: *memory << 20,
 		// A node that is not heard for 20 s is lost, instead of 50 s.
 		NodeLeaseSeconds: 8, ControllerManagerArgs: []string{"--node-monitor-grace-period=20s", "--node-monitor-period=1s"},
