@@ -229,6 +229,7 @@ func (c *cluster) checkAutoscalers(ctx context.Context, namespace string, s scen
 		return []finding{{warn, check, unchecked(fmt.Errorf("cannot list the HorizontalPodAutoscalers: %w", err)), ""}}
 	}
 	var list []finding
+	scaledBy := map[string]string{} // the autoscaler of each workload
 	for _, hpa := range hpas.Items {
 		if !s.namespaces[hpa.Namespace] {
 			continue
@@ -247,6 +248,12 @@ func (c *cluster) checkAutoscalers(ctx context.Context, namespace string, s scen
 			}
 			list = append(list, finding{warn, check, what + ": then no agent answers, and no call brings one back", "minReplicas: 1, or more"})
 		}
+		workload := fmt.Sprintf("%s/%s/%s", hpa.Namespace, of.Kind, of.Name)
+		if other := scaledBy[workload]; other != "" {
+			list = append(list, finding{warn, check, fmt.Sprintf("%sscales %s %s, and so does %s: each undoes the steps of the other", name, of.Kind, of.Name, other),
+				"keep one; that of a ScaledObject is KEDA's own"})
+		}
+		scaledBy[workload] = hpa.Name
 		if err == nil {
 			for _, m := range hpaMistakes(&hpa, meta) {
 				list = append(list, finding{warn, check, name + m.what, m.do})

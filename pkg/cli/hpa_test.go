@@ -71,6 +71,17 @@ func TestDoctorOnAutoscalers(t *testing.T) {
 	}
 }
 
+// TestTwoAutoscalers: doctor tells of a workload that a ScaledObject scales and an autoscaler of one's own, too.
+func TestTwoAutoscalers(t *testing.T) {
+	mine, kedas, others := autoscaler("one", 1), autoscaler("one", 1), autoscaler("two", 1)
+	mine.Name, kedas.Name, others.Name = "mine", "keda-hpa-one", "others"
+	s := newStage(t, scaledWorkload("one", true), scaledWorkload("two", true), mine, kedas, others)
+	list := s.checkAutoscalers(t.Context(), "", scene{namespaces: map[string]bool{voice: true}})
+	if len(list) != 1 || list[0].what != "HorizontalPodAutoscaler voice/mine scales Deployment one, and so does keda-hpa-one: each undoes the steps of the other" || list[0].do == "" {
+		t.Errorf("it finds %+v; want one, of mine and keda-hpa-one", list)
+	}
+}
+
 // TestDeadlyProbes: a liveness probe that asks whether others are there ends calls for it.
 func TestDeadlyProbes(t *testing.T) {
 	for path, found := range map[string]bool{"/readyz": true, "/healthz/realtime": true, "/healthz": false, "/": false} {
