@@ -72,7 +72,8 @@ type promtoolTest struct {
 	Name        string          `json:"name"`
 	Interval    string          `json:"interval"`
 	InputSeries []inputSeries   `json:"input_series"`
-	Alerts      []alertRuleTest `json:"alert_rule_test"`
+	Alerts      []alertRuleTest `json:"alert_rule_test,omitempty"`
+	Questions   []promqlTest    `json:"promql_expr_test,omitempty"`
 }
 
 type inputSeries struct {

@@ -71,12 +71,13 @@ func runners() map[string]string {
 		`helm install voice .* -f .*/article-values.yaml`:              "TestTheArticlesCommand test/charts",
 		`kubectl rollout status deployment/voice-voice-agent-agent .*`: "TestRollout test/drain",
 
-		`kubectl calls try( -n \w+ --livekit-secret \w+)?`:              "TestTry test/e2e",
-		`kubectl calls (-A|why POD -n NAMESPACE)`:                       "TestList pkg/cli",
-		`kubectl exec .* -- /metrics-adapter hand-back .*`:              "TestBesideAnotherAdapter test/e2e",
-		`kubectl annotate apiservice .* callguard.dev/before-`:          "TestBesideAnotherAdapter test/e2e",
-		`helm upgrade --install callguard .*metricsAdapter.mode=comp.*`: "TestAnotherAdapter test/helm",
-		`kubectl rollout restart deployment (drain-guard|metrics-ad).*`: "TestUnlock test/drain",
+		`kubectl calls try( -n \w+ --livekit-secret \w+)?`:               "TestTry test/e2e",
+		`kubectl calls (-A|why POD -n NAMESPACE)`:                        "TestList pkg/cli",
+		`kubectl exec .* -- /metrics-adapter hand-back .*`:               "TestBesideAnotherAdapter test/e2e",
+		`kubectl annotate apiservice .* callguard.dev/before-`:           "TestBesideAnotherAdapter test/e2e",
+		`helm upgrade --install callguard .*metricsAdapter.mode=comp.*`:  "TestAnotherAdapter test/helm",
+		`helm upgrade --install callguard .*metricsAdapter.keda.enabl.*`: "TestAddonForKEDA test/charts",
+		`kubectl rollout restart deployment (drain-guard|metrics-ad).*`:  "TestUnlock test/drain",
 
 		`kubectl get (pods|deployment|jobs) .*(callguard-system|NAMES).*`: reads + "pods, a Deployment or Jobs by their labels",
 		`kubectl logs -n NAMESPACE job/NAME`:                              reads + "the log of a Job",
@@ -89,8 +90,10 @@ func runners() map[string]string {
 		`kubectl get pdb callguard -n voice`:       reads + "one PodDisruptionBudget",
 		`kubectl get apiservices \| grep custom.*`: reads + "the APIServices",
 
-		`kubectl patch deployment egress .*`: cloud + "LiveKit's egress, which is not part of this repository",
-		`cosign verify --key cosign.pub .*`:  cloud + "a published image; make release-dry-run does the same on loopback",
+		`kubectl patch deployment egress .*`:                              cloud + "LiveKit's egress, which is not part of this repository",
+		`kubectl get secret (callguard-client-ca|metrics-adapter-tls) .*`: cloud + "cert-manager, which makes these Secrets",
+		`kubectl create configmap (keda-client-ca|callguard-ca) .*`:       cloud + "cert-manager, whose authorities these are",
+		`cosign verify --key cosign.pub .*`:                               cloud + "a published image; make release-dry-run does the same on loopback",
 
 		`helm create .*`: quoted + "the article",
 		`helm install … (--kube-server-side|--wait)`: quoted + "the article",
