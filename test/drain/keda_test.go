@@ -132,7 +132,7 @@ func (s *story) serveExternalMetrics(keda *fleet.KEDA) {
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	server.StartTLS()
 	s.t.Cleanup(server.Close)
-	port := int32(server.Listener.Addr().(*net.TCPAddr).Port) //nolint:gosec,errcheck // it is a port of TCP
+	port := int32(server.Listener.Addr().(*net.TCPAddr).Port)
 	services := aggregator.NewForConfigOrDie(stage.Config).ApiregistrationV1().APIServices()
 	_, err = services.Create(ctx, &apiregistrationv1.APIService{
 		ObjectMeta: metav1.ObjectMeta{Name: externalAPI},
