@@ -165,7 +165,7 @@ func table() []Annotation {
 		{Key: AsideAnnotation, On: OnPod, Writer: GuardOnly, Readers: guard, Default: "",
 			Means: "why and since when the pod has been set aside, such as `drain 2026-01-02T15:04:05Z`"},
 		{Key: HashAnnotation, On: OnPod, Writer: GuardOnly, Readers: guard, Default: "",
-			Means: "the `pod-template-hash` that the pod had before"},
+			Means: "the `pod-template-hash`, or `rollouts-pod-template-hash`, that the pod had before"},
 		{Key: ToldBeforeAnnotation, On: OnPod, Writer: GuardOnly, Readers: guard, Default: "",
 			Means: "the annotations for node autoscalers that the pod had before it was set aside; it gets them back when it is released"},
 		{Key: DrainingAnnotation, On: OnPod, Writer: GuardOnce, Readers: all, Default: "",

@@ -24,11 +24,26 @@ const (
 	// DefaultGatePort is where call-gate serves GET /calls.
 	DefaultGatePort = 8089
 
-	// AsideSuffix ends the pod-template-hash of a pod that was set aside.
+	// AsideSuffix ends the hash of a pod that was set aside.
 	AsideSuffix = "-aside"
 
 	templateHashLabel = "pod-template-hash"
+	rolloutHashLabel  = "rollouts-pod-template-hash"
 )
+
+// HashLabels are the labels by which ReplicaSets select pods of their own template: those of
+// Argo Rollouts, and those of Deployments.
+func HashLabels() []string { return []string{rolloutHashLabel, templateHashLabel} }
+
+// HashLabel is the one of these labels that counts for a pod; empty where it has none.
+func HashLabel(labels map[string]string) string {
+	for _, key := range HashLabels() {
+		if labels[key] != "" {
+			return key
+		}
+	}
+	return ""
+}
 
 // Witness is a source that can say how many calls a pod holds.
 type Witness string
@@ -163,10 +178,15 @@ const (
 // States lists the states in order.
 func States() []State { return []State{Serving, Aside, Draining, Released} }
 
-// HashOf is the pod-template-hash that a pod was born with, also of one that was set
-// aside; empty for a pod that no Deployment made.
+// HashOf is the hash of its template that a pod was born with, also of one that was set
+// aside; empty for a pod that neither a Deployment nor an Argo Rollout made.
 func HashOf(labels map[string]string) string {
-	return strings.TrimSuffix(labels[templateHashLabel], AsideSuffix)
+	return strings.TrimSuffix(labels[HashLabel(labels)], AsideSuffix)
+}
+
+// IsAside reports whether a pod was set aside, by its labels.
+func IsAside(labels map[string]string) bool {
+	return strings.HasSuffix(labels[HashLabel(labels)], AsideSuffix)
 }
 
 // IsReleased reports whether a pod may go, by its labels. The admission policies and the
@@ -183,7 +203,7 @@ func StateOf(labels, annotations map[string]string) State {
 		return Released
 	case annotations[DrainingAnnotation] != "":
 		return Draining
-	case strings.HasSuffix(labels[templateHashLabel], AsideSuffix):
+	case IsAside(labels):
 		return Aside
 	default:
 		return Serving

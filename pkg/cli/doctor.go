@@ -469,7 +469,7 @@ func checkForeign(s scene) []finding {
 // checkPods looks for what weakens pods that are held.
 func (c *cluster) checkPods(ctx context.Context, s scene) []finding {
 	const check = "pods"
-	var short, unlocked, pending, unable, bearing, stuck []*corev1.Pod
+	var short, unlocked, pending, unable, bearing, stuck, unfollowed []*corev1.Pod
 	lacks, mountsErr := c.failedMounts(ctx, s.enabledPods())
 	for _, pod := range s.enabledPods() {
 		if guard.BearsDisruption(pod) {
@@ -480,6 +480,9 @@ func (c *cluster) checkPods(ctx context.Context, s scene) []finding {
 		}
 		if lacks[pod.UID] != "" {
 			stuck = append(stuck, pod)
+		}
+		if guard.NotFollowed(pod, s.admin.settings.Owners) != "" {
+			unfollowed = append(unfollowed, pod)
 		}
 		grace := pod.Spec.TerminationGracePeriodSeconds
 		if gateUnready(pod, c.now()) {
@@ -508,6 +511,11 @@ func (c *cluster) checkPods(ctx context.Context, s scene) []finding {
 	}
 	if mountsErr != nil {
 		list = append(list, finding{warn, check, "whether pods that are being created lack what they mount is " + unchecked(mountsErr), ""})
+	}
+	if len(unfollowed) > 0 {
+		kind := guard.NotFollowed(unfollowed[0], s.admin.settings.Owners)
+		add(warn, unfollowed, "belong to a "+kind+", which drain-guard does not follow: they leave in drains, but not in its scale-downs and rollouts",
+			"if it has a scale subresource, name it in drainGuard.owners of callguard's chart; let a pod go with annotation "+call.LeaveAnnotation)
 	}
 	if len(unable) > 0 {
 		what, do := c.whyUnable(ctx, unable[0])

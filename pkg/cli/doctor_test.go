@@ -79,6 +79,23 @@ func TestDoctor(t *testing.T) {
 			change: func(_ *testing.T, s *stage) { s.refuse("list", "events") },
 			want:   []string{"OK opt-in every guarded pod is in an enabled namespace: 3 pods", "WARN pods whether pods that are being created lack what they mount is not checked: cannot list Events: "},
 		},
+		"NotFollowed": {
+			reason: "A pod of another kind of owner is held, and nobody sees what its owner wants. The guard follows those that its Deployment names.",
+			objects: []runtime.Object{
+				newPod("c", ownedBy("apps.kruise.io/v1beta1", "CloneSet")), newPod("d", ownedBy("batch/v1", "Job")),
+			},
+			change: func(t *testing.T, s *stage) {
+				t.Helper()
+				if _, err := s.client.AppsV1().Deployments(s.callguard).Update(t.Context(), newGuardDeployment("--owners=clonesets.apps.kruise.io"), metav1.UpdateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			},
+			want: []string{
+				"OK opt-in every guarded pod is in an enabled namespace: 4 pods",
+				"WARN pods 1 of 4 guarded pods, such as voice/d, belong to a Job, which drain-guard does not follow: they leave in drains, but not in its scale-downs and rollouts; if it has a scale subresource, name it in drainGuard.owners of callguard's chart; let a pod go with annotation callguard.dev/leave",
+				"WARN calls of 2 of the 4 pods of namespace voice they are not known: active_calls is not known: 1 of 1 pods are unknown; pod c: its agent does not answer; a pod that is not known is not scaled on, and not let go",
+			},
+		},
 		"Door": {
 			reason: "The door's name, and the cure.", failed: true, change: func(t *testing.T, s *stage) {
 				t.Helper()

@@ -90,6 +90,10 @@ func annotated(key, value string) edit { return func(p *corev1.Pod) { p.Annotati
 
 func in(namespace string) edit { return func(p *corev1.Pod) { p.Namespace = namespace } }
 
+func ownedBy(apiVersion, kind string) edit {
+	return func(p *corev1.Pod) { p.OwnerReferences[0].APIVersion, p.OwnerReferences[0].Kind = apiVersion, kind }
+}
+
 func unguarded(p *corev1.Pod) { delete(p.Labels, call.GuardedLabel) }
 
 func pending(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }

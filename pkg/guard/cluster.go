@@ -50,6 +50,8 @@ type cluster struct {
 	budgets         policylisters.PodDisruptionBudgetLister
 	// budgetOwners has BudgetOwner, and no other.
 	budgetOwners rbaclisters.ClusterRoleLister
+	// others are owners of further kinds; they are apart, too: nobody waits for them.
+	others *others
 
 	synced []cache.InformerSynced
 	// ownerSynced is apart: where the owner cannot be read, all else goes on.
@@ -62,9 +64,11 @@ type changes struct {
 	pod, node, namespace, owner, budget, budgetOwner func(before, after metav1.Object)
 }
 
-func newCluster(client kubernetes.Interface, on changes) (*cluster, error) {
+func newCluster(client kubernetes.Interface, others *others, on changes) (*cluster, error) {
+	others.changed = on.owner
 	c := &cluster{
-		all: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim)),
+		others: others,
+		all:    informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim)),
 		guarded: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim),
 			informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = call.GuardedLabel + "=true" })),
 		budgetOwner: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim),
@@ -163,7 +167,7 @@ func (c *cluster) run(ctx context.Context) {
 		f.StartWithContext(ctx)
 		defer f.Shutdown()
 	}
-	<-ctx.Done()
+	c.others.run(ctx)
 }
 
 // ready reports whether everything that was there at the start is known.
@@ -215,7 +219,7 @@ func trim(obj any) (any, error) {
 		trimOwner(o, &o.Spec.Template)
 		o.Status.Conditions = nil
 		if o.Spec.Selector != nil {
-			o.Spec.Selector = &metav1.LabelSelector{MatchLabels: pods.Only(o.Spec.Selector.MatchLabels, hashLabel)}
+			o.Spec.Selector = &metav1.LabelSelector{MatchLabels: pods.Only(o.Spec.Selector.MatchLabels, call.HashLabels()...)}
 		}
 	case *appsv1.StatefulSet:
 		trimOwner(o, &o.Spec.Template)

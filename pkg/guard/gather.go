@@ -25,7 +25,7 @@ import (
 // cached is a workload as the informers know it, which may be behind. It costs what the workload
 // has, whatever else is in its namespace.
 func (c *cluster) cached(key Key) (*snapshot, error) {
-	s := &snapshot{owners: map[types.UID]*owner{}}
+	s := &snapshot{owners: map[types.UID]*owner{}, others: c.others}
 	if top := c.owner(key); top != nil {
 		s.add(top)
 	}
@@ -62,7 +62,7 @@ func (c *cluster) cached(key Key) (*snapshot, error) {
 // owner is the owner of a workload as the informers know it; nil where they know none.
 func (c *cluster) owner(key Key) *owner {
 	if key.APIVersion != appsGroup {
-		return nil
+		return c.others.cached(key)
 	}
 	var o *owner
 	switch key.Kind {
@@ -100,7 +100,7 @@ func (c *cluster) top(pod *corev1.Pod) Key {
 	if ref == nil {
 		return (&snapshot{}).top(pod)
 	}
-	return keyOf(pod.Namespace, *ref)
+	return keyOf(pod.Namespace, c.others.asServed(*ref))
 }
 
 // has reports whether anything is there of a workload, or a budget, as far as the
@@ -125,10 +125,10 @@ const (
 // beside. Owners are read before what they own, and one that is missing is asked for by name: what was created
 // meanwhile is not gone. Where the pods are known, they are those of the cache.
 func (r *liveReader) live(ctx context.Context, key Key, was *snapshot, known bool) (*snapshot, error) {
-	s := &snapshot{owners: map[types.UID]*owner{}, gone: map[types.UID]bool{}}
+	s := &snapshot{owners: map[types.UID]*owner{}, gone: map[types.UID]bool{}, others: r.others}
 	selected := map[string]bool{}
 	add := func(ref metav1.OwnerReference) error {
-		found, err := ask(ctx, r.client, key.Namespace, ref)
+		found, err := ask(ctx, r.client, r.others, key.Namespace, ref)
 		switch {
 		case apierrors.IsNotFound(err) || err == nil && found != nil && found.ref.UID != ref.UID:
 			s.gone[ref.UID] = true
@@ -136,12 +136,14 @@ func (r *liveReader) live(ctx context.Context, key Key, was *snapshot, known boo
 			return fmt.Errorf("cannot read %s %s/%s: %w", ref.Kind, key.Namespace, ref.Name, err)
 		case found != nil:
 			s.add(found)
-			selected[found.selector] = true
+			if found.selector != "" || !found.other {
+				selected[found.selector] = true
+			}
 		}
 		return nil
 	}
-	if key.APIVersion == appsGroup {
-		if err := add(metav1.OwnerReference{APIVersion: appsGroup, Kind: key.Kind, Name: key.Name, UID: key.UID}); err != nil {
+	if key.APIVersion == appsGroup || r.others.has(metav1.OwnerReference{APIVersion: key.APIVersion, Kind: key.Kind}) {
+		if err := add(metav1.OwnerReference{APIVersion: key.APIVersion, Kind: key.Kind, Name: key.Name, UID: key.UID}); err != nil {
 			return nil, err
 		}
 	}
@@ -257,6 +259,7 @@ func joined(a, b string) string {
 // liveReader reads workloads as they are now.
 type liveReader struct {
 	client kubernetes.Interface
+	others *others
 	pages  *semaphore.Weighted
 }
 
@@ -321,7 +324,7 @@ func (s *snapshot) askForStrangers(ctx context.Context, client kubernetes.Interf
 	}
 	optedOut := false
 	for _, o := range s.owners {
-		optedOut = optedOut || o.of(tops) && !o.guarded && o.replicas+o.ready > 0 && o.ref.Kind != pods.Deployment
+		optedOut = optedOut || o.of(tops) && !o.guarded && o.replicas+o.ready > 0 && !s.overReplicaSets(o)
 	}
 	if !optedOut {
 		return nil
@@ -356,10 +359,10 @@ func (s *snapshot) askForMissing(ctx context.Context, client kubernetes.Interfac
 	}
 	for range 2 { // a ReplicaSet that is found may name a Deployment that is not
 		for _, ref := range named() {
-			if s.owners[ref.UID] != nil || s.gone[ref.UID] || ref.APIVersion != appsGroup {
+			if s.owners[ref.UID] != nil || s.gone[ref.UID] || ref.APIVersion != appsGroup && !s.others.has(ref) {
 				continue
 			}
-			found, err := ask(ctx, client, namespace, ref)
+			found, err := ask(ctx, client, s.others, namespace, ref)
 			switch {
 			case apierrors.IsNotFound(err) || err == nil && found != nil && found.ref.UID != ref.UID:
 				s.gone[ref.UID] = true
@@ -374,7 +377,10 @@ func (s *snapshot) askForMissing(ctx context.Context, client kubernetes.Interfac
 }
 
 // ask reads one owner. Of a kind that the guard does not know it returns nil.
-func ask(ctx context.Context, client kubernetes.Interface, namespace string, ref metav1.OwnerReference) (*owner, error) {
+func ask(ctx context.Context, client kubernetes.Interface, others *others, namespace string, ref metav1.OwnerReference) (*owner, error) {
+	if others.has(ref) {
+		return others.ask(ctx, namespace, ref)
+	}
 	apps := client.AppsV1()
 	switch ref.Kind {
 	case pods.Deployment:

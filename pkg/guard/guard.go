@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
@@ -61,6 +62,8 @@ type Config struct {
 	Doors Gatekeeper
 	// Witnesses are asked of pods that something wants to go.
 	Witnesses map[call.Witness]Witness
+	// Dynamic reads owners of the kinds of Settings.Owners. Nil where there are none.
+	Dynamic dynamic.Interface
 	// Projects is told which LiveKit projects such pods work for, when these were born, and of
 	// which projects nobody has to know anything for now.
 	Projects func(wanted map[call.Project]call.Births, spared map[call.Project]bool)
@@ -115,7 +118,8 @@ func New(cfg Config) (*Guard, error) {
 	g := assemble(cfg, newReport(cfg.Recorder, newMetrics(cfg.Registry), cfg.Log))
 	g.report.about = cfg.About
 	var err error
-	g.cluster, err = newCluster(cfg.Client, changes{
+	g.live.others = newOthers(cfg.Dynamic, cfg.Client, cfg.Owners, cfg.Log)
+	g.cluster, err = newCluster(cfg.Client, g.live.others, changes{
 		pod: g.podChanged, node: g.nodeChanged, namespace: g.namespaceChanged, owner: g.ownerChanged, budget: g.budgetChanged,
 		budgetOwner: func(_, _ metav1.Object) { g.budgets.lookAtAll() },
 	})

@@ -374,7 +374,7 @@ func (pl *planner) choose(s *snapshot, w *workload, now time.Time, p *plan) (wai
 		for _, m := range e.candidates {
 			if why, leaves := chosen[m.Name]; leaves {
 				m.causes.Excess = call.Mark{Intent: e.intent, At: since}
-				m.chosen = "its " + e.owner.ref.Kind + " has more pods than it wants, and " + why
+				m.chosen = "its " + e.owner.ref.Kind + " " + cmp.Or(e.why, "has more pods than it wants") + ", and " + why
 			}
 		}
 	}

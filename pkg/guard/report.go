@@ -290,7 +290,7 @@ func (r *report) complaints(w *workload, drainTimeout time.Duration) {
 		}
 		if kind := m.notFollowed(); kind != "" && r.once(w.key, "not followed") {
 			r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonNotFollowed,
-				"callguard does not follow a %s: pods of it, such as %s, leave when their node is drained, but not because it shrinks, rolls out or is deleted; let such a pod go with: kubectl annotate pod %s %s=",
+				"callguard does not follow a %s: pods of it, such as %s, leave when their node is drained, but not because it shrinks, rolls out or is deleted; if it has a scale subresource, name it in drainGuard.owners of callguard's chart; let such a pod go with: kubectl annotate pod %s %s=",
 				kind, m.Name, m.Name, call.LeaveAnnotation)
 		}
 		for _, err := range m.complaints {

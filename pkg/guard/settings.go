@@ -29,6 +29,8 @@ type Settings struct {
 	AgentDrainTimeout time.Duration
 	// Leavers is which pods go first where there are too many.
 	Leavers verdict.Order
+	// Owners are further kinds of owners to follow, as resource.group.
+	Owners []string
 	// DeletionCosts has pods that leave marked as the first to be deleted; and while
 	// the doors are not in force, the others by the calls they hold.
 	DeletionCosts bool
@@ -70,5 +72,6 @@ func AddFlags(fs *pflag.FlagSet, s *Settings, doors *manifests.Values) {
 	fs.BoolVar(&s.Limits.NodeEnds, "node-termination-limit", s.Limits.NodeEnds, "Release a pod, with its calls, before Karpenter's terminationGracePeriod ends its node, early enough for the pod's own termination grace period. By default the node waits for calls.")
 	fs.DurationVar(&s.ReleasePatience, "release-patience", s.ReleasePatience, "How long a released pod is left for whoever drains its node to evict, before drain-guard deletes it. kubectl drain retries every 5 s.")
 	fs.StringVar((*string)(&s.Leavers), "leavers", string(s.Leavers), "Which pods leave in a scale-down. packed: those on the nodes with the fewest guarded pods that stay, so that nodes become empty. fewest-calls: those with the fewest calls, on any node.")
+	fs.StringSliceVar(&s.Owners, "owners", s.Owners, "Further owners of pods to follow in scale-downs and rollouts, as resource.group: rollouts.argoproj.io,clonesets.apps.kruise.io. Each has a scale subresource; drain-guard's account needs the right to get, list and watch it.")
 	fs.DurationVar(&s.AgentDrainTimeout, "agent-drain-timeout", s.AgentDrainTimeout, "drain_timeout of your agents. Pods with a shorter terminationGracePeriodSeconds get a warning Event.")
 }

@@ -51,8 +51,8 @@ type owner struct {
 
 	// selector is what it selects pods by, as the API server takes it; empty for nothing.
 	selector string
-	byHash   bool // a ReplicaSet that selects pods by their template's hash
-	recreate bool // a Deployment without rolling updates
+	hash     string // the label by which a ReplicaSet selects pods of its template; empty where by none
+	recreate bool   // a Deployment without rolling updates
 	surge    int
 	// maxUnavailable is how many replicas it does without during a rollout.
 	maxUnavailable int
@@ -68,6 +68,15 @@ type owner struct {
 	// rolls says that a StatefulSet or DaemonSet replaces pods of other revisions by itself.
 	rolls        bool
 	first, floor int // a StatefulSet's first ordinal, and the lowest that is updated
+
+	// other says that it is of a kind that an administrator has the guard follow; see others.
+	other bool
+	// unsaid says that nobody knows how many replicas it wants.
+	unsaid bool
+	// partition is how many of its pods stay of old revisions.
+	partition int
+	// named are pods that it wants to be deleted.
+	named []string
 }
 
 // snapshot is a namespace at one moment.
@@ -77,6 +86,8 @@ type snapshot struct {
 	// gone says of an owner that is not in owners that it is not there at all.
 	// Without it nothing that is missing counts as gone.
 	gone map[types.UID]bool
+	// others are the kinds of owners that are followed beside those of apps/v1; nil for none.
+	others *others
 	// strangers counts, by owner, the ready pods that are not guarded of those whose pod
 	// template is not any more. Nil in a snapshot that has not asked for them.
 	strangers map[types.UID]int
@@ -92,7 +103,7 @@ func (o *owner) of(tops map[types.UID]bool) bool {
 func (s *snapshot) strangersOf(w *workload) (n int) {
 	for _, o := range s.owners {
 		switch {
-		case o.guarded || o.ref.Kind == pods.Deployment || !o.of(map[types.UID]bool{w.key.UID: true}):
+		case o.guarded || s.overReplicaSets(o) || !o.of(map[types.UID]bool{w.key.UID: true}):
 		case s.strangers != nil:
 			n += s.strangers[o.ref.UID]
 		default:
@@ -106,6 +117,19 @@ func (s *snapshot) strangersOf(w *workload) (n int) {
 		}
 	}
 	return n
+}
+
+// overReplicaSets reports whether the owner's pods are those of its ReplicaSets.
+func (s *snapshot) overReplicaSets(o *owner) bool {
+	if o.ref.Kind == pods.Deployment {
+		return true
+	}
+	for _, under := range s.owners {
+		if o.other && under.controller != nil && under.controller.UID == o.ref.UID {
+			return true
+		}
+	}
+	return false
 }
 
 func isReady(pod *corev1.Pod) bool {
@@ -190,7 +214,7 @@ func ofReplicaSet(r *appsv1.ReplicaSet) *owner {
 	o := newOwner(r, pods.ReplicaSet, r.Spec.Replicas, r.Spec.Selector, r.Spec.Template, r.Status.ReadyReplicas)
 	o.revision = r.Annotations[revisionMark]
 	if r.Spec.Selector != nil {
-		o.byHash = r.Spec.Selector.MatchLabels[hashLabel] != ""
+		o.hash = call.HashLabel(r.Spec.Selector.MatchLabels)
 	}
 	return o
 }

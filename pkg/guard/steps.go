@@ -53,12 +53,13 @@ func (s *steps) setAside(ctx context.Context, pod *corev1.Pod, to metav1.OwnerRe
 			refs = append(refs, ref)
 		}
 	}
-	hash := pod.Labels[hashLabel]
+	key := call.HashLabel(pod.Labels)
+	hash := pod.Labels[key]
 	aside, mark := hash+call.AsideSuffix, why.String()
 	annotations := map[string]*string{call.HashAnnotation: &hash, call.AsideAnnotation: &mark}
 	tellLeaving(pod, annotations)
 	return s.patch(ctx, pod, change{
-		Labels:          map[string]*string{hashLabel: &aside},
+		Labels:          map[string]*string{key: &aside},
 		Annotations:     s.cost(annotations, costLeaving),
 		OwnerReferences: &refs,
 	})
@@ -96,8 +97,9 @@ func (s *steps) handBack(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, err
 		c.Annotations[costAnnotation] = nil
 	}
 	tellAgain(pod, c.Annotations)
-	if hash := pod.Annotations[call.HashAnnotation]; hash != "" && pod.Labels[hashLabel] == hash+call.AsideSuffix {
-		c.Labels[hashLabel] = &hash
+	key := call.HashLabel(pod.Labels)
+	if hash := pod.Annotations[call.HashAnnotation]; hash != "" && pod.Labels[key] == hash+call.AsideSuffix {
+		c.Labels[key] = &hash
 		c.Annotations[call.HashAnnotation], c.Annotations[call.AsideAnnotation] = nil, nil
 		refs := []metav1.OwnerReference{}
 		for _, ref := range pod.OwnerReferences {

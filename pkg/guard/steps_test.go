@@ -52,6 +52,29 @@ func TestSteps(t *testing.T) {
 					"callguard.dev/autoscalers-before": "cluster-autoscaler.kubernetes.io/safe-to-evict=,karpenter.sh/do-not-disrupt="},
 				"ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "web", "controller": true}]}}`,
 		},
+		"SetAsideOfARollout": {
+			reason: "The ReplicaSets of an Argo Rollout select by a label of its own.",
+			pod:    newPod("a", controlledBy(pods.ReplicaSet, "web-1"), label("rollouts-pod-template-hash", "1")),
+			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
+				return s.setAside(ctx, pod, controllerRef(argo, "Rollout", "web"), mark)
+			},
+			want: `{"metadata": {"uid": "a", "resourceVersion": "7",
+				"labels": {"rollouts-pod-template-hash": "1-aside"},
+				"annotations": {"callguard.dev/hash": "1", "callguard.dev/aside": "drain 2026-01-01T12:00:00Z",
+					"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "on-completion",
+					"callguard.dev/autoscalers-before": "cluster-autoscaler.kubernetes.io/safe-to-evict=,karpenter.sh/do-not-disrupt="},
+				"ownerReferences": [{"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": "web", "uid": "web", "controller": true}]}}`,
+		},
+		"HandBackToARollout": {
+			reason: "And back by it.",
+			pod:    newPod("a", controlledByOther(argo, "Rollout"), label("rollouts-pod-template-hash", "1-aside"), annotation(call.HashAnnotation, "1"), annotation(call.AsideAnnotation, "drain 2026-01-01T11:58:00Z")),
+			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
+				return s.handBack(ctx, pod)
+			},
+			want: `{"metadata": {"uid": "a", "resourceVersion": "7",
+				"labels": {"callguard.dev/released": "unlock", "rollouts-pod-template-hash": "1"},
+				"annotations": {"callguard.dev/hash": null, "callguard.dev/aside": null}, "ownerReferences": []}}`,
+		},
 		"SetAsideKeepsFriends": {
 			reason: "Owners that control nothing stay; the deletion cost rides along.",
 			costs:  true, pod: webPod("a", beside),

@@ -10,6 +10,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -179,24 +180,26 @@ func (g *Guard) ownerChanged(before, after metav1.Object) {
 		before.GetDeletionTimestamp() == nil && after.GetDeletionTimestamp() == nil && sameStatus(before, after) {
 		return
 	}
-	kind := ""
-	switch obj.(type) {
+	ref := metav1.OwnerReference{APIVersion: appsGroup, Name: obj.GetName(), UID: obj.GetUID()}
+	switch o := obj.(type) {
 	case *appsv1.Deployment:
-		kind = pods.Deployment
+		ref.Kind = pods.Deployment
 	case *appsv1.ReplicaSet:
-		kind = pods.ReplicaSet
+		ref.Kind = pods.ReplicaSet
 	case *appsv1.StatefulSet:
-		kind = pods.StatefulSet
+		ref.Kind = pods.StatefulSet
 	case *appsv1.DaemonSet:
-		kind = daemonSet
+		ref.Kind = daemonSet
+	case *unstructured.Unstructured:
+		ref.APIVersion, ref.Kind = o.GetAPIVersion(), o.GetKind()
 	}
-	g.look(keyOf(obj.GetNamespace(), metav1.OwnerReference{APIVersion: appsGroup, Kind: kind, Name: obj.GetName(), UID: obj.GetUID()}))
+	g.look(keyOf(obj.GetNamespace(), ref))
 	for _, o := range []metav1.Object{before, after} {
 		if o == nil {
 			continue
 		}
 		if ref := metav1.GetControllerOfNoCopy(o); ref != nil {
-			g.look(keyOf(o.GetNamespace(), *ref))
+			g.look(keyOf(o.GetNamespace(), g.cluster.others.asServed(*ref)))
 		}
 	}
 }
@@ -207,6 +210,9 @@ func sameStatus(before, after metav1.Object) bool {
 	is, too := after.(*appsv1.StatefulSet)
 	if ok && too {
 		return was.Status.UpdateRevision == is.Status.UpdateRevision
+	}
+	if is, other := after.(*unstructured.Unstructured); other {
+		return sameOther(before, is)
 	}
 	sameAnnotation := func(name string) bool { return before.GetAnnotations()[name] == after.GetAnnotations()[name] }
 	sameOwner := func() bool {

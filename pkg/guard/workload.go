@@ -40,6 +40,7 @@ type member struct {
 
 	object   *corev1.Pod
 	owner    *owner // nil where it has none, or none that is known
+	followed bool   // the guard follows the kind of its controller by an administrator's wish
 	ready    bool
 	gated    bool   // it has a call-gate
 	able     ableAt // what that says
@@ -65,7 +66,7 @@ type member struct {
 func (s *snapshot) workload(key Key) *workload {
 	w := &workload{key: key, surge: 1}
 	for _, pod := range s.pods {
-		if pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed && s.top(pod) == key {
+		if pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed && s.top(pod).UID == key.UID {
 			w.members = append(w.members, s.member(pod))
 		}
 	}
@@ -86,7 +87,7 @@ func (s *snapshot) workload(key Key) *workload {
 // desired is how many replicas the top owner wants. Of an owner of a kind that
 // the guard does not know, it is what its ReplicaSets want, or the pods it has.
 func (s *snapshot) desired(w *workload) int {
-	if o := s.owners[w.key.UID]; o != nil {
+	if o := s.owners[w.key.UID]; o != nil && !o.unsaid {
 		return o.replicas
 	}
 	n, found := 0, false
@@ -110,10 +111,11 @@ func (s *snapshot) member(pod *corev1.Pod) *member {
 	p, complaints := pods.FromPod(pod)
 	m := &member{
 		Pod: p, object: pod, complaints: complaints, gated: gated(pod, p),
-		aside: strings.HasSuffix(pod.Labels[hashLabel], call.AsideSuffix),
+		aside: call.IsAside(pod.Labels),
 	}
 	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
 		m.owner = s.owners[ref.UID]
+		m.followed = s.others.follows(*ref) && !numbered(pod)
 	}
 	m.ready = isReady(pod)
 	for _, annotation := range []string{call.AsideAnnotation, call.DrainingAnnotation} {
@@ -157,16 +159,19 @@ func (m *member) unlocked() bool {
 // here knows; empty if not.
 func (m *member) notFollowed() string {
 	ref := metav1.GetControllerOfNoCopy(m.object)
-	if ref == nil {
+	switch {
+	case ref == nil || inApps(*ref):
 		return ""
+	case m.followed:
+		return ""
+	default:
+		return ref.Kind
 	}
-	switch ref.Kind {
-	case pods.ReplicaSet, pods.Deployment, pods.StatefulSet, daemonSet:
-		if ref.APIVersion == appsGroup {
-			return ""
-		}
-	}
-	return ref.Kind
+}
+
+// inApps reports whether an owner is of a kind that the guard follows whoever has installed it.
+func inApps(ref metav1.OwnerReference) bool {
+	return ref.APIVersion == appsGroup && slices.Contains([]string{pods.ReplicaSet, pods.Deployment, pods.StatefulSet, daemonSet}, ref.Kind)
 }
 
 // owned reports whether the pod counts for an owner's replicas.
@@ -186,7 +191,7 @@ func (s *snapshot) inPlace(m *member) string {
 		return "its ReplicaSet is not known"
 	case m.owner.controller == nil:
 		return "its ReplicaSet has no controller"
-	case !m.owner.byHash || m.Labels[hashLabel] == "":
+	case m.owner.hash == "" || m.owner.hash != call.HashLabel(m.Labels):
 		return "its ReplicaSet does not select pods by label " + hashLabel
 	}
 	if top := s.owners[m.owner.controller.UID]; top != nil && top.recreate {
@@ -225,7 +230,7 @@ func (s *snapshot) mayBeOrphaned(m *member) bool {
 	}
 	guess := &snapshot{owners: s.owners, gone: map[types.UID]bool{}}
 	missing := func(ref *metav1.OwnerReference) {
-		if ref != nil && s.owners[ref.UID] == nil && ref.APIVersion == appsGroup {
+		if ref != nil && s.owners[ref.UID] == nil && (ref.APIVersion == appsGroup || s.others.complete(*ref)) {
 			guess.gone[ref.UID] = true
 		}
 	}
@@ -243,6 +248,8 @@ type excess struct {
 	intent     call.Intent
 	n          int
 	candidates []*member
+	// why of the owner's is that, where it does not just have more pods than it wants.
+	why string
 }
 
 // excesses lists what each owner of the workload has too much of. Pods that are
@@ -259,12 +266,14 @@ func (s *snapshot) excesses(w *workload) []excess {
 		if o.going {
 			continue
 		}
-		switch o.ref.Kind {
-		case pods.ReplicaSet:
+		switch {
+		case o.other:
+			list = append(list, otherExcess(w, o)...)
+		case o.ref.Kind == pods.ReplicaSet:
 			list = append(list, s.replicaSetExcess(w, o))
-		case pods.StatefulSet:
+		case o.ref.Kind == pods.StatefulSet:
 			list = append(list, statefulSetExcess(w, o)...)
-		case daemonSet:
+		case o.ref.Kind == daemonSet:
 			list = append(list, daemonSetExcess(w, o))
 		}
 	}

@@ -518,6 +518,35 @@ func TestAddonAccounts(t *testing.T) {
 	}
 }
 
+// TestAddonOwners gives drain-guard the right to read further owners, and no other.
+func TestAddonOwners(t *testing.T) {
+	t.Parallel()
+	rules := func(a addon) []rbacv1.PolicyRule {
+		return all[rbacv1.ClusterRole](t, a.must(t), "ClusterRole")["callguard:drain-guard"].Rules
+	}
+	named := addon{set: []string{"drainGuard.owners={rollouts.argoproj.io,clonesets.apps.kruise.io}"}}
+	before := rules(addon{})
+	added := slices.DeleteFunc(rules(named), func(r rbacv1.PolicyRule) bool {
+		return slices.ContainsFunc(before, func(was rbacv1.PolicyRule) bool { return cmp.Equal(was, r) })
+	})
+	verbs := []string{"get", "list", "watch"}
+	want := []rbacv1.PolicyRule{
+		{APIGroups: []string{"argoproj.io"}, Resources: []string{"rollouts"}, Verbs: verbs},
+		{APIGroups: []string{"apps.kruise.io"}, Resources: []string{"clonesets"}, Verbs: verbs},
+	}
+	if diff := cmp.Diff(want, added); diff != "" {
+		t.Error(diff)
+	}
+	if args := named.must(t).pods(t)["drain-guard"].Spec.Containers[0].Args; !slices.Contains(args, "--owners=rollouts.argoproj.io,clonesets.apps.kruise.io") {
+		t.Errorf("the guard does not know of them: %v", args)
+	}
+	for _, name := range []string{"rollouts", "*.argoproj.io", "deployments.apps"} {
+		if _, err := (addon{set: []string{"drainGuard.owners={" + name + "}"}}).render(); err == nil {
+			t.Errorf("owners %q are rendered", name)
+		}
+	}
+}
+
 // TestAddonOldValues: an upgrade with --reuse-values brings the values of the last
 // release, and none of the new ones.
 func TestAddonOldValues(t *testing.T) {

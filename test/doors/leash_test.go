@@ -106,6 +106,7 @@ func TestLeash(t *testing.T) {
 	}{
 		// What the guard does.
 		"set a pod aside":             {patch(here, "serving", `{"metadata":{"labels":{"pod-template-hash":"x-aside"},"annotations":{"callguard.dev/hash":"x","callguard.dev/aside":"drain 2026-01-01T00:00:00Z","controller.kubernetes.io/pod-deletion-cost":"-1000","callguard.dev/autoscalers-before":"x","karpenter.sh/do-not-disrupt":"true","cluster-autoscaler.kubernetes.io/safe-to-evict":"on-completion"},"ownerReferences":[]}}`), allowed},
+		"set a Rollout's pod aside":   {patch(here, "serving", `{"metadata":{"labels":{"rollouts-pod-template-hash":"x-aside"}}}`), allowed},
 		"say what it said before":     {patch(here, "serving", `{"metadata":{"labels":{"callguard.dev/released":"drain"},"annotations":{"cluster-autoscaler.kubernetes.io/safe-to-evict":null}}}`), allowed},
 		"order a drain":               {patch(here, "serving", `{"metadata":{"annotations":{"callguard.dev/draining":"drain 2026-01-01T00:00:00Z"}}}`), allowed},
 		"release a pod":               {patch(here, "serving", `{"metadata":{"labels":{"callguard.dev/released":"drain"}}}`), allowed},

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -78,7 +79,10 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 }
 
 // clients are those of the API server.
-type clients struct{ work, events, election kubernetes.Interface }
+type clients struct {
+	work, events, election kubernetes.Interface
+	owners                 dynamic.Interface
+}
 
 func (o *Options) clients(registry *prometheus.Registry) (c clients, err error) {
 	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
@@ -97,6 +101,10 @@ func (o *Options) clients(registry *prometheus.Registry) (c clients, err error) 
 		if *of.client, err = kubernetes.NewForConfig(config); err != nil {
 			return c, fmt.Errorf("cannot make a Kubernetes client: %w", err)
 		}
+	}
+	config.QPS, config.Burst = workQPS, workBurst
+	if c.owners, err = dynamic.NewForConfig(config); err != nil {
+		return c, fmt.Errorf("cannot make a Kubernetes client: %w", err)
 	}
 	return c, nil
 }
@@ -131,7 +139,7 @@ func run(ctx context.Context, o *Options, clients clients, registry *prometheus.
 	agents, gates := worker.NewReader(asked), gate.NewReader(asked)
 	o.guard.DeletionCosts = o.deletionCosts == costsAuto
 	g, err = guard.New(guard.Config{
-		Client: client, Doors: doors,
+		Client: client, Dynamic: clients.owners, Doors: doors,
 		Witnesses: map[call.Witness]guard.Witness{call.Rooms: projects, call.Worker: agents, call.Gate: gateWitness{gates, projects.Origins()}},
 		Projects:  projects.WantSparing,
 		Settings:  o.guard,

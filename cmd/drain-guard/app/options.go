@@ -113,6 +113,11 @@ func (o *Options) Validate() error {
 	notNegative("removal-taint-delay", o.guard.RemovalDelay)
 	notNegative("candidate-delay", o.guard.CandidateDelay)
 	notNegative("release-patience", o.guard.ReleasePatience)
+	for _, name := range o.guard.Owners {
+		if _, ok := guard.ParseOwner(name); !ok {
+			m.Wrong("owners", name, "a resource and its group, such as rollouts.argoproj.io")
+		}
+	}
 	if !slices.Contains(verdict.Orders(), o.guard.Leavers) {
 		m.Wrong("leavers", o.guard.Leavers, fmt.Sprintf("%s or %s", verdict.Packed, verdict.FewestCalls))
 	}
