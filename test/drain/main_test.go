@@ -53,7 +53,7 @@ var memory = flag.Int64("memory", 0, "confine the memory of adapter and guard to
 // window is enough for agents that heed the draining mark, and the autoscaler of
 // these tests means what it marks sooner.
 func guardArgs() []string {
-	return []string{"--settle=3s", "--lost-node-quiet=5s", "--candidate-delay=5s"}
+	return []string{"--settle=3s", "--lost-node-quiet=5s", "--candidate-delay=5s", "--owners=" + rollouts().name() + "," + cloneSets().name()}
 }
 
 // earlier is the path of what an earlier checkout built, such as "call-gate" or "manifests"; empty where CALLGUARD_OLD names
