@@ -58,7 +58,7 @@ e2e-long: ## Test what takes minutes of waiting, in the chart's memory: LiveKit 
 e2e-agents: ## Have 200 callers in drains, rollouts and gate kills, of agents as Python's and Node's, then of real Node agents on real nodes (about 20 minutes; needs root)
 	go test -v -count=1 -tags agents -timeout 20m -run TestPythonAgents ./test/drain -agents-calls 200
 	go test -v -count=1 -tags agents -timeout 20m -run TestNodeAgents ./test/drain -agents-calls 200
-	go test -v -count=1 -timeout 40m ./test/nodes -many-calls 200
+	go test -v -count=1 -timeout 40m ./test/nodes -run TestInstall -many-calls 200
 
 .PHONY: e2e-fleet
 e2e-fleet: ## Have 200 callers on 40 nodes, and load fall beside a node autoscaler: as many nodes are left as are needed (about 5 minutes)
@@ -83,6 +83,11 @@ e2e-clocks: ## Test drains, rollouts, scaling and dead nodes with all clocks ten
 .PHONY: e2e-nodes
 e2e-nodes: ## Test both charts on real nodes, kubelet and containerd (needs root, npm and Debian's containerd)
 	go test -v -count=1 -timeout 30m ./test/nodes/...
+
+.PHONY: e2e-networks
+e2e-networks: ## Install both charts and scale on calls where Services have IPv6 addresses alone, then with cluster domain corp.internal (about 10 minutes; needs what e2e-nodes does)
+	go test -v -count=1 -timeout 20m ./test/nodes -run TestInstall -ipv6-services
+	go test -v -count=1 -timeout 20m ./test/nodes -run TestInstall -cluster-domain corp.internal
 
 .PHONY: e2e-version
 e2e-version: ## Test the admission policies and drains on the control plane of another release, such as KUBERNETES=v1.34.4 (the first run builds it, about 10 minutes)

@@ -42,6 +42,8 @@ func (o *options) addFlags(flags *pflag.FlagSet, subcommand string) {
 	flags.IntVar(&o.config.PodsPerNode, "pods-per-node", o.config.PodsPerNode, "pods that fit on a node")
 	flags.IntVar(&o.config.LiveKits, "livekits", o.config.LiveKits, "LiveKit servers, each a project of its own")
 	flags.BoolVar(&o.config.Kubelets, "kubelets", false, "make the nodes real: they run pods, and need root and containerd")
+	flags.BoolVar(&o.config.IPv6Services, "ipv6-services", false, "give the Services of real nodes IPv6 addresses, and no others")
+	flags.StringVar(&o.config.ClusterDomain, "cluster-domain", local.DefaultClusterDomain, "DNS domain of Services on real nodes")
 	flags.StringArrayVar(&o.config.WebhookURLs, "webhook-url", nil, "where LiveKit posts its webhooks; may be repeated")
 	flags.StringArrayVar(&o.config.ControllerManagerArgs, "controller-manager-arg", nil, "flag added to kube-controller-manager's; may be repeated")
 }

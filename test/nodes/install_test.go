@@ -66,6 +66,9 @@ func TestInstall(t *testing.T) {
 	if *manyCalls > 0 {
 		steps = []step{{"Voice", installVoice}, {"ManyCalls", callMany}}
 	}
+	if otherCluster() {
+		steps = []step{{"Voice", installVoice}, {"Cluster", clusterIsOther}, {"Calls", dialAll}}
+	}
 	defer p.describeDropped(t)
 	for _, s := range steps {
 		if t.Failed() {

@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -61,8 +62,10 @@ func TestMain(m *testing.M) {
 func run(m *testing.M) (code int, err error) {
 	ctx := context.Background()
 	lksdk.SetLogger(protologger.LogRLogger(logr.Discard()))
+	flag.Parse()
 	stage.cluster, err = local.Up(ctx, local.Config{
 		Name: lab.InstanceName("nodes"), Nodes: 2, Kubelets: true, NodeLeaseSeconds: local.DefaultNodeLease, Progress: os.Stderr,
+		IPv6Services: *ipv6Services, ClusterDomain: *clusterDomain,
 		ControllerManagerArgs: []string{"--horizontal-pod-autoscaler-downscale-stabilization=10s"},
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ package local
 
 import (
 	"fmt"
+	"net"
 	"path/filepath"
 	"strconv"
 )
@@ -130,7 +131,7 @@ func apiServer(s state, l layout) component {
 			"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
 			"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 			"--proxy-client-cert-file=" + l.pki("front-proxy-client.crt"), "--proxy-client-key-file=" + l.pki("front-proxy-client.key"),
-			"--service-cluster-ip-range=10.0.0.0/16", "--allow-privileged=true", "--advertise-address=" + s.apiServerAddress(),
+			"--service-cluster-ip-range=" + s.serviceNetwork(), "--allow-privileged=true", "--advertise-address=" + s.apiServerAddress(),
 		},
 	}
 	if s.Config.Kubelets {
@@ -210,14 +211,25 @@ func liveKit(s state, l layout, lk LiveKit) component {
 
 // apiServerAddress is loopback, but where pods have to reach it.
 func (s state) apiServerAddress() string {
-	if s.Config.Kubelets {
+	switch {
+	case s.Config.IPv6Services: // of the family of its own Service
+		return hostAddress6(s.Network)
+	case s.Config.Kubelets:
 		return hostAddress(s.Network)
 	}
 	return "127.0.0.1"
 }
 
+// serviceNetwork holds the addresses of Services; the API server's own Service has the first.
+func (s state) serviceNetwork() string {
+	if s.Config.IPv6Services {
+		return "fd00:10::/112"
+	}
+	return "10.0.0.0/16"
+}
+
 func (s state) apiServerURL() string {
-	return fmt.Sprintf("https://%s:%d", s.apiServerAddress(), s.Ports[APIServer])
+	return "https://" + net.JoinHostPort(s.apiServerAddress(), strconv.Itoa(s.Ports[APIServer]))
 }
 
 func httpURL(port int) string  { return fmt.Sprintf("http://127.0.0.1:%d", port) }

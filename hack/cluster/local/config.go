@@ -14,11 +14,12 @@ import (
 
 // What a Config without values asks for.
 const (
-	DefaultName        = "default"
-	DefaultNodes       = 4
-	DefaultPodsPerNode = 110
-	DefaultLiveKits    = 1
-	DefaultNodeLease   = 40 // seconds, as with a kubelet
+	DefaultName          = "default"
+	DefaultNodes         = 4
+	DefaultPodsPerNode   = 110
+	DefaultLiveKits      = 1
+	DefaultNodeLease     = 40 // seconds, as with a kubelet
+	DefaultClusterDomain = "cluster.local"
 )
 
 const (
@@ -51,6 +52,11 @@ type Config struct {
 	// Bare leaves out kube-controller-manager, kube-scheduler and what plays the nodes, which are registered and called
 	// ready once: whoever asks for it does what these do. kube-apiserver, etcd and LiveKit are left.
 	Bare bool `json:"bare,omitempty"`
+	// IPv6Services has real nodes with addresses of both families, and Services with IPv6 addresses alone, the API server's
+	// among them. LiveKit still finds its media addresses among those of IPv4.
+	IPv6Services bool `json:"ipv6Services,omitempty"`
+	// ClusterDomain is the DNS domain of Services on real nodes.
+	ClusterDomain string `json:"clusterDomain,omitempty"`
 	// AuditUsers are those whose requests kube-apiserver records, one JSON line each, in the file AuditLog.
 	AuditUsers []string `json:"auditUsers,omitempty"`
 	// Clocks says which components' clocks are wrong.
@@ -98,6 +104,9 @@ func (c Config) withDefaults() Config {
 	if c.NodeLeaseSeconds == 0 {
 		c.NodeLeaseSeconds = DefaultNodeLease
 	}
+	if c.ClusterDomain == "" {
+		c.ClusterDomain = DefaultClusterDomain
+	}
 	if c.Progress == nil {
 		c.Progress = io.Discard
 	}
@@ -125,6 +134,9 @@ func (c Config) Validate() error {
 	}
 	if c.Kubelets && c.Clocks != (Clocks{}) {
 		errs = append(errs, errors.New("clocks are to be wrong, of real nodes; leave Clocks empty, or Kubelets"))
+	}
+	if !c.Kubelets && (c.IPv6Services || c.ClusterDomain != "" && c.ClusterDomain != DefaultClusterDomain) {
+		errs = append(errs, errors.New("simulated nodes have no Services and no DNS; use Kubelets as well, or neither IPv6Services nor ClusterDomain"))
 	}
 	for _, raw := range c.WebhookURLs {
 		if u, err := url.Parse(raw); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {

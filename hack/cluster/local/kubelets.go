@@ -37,7 +37,6 @@ const (
 	portSuffixHealth = "-health"
 	pauseImage       = "callguard.local/pause:1"
 	cniPlugins       = "/usr/lib/cni" // Debian's containernetworking-plugins
-	clusterDomain    = "cluster.local"
 )
 
 // debianPackages are what real nodes take from the machine.
@@ -81,7 +80,7 @@ func realNode(s state, l layout, i int) []component {
 			Health: fmt.Sprintf("http://%s:%d/healthz", nodeAddress(s.Network), s.Ports[name+portSuffixHealth]),
 			Args: []string{
 				"--config=" + l.nodeDir(name, "kubelet.json"), "--kubeconfig=" + l.kubeconfig(name), "--hostname-override=" + name,
-				"--root-dir=" + l.nodeDir(name, "kubelet"), "--cert-dir=" + l.nodeDir(name, "pki"), "--node-ip=" + nodeAddress(s.Network),
+				"--root-dir=" + l.nodeDir(name, "kubelet"), "--cert-dir=" + l.nodeDir(name, "pki"), "--node-ip=" + strings.Join(addresses(s), ","),
 			},
 		},
 	}
@@ -133,7 +132,7 @@ func writeNodes(s state, l layout) error {
 	}
 	proxy, err := json.MarshalIndent(map[string]any{
 		"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "iptables",
-		"clientConnection": map[string]any{"kubeconfig": l.kubeconfig(KubeProxy)}, "clusterCIDR": podNetwork(s.Network),
+		"clientConnection": map[string]any{"kubeconfig": l.kubeconfig(KubeProxy)}, "clusterCIDR": strings.Join(podNetworks(s), ","),
 		"hostnameOverride":   NodeName(1),
 		"healthzBindAddress": fmt.Sprintf("%s:%d", nodeAddress(s.Network), s.Ports[KubeProxy]),
 		// The kernel's own limits stay as they are.
@@ -143,7 +142,7 @@ func writeNodes(s state, l layout) error {
 		return fmt.Errorf("cannot write the settings of %s: %w", KubeProxy, err)
 	}
 	names := fmt.Sprintf(".:53 {\n  bind %[1]s\n  errors\n  health %[1]s:%[2]d\n  kubernetes %[3]s {\n    kubeconfig %[4]s\n  }\n}\n",
-		nodeAddress(s.Network), s.Ports[CoreDNS], clusterDomain, l.kubeconfig(CoreDNS))
+		nodeAddress(s.Network), s.Ports[CoreDNS], s.Config.ClusterDomain, l.kubeconfig(CoreDNS))
 	return errors.Join(writeFile(l.config(KubeProxy), proxy), writeFile(l.config(CoreDNS), []byte(names)))
 }
 
@@ -159,7 +158,7 @@ func kubeletConfig(s state, l layout, name string) map[string]any {
 			"x509": map[string]any{"clientCAFile": l.pki("ca.crt")},
 		},
 		"authorization": map[string]any{"mode": "Webhook"},
-		"clusterDomain": clusterDomain, "clusterDNS": []string{nodeAddress(s.Network)}, "resolvConf": "",
+		"clusterDomain": s.Config.ClusterDomain, "clusterDNS": []string{nodeAddress(s.Network)}, "resolvConf": "",
 		"containerRuntimeEndpoint": "unix://" + l.socket(name),
 		// Each node removes what it does not know below its own control group.
 		"cgroupDriver": "cgroupfs", "cgroupRoot": nodeCgroup(s.Config.Name, name), "failCgroupV1": false,
@@ -199,14 +198,34 @@ func containerdConfig(s state, l layout, i int) string {
 	}, "\n")
 }
 
+// addresses are those of every node.
+func addresses(s state) []string {
+	if s.Config.IPv6Services {
+		return []string{nodeAddress(s.Network), nodeAddress6(s.Network)}
+	}
+	return []string{nodeAddress(s.Network)}
+}
+
+func podNetworks(s state) []string {
+	if s.Config.IPv6Services {
+		return []string{podNetwork(s.Network), podNetwork6(s.Network)}
+	}
+	return []string{podNetwork(s.Network)}
+}
+
 func bridgeConfig(s state, l layout, i int) string {
+	ranges, routes := fmt.Sprintf(`[{"subnet": %q}]`, nodePodNetwork(s.Network, i)), `{"dst": "0.0.0.0/0"}`
+	if s.Config.IPv6Services {
+		ranges += fmt.Sprintf(`, [{"subnet": %q}]`, nodePodNetwork6(s.Network, i))
+		routes += `, {"dst": "::/0"}`
+	}
 	return fmt.Sprintf(`{
   "cniVersion": "0.4.0", "name": "pods", "plugins": [{
     "type": "bridge", "bridge": "pods%d", "isGateway": true, "hairpinMode": true,
-    "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": %q}]], "routes": [{"dst": "0.0.0.0/0"}]}
+    "ipam": {"type": "host-local", "dataDir": %q, "ranges": [%s], "routes": [%s]}
   }]
 }
-`, i, l.nodeDir(NodeName(i), "addresses"), nodePodNetwork(s.Network, i))
+`, i, l.nodeDir(NodeName(i), "addresses"), ranges, routes)
 }
 
 // startNodes starts the real nodes. kube-apiserver must run.

@@ -53,7 +53,8 @@ func TestNodesDoNotMeet(t *testing.T) {
 			t.Errorf("both kubelets have %s %v", key, settings[0][key])
 		}
 	}
-	if nodePodNetwork(1, 1) == nodePodNetwork(1, 2) || podNetwork(1) == podNetwork(2) {
+	if nodePodNetwork6(1, 1) == nodePodNetwork6(1, 2) || podNetwork6(1) == podNetwork6(2) || hostAddress6(1) == nodeAddress6(1) ||
+		nodePodNetwork(1, 1) == nodePodNetwork(1, 2) || podNetwork(1) == podNetwork(2) {
 		t.Error("two nodes or two instances share pod addresses")
 	}
 }

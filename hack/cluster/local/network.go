@@ -28,6 +28,12 @@ func nodeAddress(network int) string { return fmt.Sprintf("10.254.%d.2", network
 // podNetwork holds the pods of all nodes; each node has a part of it.
 func podNetwork(network int) string        { return fmt.Sprintf("10.%d.0.0/16", 64+network) }
 func nodePodNetwork(network, i int) string { return fmt.Sprintf("10.%d.%d.0/24", 64+network, i) }
+
+// The same of IPv6, where an instance has it.
+func hostAddress6(network int) string       { return fmt.Sprintf("fd00:254:%d::1", network) }
+func nodeAddress6(network int) string       { return fmt.Sprintf("fd00:254:%d::2", network) }
+func podNetwork6(network int) string        { return fmt.Sprintf("fd00:64:%d::/48", network) }
+func nodePodNetwork6(network, i int) string { return fmt.Sprintf("fd00:64:%d:%d::/64", network, i) }
 func cable(network int) (host, inner string) {
 	return fmt.Sprintf("cg%dh", network), fmt.Sprintf("cg%dn", network)
 }
@@ -46,11 +52,11 @@ func freeNetwork(cfg Config, others []state) (int, error) {
 }
 
 // makeNetwork replaces what an instance of this name or number may have left.
-func makeNetwork(ctx context.Context, instance string, network int) error {
+func makeNetwork(ctx context.Context, instance string, network int, six bool) error {
 	removeNetwork(ctx, instance, network)
 	ns := netns(instance)
 	host, inner := cable(network)
-	for _, line := range []string{
+	lines := []string{
 		"ip netns add " + ns,
 		"ip link add " + host + " type veth peer name " + inner + " netns " + ns,
 		"ip address add " + hostAddress(network) + "/24 dev " + host,
@@ -61,7 +67,17 @@ func makeNetwork(ctx context.Context, instance string, network int) error {
 		"ip -n " + ns + " route add default via " + hostAddress(network),
 		"ip route add " + podNetwork(network) + " via " + nodeAddress(network),
 		"nsenter --net=" + netnsFile(instance) + " sysctl -qw net.ipv4.ip_forward=1",
-	} {
+	}
+	if six {
+		lines = append(lines,
+			"ip -6 address add "+hostAddress6(network)+"/64 dev "+host+" nodad",
+			"ip -6 -n "+ns+" address add "+nodeAddress6(network)+"/64 dev "+inner+" nodad",
+			"ip -6 -n "+ns+" route add default via "+hostAddress6(network),
+			"ip -6 route add "+podNetwork6(network)+" via "+nodeAddress6(network),
+			"nsenter --net="+netnsFile(instance)+" sysctl -qw net.ipv6.conf.all.forwarding=1",
+		)
+	}
+	for _, line := range lines {
 		if err := runLine(ctx, line); err != nil {
 			return fmt.Errorf("cannot make the network of the nodes: %w", err)
 		}

@@ -38,7 +38,7 @@ func (c *Cluster) bringUp(ctx context.Context, cfg Config, tools map[string]stri
 		return err
 	}
 	if cfg.Kubelets {
-		if err := makeNetwork(ctx, c.name, s.Network); err != nil {
+		if err := makeNetwork(ctx, c.name, s.Network, cfg.IPv6Services); err != nil {
 			return err
 		}
 		groups := []string{runtimeCgroup(c.name)}
