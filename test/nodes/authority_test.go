@@ -145,17 +145,22 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-// serve stands before the story's LiveKit, and for OpenAI, until the test is over. It returns host and port, which pods reach as
-// they reach kube-apiserver.
-func (a *authority) serve(t *testing.T, p *phones) string {
+// hostAddress is where pods reach what runs beside their cluster: kube-apiserver's own address.
+func hostAddress(t *testing.T) string {
 	t.Helper()
 	slices, err := stage.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).List(t.Context(), metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=kubernetes"})
 	trial.Must(t, err)
 	if len(slices.Items) == 0 {
 		t.Fatal("kube-apiserver has no address")
 	}
-	host := slices.Items[0].Endpoints[0].Addresses[0]
+	return slices.Items[0].Endpoints[0].Addresses[0]
+}
 
+// serve stands before the story's LiveKit, and for OpenAI, until the test is over. It returns host and port, which pods reach as
+// they reach kube-apiserver.
+func (a *authority) serve(t *testing.T, p *phones) string {
+	t.Helper()
+	host := hostAddress(t)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	trial.Must(t, err)
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
