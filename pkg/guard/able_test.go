@@ -248,6 +248,37 @@ func TestFactsOfTheUnable(t *testing.T) {
 	}
 }
 
+// TestUselessPods: a pod that has long been unable to take calls may stop taking them, though nobody replaces it.
+func TestUselessPods(t *testing.T) {
+	for name, tc := range map[string]struct {
+		reason  string
+		able    ableAt
+		useless bool
+	}{
+		"Able":      {reason: "It takes calls."},
+		"Refused":   {reason: "Its key has been wrong for five minutes.", able: ableAt{call.Refused, noon().Add(-uselessFor)}, useless: true},
+		"JustNow":   {reason: "Its worker may be about to register again.", able: ableAt{call.Gone, noon()}},
+		"NotYet":    {reason: "So it may until then.", able: ableAt{call.Gone, noon().Add(1 - uselessFor)}},
+		"LongGone":  {reason: "It does not come back.", able: ableAt{call.Gone, noon().Add(-uselessFor)}, useless: true},
+		"Silent":    {reason: "A gate that says nothing says nothing of its worker.", able: ableAt{call.Silent, noon().Add(-time.Hour)}},
+		"NoLiveKit": {reason: "When LiveKit can be reached again, the pod serves on.", able: ableAt{call.Unreachable, noon().Add(-time.Hour)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSnapshot(newDeployment("web", 2), newReplicaSet("1", 2), webPod("a", gate), webPod("b", gate))
+			w := s.workload(workloadKey(pods.Deployment, "web"))
+			w.members[0].able = tc.able
+			var want verdict.Unable
+			if tc.useless {
+				want = verdict.Unable{Pod: "voice/a", Why: tc.able.why}
+			}
+			got := w.facts(s, w.members[0], w.company(noon()), call.Mark{Intent: call.NodeDrain}, noon(), verdict.Limits{}).Pod.Unable
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s\n-want, +got:\n%s", tc.reason, diff)
+			}
+		})
+	}
+}
+
 // TestKeySecret finds the Secret of a pod's LiveKit key, also in what informers keep.
 func TestKeySecret(t *testing.T) {
 	env := func(name string) corev1.Container {

@@ -45,6 +45,34 @@ func TestPlanMakesNoRequest(t *testing.T) {
 	}
 }
 
+// TestSettleCountsFromTheMark: a pod that was read for long before it stopped taking calls has been quiet since it did. A
+// call that began later counts from then.
+func TestSettleCountsFromTheMark(t *testing.T) {
+	for name, tc := range map[string]struct {
+		reason      string
+		quiet, want time.Duration // from noon, when the mark is first seen
+	}{
+		"ReadBefore": {reason: "A call may have been offered just before the mark.", quiet: -time.Hour, want: 0},
+		"CallSince":  {reason: "It was offered before, and came up after.", quiet: 5 * time.Second, want: 5 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pl := newPlanner(DefaultSettings(), known{
+				node:   func(string) *corev1.Node { return newNode(true) },
+				onNode: func(string) []*corev1.Pod { return nil },
+				calls:  func(*call.Pod) ([]verdict.Reading, time.Time) { return nil, noon().Add(tc.quiet) },
+			}, noon)
+			s := newSnapshot(newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a", draining))
+			p := pl.plan(s, s.workload(workloadKey(pods.Deployment, "web")))
+			if len(p.judged) != 1 {
+				t.Fatalf("the plan has %d verdicts; want 1", len(p.judged))
+			}
+			if got := p.judged[0].facts.QuietSince.Sub(noon()); got != tc.want {
+				t.Errorf("%s It is quiet since %s after the mark; want %s", tc.reason, got, tc.want)
+			}
+		})
+	}
+}
+
 // TestLeaseOnce has a hundred draining pods, of two workloads, on a node that is lost.
 func TestLeaseOnce(t *testing.T) {
 	lost := newNode(true, corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute})

@@ -336,6 +336,8 @@ func TestExcessesOfStatefulSet(t *testing.T) {
 		"Partition":        {reason: "Below the partition the old revision stays.", objects: []metav1.Object{newStatefulSet(3, partition(2)), dbPod("db-0", "old"), dbPod("db-1", "old"), dbPod("db-2", "new")}},
 		"AbovePartition":   {reason: "From the partition on it goes.", objects: []metav1.Object{newStatefulSet(3, partition(1)), dbPod("db-0", "old"), dbPod("db-1", "old"), dbPod("db-2", "new")}, want: []surplus{{"db", call.Rollout, 1, []string{"db-1"}}}},
 		"PartitionAndFrom": {reason: "The partition counts from the first ordinal.", objects: []metav1.Object{newStatefulSet(2, partition(1), from(5)), dbPod("db-5", "old"), dbPod("db-6", "old")}, want: []surplus{{"db", call.Rollout, 1, []string{"db-6"}}}},
+		"NotReadyYet":      {reason: "The controller waits for the new one, and so do its callers.", objects: []metav1.Object{newStatefulSet(3), dbPod("db-0", "old"), dbPod("db-1", "old"), dbPod("db-2", "new", unready)}},
+		"OldNotReady":      {reason: "An old one that is not ready is no reason to wait: it is to be replaced.", objects: []metav1.Object{newStatefulSet(3), dbPod("db-0", "old"), dbPod("db-1", "old", unready), dbPod("db-2", "new")}, want: []surplus{{"db", call.Rollout, 1, []string{"db-1"}}}},
 		"OnDelete":         {reason: "Its pods are replaced by hand.", objects: []metav1.Object{newStatefulSet(1, onDelete), dbPod("db-0", "old")}},
 		"StatusBehind":     {reason: "Which revision is new is not known yet.", objects: []metav1.Object{newStatefulSet(1, behind), dbPod("db-0", "old")}},
 		"Both": {
