@@ -73,15 +73,15 @@ func verdictMutants() []Mutant {
 		leavers("wanted-stays", "case c.Wanted:\n\t\treturn wantedAnyway", "case c.Wanted && !c.Wanted:\n\t\treturn wantedAnyway",
 			"a scale-down moves pods beside those that have to go anyway"),
 
-		order("force-before-idle", "idle.Rule{},     // draining → released\n\t\tlostnode.Rule{}, // the same, on a node that does not report\n\t\tdeadline.Rule{}, // the same, by force", "deadline.Rule{}, // the same, by force\n\t\tidle.Rule{},     // draining → released\n\t\tlostnode.Rule{}, // the same, on a node that does not report",
+		order("force-before-idle", "idle.Rule{},\n\t\tlostnode.Rule{},\n\t\tdeadline.Rule{},", "deadline.Rule{},\n\t\tidle.Rule{},\n\t\tlostnode.Rule{},",
 			"a pod whose calls are over is said to have been let go by force"),
-		order("drain-before-aside", "bounds.Rule{},   // serving → aside\n\t\tfloor.Rule{},    // aside → draining", "floor.Rule{},    // aside → draining\n\t\tbounds.Rule{},   // serving → aside",
+		order("drain-before-aside", "bounds.Rule{},\n\t\tfloor.Rule{},", "floor.Rule{},\n\t\tbounds.Rule{},",
 			"pods stop taking calls although they could be replaced first"),
-		order("unknown-before-calls", "calls.Rule{},    // why it is held\n\t\tunknown.Rule{},", "unknown.Rule{},\n\t\tcalls.Rule{},    // why it is held",
+		order("unknown-before-calls", "calls.Rule{},\n\t\tunknown.Rule{},", "unknown.Rule{},\n\t\tcalls.Rule{},",
 			"operators read that nobody knows, while a witness counts calls"),
-		order("bounds-before-patience", "patience.Rule{}, // → draining, after it has waited long enough for others\n\t\tbounds.Rule{},   // serving → aside", "bounds.Rule{},   // serving → aside\n\t\tpatience.Rule{}, // → draining, after it has waited long enough for others",
+		order("bounds-before-patience", "patience.Rule{},\n\t\tbounds.Rule{},", "bounds.Rule{},\n\t\tpatience.Rule{},",
 			"an idle pod waits forever for replacements that cannot come"),
-		order("unwanted-pods-are-judged", "serving.Rule{},  // nobody wants it to go\n\t\tended.Rule{},    // nothing runs in it", "ended.Rule{},    // nothing runs in it\n\t\tserving.Rule{},  // nobody wants it to go",
+		order("unwanted-pods-are-judged", "serving.Rule{},\n\t\tended.Rule{},", "ended.Rule{},\n\t\tserving.Rule{},",
 			"a pod whose container restarts is marked for good, though nobody wants it to go"),
 	}
 }

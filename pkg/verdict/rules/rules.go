@@ -18,18 +18,27 @@ import (
 	"github.com/callguard/callguard/pkg/verdict/rules/unknown"
 )
 
-// All are the rules, in the order in which they are asked.
+// All are the rules, in the order in which they are asked:
+//   - serving: nobody wants the pod to go
+//   - ended: nothing runs in it
+//   - patience: to draining, after it has waited long enough for others
+//   - bounds: from serving to aside
+//   - floor: from aside to draining
+//   - idle: from draining to released
+//   - lostnode: the same, on a node that does not report
+//   - deadline: the same, by force
+//   - calls, unknown, settle: why it is held
 func All() verdict.Rules {
 	return verdict.Rules{
-		serving.Rule{},  // nobody wants it to go
-		ended.Rule{},    // nothing runs in it
-		patience.Rule{}, // → draining, after it has waited long enough for others
-		bounds.Rule{},   // serving → aside
-		floor.Rule{},    // aside → draining
-		idle.Rule{},     // draining → released
-		lostnode.Rule{}, // the same, on a node that does not report
-		deadline.Rule{}, // the same, by force
-		calls.Rule{},    // why it is held
+		serving.Rule{},
+		ended.Rule{},
+		patience.Rule{},
+		bounds.Rule{},
+		floor.Rule{},
+		idle.Rule{},
+		lostnode.Rule{},
+		deadline.Rule{},
+		calls.Rule{},
 		unknown.Rule{},
 		settle.Rule{},
 	}
