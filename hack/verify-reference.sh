@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 go test -run 'Reference|Documented|Documentation|Annotations|Rights|Docs|Commands' \
-	./test/reference ./test/monitoring ./test/accidents ./pkg/call ./pkg/verdict/rules ./manifests || {
-	echo "docs/ does not match the code: run go test with -update on the packages above that failed, or edit the page that the message names" >&2
+	./test/reference ./test/monitoring ./test/accidents ./test/mutants ./pkg/call ./pkg/verdict/rules ./manifests || {
+	echo "docs/ does not match the code: run hack/update-reference.sh, then edit what its messages still name" >&2
 	exit 1
 }

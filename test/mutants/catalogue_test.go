@@ -3,6 +3,7 @@
 package main
 
 import (
+	"flag"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -10,7 +11,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/callguard/callguard/test/trial"
 )
+
+var update = flag.Bool("update", false, "write the table of docs/proof.md") //nolint:gochecknoglobals // a flag of the test
 
 // wanted is how many mutants there are at least.
 const wanted = 100
@@ -35,12 +40,17 @@ func TestCatalogue(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := strings.Count(string(text), m.Old); n != m.times() {
-			t.Errorf("%s: in %s the text to change occurs %d times; want %d:\n%s", m.Name, m.File, n, m.times(), m.Old)
+			t.Errorf("%s: in %s the text to change occurs %d times; want %d. Write in test/mutants what the file says now, or drop the mutant where the mistake cannot be made any more:\n%s", m.Name, m.File, n, m.times(), m.Old)
 		}
 		if name, _, _ := strings.Cut(m.Test, "/"); !hasTest(t, filepath.Join(root, m.Package), name) {
 			t.Errorf("%s: %s has no test %s", m.Name, m.Package, name)
 		}
 	}
+}
+
+// TestDocs compares the table of docs/proof.md with the catalogue.
+func TestDocs(t *testing.T) {
+	trial.Documented(t, "../../docs/proof.md", "mutants", Table(), *update)
 }
 
 // hasTest reports whether the package in a folder has a test function of that name.
