@@ -616,7 +616,7 @@ func TestAdviceKnowsEveryAnnotation(t *testing.T) {
 		slices.Sort(known[variable])
 		slices.Sort(want[variable])
 		if diff := cmp.Diff(want[variable], known[variable]); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", variable, diff)
+			t.Errorf("variable %q of charts/callguard/templates/doors/workload-advice.yaml should list the annotations of pkg/call (-pkg/call, +policy); its message and test/doors name them, too. Then run hack/update-manifests.sh:\n%s", variable, diff)
 		}
 	}
 }
