@@ -4,6 +4,7 @@ package call
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -91,4 +92,13 @@ func errText(err error) string {
 		return ""
 	}
 	return err.Error()
+}
+
+func TestOnlyAKnownReadingIsSealed(t *testing.T) {
+	if !Known(0, time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)).WithSeal().Sealed() {
+		t.Error("a gate that says zero, and has the order, is sealed")
+	}
+	if Unknown("no route").WithSeal().Sealed() {
+		t.Error("what is not known cannot be final")
+	}
 }

@@ -46,7 +46,7 @@ func gateMutants() []Mutant {
 			"an agent that was missed once, and is back, is taken for gone"),
 		gate("job", "left-is-over", "case j.told:\n\t\treturn age >= l.endingUnseen", "case j.told:\n\t\treturn true", "TestBook",
 			"the work after a call is not waited for"),
-		gate("job", "untold-is-told", "return age >= l.endingUntold", "return age >= l.endingUnseen", "TestTheModelFindsBrokenRules",
+		gate("job", "untold-is-told", "return age >= l.endingUntold", "return age >= l.endingUnseen", "TestHowLongAJobThatLeftCounts",
 			"an agent whose LiveKit was started anew is given up while it reconnects"),
 		gate("number", "some-agents-are-all", "usable := err == nil && covered >= b.most", "usable := err == nil", "TestBook",
 			"calls of an agent that was not asked are taken for over"),
