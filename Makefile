@@ -134,7 +134,7 @@ vulnerabilities: ## Look for known vulnerabilities in what the programs call, on
 	hack/check-vulnerabilities.sh
 
 .PHONY: generate
-generate: ## Bring formatting and go.mod up to date: every hack/update-*.sh
+generate: ## Bring formatting, go.mod and all generated files up to date: every hack/update-*.sh
 	hack/update-all.sh
 
 .PHONY: verify
