@@ -116,7 +116,7 @@ func newCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "kubectl-calls", Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl calls"},
 		Short: "Show the calls that pods hold, and drain nodes without losing one",
-		Long: "Shows the calls that guarded pods hold, says why one stays, and drains a node without losing a call.\n" +
+		Long: "Shows the calls of guarded pods and why a pod stays, and drains nodes without losing a call.\n" +
 			"Without a command it lists the guarded pods.",
 		Example: list.examples(), Args: noWords, RunE: list.run,
 		SilenceErrors: true, SilenceUsage: true,
@@ -126,7 +126,7 @@ func newCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	cmd.SetFlagErrorFunc(flagError)
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	c.flags.AddFlags(cmd.PersistentFlags())
-	cmd.PersistentFlags().StringVar(&c.callguard, "callguard-namespace", c.callguard, "Namespace of the drain-guard.")
+	cmd.PersistentFlags().StringVar(&c.callguard, "callguard-namespace", c.callguard, "Namespace of drain-guard.")
 	list.addFlags(cmd.Flags())
 	why, drain, plan, status, end := newWhy(c), newDrain(c), newPlan(c), newStatus(c), newEnd(c)
 	why.ValidArgsFunction, end.ValidArgsFunction = c.complete(false, allToName), c.complete(false, podsToName)

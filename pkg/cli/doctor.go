@@ -66,11 +66,11 @@ func newDoctor(c *common) *cobra.Command {
 	output, pre := "", false
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Check that calls are protected and counted", Args: noWords,
-		Long: "Checks whether callguard can hold calls, and knows them, in all namespaces, or in that of -n.\n" +
-			"One line a check, as soon as it is made: OK, WARN or FAIL, with what to do. It changes nothing.\n" +
-			"With --pre it checks instead, before an install, what that needs: the version of Kubernetes and of its nodes, admission policies, " +
+		Long: "Checks whether callguard can protect and count calls, in all namespaces, or in that of -n.\n" +
+			"It prints a line for each check as soon as it is done: OK, WARN or FAIL, with what to do. It changes nothing.\n" +
+			"With --pre it checks instead what an install needs: the version of Kubernetes and of its nodes, admission policies, " +
 			"the rights of whoever installs, who else serves custom metrics and what to set then, and PodDisruptionBudgets that are in the way.\n\n" +
-			"Exit codes: 0, all is well; 1, a check fails; 2, none fails, and one warns or could not be made.",
+			"Exit codes: 0, all is well; 1, a check failed; 2, none failed, and one warned or could not be done.",
 		Example: "  kubectl calls doctor                # of all namespaces\n" +
 			"  kubectl calls doctor -n voice\n" +
 			"  kubectl calls doctor --pre          # before callguard is installed\n" +

@@ -70,13 +70,13 @@ func newDrain(c *common) *cobra.Command {
 	wait := true
 	cmd := &cobra.Command{
 		Use: "drain NODE...", Short: "Drain nodes without losing a call",
-		Long: "Cordons nodes and evicts their pods, as kubectl drain does, and shows what holds them up: which pods, how many calls, " +
-			"since when, and why. It refuses to start where a call could be lost. Several nodes are cordoned first, and then drained " +
-			"at once. No flag ends a call that callguard protects. Pods of DaemonSets are left, and a call-gate's journal is no data.\n\n" +
+		Long: "Cordons nodes and evicts their pods, as kubectl drain does, and shows which pods it waits for, since when and why, " +
+			"and how many calls they have. It refuses to start if a call could be lost. Several nodes are all cordoned first, and then " +
+			"drained at the same time. No flag ends a call that callguard protects. Pods of DaemonSets stay.\n\n" +
 			"Exit codes: 0, the nodes are empty, or with --wait=false, all was asked for;\n" +
 			"1, an error, or it was refused and nothing was changed;\n" +
 			"2, it was interrupted, or --timeout or --deadline is over: the nodes stay cordoned and calls go on. With --dry-run: the drain could not " +
-			"end as things are, for calls are not known.",
+			"end as things are, because calls are not known.",
 		Example: "  kubectl calls drain node-1 --dry-run       # what would go, and what would hold it up\n" +
 			"  kubectl calls drain node-1                 # until its last call is over\n" +
 			"  kubectl calls drain node-1 --timeout=30m   # no longer than that; calls go on\n" +

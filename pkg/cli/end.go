@@ -42,9 +42,9 @@ func newEnd(c *common) *cobra.Command {
 	o := &endOptions{common: c}
 	cmd := &cobra.Command{
 		Use: "end POD", Short: "End a pod that is held, with its calls (break glass)", Args: oneName("pod"),
-		Long: "Deletes a guarded pod although it holds calls, with its full termination grace. Its calls end.\n" +
+		Long: "Deletes a guarded pod although it holds calls. Its calls end, at the latest after its full termination grace period.\n" +
 			"It is for members of the break-glass group who may delete pods and create Events. It says how many calls end, asks, " +
-			"and leaves an Event with who did it and why. A pod that should go after its last call needs no such thing:\n" +
+			"and leaves an Event with who did it and why. To have a pod go after its last call, use instead:\n" +
 			"kubectl annotate pod POD callguard.dev/leave=",
 		Example: `  kubectl calls end agent-77594dd9bf-lp467 -n voice --reason "stuck in a loop, ticket 4711" \` + "\n" +
 			`    --as="$USER" --as-group=callguard:break-glass --as-group=GROUP_THAT_MAY_DELETE_PODS`,

@@ -68,8 +68,8 @@ func newList(c *common) *cobra.Command {
 	o := &listOptions{common: c, pace: watchPace}
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"top"}, Short: "List guarded pods and their calls", Args: noWords, RunE: o.run,
-		Long: "Lists guarded pods: where each is, how far on its way out, and how many calls it holds, with a total.\n" +
-			"The calls come from the metrics API; one that is not known is shown as ?, and a total without it ends in +?.",
+		Long: "Lists guarded pods: the node and the state of each, how many calls it holds, and the total.\n" +
+			"The calls come from the metrics API. An unknown number is shown as ?, and a total without it ends in +?.",
 		Example: o.examples(),
 	}
 	o.addFlags(cmd.Flags())

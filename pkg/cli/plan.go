@@ -50,10 +50,10 @@ type planOptions struct {
 func newPlan(c *common) *cobra.Command {
 	o := &planOptions{common: c}
 	cmd := &cobra.Command{
-		Use: "plan NODE...", Short: "Say what a drain of nodes would wait for",
-		Long: "Says of each pod of nodes what its drain would wait for: how many calls, and where its replacement has room, by requests, " +
-			"taints, node selectors and affinity to nodes. Affinity among pods, volumes and quotas are not looked at. It foretells " +
-			"when the calls are over, from how long calls of the same workloads lasted before, and says where nobody knows that.\n" +
+		Use: "plan NODE...", Short: "Show what a drain of nodes would wait for",
+		Long: "Shows for each pod of the nodes what a drain would wait for: how many calls, and where its replacement has room, by requests, " +
+			"taints, node selectors and node affinity. Pod affinity, volumes and quotas are not considered. It estimates when " +
+			"the calls are over, from how long calls of the same workloads lasted before; if that is not known, it says so.\n" +
 			"It changes nothing.\n\n" +
 			"Exit codes: 0, a drain could begin and end; 1, an error; 2, it would be refused, or could not end as things are.",
 		Example: "  kubectl calls plan node-1\n  kubectl calls plan -l pool=old\n  kubectl calls plan node-1 node-2 -o json",
@@ -209,7 +209,7 @@ func (s standing) wouldWaitFor(p Planned) string {
 		parts = append(parts, s.why)
 	}
 	if len(parts) == 0 {
-		return "a quiet time, in which a call that is on its way would show"
+		return "a short time, in which a call that is still being connected would appear"
 	}
 	return strings.Join(parts, "; ")
 }

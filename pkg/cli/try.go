@@ -50,11 +50,11 @@ func newTry(c *common) *cobra.Command {
 	o := &tryOptions{common: c, expect: expectTrack, answerWithin: 30 * time.Second, countWithin: time.Minute}
 	cmd := &cobra.Command{
 		Use: "try", Short: "Make a call, and see that it is answered and counted", Args: noWords,
-		Long: "Makes one call from here, in a LiveKit room of its own: waits until an agent is there and is heard, looks whether its " +
-			"pod is named and counted by call-gate and the metrics API, hangs up, and looks whether all of them let go of it.\n" +
-			"Give it a LiveKit API key of its own. Its room begins with " + call.TryRoomPrefix + ", and counts in no statistics of lengths.\n\n" +
+		Long: "Makes one call from here, in a LiveKit room of its own: waits until an agent is there and is heard, checks whether " +
+			"its pod is known and the call counted by call-gate and the metrics API, hangs up, and checks that nobody counts it any more.\n" +
+			"Give it a LiveKit API key of its own. The name of its room begins with " + call.TryRoomPrefix + "; statistics of call lengths leave it out.\n\n" +
 			"Exit codes: 0, all is well; 1, no call could be made (bad input, LiveKit does not answer or refuses the key); 2, the " +
-			"call was answered and not counted as it should be; 3, no agent answered, or none was heard.",
+			"call was answered, but not counted as it should be; 3, no agent answered, or none was heard.",
 		Example: "  kubectl calls try -n voice --livekit-secret try\n" +
 			"  kubectl calls try -n voice --livekit-secret try --livekit-url wss://livekit.example.com   # from outside the cluster\n" +
 			"  kubectl calls try -n voice --livekit-secret-dir /etc/livekit --agent-name receptionist --expect=join",

@@ -39,7 +39,7 @@ func newVersion(c *common) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "version", Short: "Show the versions of the plugin and of what is installed", Args: noWords,
 		Long: "Shows the version of this plugin, of the admission policies, of drain-guard and of metrics-adapter.\n" +
-			"Versions may differ: what the policies hold is compared, not their wording (kubectl calls doctor).",
+			"Versions may differ: kubectl calls doctor compares what the policies enforce, not their wording.",
 		Example: "  kubectl calls version\n  kubectl calls version -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output, outputJSON); err != nil {

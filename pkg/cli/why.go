@@ -65,11 +65,11 @@ type SaidEvent struct {
 func newWhy(c *common) *cobra.Command {
 	output := ""
 	cmd := &cobra.Command{
-		Use: "why POD|node/NODE|KIND/WORKLOAD", Short: "Say why a pod, a node or a workload waits, and for what", Args: oneName("pod"),
-		Long: "Says what callguard would decide about a guarded pod now, by the guard's own rules, and what it waits for.\n" +
-			"Of a node it says which pods keep it; of a workload, which of its pods should go and what keeps them, and what is " +
-			"wrong with its pod template. A name without a kind is a pod's or, where there is no such pod, a node's.\n" +
-			"What only the guard knows, each witness's own answer and how long a pod has been quiet, stands in a pod's Events.",
+		Use: "why POD|node/NODE|KIND/WORKLOAD", Short: "Show why a pod, a node or a workload waits, and for what", Args: oneName("pod"),
+		Long: "Shows what drain-guard's rules decide about a guarded pod now, and what it waits for.\n" +
+			"For a node it shows which pods keep it; for a workload, which of its pods should go and what keeps them, and what is " +
+			"wrong with its pod template. A name without a kind is that of a pod or, if there is no such pod, of a node.\n" +
+			"Only drain-guard knows what each witness answered and how long a pod has been quiet: see the pod's Events.",
 		Example: "  kubectl calls why agent-77594dd9bf-lp467 -n voice\n" +
 			"  kubectl calls why node/node-4\n" +
 			"  kubectl calls why deployment/agent -n voice\n" +

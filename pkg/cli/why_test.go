@@ -80,7 +80,7 @@ Calls:           2, by the metrics API 1s ago
 Verdict:         Hold by rule calls: it holds calls
 Waits for:       its callers to hang up
 At most until:   ` + clock(noon().Add(8*time.Minute)) + `, by the guard's --max-hold: it is let go then, with its calls
-Do:              wait; to end its calls now, delete it as a member of the break-glass group (README of charts/callguard)
+Do:              wait; to end its calls now: kubectl calls end POD (break glass)
 Events from drain-guard (anybody may write such):
   2m    SetAside   Pod voice/a is set aside
   60s   Draining   Pod voice/a takes; no new call
@@ -97,7 +97,7 @@ Calls:       2, by the metrics API 1s ago
 Verdict:     Hold by rule calls: it holds calls
 Waits for:   its callers to hang up
 Node:        Karpenter's terminationGracePeriod of ending ends ` + clock(noon().Add(time.Hour)) + `; calls win, and the node waits for them
-Do:          wait; to end its calls now, delete it as a member of the break-glass group (README of charts/callguard)
+Do:          wait; to end its calls now: kubectl calls end POD (break glass)
 Events:  none by callguard
 `,
 		},
@@ -112,7 +112,7 @@ Calls:       2, by the metrics API 1s ago
 Verdict:     Hold by rule calls: it holds calls
 Waits for:   its callers to hang up
 Node:        spot goes within minutes (condition PreemptScheduled), and calls that last longer end with it
-Do:          wait; to end its calls now, delete it as a member of the break-glass group (README of charts/callguard)
+Do:          wait; to end its calls now: kubectl calls end POD (break glass)
 Events:  none by callguard
 `,
 		},
@@ -122,8 +122,8 @@ Events:  none by callguard
 State:       draining, and should go (drain) for 2m, since ` + since + `
 Calls:       ?, and unknown is not zero: active_calls is not known: 1 of 1 pods are unknown; pod a: its agent does not answer
 Verdict:     Hold by rule unknown: its witness rooms cannot tell whether it holds calls: no witness of it answers
-Waits for:   its witnesses to answer, for unknown is not zero
-Do:          see the reason: LiveKit, the agent's port or the gate does not answer
+Waits for:   its witnesses to answer, because unknown is not zero
+Do:          see the reason: LiveKit, the agent's port or call-gate does not answer
 Events:  none by callguard
 `,
 		},
@@ -146,8 +146,8 @@ Events:  none by callguard
 State:       draining, and should go (drain) for 2m, since ` + since + `
 Calls:       ?, and unknown is not zero: the metrics API does not answer: active_calls is not known: LiveKit is silent
 Verdict:     Hold by rule unknown: its witness rooms cannot tell whether it holds calls: the metrics API does not answer: active_calls is not known: LiveKit is silent
-Waits for:   its witnesses to answer, for unknown is not zero
-Do:          see the reason: LiveKit, the agent's port or the gate does not answer
+Waits for:   its witnesses to answer, because unknown is not zero
+Do:          see the reason: LiveKit, the agent's port or call-gate does not answer
 Events:  none by callguard
 `,
 		},
@@ -157,8 +157,8 @@ Events:  none by callguard
 State:       draining, and should go (drain) for 2m, since ` + since + `
 Calls:       0, by the metrics API 1s ago
 Verdict:     Hold by rule settle: it is idle; waiting in case a call is still being connected
-Waits for:   a quiet time, in which a call that was on its way would show; with a call-gate, its word that it has the order
-Do:          wait some seconds; if it lasts, see what call-gate's --order-file is
+Waits for:   a short time, in which a call that is still being connected would appear; with call-gate, until it has read the drain annotation
+Do:          wait some seconds; if it lasts, check that call-gate's --order-file is the pod's annotations
 Unsure:      the metrics API has one number for all witnesses: 0 says that none of them counts a call, not that each of them answers. A Held Event names one that does not
 Unsure:      the guard's settings are taken for the defaults: deployments.apps "drain-guard" not found
 Events:  none by callguard

@@ -261,7 +261,7 @@ func (e *ExplainedPods) stand(ctx context.Context, c *cluster, pods []*corev1.Po
 	case going == 0 && guarded > 0:
 		e.say("Waits", "nothing: no guarded pod of it should go")
 	case going > 0:
-		e.say("Waits", "%d should go, of which %d are held still", going, held)
+		e.say("Waits", "%d should go; still held: %d", going, held)
 	}
 	if a.note != "" && held > 0 {
 		e.say("Unsure", "%s", a.note)

@@ -40,11 +40,11 @@ func TestWhyOf(t *testing.T) {
 	}{
 		"Node": {
 			reason: "Which pods keep it, until when, and what to do.", arg: "node/node-1", kind: "ExplainedNode", pods: 2, calls: map[string]int64{"a": 0, "b": 1},
-			want: "Node:    node-1 is not cordoned, so nothing on it waits for a drain\nPods:    2 guarded pods, with 1 call\nWaits:   2 should go, of which 2 are held still\n" +
+			want: "Node:    node-1 is not cordoned, so nothing on it waits for a drain\nPods:    2 guarded pods, with 1 call\nWaits:   2 should go; still held: 2\n" +
 				"  voice/a: draining since " + since + ", no call: it is idle; waiting in case a call is still being connected\n" +
 				"  voice/b: draining since " + since + ", 1 call: it holds calls\n" +
-				"Do: wait some seconds; if it lasts, see what call-gate's --order-file is\n" +
-				"Do: wait; to end its calls now, delete it as a member of the break-glass group (README of charts/callguard)\n" +
+				"Do: wait some seconds; if it lasts, check that call-gate's --order-file is the pod's annotations\n" +
+				"Do: wait; to end its calls now: kubectl calls end POD (break glass)\n" +
 				"The calls held now are over by " + ten + " (in 10m) in half of such cases, by " + forty + " (in 40m) in nine of ten, by how long calls lasted before. " + notInIt + "\n",
 		},
 		"BareNameOfANode": {reason: "There is no such pod, and a node.", arg: "node-1", kind: "ExplainedNode", pods: 2, calls: map[string]int64{"a": 0, "b": 0},

@@ -18,7 +18,7 @@ func (Rule) Name() string { return "calls" }
 func (Rule) Advice() verdict.Advice {
 	return verdict.Advice{
 		Waits: "its callers to hang up",
-		Do:    "wait; to end its calls now, delete it as a member of the break-glass group (README of charts/callguard)",
+		Do:    "wait; to end its calls now: kubectl calls end POD (break glass)",
 	}
 }
 

@@ -19,8 +19,8 @@ func (Rule) Name() string { return "settle" }
 // Advice implements verdict.Rule.
 func (Rule) Advice() verdict.Advice {
 	return verdict.Advice{
-		Waits: "a quiet time, in which a call that was on its way would show; with a call-gate, its word that it has the order",
-		Do:    "wait some seconds; if it lasts, see what call-gate's --order-file is",
+		Waits: "a short time, in which a call that is still being connected would appear; with call-gate, until it has read the drain annotation",
+		Do:    "wait some seconds; if it lasts, check that call-gate's --order-file is the pod's annotations",
 	}
 }
 

@@ -20,8 +20,8 @@ func (Rule) Name() string { return "unknown" }
 // Advice implements verdict.Rule.
 func (Rule) Advice() verdict.Advice {
 	return verdict.Advice{
-		Waits: "its witnesses to answer, for unknown is not zero",
-		Do:    "see the reason: LiveKit, the agent's port or the gate does not answer",
+		Waits: "its witnesses to answer, because unknown is not zero",
+		Do:    "see the reason: LiveKit, the agent's port or call-gate does not answer",
 	}
 }
 
