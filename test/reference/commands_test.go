@@ -49,9 +49,10 @@ func runners() map[string]string {
 		// The plugin.
 		`kubectl calls( --node node-4| -n NAMESPACE| --help)?`:         "TestCalls test/drain",
 		`kubectl calls why( NAME| POD| agent-\S+ -n testcalls)?`:       "TestCalls test/drain",
+		`kubectl calls why deployment/NAME -n NAMESPACE`:               "TestWhyOf pkg/cli",
 		`kubectl calls drain( NODE| node-4)?`:                          "TestCalls test/drain",
 		`kubectl calls drain node-4 -o json`:                           "TestDrainEvents pkg/cli",
-		`kubectl calls status( node-4)?`:                               "TestStatus pkg/cli",
+		`kubectl calls status( node-4| NODE)?`:                         "TestStatus pkg/cli",
 		`kubectl calls doctor`:                                         "TestCallsDoctor test/drain",
 		`kubectl calls doctor --pre`:                                   "TestDoctorBefore pkg/cli",
 		`kubectl calls plan( node-4)?`:                                 "TestCallsEnd test/drain",
@@ -60,9 +61,9 @@ func runners() map[string]string {
 		`kubectl calls why agent-\S+ -n voice`:                         "TestOperatorsWalk test/drain",
 		`kubectl calls -n voice`:                                       "TestOperatorsWalk test/drain",
 		`kubectl taint node node-2 maintenance.*`:                      "TestOperatorsWalk test/drain",
-		`kubectl uncordon node-1`:                                      "TestOperatorsWalk test/drain",
+		`kubectl uncordon (node-1|NODE)`:                               "TestOperatorsWalk test/drain",
 		`kubectl calls version`:                                        "TestVersions pkg/cli",
-		`kubectl annotate pod NAME callguard.dev/leave=`:               "TestOperatorsWish test/drain",
+		`kubectl annotate pod NAME( .*)? callguard.dev/leave=`:         "TestOperatorsWish test/drain",
 		`kubectl label pods -n voice .*`:                               "TestOptInOfTalkingPods test/drain",
 		`kubectl annotate lease .* callguard.dev/livekit-url-`:         "TestDefaultProjectRewritten test/drain",
 		`kubectl (delete pod|drain) .*--as-group=callguard:break-.*`:   "TestBreakGlass test/drain",
@@ -81,12 +82,16 @@ func runners() map[string]string {
 
 		`kubectl get (pods|deployment|jobs) .*(callguard-system|NAMES).*`: reads + "pods, a Deployment or Jobs by their labels",
 		`kubectl logs -n NAMESPACE job/NAME`:                              reads + "the log of a Job",
+		`kubectl logs -n callguard-system -l app.kubernetes.io/name=d.*`:  reads + "the log of drain-guard",
+		`helm list -n callguard-system`:                                   reads + "the version of a release",
 		`kubectl get apiservice v1beta2.custom.metrics.k8s.io .*`:         reads + "one APIService",
 
 		`lk room participants list`: cloud + "LiveKit's own command, which is not part of this repository",
 
-		`kubectl describe node node-1`:             reads + "Events and state",
-		`kubectl get pods -A -l callguard.dev/.*`:  reads + "pods with a label",
+		`kubectl describe node NODE`:               reads + "Events and state",
+		`kubectl describe hpa NAME -n NAMESPACE`:   reads + "Events and state",
+		`kubectl get namespace NAME -o yaml`:       reads + "its conditions",
+		`kubectl get pods -A -o wide .*guarded=.*`: reads + "pods with a label",
 		`kubectl get pdb callguard -n voice`:       reads + "one PodDisruptionBudget",
 		`kubectl get apiservices \| grep custom.*`: reads + "the APIServices",
 
@@ -94,6 +99,17 @@ func runners() map[string]string {
 		`kubectl get secret (callguard-client-ca|metrics-adapter-tls) .*`: cloud + "cert-manager, which makes these Secrets",
 		`kubectl create configmap (keda-client-ca|callguard-ca) .*`:       cloud + "cert-manager, whose authorities these are",
 		`cosign verify --key cosign.pub .*`:                               cloud + "a published image; make release-dry-run does the same on loopback",
+
+		// What an operator does when something is wrong.
+		`helm upgrade callguard charts/callguard -n .* --reuse-values`:      "TestReusedValues test/helm",
+		`helm uninstall callguard -n callguard-system`:                      "TestUninstall test/helm",
+		`kubectl apply --server-side --force-conflicts -f .*/doors.yaml`:    "TestAccidents test/accidents/live",
+		`kubectl delete apiservice v1beta1.custom.metrics.k8s.io v1beta2.*`: "TestAccidents test/accidents/live",
+		`kubectl delete node NODE`:                                          "TestNodeObjectGone test/drain",
+		`kubectl annotate namespace NAME callguard.dev/disable=true`:        "TestDisable test/doors",
+		`kubectl label namespace NAME callguard.dev/enabled-`:               "TestDisable test/doors",
+		`kubectl exec -n .* deploy/drain-guard -- /drain-guard unlock`:      "TestUnlock test/drain",
+		`kubectl rollout restart deployment NAME -n NAMESPACE`:              "TestUnlock test/drain",
 
 		`helm create .*`: quoted + "the article",
 		`helm install … (--kube-server-side|--wait)`: quoted + "the article",
