@@ -22,11 +22,11 @@ import (
 type Row struct {
 	// Object and What name it, in the docs and in the test.
 	Object, What string
-	// Notices and Heals are who notices and what heals, in words.
+	// Notices and Heals say who notices it and what restores the object.
 	Notices, Heals string
 	// Refused is the door that refuses the act; empty where it happens.
 	Refused string
-	// Opens says that calls may be lost until it is mended: a lock is off.
+	// Opens says why calls may be lost until the object is restored; empty where they cannot.
 	Opens string
 
 	Do func(*Scene) error
@@ -84,7 +84,7 @@ func taken(kind, name, opens string) Row {
 	}
 }
 
-// altered is a policy or a binding that holds less than it should.
+// altered is a policy or a binding that refuses less than it should.
 func altered(kind, name, what, patch, opens string) Row {
 	words := map[string]string{policy: "Policy", binding: "Binding"}[kind]
 	return Row{
@@ -94,7 +94,7 @@ func altered(kind, name, what, patch, opens string) Row {
 	}
 }
 
-// without is an object that is deleted, and of which nobody has to take notice.
+// without is an object that is deleted, and nobody has to notice.
 func without(object, notices string, args ...string) Row {
 	saved := ""
 	return Row{
@@ -124,15 +124,15 @@ func policies() []Row {
 	return []Row{
 		taken(policy, "callguard-delete", ""),
 		taken(policy, "callguard-delete-too", ""),
-		taken(policy, "callguard-birth", "a pod may be born before its budget, or released"),
+		taken(policy, "callguard-birth", "a pod may be created before its budget, or as a released one"),
 		taken(policy, "callguard-eviction", ""),
 		taken(policy, "callguard-namespaces", ""),
 		taken(policy, "callguard-priority", "pods that hold no calls may preempt others"),
-		taken(policy, "callguard-keep-grace", "who may delete pods may shorten the grace of those that keep theirs"),
-		taken(policy, "callguard-leash", "drain-guard's account may do all that RBAC lets it do"),
-		taken(policy, "callguard-tamper-pods", "who may edit pods may release one"),
-		taken(policy, "callguard-tamper-binding", "who may bind pods may release one at its birth"),
-		taken(policy, "callguard-tamper-budget", "who may edit budgets may take the budget away, which `callguard-eviction` then stands for"),
+		taken(policy, "callguard-keep-grace", "whoever may delete pods may shorten the grace period of those that keep theirs"),
+		taken(policy, "callguard-leash", "drain-guard's account may do whatever RBAC allows"),
+		taken(policy, "callguard-tamper-pods", "whoever may edit pods may release one"),
+		taken(policy, "callguard-tamper-binding", "whoever may bind pods may release one at its creation"),
+		taken(policy, "callguard-tamper-budget", "whoever may edit budgets may delete the budget; `callguard-eviction` then refuses evictions"),
 		{
 			Object: "Policies `callguard-delete` and `callguard-delete-too`", What: "both deleted " + person, Notices: alerted, Heals: again,
 			Opens:   "every deletion goes through",
@@ -158,12 +158,12 @@ func policies() []Row {
 			},
 			Mend: doors, Healed: shut,
 		},
-		altered(policy, "callguard-delete", "altered "+person+": `failurePolicy: Ignore`", `[{"op":"replace","path":"/spec/failurePolicy","value":"Ignore"}]`, ""),
-		altered(policy, "callguard-delete-too", "altered "+person+": an expression is `true`", `[{"op":"replace","path":"/spec/validations/0/expression","value":"true"}]`, ""),
+		altered(policy, "callguard-delete", "changed "+person+": `failurePolicy: Ignore`", `[{"op":"replace","path":"/spec/failurePolicy","value":"Ignore"}]`, ""),
+		altered(policy, "callguard-delete-too", "changed "+person+": an expression is `true`", `[{"op":"replace","path":"/spec/validations/0/expression","value":"true"}]`, ""),
 		altered(policy, "callguard-birth", "restored from a backup of another version", `[{"op":"replace","path":"/metadata/labels/app.kubernetes.io~1version","value":"0.0.1"},{"op":"remove","path":"/spec/validations/1"}]`,
 			"what that version lacks"),
 		{
-			Object: "Policy `callguard-delete`", What: "replaced with the same " + gitops, Notices: "nobody has to: the other stands meanwhile", Heals: "the sync itself",
+			Object: "Policy `callguard-delete`", What: "replaced with the same " + gitops, Notices: "nobody has to: the other is in effect meanwhile", Heals: "the sync itself",
 			Do: func(s *Scene) error {
 				saved, err := s.Save(nil, policy, "callguard-delete")
 				if err != nil {
@@ -180,22 +180,22 @@ func bindings() []Row {
 	return []Row{
 		taken(binding, "callguard-delete", ""),
 		taken(binding, "callguard-delete-too", ""),
-		taken(binding, "callguard-birth-needs-pdb-callguard", "a pod may be born before its budget, or released"),
+		taken(binding, "callguard-birth-needs-pdb-callguard", "a pod may be created before its budget, or as a released one"),
 		taken(binding, "callguard-eviction-needs-pdb-callguard", ""),
 		taken(binding, "callguard-namespaces", ""),
 		taken(binding, "callguard-priority", "pods that hold no calls may preempt others"),
-		taken(binding, "callguard-keep-grace", "who may delete pods may shorten the grace of those that keep theirs"),
-		taken(binding, "callguard-leash", "drain-guard's account may do all that RBAC lets it do"),
-		taken(binding, "callguard-tamper-pods", "who may edit pods may release one"),
-		taken(binding, "callguard-tamper-budget", "who may edit budgets may take the budget away, which `callguard-eviction` then stands for"),
-		altered(binding, "callguard-delete", "altered "+person+": it only audits", `[{"op":"replace","path":"/spec/validationActions","value":["Audit"]}]`, ""),
-		altered(binding, "callguard-eviction-needs-pdb-callguard", "altered "+person+": a missing budget allows", `[{"op":"replace","path":"/spec/paramRef/parameterNotFoundAction","value":"Allow"}]`, ""),
+		taken(binding, "callguard-keep-grace", "whoever may delete pods may shorten the grace period of those that keep theirs"),
+		taken(binding, "callguard-leash", "drain-guard's account may do whatever RBAC allows"),
+		taken(binding, "callguard-tamper-pods", "whoever may edit pods may release one"),
+		taken(binding, "callguard-tamper-budget", "whoever may edit budgets may delete the budget; `callguard-eviction` then refuses evictions"),
+		altered(binding, "callguard-delete", "changed "+person+": it only audits", `[{"op":"replace","path":"/spec/validationActions","value":["Audit"]}]`, ""),
+		altered(binding, "callguard-eviction-needs-pdb-callguard", "changed "+person+": a missing budget allows", `[{"op":"replace","path":"/spec/paramRef/parameterNotFoundAction","value":"Allow"}]`, ""),
 	}
 }
 
 func words() []Row {
 	return []Row{{
-		Object: "Policy `callguard-delete`", What: "its messages are those of another version", Notices: "nobody: it holds the same, so releases go on", Heals: nothing,
+		Object: "Policy `callguard-delete`", What: "its messages are those of another version", Notices: "nobody: it protects the same, so releases go on", Heals: nothing,
 		Do: func(s *Scene) error {
 			return s.Run("patch", policy, "callguard-delete", "--type=json", "-p",
 				`[{"op":"replace","path":"/spec/validations/0/message","value":"no"},{"op":"replace","path":"/metadata/labels/app.kubernetes.io~1version","value":"9.9.9"}]`)
@@ -210,7 +210,7 @@ func budgets() []Row {
 	return []Row{
 		refused(pdb, "deleted "+person, held, func(s *Scene) error { return s.Run("delete", "pdb", guard.BudgetName, "-n", s.Namespace) }),
 		refused(pdb, "deleted with all others of its namespace "+person, held, func(s *Scene) error { return s.Run("delete", "pdb", "--all", "-n", s.Namespace) }),
-		refused(pdb, "altered "+person, held, func(s *Scene) error {
+		refused(pdb, "changed "+person, held, func(s *Scene) error {
 			return s.Run("patch", "pdb", guard.BudgetName, "-n", s.Namespace, "--type=merge", "-p", `{"spec":{"minAvailable":0}}`)
 		}),
 		refused(pdb, "its status is written "+person+", so that a pod may be evicted", held, func(s *Scene) error {
@@ -241,14 +241,14 @@ func budgets() []Row {
 			Noticed: lost, Healed: locked,
 		},
 		{
-			Object: pdb, What: "altered " + breaks, Notices: "drain-guard: Event `BudgetNotInForce` in the namespace", Heals: inSecond,
+			Object: pdb, What: "changed " + breaks, Notices: "drain-guard: Event `BudgetNotInForce` in the namespace", Heals: inSecond,
 			Do: func(s *Scene) error {
 				return s.Break("patch", "pdb", guard.BudgetName, "-n", s.Namespace, "--type=merge", "-p", `{"spec":{"selector":{"matchLabels":{"other":"pods"}}}}`)
 			},
 			Noticed: lost, Healed: locked,
 		},
 		{
-			Object: "A second PodDisruptionBudget for guarded pods", What: "made " + editor, Notices: "drain-guard: Event `ForeignBudget`, alert `CallguardForeignBudget`; evictions answer 500, on which `kubectl drain` gives up", Heals: "deleting it",
+			Object: "A second PodDisruptionBudget for guarded pods", What: "created " + editor, Notices: "drain-guard: Event `ForeignBudget`, alert `CallguardForeignBudget`; evictions answer 500, on which `kubectl drain` gives up", Heals: "deleting it",
 			Do: func(s *Scene) error {
 				return s.Run("create", "pdb", "second", "-n", s.Namespace, "--selector=app="+lab.AgentName, "--min-available=1")
 			},
@@ -309,7 +309,7 @@ func owners() []Row {
 			Healed: adopted,
 		},
 		{
-			Object: owner, What: "altered " + person + ": it grants something", Notices: "nobody: it is bound to nobody", Heals: again,
+			Object: owner, What: "changed " + person + ": it grants something", Notices: "nobody: it is bound to nobody", Heals: again,
 			Do: func(s *Scene) error {
 				return s.Run("patch", "clusterrole", guard.BudgetOwner, "--type=merge", "-p", `{"rules":[{"apiGroups":[""],"resources":["pods"],"verbs":["get"]}]}`)
 			},
@@ -321,7 +321,7 @@ func owners() []Row {
 func namespaces() []Row {
 	const door = "callguard-namespaces"
 	return []Row{
-		refused("Namespace label `callguard.dev/enabled`", "taken off "+person, door, func(s *Scene) error {
+		refused("Namespace label `callguard.dev/enabled`", "removed "+person, door, func(s *Scene) error {
 			return s.Run("label", "namespace", s.Namespace, "callguard.dev/enabled-")
 		}),
 		refused("Namespace label `callguard.dev/enabled`", "changed to `True` "+person, door, func(s *Scene) error {
@@ -338,8 +338,8 @@ func namespaces() []Row {
 			return s.Run("replace", "-f", saved)
 		}),
 		{
-			Object: "Namespace label `callguard.dev/enabled`", What: "taken off " + person + " with `callguard.dev/disable`, and put back", Notices: "nobody: it was meant", Heals: inSecond + " of the label's return",
-			Opens: "as meant: nothing holds calls there until the label is back",
+			Object: "Namespace label `callguard.dev/enabled`", What: "removed " + person + " with `callguard.dev/disable`, and put back", Notices: "nobody: it was meant", Heals: inSecond + " of the label's return",
+			Opens: "as meant: nothing protects calls there until the label is back",
 			Do: func(s *Scene) error {
 				return errors.Join(s.Run("annotate", "namespace", s.Quiet, "callguard.dev/disable=true"), s.Run("label", "namespace", s.Quiet, "callguard.dev/enabled-"))
 			},
@@ -373,7 +373,7 @@ func pods() []Row {
 			return s.Run("replace", "--force", "--wait=false", "-f", saved)
 		}),
 		refused("Pod label `callguard.dev/released`", "set "+editor, fixed, func(s *Scene) error { return on(s, "label", "callguard.dev/released=drain") }),
-		refused("Pod label `callguard.dev/guarded`", "taken off "+editor, fixed, func(s *Scene) error { return on(s, "label", "callguard.dev/guarded-") }),
+		refused("Pod label `callguard.dev/guarded`", "removed "+editor, fixed, func(s *Scene) error { return on(s, "label", "callguard.dev/guarded-") }),
 		refused("Pod annotation `callguard.dev/witnesses`", "changed "+editor, fixed, func(s *Scene) error { return on(s, "annotate", "callguard.dev/witnesses=worker") }),
 	}
 }
@@ -385,7 +385,7 @@ func rights() []Row {
 		without("ClusterRoleBinding `callguard:drain-guard`", until, "clusterrolebinding", "callguard:drain-guard"),
 		without("Role `callguard:drain-guard` in kube-node-lease", "nobody, until a node is lost: its pods are held", "role", "callguard:drain-guard", "-n", "kube-node-lease"),
 		{
-			Object: "ClusterRole `callguard:drain-guard`", What: "altered " + person + ": no right to patch pods", Notices: until, Heals: again,
+			Object: "ClusterRole `callguard:drain-guard`", What: "changed " + person + ": no right to patch pods", Notices: until, Heals: again,
 			Do: func(s *Scene) error {
 				return s.Run("patch", "clusterrole", "callguard:drain-guard", "--type=json", "-p", `[{"op":"replace","path":"/rules/0/verbs","value":["get","list","watch"]}]`)
 			},
@@ -399,7 +399,7 @@ func others() []Row {
 	api := without("APIService `v1beta2.custom.metrics.k8s.io`", metrics, "apiservice", "v1beta2.custom.metrics.k8s.io")
 	api.Noticed = func(s *Scene) error { return s.Doctor("FAIL metrics-api") }
 	taken := Row{
-		Object: "APIService `v1beta1.custom.metrics.k8s.io`", What: "altered: another adapter takes it", Notices: "`kubectl calls doctor`, the adapter's log", Heals: again,
+		Object: "APIService `v1beta1.custom.metrics.k8s.io`", What: "changed: another adapter takes it", Notices: "`kubectl calls doctor`, the adapter's log", Heals: again,
 	}
 	saved := ""
 	taken.Do = func(s *Scene) error {
@@ -580,14 +580,14 @@ func processes() []Row {
 // Table is what docs/lock.md says.
 func Table() string {
 	var b strings.Builder
-	b.WriteString("\n| object | what happens to it | calls | who notices | what heals |\n|---|---|---|---|---|\n")
+	b.WriteString("\n| object | what happens to it | calls | who notices | what restores it |\n|---|---|---|---|---|\n")
 	for _, r := range Rows() {
 		calls := "go on"
 		switch {
 		case r.Refused != "":
 			calls = "go on: it is refused"
 		case r.Opens != "":
-			calls = "go on; until it is mended: " + r.Opens
+			calls = "go on; until it is restored: " + r.Opens
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.Object, r.What, calls, r.Notices, r.Heals)
 	}

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package accidents lists what happens to the objects that callguard owns or relies on
-// in clusters as they are: each is deleted, replaced, altered or restored, by a person,
-// a GitOps tool, a garbage collector. Each row says what becomes of calls, who notices
-// and what heals. test/accidents/live plays them all in the middle of a drain; docs/lock.md
+// in real clusters: each is deleted, replaced, changed or restored, by a person, a GitOps
+// tool or the garbage collector. Each row says what happens to calls, who notices and
+// what restores the object. test/accidents/live plays them all in the middle of a drain; docs/lock.md
 // has them as a table.
 //
 // The package starts no cluster and asserts nothing.

@@ -242,13 +242,13 @@ func (p *play) row(t *testing.T, row accidents.Row) string {
 		}))
 	}
 	if lost := p.up(); lost != "" {
-		t.Errorf("before it was mended: %s", lost)
+		t.Errorf("before it was restored: %s", lost)
 	}
 	mending := s.Began
 	if row.Mend != nil {
 		mending = time.Now()
 		if err := row.Mend(s); err != nil {
-			t.Errorf("it cannot be mended: %v", err)
+			t.Errorf("it cannot be restored: %v", err)
 		}
 	}
 	after, err := within(t, mending, healed, func() error { return row.Healed(s) })
@@ -256,7 +256,7 @@ func (p *play) row(t *testing.T, row accidents.Row) string {
 		t.Fatalf("it is not healed: %v", err)
 	}
 	if lost := p.up(); lost != "" {
-		t.Errorf("after it was mended: %s", lost)
+		t.Errorf("after it was restored: %s", lost)
 	}
 	return line + "healed after " + after
 }
