@@ -51,7 +51,7 @@ e2e: ## Test on real control planes, a real LiveKit and real agents (the first r
 	go test -v -count=1 -p 2 -timeout 60m ./test/drain/... ./test/e2e/... ./test/gate/... ./test/helm/... ./test/doors/...
 
 .PHONY: e2e-long
-e2e-long: ## Test what takes minutes of waiting, in the chart's memory: LiveKit projects rewritten, one tenant of each evil, hostile ones (about 15 minutes; needs root)
+e2e-long: ## Test what takes minutes of waiting, in the chart's memory: LiveKit projects rewritten, one tenant for each kind of trouble, hostile ones (about 15 minutes; needs root)
 	go test -v -count=1 -tags long -timeout 40m -run 'Rewritten|OneTenant|HostileTenants' ./test/drain -memory 256
 
 .PHONY: e2e-agents
@@ -69,7 +69,7 @@ e2e-estimate: ## Drain a node with 200 calls of known, mixed lengths: how far th
 	go test -v -count=1 -tags agents -timeout 20m -run TestEstimate ./test/drain -nodes 2
 
 .PHONY: e2e-accidents
-e2e-accidents: ## Delete, replace and alter every object of callguard in the middle of a drain: the table of docs/lock.md (about 6 minutes)
+e2e-accidents: ## Delete, replace and change every object of callguard in the middle of a drain: the table of docs/lock.md (about 6 minutes)
 	go test -v -count=1 -timeout 20m ./test/accidents/live
 
 .PHONY: e2e-upgrade
@@ -97,7 +97,7 @@ e2e-version: ## Test the admission policies and drains on the control plane of a
 test: $(if $(KUBERNETES),e2e-version,unit charts e2e) ## Run unit, charts, then e2e; with KUBERNETES=v1.34.4, e2e-version
 
 .PHONY: model
-model: ## Drive gate and guard through more of their worlds than `make unit` does, about 15 minutes
+model: ## Explore more states of the models of gate and guard than `make unit` does, about 15 minutes
 	go test -v -count=1 -timeout 30m -run '$(MODELS)' ./pkg/callgate -model 100000
 	go test -v -count=1 -timeout 60m -run '$(MODELS)' ./pkg/guard -model 40000
 
@@ -106,11 +106,11 @@ mutants: ## Break callguard in one place at a time: a named test has to notice e
 	go run ./test/mutants $(if $(ONLY),--only $(ONLY))
 
 .PHONY: mutants-policies
-mutants-policies: ## The same of the admission policies, each on a local cluster (about 20 minutes)
+mutants-policies: ## The same for the admission policies, each on a local cluster (about 20 minutes)
 	go run ./test/mutants --policies $(if $(ONLY),--only $(ONLY))
 
 .PHONY: soak
-soak: ## Play DURATION=10m of calls, disruptions and faults, drawn from SEED=1, RATE=1 calls a second; or REPLAY=file; FAULTS=no leaves out faults, BASELINE=article and others callguard (report in _output/soak)
+soak: ## Play DURATION=10m of calls, disruptions and faults, drawn from SEED=1, RATE=1 calls a second; or REPLAY=file; FAULTS=no leaves out faults, BASELINE=article and others play it without callguard (report in _output/soak)
 	go test -v -count=1 -timeout 0 -tags soak -run TestSoak ./test/soak -out $(CURDIR)/_output/soak $(if $(BASELINE),-baseline $(BASELINE)) \
 		$(if $(REPLAY),-replay $(abspath $(REPLAY)),$(if $(SEED),-seed $(SEED)) $(if $(DURATION),-duration $(DURATION)) $(if $(RATE),-rate $(RATE)) $(if $(filter no,$(FAULTS)),-faults=false))
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Builds packages of callguard into a folder, or into a file where there is one package, and tells how far it is:
+# Builds packages of callguard into a folder, or into a file where there is one package, and shows the progress:
 #   hack/build.sh bin/ ./cmd/...
 # The flags are those of the local cluster's programs (hack/cluster/local): what both need is compiled once.
 set -euo pipefail

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Builds callguard and the demo, then plays it; flags are the demo's, such as --keep.
+# Builds callguard and the demo, and runs it. Flags are passed to the demo, such as --keep.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

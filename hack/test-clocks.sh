@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Tells the stories that clocks matter to on a stage whose programs have clocks ten minutes apart, one way and then the
+# Runs the tests for which clocks matter, with the clocks of the programs ten minutes apart, one way and then the
 # other: guards, metrics-adapter, gates, kube-apiserver, controllers and nodes. hack/cluster/clock makes such programs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Formats the code and applies the corrections that the linters offer. What is left, hack/verify-lint.sh names.
+# Formats the code and applies the corrections that the linters offer. hack/verify-lint.sh reports the rest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

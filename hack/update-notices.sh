@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Writes THIRD_PARTY_NOTICES: the licences and notices of every module that the programs are linked of. An argument names
+# Writes THIRD_PARTY_NOTICES: the licences and notices of every module that is linked into the programs. An argument names
 # another file.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

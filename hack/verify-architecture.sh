@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Checks that the table of rooms in ARCHITECTURE.md has every package, or a folder above it, and none that is not there.
+# Checks that the table of packages in ARCHITECTURE.md has every package, or a folder above it, and none that does not exist.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,7 +11,7 @@ failed=0
 set -f # cmd/*/app is a pattern
 for room in $named; do
 	if ! compgen -G "$room" >/dev/null; then
-		echo "ARCHITECTURE.md has a row of $room, which is not there" >&2
+		echo "ARCHITECTURE.md has a row for $room, which does not exist" >&2
 		failed=1
 	fi
 done
@@ -25,7 +25,7 @@ for package in $packages test/charts; do
 		fi
 	done
 	if [[ -z "$found" ]]; then
-		echo "ARCHITECTURE.md has no row of $package: say what it knows, and what it does not do" >&2
+		echo "ARCHITECTURE.md has no row for $package: add what it knows, and what it does not do" >&2
 		failed=1
 	fi
 done

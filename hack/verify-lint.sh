@@ -7,6 +7,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if ! go tool -modfile=hack/tools/lint/go.mod golangci-lint run "$@" ./...; then
-	echo "The linters complain: correct what they name; hack/update-lint.sh corrects the formatting and whatever has one obvious cure." >&2
+	echo "The linters complain: correct what they name; hack/update-lint.sh corrects the formatting and whatever a linter can correct itself." >&2
 	exit 1
 fi

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Checks that THIRD_PARTY_NOTICES has the licences of all modules that the programs are linked of, and that none has one under
-# which it may not be linked.
+# Checks that THIRD_PARTY_NOTICES has the licences of all modules that are linked into the programs, and that each licence
+# permits that.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Checks that nothing of the machine a change was made on came with it: folders of a person or a workplace,
-# and settings of its package registries. Checks also that pages, values and alerts, which strangers read, use none of
-# the words that only those who write the code know, nor those that English has left behind.
+# Checks that nothing of one machine is committed: folders of a person or a workplace, and settings of its package
+# registries. Checks also that pages, values and alerts, which strangers read, use no word that only the authors of the
+# code know, and no archaic one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package licences tells under which licences the modules are that the programs of
-// a checkout are linked of, and keeps the texts that have to go with them. It judges
-// a text by what it says (github.com/google/licensecheck), never by its name, and
-// refuses what it does not know for the most part. It is no legal advice.
+// Package licences finds the licences of the modules that are linked into the programs
+// of a checkout, and the texts that have to be shipped with them. It recognizes a
+// licence by its text (github.com/google/licensecheck), never by its file's name, and
+// refuses a text of which it does not know the most part. It is no legal advice.
 package licences
 
 import (
@@ -69,7 +69,7 @@ type goModule struct {
 	Replace            *goModule
 }
 
-// Linked returns the modules that the programs of a checkout are linked of on any of these platforms, in order of their paths.
+// Linked returns the modules that are linked into the programs of a checkout on any of these platforms, in order of their paths.
 // packages are patterns, such as ./cmd/...
 func Linked(ctx context.Context, checkout string, platforms []oci.Platform, packages ...string) ([]Module, error) {
 	folders := map[goModule]map[string]bool{} // of a module: those whose packages are linked
@@ -163,7 +163,7 @@ func goCommand(ctx context.Context, dir string, p oci.Platform, args ...string) 
 	return out, nil
 }
 
-// textsOf reads the licences of a module: those at its root, and those that lie with packages that are linked, for there a module
+// textsOf reads the licences of a module: those at its root, and those that lie with packages that are linked, because there a module
 // keeps what it took from others.
 func textsOf(root string, dirs map[string]bool) ([]Text, error) {
 	below := map[string]bool{".": true}

@@ -9,7 +9,7 @@ import (
 
 const rule = "================================================================================\n"
 
-// Notices is what has to go with programs that are linked of these modules: each licence and notice once, below the modules that
+// Notices is what has to be shipped with programs that contain these modules: each licence and notice once, below the modules that
 // have it.
 func Notices(modules []Module) string {
 	var order []string

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command notices prints the licences and notices of every module that the
-// programs of this checkout are linked of, on any platform they are built for.
-// It fails if one has a licence under which it may not be linked.
+// Command notices prints the licences and notices of every module that is linked
+// into the programs of this checkout, on any platform they are built for.
+// It fails if the licence of one does not permit that.
 package main
 
 import (

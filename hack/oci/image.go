@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package oci makes container images of files, without a container engine: the
+// Package oci builds container images from files, without a container engine: the
 // same files make the same image, bit for bit. It pulls and runs nothing.
 package oci
 
@@ -77,7 +77,7 @@ func (i Image) Build() (v1.Image, error) {
 	if i.Platform == nil {
 		i.Platform = &v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
 	}
-	// The layer is packed anew each time it is read, so that a large one is never held in memory.
+	// The layer is packed again each time it is read, so that a large one is never held in memory.
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
 		r, w := io.Pipe()
 		go func() { w.CloseWithError(i.pack(w)) }()

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// Index makes one image for several platforms. Who pulls it gets that of his own.
+// Index makes one image for several platforms. Whoever pulls it gets the one for their platform.
 func Index(images ...Image) (v1.ImageIndex, error) {
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, i := range images {

@@ -666,7 +666,7 @@ func TestWorkerTakesNoCalls(t *testing.T) {
 	}
 }
 
-// TestKeysChange: those who read keys once start anew with keys that an upgrade
+// TestKeysChange: programs that read keys once are restarted with keys that an upgrade
 // changes, and with nothing else.
 func TestKeysChange(t *testing.T) {
 	t.Parallel()
@@ -678,7 +678,7 @@ func TestKeysChange(t *testing.T) {
 			return deployment(t, r, component).Spec.Template.Annotations["checksum/livekit-keys"]
 		}
 		if checksum(before) == "" || checksum(before) == checksum(other) {
-			t.Errorf("%s does not start anew with another secret", component)
+			t.Errorf("%s is not restarted with another secret", component)
 		}
 		if got := checksum(own); got != "" {
 			t.Errorf("%s has checksum %s of keys that the chart does not know", component, got)

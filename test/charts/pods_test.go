@@ -430,7 +430,7 @@ func TestSentinels(t *testing.T) {
 	}
 }
 
-// TestLiveKitAutoscaler: it adds servers, and takes none away by itself, for it does not know their rooms. Nobody else owns
+// TestLiveKitAutoscaler: it adds servers, and removes none by itself, because it does not know their rooms. Nobody else owns
 // their number.
 func TestLiveKitAutoscaler(t *testing.T) {
 	t.Parallel()

@@ -26,7 +26,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestDoorsAreAsRendered is what the guard relies on to tell whether a door was altered.
+// TestDoorsAreAsRendered checks what the guard relies on to notice that a policy was changed.
 func TestDoorsAreAsRendered(t *testing.T) {
 	doors, err := manifests.Parse(manifests.DefaultValues())
 	trial.Must(t, err)
@@ -100,7 +100,7 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
-// TestEditRole tries, as a member of the namespace's team, every way out. Who may edit is stopped by the doors or by rights.
+// TestEditRole tries, as a member of the namespace's team, every way out. The policies or missing rights stop whoever may edit.
 func TestEditRole(t *testing.T) {
 	ns := enabled(t, "team")
 	serving(t, ns, "serving")
@@ -212,7 +212,7 @@ func TestRightsOfTheGuard(t *testing.T) {
 	}
 }
 
-// TestNamespaceDeletion deletes a namespace under its guarded pods: the doors let it, and each pod has its grace.
+// TestNamespaceDeletion deletes a namespace under its guarded pods: the policies allow it, and each pod has its grace period.
 func TestNamespaceDeletion(t *testing.T) {
 	ctx := t.Context()
 	ns := enabled(t, "condemned")

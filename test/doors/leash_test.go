@@ -32,7 +32,7 @@ func stolen(t *testing.T) kubernetes.Interface {
 	return kubernetes.NewForConfigOrDie(config)
 }
 
-// TestLeash has somebody who stole the guard's token try what it is good for, in namespaces where RBAC lets it do all to
+// TestLeash tries what somebody who stole the guard's token could do with it, in namespaces where RBAC allows everything on
 // pods and budgets.
 func TestLeash(t *testing.T) {
 	ctx := t.Context()
@@ -115,7 +115,7 @@ func TestLeash(t *testing.T) {
 		"let a webhook label the pod": {patch(here, "serving", `{"metadata":{"labels":{"callguard.dev/released":"drain","example.org/team":"x"},"annotations":{"example.org/seen":"now"}}}`), allowed},
 		"own the budget":              {rewrites(func(b *policyv1.PodDisruptionBudget) { b.OwnerReferences = nil }), allowed},
 		"make a budget":               {makes(bare, nothing), allowed},
-		// What a thief would.
+		// What an attacker would.
 		"delete a pod with calls":         {remove(here, "serving", true), "callguard-"},
 		"delete an unguarded pod":         {remove(here, "plain"), whose},
 		"delete it in earnest":            {remove(here, "plain", true), "callguard-leash: "},

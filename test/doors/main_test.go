@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package doors tests the doors on a real control plane, expression by expression:
-// who may do what to a guarded pod in which state. No process of callguard runs;
-// the tests act in the name of the guard, as of everybody else.
+// Package doors tests the admission policies ("doors") on a real control plane, expression
+// by expression: who may do what to a guarded pod in which state. No process of callguard
+// runs; the tests act as drain-guard's account, and as everybody else's.
 package doors
 
 import (

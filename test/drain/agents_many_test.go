@@ -35,8 +35,8 @@ const (
 // manyCalls is how many callers a story of agents has; make e2e-agents has 200.
 var manyCalls = flag.Int("agents-calls", 50, "how many callers the stories of agents have") //nolint:gochecknoglobals // a flag of the test
 
-// pythonTiming has processes that take 0–40 s, of which the SDK has to be told (initialize_process_timeout is
-// 10 s by default). The worker registers when four are warm.
+// pythonTiming has processes that take 0–40 s to start. The SDK has to know that (initialize_process_timeout is 10 s by
+// default). The worker registers when four are warm.
 func pythonTiming() map[string]string {
 	return map[string]string{
 		fleet.DialectAnnotation: string(fleet.Python), fleet.ProcessSecondsAnnotation: "0-40", fleet.InitializeTimeoutAnnotation: "45",
@@ -45,7 +45,7 @@ func pythonTiming() map[string]string {
 }
 
 // nodeTiming has processes of 0–8 s: Node makes one at a time, and kills it after 10 s. Twelve jobs in line take less than
-// the launch limit. For so long a job counts whose end went by while its gate was dead: Node tells nobody.
+// the launch limit. A job that ended while its gate was dead counts for that long, because Node does not report its end.
 func nodeTiming() map[string]string {
 	return map[string]string{
 		fleet.DialectAnnotation: string(fleet.Node), fleet.ProcessSecondsAnnotation: "0-8",
@@ -175,7 +175,7 @@ func (c *callersIn) call(room string) {
 func (c *callersIn) wait() { c.work.Wait() }
 
 // killGate kills the gate of some pod that has a job. No assignment is on its way then: LiveKit sends it once, and one that
-// is in the gate when this dies is lost, whoever holds which pod.
+// is in the gate when the gate dies is lost, whatever callguard does.
 func (c *callersIn) killGate(random *rand.Rand) {
 	c.s.t.Helper()
 	c.next.Lock()

@@ -86,7 +86,7 @@ func TestRolloutWithAWrongKey(t *testing.T) {
 				var said string
 				for _, pod := range s.pods(all) {
 					out, errOut, _ := calls(t, "why", pod, "-n", s.ns)
-					// Where Kubernetes itself stops the rollout nobody wants a pod to go, and the cause is that of the unknown number.
+					// If Kubernetes itself stops the rollout, no pod should leave, and why shows the reason of the unknown number.
 					held := strings.Contains(out, "LiveKit refuses the key of Secret "+s.ns+"/livekit-next")
 					if held || probes && strings.Contains(out, s.ns+"/livekit-next") && strings.Contains(out, "401 Unauthorized") {
 						return true, nil

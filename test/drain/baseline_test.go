@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// kubernetesGrace is what a pod has to end in unless it says otherwise.
+	// kubernetesGrace is the termination grace period of a pod that sets none.
 	kubernetesGrace = 30
 	// talk is how long callers talk on once the script has begun. A call is
 	// longer than the grace wherever somebody needs it to be.

@@ -33,7 +33,7 @@ func TestImpatience(t *testing.T) {
 		return "pod " + pod + " may hold calls. Annotate it with callguard.dev/leave, or drain its node, and it goes after its last call;" +
 			" to end its calls now, delete it as a member of group " + lab.BreakGlassGroup + "."
 	}
-	// Kubernetes itself answers evictions. It names no cure, for there is nothing to do but wait.
+	// Kubernetes itself answers evictions. It names no cure, because one can only wait.
 	waits := []string{"pods/\"" + here[0] + "\"", "will retry after 5s", "Cannot evict pod as it would violate the pod's disruption budget", "global timeout reached: 7s"}
 	for _, tc := range []struct {
 		args string
@@ -53,14 +53,14 @@ func TestImpatience(t *testing.T) {
 	if !s.talking() {
 		t.Errorf("calls ended: %+v", s.callers.Report())
 	}
-	// The cordon of the drains stands: the pod goes when its call is over, with all
-	// of its grace, whatever the drain says.
+	// The node stays cordoned: the pod goes when its call is over, with its full grace
+	// period, whatever the drain asks for.
 	drain := s.drain(node, "--grace-period=1")
 	s.hangUpOn(here...)
 	s.ends(drain, inTime)
 
-	// A pod that may go keeps its grace. Until the guard takes it, 10 s later, anybody
-	// may delete it.
+	// A released pod keeps its grace period. Until the guard deletes it, 10 s later,
+	// anybody may.
 	s.does("annotate", "pod", there[0], "callguard.dev/leave=please")
 	s.hangUpOn(there...)
 	s.eventually(inTime, there[0]+" may go", func() (bool, error) { return !s.watch.since(there[0], call.Released).IsZero(), nil })
@@ -183,7 +183,7 @@ func TestDeleteDeploymentOrphan(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestTaint has Kubernetes evict by a NoExecute taint, past every budget.
+// TestTaint has Kubernetes evict pods by a NoExecute taint, which no budget stops.
 func TestTaint(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 1)
@@ -213,7 +213,7 @@ func TestOperatorsWish(t *testing.T) {
 }
 
 // TestDeleteNamespace works with talking agents in it: the kubelet ends them with
-// their grace, which callguard does not stretch.
+// their grace period, which callguard does not extend.
 func TestDeleteNamespace(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 1)

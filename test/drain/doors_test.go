@@ -20,10 +20,10 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// TestDoorsOpen takes the delete door off its hinges in the middle of a drain: its
-// binding is deleted, then there and only audits, then restored. The doors are all
-// stories', so it runs alone. Meanwhile the guard takes no step, says why, and goes
-// on by itself after.
+// TestDoorsOpen weakens policy callguard-delete in the middle of a drain: its binding
+// is deleted, then exists but only audits, then is restored. All stories share the
+// policies, so it runs alone. Meanwhile the guard takes no step and says why, and
+// afterwards it goes on by itself.
 func TestDoorsOpen(t *testing.T) {
 	const door = "callguard-delete"
 	s := tell(t, 3)

@@ -58,8 +58,8 @@ func startGuard(t *testing.T, args ...string) {
 // alone are flags with which a guard waits for no lease of one that was killed.
 func alone() []string { return append(guardArgs(), "--leader-elect=false") }
 
-// TestGuardKilledAtEveryStep kills the guard when a pod has just taken each step
-// of its road. Nothing goes wrong while it is dead, and all goes on after.
+// TestGuardKilledAtEveryStep kills the guard after each step that a pod takes on
+// its way out. Nothing goes wrong while it is dead, and afterwards the drain goes on.
 func TestGuardKilledAtEveryStep(t *testing.T) {
 	withGuard(t, alone()...)
 	for _, step := range []call.State{call.Aside, call.Draining, call.Released} {

@@ -26,9 +26,9 @@ func listLeaving() []string {
 }
 
 // TestUnlockLeavesTheGrace unlocks while two pods that talk are aside and their
-// Deployment wants none. Their ReplicaSet, which has them back, deletes both. The
-// caller who hangs up within the grace has lost nothing, and the other one is cut
-// at its end and not before.
+// Deployment wants none. Their ReplicaSet, which gets them back, deletes both. The
+// caller who hangs up within the grace period loses nothing, and the other one is
+// cut off at its end and not before.
 func TestUnlockLeavesTheGrace(t *testing.T) {
 	const grace = 20
 	withGuard(t, guardArgs()...)

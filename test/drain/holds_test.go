@@ -188,8 +188,8 @@ func TestReplacementWait(t *testing.T) {
 	})
 }
 
-// TestDeadlineOfTheIdle has a team's deadline and one idle pod, and no other node. The
-// deadline has it take no new call. Nobody is told of calls that were ended.
+// TestDeadlineOfTheIdle has a team's deadline and one idle pod, and no other node. At
+// the deadline it stops taking calls. No Event says that calls were ended.
 func TestDeadlineOfTheIdle(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 1)
@@ -209,8 +209,8 @@ func TestDeadlineOfTheIdle(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestDrainWhileNobodyIsReady drains a node while no pod of the workload is ready, nor
-// becomes it. The idle pod goes within minutes.
+// TestDrainWhileNobodyIsReady drains a node while no pod of the workload is ready, and
+// none becomes ready. The idle pod goes within minutes.
 func TestDrainWhileNobodyIsReady(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -282,9 +282,8 @@ func TestCordonAlone(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestDaemonSetLeavesNode has a DaemonSet of agents whose nodes it is no more for: of two
-// the label that it selects them by is removed, and two have a taint that its pods do not
-// bear. The idle pods go at once, and the others after their calls.
+// TestDaemonSetLeavesNode has a DaemonSet of agents that no longer wants its nodes: two lose
+// the label that it selects, and two get a taint that its pods do not tolerate. The idle pods go at once, and the others after their calls.
 func TestDaemonSetLeavesNode(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 4)
@@ -315,7 +314,7 @@ func TestDaemonSetLeavesNode(t *testing.T) {
 }
 
 // TestCrashedAgentBesideAnother has an agent that does not start again, beside a container
-// that runs on. Its own HTTP server answers nobody, and that is no reason to wait.
+// that runs on. Its HTTP server does not answer, and that is no reason to wait.
 func TestCrashedAgentBesideAnother(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -367,8 +366,8 @@ func crash(ctx context.Context, pod *corev1.Pod) error {
 	return err
 }
 
-// TestBarePodOnACordonedNode has a pod that nobody would make again. A cordon has it take
-// no new call, and does not end it: a drain does.
+// TestBarePodOnACordonedNode has a pod that nobody would create again. A cordon makes it stop
+// taking calls and does not end it; a drain does.
 func TestBarePodOnACordonedNode(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 1)

@@ -36,9 +36,9 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// TestHostileTenants has everything at once with which neighbours and outsiders tried to
-// take adapter and guard past their memory, for as long as a tenant who means well drains
-// nodes and has its calls counted. Neither program is killed, and that tenant notices nothing.
+// TestHostileTenants combines all known ways in which neighbours and outsiders could exhaust
+// the memory of adapter and guard, while an ordinary tenant drains nodes and has its calls
+// counted. Neither program is killed, and that tenant notices nothing.
 func TestHostileTenants(t *testing.T) {
 	if *memory == 0 {
 		t.Fatal("this is about memory: give -memory 256, the limit of the chart")

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package drain tests that nothing in Kubernetes ends a call: a real control
-// plane behind the doors, the drain-guard as a process with the rights of its own
-// service account, kubectl as operators use it, and real calls over a real
+// plane with the admission policies, drain-guard as a process with the rights of its
+// own service account, kubectl as operators use it, and real calls over a real
 // LiveKit. Only nodes are simulated, and the agents' processes are played by
 // test/fleet over LiveKit's real worker protocol.
 //
-// Every test is a story with a namespace, nodes and callers of its own. Those that
-// need the guard, LiveKit or kube-apiserver for themselves come first, one after
-// the other; then all others run side by side, since they mostly wait.
+// Every test is a story with a namespace, nodes and callers of its own. Tests that
+// need the guard, LiveKit or kube-apiserver for themselves run first, one after
+// the other; then all others run in parallel, because they mostly wait.
 package drain
 
 import (
@@ -38,9 +38,9 @@ var (
 	lines atomic.Int64
 )
 
-// apart is by how much clocks differ. LiveKit, agents and kubectl have this machine's; adapter and guard are ahead of it,
-// kube-apiserver of them, kube-controller-manager and kube-scheduler behind it, nodes with their gates behind those, and
-// every second guard behind them all.
+// apart is by how much clocks differ. LiveKit, agents and kubectl have this machine's clock. Adapter and guard are ahead of
+// it, and kube-apiserver is ahead of them. kube-controller-manager and kube-scheduler are behind it, nodes with their gates
+// behind those, and every second guard behind all.
 var apart = flag.Duration("clocks", 0, "set the clocks of the stage's programs so far apart, the other way round where negative")
 
 // nodeCount bounds how many stories run side by side.
@@ -50,7 +50,7 @@ var nodeCount = flag.Int("nodes", 24, "how many nodes the stage has")
 var memory = flag.Int64("memory", 0, "confine the memory of adapter and guard to so many MiB, which needs root")
 
 // guardArgs are the guard's flags unless a story is about them. A short settle
-// window is enough for agents that heed the draining mark, and the autoscaler of
+// window is enough for agents that obey the draining annotation, and the autoscaler of
 // these tests means what it marks sooner.
 func guardArgs() []string {
 	return []string{"--settle=3s", "--lost-node-quiet=5s", "--candidate-delay=5s", "--owners=" + rollouts().name() + "," + cloneSets().name()}

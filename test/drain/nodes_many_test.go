@@ -44,7 +44,7 @@ func TestFortyNodesLeave(t *testing.T) {
 	scaler := &fleet.Autoscaler{
 		Client: stage.Client, Nodes: storyLabel + "=" + s.ns, Slots: slots,
 		Scan: time.Second, Unneeded: 30 * time.Second, Evict: 10 * time.Second, Failed: 5 * time.Second,
-		Remove: func(context.Context, string) error { return nil }, // it takes no pod any more, for it is cordoned
+		Remove: func(context.Context, string) error { return nil }, // the node is cordoned, so no pod comes to it
 		Log:    slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 	s.autoscaled(scaler)

@@ -33,7 +33,7 @@ func TestNodesLeave(t *testing.T) {
 	scaler := &fleet.Autoscaler{
 		Client: stage.Client, Nodes: storyLabel + "=" + s.ns, Slots: slots,
 		Scan: time.Second, Unneeded: 15 * time.Second, Evict: 10 * time.Second, Failed: 5 * time.Second,
-		Remove: func(context.Context, string) error { return nil }, // it takes no pod any more, for it is cordoned
+		Remove: func(context.Context, string) error { return nil }, // the node is cordoned, so no pod comes to it
 		Log:    slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 	s.autoscaled(scaler)
@@ -49,8 +49,8 @@ func TestNodesLeave(t *testing.T) {
 		return s.talking() && !slices.ContainsFunc(s.inUse(), func(n string) bool { return slices.Contains(removed, n) }), nil
 	})
 	s.hangUpAll()
-	// Which of them are left is the scheduler's choice: two that are half full are none that nobody needs until their calls are
-	// over, and then one is.
+	// Where the remaining pods are is the scheduler's choice. If two nodes are half full, both are needed until the calls are
+	// over, and then only one.
 	s.eventually(2*inTime, "five of six nodes are gone", func() (bool, error) {
 		removed, _ := scaler.Removed()
 		return s.so(len(removed) == 5 && len(s.pods(all)) == left)
@@ -79,7 +79,7 @@ func TestNodesLeaveKarpenter(t *testing.T) {
 		Add: func(context.Context, int) (string, error) {
 			return "", errors.New("a guarded pod's node was to be replaced")
 		},
-		Remove: func(context.Context, string) error { return nil }, // it takes no pod any more, for it is tainted
+		Remove: func(context.Context, string) error { return nil }, // the node is tainted, so no pod comes to it
 		Log:    slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 	s.autoscaled(scaler)

@@ -132,9 +132,9 @@ func (s *story) quota(pods string) {
 	s.must(err)
 }
 
-// TestOneTenant has one namespace of each evil, with pods that are to go, beside one in
-// which all is well: there a drain, a rollout, a scale-down and the metric go on in the
-// usual times, and nobody loses a call but by the node that dies.
+// TestOneTenant has a namespace for each kind of trouble, with pods that should leave, beside
+// one in which all is well. There a drain, a rollout, a scale-down and the metric take the
+// usual time, and calls are lost only with the node that dies.
 func TestOneTenant(t *testing.T) {
 	well := tell(t, 3)
 	well.deploy(4)

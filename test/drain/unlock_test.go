@@ -22,7 +22,7 @@ const budgetOwner = "callguard-budget-owner"
 
 // TestUnlock has callguard let go of everything in the middle of a drain: every
 // pod may go, those aside belong to their ReplicaSet again, and nobody is deleted
-// by callguard. The next guard locks what comes.
+// by callguard. The next guard locks new pods.
 func TestUnlock(t *testing.T) {
 	withGuard(t, guardArgs()...)
 	s := tell(t, 2)
@@ -40,7 +40,7 @@ func TestUnlock(t *testing.T) {
 		t.Logf("unlock says: %s", strings.TrimSpace(out))
 	}
 	s.eventually(soon, "the budget lets pods go", func() (bool, error) {
-		// While the doors stand, births need a budget.
+		// While the policies exist, guarded pods cannot be created without a budget.
 		budget, err := stage.Client.PolicyV1().PodDisruptionBudgets(s.ns).Get(t.Context(), budgetName, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return true, nil

@@ -94,8 +94,8 @@ func (u upgrade) guard() {
 }
 
 // TestUpgradeOfTheGuard upgrades doors and guard while two drains and a rollout wait for calls, with pods of the old
-// guard at each step of their road. Nobody says in which order Helm's changes take hold, so there is a while with the
-// new doors and the old guard, and one the other way round.
+// guard at each step of their way out. Helm's changes may take effect in any order, so for a while there are the new
+// policies with the old guard, and for another while the reverse.
 func TestUpgradeOfTheGuard(t *testing.T) {
 	manifests, err := lab.Manifest("")
 	if err != nil {

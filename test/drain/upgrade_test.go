@@ -13,7 +13,7 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// TestUpgradeOfGates has pods whose gates are of before, and do not say whether their pod is able. They are drained as
+// TestUpgradeOfGates has pods with call-gates of a version that does not report whether its pod is able. They are drained as
 // before, then rolled out to gates of this checkout, all with calls up. make e2e-upgrade runs it with the real call-gate
 // of 5a0fa9f.
 func TestUpgradeOfGates(t *testing.T) {

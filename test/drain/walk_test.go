@@ -15,7 +15,7 @@ import (
 
 // TestOperatorsWalk does what docs/operate.md says under "A walk", in its order and by its
 // commands: a node is drained while somebody keeps new pods from the only other one. Why the
-// drain waits is found and mended, the node is drained and comes back, and no call is lost.
+// drain waits is found and removed, the node is drained and comes back, and no call is lost.
 // Each command has to show what it shows on the page.
 func TestOperatorsWalk(t *testing.T) {
 	t.Parallel()

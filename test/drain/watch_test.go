@@ -22,8 +22,8 @@ import (
 	"github.com/callguard/callguard/test/fleet"
 )
 
-// watch sees every pod of a story and what must never be: a pod that goes back on
-// its road, one that is released under a call, one that is deleted unreleased.
+// watch sees every pod of a story, and what must never happen: a pod that goes a step
+// back, one that is released during a call, one that is deleted and was not released.
 type watch struct {
 	lister corelisters.PodNamespaceLister
 
@@ -146,7 +146,7 @@ func (w *watch) since(pod string, state call.State) time.Time {
 	return w.moments[moment{pod, state}]
 }
 
-// countLocked takes in how many pods there are and how many can take calls.
+// countLocked notes how many pods there are and how many can take calls.
 func (w *watch) countLocked() {
 	list, _ := w.lister.List(labels.Everything()) // from memory
 	able, there := 0, 0
@@ -174,7 +174,7 @@ func (w *watch) reset() {
 	w.countLocked()
 }
 
-// unlocked says that the story is about open doors.
+// unlocked says that pods of the story may be deleted without a release.
 func (w *watch) unlocked() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

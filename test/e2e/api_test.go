@@ -194,7 +194,7 @@ func TestAutoscalerIsOneQuestion(t *testing.T) {
 }
 
 // TestWebhooksRefused sends what LiveKit would not send to the running adapter.
-// The cases stand in pkg/witness/rooms; here the whole road is tested.
+// The cases are in pkg/witness/rooms; here the whole path is tested.
 func TestWebhooksRefused(t *testing.T) {
 	post := func(path, authorization, body string) int {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, stage.Adapter.Webhooks+path, strings.NewReader(body))

@@ -368,7 +368,7 @@ func (s *besideStory) uninstall(t *testing.T, ours *lab.Adapter) {
 	s.scalesOnTheirs(t, 5, 1)
 }
 
-// leash has somebody who stole the adapter's token try what it is good for in this mode.
+// leash tries what somebody who stole the adapter's token could do with it in this mode.
 func (s *besideStory) leash(t *testing.T) {
 	t.Helper()
 	kubeconfig, err := stage.Cluster.ServiceAccountKubeconfig(t.Context(), lab.AdapterNamespace, lab.AdapterName)

@@ -15,7 +15,7 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// TestAdapterLeash has somebody who stole the adapter's token try what it is good for.
+// TestAdapterLeash tries what somebody who stole the adapter's token could do with it.
 func TestAdapterLeash(t *testing.T) {
 	kubeconfig, err := stage.Cluster.ServiceAccountKubeconfig(t.Context(), lab.AdapterNamespace, lab.AdapterName)
 	if err != nil {

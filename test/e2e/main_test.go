@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package e2e tests callguard as its users meet it: a real control plane, a real
+// Package e2e tests callguard as its users see it: a real control plane, a real
 // LiveKit, the metrics-adapter as a process with the rights of its own service
 // account. Only nodes are simulated, and the agents' processes are played by
 // test/fleet over LiveKit's real worker protocol.
@@ -20,8 +20,8 @@ import (
 )
 
 // stage is where all tests of the package play, each in namespaces of its own. Those
-// with callers come first, one after the other, for LiveKit gives a call to any agent;
-// then all others run side by side, since they mostly wait.
+// with callers run first, one after the other, because LiveKit gives a call to any agent;
+// then all others run in parallel, because they mostly wait.
 var stage *lab.Lab
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }

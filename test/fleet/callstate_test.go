@@ -59,7 +59,7 @@ func TestCallState(t *testing.T) {
 			want:   callState{Phase: answered, AnsweredAt: at(1), Interrupted: true},
 		},
 		"InterruptedTwice": {
-			reason: "Patience starts anew each time.",
+			reason: "Patience starts again each time.",
 			seen: []observation{
 				present, {At: at(5), Agent: agentAbsent}, {At: at(30), Agent: agentPresent},
 				{At: at(31), Agent: agentAbsent}, {At: at(60), Agent: agentPresent},

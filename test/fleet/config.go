@@ -20,7 +20,7 @@ const UnplayedLabel = "fleet.callguard.dev/unplayed"
 // PodAttribute is the participant attribute that names an agent's pod by its UID.
 const PodAttribute = "callguard.dev/pod"
 
-// DrainingAnnotation is the guard's mark on a pod that is to take no new call. Agents heed it as one with a load
+// DrainingAnnotation is the guard's mark on a pod that is to take no new call. Agents obey it as one with a load
 // function of three lines does: once the mark is in the file that the kubelet keeps, they report that they are full and
 // refuse every offer, and their running jobs go on.
 const DrainingAnnotation = "callguard.dev/draining"

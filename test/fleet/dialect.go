@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Dialect is whose voice a process has: LiveKit Agents for Python or for Node. They differ in what GET /worker
+// Dialect is the SDK that a process imitates: LiveKit Agents for Python or for Node. They differ in what GET /worker
 // answers, in what GET / answers while LiveKit is away, in job reports and in the exit code after a drain.
 type Dialect string
 

@@ -12,11 +12,11 @@
 // marked draining. Callers are real participants,
 // and every call that ends without its caller hanging up is reported with its cause.
 //
-// Two things of LiveKit show in every run. It tells participants about others who publish nothing every 3 s only, so a
+// Two properties of LiveKit show in every run. It tells participants about others who publish nothing only every 3 s, so a
 // caller sees its agent, and an agent sees its caller leave, up to 3 s late. And when it comes back empty after an
-// outage, callers and agents make their rooms anew, for which it dispatches a second agent if workers were there first.
+// outage, callers and agents create their rooms again, and it dispatches a second agent if workers were back first.
 //
-// It does not stand in for LiveKit, carries no audio, schedules nothing, and writes nothing to the cluster but the
+// It does not replace LiveKit, carries no audio, schedules nothing, and writes nothing to the cluster but the
 // statuses of containers that exited or started again, and what readiness probes say, each as the node of its pod.
 package fleet
 
@@ -350,7 +350,7 @@ type AgentState struct {
 	Rooms      []string
 	// Waiting are the rooms of jobs that are assigned and wait for a process.
 	Waiting []string
-	// Draining says that the process got SIGTERM, Closed that it, or its gate, heeds its pod's DrainingAnnotation.
+	// Draining says that the process got SIGTERM, Closed that it, or its gate, obeys its pod's DrainingAnnotation.
 	Draining, Closed bool
 	Registered       bool
 	// Gate is where the pod's call-gate answers, empty without one.

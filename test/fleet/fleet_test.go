@@ -368,7 +368,7 @@ func TestDeafAgentIgnoresTheMark(t *testing.T) {
 	ends := time.Now().Add(3 * noticeDelay)
 	eventually(t, "the delay has passed thrice", func() bool { return time.Now().After(ends) })
 	if f.Agents()[0].Closed {
-		t.Error("a deaf agent heeds the mark")
+		t.Error("a deaf agent obeys the mark")
 	}
 }
 

@@ -115,7 +115,7 @@ func (k *kubelet) look(ctx context.Context, probes []*probe) {
 		case !now.Before(p.next):
 			p.next = now.Add(p.period)
 			code, err := ask(ctx, p.url)
-			// A gate of before readiness knows no such page, and nobody would have given it this probe.
+			// A gate of an earlier version has no such page, and its pod would not have this probe.
 			if err == nil && (code >= 200 && code < 400 || p.sidecar && code == http.StatusNotFound) {
 				p.ready, p.wrong = true, 0
 			} else if p.wrong++; p.wrong >= p.failures {

@@ -405,7 +405,7 @@ func TestNodeHours(t *testing.T) {
 }
 
 // TestNodeHoursOfAutoscalers: the same beside autoscalers that decide as the real ones do.
-// Karpenter sets no mark, so what it leaves is what guarded pods would have to be moved for without one.
+// Karpenter sets no mark, so guarded pods would have to be moved to save what it leaves.
 func TestNodeHoursOfAutoscalers(t *testing.T) {
 	for name, tc := range map[string]struct {
 		load modelLoad

@@ -172,7 +172,7 @@ func (p *process) read(pod *corev1.Pod) {
 	}
 }
 
-// run lives the process's life. Ending ctx stops the fleet: everything goes, and no status is written.
+// run runs the process until it exits. Ending ctx stops the fleet: everything goes, and no status is written.
 func (p *process) run(ctx context.Context) {
 	if p.gate != nil {
 		if err := p.gate.started(ctx); err != nil {

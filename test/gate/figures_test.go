@@ -31,7 +31,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-var update = flag.Bool("update", false, "write the transcript of pkg/callgate/testdata anew") //nolint:gochecknoglobals // a flag of the test
+var update = flag.Bool("update", false, "rewrite the transcript of pkg/callgate/testdata") //nolint:gochecknoglobals // a flag of the test
 
 // worker is a worker in Go: it takes every job and runs none.
 type worker struct {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package gate tests call-gate as a pod has it: as a process of its own between
+// Package gate tests call-gate as it runs in a pod: as a process of its own between
 // the real livekit-server and the real LiveKit Agents for Node.
 package gate
 

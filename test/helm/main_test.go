@@ -2,8 +2,8 @@
 
 // Package helm tests what people do to the charts with Helm, on a real control
 // plane: install, scale, upgrade, roll back, hand fields over, uninstall. Nodes are
-// simulated, so pods run nothing: the metrics-adapter answers nobody, and the guard
-// does nothing. Who writes in their place here says so.
+// simulated, so pods run nothing: metrics-adapter answers nobody, and drain-guard does
+// nothing. A test that writes in their place says so.
 //
 // What a chart renders is tested in test/charts and manifests, and what its
 // programs do on real nodes in test/nodes.

@@ -28,7 +28,7 @@ import (
 const (
 	voiceChart    = "charts/voice-agent"
 	agentSelector = "app.kubernetes.io/component=agent"
-	// fixed is a number of agents that the chart renders, for no autoscaler owns it.
+	// fixed is a number of agents that the chart renders, because no autoscaler owns it.
 	fixed = "agent.autoscaling.enabled=false"
 )
 

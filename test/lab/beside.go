@@ -147,7 +147,7 @@ func (l *Lab) StartBeside(ctx context.Context, o *Other, args ...string) (*Adapt
 	return a, nil
 }
 
-// Republish installs the metrics-adapter of the stage anew, starts it again and leads the
+// Republish installs the metrics-adapter of the stage again, starts it again and leads the
 // APIServices to it.
 func (l *Lab) Republish(ctx context.Context) error {
 	if err := l.Adapter.Stop(); err != nil {

@@ -54,10 +54,10 @@ func Manifest(name string) (string, error) {
 	return filepath.Join(root, "manifests", name), err
 }
 
-// guardManifests are the files that install a guard's rights and its doors.
+// guardManifests are the files that install a guard's rights and admission policies.
 func guardManifests() []string { return []string{"drain-guard.yaml", "lookout.yaml", "doors.yaml"} }
 
-// InstallGuard applies the guard's rights and closes the doors. It starts no guard.
+// InstallGuard applies the guard's rights and admission policies. It starts no guard.
 func (l *Lab) InstallGuard(ctx context.Context) error {
 	l.printf("installing the drain-guard and its doors")
 	path, err := WriteManifests(l.Client.Discovery(), l.Cluster.Dir(), guardManifests()...)
@@ -245,7 +245,7 @@ func read(ctx context.Context, client *http.Client, url string) (string, error) 
 	return string(body), nil
 }
 
-// breakGlass is the client of one who may open every door.
+// breakGlass is the client of a member of the break-glass group.
 func (l *Lab) breakGlass() (kubernetes.Interface, error) {
 	config, err := l.Cluster.RESTConfig("breaker", adminGroup, BreakGlassGroup)
 	if err != nil {

@@ -29,9 +29,9 @@ func (l *Lab) Namespace(ctx context.Context, name string) error {
 	return nil
 }
 
-// DeleteNamespace deletes a namespace, kills its pods behind every door, and waits until
-// there are none. Kubernetes takes ten seconds more to remove the namespace itself, for
-// which nobody has to wait: no other has its name.
+// DeleteNamespace deletes a namespace, kills its pods despite the admission policies, and
+// waits until there are none. Kubernetes takes ten seconds more to remove the namespace
+// itself. Nobody has to wait for that, because its name is not used again.
 func (l *Lab) DeleteNamespace(ctx context.Context, name string) error {
 	breaker, err := l.breakGlass()
 	if err != nil {

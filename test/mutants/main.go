@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command mutants breaks callguard on purpose, one change at a time, and reports whether the test that should
-// notice it does. A mutant that survives is a fault of the tests.
+// notice it fails. If it passes, the mutant survives, and the test is too weak.
 //
 // Nothing in the repository is changed: each test is compiled with `go build -overlay`, which replaces one file.
 // Mutants of the admission policies are installed into a local cluster by test/doors; they need --policies.

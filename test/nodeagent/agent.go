@@ -2,7 +2,7 @@
 
 // Package nodeagent brings the real LiveKit Agents for Node to tests: installed from
 // npm into the user's cache folder, once for each package-lock.json, and packed
-// into a container image. What the agents do stands in the .mjs files; none of it
+// into a container image. What the agents do is in the .mjs files; nothing there
 // is callguard's. The package runs nothing by itself.
 package nodeagent
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nodes tests callguard as people have it: both charts, installed by Helm
+// Package nodes tests callguard as users run it: both charts, installed by Helm
 // on real nodes, with images, the real livekit-server and the real LiveKit Agents
 // for Node in pods. It needs root and Debian's containerd.
 package nodes

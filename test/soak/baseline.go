@@ -13,7 +13,7 @@ import (
 // Baseline is what people do without callguard, played through the same schedule.
 type Baseline string
 
-// The baselines. In each, agents take no new call on SIGTERM, and work on within their grace.
+// The baselines. In each, agents take no new call on SIGTERM, and finish the present ones within their grace period.
 const (
 	// Article is a PodDisruptionBudget with minAvailable 1, and Kubernetes' own grace of 30 s.
 	Article Baseline = "article"
@@ -23,7 +23,7 @@ const (
 	GraceHour Baseline = "grace-drain-timeout"
 	// NoneUnavailable is a PodDisruptionBudget with maxUnavailable 0.
 	NoneUnavailable Baseline = "maxUnavailable0"
-	// AgonesLike has a pod for each call. While it has its call, a pod is its ReplicaSet's no more, and is not evicted; it
+	// AgonesLike has a pod for each call. While it has its call, a pod does not belong to its ReplicaSet and is not evicted; it
 	// goes when the call is over.
 	AgonesLike Baseline = "agones-like"
 )
@@ -41,10 +41,10 @@ func ParseBaseline(name string) (Baseline, error) {
 	return Baseline(name), nil
 }
 
-// standsFor is how long a run is in the life that it plays: its longest calls last as long as it does.
+// standsFor is the real time that a run stands for: its longest calls last as long as it does.
 const standsFor = time.Hour
 
-// Grace is the termination grace of a baseline's pods in a run, in whole seconds: as much shorter than in life as the run is.
+// Grace is the termination grace of a baseline's pods in a run, in whole seconds: shortened in the same proportion as the run.
 func (b Baseline) Grace(run time.Duration) time.Duration {
 	life := 30 * time.Second
 	switch b {

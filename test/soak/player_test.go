@@ -44,7 +44,7 @@ const (
 	namespacePrefix = "soak-"
 )
 
-// guardArgs are the guard's flags. Agents that heed the draining mark need no longer settle window.
+// guardArgs are the guard's flags. Agents that obey the draining annotation need no longer settle window.
 func guardArgs() []string { return []string{"--settle=3s", "--candidate-delay=5s"} }
 
 func namespaceOf(workload string) string { return namespacePrefix + workload }
@@ -113,7 +113,7 @@ func timing(workload string) map[string]string {
 		a[fleet.DialectAnnotation] = string(fleet.Node)
 	case NodeGated:
 		a[fleet.DialectAnnotation] = string(fleet.Node)
-		// For so long a job counts whose end went by while its gate was dead: Node tells nobody.
+		// A job that ended while its gate was dead counts for that long, because Node does not report its end.
 		a[fleet.GateArgsAnnotation] = "--launch-limit=1m"
 	}
 	return a
@@ -198,7 +198,7 @@ func (p *player) able(a fleet.AgentState) bool {
 	return a.Registered && !a.Draining && !a.Closed && float64(jobs(a)) < targetLoad*float64(maxJobs(p.schedule, p.baseline))
 }
 
-// choice notes who can answer from now on. After ableFor, was tells whether somebody could for all that time.
+// choice notes who can answer from now on. After ableFor, was reports whether somebody could all that time.
 func (p *player) choice(workload string) (was func() bool, stop func()) {
 	able := func() map[types.UID]bool {
 		can := map[types.UID]bool{}
@@ -289,7 +289,7 @@ func (p *player) play(ctx context.Context) {
 	p.mu.Unlock()
 }
 
-// settled waits until each workload has the pods it shall have, and all of them serve.
+// settled waits until each workload has the pods it should have, and all of them serve.
 func (p *player) settled(ctx context.Context) {
 	err := lab.Eventually(ctx, settleWithin, "only pods that serve are left", func() (bool, error) {
 		for _, w := range Workloads() {

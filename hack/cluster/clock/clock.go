@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package clock builds Go programs whose clock is wrong by what their environment says, for tests of what happens when
+// Package clock builds Go programs whose clock is wrong by an offset from their environment, for tests of what happens when
 // the clocks of a cluster differ.
 //
-// An overlay of package time adds the variable Offset to what time.Now reads, to the seconds of the wall alone: how long
-// something takes is measured as ever. Only time is compiled anew, and the linker is given that one. So a program that
-// was ever built costs one more link. The linker itself refuses a package time that others would have to be compiled
-// for: the overlay changes no line's number, and nothing that other packages see.
+// An overlay of package time adds the variable Offset to the wall clock that time.Now reads. The monotonic clock, by which
+// durations are measured, stays as it is. Only package time is compiled again, and given to the linker, so a program that
+// was built before costs one more link. The linker refuses a package time for which other packages would have to be
+// compiled again, so the overlay changes no line number, and nothing that other packages see.
 //
-// The package is no part of any program that callguard ships.
+// No program that callguard ships contains this package.
 package clock
 
 import (

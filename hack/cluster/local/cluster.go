@@ -7,10 +7,11 @@
 // With Config.Kubelets the nodes are real, and need root: a kubelet and a containerd each, with kube-proxy and CoreDNS, in
 // a network namespace of the instance's own. Images are loaded from files; there is no registry.
 //
-// Simulated pods run no program: their containers only say that they run. Each pod has a loopback address of its own,
-// on which a test process can listen in the pod's name. EndpointSlices refuse loopback addresses, so no Service leads there.
+// Simulated pods run no program: only their status says that their containers run. Each pod has a loopback address of its
+// own, on which a test process can listen in place of the pod. EndpointSlices refuse loopback addresses, so no Service
+// reaches it.
 //
-// The package does not install callguard, is no place for data worth keeping, and works on Linux only.
+// The package does not install callguard, deletes its data at the end, and works on Linux only.
 package local
 
 import (
@@ -199,7 +200,7 @@ func (c *Cluster) update(ctx context.Context, fn func(*state) error) error {
 	return s.save(c.dir)
 }
 
-// destroy ends all processes at once, for the data go with them, keeps the logs and removes the folder.
+// destroy kills all processes, because their data is deleted anyway, keeps the logs and removes the folder.
 func (c *Cluster) destroy(ctx context.Context) error {
 	s, err := c.state()
 	if err != nil && !errors.Is(err, ErrNoInstance) {

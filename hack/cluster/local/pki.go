@@ -114,7 +114,7 @@ func loadAuthority(dir, name string) (*authority, error) {
 		kp.key, err = os.ReadFile(filepath.Join(dir, name+".key"))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the certificate authority %s: %w; start the instance anew", name, err)
+		return nil, fmt.Errorf("cannot read the certificate authority %s: %w; start the instance again", name, err)
 	}
 	return parseAuthority(kp)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command pause holds a pod's namespaces on the local cluster's real nodes until
-// it is told to end, and buries the orphans of a shared PID namespace.
+// it is told to end, and reaps orphaned processes of a shared PID namespace.
 package main
 
 import (
