@@ -4,34 +4,34 @@ package call
 
 import "slices"
 
-// Ability is whether a pod can take calls, as its call-gate says: a closed set, so that
-// no text of others travels with it. The empty one is that of a gate that did not answer.
+// Ability is whether a pod can take calls, as its call-gate reports it. It is a closed
+// set, so that no text from outside is passed on. It is empty if the gate did not answer.
 type Ability string
 
 // The abilities.
 const (
 	// Able: a worker of the pod is registered with LiveKit.
 	Able Ability = "able"
-	// Unsaid: the gate answers, and is of a version that does not say.
+	// Unsaid: the gate answers, but its version does not report the ability.
 	Unsaid Ability = "unsaid"
 	// Silent: the gate does not answer.
 	Silent Ability = "silent"
 
-	// The others say why the pod can take no call.
+	// The others are reasons why the pod cannot take calls.
 
-	NoWorker    Ability = "no-worker"   // no worker has ever come to the gate
-	Registering Ability = "registering" // one has, and LiveKit has not registered it
+	NoWorker    Ability = "no-worker"   // no worker has ever connected to the gate
+	Registering Ability = "registering" // a worker has connected, and LiveKit has not registered it
 	Refused     Ability = "refused"     // LiveKit refuses the worker's key
-	NotLiveKit  Ability = "not-livekit" // what answers at LiveKit's URL takes no workers
+	NotLiveKit  Ability = "not-livekit" // the server at LiveKit's URL accepts no workers
 	Unreachable Ability = "unreachable" // LiveKit cannot be reached
-	Gone        Ability = "gone"        // the last worker has gone
-	OtherwiseNo Ability = "other"       // a gate of a later version has another reason
+	Gone        Ability = "gone"        // the last worker has disconnected
+	OtherwiseNo Ability = "other"       // a reason of a later version of the gate
 )
 
-// Inabilities lists why a pod can take no call.
+// Inabilities lists the reasons why a pod cannot take calls.
 func Inabilities() []Ability {
 	return []Ability{NoWorker, Registering, Refused, NotLiveKit, Unreachable, Gone, OtherwiseNo}
 }
 
-// Unable reports whether the gate says that the pod can take no call.
+// Unable reports whether the gate says that the pod cannot take calls.
 func (a Ability) Unable() bool { return slices.Contains(Inabilities(), a) }

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// The labels, annotations and attributes by which callguard and its users speak. They are
-// part of the public contract; Annotations has what each means.
+// The labels, annotations and attributes that callguard and its users exchange. They are
+// part of the public API; Annotations explains each.
 const (
 	GuardedLabel   = "callguard.dev/guarded"
 	EnabledLabel   = "callguard.dev/enabled"
@@ -42,11 +42,11 @@ const (
 	PodAttribute = "callguard.dev/pod"
 
 	// TryRoomPrefix begins the names of the rooms of calls that "kubectl calls try" makes.
-	// They are calls like all others, but for statistics of how long calls last.
+	// They count like all others, except in the statistics of how long calls last.
 	TryRoomPrefix = "callguard-try-"
 )
 
-// The names of callguard's two Deployments, as every object and image of theirs has them.
+// The names of callguard's two Deployments, of their objects and of their programs.
 const (
 	GuardName   = "drain-guard"
 	AdapterName = "metrics-adapter"
@@ -57,7 +57,8 @@ type Writer string
 
 // The writers.
 const (
-	// AtBirth is the team, in the pod template: it is fixed at the pod's birth.
+	// AtBirth is the team, in the pod template. The value is fixed when the pod
+	// is created.
 	AtBirth Writer = "the pod template; fixed when the pod is created"
 	// Team is whoever may edit the object, at any time.
 	Team Writer = "anyone who may edit the object"
@@ -69,7 +70,7 @@ const (
 	GuardOnly Writer = GuardName
 )
 
-// What annotations and labels stand on.
+// The kinds of objects that have annotations and labels.
 const (
 	OnPod       = "pod"
 	OnWorkload  = "Deployment, StatefulSet or DaemonSet"
@@ -78,23 +79,24 @@ const (
 	OnLease     = "Lease `drain-guard`"
 )
 
-// Annotation is what one annotation or label of callguard's means.
+// Annotation describes one annotation or label of callguard.
 type Annotation struct {
 	Key     string
 	Label   bool
 	On      string // the kind of object
 	Writer  Writer
 	Readers string // the programs that read it
-	Default string // what holds without it
+	Default string // what applies without it
 	Means   string
 
-	// wrong is what is wrong with a pod's value, and a value that would work; nil where
-	// any value will do. The other annotations may have a say in it.
+	// wrong returns what is wrong with a pod's value, and a value that would work. It
+	// is nil if any value will do. It may depend on the pod's other annotations.
 	wrong func(of map[string]string) error
 }
 
 // Annotations lists them all. Trimming, the check of pods' settings, the test of the
-// admission policy and docs/reference/annotations.md follow from it. Nobody changes it.
+// admission policy and docs/reference/annotations.md follow from it. The caller must
+// not change it.
 func Annotations() []Annotation { return annotations }
 
 var annotations = table() //nolint:gochecknoglobals // constant; each look at a pod reads it
@@ -183,7 +185,8 @@ func table() []Annotation {
 	}
 }
 
-// PodAnnotations are the annotations of callguard's that its programs read of a pod.
+// PodAnnotations returns the keys of callguard's annotations that its programs read
+// from pods.
 func PodAnnotations() (keys []string) {
 	for _, a := range Annotations() {
 		if a.On == OnPod && !a.Label {
@@ -193,8 +196,8 @@ func PodAnnotations() (keys []string) {
 	return keys
 }
 
-// Mistakes says what is wrong with the annotations of a pod, each with a value that would
-// work. Until it is mended the default of each holds.
+// Mistakes returns what is wrong with the annotations of a pod, each with a value that
+// would work. Until a value is corrected, its default applies.
 func Mistakes(of map[string]string) (mistakes []error) {
 	for _, a := range Annotations() {
 		if a.wrong == nil {
@@ -207,7 +210,7 @@ func Mistakes(of map[string]string) (mistakes []error) {
 	return mistakes
 }
 
-// Reference is the table of docs/reference/annotations.md.
+// Reference returns the table of docs/reference/annotations.md.
 func Reference() string {
 	var b strings.Builder
 	b.WriteString("| key | on | who writes it | who reads it | without it | meaning |\n|---|---|---|---|---|---|\n")

@@ -4,7 +4,7 @@
 // calls, the witness that counts them, and the reading it gives.
 //
 // A call is a LiveKit room that an agent participant of a pod is in. The package
-// asks nobody and decides nothing; it imports no other package of callguard.
+// does no I/O and decides nothing; it imports no other package of callguard.
 package call
 
 import (
@@ -125,7 +125,8 @@ type Project string
 // DefaultProject is the project of the add-on's own flags.
 const DefaultProject Project = "default"
 
-// SecretProject is the project whose URL and key stand in a Secret, under these keys.
+// SecretProject returns the project whose URL and API key are in a Secret, under
+// these keys.
 func SecretProject(namespace, secret string, keys SecretKeys) Project {
 	project := namespace + "/" + secret
 	if named := keys.String(); named != "" {
@@ -142,7 +143,7 @@ func (p Project) Secret() (types.NamespacedName, bool) {
 	return types.NamespacedName{Namespace: namespace, Name: name}, ok
 }
 
-// Keys returns the keys of that Secret which pods name.
+// Keys returns the keys of that Secret, as pods name them.
 func (p Project) Keys() SecretKeys {
 	_, named, _ := strings.Cut(strings.TrimSuffix(string(p), ")"), " (")
 	keys, _ := ParseSecretKeys(named) // SecretProject wrote it
@@ -153,7 +154,7 @@ func (p Project) Keys() SecretKeys {
 // server's clock.
 type Births struct{ Oldest, Newest time.Time }
 
-// With is the births with those of one more pod.
+// With returns the births including one more pod.
 func (b Births) With(born time.Time) Births {
 	if b.Newest.IsZero() || born.Before(b.Oldest) {
 		b.Oldest = born
@@ -164,7 +165,7 @@ func (b Births) With(born time.Time) Births {
 	return b
 }
 
-// State is where a guarded pod stands on its one-way road.
+// State is how far a guarded pod is on its way out. It only moves forward.
 type State string
 
 // The states, in order.
@@ -189,14 +190,16 @@ func IsAside(labels map[string]string) bool {
 	return strings.HasSuffix(labels[HashLabel(labels)], AsideSuffix)
 }
 
-// IsReleased reports whether a pod may go, by its labels. The admission policies and the
-// PodDisruptionBudgets ask for the label alone, so an empty one counts, too.
+// IsReleased reports whether a pod may be evicted and deleted, by its labels. The
+// admission policies and the PodDisruptionBudgets only check that the label exists, so
+// an empty value counts, too.
 func IsReleased(labels map[string]string) bool {
 	_, is := labels[ReleasedLabel]
 	return is
 }
 
-// StateOf reads a pod's state from its labels and annotations. The furthest wins.
+// StateOf reads a pod's state from its labels and annotations. The one that is
+// furthest on wins.
 func StateOf(labels, annotations map[string]string) State {
 	switch {
 	case IsReleased(labels):
@@ -224,8 +227,8 @@ type Pod struct {
 	Labels   map[string]string
 	Node, IP string
 	Owner    Owner
-	// Hash is what the pod's ReplicaSet has at the end of its name, where a Deployment
-	// made it.
+	// Hash is the suffix of the name of the pod's ReplicaSet, if a Deployment created
+	// that.
 	Hash  string
 	State State
 	// Terminating reports whether the pod is being deleted.
@@ -233,11 +236,11 @@ type Pod struct {
 	// Born is when the pod was created, by the API server's clock.
 	Born time.Time
 
-	// Running says that a container runs that may hold calls. The kubelet is its own
-	// witness here: a pod without one holds no call.
+	// Running reports whether a container runs that may hold calls, according to the
+	// kubelet. A pod without one holds no call.
 	Running bool
 
-	// Ready says that the kubelet finds the pod ready.
+	// Ready reports whether the kubelet considers the pod ready.
 	Ready bool
 
 	Witnesses  []Witness
@@ -251,7 +254,7 @@ type Pod struct {
 func (p *Pod) Asks(w Witness) bool { return slices.Contains(p.Witnesses, w) }
 
 // Reading is one witness's answer about one pod. The zero Reading is unknown:
-// nobody has answered yet.
+// there was no answer yet.
 type Reading struct {
 	calls  int
 	at     time.Time
@@ -261,34 +264,39 @@ type Reading struct {
 	sealed bool
 	others bool
 	spared bool
-	// ability is what a gate says beside its number, known or not.
+	// ability is what a gate reports in addition to its number, even if that is
+	// unknown.
 	ability Ability
 }
 
-// Known is a reading of n calls that was true at the time given.
+// Known returns a reading of n calls that was true at the given time.
 func Known(n int, at time.Time) Reading { return Reading{calls: n, at: at, known: true} }
 
-// Unknown is the reading of a witness that could not tell, and why.
+// Unknown returns the reading of a witness that could not tell, with the
+// reason.
 func Unknown(format string, args ...any) Reading {
 	return Reading{reason: Plain(fmt.Sprintf(format, args...), MaxText)}
 }
 
-// Spared is the reading of a witness that nobody had to ask, and why: it is unknown.
+// Spared returns the unknown reading of a witness that did not have to be asked,
+// with the reason.
 func Spared(why string) Reading { return Reading{reason: why, spared: true} }
 
-// Spared reports whether nobody had to ask the witness.
+// Spared reports whether the witness did not have to be asked.
 func (r Reading) Spared() bool { return r.spared }
 
-// WithNewest is the reading with the time at which the latest of its calls began.
+// WithNewest returns the reading with the time at which the latest of its calls
+// began.
 func (r Reading) WithNewest(began time.Time) Reading {
 	r.newest = began
 	return r
 }
 
-// Newest is when the latest of the calls began; zero where nobody knows.
+// Newest returns when the latest of the calls began; zero if that is unknown.
 func (r Reading) Newest() time.Time { return r.newest }
 
-// WithSeal is the reading of a witness that knows that no further call can begin.
+// WithSeal returns the reading of a witness that knows that no further call can
+// begin.
 func (r Reading) WithSeal() Reading {
 	r.sealed = true
 	return r
@@ -297,8 +305,8 @@ func (r Reading) WithSeal() Reading {
 // Sealed reports whether the reading is known, and no further call can begin.
 func (r Reading) Sealed() bool { return r.known && r.sealed }
 
-// WithUnattributed is the reading of a witness that sees calls of which it cannot
-// say whose they are: the pod may hold more than the reading says.
+// WithUnattributed returns the reading of a witness that sees calls which it
+// cannot assign to a pod: the pod may hold more than the reading says.
 func (r Reading) WithUnattributed() Reading {
 	r.others = true
 	return r
@@ -307,15 +315,14 @@ func (r Reading) WithUnattributed() Reading {
 // Unattributed reports whether there are such calls.
 func (r Reading) Unattributed() bool { return r.others }
 
-// WithAbility is the reading of a gate, with what it says of whether the pod can take
-// calls.
+// WithAbility returns the reading of a gate with the pod's ability to take calls.
 func (r Reading) WithAbility(a Ability) Reading {
 	r.ability = a
 	return r
 }
 
-// Ability is what the gate says of whether the pod can take calls; empty where it did
-// not answer, and of all other witnesses.
+// Ability returns the pod's ability to take calls as the gate reports it; empty if it
+// did not answer, and for all other witnesses.
 func (r Reading) Ability() Ability { return r.ability }
 
 // Calls returns the number of calls, and false when it is unknown.
@@ -324,10 +331,10 @@ func (r Reading) Calls() (int, bool) { return r.calls, r.known }
 // Known reports whether the number of calls is known.
 func (r Reading) Known() bool { return r.known }
 
-// At is the time a known reading was true.
+// At returns the time at which a known reading was true.
 func (r Reading) At() time.Time { return r.at }
 
-// Reason says why an unknown reading is unknown.
+// Reason returns why an unknown reading is unknown.
 func (r Reading) Reason() string {
 	if !r.known && r.reason == "" {
 		return "nobody has answered yet"

@@ -22,7 +22,7 @@ const (
 	LostNode  Intent = "lost-node"  // its node is not ready or unreachable for longer than the pod tolerates
 	Orphan    Intent = "orphan"     // an owner is gone or going
 	Operator  Intent = "operator"   // LeaveAnnotation
-	Unlock    Intent = "unlock"     // callguard lets go of everything
+	Unlock    Intent = "unlock"     // callguard unlocks all pods
 )
 
 // Intents lists the intents.
@@ -30,8 +30,8 @@ func Intents() []Intent {
 	return []Intent{NodeDrain, ScaleDown, Rollout, LostNode, Orphan, Operator, Unlock}
 }
 
-// OfNode reports whether the intent takes a pod whose workload still wants as many:
-// a replacement comes before it goes.
+// OfNode reports whether the workload still wants as many pods, so that a
+// replacement has to start before the pod leaves.
 func (i Intent) OfNode() bool { return i == NodeDrain || i == LostNode || i == Operator }
 
 // Mark is an intent and the time from which it has held, as annotations hold it.
@@ -56,7 +56,7 @@ func ParseMark(value string) (Mark, error) {
 // Deadline is how long a pod may be held once it takes no new call.
 type Deadline struct {
 	After   time.Duration // zero: forever
-	Release bool          // let the pod go then, whatever calls it holds
+	Release bool          // release the pod then, whatever calls it holds
 }
 
 // ParseDeadline reads the values of DeadlineAnnotation and OnDeadlineAnnotation.

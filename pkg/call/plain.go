@@ -10,19 +10,19 @@ import (
 	"unicode/utf8"
 )
 
-// MaxText bounds a text that people read and others had a hand in, in bytes: an Event,
-// an answer of the metrics API, a line of the plugin.
+// MaxText is the limit, in bytes, of a text for people that includes text from
+// outside: an Event, an answer of the metrics API, a line of the plugin.
 const MaxText = 2 << 10
 
-// Plain is a text in one line of at most most bytes that does nothing to a terminal, and
-// shows in the order in which it was written: control characters and those that cannot
-// be seen are written out, as in JSON. It is for all that reaches people and was not
-// written by callguard alone.
+// Plain returns a text as one line of at most most bytes that is safe to print on a
+// terminal: control characters, and invisible ones such as those that change the
+// direction of writing, are escaped as in JSON. Use it for all text that people see and
+// that callguard did not write alone.
 func Plain(text string, most int) string {
 	cut := false
-	if len(text) > most { // before all else: it may be of any length
+	if len(text) > most { // first, because it may be of any length
 		text, cut = text[:most], true
-		for i := 0; i < utf8.UTFMax && len(text) > 0; i++ { // no half of a character
+		for i := 0; i < utf8.UTFMax && len(text) > 0; i++ { // do not cut a character in half
 			if r, size := utf8.DecodeLastRuneInString(text); r != utf8.RuneError || size > 1 {
 				break
 			}
@@ -43,7 +43,7 @@ func Plain(text string, most int) string {
 	return plain
 }
 
-// Escape writes out what Plain does, but for the characters that are kept.
+// Escape escapes what Plain does, except for the characters in kept.
 func Escape(text, kept string) string {
 	harmless := func(r rune) bool {
 		return unicode.IsGraphic(r) && r != utf8.RuneError && !isBreak(r) || strings.ContainsRune(kept, r)
@@ -57,7 +57,7 @@ func Escape(text, kept string) string {
 		case harmless(r):
 			b.WriteRune(r)
 		case r == utf8.RuneError && !strings.HasPrefix(text[i:], string(utf8.RuneError)):
-			fmt.Fprintf(&b, "\\u%04x", text[i]) // a byte that is no character
+			fmt.Fprintf(&b, "\\u%04x", text[i]) // a byte that is not valid UTF-8
 		case high == unicode.ReplacementChar:
 			fmt.Fprintf(&b, "\\u%04x", r)
 		default:
@@ -67,7 +67,7 @@ func Escape(text, kept string) string {
 	return b.String()
 }
 
-// isBreak reports whether a character ends a line or goes to the next column.
+// isBreak reports whether a character is a line break or a tab.
 func isBreak(r rune) bool {
 	return r == '\t' || r == '\n' || r == '\v' || r == '\f' || r == '\r' || r == 0x85 || r == 0x2028 || r == 0x2029
 }

@@ -9,14 +9,15 @@ import (
 )
 
 // SecretKeys are the names of the keys, or files, that hold the URL, the API key and the
-// API secret of a LiveKit project. An empty one is not said: callguard's own name is looked
-// for then, and LiveKit's where that is not there.
+// API secret of a LiveKit project. If one is empty, callguard's own name for the key is
+// used, or LiveKit's if that key does not exist.
 type SecretKeys struct{ URL, APIKey, APISecret string }
 
 // ExampleSecretKeys is a value of SecretKeysAnnotation.
 const ExampleSecretKeys = "url=LIVEKIT_URL,api-key=LIVEKIT_API_KEY,api-secret=LIVEKIT_API_SECRET"
 
-// secretKey is what Kubernetes takes for a key of a Secret, but for names that lead out of a folder.
+// secretKey matches what Kubernetes accepts as a key of a Secret, except names that lead out of a
+// folder.
 var secretKey = regexp.MustCompile(`^[-._a-zA-Z0-9]*[-_a-zA-Z0-9][-._a-zA-Z0-9]*$`)
 
 // ParseSecretKeys reads the value of SecretKeysAnnotation; an empty one names no key. The
@@ -37,7 +38,8 @@ func ParseSecretKeys(value string) (SecretKeys, error) {
 	return keys, nil
 }
 
-// String is the keys as ParseSecretKeys reads them, always in the same order.
+// String returns the keys in the form that ParseSecretKeys reads, always in
+// the same order.
 func (k SecretKeys) String() string {
 	var named []string
 	for _, key := range []struct{ of, name string }{{"url", k.URL}, {"api-key", k.APIKey}, {"api-secret", k.APISecret}} {
@@ -48,9 +50,9 @@ func (k SecretKeys) String() string {
 	return strings.Join(named, ",")
 }
 
-// Among returns the keys that hold the three, of those that are there, or which of them
-// there is none of. A key that is named is the only one that will do; else callguard's own
-// comes before LiveKit's.
+// Among returns which of the existing keys hold the three values, or an error that names
+// the missing ones. If a key is named, only that one is accepted; otherwise callguard's
+// own name takes precedence over LiveKit's.
 func (k SecretKeys) Among(there func(key string) bool) (SecretKeys, error) {
 	var missing []string
 	find := func(named string, known ...string) string {

@@ -14,24 +14,26 @@ const MaxAgentName = 128
 // Values of WaitingRoomsAnnotation.
 const (
 	NamedRooms = "named" // only rooms that ask for an agent by name; the default
-	EveryRoom  = "every" // those that ask for any agent, too, as LiveKit does for each room that names none
+	EveryRoom  = "every" // also those that ask for any agent, as LiveKit does for each room that names none
 )
 
-// Demand is which of the calls that wait for an agent a pod could take, as its annotations
-// say.
+// Demand describes which of the calls that wait for an agent a pod could take, according
+// to its annotations.
 type Demand struct {
 	Project Project
-	// AgentName is the name with which its agent registers at LiveKit; empty where nobody
-	// says.
+	// AgentName is the name with which its agent registers at LiveKit; empty if no
+	// annotation names it.
 	AgentName string
-	// EveryRoom says that a caller in a room that asks for no agent by name waits, too.
+	// EveryRoom reports whether a caller waits, too, in a room that asks for no agent
+	// by name.
 	EveryRoom bool
-	// Again says that such rooms are dispatched again when a pod can take calls.
+	// Again reports whether such rooms are dispatched again when a pod can take
+	// calls.
 	Again bool
 }
 
-// DemandOf reads the annotations of a pod, or of the template of one. What cannot be read
-// has its default.
+// DemandOf reads the annotations of a pod, or of the template of one. For invalid values
+// the defaults apply.
 func DemandOf(namespace string, annotations map[string]string) Demand {
 	name, _ := ParseAgentName(annotations[AgentNameAnnotation])
 	every, _ := ParseWaitingRooms(annotations[WaitingRoomsAnnotation])
@@ -39,7 +41,7 @@ func DemandOf(namespace string, annotations map[string]string) Demand {
 	return Demand{Project: ProjectOf(namespace, annotations), AgentName: name, EveryRoom: every, Again: again}
 }
 
-// ProjectOf is the LiveKit project that the annotations of a pod name.
+// ProjectOf returns the LiveKit project that the annotations of a pod name.
 func ProjectOf(namespace string, annotations map[string]string) Project {
 	secret := annotations[SecretAnnotation]
 	if secret == "" {
@@ -77,9 +79,11 @@ func ParseDispatchAgain(value string) (bool, error) {
 	return false, fmt.Errorf("annotation %s is %q; use \"true\" or \"false\"", DispatchAgainAnnotation, value)
 }
 
-// WaitingRoom is a room with a caller and no agent, which asked for one that nobody sent.
+// WaitingRoom is a room with a caller and no agent, which asked for an agent and got
+// none.
 type WaitingRoom struct {
-	// Room is its name, which nobody is told: rooms are named after telephone numbers.
+	// Room is its name. It is shown to nobody, because rooms may be named after
+	// telephone numbers.
 	Room  string
 	Since time.Time
 	// Wants are the names of the agents it asked for and did not get, each once; an empty
@@ -87,21 +91,21 @@ type WaitingRoom struct {
 	Wants []string
 }
 
-// Waiting is what is known of a project's callers whom no agent has answered.
+// Waiting is what is known of a project's callers that no agent has answered.
 type Waiting struct {
 	Rooms []WaitingRoom
-	// Unknown is how many rooms have a caller and no agent, and it is not known whether
-	// they asked for one; Why says why.
+	// Unknown counts the rooms with a caller and no agent of which it is not known
+	// whether they asked for one; Why is the reason.
 	Unknown int
 	Why     string
-	// At is as of when all of it is known.
+	// At is the time at which all of this was true.
 	At time.Time
 }
 
-// Takers returns which of the demands of one project could take a room's call. Who says
-// the name that the room asks for takes it; where nobody says that name, all who say
-// none. A room that names nobody is for those who say no name and that every room wants
-// an agent.
+// Takers reports for each demand of one project whether it could take a room's call. If
+// the room asks for an agent by name, these are the demands with that name or, if there
+// are none, all demands without a name. A room that asks for any agent is for demands
+// without a name and with EveryRoom.
 func (r WaitingRoom) Takers(demands []Demand) []bool {
 	takes := make([]bool, len(demands))
 	for _, want := range r.Wants {

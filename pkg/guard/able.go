@@ -17,46 +17,46 @@ import (
 )
 
 const (
-	// silentFor is how long a gate may not answer before its pod is judged by its Ready
-	// condition alone: silence proves nothing, and nothing waits for it without end.
+	// silentFor is how long a gate may fail to answer before its pod is judged by its Ready
+	// condition alone, because silence proves nothing and must not block others forever.
 	silentFor = 2 * time.Minute
-	// startsWithin is how long a worker may take to come before that is a reason to name:
+	// startsWithin is how long a worker may take to connect before its absence is reported:
 	// Python's takes up to half a minute after its pod is ready.
 	startsWithin = time.Minute
-	// uselessFor is how long a pod must itself have been unable to take calls before it
-	// is no loss that it stops taking them.
+	// uselessFor is how long a pod must have been unable to take calls before nothing is lost
+	// if it stops taking them.
 	uselessFor = 5 * time.Minute
 )
 
-// ableAt is what is known of a pod's ability to take calls, of one that has a gate.
+// ableAt is what is known of the ability to take calls of a pod with a gate.
 type ableAt struct {
-	// why it cannot; empty where it can, as far as is known.
+	// why it cannot; empty if it can, as far as is known.
 	why   call.Ability
 	since time.Time
 }
 
-// can reports whether the pod can take calls: Kubernetes takes it for ready, and its
-// gate, if it has one, does not say otherwise.
+// can reports whether the pod can take calls: it is ready by Kubernetes, and its gate, if
+// it has one, does not say otherwise.
 func (m *member) can() bool { return m.serves() && m.able.why == "" }
 
-// canYet reports the same of a pod that is set aside: it takes calls until it drains.
+// canYet reports the same for a pod that is set aside, which takes calls until it drains.
 func (m *member) canYet() bool { return m.servesYet() && m.able.why == "" }
 
-// gated reports whether a pod has a gate, which says whether it can take calls.
+// gated reports whether a pod has a gate, which knows whether the pod can take calls.
 func gated(pod *corev1.Pod, p *call.Pod) bool {
 	return pod.Annotations[call.GatePortAnnotation] != "" || p.Asks(call.Gate)
 }
 
-// askable is a member's pod as its gate alone is asked.
+// askable returns a member's pod with the gate as its only witness.
 func (m *member) askable() *call.Pod {
 	p := *m.Pod
 	p.Witnesses = []call.Witness{call.Gate}
 	return &p
 }
 
-// hears enters what the gates of a workload have said. A pod whose gate is silent cannot
-// take calls, for a while; one whose gate is of a version that does not say can, if it
-// is ready. Where nobody asks gates, all are judged by that.
+// hears records what the gates of a workload have answered. A pod whose gate is silent
+// counts as unable to take calls for a while. If its gate's version does not report the
+// ability, or if no gates are asked at all, the Ready condition decides.
 func (pl *planner) hears(w *workload, now time.Time) {
 	for _, m := range w.members {
 		m.able = ableAt{}
@@ -73,8 +73,8 @@ func (pl *planner) hears(w *workload, now time.Time) {
 	}
 }
 
-// asksGates lists those whose gates are to be asked while a pod of the workload is to go
-// and still takes calls: it matters then which others can.
+// asksGates lists the members whose gates have to be asked. While a pod of the workload
+// should go and still takes calls, it matters which others can take calls.
 func (pl *planner) asksGates(w *workload) (asked []*member) {
 	if pl.ability == nil || !slices.ContainsFunc(w.members, func(m *member) bool { return m.wanted && m.undrained() }) {
 		return nil
@@ -87,13 +87,13 @@ func (pl *planner) asksGates(w *workload) (asked []*member) {
 	return asked
 }
 
-// undrained reports whether the pod has not been told to take no call.
+// undrained reports whether the pod has not been told to stop taking calls.
 func (m *member) undrained() bool {
 	return !m.Terminating && (m.State == call.Serving || m.State == call.Aside)
 }
 
-// askGatesNow asks the gates of those that would count as able, so that no pod stops
-// taking calls on an old answer.
+// askGatesNow asks the gates of the members that would count as able, so that no pod stops
+// taking calls because of an old answer.
 func (g *Guard) askGatesNow(ctx context.Context, w *workload) {
 	if g.gates == nil {
 		return
@@ -105,25 +105,25 @@ func (g *Guard) askGatesNow(ctx context.Context, w *workload) {
 			group.Go(func() error { g.gates.renew(ctx, m.askable()); return nil })
 		}
 	}
-	_ = group.Wait() // none returns an error
+	_ = group.Wait() // no task returns an error
 }
 
-// renew asks the witnesses of a pod now and enters the answers, also of one that nobody
-// has read yet.
+// renew asks the witnesses of a pod now and records the answers, even if the pod was never
+// read before.
 func (r *readings) renew(ctx context.Context, pod *call.Pod) {
 	answers := r.ask(ctx, pod, true)
 	r.want(pod, true)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rec := r.records[pod.UID]
-	if rec == nil { // while nobody reads in the background
+	if rec == nil { // while nothing reads in the background
 		rec = newEntry(pod, r.now().Add(wantedFor))
 		r.records[pod.UID] = rec
 	}
 	r.enter(rec, answers)
 }
 
-// ability is what a pod's gate said last, and since when it has said the same.
+// ability returns what a pod's gate said last, and since when it has said the same.
 func (r *readings) ability(uid types.UID) (call.Ability, time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -133,7 +133,7 @@ func (r *readings) ability(uid types.UID) (call.Ability, time.Time) {
 	return "", time.Time{}
 }
 
-// hearAbility enters what a gate says beside its number, and reports whether that is new.
+// hearAbility records the ability that a gate reports, and reports whether it has changed.
 func (e *entry) hearAbility(answer call.Reading, now time.Time) (changed bool) {
 	said := cmp.Or(answer.Ability(), call.Silent)
 	if said == e.ability {
@@ -143,13 +143,13 @@ func (e *entry) hearAbility(answer call.Reading, now time.Time) (changed bool) {
 	return true
 }
 
-// unable is why the pod can take no call.
+// unable returns why the pod cannot take calls.
 func (m *member) unable() verdict.Unable {
 	return verdict.Unable{Pod: m.NamespacedName.String(), Secret: m.keySecret(), Why: m.able.why}
 }
 
-// useless says why a pod has long been unable to take calls. That LiveKit cannot be
-// reached does not make it so: when it can be again, who serves now serves on.
+// useless returns why a pod has been unable to take calls for long. An unreachable LiveKit
+// is no such reason: once it is reachable again, the pod serves again.
 func (m *member) useless(now time.Time) verdict.Unable {
 	if m.able.why.Unable() && m.able.why != call.Unreachable && now.Sub(m.able.since) >= uselessFor {
 		return m.unable()
@@ -157,8 +157,8 @@ func (m *member) useless(now time.Time) verdict.Unable {
 	return verdict.Unable{}
 }
 
-// told reports whether what a pod waits for is worth telling: a worker that has yet to
-// come may be starting.
+// told reports whether the reason is worth reporting: a worker that has not connected yet
+// may be starting.
 func (a ableAt) told(now time.Time) bool {
 	switch a.why {
 	case call.Refused, call.NotLiveKit, call.Unreachable, call.OtherwiseNo:
@@ -168,22 +168,23 @@ func (a ableAt) told(now time.Time) bool {
 	}
 }
 
-// rank puts what somebody has to mend first.
+// rank sorts reasons that somebody has to fix first.
 func (a ableAt) rank() int {
 	return slices.Index([]call.Ability{
 		call.Refused, call.NotLiveKit, call.NoWorker, call.Registering, call.OtherwiseNo, call.Unreachable, call.Gone, call.Silent,
 	}, a.why)
 }
 
-// keyVariable is the variable from which agents, and the gate, have their LiveKit key.
+// keyVariable is the environment variable from which agents and the gate take their LiveKit
+// key.
 const keyVariable = "LIVEKIT_API_KEY"
 
-// KeySecret is the Secret that a pod's LiveKit key comes from, as namespace/name; empty
-// where the pod does not say.
+// KeySecret returns the Secret that a pod's LiveKit key comes from, as namespace/name;
+// empty if the pod names none.
 func KeySecret(pod *corev1.Pod) string { return (&snapshot{}).member(pod).keySecret() }
 
-// keySecret is the Secret that the pod's LiveKit key comes from, as namespace/name; empty
-// where the pod does not say.
+// keySecret returns the Secret that the pod's LiveKit key comes from, as namespace/name;
+// empty if the pod names none.
 func (m *member) keySecret() string {
 	if secret, ok := m.Project.Secret(); ok {
 		return secret.String()
@@ -196,8 +197,8 @@ func (m *member) keySecret() string {
 	return ""
 }
 
-// keySecretOf finds the Secret of containers that name it for the key, or take all their
-// variables from one.
+// keySecretOf returns the Secret from which the containers take the key or all their
+// variables.
 func keySecretOf(list []corev1.Container) string {
 	var whole []string
 	for _, c := range list {

@@ -20,8 +20,7 @@ import (
 // deletedFor is how long the guard remembers that it has deleted a pod.
 const deletedFor = time.Minute
 
-// act carries out a verdict. Where that cannot be done, the judgement is a Hold then,
-// which says why.
+// act carries out a verdict. If that fails, the judgement becomes a Hold with the reason.
 func (g *Guard) act(ctx context.Context, s *snapshot, w *workload, j *judgement) error {
 	err := g.step(ctx, s, w, j)
 	if err != nil {
@@ -33,14 +32,14 @@ func (g *Guard) act(ctx context.Context, s *snapshot, w *workload, j *judgement)
 	return err
 }
 
-// letOthersPass enters that a step with a pod has come to nothing: others come before it then.
+// letOthersPass records that a step with a pod has failed, so that others come before it.
 func (g *Guard) letOthersPass(uid types.UID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.failed[uid] = g.now()
 }
 
-// took enters a step that began then, and after which the pod is so.
+// took records a step that began at the given time, and the pod as it is after it.
 func (g *Guard) took(w *workload, j *judgement, pod *corev1.Pod, began time.Time) {
 	g.mu.Lock()
 	delete(g.failed, pod.UID)
@@ -49,7 +48,7 @@ func (g *Guard) took(w *workload, j *judgement, pod *corev1.Pod, began time.Time
 	g.report.stepped(w, *j)
 }
 
-// failedAt is when the latest step with a pod came to nothing; zero where it did not.
+// failedAt returns when the latest step with a pod failed; zero if it did not.
 func (g *Guard) failedAt(uid types.UID) time.Time {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -63,15 +62,15 @@ func (g *Guard) step(ctx context.Context, s *snapshot, w *workload, j *judgement
 	switch j.verdict.Outcome {
 	case verdict.SetAside:
 		if s.gone == nil {
-			return nil // decided on what may be old
+			return nil // this was decided on data that may be old
 		}
 		is, err = g.steps.setAside(ctx, j.object, *j.owner.controller, call.Mark{Intent: j.intent.Intent, At: g.now()})
 	case verdict.Drain:
 		if s.gone == nil {
 			return nil
 		}
-		// A mark holds whole seconds. It must not lie before the step: what was read
-		// between the two would count as read after it.
+		// A mark has whole seconds. It must not be earlier than the step, or a reading between
+		// the two would count as one after it.
 		at := g.now().Add(time.Second - 1).Truncate(time.Second)
 		is, err = g.steps.drain(ctx, j.object, call.Mark{Intent: j.intent.Intent, At: at})
 	case verdict.Release:
@@ -86,8 +85,8 @@ func (g *Guard) step(ctx context.Context, s *snapshot, w *workload, j *judgement
 	return nil
 }
 
-// release judges once more, on the pod as it is and on witnesses asked just now,
-// and lets the pod go if they agree.
+// release judges once more, on the live pod and on witnesses asked just now, and releases
+// the pod if they agree.
 func (g *Guard) release(ctx context.Context, w *workload, j *judgement) error {
 	pod, err := g.cfg.Client.CoreV1().Pods(j.Namespace).Get(ctx, j.Name, metav1.GetOptions{})
 	if err != nil {
@@ -99,7 +98,7 @@ func (g *Guard) release(ctx context.Context, w *workload, j *judgement) error {
 	fresh := (&snapshot{}).member(pod)
 	if fresh.State == call.Released {
 		g.letOthersPass(j.UID)
-		return nil // the look that saw it draining was late
+		return nil // this look has an old view of the pod
 	}
 	f := j.facts
 	f.Pod.State, f.Pod.Running, f.Pod.Ready = fresh.State, fresh.Running, fresh.ready
@@ -117,7 +116,7 @@ func (g *Guard) release(ctx context.Context, w *workload, j *judgement) error {
 		j.facts, j.verdict = f, v
 		return nil
 	}
-	j.verdict = v // a pod that was to be let go by force may be known to be idle now
+	j.verdict = v // a pod that was to be released by force may be known to be idle now
 	began := g.now()
 	if pod, err = g.steps.release(ctx, pod, j.intent.Intent); err != nil {
 		return fmt.Errorf("cannot release pod %s/%s: %w", j.Namespace, j.Name, err)
@@ -152,13 +151,14 @@ func (g *Guard) collect(ctx context.Context, w *workload, m *member) error {
 	return nil
 }
 
-// leftToEviction reports whether only a drain of its node, and no owner, will say that
-// the pod is not wanted any more: a cordon does not.
+// leftToEviction reports whether only an eviction can show that the pod is not wanted any
+// more: it has no owner, and a cordon does not show it.
 func (m *member) leftToEviction() bool {
 	return call.Intent(m.Labels[call.ReleasedLabel]) == call.NodeDrain && metav1.GetControllerOfNoCopy(m.object) == nil && m.causes.Tainted.IsZero() && m.causes.Going.IsZero()
 }
 
-// deletes says that a pod is to be deleted now, once.
+// deletes reports whether a pod has to be deleted now; true at most once a minute for each
+// pod.
 func (g *Guard) deletes(uid types.UID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -14,10 +14,11 @@ import (
 )
 
 const (
-	// large is how many pods a workload has that is not read anew for each look where what informers know will do.
+	// large is from how many pods on a workload counts as large, so that a look uses what informers have, if that
+	// is recent enough, instead of a live read.
 	large = 100
-	// asNew is how old that may be. It is longer than between two looks at one large workload of many on a busy API server, and
-	// not much longer than a list of thousands of pods takes there.
+	// asNew is how old that may be. It is longer than the time between two looks at one of many large workloads on a busy API
+	// server, and not much longer than a list of thousands of pods takes there.
 	asNew = 10 * time.Second
 	// awaited is how often informers are asked whether they have the guard's last step by now, and awaitEvery how long it waits
 	// in between: a list of thousands of pods costs the API server more than half a second.
@@ -55,7 +56,7 @@ type written struct {
 	began   time.Time // when the request was made
 }
 
-// writes knows the last step with each workload. An informer that holds that holds all that was so when the step was taken: it
+// writes has the last step with each workload. An informer that has seen that step has seen everything before it, because it
 // sees changes of pods in their order.
 type writes struct {
 	mu   sync.Mutex
@@ -64,7 +65,8 @@ type writes struct {
 
 func newWrites() *writes { return &writes{last: map[Key]written{}} }
 
-// enter notes a step that began then, and after which the pod is so. Of several that are under way at once the latest counts.
+// enter records a step that began at the given time, and the pod as it is after it. Of several steps at the same time the
+// latest counts.
 func (w *writes) enter(key Key, pod *corev1.Pod, began time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -99,7 +101,7 @@ func (w *writes) in(list []*corev1.Pod, key Key, now time.Time) bool {
 	return false
 }
 
-// isSince reports whether one version is the other, or a later one. Of versions that cannot be compared it is not known.
+// isSince reports whether a version is the same as another, or later; false if they cannot be compared.
 func isSince(version, than string) bool {
 	order, err := resourceversion.CompareResourceVersion(version, than)
 	return err == nil && order >= 0

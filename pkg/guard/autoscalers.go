@@ -12,44 +12,45 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// What pods tell node autoscalers.
+// Annotations by which pods inform node autoscalers.
 const (
 	doNotDisrupt = "karpenter.sh/do-not-disrupt"
 	safeToEvict  = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 )
 
-// KarpenterTaint is the taint of a node that Karpenter takes away.
+// KarpenterTaint is the taint of a node that Karpenter removes.
 const KarpenterTaint = "karpenter.sh/disrupted"
 
-// BearsDisruption reports whether a pod tolerates it: Karpenter neither evicts such a pod
-// nor waits for it.
+// BearsDisruption reports whether a pod tolerates KarpenterTaint. Karpenter neither evicts
+// such a pod nor waits for it.
 func BearsDisruption(pod *corev1.Pod) bool {
 	_, tolerated := tolerates(pod, corev1.Taint{Key: KarpenterTaint, Effect: corev1.TaintEffectNoSchedule})
 	return tolerated
 }
 
-// leaving is what a pod that is aside tells them: nobody seeks room for it elsewhere, and
-// its node goes when it has ended. Karpenter would make a node for it beside the one for
-// its replacement, and Cluster Autoscaler not take its node at all.
+// leaving returns the annotations of a pod that is aside. They say that no other node is
+// needed for it, and that its node can go when it has ended. Without them Karpenter would
+// add a node for it in addition to the one for its replacement, and Cluster Autoscaler
+// would never remove its node.
 func leaving() map[string]string {
 	return map[string]string{doNotDisrupt: "true", safeToEvict: "on-completion"}
 }
 
-// autoscalerAnnotations are the annotations that leaving may change.
+// autoscalerAnnotations returns the keys of the annotations that leaving may change.
 func autoscalerAnnotations() []string { return slices.Sorted(maps.Keys(leaving())) }
 
-// longestKept bounds the values that are remembered: autoscalers know none that is longer, or
-// has a comma.
+// longestKept is the maximum length of values that are remembered: autoscalers know none that
+// is longer or has a comma.
 const longestKept = 32
 
-// tellLeaving adds to a change of a pod's annotations what it tells autoscalers while it is
-// aside, and what it told them before.
+// tellLeaving adds to a change of a pod's annotations those of leaving, and remembers their
+// former values.
 func tellLeaving(pod *corev1.Pod, annotations map[string]*string) {
 	var before []string
 	for _, key := range autoscalerAnnotations() {
 		is, tells := pod.Annotations[key], leaving()[key]
 		if is == tells {
-			continue // its owner's word, which stays
+			continue // set by its owner, so it stays
 		}
 		annotations[key] = &tells
 		if len(is) > longestKept || strings.Contains(is, ",") {
@@ -61,9 +62,9 @@ func tellLeaving(pod *corev1.Pod, annotations map[string]*string) {
 	annotations[call.ToldBeforeAnnotation] = &note
 }
 
-// tellAgain adds to a change what takes tellLeaving back. What somebody else has written
-// meanwhile stays. A pod that an autoscaler may evict must not say that it may not:
-// Karpenter would wait for it.
+// tellAgain adds to a change what reverts tellLeaving. Values that somebody else has
+// written since stay. It is needed because Karpenter waits for a pod that says that it may
+// not be disrupted, even if the pod may be evicted.
 func tellAgain(pod *corev1.Pod, annotations map[string]*string) {
 	note, told := pod.Annotations[call.ToldBeforeAnnotation]
 	if !told {

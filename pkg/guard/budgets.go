@@ -26,11 +26,11 @@ import (
 const (
 	// BudgetName is the name of the PodDisruptionBudget of each enabled namespace.
 	BudgetName = "callguard"
-	// BudgetOwner is the inert ClusterRole of the chart that owns all of them, so
-	// that they go with the chart, with or without a process of ours.
+	// BudgetOwner is the ClusterRole of the chart that owns all budgets and grants nothing. So
+	// the budgets are removed with the chart, whether or not callguard runs.
 	BudgetOwner = "callguard-budget-owner"
-	// locked is more pods than there can be. As a number, and not a percentage, it
-	// keeps the allowed disruptions at zero whatever owners and statuses say.
+	// locked is more pods than can exist. Because it is a number, not a percentage, it keeps
+	// the allowed disruptions at zero whatever owners and statuses say.
 	locked = math.MaxInt32
 )
 
@@ -41,15 +41,15 @@ type budgets struct {
 	report  *report
 
 	mu sync.Mutex
-	// queue holds the namespaces to look at; nil while run does not run.
+	// queue holds the namespaces to reconcile; nil while run is not running.
 	queue workqueue.TypedRateLimitingInterface[string]
 	// foreign counts, by namespace, the other budgets that match guarded pods.
 	foreign map[string]int
-	// locked are the namespaces whose budget was seen to lock since it was last told of.
+	// locked are the namespaces whose budget was seen to lock since the last report about it.
 	locked map[string]bool
-	// told are those of which was told that they have none that locks.
+	// told are the namespaces that were reported to have no budget that locks.
 	told map[string]bool
-	// ownerless says that the owner was missing at the last look.
+	// ownerless reports whether the owner was missing at the last look.
 	ownerless bool
 }
 
@@ -57,7 +57,7 @@ func newBudgets(client kubernetes.Interface, c *cluster, r *report) *budgets {
 	return &budgets{client: client, cluster: c, report: r, foreign: map[string]int{}, locked: map[string]bool{}, told: map[string]bool{}}
 }
 
-// look looks after a namespace soon, if run runs.
+// look enqueues a namespace, if run is running.
 func (b *budgets) look(namespace string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -66,7 +66,7 @@ func (b *budgets) look(namespace string) {
 	}
 }
 
-// lookAtAll looks after every namespace soon, if run runs.
+// lookAtAll enqueues every namespace, if run is running.
 func (b *budgets) lookAtAll() {
 	namespaces, err := b.cluster.namespaces.List(labels.Everything())
 	if err != nil {
@@ -109,8 +109,8 @@ func (b *budgets) run(ctx context.Context) error {
 	}
 }
 
-// keep makes the budget of a namespace what it has to be. It makes none without its
-// owner, which an uninstall would leave behind; one that stands keeps the owner it has
+// keep creates or corrects the budget of a namespace. Without an owner it creates none,
+// because an uninstall would leave that behind; an existing budget keeps the owner it has
 // until there is another.
 func (b *budgets) keep(ctx context.Context, namespace string) error {
 	if !b.cluster.enabled(namespace) {
@@ -147,8 +147,8 @@ func (b *budgets) keep(ctx context.Context, namespace string) error {
 	return err
 }
 
-// owners is the reference to the owner of the budgets as it is now, or why there is
-// none. That it is missing is told, once until it is back.
+// owners returns the reference to the present owner of the budgets, or why there is none.
+// It reports a missing owner, once until it is back.
 func (b *budgets) owners() ([]metav1.OwnerReference, error) {
 	owner, err := b.cluster.budgetOwners.Get(BudgetOwner)
 	if err != nil && !b.cluster.ownerSynced() {
@@ -167,8 +167,8 @@ func (b *budgets) owners() ([]metav1.OwnerReference, error) {
 	return []metav1.OwnerReference{{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRole", Name: owner.Name, UID: owner.UID}}, nil
 }
 
-// inForce says why no budget locks the guarded pods of an enabled namespace; nil when
-// one does.
+// inForce returns why no budget locks the guarded pods of an enabled namespace; nil if one
+// does.
 func (b *budgets) inForce(namespace string) error {
 	is, err := b.cluster.budgets.PodDisruptionBudgets(namespace).Get(BudgetName)
 	if apierrors.IsNotFound(err) {
@@ -184,7 +184,7 @@ func errNoBudget(namespace string) error {
 	return fmt.Errorf("PodDisruptionBudget %s/%s is missing", namespace, BudgetName)
 }
 
-// noteLock notes whether a namespace is locked, and tells of one that was.
+// noteLock records whether a namespace is locked, and reports one that no longer is.
 func (b *budgets) noteLock(namespace string, lost error) {
 	b.mu.Lock()
 	was := b.locked[namespace]
@@ -198,8 +198,8 @@ func (b *budgets) noteLock(namespace string, lost error) {
 	}
 }
 
-// tell tells, once until it is locked again, that a namespace is not locked. Where no
-// pod is guarded, nothing is at stake.
+// tell reports, once until it is locked again, that a namespace is not locked. Without
+// guarded pods it reports nothing.
 func (b *budgets) tell(namespace string, why error) {
 	b.mu.Lock()
 	tell := !b.told[namespace]
@@ -211,7 +211,7 @@ func (b *budgets) tell(namespace string, why error) {
 	}
 }
 
-// remove takes the budget of a namespace away that is no longer enabled.
+// remove deletes the budget of a namespace that is no longer enabled.
 func (b *budgets) remove(ctx context.Context, namespace string) error {
 	b.mu.Lock()
 	delete(b.foreign, namespace)
@@ -224,7 +224,7 @@ func (b *budgets) remove(ctx context.Context, namespace string) error {
 	}
 	ns, nsErr := b.cluster.namespaces.Get(namespace)
 	if err != nil || nsErr != nil || ns.DeletionTimestamp != nil || !ours(is) {
-		return err // it goes with its namespace, or is not ours
+		return err // it is deleted with its namespace, or is not callguard's
 	}
 	err = b.client.PolicyV1().PodDisruptionBudgets(namespace).Delete(ctx, BudgetName, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &is.UID}})
 	if apierrors.IsNotFound(err) {
@@ -242,7 +242,7 @@ func ours(pdb *policyv1.PodDisruptionBudget) bool {
 	return false
 }
 
-// budget is the budget of a namespace with so many pods that must be available.
+// budget returns the budget of a namespace with the given minAvailable.
 func budget(namespace string, minAvailable intstr.IntOrString) *policyv1.PodDisruptionBudget {
 	return &policyv1.PodDisruptionBudget{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: BudgetName},
@@ -256,8 +256,8 @@ func budget(namespace string, minAvailable intstr.IntOrString) *policyv1.PodDisr
 	}
 }
 
-// lookForForeign looks for other budgets that match guarded pods: to the eviction
-// of a pod with two budgets Kubernetes answers 500, on which kubectl drain gives up.
+// lookForForeign looks for other budgets that match guarded pods: Kubernetes answers the
+// eviction of a pod with two budgets with 500, and kubectl drain gives up on that.
 func (b *budgets) lookForForeign(namespace string) {
 	list, err := b.cluster.budgets.PodDisruptionBudgets(namespace).List(labels.Everything())
 	if err != nil {
@@ -282,8 +282,8 @@ type ForeignBudget struct {
 	Pod    *corev1.Pod // one of those that it matches
 }
 
-// ForeignBudgets finds, among the budgets of a namespace, those beside callguard's
-// that match one of its guarded pods.
+// ForeignBudgets returns the budgets of a namespace, except callguard's, that match one of
+// its guarded pods.
 func ForeignBudgets(list []*policyv1.PodDisruptionBudget, guarded []*corev1.Pod) (found []ForeignBudget) {
 	for _, pdb := range list {
 		if pdb.Name == BudgetName {
@@ -291,7 +291,7 @@ func ForeignBudgets(list []*policyv1.PodDisruptionBudget, guarded []*corev1.Pod)
 		}
 		selector, err := metav1.LabelSelectorAsSelector(pdb.Spec.Selector)
 		if err != nil {
-			continue // Kubernetes passes it over, too
+			continue // Kubernetes ignores it, too
 		}
 		for _, pod := range guarded {
 			if selector.Matches(labels.Set(pod.Labels)) {
@@ -303,8 +303,8 @@ func ForeignBudgets(list []*policyv1.PodDisruptionBudget, guarded []*corev1.Pod)
 	return found
 }
 
-// BudgetLocks says why a budget of BudgetName does not lock the guarded pods of its
-// namespace; nil when it does.
+// BudgetLocks returns why a budget of BudgetName does not lock the guarded pods of its
+// namespace; nil if it does.
 func BudgetLocks(is *policyv1.PodDisruptionBudget) error {
 	want := budget(is.Namespace, intstr.FromInt32(locked))
 	if !equality.Semantic.DeepEqual(is.Spec, want.Spec) {

@@ -30,8 +30,7 @@ const (
 	byController = "controller" // its UID
 )
 
-// cluster is what informers know of the cluster: guarded pods, and what they
-// belong to.
+// cluster has what the informers know: guarded pods, their owners, nodes and namespaces.
 type cluster struct {
 	all         informers.SharedInformerFactory
 	guarded     informers.SharedInformerFactory
@@ -39,7 +38,7 @@ type cluster struct {
 
 	pods     corelisters.PodLister
 	podIndex cache.Indexer
-	// replicaSetIndex has them by what controls them.
+	// replicaSetIndex has the ReplicaSets by their controllers.
 	replicaSetIndex cache.Indexer
 	nodes           corelisters.NodeLister
 	namespaces      corelisters.NamespaceLister
@@ -48,18 +47,18 @@ type cluster struct {
 	statefulSets    appslisters.StatefulSetLister
 	daemonSets      appslisters.DaemonSetLister
 	budgets         policylisters.PodDisruptionBudgetLister
-	// budgetOwners has BudgetOwner, and no other.
+	// budgetOwners has only BudgetOwner.
 	budgetOwners rbaclisters.ClusterRoleLister
 	// others are owners of further kinds; they are apart, too: nobody waits for them.
 	others *others
 
 	synced []cache.InformerSynced
-	// ownerSynced is apart: where the owner cannot be read, all else goes on.
+	// ownerSynced is separate, because everything else works even if the owner cannot be read.
 	ownerSynced cache.InformerSynced
 }
 
-// changes are told what an informer saw change. The object before is nil when it
-// is new, the object after when it is gone.
+// changes are called when an informer sees a change. The object before is nil if the object
+// is new, the object after is nil if it is gone.
 type changes struct {
 	pod, node, namespace, owner, budget, budgetOwner func(before, after metav1.Object)
 }
@@ -130,7 +129,7 @@ func newCluster(client kubernetes.Interface, others *others, on changes) (*clust
 	return c, nil
 }
 
-// onNode are the guarded pods of a node.
+// onNode returns the guarded pods of a node.
 func (c *cluster) onNode(name string) (list []*corev1.Pod) {
 	objs, _ := c.podIndex.ByIndex(byNode, name) // the index is there from the start
 	for _, obj := range objs {
@@ -141,7 +140,7 @@ func (c *cluster) onNode(name string) (list []*corev1.Pod) {
 	return list
 }
 
-// indexers find pods by their nodes, and pods and ReplicaSets by what controls them.
+// indexers find pods by their nodes, and pods and ReplicaSets by their controllers.
 func indexers() cache.Indexers {
 	return cache.Indexers{
 		byNode: func(obj any) ([]string, error) {
@@ -195,8 +194,8 @@ func meta(obj any) metav1.Object {
 	return o
 }
 
-// trim drops what the guard does not read. Anybody who may write in a namespace, of which the guard knows nothing, can
-// make such objects, and as large as the API server takes them.
+// trim drops what the guard does not read. Anybody who may write in any namespace can create such objects, as large as
+// the API server accepts.
 func trim(obj any) (any, error) {
 	if o, ok := obj.(metav1.Object); ok {
 		o.SetManagedFields(nil)
@@ -231,7 +230,8 @@ func trim(obj any) (any, error) {
 	return obj, nil
 }
 
-// trimOwner keeps what an owner of pods says to the guard, and where it puts them.
+// trimOwner keeps what the guard reads of an owner of pods: its labels and annotations, and
+// where it places pods.
 func trimOwner(o metav1.Object, t *corev1.PodTemplateSpec) {
 	o.SetLabels(nil)
 	o.SetAnnotations(pods.Only(o.GetAnnotations(), call.MinAvailableAnnotation, revisionMark, daemonGeneration))
@@ -241,7 +241,7 @@ func trimOwner(o metav1.Object, t *corev1.PodTemplateSpec) {
 	}
 }
 
-// trimEvent keeps how often it happened, and whether the delete door refused.
+// trimEvent keeps the count of an Event, and whether policy callguard-delete caused it.
 func trimEvent(e *corev1.Event) {
 	refused := strings.Contains(e.Message, admission.DeletePolicy)
 	*e = corev1.Event{

@@ -10,7 +10,7 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// part is what a pod is to the others of its workload.
+// part is the role of a pod for the others of its workload.
 type part int
 
 const (
@@ -22,15 +22,16 @@ const (
 	parts
 )
 
-// company is the pods of a workload as each of them counts the others. It is counted once,
-// and again of a pod whose step is decided: a workload of thousands is judged pod by pod.
+// company counts the pods of a workload, so that each pod can be judged by the others. They
+// are counted once, and a pod again when its step is decided, because a workload may have
+// thousands of pods.
 type company struct {
 	strangers int
-	// by counts them for a pod that is set aside, and for one that is replaced in place.
+	// by has the counts for a pod that is set aside, and for one that is replaced in place.
 	by [2][parts]int
 	// able are those that can take calls, the latest to arrive first.
 	able []*member
-	// unable are those that might and cannot, those most worth a look first.
+	// unable are those that should be able to and cannot, the ones most worth a look first.
 	unable []*member
 }
 
@@ -51,11 +52,11 @@ func (w *workload) company(now time.Time) *company {
 	return c
 }
 
-// mayServe reports whether nothing but its ability keeps the pod from taking calls.
+// mayServe reports whether the pod could take calls, as far as its state allows.
 func (m *member) mayServe() bool { return !m.aside && !m.Terminating && m.State == call.Serving }
 
-// part is what the pod is to the others. One whose node is being taken away can take calls
-// for a while, which is enough for one that is replaced in place: that waits for it.
+// part returns the pod's role. A pod whose node is being removed can take calls for a
+// while. That is enough for others that are replaced in place, because they wait for it.
 func (m *member) part(inPlace bool) part {
 	switch {
 	case m.can() && (inPlace || !m.ending):
@@ -79,9 +80,9 @@ func (c *company) count(m *member, n int) {
 	c.by[1][m.part(true)] += n
 }
 
-// others counts the pods beside one of them: those that can take calls, those that cannot
-// and wait to be replaced themselves, those that are aside because of their nodes, and how
-// many of these take calls until they drain.
+// others counts the other pods for one of them: those that can take calls, those that
+// cannot and wait to be replaced themselves, those that are aside because of their nodes,
+// and how many of these take calls until they drain.
 func (c *company) others(of *member, inPlace bool) (able, stuck, aside, leaving int) {
 	by := c.by[0]
 	if inPlace {
@@ -91,7 +92,7 @@ func (c *company) others(of *member, inPlace bool) (able, stuck, aside, leaving 
 	return c.strangers + by[isAble], by[isStuck], by[isAside] + by[isLeaving], by[isLeaving]
 }
 
-// arrived is when the latest of the others that can take calls was first seen.
+// arrived returns when the latest of the others that can take calls was first seen.
 func (c *company) arrived(of *member) (latest time.Time) {
 	if m := firstBut(&c.able, of, (*member).can); m != nil {
 		return m.arrived
@@ -99,7 +100,7 @@ func (c *company) arrived(of *member) (latest time.Time) {
 	return time.Time{}
 }
 
-// whyUnable says of one of the others that might take calls, and cannot, why.
+// whyUnable returns why one of the others cannot take calls although it should.
 func (c *company) whyUnable(of *member) verdict.Unable {
 	if m := firstBut(&c.unable, of, (*member).mayServe); m != nil {
 		return m.unable()
@@ -107,8 +108,9 @@ func (c *company) whyUnable(of *member) verdict.Unable {
 	return verdict.Unable{}
 }
 
-// firstBut is the first of a list beside one of it of which something still holds; nil
-// where there is none. Those at its head of which it does not are dropped: it never will again.
+// firstBut returns the first member of a list, other than of, for which holds is true; nil if
+// there is none. Members at the head for which it is false are dropped, because it never
+// becomes true again.
 func firstBut(list *[]*member, of *member, holds func(*member) bool) *member {
 	for len(*list) > 0 && !holds((*list)[0]) {
 		*list = (*list)[1:]

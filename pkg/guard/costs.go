@@ -13,15 +13,16 @@ import (
 )
 
 const (
-	// costsEvery is how often deletion costs may change, of a pod and so of all.
+	// costsEvery is how often deletion costs may change.
 	costsEvery = time.Minute
-	// costReads is how often it is seen to that serving pods are read meanwhile.
+	// costReads is how often serving pods are marked to be read meanwhile.
 	costReads = wantedFor / 2
 )
 
-// keepCosts writes, while the doors are not in force, how much each serving pod
-// has to lose, so that whoever deletes one takes the cheapest. It is the best that
-// can be done then, and no promise: unready pods come before any cost.
+// keepCosts writes deletion costs to serving pods by their calls while the admission
+// policies are not in effect, so that a controller that deletes a pod chooses one with few
+// calls. That is only the best possible then: unready pods are deleted first, whatever
+// their cost.
 func (g *Guard) keepCosts(ctx context.Context) error {
 	tick := time.NewTicker(costReads)
 	defer tick.Stop()
@@ -33,7 +34,7 @@ func (g *Guard) keepCosts(ctx context.Context) error {
 		case <-tick.C:
 		}
 		if !g.cluster.ready() || g.cfg.Doors.InForce() == nil {
-			written = g.now() // doors that are missed for a moment are worth no write
+			written = g.now() // if the policies are missing only for a moment, nothing is written
 			continue
 		}
 		serving := g.servingPods()
@@ -76,8 +77,8 @@ func (g *Guard) writeCost(ctx context.Context, m *member) {
 	}
 }
 
-// band is the deletion cost of so many calls, coarse enough to change rarely. What
-// nobody knows may be much.
+// band returns the deletion cost of a number of calls, in coarse steps so that it rarely
+// changes. An unknown number may be large.
 func band(calls call.Reading) int {
 	n, known := calls.Calls()
 	switch {

@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// fact is something about an object that carries no time of its own.
+// fact is something about an object for which the object itself has no time.
 type fact string
 
 const (
@@ -24,27 +24,27 @@ const (
 	askedToGo  fact = "asked to go" // a pod
 	isMisfit   fact = "misfit"      // a pod
 	isWanted   fact = "wanted"      // a pod: it should go
-	stands     fact = "stands"      // a pod: what wants it to go still does
+	stands     fact = "stands"      // a pod: the reason for it to go still applies
 	isUnready  fact = "unready"     // a pod
 	isDraining fact = "draining"    // a pod
 	isReleased fact = "released"    // a pod
 	hasTooMany fact = "too many"    // an owner of pods
 )
 
-// occasion is a fact about one object. Of a taint, key says which.
+// occasion is a fact about one object; for a taint, key is which.
 type occasion struct {
 	of   types.UID
 	fact fact
 	key  string
 }
 
-// dates remember since when facts hold, as far as this guard has seen, by its own clock.
-// What objects say of themselves is by the clocks of others. A guard that starts, or leads
-// again, dates what matters anew: too late, and never too early.
+// dates remember since when facts hold, as far as this guard has seen, by its own clock,
+// because times in objects are from other clocks. A guard that starts or leads again sets
+// the times that matter again: they may be too late, but never too early.
 type dates struct {
 	now func() time.Time
-	// synced says that all that was there at the start has been seen. What is seen
-	// before is seen in any order.
+	// synced reports whether everything that existed at the start has been seen. Until then
+	// objects arrive in any order.
 	synced func() bool
 
 	mu sync.Mutex
@@ -52,11 +52,11 @@ type dates struct {
 	at map[types.UID]map[occasion]sight
 }
 
-// sight is when a fact was first seen, and whether others that were not seen then are
-// known to have come later.
+// sight is when a fact was first seen, and whether facts that were not seen by then are
+// known to be later.
 type sight struct {
 	at      time.Time
-	last    time.Time // when it was last seen, of those that may lapse
+	last    time.Time // when it was last seen, for facts that may lapse
 	ordered bool
 }
 
@@ -64,7 +64,7 @@ func newDates(now func() time.Time) *dates {
 	return &dates{now: now, synced: func() bool { return true }, at: map[types.UID]map[occasion]sight{}}
 }
 
-// first is when a fact was first seen, which is now unless it was before.
+// first returns when a fact was first seen, which is now if it was not seen before.
 func (d *dates) first(o occasion) time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -76,7 +76,7 @@ func (d *dates) first(o occasion) time.Time {
 	return seen.at
 }
 
-// enter keeps what was seen. The lock is held.
+// enter stores what was seen. The lock is held.
 func (d *dates) enter(o occasion, seen sight) {
 	if d.at[o.of] == nil {
 		d.at[o.of] = map[occasion]sight{}
@@ -84,15 +84,15 @@ func (d *dates) enter(o occasion, seen sight) {
 	d.at[o.of][o] = seen
 }
 
-// set dates a fact by what is said of it.
+// set sets the time of a fact to the given one.
 func (d *dates) set(o occasion, at time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.enter(o, sight{at: at})
 }
 
-// since is when a fact was first seen to hold; zero while it does not. One that
-// comes again is dated anew.
+// since returns since when a fact holds; zero if it does not. A fact that returns gets a
+// new time.
 func (d *dates) since(o occasion, holds bool) time.Time {
 	if holds {
 		return d.first(o)
@@ -101,8 +101,8 @@ func (d *dates) since(o occasion, holds bool) time.Time {
 	return time.Time{}
 }
 
-// lasting is first for a fact that comes and goes: it is dated anew only after it was not
-// seen for longer than lapse.
+// lasting is like first, for a fact that comes and goes: it gets a new time only if it was
+// not seen for longer than lapse.
 func (d *dates) lasting(o occasion, lapse time.Duration) time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -125,14 +125,15 @@ func (d *dates) lapsed(o occasion, lapse time.Duration) bool {
 	return !ok || d.now().Sub(seen.last) > lapse
 }
 
-// seenAt is when a fact was first seen; zero where it was not.
+// seenAt returns when a fact was first seen; zero if it was not.
 func (d *dates) seenAt(o occasion) time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.at[o.of][o].at
 }
 
-// leads forgets what only a guard that leads dates: it has not looked since it last led.
+// leads forgets the facts that only a leading guard records, because it has not looked
+// since it last led.
 func (d *dates) leads() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -143,8 +144,8 @@ func (d *dates) leads() {
 	}
 }
 
-// before reports whether both facts were seen, and the first is known to have come longer
-// than that before the second.
+// before reports whether both facts were seen, and the first is known to be earlier than
+// the second by more than longer.
 func (d *dates) before(first occasion, longer time.Duration, second occasion) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -153,7 +154,7 @@ func (d *dates) before(first occasion, longer time.Duration, second occasion) bo
 	return seen && too && b.ordered && a.at.Add(longer).Before(b.at)
 }
 
-// forget drops the facts about an object that gone says hold no more.
+// forget drops the facts about an object for which gone returns true.
 func (d *dates) forget(of types.UID, gone func(occasion) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -20,41 +20,41 @@ import (
 	"github.com/callguard/callguard/pkg/verdict/rules/floor"
 )
 
-// Explainer says what the guard would decide about pods now: it gathers facts from
-// the cluster as the guard does, and asks the same rules. It writes nothing.
+// Explainer finds what the guard would decide about pods now: it gathers facts from the
+// cluster as the guard does, and asks the same rules. It writes nothing.
 //
-// Four things only the guard knows. It asks each witness by itself; whoever else
-// has one number for all of them. It knows since when a pod is quiet; here it is
-// taken to be quiet from now on, so that no release is ever foretold. It dates what carries
-// no date of its own. And it sees the pods of other namespaces, by which it chooses nodes to
-// empty.
+// The guard knows four things that an Explainer does not. It asks each witness separately,
+// while here there is one number for all of them. It knows since when no call has begun;
+// here that is now, so that a release is never predicted. It knows since when facts hold
+// that objects do not date. And it sees the pods of other namespaces, by which it chooses
+// nodes to empty.
 type Explainer struct {
 	Client   kubernetes.Interface
 	Settings Settings
-	// Doors says why the doors are not in force; nil when they are.
+	// Doors is why the admission policies are not in effect; nil if they are.
 	Doors error
-	// Calls is what is known of a pod's calls.
+	// Calls returns what is known of a pod's calls.
 	Calls func(*call.Pod) call.Reading
 	Now   time.Time
 }
 
-// Explanation is what the guard makes of a pod.
+// Explanation is what the guard would decide about a pod.
 type Explanation struct {
 	Pod   *corev1.Pod
 	State call.State
-	// Intent says why the pod should go, and since when; zero when nobody wants it
-	// to. Its time is zero where only the guard knows it.
+	// Intent is why the pod should go, and since when; zero if nothing wants it to. Its time
+	// is zero if only the guard knows it.
 	Intent  call.Mark
 	Verdict verdict.Verdict
-	// Facts are what the verdict rests on, of a pod that somebody wants to go.
+	// Facts are what the verdict is based on, for a pod that should go.
 	Facts verdict.Facts
-	// Unsure says what could not be taken into account.
+	// Unsure lists what could not be taken into account.
 	Unsure []string
 }
 
-// Explain explains the guarded pods of a namespace that about chooses, sorted by
-// name. Pods that have ended are passed over. It is for the caller to know whether
-// the namespace is enabled.
+// Explain explains the guarded pods of a namespace for which about returns true, sorted by
+// name. Pods that have ended are left out. The caller has to check whether the namespace is
+// enabled.
 func (e Explainer) Explain(ctx context.Context, namespace string, about func(*corev1.Pod) bool) ([]Explanation, error) {
 	s, err := liveNamespace(ctx, e.Client, namespace)
 	if err != nil {
@@ -80,7 +80,7 @@ func (e Explainer) Explain(ctx context.Context, namespace string, about func(*co
 		return nil, err
 	}
 	pl := e.planner(nodes)
-	pl.onNode = func(name string) []*corev1.Pod { // of this namespace; more is not read
+	pl.onNode = func(name string) []*corev1.Pod { // of this namespace; others are not read
 		return slices.DeleteFunc(slices.Clone(s.pods), func(pod *corev1.Pod) bool { return pod.Spec.NodeName != name })
 	}
 	var list []Explanation
@@ -105,7 +105,7 @@ func (e Explainer) Explain(ctx context.Context, namespace string, about func(*co
 	return list, nil
 }
 
-// planner is one that looks once, at what was read already.
+// planner returns a planner that looks once, at what was already read.
 func (e Explainer) planner(nodes map[string]*corev1.Node) *planner {
 	pl := newPlanner(e.Settings, known{
 		node:  func(name string) *corev1.Node { return nodes[name] },
@@ -116,11 +116,11 @@ func (e Explainer) planner(nodes map[string]*corev1.Node) *planner {
 	return pl
 }
 
-// calls has the one number that is known of a pod stand for what each witness says.
+// calls uses the one known number of a pod as the answer of each witness.
 func (e Explainer) calls(pod *call.Pod) (list []verdict.Reading, quiet time.Time) {
 	said := e.Calls(pod)
 	if n, known := said.Calls(); known {
-		said = call.Known(n, e.Now) // it is dated by another clock
+		said = call.Known(n, e.Now) // its time is from another clock
 	}
 	for _, witness := range pod.Witnesses {
 		list = append(list, verdict.Reading{Witness: witness, Reading: said, Since: said.At()})
@@ -128,10 +128,10 @@ func (e Explainer) calls(pod *call.Pod) (list []verdict.Reading, quiet time.Time
 	return list, e.Now
 }
 
-// errOnce is why a node is not known to be lost to whoever looks once.
+// errOnce is why a single look cannot know that a node is lost.
 var errOnce = errors.New("only the guard, which looks more than once, sees whether its lease is renewed")
 
-// leases looks at the leases of nodes: one that is missing has run out.
+// leases reads the leases of nodes. A missing lease counts as expired.
 func (e Explainer) leases(ctx context.Context, nodes []string) func(string) (bool, error) {
 	errs := map[string]error{}
 	for _, name := range nodes {
@@ -147,7 +147,7 @@ func (e Explainer) leases(ctx context.Context, nodes []string) func(string) (boo
 	return func(name string) (bool, error) { return errs[name] == nil, errs[name] }
 }
 
-// explain finds what a plan makes of a member.
+// explain returns what a plan decides about a member.
 func (e Explainer) explain(w *workload, m *member, p plan) Explanation {
 	x := Explanation{Pod: m.object, State: call.StateOf(m.object.Labels, m.object.Annotations)}
 	if kind := m.notFollowed(); kind != "" {
@@ -157,7 +157,7 @@ func (e Explainer) explain(w *workload, m *member, p plan) Explanation {
 		if j.member == m {
 			x.Intent, x.Verdict, x.Facts = j.intent, j.verdict, j.facts
 			if x.Intent.At.Equal(e.Now) {
-				x.Intent.At = time.Time{} // dated by this look
+				x.Intent.At = time.Time{} // set by this look
 			}
 			x.Unsure = append(x.Unsure, unsureOf(w, j)...)
 			return x
@@ -180,8 +180,8 @@ func (e Explainer) explain(w *workload, m *member, p plan) Explanation {
 	return x
 }
 
-// unsureOf says of a pod that may stop taking calls, because of others that are ready,
-// that the guard asks the gates of these.
+// unsureOf returns a note for a pod that may stop taking calls because others are ready:
+// the guard would ask the gates of those.
 func unsureOf(w *workload, j judgement) []string {
 	if j.verdict.Outcome != verdict.Drain || j.verdict.Rule != (floor.Rule{}).Name() || j.facts.Workload.TakeCalls() == 0 {
 		return nil
@@ -194,7 +194,7 @@ func unsureOf(w *workload, j judgement) []string {
 	return nil
 }
 
-// nodes reads nodes by name. Of one that may not be read it says so.
+// nodes reads nodes by name, and returns a note for each that may not be read.
 func (e Explainer) nodes(ctx context.Context, names map[string]bool) (map[string]*corev1.Node, map[string][]string, error) {
 	nodes, unsure := map[string]*corev1.Node{}, map[string][]string{}
 	for name := range names {

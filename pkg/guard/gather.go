@@ -22,8 +22,8 @@ import (
 	"github.com/callguard/callguard/pkg/pods"
 )
 
-// cached is a workload as the informers know it, which may be behind. It costs what the workload
-// has, whatever else is in its namespace.
+// cached returns a workload as the informers know it, which may be out of date. Its cost depends
+// on the size of the workload, not on what else is in the namespace.
 func (c *cluster) cached(key Key) (*snapshot, error) {
 	s := &snapshot{owners: map[types.UID]*owner{}, others: c.others}
 	if top := c.owner(key); top != nil {
@@ -59,7 +59,7 @@ func (c *cluster) cached(key Key) (*snapshot, error) {
 	return s, nil
 }
 
-// owner is the owner of a workload as the informers know it; nil where they know none.
+// owner returns the owner of a workload as the informers know it; nil if they know none.
 func (c *cluster) owner(key Key) *owner {
 	if key.APIVersion != appsGroup {
 		return c.others.cached(key)
@@ -89,7 +89,7 @@ func (c *cluster) owner(key Key) *owner {
 	return o
 }
 
-// top is the workload of a pod, as far as the informers know its ReplicaSet.
+// top returns the workload of a pod, as far as the informers know its ReplicaSet.
 func (c *cluster) top(pod *corev1.Pod) Key {
 	ref := metav1.GetControllerOfNoCopy(pod)
 	if ref != nil && ref.Kind == pods.ReplicaSet {
@@ -103,8 +103,8 @@ func (c *cluster) top(pod *corev1.Pod) Key {
 	return keyOf(pod.Namespace, c.others.asServed(*ref))
 }
 
-// has reports whether anything is there of a workload, or a budget, as far as the
-// informers know.
+// has reports whether anything of a workload, or a budget, exists, as far as the informers
+// know.
 func (c *cluster) has(key Key) (bool, error) {
 	if key.Kind == budgetKind {
 		budgets, err := c.budgets.PodDisruptionBudgets(key.Namespace).List(labels.Everything())
@@ -115,15 +115,16 @@ func (c *cluster) has(key Key) (bool, error) {
 }
 
 const (
-	// pageSize is how many objects are asked for at once: a pod takes some 4 KiB, as the API server sends it.
+	// pageSize is how many objects are requested at once. The API server sends about 4 KiB for each pod.
 	pageSize = 500
-	// pages bounds those that are in memory at once as the API server sends them, whosever they are.
+	// pages is the maximum number of pages in memory at the same time, for all workloads together.
 	pages = 4
 )
 
-// live is a workload as it is now: its owner, what that selects, in pages, and by name what the cache has of it
-// beside. Owners are read before what they own, and one that is missing is asked for by name: what was created
-// meanwhile is not gone. Where the pods are known, they are those of the cache.
+// live reads a workload as it is now: its owner, the pods that the owner selects, in pages, and by name what
+// else the cache has of it. Owners are read before what they own, and a missing one is requested by name, so
+// that an owner that was created meanwhile does not count as gone. If known is set, the pods are taken from the
+// cache.
 func (r *liveReader) live(ctx context.Context, key Key, was *snapshot, known bool) (*snapshot, error) {
 	s := &snapshot{owners: map[types.UID]*owner{}, gone: map[types.UID]bool{}, others: r.others}
 	selected := map[string]bool{}
@@ -156,7 +157,7 @@ func (r *liveReader) live(ctx context.Context, key Key, was *snapshot, known boo
 			s.add(ofReplicaSet(&list.Items[i]))
 		}
 	}
-	for _, o := range was.owners { // of a workload whose owner is gone, or of a kind that is not followed
+	for _, o := range was.owners { // if the workload's owner is gone or of an unknown kind
 		if s.owners[o.ref.UID] == nil && !s.gone[o.ref.UID] {
 			if err := add(o.ref); err != nil {
 				return nil, err
@@ -179,7 +180,8 @@ func (r *liveReader) live(ctx context.Context, key Key, was *snapshot, known boo
 	return s, nil
 }
 
-// allPods adds the guarded pods that selectors have, and by name those that were known beside.
+// allPods adds the guarded pods that selectors match, and by name the other pods that were
+// known.
 func (r *liveReader) allPods(ctx context.Context, s *snapshot, namespace string, selectors map[string]bool, known []*corev1.Pod) error {
 	seen := map[types.UID]bool{}
 	for selector := range selectors {
@@ -190,7 +192,7 @@ func (r *liveReader) allPods(ctx context.Context, s *snapshot, namespace string,
 	return r.named(ctx, s, seen, known)
 }
 
-// podsOf adds the guarded pods that a selector has.
+// podsOf adds the guarded pods that a selector matches.
 func (r *liveReader) podsOf(ctx context.Context, s *snapshot, seen map[types.UID]bool, namespace, selector string) error {
 	options := metav1.ListOptions{LabelSelector: joined(selector, call.GuardedLabel+"=true"), Limit: pageSize}
 	for {
@@ -210,7 +212,8 @@ func (r *liveReader) podsOf(ctx context.Context, s *snapshot, seen map[types.UID
 	}
 }
 
-// page reads one page of pods, and where the next begins. Nobody waits for more of another workload than a page.
+// page reads one page of pods, and returns where the next begins. So a workload waits for another one for the
+// time of a page at most.
 func (r *liveReader) page(ctx context.Context, namespace string, options metav1.ListOptions) (page []*corev1.Pod, more string, err error) {
 	if err := r.pages.Acquire(ctx, 1); err != nil {
 		return nil, "", err
@@ -221,7 +224,7 @@ func (r *liveReader) page(ctx context.Context, namespace string, options metav1.
 		return nil, "", err
 	}
 	for i := range list.Items {
-		pod := list.Items[i] // a copy, so that the list can go
+		pod := list.Items[i] // a copy, so that the list can be freed
 		pod.ManagedFields = nil
 		trimPod(&pod)
 		page = append(page, &pod)
@@ -229,8 +232,8 @@ func (r *liveReader) page(ctx context.Context, namespace string, options metav1.
 	return page, list.Continue, nil
 }
 
-// named adds those of these pods that no selector had: of an owner that is gone, or with labels that somebody
-// has taken off.
+// named adds those of the known pods that no selector matched: their owner is gone, or somebody has removed
+// labels.
 func (r *liveReader) named(ctx context.Context, s *snapshot, seen map[types.UID]bool, known []*corev1.Pod) error {
 	for _, was := range known {
 		if seen[was.UID] {
@@ -248,7 +251,7 @@ func (r *liveReader) named(ctx context.Context, s *snapshot, seen map[types.UID]
 	return nil
 }
 
-// joined is a selector of what both select.
+// joined returns a selector of what both selectors match.
 func joined(a, b string) string {
 	if a == "" {
 		return b
@@ -267,7 +270,7 @@ func newLiveReader(client kubernetes.Interface) *liveReader {
 	return &liveReader{client: client, pages: semaphore.NewWeighted(pages)}
 }
 
-// liveNamespace is all of a namespace as it is now, for whoever asks once.
+// liveNamespace reads a whole namespace as it is now, for a single look.
 func liveNamespace(ctx context.Context, client kubernetes.Interface, namespace string) (*snapshot, error) {
 	s := &snapshot{owners: map[types.UID]*owner{}, gone: map[types.UID]bool{}}
 	apps := client.AppsV1()
@@ -312,8 +315,8 @@ func liveNamespace(ctx context.Context, client kubernetes.Interface, namespace s
 	return s, s.askForStrangers(ctx, client, namespace, "")
 }
 
-// askForStrangers counts the ready pods that are not guarded, where the pod template of a
-// workload with guarded pods was taken out of callguard's care: they take calls, too.
+// askForStrangers counts the ready unguarded pods of a workload that has guarded pods and
+// whose pod template is no longer guarded: they take calls, too.
 func (s *snapshot) askForStrangers(ctx context.Context, client kubernetes.Interface, namespace, selector string) error {
 	if s.strangers == nil {
 		s.strangers = map[types.UID]int{}
@@ -342,7 +345,7 @@ func (s *snapshot) askForStrangers(ctx context.Context, client kubernetes.Interf
 	return nil
 }
 
-// askForMissing looks for each owner that is named and was not listed.
+// askForMissing requests each owner that is named and was not listed.
 func (s *snapshot) askForMissing(ctx context.Context, client kubernetes.Interface, namespace string) error {
 	named := func() (refs []metav1.OwnerReference) {
 		for _, pod := range s.pods {

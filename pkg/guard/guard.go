@@ -31,8 +31,8 @@ import (
 )
 
 const (
-	// workers bounds the workloads that are looked at at once, and writers the pods of each that are written at once: one
-	// after the other, five hundred take longer than what was read of them may be believed.
+	// workers is how many workloads are reconciled at the same time, and writers how many pods of each are written at the
+	// same time. Written one after the other, five hundred pods would take longer than their readings stay valid.
 	workers = 8
 	writers = 16
 	// least bounds, with share, the pods of a workload that one look takes a step with: so many, or one in share of the workload,
@@ -41,15 +41,15 @@ const (
 	least, share = 2 * writers, 25
 	// again is how soon a workload is looked at again while something wants a pod of it to go.
 	again = time.Second
-	// atOnce is when there is more to do than one look does. Where informers lag behind, and each look finds its steps done, it
-	// bounds what they ask of the API server.
+	// atOnce is the pause if there is more to do than one look does. It limits requests to the API server when informers lag
+	// behind and looks find their steps already done.
 	atOnce = 100 * time.Millisecond
-	// forgetEvery is how often complaints are dropped about what is gone.
+	// forgetEvery is how often complaints about objects that are gone are dropped.
 	forgetEvery = time.Hour
 )
 
-// What holds pods besides the rules of package verdict, because it is not about a pod:
-// doors that are not in force, and steps that the API server refuses.
+// What holds pods besides the rules of package verdict, because it does not depend on the
+// pod: admission policies that are not in effect, and steps that the API server refuses.
 const (
 	RuleDoors = "doors"
 	RuleWrite = "write"
@@ -58,9 +58,9 @@ const (
 // Config is what a Guard needs.
 type Config struct {
 	Client kubernetes.Interface
-	// Doors reports whether the admission policies are in force; see admission.Verifier.
+	// Doors reports whether the admission policies are in effect; see admission.Verifier.
 	Doors Gatekeeper
-	// Witnesses are asked of pods that something wants to go.
+	// Witnesses are asked about pods that should go.
 	Witnesses map[call.Witness]Witness
 	// Dynamic reads owners of the kinds of Settings.Owners. Nil where there are none.
 	Dynamic dynamic.Interface
@@ -77,10 +77,10 @@ type Config struct {
 	Log      *slog.Logger
 }
 
-// Gatekeeper says why the doors are not in force; nil when they are.
+// Gatekeeper returns why the admission policies are not in effect; nil if they are.
 type Gatekeeper interface{ InForce() error }
 
-// Guard leads pods along their road.
+// Guard moves pods through their steps.
 type Guard struct {
 	cfg      Config
 	planner  *planner
@@ -88,8 +88,8 @@ type Guard struct {
 	leases   *leases
 	live     *liveReader
 	readings *readings
-	// gates reads what the gates say of pods that nobody wants to go, and that others
-	// have to be able to rely on. Nil where nobody can ask them.
+	// gates asks the gates of pods that stay, and on which pods that leave rely. Nil if gates
+	// cannot be asked.
 	gates   *readings
 	steps   *steps
 	writes  *writes
@@ -103,17 +103,17 @@ type Guard struct {
 	awaited int
 
 	mu sync.Mutex
-	// queue holds the workloads to look at; nil while this guard does not lead.
+	// queue holds the workloads to reconcile; nil while this guard does not lead.
 	queue workqueue.TypedRateLimitingInterface[Key]
-	// keys says of which workload a pod is that is being read.
+	// keys has the workload of each pod that is being read.
 	keys map[types.UID]Key
-	// deleted are the pods that were deleted and may not be seen to be so yet.
+	// deleted are the pods that were deleted; informers may not have seen that yet.
 	deleted map[types.UID]time.Time
-	// failed is when the latest step with a pod came to nothing.
+	// failed is when the latest step with a pod failed.
 	failed map[types.UID]time.Time
 }
 
-// New returns a Guard that does nothing until Watch and Lead.
+// New returns a Guard that does nothing until Watch and Lead are called.
 func New(cfg Config) (*Guard, error) {
 	g := assemble(cfg, newReport(cfg.Recorder, newMetrics(cfg.Registry), cfg.Log))
 	g.report.about = cfg.About
@@ -132,7 +132,7 @@ func New(cfg Config) (*Guard, error) {
 	return g, nil
 }
 
-// assemble makes a Guard of all its parts but those that watch the cluster.
+// assemble creates a Guard without the parts that watch the cluster.
 func assemble(cfg Config, report *report) *Guard {
 	g := &Guard{
 		cfg: cfg, now: time.Now, report: report,
@@ -161,14 +161,15 @@ func (g *Guard) clock() time.Time { return g.now() }
 func (g *Guard) node(name string) *corev1.Node {
 	node, err := g.cluster.nodes.Get(name)
 	if err != nil {
-		return nil // a lister's only error is that there is none
+		return nil // a lister's only error is that the object does not exist
 	}
 	return node
 }
 
 func (g *Guard) onNode(name string) []*corev1.Pod { return g.cluster.onNode(name) }
 
-// ability is what a pod's gate said, asked for that or for its calls.
+// ability returns what a pod's gate said, when it was asked for its ability or for its
+// calls.
 func (g *Guard) ability(uid types.UID) (call.Ability, time.Time) {
 	if said, since := g.gates.ability(uid); said != "" {
 		return said, since
@@ -176,14 +177,14 @@ func (g *Guard) ability(uid types.UID) (call.Ability, time.Time) {
 	return g.readings.ability(uid)
 }
 
-// Watch keeps what is known of the cluster true until ctx is done. It writes
+// Watch keeps the guard's view of the cluster up to date until ctx is done. It writes
 // nothing.
 func (g *Guard) Watch(ctx context.Context) error {
 	g.cluster.run(ctx)
 	return nil
 }
 
-// mostLocked bounds the pods that Locked returns.
+// mostLocked is the maximum number of pods that Locked returns.
 const mostLocked = 10
 
 // Locked returns a few locked pods, of different namespaces.
@@ -205,8 +206,8 @@ func (g *Guard) Locked() (found []*corev1.Pod) {
 // IsNode reports whether a node has this address.
 func (g *Guard) IsNode(addr netip.Addr) bool { return pods.IsNode(g.cluster.nodes, addr) }
 
-// Ready returns nil once everything that was there at the start is known and the
-// doors are in force.
+// Ready returns nil once everything that existed at the start is known and the admission
+// policies are in effect.
 func (g *Guard) Ready() error {
 	if !g.cluster.ready() {
 		return errors.New("the guarded pods are still being read")
@@ -214,7 +215,8 @@ func (g *Guard) Ready() error {
 	return g.cfg.Doors.InForce()
 }
 
-// Projects are the LiveKit projects that guarded pods name, and when these were born.
+// Projects returns the LiveKit projects that guarded pods name, and when these pods were
+// created.
 func (g *Guard) Projects() map[call.Project]call.Births {
 	named := map[call.Project]call.Births{}
 	list, err := g.cluster.pods.List(labels.Everything())
@@ -229,11 +231,10 @@ func (g *Guard) Projects() map[call.Project]call.Births {
 	return named
 }
 
-// Lead keeps the budgets and leads pods until ctx is done. It can be called again
-// then. One Guard of a cluster leads at a time. Should two believe that they do, no
-// pod goes wrong on its road: each step holds only for the pod as it was seen. What
-// counts across pods, how many are aside or draining, each counts by itself, so that
-// one more than is wanted may step aside.
+// Lead keeps the budgets and moves pods until ctx is done. It can be called again then. One
+// Guard of a cluster leads at a time. If two believe that they lead, no pod is released
+// wrongly, because each step is valid only for the pod as it was seen. But each counts the
+// pods that are aside or draining by itself, so one pod too many may be set aside.
 func (g *Guard) Lead(ctx context.Context) error {
 	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[Key](50*time.Millisecond, 10*time.Second))
 	g.planner.dates.leads()
@@ -260,7 +261,7 @@ func (g *Guard) Lead(ctx context.Context) error {
 	if g.cfg.DeletionCosts {
 		group.Go(func() error { return g.keepCosts(ctx) })
 	}
-	turns := fair.NewTurns[Key](workers) // a look may wait for witnesses
+	turns := fair.NewTurns[Key](workers) // reconciling may wait for witnesses
 	for range workers {
 		group.Go(func() error {
 			for {
@@ -280,7 +281,7 @@ func (g *Guard) Lead(ctx context.Context) error {
 	return group.Wait()
 }
 
-// Leads reports whether this guard leads: of all that see something, it tells.
+// Leads reports whether this guard leads. Only the leader reports what all guards see.
 func (g *Guard) Leads() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -293,7 +294,7 @@ func (g *Guard) setQueue(q workqueue.TypedRateLimitingInterface[Key]) {
 	g.queue = q
 }
 
-// look looks after a workload soon, if this guard leads.
+// look enqueues a workload, if this guard leads.
 func (g *Guard) look(key Key) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -302,7 +303,7 @@ func (g *Guard) look(key Key) {
 	}
 }
 
-// lookAtAll looks after every workload that is there.
+// lookAtAll enqueues every workload that exists.
 func (g *Guard) lookAtAll() {
 	list, err := g.cluster.pods.List(labels.Everything())
 	if err != nil {
@@ -332,7 +333,7 @@ func (g *Guard) work(ctx context.Context, queue workqueue.TypedRateLimitingInter
 	switch {
 	case ctx.Err() != nil:
 	case apierrors.IsConflict(err) || apierrors.IsNotFound(err):
-		queue.AddRateLimited(key) // the world moved on
+		queue.AddRateLimited(key) // the objects have changed meanwhile
 	case err != nil:
 		g.cfg.Log.Warn("Reconcile failed; retrying", "workload", key.String(), "err", err)
 		queue.AddRateLimited(key)
@@ -344,7 +345,8 @@ func (g *Guard) work(ctx context.Context, queue workqueue.TypedRateLimitingInter
 	}
 }
 
-// plan says what is to be done with a workload, and has asked what the next plan goes by.
+// plan returns what has to be done with a workload, and requests the readings that the next
+// plan needs.
 func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 	p := g.planner.plan(s, w)
 	g.mu.Lock()
@@ -357,7 +359,7 @@ func (g *Guard) plan(ctx context.Context, s *snapshot, w *workload) plan {
 	itself := func(m *member) *call.Pod { return m.Pod }
 	g.readings.wantAll(listed(p.asked, itself), false)
 	g.readings.wantAll(listed(p.compared, itself), true)
-	if len(p.gates) > 0 { // else nobody may be able to ask them
+	if len(p.gates) > 0 { // otherwise gates may not be readable
 		g.gates.wantAll(listed(p.gates, (*member).askable), true)
 	}
 	for _, node := range p.leases {
@@ -373,7 +375,7 @@ func listed(members []*member, as func(*member) *call.Pod) (list []*call.Pod) {
 	return list
 }
 
-// reconcile looks at a workload, does what is due, and says when to look again.
+// reconcile looks at a workload, does what is due, and returns when to look again.
 func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, err error) {
 	if !g.cluster.ready() {
 		return again, nil
@@ -396,7 +398,7 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 		return again, nil
 	}
 	if plan.moves() {
-		// What concerns the group is decided on what is true now.
+		// Steps that affect the group are decided on a live read.
 		asked := plan.drains()
 		if asked {
 			g.askGatesNow(ctx, w)
@@ -426,7 +428,7 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 	return plan.again, err
 }
 
-// each carries something out for so many pods, some at once, and returns what failed, in order.
+// each calls do for n pods, several at a time, and returns the errors in order.
 func (g *Guard) each(n int, do func(i int) error) error {
 	errs := make([]error, n)
 	var group errgroup.Group

@@ -15,8 +15,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// leases are those of nodes that may be lost. A lease has run out when it was not renewed
-// for as long as it lasts, by this guard's own clock.
+// leases are the leases of nodes that may be lost. A lease has expired if it was not
+// renewed for its duration, by this guard's own clock.
 type leases struct {
 	client kubernetes.Interface
 	now    func() time.Time
@@ -25,10 +25,10 @@ type leases struct {
 	seen map[string]lease
 }
 
-// lease is what was last seen of one.
+// lease is the last seen state of one lease.
 type lease struct {
 	read    time.Time
-	renewal time.Time // as the node dates it
+	renewal time.Time // by the node's clock
 	since   time.Time // when the guard first saw that
 	expired bool
 	err     error
@@ -40,7 +40,7 @@ func newLeases(client kubernetes.Interface, now func() time.Time) *leases {
 	return &leases{client: client, now: now, seen: map[string]lease{}}
 }
 
-// expired reports whether a node does not renew its lease any more, or has none.
+// expired reports whether a node no longer renews its lease, or has none.
 func (l *leases) expired(node string) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -51,7 +51,7 @@ func (l *leases) expired(node string) (bool, error) {
 	return last.expired, last.err
 }
 
-// read reads the lease of a node, not more often than its pods are looked at.
+// read reads the lease of a node, no more often than its pods are looked at.
 func (l *leases) read(ctx context.Context, node string) {
 	now := l.now()
 	l.mu.Lock()
@@ -90,7 +90,7 @@ func (l *leases) ask(ctx context.Context, node string, last lease, now time.Time
 	return is
 }
 
-// forget drops what was seen of a node that is gone.
+// forget drops the lease of a node that is gone.
 func (l *leases) forget(node string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

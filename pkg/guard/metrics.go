@@ -60,7 +60,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-// podCollector shows the guarded pods and why they are held, as of each scrape.
+// podCollector exports the guarded pods and why they are held, at each scrape.
 type podCollector struct {
 	cluster *cluster
 	budgets *budgets
@@ -162,7 +162,7 @@ func (c *podCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// ShowUnlocked registers a gauge of whether an unlock is in force.
+// ShowUnlocked registers a gauge that is 1 while callguard is unlocked.
 func ShowUnlocked(reg prometheus.Registerer, unlocked func() bool) {
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: "callguard", Name: "unlocked",
@@ -177,8 +177,8 @@ func gauge(is bool) float64 {
 	return 0
 }
 
-// CountWrites counts, below a client, what it writes to the Kubernetes API: all of
-// it, Events and the election's lease included.
+// CountWrites wraps a client's transport and counts all its writes to the Kubernetes API,
+// including Events and the election's lease.
 func CountWrites(reg prometheus.Registerer) func(http.RoundTripper) http.RoundTripper {
 	writes := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "callguard", Name: "api_writes_total",
@@ -207,7 +207,7 @@ func (c *writeCounter) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	info, pathErr := c.paths.NewRequestInfo(req)
 	if pathErr != nil || !info.IsResourceRequest || info.Resource == "selfsubjectreviews" || dryRun(req) {
-		return answer, err // it changes nothing
+		return answer, err // a dry run, which changes nothing
 	}
 	outcome := "ok"
 	switch {
@@ -220,8 +220,8 @@ func (c *writeCounter) RoundTrip(req *http.Request) (*http.Response, error) {
 	return answer, err
 }
 
-// dryRun reports whether a request changes nothing. A deletion says so in its body,
-// all others in their query.
+// dryRun reports whether a request changes nothing. A deletion has that in its body, all
+// others in their query.
 func dryRun(req *http.Request) bool {
 	if req.URL.Query().Has("dryRun") {
 		return true

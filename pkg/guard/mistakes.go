@@ -16,12 +16,13 @@ const (
 	gateName = "call-gate"
 	// configError is the kubelet's reason for a container whose Secret, ConfigMap or key in one is missing.
 	configError = "CreateContainerConfigError"
-	// maxConfigError bounds what the kubelet says of it, in bytes: names of objects are in it.
+	// maxConfigError limits the kubelet's message about it, in bytes, because it contains
+	// names of objects.
 	maxConfigError = 300
 )
 
-// mistakes are those of a pod's template that its applier was warned of, and that are still
-// there: they weaken what holds the pod's calls.
+// mistakes returns the mistakes in a pod's template that weaken the protection of its
+// calls. Policies only warned about them when the template was applied.
 func mistakes(pod *corev1.Pod) (list []string) {
 	if slices.ContainsFunc(pod.Spec.InitContainers, isGate) && namesNoGate(pod) {
 		list = append(list, fmt.Sprintf("its pods have a call-gate and no annotation %s, so nobody asks the gate, and it does not count; add %s: \"8089\" to the pod template, or the port of --status-address",
@@ -37,13 +38,13 @@ func isGate(c corev1.Container) bool {
 	return c.Name == gateName || slices.ContainsFunc(c.Command, func(word string) bool { return strings.HasSuffix(word, "/"+gateName) })
 }
 
-// namesNoGate reports whether nobody is told that a pod has a gate.
+// namesNoGate reports whether a pod has a gate and no annotation for its port.
 func namesNoGate(pod *corev1.Pod) bool {
 	return pod.Annotations[call.GatePortAnnotation] == "" && !strings.Contains(pod.Annotations[call.WitnessesAnnotation], string(call.Gate))
 }
 
-// CannotStart says why a container of a pod cannot be made, in the kubelet's words: which
-// Secret, ConfigMap or key is missing. It is empty where none is known to be.
+// CannotStart returns why a container of a pod cannot be created, in the kubelet's words:
+// which Secret, ConfigMap or key is missing. It is empty if none is known to be missing.
 func CannotStart(pod *corev1.Pod) string {
 	for _, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 		if w := c.State.Waiting; w != nil && w.Reason == configError {
@@ -53,8 +54,8 @@ func CannotStart(pod *corev1.Pod) string {
 	return ""
 }
 
-// trimMistakes keeps of a pod's containers and their statuses what mistakes and CannotStart
-// read, beside what is kept of them for others.
+// trimMistakes keeps what mistakes and CannotStart read of a pod's containers and their
+// statuses, in addition to what is already kept.
 func trimMistakes(pod *corev1.Pod, spec *corev1.PodSpec, status *corev1.PodStatus) {
 	if slices.ContainsFunc(pod.Spec.InitContainers, isGate) && namesNoGate(pod) {
 		spec.InitContainers = append(spec.InitContainers, corev1.Container{Name: gateName})

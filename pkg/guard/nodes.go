@@ -11,12 +11,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// candidateTaint is Cluster Autoscaler's mark of a node that nobody needs: the pods of all
-// nodes it has marked would fit on the others. It takes the mark off when that changes.
+// candidateTaint is Cluster Autoscaler's mark of an unneeded node: the pods of all marked
+// nodes would fit on the others. It removes the mark when that changes.
 const candidateTaint = "DeletionCandidateOfClusterAutoscaler"
 
-// noticeTaints say that a node goes within minutes, whatever is on it. docs/node-autoscalers.md
-// says who sets them, and how long they last.
+// noticeTaints returns the taints which announce that a node ends within minutes, whatever runs
+// on it. docs/node-autoscalers.md lists who sets them, and how much time is left.
 func noticeTaints() []string {
 	return []string{
 		"aws-node-termination-handler/spot-itn",
@@ -28,13 +28,13 @@ func noticeTaints() []string {
 	}
 }
 
-// noticeConditions are conditions that say the same, as AKS has them. FreezeScheduled is none:
-// a machine that pauses for seconds keeps its calls.
+// noticeConditions returns node conditions with the same meaning, which AKS sets.
+// FreezeScheduled is not among them: a machine that pauses for seconds keeps its calls.
 func noticeConditions() []corev1.NodeConditionType {
 	return []corev1.NodeConditionType{"PreemptScheduled", "PreemptionScheduled", "TerminateScheduled", "RedeployScheduled", "RebootScheduled"}
 }
 
-// onlyNotices are those of a node's conditions that are such a notice.
+// onlyNotices returns the conditions that are such a notice.
 func onlyNotices(conditions []corev1.NodeCondition) (list []corev1.NodeCondition) {
 	for _, c := range conditions {
 		if c.Status == corev1.ConditionTrue && slices.Contains(noticeConditions(), c.Type) {
@@ -44,8 +44,8 @@ func onlyNotices(conditions []corev1.NodeCondition) (list []corev1.NodeCondition
 	return list
 }
 
-// noticeOf is what says that a node goes within minutes, whatever is on it; empty where
-// nothing does.
+// noticeOf returns the taint or condition which announces that a node ends within minutes,
+// whatever runs on it; empty if there is none.
 func noticeOf(node *corev1.Node) string {
 	for _, taint := range node.Spec.Taints {
 		if slices.Contains(noticeTaints(), taint.Key) {
@@ -62,8 +62,8 @@ func conditionOf(node *corev1.Node, c corev1.NodeCondition) occasion {
 	return occasion{of: node.UID, fact: noticed, key: string(c.Type)}
 }
 
-// goes is when a node was first seen to go for good: it was given notice, or is being deleted,
-// which a node autoscaler does not think better of.
+// goes returns when it was first seen that a node ends for certain: it was given notice, or is
+// being deleted, which node autoscalers do not take back.
 func goes(node *corev1.Node, seen func(occasion, *metav1.Time) time.Time) (since time.Time) {
 	enter := func(at time.Time) {
 		if since.IsZero() || at.Before(since) {
@@ -88,8 +88,8 @@ func goes(node *corev1.Node, seen func(occasion, *metav1.Time) time.Time) (since
 	return since
 }
 
-// candidateSince is when Cluster Autoscaler's mark of a node was first seen; zero where there
-// is none.
+// candidateSince returns when Cluster Autoscaler's mark of a node was first seen; zero if
+// there is none.
 func candidateSince(node *corev1.Node, seen func(occasion, *metav1.Time) time.Time) time.Time {
 	for _, taint := range node.Spec.Taints {
 		if taint.Key == candidateTaint {
@@ -99,15 +99,16 @@ func candidateSince(node *corev1.Node, seen func(occasion, *metav1.Time) time.Ti
 	return time.Time{}
 }
 
-// terminationAnnotation is when Karpenter ends a node that has a terminationGracePeriod,
-// whatever is on it.
+// terminationAnnotation has the time at which Karpenter ends a node that has a
+// terminationGracePeriod, whatever runs on it.
 const terminationAnnotation = "karpenter.sh/nodeclaim-termination-timestamp"
 
-// letGoAhead is how long before its grace would have to begin a pod is let go for the end of
-// its node: it stops taking calls first, and whoever takes it has to notice.
+// letGoAhead is how much earlier than its grace period has to begin a pod is released before
+// the end of its node: it has to stop taking calls first, and whoever evicts it has to
+// notice.
 const letGoAhead = time.Minute
 
-// nodeEnds is that time; zero where there is none.
+// nodeEnds returns that time; zero if there is none.
 func nodeEnds(node *corev1.Node) time.Time {
 	at, err := time.Parse(time.RFC3339, node.Annotations[terminationAnnotation])
 	if err != nil {
@@ -116,9 +117,9 @@ func nodeEnds(node *corev1.Node) time.Time {
 	return at
 }
 
-// letGoBy is when a pod has to be let go so that its grace is over by then. It is the one
-// time of another machine that anything is decided by, and only where an administrator
-// wants that: there is no other way to know it.
+// letGoBy returns when a pod has to be released so that its grace period ends before its
+// node does. This is the only decision by a time from another machine's clock, and only if
+// an administrator wants it, because there is no other way to know that time.
 func letGoBy(pod *corev1.Pod, ends time.Time) time.Time {
 	grace := int64(corev1.DefaultTerminationGracePeriodSeconds)
 	if pod.Spec.TerminationGracePeriodSeconds != nil {
@@ -127,8 +128,8 @@ func letGoBy(pod *corev1.Pod, ends time.Time) time.Time {
 	return ends.Add(-time.Duration(grace)*time.Second - letGoAhead)
 }
 
-// aboutNode says what is to be known of a member's node beside why the member should go;
-// empty where there is nothing.
+// aboutNode returns a note about a member's node for people, in addition to why the member
+// should go; empty if there is nothing to add.
 func (j judgement) aboutNode() string {
 	if j.facts.Notice != "" {
 		return fmt.Sprintf("; its node goes within minutes (%s), and calls that last longer end with it", j.facts.Notice)

@@ -17,15 +17,15 @@ import (
 )
 
 const (
-	// choosing is how soon a workload is looked at again while witnesses are asked
-	// which pods to choose.
+	// choosing is how soon a workload is looked at again while witnesses are asked in order to
+	// choose pods.
 	choosing = 200 * time.Millisecond
-	// chooseWithin bounds that: it goes by what is known then. Two reads of LiveKit
-	// begin within it.
+	// chooseWithin is the maximum time for that; then pods are chosen by what is known. It is
+	// long enough for two reads of LiveKit to begin.
 	chooseWithin = 10 * time.Second
-	// removalRetry is how long a node autoscaler that was refused may wait before it takes
-	// the same node again: Cluster Autoscaler's --scale-down-delay-after-failure is 3
-	// minutes, and its taint is away for so long.
+	// removalRetry is the maximum time after which a refused node autoscaler's next attempt at
+	// the same node counts as the same one. Cluster Autoscaler's
+	// --scale-down-delay-after-failure is 3 minutes, and for that time its taint is gone.
 	removalRetry = 10 * time.Minute
 	// lookGap is longer than any time between two looks at a workload with a pod that
 	// should go.
@@ -41,38 +41,40 @@ type judgement struct {
 	verdict verdict.Verdict
 }
 
-// plan is what is to be done with a workload, and what to ask for the next plan.
+// plan is what has to be done with a workload, and what to read for the next plan.
 type plan struct {
-	judged   []judgement // of members that something wants to go
+	judged   []judgement // of members that should go
 	released []*member
 	again    time.Duration // zero: when something changes
 
-	// asked are members whose witnesses are to be asked from now on, and compared those of
-	// which all are: whose calls are to be known, not only whether there are any.
+	// asked are the members whose witnesses have to be asked from now on. For those in
+	// compared all witnesses are asked, because their number of calls matters, not only
+	// whether there are any.
 	asked, compared []*member
-	// gates are members whose gates are to say whether they can take calls.
+	// gates are the members whose gates have to be asked whether the pod can take calls.
 	gates []*member
-	// leases are nodes whose leases are to be read.
+	// leases are the nodes whose leases have to be read.
 	leases []string
 }
 
-// known is what a planner goes by beside a namespace. None of it makes a request.
+// known is what a planner knows besides the objects of a namespace. None of its functions
+// makes a request.
 type known struct {
-	// node is a node by its name; nil where there is none, or none that may be read.
+	// node returns a node by its name; nil if it does not exist or may not be read.
 	node func(name string) *corev1.Node
-	// onNode are the guarded pods of a node.
+	// onNode returns the guarded pods of a node.
 	onNode func(name string) []*corev1.Pod
-	// calls is what each witness of a pod said last, and since when no call has begun.
+	// calls returns what each witness of a pod said last, and since when no call has begun.
 	calls func(*call.Pod) ([]verdict.Reading, time.Time)
-	// ability is what a pod's gate said last, and since when it has said the same; empty
-	// where it was not asked. Nil where nobody asks gates.
+	// ability returns what a pod's gate said last, and since when it has said the same; empty
+	// if it was not asked. Nil if gates are not asked at all.
 	ability func(types.UID) (call.Ability, time.Time)
-	// lease reports whether a node's lease has run out, or why that is not known.
+	// lease reports whether a node's lease has expired, or why that is not known.
 	lease func(node string) (expired bool, err error)
 }
 
-// planner says what is to be done with a workload: facts in, plan out. It makes no
-// request. What it remembers is since when things have been so, as far as it has seen.
+// planner decides what has to be done with a workload: facts in, plan out. It makes no
+// request. It only remembers since when facts hold, as far as it has seen.
 type planner struct {
 	known
 
@@ -80,8 +82,8 @@ type planner struct {
 	rules    verdict.Rules
 	now      func() time.Time
 	dates    *dates
-	// once says that it looks once: it goes by what objects say of themselves, and nobody
-	// waits for what is not known yet.
+	// once is for a single look: it takes times from the objects themselves, and does not wait
+	// for what is not known yet.
 	once bool
 }
 
@@ -105,9 +107,9 @@ func (p plan) moves() bool {
 	})
 }
 
-// order is the order in which verdicts are carried out: who may go goes first, and does not
-// wait until hundreds of others are set aside. Those whose latest step has failed come after
-// all others, the longest ago first. It has at most so many steps.
+// order returns the verdicts to carry out, at most the given number. Releases come first, so
+// that they do not wait until hundreds of other pods are set aside. Pods whose latest step
+// has failed come last, the oldest failure first.
 func (p plan) order(most int, failed func(types.UID) time.Time) []*judgement {
 	list := make([]*judgement, len(p.judged))
 	for i := range p.judged {
@@ -133,15 +135,16 @@ func (p plan) steps() (n int) {
 	return n
 }
 
-// drains reports whether a pod is to stop taking calls for which others have to be able to.
+// drains reports whether the plan drains a pod, so that others have to be able to take
+// calls.
 func (p plan) drains() bool {
 	return slices.ContainsFunc(p.judged, func(j judgement) bool {
 		return j.verdict.Outcome == verdict.Drain && j.facts.Pod.Running
 	})
 }
 
-// plan judges every member of a workload, each in the light of what is decided
-// about those before it.
+// plan judges every member of a workload, each with what was decided about the members
+// before it.
 func (pl *planner) plan(s *snapshot, w *workload) plan {
 	now := pl.now()
 	var p plan
@@ -155,7 +158,7 @@ func (pl *planner) plan(s *snapshot, w *workload) plan {
 	for _, m := range w.members {
 		_, m.wanted = verdict.Intent(m.causes, now, pl.settings.RemovalDelay)
 		m.ending = pl.ending(m, now)
-		unready := !m.ready && m.Running && m.able.why != call.Unreachable // when LiveKit can be reached again, who serves now serves on
+		unready := !m.ready && m.Running && m.able.why != call.Unreachable // once LiveKit is reachable again, the pod serves again
 		m.unready = pl.dates.since(occasion{of: m.UID, fact: isUnready}, unready)
 		m.arrived = pl.dates.seenAt(occasion{of: m.UID, fact: there})
 	}
@@ -177,7 +180,7 @@ func (pl *planner) plan(s *snapshot, w *workload) plan {
 			}
 			continue
 		}
-		if p.judged == nil { // all, as a rule: a verdict is large
+		if p.judged == nil { // usually all of them; a judgement is large
 			p.judged, p.asked = make([]judgement, 0, len(w.members)), slices.Grow(p.asked, len(w.members))
 		}
 		p.ask(m)
@@ -195,8 +198,9 @@ func (pl *planner) plan(s *snapshot, w *workload) plan {
 	return p
 }
 
-// since is when the pod was first seen to have to go, and when what stands behind that was.
-// An autoscaler that is refused takes its taint off and tries again: that is one wish.
+// since returns when it was first seen that the pod should go, and when its present reason
+// was (Causes.Behind). The attempts of an autoscaler that is refused, removes its taint and
+// tries again count as one reason.
 func (pl *planner) since(m *member) (wanted, standing time.Time) {
 	behind := m.causes.Behind()
 	wanted = pl.dates.lasting(occasion{of: m.UID, fact: isWanted}, between(behind))
@@ -207,8 +211,8 @@ func (pl *planner) since(m *member) (wanted, standing time.Time) {
 	return wanted, standing
 }
 
-// notWanted forgets since when the pod has had to go, but for what an autoscaler wants,
-// which may come back to it.
+// notWanted forgets since when the pod should go, except for an autoscaler's reason, which
+// may return.
 func (pl *planner) notWanted(m *member) {
 	lapsed := pl.dates.lapsed(occasion{of: m.UID, fact: stands, key: verdict.Removal}, removalRetry)
 	pl.dates.forget(m.UID, func(o occasion) bool {
@@ -216,7 +220,7 @@ func (pl *planner) notWanted(m *member) {
 	})
 }
 
-// between is for how long what stands behind a wish may be away.
+// between returns for how long a reason may be absent without counting as a new one.
 func between(behind string) time.Duration {
 	if behind == verdict.Removal {
 		return removalRetry
@@ -224,7 +228,7 @@ func between(behind string) time.Duration {
 	return lookGap
 }
 
-// date enters since when things hold, as this guard has seen them.
+// date records since when facts hold, as this guard has seen them.
 func (pl *planner) date(m *member, f *verdict.Facts, p *plan) {
 	f.Since, f.Standing = pl.since(m)
 	f.Pod.CameSince = f.Intent.Intent.OfNode() && pl.cameSince(m)
@@ -235,8 +239,8 @@ func (pl *planner) date(m *member, f *verdict.Facts, p *plan) {
 	}
 	f.Readings, f.QuietSince = pl.calls(m.Pod)
 	f.Sealed = sealed(f.Readings)
-	// Not the time in the mark: it may be that of another guard, and was taken before the
-	// mark was written, which may have taken any time.
+	// This is not the time in the mark. That may be from another guard, and was taken before
+	// the mark was written, which may have taken any time.
 	f.Pod.DrainingSince = pl.dates.since(occasion{of: m.UID, fact: isDraining}, m.State == call.Draining)
 	if f.Pod.DrainingSince.After(f.QuietSince) {
 		f.QuietSince = f.Pod.DrainingSince
@@ -250,8 +254,8 @@ func (pl *planner) date(m *member, f *verdict.Facts, p *plan) {
 	}
 }
 
-// foresee enters what a verdict is about to make of a member, so that the next
-// verdict counts with it.
+// foresee changes a member to what a verdict will make of it, so that the next verdict
+// takes that into account.
 func (m *member) foresee(intent call.Mark, v verdict.Verdict) {
 	switch v.Outcome {
 	case verdict.SetAside:
@@ -263,7 +267,7 @@ func (m *member) foresee(intent call.Mark, v verdict.Verdict) {
 	}
 }
 
-// pending is when to look again for a cause that is there and does not count yet; zero where
+// pending returns when to look again because of a cause that does not count yet; zero if
 // there is none.
 func (m *member) pending(now time.Time) time.Duration {
 	switch {
@@ -276,7 +280,7 @@ func (m *member) pending(now time.Time) time.Duration {
 	}
 }
 
-// causes gathers why a member may have to go.
+// causes returns the reasons why a member may have to go.
 func (pl *planner) causes(s *snapshot, m *member) verdict.Causes {
 	c := verdict.Causes{Marked: m.marked}
 	c.Orphaned = pl.dates.since(occasion{of: m.UID, fact: orphaned}, s.mayBeOrphaned(m))
@@ -288,7 +292,7 @@ func (pl *planner) causes(s *snapshot, m *member) verdict.Causes {
 	if node := pl.node(m.Node); node != nil {
 		m.notice, m.nodeEnds = noticeOf(node), nodeEnds(node)
 		c.Going = goes(node, pl.seen)
-		// A pod without an owner would not be made again elsewhere.
+		// A pod without an owner would not be created again elsewhere.
 		if marked := candidateSince(node, pl.seen); !marked.IsZero() && metav1.GetControllerOfNoCopy(m.object) != nil {
 			c.Candidate = marked.Add(pl.settings.CandidateDelay)
 		}
@@ -299,7 +303,8 @@ func (pl *planner) causes(s *snapshot, m *member) verdict.Causes {
 	return c
 }
 
-// seen is when something was first seen. Whoever looks once goes by what is said of it.
+// seen returns when something was first seen. In a single look it is the time that the
+// object has.
 func (pl *planner) seen(o occasion, said *metav1.Time) time.Time {
 	if pl.once && said != nil {
 		pl.dates.set(o, said.Time)
@@ -307,7 +312,8 @@ func (pl *planner) seen(o occasion, said *metav1.Time) time.Time {
 	return pl.dates.first(o)
 }
 
-// cameSince reports whether a pod that still serves came after what its node wants it gone for.
+// cameSince reports whether a serving pod came to its node after the reason for which the
+// node's pods should go.
 func (pl *planner) cameSince(m *member) bool {
 	node := pl.node(m.Node)
 	if node == nil || m.State != call.Serving || !m.causes.Asked.IsZero() || !m.causes.Misfit.IsZero() {
@@ -315,20 +321,20 @@ func (pl *planner) cameSince(m *member) bool {
 	}
 	pinned := m.owner != nil && m.owner.placed.NodeName != ""
 	return cameSince(node, m.object, pinned, pl.settings.CandidateDelay, func(want occasion, after time.Duration) bool {
-		if pl.once { // and has seen neither come
+		if pl.once { // a single look has seen neither begin
 			return m.object.CreationTimestamp.After(pl.dates.first(want).Add(after))
 		}
 		return pl.dates.before(want, after, occasion{of: m.UID, fact: there})
 	})
 }
 
-// ending reports whether the pod's node is being taken away, or is lost: whatever else
-// wants the pod to go, it takes no calls for long.
+// ending reports whether the pod's node is being removed or is lost, so that the pod will
+// not take calls for long, whatever its intent.
 func (pl *planner) ending(m *member, now time.Time) bool {
 	node := pl.node(m.Node)
 	switch {
 	case node == nil:
-		return !pl.once && m.Node != "" // one that looks once may not have been let read it
+		return !pl.once && m.Node != "" // in a single look the node may just not be readable
 	case !m.causes.Going.IsZero():
 		return true
 	default:
@@ -336,10 +342,10 @@ func (pl *planner) ending(m *member, now time.Time) bool {
 	}
 }
 
-// choose picks those that go where an owner has more pods than it wants, by what
-// witnesses have said since: a call that ended just before must not count for its
-// pod, and where witnesses disagree one of them may not have seen its end yet. It says
-// whether it still waits for them.
+// choose picks the pods that go if an owner has more than it wants. It uses only what
+// witnesses have said since then, because a call that ended just before must not count for
+// its pod, and if witnesses disagree, one of them may not have seen its end yet. It reports
+// whether it still waits for witnesses.
 func (pl *planner) choose(s *snapshot, w *workload, now time.Time, p *plan) (waiting bool) {
 	excesses := s.excesses(w)
 	for _, m := range w.members {
@@ -381,7 +387,8 @@ func (pl *planner) choose(s *snapshot, w *workload, now time.Time, p *plan) (wai
 	return waiting
 }
 
-// staying counts the guarded pods that stay on the nodes of these, by node, without these.
+// staying counts, by node, the guarded pods other than the candidates that stay on the
+// candidates' nodes.
 func (pl *planner) staying(candidates []*member) map[string]int {
 	count, candidate := map[string]int{}, map[types.UID]bool{}
 	for _, m := range candidates {
@@ -401,21 +408,21 @@ func (pl *planner) staying(candidates []*member) map[string]int {
 	return count
 }
 
-// stays reports whether a guarded pod holds its node for longer than its calls, as far as
-// the pod says.
+// stays reports whether a guarded pod will stay on its node after its present calls, as far
+// as the pod itself shows.
 func stays(pod *corev1.Pod) bool {
 	return pod.DeletionTimestamp == nil && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed &&
 		call.StateOf(pod.Labels, pod.Annotations) == call.Serving
 }
 
-// ask has the witnesses of a member asked from now on.
+// ask requests that the witnesses of a member are asked from now on.
 func (p *plan) ask(m *member) {
 	if m.Running {
 		p.asked = append(p.asked, m)
 	}
 }
 
-// compare has all of its witnesses asked.
+// compare requests that all of its witnesses are asked.
 func (p *plan) compare(m *member) {
 	if m.Running {
 		p.compared = append(p.compared, m)

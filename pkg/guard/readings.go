@@ -18,50 +18,52 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// Witness says how many calls a pod holds, as of now.
+// Witness returns how many calls a pod holds now.
 type Witness interface {
 	Ask(ctx context.Context, pod *call.Pod) call.Reading
 }
 
 const (
-	// readers bounds the pods that are asked at once: a witness that hangs keeps
-	// one of them for as long as it may take.
+	// readers is how many pods are asked at the same time. A witness that hangs occupies one
+	// of them until its timeout.
 	readers = 32
-	// wantedFor is how long a pod is read after the last time somebody wanted it: longer than between two looks at one workload
-	// of many on a busy API server, or what was read would be forgotten meanwhile, and since when it was so.
+	// wantedFor is how long a pod is read after it was last wanted. It is longer than the time between two looks at one of many
+	// workloads on a busy API server; otherwise readings, and since when they hold, would be forgotten in between.
 	wantedFor = 30 * time.Second
-	// lingersFor is for how long LiveKit is asked of a pod after its gate has begun to count calls.
+	// lingersFor is how long LiveKit is still asked about a pod after its gate has begun to count
+	// calls.
 	lingersFor = 10 * time.Second
-	// tellEvery bounds how often projects is told that less is wanted than before, which may wait.
+	// tellEvery is the minimum time between calls of projects that only reduce what is wanted,
+	// which is not urgent.
 	tellEvery = time.Second
-	// whySpared is why LiveKit is not asked of a pod.
+	// whySpared is the reason why LiveKit is not asked about a pod.
 	whySpared = "call-gate counts calls, and that holds the pod"
 )
 
-// readings reads the witnesses of those pods that somebody wants to know about,
-// over and over, and of no others.
+// readings repeatedly asks the witnesses of the pods that are wanted, and of no others.
 //
-// Of a pod that has a gate, the gate is asked first: as long as it counts calls, the pod
-// stays, whatever LiveKit would say, and LiveKit is not asked. Once it counts none, or does
-// not answer, LiveKit is.
+// If a pod has a gate, that is asked first. As long as it counts calls, the pod stays
+// whatever LiveKit would say, and LiveKit is not asked. LiveKit is asked once the gate
+// counts none or does not answer.
 type readings struct {
 	witnesses map[call.Witness]Witness
 	every     time.Duration
 	now       func() time.Time
-	// changed is told when a pod's readings say something else than before.
+	// changed is called when a pod's readings have changed.
 	changed func(types.UID)
-	// projects is told which LiveKit projects the pods' rooms are of, when the pods were
-	// born, and of which projects nobody has to know anything for now.
+	// projects is called with the LiveKit projects of the wanted pods, when these pods were
+	// created, and which projects need not be read for now.
 	projects func(wanted map[call.Project]call.Births, spared map[call.Project]bool)
-	// lingers is for how long LiveKit is asked of a pod after its gate has begun to count calls.
+	// lingers is how long LiveKit is still asked about a pod after its gate has begun to count
+	// calls.
 	lingers time.Duration
 
 	workers *fair.Workers
 
 	mu      sync.Mutex
-	queue   workqueue.TypedDelayingInterface[types.UID] // nil while run does not run
+	queue   workqueue.TypedDelayingInterface[types.UID] // nil while run is not running
 	records map[types.UID]*entry
-	// told is when projects was told last, and untold that less is wanted since.
+	// told is when projects was last called; untold reports that less is wanted since then.
 	told   time.Time
 	untold bool
 }
@@ -69,15 +71,15 @@ type readings struct {
 // entry is what is known of one pod.
 type entry struct {
 	pod   *call.Pod
-	until time.Time // when nobody wants it any more
-	// needed is until when LiveKit is asked of it, whatever its gate says.
+	until time.Time // until when it is wanted
+	// needed is until when LiveKit is asked about it, whatever its gate says.
 	needed time.Time
-	spared bool      // as projects was told
+	spared bool      // as last passed to projects
 	first  time.Time // when it was first read
 	began  time.Time // when a call was last seen to begin
 	last   map[call.Witness]verdict.Reading
-	// ability is what the pod's gate said last of whether it can take calls, and since
-	// when it has said the same; empty before it was asked.
+	// ability is the pod's ability to take calls as its gate last reported it, and since when
+	// it has reported the same; empty before the first answer.
 	ability      call.Ability
 	abilitySince time.Time
 }
@@ -94,7 +96,7 @@ func newReadings(witnesses map[call.Witness]Witness, every time.Duration, now fu
 	}
 }
 
-// run reads until ctx is done. What it has read is forgotten then.
+// run reads until ctx is done. Then all readings are forgotten.
 func (r *readings) run(ctx context.Context) error {
 	queue := workqueue.NewTypedDelayingQueue[types.UID]()
 	r.reset(queue)
@@ -129,11 +131,12 @@ func (r *readings) reset(queue workqueue.TypedDelayingInterface[types.UID]) {
 	r.tellProjects()
 }
 
-// want has a pod read for a while, if run runs: all of its witnesses, or LiveKit only while
-// its gate does not hold it.
+// want has a pod read for a while, if run is running: all of its witnesses, or LiveKit only
+// while its gate does not hold it.
 func (r *readings) want(pod *call.Pod, all bool) { r.wantAll([]*call.Pod{pod}, all) }
 
-// wantAll does the same for many, and tells projects once: that takes as long as there are pods.
+// wantAll does the same for many pods, and calls projects only once, because that takes time in
+// proportion to all pods.
 func (r *readings) wantAll(list []*call.Pod, all bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -149,7 +152,8 @@ func (r *readings) wantAll(list []*call.Pod, all bool) {
 	}
 }
 
-// enterWish enters that a pod is wanted, and reports whether projects has to know. The lock is held.
+// enterWish records that a pod is wanted, and reports whether projects has to be called. The lock is
+// held.
 func (r *readings) enterWish(pod *call.Pod, all bool) (news bool) {
 	rec := r.records[pod.UID]
 	if rec == nil {
@@ -175,13 +179,14 @@ func (r *readings) drop(uid types.UID) {
 	}
 }
 
-// needs reports whether LiveKit is asked of the pod, whatever its gate says.
+// needs reports whether LiveKit is asked about the pod, whatever its gate says.
 func (e *entry) needs(now time.Time) bool { return !now.After(e.needed) }
 
-// turns reports whether projects has to be told something else of the pod than it was.
+// turns reports whether what was passed to projects about the pod is no longer true.
 func (e *entry) turns(now time.Time) bool { return e.pod.Asks(call.Rooms) && e.spared == e.needs(now) }
 
-// read asks the witnesses of a pod, and says how soon it is to be read again; never for zero.
+// read asks the witnesses of a pod, and returns how soon it has to be read again; zero means
+// never.
 func (r *readings) read(ctx context.Context, uid types.UID) (again time.Duration) {
 	r.mu.Lock()
 	rec := r.records[uid]
@@ -212,8 +217,8 @@ func (r *readings) read(ctx context.Context, uid types.UID) (again time.Duration
 	return r.every
 }
 
-// ask asks the witnesses of a pod: all of them at once, or LiveKit last, if the others
-// leave it anything to say.
+// ask asks the witnesses of a pod: all of them at once, or LiveKit last and only if the
+// answers of the others do not decide already.
 func (r *readings) ask(ctx context.Context, pod *call.Pod, all bool) map[call.Witness]call.Reading {
 	if all || !pod.Asks(call.Gate) || !pod.Asks(call.Rooms) {
 		return r.askAll(ctx, pod, pod.Witnesses)
@@ -227,7 +232,7 @@ func (r *readings) ask(ctx context.Context, pod *call.Pod, all bool) map[call.Wi
 	return answers
 }
 
-// askAll asks some witnesses of a pod at once.
+// askAll asks the given witnesses of a pod at the same time.
 func (r *readings) askAll(ctx context.Context, pod *call.Pod, names []call.Witness) map[call.Witness]call.Reading {
 	answers := make([]call.Reading, len(names))
 	var all sync.WaitGroup
@@ -246,8 +251,8 @@ func (r *readings) askAll(ctx context.Context, pod *call.Pod, names []call.Witne
 	return byName
 }
 
-// enter enters what the witnesses of a pod say, and reports whether it is anything new. The
-// lock is held.
+// enter records what the witnesses of a pod say, and reports whether anything has changed.
+// The lock is held.
 func (r *readings) enter(rec *entry, answers map[call.Witness]call.Reading) (changed bool) {
 	now := r.now()
 	if n, known := answers[call.Gate].Calls(); !known || n == 0 {
@@ -262,8 +267,8 @@ func (r *readings) enter(rec *entry, answers map[call.Witness]call.Reading) (cha
 	return changed
 }
 
-// turn enters that LiveKit has to be asked of a pod from now on, or has not. Of thousands of a project the first makes a
-// difference, and the last. The lock is held.
+// turn records whether LiveKit has to be asked about a pod from now on. Of the thousands of pods that a project may
+// have, only the first and the last make a difference. The lock is held.
 func (r *readings) turn(rec *entry, now time.Time) {
 	switch {
 	case !rec.needs(now):
@@ -275,7 +280,7 @@ func (r *readings) turn(rec *entry, now time.Time) {
 	}
 }
 
-// reads reports whether projects was told to read a project.
+// reads reports whether projects was last called with a project as wanted.
 func (r *readings) reads(project call.Project) bool {
 	for _, rec := range r.records {
 		if !rec.spared && rec.pod.Asks(call.Rooms) && rec.pod.Project == project {
@@ -285,11 +290,11 @@ func (r *readings) reads(project call.Project) bool {
 	return false
 }
 
-// enter enters what the witnesses say, and reports whether it is anything new.
+// enter records what the witnesses say, and reports whether anything has changed.
 //
-// A call is taken to have begun when a number has grown, and when a number is back
-// above zero after a time of not knowing. That none can begin any more is new, too: what
-// others say counts from then on.
+// A call counts as begun when a number has grown, or when it is above zero after having
+// been unknown. It is also a change if no call can begin any more, because from then on the
+// answers of other witnesses count.
 func (e *entry) enter(answers map[call.Witness]call.Reading, now time.Time) (changed bool) {
 	if e.first.IsZero() {
 		e.first = now
@@ -315,8 +320,8 @@ func (e *entry) enter(answers map[call.Witness]call.Reading, now time.Time) (cha
 	return changed
 }
 
-// of returns what is known of a pod, in the order of its witnesses, and since when
-// no call has begun. Of a pod that was not read yet everything is unknown.
+// of returns what is known of a pod, in the order of its witnesses, and since when no call
+// has begun. Everything is unknown if the pod was not read yet.
 func (r *readings) of(pod *call.Pod) (list []verdict.Reading, quiet time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -340,7 +345,7 @@ func (r *readings) of(pod *call.Pod) (list []verdict.Reading, quiet time.Time) {
 	return list, quiet
 }
 
-// fresh asks the witnesses of a pod now, and returns what of says then.
+// fresh asks the witnesses of a pod now, and then returns the same as of.
 func (r *readings) fresh(ctx context.Context, pod *call.Pod) ([]verdict.Reading, time.Time) {
 	r.mu.Lock()
 	rec := r.records[pod.UID]
@@ -355,9 +360,9 @@ func (r *readings) fresh(ctx context.Context, pod *call.Pod) ([]verdict.Reading,
 	return r.of(pod)
 }
 
-// merged is the number of calls of a pod, for choosing among pods: the largest
-// that a witness knows, and unknown while one of them is. The latest call is the
-// latest that any of them dates.
+// merged returns the number of calls of a pod, for choosing among pods: the largest that a
+// witness knows, or unknown if any witness is. The latest call is the latest that any of
+// them reports.
 func merged(list []verdict.Reading) call.Reading {
 	var most call.Reading
 	var newest time.Time
@@ -376,12 +381,12 @@ func merged(list []verdict.Reading) call.Reading {
 	return most.WithNewest(newest)
 }
 
-// knownSince reports whether every witness knows, from a time not before t.
+// knownSince reports whether every witness has a known reading that is not older than t.
 func knownSince(list []verdict.Reading, t time.Time) bool {
 	return !slices.ContainsFunc(list, func(r verdict.Reading) bool { return !r.Known() || r.At().Before(t) })
 }
 
-// agree reports whether all witnesses that know say the same number.
+// agree reports whether all known readings have the same number.
 func agree(list []verdict.Reading) bool {
 	said := map[int]bool{}
 	for _, r := range list {
@@ -397,15 +402,16 @@ func sealed(list []verdict.Reading) bool {
 	return slices.ContainsFunc(list, func(r verdict.Reading) bool { return r.Sealed() })
 }
 
-// tellLater says that less is wanted than before, if that was not said a moment ago; else whoever reads next does. The lock is held.
+// tellLater calls projects because less is wanted than before. If projects was called a moment ago, the next read does it
+// instead. The lock is held.
 func (r *readings) tellLater() {
 	if r.untold = r.now().Sub(r.told) < tellEvery && len(r.records) > 0; !r.untold {
 		r.tellProjects()
 	}
 }
 
-// tellProjects says which projects are wanted, and of which of them none of the pods needs
-// anything for now. The lock is held.
+// tellProjects calls projects with the wanted projects and with those that none of the pods
+// needs for now. The lock is held.
 func (r *readings) tellProjects() {
 	r.told, r.untold = r.now(), false
 	wanted, spared := map[call.Project]call.Births{}, map[call.Project]bool{}

@@ -16,8 +16,8 @@ import (
 	"github.com/callguard/callguard/pkg/admission"
 )
 
-// watchRefusals counts the deletions that controllers say were refused to them,
-// until ctx is done.
+// watchRefusals counts, until ctx is done, the deletions that were refused to controllers,
+// according to their Events.
 func watchRefusals(ctx context.Context, client kubernetes.Interface, r *report) error {
 	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.FieldSelector = "reason=FailedDelete" }))
@@ -35,7 +35,7 @@ func watchRefusals(ctx context.Context, client kubernetes.Interface, r *report) 
 	}
 	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(o any, old bool) {
-			if !old { // those of before are not of this process's time
+			if !old { // Events from before this process started are not counted
 				count(nil, o)
 			}
 		},

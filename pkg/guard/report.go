@@ -47,11 +47,10 @@ const (
 	ReasonLeft               = "LeftToEviction"
 )
 
-// report says what happens: in Events, metrics and the log, once each time
-// something changes.
+// report reports what happens in Events, metrics and the log, once for each change.
 type report struct {
 	events record.EventRecorder
-	// steps tells of pods, of which there may be thousands.
+	// steps reports about pods, of which there may be thousands.
 	steps *events.Outbox
 	// about is the object that Events about callguard itself are on; nil for none.
 	about   *corev1.ObjectReference
@@ -59,26 +58,26 @@ type report struct {
 	log     *slog.Logger
 
 	mu sync.Mutex
-	// held is why pods are held that something wants to go.
+	// held is why pods that should go are held.
 	held map[types.UID]held
-	// said are the complaints that were made, by whom they are about.
+	// said are the complaints that were made, by the object they are about.
 	said map[Key]map[string]bool
 }
 
-// held is a verdict that keeps a pod, and since when it does.
+// held is a verdict that holds a pod, and since when it does.
 type held struct {
 	key   Key
 	pod   types.NamespacedName
 	rule  string
-	cause call.Ability // what keeps others of its workload from calls, if that is why
+	cause call.Ability // what keeps other pods of its workload from taking calls, if the pod waits for them
 	since time.Time
 	told  bool
-	// unread is since when its gate answers without the order to drain; zero where it has it.
+	// unread is since when its gate has answered without having read the order to drain; zero
+	// if it has.
 	unread time.Time
 }
 
-// orderUnread reports whether a pod's gate answers, and does not know that the pod is to
-// take no more calls.
+// orderUnread reports whether a pod's gate answers and has not read the order to drain.
 func orderUnread(f verdict.Facts) bool {
 	return f.Pod.State == call.Draining && !f.Sealed && slices.ContainsFunc(f.Readings, func(r verdict.Reading) bool {
 		_, known := r.Calls()
@@ -89,8 +88,8 @@ func orderUnread(f verdict.Facts) bool {
 // budgetKind is the Kind of budgets in a Key; no workload is of that kind.
 const budgetKind = "PodDisruptionBudget"
 
-// tellAfter is how long a pod is held by one rule before that is worth an Event:
-// most holds on the road are over sooner.
+// tellAfter is how long a pod is held by one rule before there is an Event. Most holds end
+// sooner.
 const tellAfter = 5 * time.Second
 
 func newReport(recorder record.EventRecorder, metrics *metrics, log *slog.Logger) *report {
@@ -117,7 +116,7 @@ func (r *report) judged(w *workload, list []judgement, moreIsDue bool) {
 	}
 }
 
-// holdsNothing forgets what is held: another guard leads, and says so.
+// holdsNothing forgets what is held, because another guard leads and reports it.
 func (r *report) holdsNothing() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -152,8 +151,8 @@ func (r *report) holds(w *workload, j judgement, untold bool) {
 	r.tell(w, j, step)
 }
 
-// cause is what keeps the others of the workload from calls, where a pod waits for them:
-// when that changes there is something else to mend.
+// cause returns what keeps the others of the workload from taking calls, if a pod waits for
+// them. When it changes, something else has to be fixed.
 func (j judgement) cause() call.Ability {
 	if j.waitsForOthers() {
 		return j.facts.Workload.Unable.Why
@@ -166,7 +165,7 @@ func (j judgement) waitsForOthers() bool {
 	return j.verdict.Rule == floor.Rule{}.Name() || j.verdict.Rule == bounds.Rule{}.Name()
 }
 
-// stepped tells that a pod has made a step.
+// stepped reports that a pod has made a step.
 func (r *report) stepped(w *workload, j judgement) {
 	r.mu.Lock()
 	delete(r.held, j.UID)
@@ -180,7 +179,7 @@ func (r *report) stepped(w *workload, j judgement) {
 		}
 	case verdict.Drain:
 		step.Reason, step.What = ReasonDraining, "stopped accepting calls"
-		if j.verdict.Rule != (floor.Rule{}).Name() { // not because all is well
+		if j.verdict.Rule != (floor.Rule{}).Name() { // the pod drains for another reason than enough able pods
 			step.Weight = events.Notable
 		}
 	case verdict.Release:
@@ -195,7 +194,7 @@ func (r *report) stepped(w *workload, j judgement) {
 	if j.verdict.Forced {
 		step.Type, step.Reason = corev1.EventTypeWarning, ReasonForced
 		r.metrics.forced.Inc()
-		// The line that an audit looks for.
+		// This line is for audits.
 		r.log.Warn("Pod is released by force", "pod", j.NamespacedName.String(), "uid", j.UID, "intent", j.intent.Intent,
 			"rule", j.verdict.Rule, "why", j.verdict.Why, "readings", describe(j.facts.Readings))
 	} else {
@@ -219,7 +218,8 @@ func describe(list []verdict.Reading) (out []string) {
 	return out
 }
 
-// tell has a step told on a pod, its workload, and its node where that is why.
+// tell reports a step on a pod, on its workload and, if the node is the reason, on the
+// node.
 func (r *report) tell(w *workload, j judgement, step events.Step) {
 	m := j.member
 	step.Pod, step.What = m.NamespacedName, fmt.Sprintf("%s (%s)", step.What, j.intent.Intent)
@@ -238,11 +238,12 @@ func reference(key Key) *corev1.ObjectReference {
 	return &corev1.ObjectReference{APIVersion: key.APIVersion, Kind: key.Kind, Namespace: key.Namespace, Name: key.Name, UID: key.UID}
 }
 
-// mostSaid bounds the texts that are remembered of one workload or budget: teams write their
-// annotations as often as they like. Beyond it nothing is said until it is forgotten.
+// mostSaid is how many texts are remembered for one workload or budget, because teams can
+// change their annotations as often as they like. Beyond it nothing is reported until they
+// are forgotten.
 const mostSaid = 50
 
-// once reports whether something is said of a workload or budget for the first time.
+// once reports whether a text about a workload or budget is new.
 func (r *report) once(about Key, what string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -256,29 +257,29 @@ func (r *report) once(about Key, what string) bool {
 	return true
 }
 
-// sayAnew forgets what was said of those of whom too much was.
+// sayAnew forgets the texts about objects that have reached mostSaid.
 func (r *report) sayAnew() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	maps.DeleteFunc(r.said, func(_ Key, said map[string]bool) bool { return len(said) >= mostSaid })
 }
 
-// complainedOf lists the workloads and budgets of which something was said.
+// complainedOf lists the workloads and budgets about which there were complaints.
 func (r *report) complainedOf() []Key {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Collect(maps.Keys(r.said))
 }
 
-// forgetSaid drops what was said of a workload or budget.
+// forgetSaid drops the texts about a workload or budget.
 func (r *report) forgetSaid(about Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.said, about)
 }
 
-// complaints tells what is wrong with the settings of a workload and its pods,
-// once for each workload and text.
+// complaints reports what is wrong with the settings of a workload and its pods, once for
+// each workload and text.
 func (r *report) complaints(w *workload, drainTimeout time.Duration) {
 	if w.complaint != nil && r.once(w.key, w.complaint.Error()) {
 		r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonBadAnnotation, "%s; until then all replicas must be available", w.complaint)
@@ -334,7 +335,7 @@ func (r *report) notEnabled(key Key) {
 	}
 }
 
-// leftToEviction tells that a pod which nobody would make again is not deleted.
+// leftToEviction reports that a pod is not deleted because nothing would create it again.
 func (r *report) leftToEviction(w *workload, m *member) {
 	if r.once(w.key, "left to an eviction") {
 		r.events.Eventf(m.object, corev1.EventTypeNormal, ReasonLeft,
@@ -349,7 +350,7 @@ func budgetKey(pdb *policyv1.PodDisruptionBudget) Key {
 	}
 }
 
-// foreignBudget tells that another budget matches a guarded pod.
+// foreignBudget reports that another budget matches a guarded pod.
 func (r *report) foreignBudget(pdb *policyv1.PodDisruptionBudget, pod *corev1.Pod) {
 	if !r.once(budgetKey(pdb), "foreign") {
 		return
@@ -361,14 +362,14 @@ func (r *report) foreignBudget(pdb *policyv1.PodDisruptionBudget, pod *corev1.Po
 	r.events.Event(pod, corev1.EventTypeWarning, ReasonForeignBudget, text)
 }
 
-// budgetLost tells that no budget locks the guarded pods of a namespace.
+// budgetLost reports that no budget locks the guarded pods of a namespace.
 func (r *report) budgetLost(namespace string, why error) {
 	r.log.Warn("A namespace is not locked; nothing of it is released", "namespace", namespace, "err", why)
 	r.events.Eventf(&corev1.ObjectReference{APIVersion: policyv1.SchemeGroupVersion.String(), Kind: budgetKind, Namespace: namespace, Name: BudgetName},
 		corev1.EventTypeWarning, ReasonBudget, "Guarded pods of namespace %s are not locked against evictions by a PodDisruptionBudget, and none is released: %s; drain-guard makes it again", namespace, why)
 }
 
-// ownerMissing tells that the owner of the budgets is missing.
+// ownerMissing reports that the owner of the budgets is missing.
 func (r *report) ownerMissing() {
 	r.log.Warn("The owner of the budgets is missing; existing ones stay in effect, and none can be created", "clusterrole", BudgetOwner)
 	if r.about != nil {
@@ -377,8 +378,8 @@ func (r *report) ownerMissing() {
 	}
 }
 
-// deletedUnreleased tells of a pod that is deleted although it was locked: by
-// break-glass, or because its node or namespace goes.
+// deletedUnreleased reports a pod that is deleted although it was locked: by break-glass,
+// or because its node or namespace is deleted.
 func (r *report) deletedUnreleased(pod *corev1.Pod, now time.Time) {
 	if call.IsReleased(pod.Labels) || !pods.Runs(pod.Status.ContainerStatuses) {
 		return
@@ -391,8 +392,8 @@ func (r *report) deletedUnreleased(pod *corev1.Pod, now time.Time) {
 	})
 }
 
-// disruption counts attempts on a pod that it has survived, which Kubernetes notes
-// on the pod.
+// disruption counts failed attempts to evict or preempt a pod, which Kubernetes records in
+// its status.
 func (r *report) disruption(was, is *corev1.Pod) {
 	if is.DeletionTimestamp != nil {
 		return

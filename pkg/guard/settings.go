@@ -11,23 +11,24 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// Settings are what an administrator may choose.
+// Settings are the administrator's settings.
 type Settings struct {
 	Limits verdict.Limits
-	// ReadEvery is how often the witnesses of a pod are asked while something wants it to go.
+	// ReadEvery is how often the witnesses of a pod are asked while it should go.
 	ReadEvery time.Duration
-	// RemovalDelay is how long a node must have been tainted for removal.
+	// RemovalDelay is how long a node must have had an autoscaler's removal taint before its
+	// pods should go.
 	RemovalDelay time.Duration
-	// CandidateDelay is for how long Cluster Autoscaler must have had a node for one that
-	// nobody needs.
+	// CandidateDelay is how long Cluster Autoscaler must have marked a node as unneeded before
+	// its pods should go.
 	CandidateDelay time.Duration
-	// ReleasePatience is how long a released pod waits for whoever wanted it to
-	// take it, before the guard deletes it.
+	// ReleasePatience is how long a released pod is left for whoever drains its node, before
+	// the guard deletes it.
 	ReleasePatience time.Duration
-	// AgentDrainTimeout is how long an agent may take to finish its calls when it
-	// is told to end. A shorter grace is worth an Event.
+	// AgentDrainTimeout is how long an agent may take to finish its calls after SIGTERM. A
+	// shorter termination grace period causes an Event.
 	AgentDrainTimeout time.Duration
-	// Leavers is which pods go first where there are too many.
+	// Leavers is the order in which pods go if there are too many.
 	Leavers verdict.Order
 	// Owners are further kinds of owners to follow, as resource.group.
 	Owners []string
@@ -36,7 +37,7 @@ type Settings struct {
 	DeletionCosts bool
 }
 
-// DefaultSettings are those of a guard that is given no flags.
+// DefaultSettings returns the settings of a guard without flags.
 func DefaultSettings() Settings {
 	return Settings{
 		Limits: verdict.Limits{
@@ -55,8 +56,8 @@ func DefaultSettings() Settings {
 	}
 }
 
-// AddFlags adds the flags of these settings and of the doors: those of the guard's
-// own command line, for the guard and for whoever reads it.
+// AddFlags adds the flags of these settings and of the admission policies. The guard uses
+// them, and so does the plugin, which reads the guard's command line.
 func AddFlags(fs *pflag.FlagSet, s *Settings, doors *manifests.Values) {
 	fs.StringVar(&doors.BreakGlassGroup, "break-glass-group", doors.BreakGlassGroup, "Group whose members may delete locked pods, as configured in the chart.")
 	fs.Int32Var(&doors.Priority, "priority", doors.Priority, "Value of PriorityClass callguard-calls, as configured in the chart.")

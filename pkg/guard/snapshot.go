@@ -29,8 +29,8 @@ const (
 	daemonPodLabel   = "pod-template-generation"
 )
 
-// Key names a workload: the top owner of pods that do the same work, or a pod
-// that has none.
+// Key names a workload: the top owner of pods that do the same work, or a pod without an
+// owner.
 type Key struct {
 	types.NamespacedName
 
@@ -40,32 +40,34 @@ type Key struct {
 
 func (k Key) String() string { return k.Kind + " " + k.NamespacedName.String() }
 
-// owner is what counts of an object that controls pods.
+// owner holds what the guard reads of an object that controls pods.
 type owner struct {
 	ref        metav1.OwnerReference
 	controller *metav1.OwnerReference
-	// going says that it is being deleted, and its dependents with it.
+	// going reports that it is being deleted together with its dependents.
 	going       bool
 	replicas    int
 	annotations map[string]string
 
-	// selector is what it selects pods by, as the API server takes it; empty for nothing.
+	// selector is its pod selector in the form that the API server accepts; empty if it
+	// selects nothing.
 	selector string
 	hash     string // the label by which a ReplicaSet selects pods of its template; empty where by none
 	recreate bool   // a Deployment without rolling updates
 	surge    int
-	// maxUnavailable is how many replicas it does without during a rollout.
+	// maxUnavailable is how many replicas may be missing during a rollout.
 	maxUnavailable int
-	// guarded says that its pod template has call.GuardedLabel: where it has not, its
-	// new pods are pods like any other.
+	// guarded reports whether its pod template has call.GuardedLabel. If not, its new pods are
+	// not guarded.
 	guarded bool
-	// ready is how many ready pods its status counts, guarded or not.
+	// ready is the number of ready pods in its status, guarded or not.
 	ready int
-	// placed is where its pod template has pods put.
+	// placed is the part of its pod template that decides where pods run.
 	placed corev1.PodSpec
-	// revision is what its pods should be of; empty when that is not known.
+	// revision is the revision that its pods should have; empty if that is not known.
 	revision string
-	// rolls says that a StatefulSet or DaemonSet replaces pods of other revisions by itself.
+	// rolls reports whether a StatefulSet or DaemonSet replaces pods of other revisions by
+	// itself.
 	rolls        bool
 	first, floor int // a StatefulSet's first ordinal, and the lowest that is updated
 
@@ -79,12 +81,12 @@ type owner struct {
 	named []string
 }
 
-// snapshot is a namespace at one moment.
+// snapshot is the state of a namespace at one moment.
 type snapshot struct {
 	owners map[types.UID]*owner
 	pods   []*corev1.Pod
-	// gone says of an owner that is not in owners that it is not there at all.
-	// Without it nothing that is missing counts as gone.
+	// gone has the owners that are known not to exist. An owner that is merely not in owners
+	// does not count as gone.
 	gone map[types.UID]bool
 	// others are the kinds of owners that are followed beside those of apps/v1; nil for none.
 	others *others
@@ -93,13 +95,13 @@ type snapshot struct {
 	strangers map[types.UID]int
 }
 
-// of reports whether the owner, or its controller, is one of these.
+// of reports whether the owner, or its controller, is in tops.
 func (o *owner) of(tops map[types.UID]bool) bool {
 	return tops[o.ref.UID] || o.controller != nil && tops[o.controller.UID]
 }
 
-// strangersOf counts the ready pods of a workload that are not guarded, although guarded
-// ones are there. Where they were not asked for, it goes by what their owners say.
+// strangersOf counts the ready unguarded pods of a workload that also has guarded ones. If
+// they were not requested, it uses the status of their owners.
 func (s *snapshot) strangersOf(w *workload) (n int) {
 	for _, o := range s.owners {
 		switch {
@@ -192,20 +194,21 @@ func ofDeployment(d *appsv1.Deployment) *owner {
 		surge := scaled(rolling.MaxSurge, o.replicas, true)
 		o.surge, o.maxUnavailable = max(1, surge), scaled(rolling.MaxUnavailable, o.replicas, false)
 		if rolling.MaxSurge != nil && surge == 0 {
-			o.maxUnavailable = max(1, o.maxUnavailable) // as its controller has it, which could not go on otherwise
+			o.maxUnavailable = max(1, o.maxUnavailable) // as its controller does, which could not continue otherwise
 		}
 	}
 	return o
 }
 
-// scaled is a number of pods, or a part of so many; zero where neither is said.
+// scaled returns a number of pods, given as a number or as a percentage of another; zero if
+// it is not set.
 func scaled(n *intstr.IntOrString, of int, up bool) int {
 	if n == nil {
 		return 0
 	}
 	scaled, err := intstr.GetScaledValueFromIntOrPercent(n, of, up)
 	if err != nil {
-		return 0 // the API server takes no such value
+		return 0 // the API server accepts no such value
 	}
 	return scaled
 }
@@ -244,7 +247,7 @@ func ofDaemonSet(d *appsv1.DaemonSet) *owner {
 	return o
 }
 
-// ordinal is the number at the end of a StatefulSet's pod's name.
+// ordinal returns the number at the end of the name of a StatefulSet's pod.
 func ordinal(pod *corev1.Pod) (int, bool) {
 	for i := len(pod.Name) - 1; i >= 0; i-- {
 		if pod.Name[i] == '-' {

@@ -16,35 +16,35 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// fieldManager signs what the guard writes.
+// fieldManager is the field manager of what the guard writes.
 const fieldManager = "callguard-drain-guard"
 
-// The deletion cost of pods on their road, below the zero of all others.
+// The deletion costs of pods that leave, below the zero of all others.
 const (
 	costAnnotation = corev1.PodDeletionCost
 	costLeaving    = "-1000"
 	costReleased   = "-2000"
 )
 
-// steps writes pods: each step is one request that holds only for the pod as it
-// was seen. A pod that has changed meanwhile is left to the next look.
+// steps writes pods. Each step is one request that is valid only for the pod as it was
+// seen. If the pod has changed meanwhile, the next look decides again.
 type steps struct {
 	client kubernetes.Interface
-	costs  bool // deletion costs ride along
+	costs  bool // set deletion costs in the same request
 }
 
-// change is what a step changes of a pod's metadata. A null takes something away.
+// change is a step's change of a pod's metadata. A null removes a key.
 type change struct {
 	UID             types.UID          `json:"uid"`
 	ResourceVersion string             `json:"resourceVersion"`
 	Labels          map[string]*string `json:"labels,omitempty"`
 	Annotations     map[string]*string `json:"annotations,omitempty"`
-	// OwnerReferences replace the pod's, also by none; nil leaves them.
+	// OwnerReferences replace those of the pod, possibly by none; nil leaves them.
 	OwnerReferences *[]metav1.OwnerReference `json:"ownerReferences,omitempty"`
 }
 
-// setAside takes a pod from its ReplicaSet and gives it to the ReplicaSet's own
-// controller. Its calls, its Services and its NetworkPolicies stay as they are.
+// setAside detaches a pod from its ReplicaSet and makes the ReplicaSet's controller its
+// owner. Its calls, Services and NetworkPolicies are not affected.
 func (s *steps) setAside(ctx context.Context, pod *corev1.Pod, to metav1.OwnerReference, why call.Mark) (*corev1.Pod, error) {
 	isController := true
 	refs := []metav1.OwnerReference{{APIVersion: to.APIVersion, Kind: to.Kind, Name: to.Name, UID: to.UID, Controller: &isController}}
@@ -65,13 +65,13 @@ func (s *steps) setAside(ctx context.Context, pod *corev1.Pod, to metav1.OwnerRe
 	})
 }
 
-// drain marks a pod as one that takes no new call.
+// drain marks a pod as one that takes no new calls.
 func (s *steps) drain(ctx context.Context, pod *corev1.Pod, why call.Mark) (*corev1.Pod, error) {
 	mark := why.String()
 	return s.patch(ctx, pod, change{Annotations: s.cost(map[string]*string{call.DrainingAnnotation: &mark}, costLeaving)})
 }
 
-// release lets a pod go.
+// release unlocks a pod.
 func (s *steps) release(ctx context.Context, pod *corev1.Pod, intent call.Intent) (*corev1.Pod, error) {
 	label, annotations := string(intent), map[string]*string{}
 	tellAgain(pod, annotations)
@@ -81,12 +81,12 @@ func (s *steps) release(ctx context.Context, pod *corev1.Pod, intent call.Intent
 	})
 }
 
-// handBack releases a pod to whoever wants it, and gives one that is aside back to
-// its ReplicaSet, which adopts it and deletes what it then has too many of.
+// handBack unlocks a pod, and returns one that is aside to its ReplicaSet, which adopts it
+// and deletes the pods that it then has too many of.
 //
-// A pod on its road mostly has calls: an idle one would have been released. So it
-// loses the cost that would have it deleted first, before idle pods that serve. One
-// that was released keeps its own, because it was seen to be idle.
+// A pod that was leaving probably has calls, because an idle one would have been released.
+// So its deletion cost is removed, or it would be deleted before idle pods that serve. A
+// released pod keeps its cost, because it was known to be idle.
 func (s *steps) handBack(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, error) {
 	unlock := string(call.Unlock)
 	c := change{Labels: map[string]*string{}, Annotations: map[string]*string{}}
@@ -112,7 +112,7 @@ func (s *steps) handBack(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, err
 	return s.patch(ctx, pod, c)
 }
 
-// delete deletes a released pod with the grace that is its own.
+// delete deletes a released pod with its own termination grace period.
 func (s *steps) delete(ctx context.Context, pod *corev1.Pod) error {
 	err := s.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
 		Preconditions: &metav1.Preconditions{UID: &pod.UID},

@@ -25,17 +25,17 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// Unlock gives every guarded pod back to Kubernetes: it may be evicted and deleted
-// from then on, whatever calls it holds. It deletes none itself. But pods that are
-// aside go back to their ReplicaSets, which delete at once what they have too many
-// of, and a call in such a pod has the pod's termination grace and no more. While no
-// pod is aside or draining, none is too many.
+// Unlock unlocks every guarded pod: it may be evicted and deleted from then on, whatever
+// calls it holds. Unlock deletes none itself. But pods that are aside are returned to their
+// ReplicaSets, which at once delete the pods that they have too many of, and a call in such
+// a pod has only the pod's termination grace period. While no pod is aside or draining,
+// none is deleted.
 //
-// A pod that was told to take no new call takes none for good. Unlock names those
-// that stay like that, with the command that replaces them.
+// A pod that was told to take no new calls never takes any again. Unlock lists such pods,
+// with the command that replaces them.
 //
-// It takes the lease from the guard that leads, and waits that it has noticed, for
-// which it may take up to notice. It can be repeated.
+// It takes the lease from the leading guard, and waits until that has noticed, which may
+// take up to notice. It can be repeated.
 func Unlock(ctx context.Context, client kubernetes.Interface, namespace string, notice time.Duration, out io.Writer) error {
 	seized, err := leader.Seize(ctx, client, namespace)
 	if err != nil {
@@ -53,7 +53,7 @@ func Unlock(ctx context.Context, client kubernetes.Interface, namespace string, 
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("cannot ask for policy %s: %w", admission.BirthPolicy, err)
 	}
-	// While that stands, no pod would be born without its budget.
+	// While that policy exists, no guarded pod could be created without the budget.
 	if err := unlockNamespaces(ctx, client, unlocking{keepBudget: err == nil}, out); err != nil {
 		return err
 	}
@@ -61,22 +61,22 @@ func Unlock(ctx context.Context, client kubernetes.Interface, namespace string, 
 	return nil
 }
 
-// Uninstall are the bounds of UnlockAfterUninstall.
+// Uninstall has the time limits of UnlockAfterUninstall.
 type Uninstall struct {
-	// Sure is for how long nothing of callguard has to be seen: somebody who is about to
-	// apply its objects may have applied the one that runs this first.
+	// Sure is for how long nothing of callguard may exist. Somebody who is just applying its
+	// objects may have applied the Job that runs this first.
 	Sure time.Duration
 	// Patience is how long it waits for objects that are being deleted.
 	Patience time.Duration
-	// Every is how often it looks.
+	// Every is how often it checks.
 	Every time.Duration
 }
 
-// UnlockAfterUninstall gives back the pods that are aside, and removes the budgets that
-// are left, once callguard was uninstalled: once neither the guards' Deployment nor any
-// of the doors is there, and none appears within u.Sure. While one stands it does
-// nothing, says so, and returns nil: it may have been run by an install. It takes no
-// lease, because there is no drain-guard to keep from leading.
+// UnlockAfterUninstall returns the pods that are aside, and removes the remaining budgets,
+// once callguard was uninstalled: neither the guards' Deployment nor any of the admission
+// policies exists, and none appears within u.Sure. If one exists, it does nothing, prints
+// that, and returns nil, because it may have been run by an install. It takes no lease,
+// because no drain-guard runs.
 func UnlockAfterUninstall(ctx context.Context, client kubernetes.Interface, doors *manifests.Doors, namespace string, u Uninstall, out io.Writer) error {
 	began := time.Now()
 	for gone := began; time.Since(gone) < u.Sure; {
@@ -106,8 +106,8 @@ func UnlockAfterUninstall(ctx context.Context, client kubernetes.Interface, door
 	return nil
 }
 
-// installed names one object of an install that stands, and one that is being deleted;
-// empty where there is none.
+// installed returns the name of one object of an install that exists, and of one that is
+// being deleted; empty if there is none.
 func installed(ctx context.Context, client kubernetes.Interface, doors *manifests.Doors, namespace string) (standing, going string, err error) {
 	look := func(what string, is metav1.Object, err error) error {
 		switch {
@@ -131,9 +131,9 @@ func installed(ctx context.Context, client kubernetes.Interface, doors *manifest
 	return standing, going, err
 }
 
-// unlocking is what an unlock does to a namespace.
+// unlocking says what an unlock does to a namespace.
 type unlocking struct {
-	keepBudget bool // it is opened, and stays
+	keepBudget bool // it is changed so that it allows evictions, and kept
 	asideOnly  bool // pods that are not aside stay as they are, so that an install locks them again
 }
 

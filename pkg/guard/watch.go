@@ -18,7 +18,7 @@ import (
 	"github.com/callguard/callguard/pkg/pods"
 )
 
-// podChanged looks after the workload of a pod, and notices how a pod ends.
+// podChanged enqueues the workload of a pod, and records how a pod ends.
 func (g *Guard) podChanged(before, after metav1.Object) {
 	was, _ := before.(*corev1.Pod)
 	is, _ := after.(*corev1.Pod)
@@ -44,7 +44,7 @@ func (g *Guard) podChanged(before, after metav1.Object) {
 	g.report.disruption(was, is)
 }
 
-// forget drops what is remembered of a pod that is gone.
+// forget drops what is remembered about a pod that is gone.
 func (g *Guard) forget(pod *corev1.Pod) {
 	g.planner.dates.forget(pod.UID, func(occasion) bool { return true })
 	g.readings.drop(pod.UID)
@@ -58,15 +58,16 @@ func (g *Guard) forget(pod *corev1.Pod) {
 	g.report.forget(pod.UID)
 }
 
-// forgetGone drops what was said of workloads and budgets that are gone. A pod may
-// outlive its owner by hours, and nothing is said of a workload twice: it is not
-// gone while anything of it is there.
+// forgetGone drops the complaints about workloads and budgets that are gone. A workload is
+// not gone while any of its pods exists: a pod may outlive its owner by hours, and no
+// complaint should be repeated.
 func (g *Guard) forgetGone() {
 	if !g.cluster.ready() {
 		return
 	}
 	g.report.sayAnew()
-	// Those of now: whoever is complained of meanwhile may have come meanwhile.
+	// The list is taken first: an object that is complained about later may be newer than the
+	// check.
 	for _, about := range g.report.complainedOf() {
 		if there, err := g.cluster.has(about); err == nil && !there {
 			g.report.forgetSaid(about)
@@ -95,7 +96,8 @@ func (g *Guard) nodeChanged(before, after metav1.Object) {
 	}
 }
 
-// dateNode dates what a node says, also while another guard leads.
+// dateNode records when a node's taints and conditions were first seen, even while another
+// guard leads.
 func (g *Guard) dateNode(node *corev1.Node) {
 	for _, taint := range wants(node) {
 		if taint.Key == corev1.TaintNodeUnschedulable {
@@ -109,8 +111,8 @@ func (g *Guard) dateNode(node *corev1.Node) {
 	goes(node, first)
 }
 
-// forgetNode drops the dates of what a node does not say any more, so that it is
-// dated anew when it says so again. The node is nil when it is gone.
+// forgetNode drops the times of taints and conditions that a node no longer has, so that
+// they get a new time if they return. The node is nil if it is gone.
 func (g *Guard) forgetNode(uid types.UID, node *corev1.Node) {
 	g.planner.dates.forget(uid, func(o occasion) bool {
 		switch {
@@ -169,7 +171,7 @@ func (g *Guard) namespaceChanged(before, after metav1.Object) {
 	}
 }
 
-// ownerChanged looks after the workload of an owner of pods, if there is one.
+// ownerChanged enqueues the workload of an owner of pods, if there is one.
 func (g *Guard) ownerChanged(before, after metav1.Object) {
 	obj := after
 	if obj == nil {
@@ -204,7 +206,7 @@ func (g *Guard) ownerChanged(before, after metav1.Object) {
 	}
 }
 
-// sameStatus reports whether nothing has changed that counts and is no spec.
+// sameStatus reports whether nothing relevant outside the spec has changed.
 func sameStatus(before, after metav1.Object) bool {
 	was, ok := before.(*appsv1.StatefulSet)
 	is, too := after.(*appsv1.StatefulSet)
@@ -230,12 +232,12 @@ func (g *Guard) budgetChanged(before, after metav1.Object) {
 	}
 }
 
-// enqueue looks after the workload of a pod soon.
+// enqueue enqueues the workload of a pod.
 func (g *Guard) enqueue(pod *corev1.Pod) {
 	g.look(g.cluster.top(pod))
 }
 
-// pokePod looks after the workload of a pod whose readings have changed.
+// pokePod enqueues the workload of a pod whose readings have changed.
 func (g *Guard) pokePod(uid types.UID) {
 	g.mu.Lock()
 	key, ok := g.keys[uid]
@@ -245,8 +247,8 @@ func (g *Guard) pokePod(uid types.UID) {
 	}
 }
 
-// notEnabled says of guarded pods in a namespace that is not enabled that their
-// label has no effect.
+// notEnabled reports, for guarded pods in a namespace that is not enabled, that their label
+// has no effect.
 func (g *Guard) notEnabled(key Key) {
 	list, err := g.cluster.pods.Pods(key.Namespace).List(labels.Everything())
 	if err != nil || len(list) == 0 {

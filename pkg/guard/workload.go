@@ -18,19 +18,19 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// workload is the pods that do the same work, and how many are wanted.
+// workload has the pods that do the same work, and how many are wanted.
 type workload struct {
 	key          Key
 	desired      int
 	minAvailable int
 	surge        int
 	recreate     bool
-	// maxUnavailable is how many replicas its owner does without during a rollout.
+	// maxUnavailable is how many replicas may be missing during a rollout.
 	maxUnavailable int
-	// strangers counts its ready pods that are not guarded.
+	// strangers counts its ready unguarded pods.
 	strangers int
 	members   []*member
-	// complaint says what is wrong with the workload's own annotation.
+	// complaint is what is wrong with the workload's own annotation.
 	complaint error
 }
 
@@ -43,22 +43,22 @@ type member struct {
 	followed bool   // the guard follows the kind of its controller by an administrator's wish
 	ready    bool
 	gated    bool   // it has a call-gate
-	able     ableAt // what that says
+	able     ableAt // the ability that the gate reports
 	aside    bool
 	marked   call.Mark // from its annotations
-	draining time.Time // since when it takes no new call; zero while it does
+	draining time.Time // since when it takes no new calls; zero while it does
 	deadline call.Deadline
-	// launchLimit is how long its agent may take to start a job, where it says so.
+	// launchLimit is how long its agent may take to start a job, if an annotation sets it.
 	launchLimit time.Duration
 	causes      verdict.Causes
-	wanted      bool      // something wants it to go
-	ending      bool      // its node is being taken away, with all that is on it
+	wanted      bool      // it should go
+	ending      bool      // its node is being removed, with everything on it
 	unready     time.Time // since when it is not ready; zero while it is
 	arrived     time.Time // when it was first seen
-	notice      string    // what says that its node goes within minutes; empty where nothing does
-	nodeEnds    time.Time // when its node is ended whatever is on it; zero where nobody says so
+	notice      string    // the taint or condition that announces the end of its node within minutes; empty if there is none
+	nodeEnds    time.Time // when its node ends whatever runs on it; zero if no such time is known
 	chosen      string
-	// complaints say what is wrong with its annotations.
+	// complaints are what is wrong with its annotations.
 	complaints []error
 }
 
@@ -76,7 +76,7 @@ func (s *snapshot) workload(key Key) *workload {
 	if o := s.owners[key.UID]; o != nil {
 		w.surge, w.recreate, w.maxUnavailable = o.surge, o.recreate, o.maxUnavailable
 		if o.annotations[call.MinAvailableAnnotation] != "" {
-			w.maxUnavailable = 0 // the team has said how many it can do without
+			w.maxUnavailable = 0 // the team has set how many may be missing
 		}
 		w.minAvailable, w.complaint = call.ParseMinAvailable(o.annotations[call.MinAvailableAnnotation], w.desired)
 	}
@@ -84,8 +84,8 @@ func (s *snapshot) workload(key Key) *workload {
 	return w
 }
 
-// desired is how many replicas the top owner wants. Of an owner of a kind that
-// the guard does not know, it is what its ReplicaSets want, or the pods it has.
+// desired returns how many replicas the top owner wants. If the guard does not know the
+// owner's kind, it is what its ReplicaSets want, or the pods it has.
 func (s *snapshot) desired(w *workload) int {
 	if o := s.owners[w.key.UID]; o != nil && !o.unsaid {
 		return o.replicas
@@ -121,7 +121,7 @@ func (s *snapshot) member(pod *corev1.Pod) *member {
 	for _, annotation := range []string{call.AsideAnnotation, call.DrainingAnnotation} {
 		mark, err := call.ParseMark(pod.Annotations[annotation])
 		if err != nil {
-			continue // only the guard writes marks; a pod without one has begun no road
+			continue // only the guard writes marks; a pod without one has made no step
 		}
 		m.marked = mark
 		if annotation == call.DrainingAnnotation {
@@ -136,27 +136,28 @@ func (s *snapshot) member(pod *corev1.Pod) *member {
 	return m
 }
 
-// serves reports whether the pod can take calls, as far as Kubernetes knows. One
-// that was unlocked is as good as any.
+// serves reports whether the pod can take calls, as far as Kubernetes knows. A pod that was
+// unlocked counts like any other.
 func (m *member) serves() bool { return m.isUp() && (m.State == call.Serving || m.unlocked()) }
 
-// servesYet reports the same of a pod that is set aside: it takes calls until it drains.
+// servesYet reports the same for a pod that is set aside, which takes calls until it
+// drains.
 func (m *member) servesYet() bool { return m.isUp() && m.State == call.Aside }
 
 func (m *member) isUp() bool {
 	return m.ready && m.Running && !m.Terminating && m.draining.IsZero()
 }
 
-// unlocked reports whether the pod is released, and not because somebody wants it gone: by
-// an unlock, or by whoever made it before its namespace was enabled. Nobody asked its
-// witnesses then, so the guard does not delete it.
+// unlocked reports whether the pod is released for another reason than that it should go:
+// by an unlock, or by whoever created it before its namespace was enabled. Its witnesses
+// were not asked, so the guard does not delete it.
 func (m *member) unlocked() bool {
 	by := call.Intent(m.Labels[call.ReleasedLabel])
 	return call.IsReleased(m.Labels) && (by == call.Unlock || !slices.Contains(call.Intents(), by))
 }
 
-// notFollowed is the kind of the pod's controller, if it is one whose wishes nobody
-// here knows; empty if not.
+// notFollowed returns the kind of the pod's controller if the guard cannot tell what that
+// controller wants; otherwise empty.
 func (m *member) notFollowed() string {
 	ref := metav1.GetControllerOfNoCopy(m.object)
 	switch {
@@ -174,10 +175,10 @@ func inApps(ref metav1.OwnerReference) bool {
 	return ref.APIVersion == appsGroup && slices.Contains([]string{pods.ReplicaSet, pods.Deployment, pods.StatefulSet, daemonSet}, ref.Kind)
 }
 
-// owned reports whether the pod counts for an owner's replicas.
+// owned reports whether the pod counts as one of an owner's replicas.
 func (m *member) owned(by *owner) bool { return !m.Terminating && m.owner == by }
 
-// inPlace says why a pod cannot be set aside; empty when it can, or is.
+// inPlace returns why a pod cannot be set aside; empty if it can, or is already.
 func (s *snapshot) inPlace(m *member) string {
 	ref := metav1.GetControllerOfNoCopy(m.object)
 	switch {
@@ -222,8 +223,8 @@ func (s *snapshot) orphaned(m *member) bool {
 	return false
 }
 
-// mayBeOrphaned says the same of a snapshot that cannot tell what is gone: it asks
-// for a closer look.
+// mayBeOrphaned reports whether a pod may be orphaned, for a snapshot that cannot tell what
+// is gone. A live read has to confirm it.
 func (s *snapshot) mayBeOrphaned(m *member) bool {
 	if s.gone != nil {
 		return s.orphaned(m)
@@ -241,8 +242,7 @@ func (s *snapshot) mayBeOrphaned(m *member) bool {
 	return guess.orphaned(m)
 }
 
-// excess is pods that an owner has and does not want: n of the candidates, for a
-// reason.
+// excess is how many pods an owner has too many: n of the candidates, for a reason.
 type excess struct {
 	owner      *owner
 	intent     call.Intent
@@ -252,8 +252,8 @@ type excess struct {
 	why string
 }
 
-// excesses lists what each owner of the workload has too much of. Pods that are
-// on their road already count as chosen.
+// excesses lists how many pods each owner of the workload has too many. Pods that are
+// already leaving count as chosen.
 func (s *snapshot) excesses(w *workload) []excess {
 	var owners []*owner
 	for _, m := range w.members {
@@ -283,7 +283,7 @@ func (s *snapshot) excesses(w *workload) []excess {
 func (s *snapshot) replicaSetExcess(w *workload, o *owner) excess {
 	e := excess{owner: o, intent: call.ScaleDown}
 	if o.controller != nil {
-		// With strategy Recreate there is no new revision before the old pods are gone.
+		// With strategy Recreate no pod of the new revision exists before the old pods are gone.
 		if top := s.owners[o.controller.UID]; top != nil && (top.revision != o.revision || o.replicas < top.replicas) {
 			e.intent = call.Rollout
 		}
@@ -296,7 +296,7 @@ func (s *snapshot) replicaSetExcess(w *workload, o *owner) excess {
 		case m.State == call.Serving:
 			e.candidates = append(e.candidates, m)
 		case !m.unlocked():
-			chosen++ // it is going in place
+			chosen++ // it is leaving in place
 		}
 		active++
 	}
@@ -304,7 +304,7 @@ func (s *snapshot) replicaSetExcess(w *workload, o *owner) excess {
 	return e
 }
 
-// statefulSetExcess is the pods beyond the replicas, and the one pod of an old
+// statefulSetExcess returns the pods beyond the replicas, and the one pod of an old
 // revision that its controller would replace next.
 func statefulSetExcess(w *workload, o *owner) []excess {
 	down := excess{owner: o, intent: call.ScaleDown}
@@ -338,7 +338,8 @@ func statefulSetExcess(w *workload, o *owner) []excess {
 	return list
 }
 
-// daemonSetExcess is the first pod of an old template. The next one follows it.
+// daemonSetExcess returns the first pod of an old template. The next one follows when that
+// is replaced.
 func daemonSetExcess(w *workload, o *owner) excess {
 	e := excess{owner: o, intent: call.Rollout}
 	unready := 0
@@ -357,7 +358,7 @@ func daemonSetExcess(w *workload, o *owner) excess {
 		if m.State != call.Serving {
 			return excess{} // one at a time
 		}
-		// One that takes no call goes first: no other may go before it is replaced.
+		// A pod that takes no calls goes first, because no other may go before it is replaced.
 		if len(e.candidates) == 0 || e.candidates[0].fit() && !m.fit() {
 			e.candidates, e.n = []*member{m}, 1
 		}
@@ -365,10 +366,10 @@ func daemonSetExcess(w *workload, o *owner) excess {
 	return e
 }
 
-// fit reports whether the pod is ready and its gate does not say that it can take no call.
+// fit reports whether the pod is ready and its gate does not say that it cannot take calls.
 func (m *member) fit() bool { return m.ready && !m.able.why.Unable() }
 
-// candidate is a member as verdict.Leavers sees it.
+// candidate returns a member in the form that verdict.Leavers takes.
 func candidate(m *member, wanted bool, calls call.Reading) verdict.Candidate {
 	n, known := calls.Calls()
 	return verdict.Candidate{
@@ -377,7 +378,7 @@ func candidate(m *member, wanted bool, calls call.Reading) verdict.Candidate {
 	}
 }
 
-// facts are what a verdict on a member rests on, but for its witnesses.
+// facts returns the facts for a verdict on a member, without its witnesses.
 func (w *workload) facts(s *snapshot, m *member, all *company, intent call.Mark, now time.Time, limits verdict.Limits) verdict.Facts {
 	inPlace := s.inPlace(m)
 	able, stuck, aside, leaving := all.others(m, inPlace != "")
@@ -396,8 +397,8 @@ func (w *workload) facts(s *snapshot, m *member, all *company, intent call.Mark,
 	}
 }
 
-// nodeCauses says when a node began to want a pod gone, by cause; zero where it does
-// not. seen dates what a node says.
+// nodeCauses returns since when each cause of a node applies to a pod; zero if it does not.
+// seen returns when a taint or field was first seen.
 func nodeCauses(node *corev1.Node, pod *corev1.Pod, seen func(occasion, *metav1.Time) time.Time) (cordon, taints, lost time.Time) {
 	earliest := func(a, b time.Time) time.Time {
 		if a.IsZero() || b.Before(a) {
@@ -436,15 +437,15 @@ func taintOf(node *corev1.Node, taint corev1.Taint) occasion {
 	return occasion{of: node.UID, fact: tainted, key: taint.Key}
 }
 
-// isCordoned reports whether a node takes no new pods: its taint may be there before the
-// field that it stands for is seen, or after.
+// isCordoned reports whether a node is cordoned. The taint may be seen before the field
+// that it stands for, or after.
 func isCordoned(node *corev1.Node) bool {
 	return node.Spec.Unschedulable || hasTaint(node, corev1.TaintNodeUnschedulable)
 }
 
-// cameSince reports whether a pod came to its node after all that the node wants it gone
-// for. Only a pod that the scheduler may put there, or nobody schedules, can have. An
-// autoscaler's mark wants it only after a while.
+// cameSince reports whether a pod came to its node after everything for which the node's
+// pods should go. That is only possible for a pod that the scheduler may place there, or
+// that is not scheduled at all. An autoscaler's mark counts only after a while.
 func cameSince(node *corev1.Node, pod *corev1.Pod, pinned bool, candidate time.Duration, later func(occasion, time.Duration) bool) bool {
 	came := false
 	for _, taint := range wants(node) {
@@ -470,7 +471,7 @@ func cameSince(node *corev1.Node, pod *corev1.Pod, pinned bool, candidate time.D
 	return came
 }
 
-// wants are the taints by which a node wants its pods gone, and keeps others away.
+// wants returns the taints because of which a node's pods should go and no others come.
 func wants(node *corev1.Node) (list []corev1.Taint) {
 	if isCordoned(node) {
 		list = append(list, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
@@ -483,8 +484,9 @@ func wants(node *corev1.Node) (list []corev1.Taint) {
 	return list
 }
 
-// misfit reports whether a DaemonSet wants no pod on a node any more, by the rules of its
-// controller: its template is not for such a node, or the pod does not bear a taint of it.
+// misfit reports whether a DaemonSet no longer wants a pod on a node, by the rules of its
+// controller: its template does not match the node, or the pod does not tolerate a taint of
+// it.
 func misfit(ds *owner, node *corev1.Node, pod *corev1.Pod) bool {
 	fits, err := nodeaffinity.GetRequiredNodeAffinity(&corev1.Pod{Spec: ds.placed}).Match(node)
 	if err != nil {
@@ -496,7 +498,7 @@ func misfit(ds *owner, node *corev1.Node, pod *corev1.Pod) bool {
 	})
 }
 
-// removalTaints are those by which autoscalers say that they take a node away.
+// removalTaints returns the taints by which autoscalers announce that they remove a node.
 func removalTaints() []string {
 	return []string{
 		"ToBeDeletedByClusterAutoscaler", // Cluster Autoscaler
@@ -505,7 +507,7 @@ func removalTaints() []string {
 	}
 }
 
-// tolerates says for how long a pod bears a taint: less than nothing is forever.
+// tolerates returns for how long a pod tolerates a taint; a negative time means forever.
 func tolerates(pod *corev1.Pod, taint corev1.Taint) (after time.Duration, tolerated bool) {
 	shortest := time.Duration(-1)
 	for _, t := range pod.Spec.Tolerations {

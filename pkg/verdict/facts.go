@@ -13,12 +13,13 @@ type Facts struct {
 	Now time.Time
 	// Intent says why the pod should go and since when; zero when nobody wants it to.
 	Intent call.Mark
-	// Since is when it was first seen that the pod should go, as it has had to since.
+	// Since is when it was first seen that the pod should go, without a break since.
 	Since time.Time
-	// Standing is the same of what stands behind that (Causes.Behind): zero once a drain
-	// was cancelled, and dated anew when it is taken up again. Deadlines count from it.
+	// Standing is the same for what is behind that (Causes.Behind): zero once a drain
+	// was cancelled, and set again when the drain is resumed. Deadlines count from it.
 	Standing time.Time
-	// Chosen says why, of several, it is this pod. Empty unless one was chosen.
+	// Chosen is why this pod was chosen among several; empty if there was no
+	// choice.
 	Chosen   string
 	Pod      Pod
 	Workload Workload
@@ -28,30 +29,32 @@ type Facts struct {
 	// known: when the draining mark was first seen, when the pod was first read, or
 	// when a call was seen to begin.
 	QuietSince time.Time
-	// Sealed says that no call can begin any more: the gate has the order.
+	// Sealed reports that no call can begin any more, because the gate has the
+	// order to drain.
 	Sealed bool
 	// LostSince is when the pod's toleration of its unreachable node ended, whatever the
-	// intent; zero where it did not.
+	// intent; zero if it has not.
 	LostSince time.Time
-	// LeaseExpired says that the node of such a pod does not report, or is gone.
+	// LeaseExpired reports that the node of such a pod does not renew its lease,
+	// or is gone.
 	LeaseExpired bool
-	// LeaseUnread is why nobody knows that; nil where it is known.
+	// LeaseUnread is why that is unknown; nil if it is known.
 	LeaseUnread error
-	// Notice is what says that the pod's node goes within minutes, whatever is on it; empty
-	// where nothing does.
+	// Notice is the taint or condition that announces that the pod's node ends within
+	// minutes, whatever runs on it; empty if there is none.
 	Notice string
-	// NodeEnds is when the pod's node is ended whatever is on it, as its autoscaler says; zero
-	// where it does not.
+	// NodeEnds is when its autoscaler ends the pod's node, whatever runs on it; zero if it has
+	// announced no time.
 	NodeEnds time.Time
-	// LetGoBy is when the pod has to be let go for that; zero where the administrator wants
-	// calls to have the last word.
+	// LetGoBy is when the pod has to be released because of that; zero if, by the
+	// administrator's choice, the node waits for calls.
 	LetGoBy  time.Time
 	Deadline call.Deadline
 	Limits   Limits
 }
 
-// Idle reports whether the pod is known to hold no call now. One that takes calls may
-// hold one the next moment.
+// Idle reports whether the pod is known to hold no call now. A pod that takes calls
+// may hold one the next moment.
 func (f Facts) Idle() bool {
 	for _, r := range f.Readings {
 		if n, known := r.Calls(); !known || n > 0 {
@@ -61,8 +64,8 @@ func (f Facts) Idle() bool {
 	return !f.Pod.Running || len(f.Readings) > 0
 }
 
-// Overdue says which deadline of the pod is over; empty where none is. The team's own
-// deadline counts beside the administrator's.
+// Overdue returns which deadline of the pod has passed; empty if none has. Both the
+// team's deadline and the administrator's count.
 func (f Facts) Overdue() string {
 	if f.Standing.IsZero() {
 		return ""
@@ -80,8 +83,9 @@ func (f Facts) Overdue() string {
 	}
 }
 
-// Floor is how many others must be able to take calls before the pod stops taking them. On
-// a node that goes within minutes a new call would be cut, so one other is enough.
+// Floor returns how many others must be able to take calls before the pod stops taking
+// them. On a node that goes within minutes a new call would be cut, so one other is
+// enough.
 func (f Facts) Floor() int {
 	floor := Floor(f.Intent.Intent, f.Workload, f.Pod.InPlace != "")
 	if f.Notice != "" {
@@ -90,61 +94,67 @@ func (f Facts) Floor() int {
 	return floor
 }
 
-// Pod is what counts of the pod itself.
+// Pod holds the facts about the pod itself.
 type Pod struct {
 	State call.State
-	// CameSince says that the pod was first seen after what wants it to go, and that
-	// its replacement would come to the same place.
+	// CameSince reports that the pod was first seen after the reason for it to go,
+	// so that its replacement would come to the same place.
 	CameSince bool
 	// DrainingSince is when the pod was first seen to be marked as draining; zero before.
 	DrainingSince time.Time
-	// Running says that a container runs that may hold calls.
+	// Running reports whether a container runs that may hold calls.
 	Running bool
 	Ready   bool
-	// UnreadySince is when the pod was first seen not to be ready, and has not been since
-	// without a break; zero while it is.
+	// UnreadySince is since when the pod has not been ready, without a break; zero while
+	// it is ready.
 	UnreadySince time.Time
-	// InPlace says why the pod cannot be set aside; empty when it can.
+	// InPlace is why the pod cannot be set aside; empty if it can.
 	InPlace string
-	// Unable says why the pod itself has long been able to take no call, and will not be
-	// by itself; none where it can, or may.
+	// Unable is why the pod itself has been unable to take calls for long, and will stay
+	// so unless somebody acts; zero if it can take calls, or may soon.
 	Unable Unable
 }
 
-// Workload is what counts of the pods that do the same work, whatever their
-// revision: those of the pod's Deployment, StatefulSet or other top owner.
+// Workload holds the facts about the pods that do the same work, whatever
+// their revision: those of the pod's Deployment, StatefulSet or other top
+// owner.
 type Workload struct {
 	// Desired is how many replicas its owner wants.
 	Desired int
 	// MinAvailable is how many must be able to take calls; Desired unless its
 	// annotation says otherwise.
 	MinAvailable int
-	// Surge is how many replacements may be on their way at once, at least one.
+	// Surge is how many replacements may be starting at the same time, at least
+	// one.
 	Surge int
-	// MaxUnavailable is how many replicas its owner does without during a rollout.
+	// MaxUnavailable is how many replicas may be missing during a rollout, by its
+	// owner's setting.
 	MaxUnavailable int
 	// Arrived is when the latest of the others that can take calls was first seen.
 	Arrived time.Time
-	// Able counts the other pods that can take calls: ready and serving, and with a
-	// call-gate a worker of theirs is registered with LiveKit.
+	// Able counts the other pods that can take calls: they are ready and serving
+	// and, if they have a call-gate, a worker of theirs is registered with LiveKit.
 	Able int
-	// Coming counts the other replicas that are wanted and cannot yet.
+	// Coming counts the other wanted replicas that cannot take calls yet.
 	Coming int
-	// Unable is one of those, and what keeps it; none where that is not known, or where
-	// it may just be starting.
+	// Unable is why one of those cannot; zero if that is not known, or if it may just
+	// be starting.
 	Unable Unable
 	// Aside counts the other pods that were set aside because of their nodes, and are
-	// still there. Those that their owner does not want have a bound of their own.
+	// still there. Pods that their owner does not want are limited by its own
+	// numbers.
 	Aside int
-	// Leaving counts those of Aside that take calls until they drain, on nodes that do not
-	// go before their calls.
+	// Leaving counts those of Aside that take calls until they drain, on nodes that stay
+	// until their calls have ended.
 	Leaving int
-	// Recreate says that its owner wants all old pods gone before any new one.
+	// Recreate reports that its owner wants all old pods gone before it creates a
+	// new one.
 	Recreate bool
 }
 
-// TakeCalls counts the other pods that take calls now. One that is set aside does until it
-// drains: of four of which two replacements have come, two may drain.
+// TakeCalls counts the other pods that take calls now, including those that are set aside
+// and do not drain yet: if four pods are set aside and two replacements are ready, two may
+// drain.
 func (w Workload) TakeCalls() int { return w.Able + w.Leaving }
 
 // Reading is what one witness says of the pod.
@@ -152,34 +162,36 @@ type Reading struct {
 	call.Reading
 
 	Witness call.Witness
-	// Since is the time of the first of an unbroken row of readings that said the same.
+	// Since is the time of the first of an unbroken series of equal readings.
 	Since time.Time
 }
 
 // Limits are the administrator's settings.
 type Limits struct {
-	// Settle is how long no call may have begun before a zero is believed.
+	// Settle is the minimum time without a new call before a zero is believed.
 	Settle time.Duration
-	// MaxHold bounds how long a pod is held that something wants to go; zero: forever.
+	// MaxHold is the maximum time that a pod which should go is held; zero means no
+	// limit.
 	MaxHold time.Duration
-	// ReplacementWait is how long an idle pod waits for others that take calls in its
-	// place; zero: it does not.
+	// ReplacementWait is the maximum time that an idle pod waits for others that take
+	// calls in its place; zero means that it does not wait.
 	ReplacementWait time.Duration
-	// LostQuiet is how long LiveKit must have seen no agent of a pod on a lost node.
+	// LostQuiet is how long LiveKit must report no agent of a pod on a lost node
+	// before the pod is released.
 	LostQuiet time.Duration
-	// LostAfter releases a pod of a lost node whatever LiveKit says; zero: never.
+	// LostAfter is when a pod of a lost node is released whatever LiveKit says;
+	// zero means never.
 	LostAfter time.Duration
-	// NodeEnds has a pod let go, with its calls, in time for what an autoscaler has as the end
-	// of its node.
+	// NodeEnds has a pod released, with its calls, before its autoscaler ends the node.
 	NodeEnds bool
 }
 
-// Floor is how many other pods must be able to take calls before the pod stops
-// taking them.
+// Floor returns how many other pods must be able to take calls before the pod
+// stops taking them.
 //
-// A pod that can be set aside has a replacement before it drains, so all that are
-// desired are asked for, but for those that the owner itself does without during a
-// rollout. One that cannot is missing while it is replaced.
+// A pod that can be set aside has a replacement before it drains, so all desired
+// replicas are required, except those that the owner allows to be missing during a
+// rollout. A pod that cannot be set aside is missing while it is replaced.
 func Floor(intent call.Intent, w Workload, inPlace bool) int {
 	missing := 0
 	switch {

@@ -8,10 +8,10 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// Causes are the reasons there may be for a pod to go, each with the time from
-// which it holds; zero where it does not.
+// Causes are the possible reasons for a pod to go, each with the time since when it
+// applies; zero if it does not.
 type Causes struct {
-	// Marked is what the pod's own annotations say: the road is one-way.
+	// Marked is what the pod's own annotations say. Steps are never taken back.
 	Marked call.Mark
 	// Orphaned: an owner up the chain is gone or going, or a pod that is aside has none left.
 	Orphaned time.Time
@@ -21,12 +21,11 @@ type Causes struct {
 	Lost time.Time
 	// Cordoned: its node takes no new pods.
 	Cordoned time.Time
-	// Tainted: its node was tainted for removal by an autoscaler, which may think better of it.
+	// Tainted: an autoscaler tainted its node for removal, which it may take back.
 	Tainted time.Time
-	// Going: its node was given notice, or is being deleted. Nobody thinks better of that.
+	// Going: its node was given notice, or is being deleted. That is never taken back.
 	Going time.Time
-	// Candidate: when it begins to count that an autoscaler has its node for one that nobody
-	// needs.
+	// Candidate: when an autoscaler's mark that its node is unneeded begins to count.
 	Candidate time.Time
 	// Asked: an operator wants it to leave.
 	Asked time.Time
@@ -36,16 +35,16 @@ type Causes struct {
 	Daemon bool
 }
 
-// OfNode reports whether its node is a reason, which may not count yet.
+// OfNode reports whether its node is a reason, even if that does not count yet.
 func (c Causes) OfNode() bool {
 	return !c.Cordoned.IsZero() || !c.Tainted.IsZero() || !c.Lost.IsZero() || !c.Going.IsZero() || !c.Candidate.IsZero()
 }
 
-// Behind is what stands behind the wish that a pod should go, beside its own mark; empty
-// where nothing does. Deadlines count from when it was first seen, each for itself. A
-// drain may be cancelled, and the road goes on all the same. Of a scale-down nothing does,
-// for nobody waits for its pods: it ends no call. Nor does anything of an autoscaler's mark,
-// for no node is worth a call.
+// Behind returns what wants the pod to go at present, besides its own mark; empty if nothing
+// does. Deadlines count from when that was first seen, each kind by itself. A drain may be
+// cancelled, and the pod leaves all the same. It is empty for a scale-down, because nobody
+// waits for its pods, so no deadline may end their calls. It is empty for an autoscaler's
+// mark, too, because no unneeded node is worth a call.
 func (c Causes) Behind() string {
 	switch {
 	case !c.Orphaned.IsZero():
@@ -65,12 +64,12 @@ func (c Causes) Behind() string {
 	}
 }
 
-// Removal is what stands behind a drain by an autoscaler's taint. One that is refused
-// takes its taint off, and tries again.
+// Removal is what Behind returns for an autoscaler's taint. An autoscaler that is refused
+// removes its taint and tries again.
 const Removal = "removal"
 
-// Intent chooses among the causes. A pod that has begun its road keeps the cause
-// that its annotations name, unless one that asks for less overtakes it.
+// Intent chooses among the causes. A pod that has begun to leave keeps the cause that its
+// annotations name, unless a cause that demands less replaces it.
 func Intent(c Causes, now time.Time, removalDelay time.Duration) (call.Mark, bool) {
 	lost := !c.Lost.IsZero() && !now.Before(c.Lost)
 	switch {

@@ -9,46 +9,46 @@ import (
 	"time"
 )
 
-// Candidate is a pod of an owner that has more than it wants.
+// Candidate is a pod of an owner that has more pods than it wants.
 type Candidate struct {
 	Name string
 	// Node is where it runs.
 	Node string
-	// Running says that a container runs that may hold calls.
+	// Running reports whether a container runs that may hold calls.
 	Running bool
-	// Wanted says that something else wants the pod to go, too.
+	// Wanted reports that something else wants the pod to go, too.
 	Wanted bool
 	Ready  bool
-	// Known says that Calls is known. An unknown pod may hold any number.
+	// Known reports whether Calls is known. If not, the pod may hold any number.
 	Known bool
 	Calls int
-	// Newest is when the latest of its calls began; zero where nobody knows.
+	// Newest is when the latest of its calls began; zero if that is unknown.
 	Newest time.Time
 }
 
-// Leaver is a pod that goes, and why it and not another.
+// Leaver is a pod that goes, and why it was chosen.
 type Leaver struct{ Name, Why string }
 
-// Order says which pods leave first, of those that take calls.
+// Order is the order in which pods that take calls leave.
 type Order string
 
 // The orders.
 const (
 	// Packed empties nodes: first go pods of the nodes on which the fewest guarded pods stay,
-	// busy or not, for those that are set aside keep their calls.
+	// busy or not, because pods that are set aside keep their calls.
 	Packed Order = "packed"
-	// FewestCalls has as few calls as possible in pods that leave, wherever these are.
+	// FewestCalls chooses the pods with the fewest calls, on any node.
 	FewestCalls Order = "fewest-calls"
 )
 
 // Orders lists them.
 func Orders() []Order { return []Order{Packed, FewestCalls} }
 
-// Leavers chooses the n pods that go: what runs nothing, then what must leave
-// anyway, then what is idle and not ready. Of the others those that the order has first,
-// then idle before busy, the fewest calls, and of those the one whose latest call has
-// lasted longest. A pod whose calls nobody knows goes last. Staying counts, by node, the
-// guarded pods that stay there and are none of the candidates.
+// Leavers chooses the n pods that go: first pods that run nothing, then those that must
+// leave anyway, then those that are idle and not ready. The others follow by the order,
+// then idle before busy, then by the fewest calls, then the one whose latest call has
+// lasted longest. Pods whose calls are unknown go last. Staying counts, by node, the
+// guarded pods that stay there and are not candidates.
 func Leavers(order Order, candidates []Candidate, n int, staying map[string]int) []Leaver {
 	rest := slices.Clone(candidates)
 	slices.SortFunc(rest, func(a, b Candidate) int {
@@ -61,7 +61,7 @@ func Leavers(order Order, candidates []Candidate, n int, staying map[string]int)
 	})
 	stay := map[string]int{}
 	count := func(node string, n int) {
-		if order != FewestCalls { // to which all nodes are alike
+		if order != FewestCalls { // for which nodes do not matter
 			stay[node] += n
 		}
 	}
@@ -83,10 +83,9 @@ func Leavers(order Order, candidates []Candidate, n int, staying map[string]int)
 	return leavers
 }
 
-// ofTier chooses those of one tier that go, at most so many, in their order but for that
-// of nodes.
+// ofTier chooses at most n pods of one tier: by node first, then in the order of the tier.
 func ofTier(tier []Candidate, n int, stay map[string]int, count func(node string, n int)) (leavers []Leaver) {
-	waiting := map[string][]int{} // by node, the places in the tier of those that are left
+	waiting := map[string][]int{} // by node, the indexes in the tier of the pods that are left
 	for i, c := range tier {
 		waiting[c.Node] = append(waiting[c.Node], i)
 	}
@@ -138,8 +137,8 @@ func (c Candidate) rank() int {
 	}
 }
 
-// tier is the rank of a pod where those that take calls are one: which of them goes is for
-// the order to say.
+// tier is the rank of a pod, except that idle and busy pods, which take calls, share one:
+// the order decides among them.
 func (c Candidate) tier() int {
 	if c.rank() == busy {
 		return idle

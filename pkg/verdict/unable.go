@@ -4,17 +4,17 @@ package verdict
 
 import "github.com/callguard/callguard/pkg/call"
 
-// Unable is a pod that cannot take calls, and why. The zero one is none.
+// Unable is a pod that cannot take calls, and why. The zero value stands for none.
 type Unable struct {
 	Pod string
-	// Secret is where its LiveKit key comes from, as namespace/name; empty where that is
-	// not known.
+	// Secret is where its LiveKit key comes from, as namespace/name; empty if that is not
+	// known.
 	Secret string
 	Why    call.Ability
 }
 
-// Sentence says why, of what the pod says one of a closed set of words, and what to
-// look at.
+// Sentence returns why, and what to check. Of the pod's own answer it contains only a word
+// of a closed set.
 func (u Unable) Sentence() string {
 	switch {
 	case u.Why == call.Refused && u.Secret != "":

@@ -3,8 +3,8 @@
 // Package bounds sets pods aside, a limited number at a time. Without a limit, a pod whose
 // replacement returns to the same node would be replaced again and again.
 //
-// A scale-down or a rollout has chosen exactly as many as its owner does not want,
-// and needs no other bound.
+// For a scale-down or a rollout exactly as many pods were chosen as the owner has too many,
+// so no other limit is needed.
 package bounds
 
 import (
@@ -48,9 +48,9 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	}
 }
 
-// waits reports whether replacements that are on their way have to be there first: not
-// for a pod that takes no call itself, nor where its team asks for no other pod, nor on a
-// node that goes within minutes: all of its pods have to be replaced then.
+// waits reports whether replacements that are starting have to be ready first. That is not
+// so for a pod that takes no calls itself, nor if its team requires no other pod, nor on a
+// node that ends within minutes, because then all of its pods have to be replaced.
 func waits(f verdict.Facts) bool {
 	return f.Notice == "" && f.Workload.Coming >= f.Workload.Surge && f.Workload.MinAvailable > 0 && f.Pod.Unable.Why == ""
 }

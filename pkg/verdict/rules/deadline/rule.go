@@ -12,8 +12,8 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// believed is how long it may take at most until readings of an idle pod are late enough to
-// be believed: LiveKit is read every few seconds.
+// believed is the maximum time until readings of an idle pod are recent enough to be
+// believed: LiveKit is read every few seconds.
 const believed = 10 * time.Second
 
 // Rule is the rule.
@@ -37,9 +37,9 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	case why == "" || f.Pod.State != call.Draining || f.Pod.DrainingSince.IsZero():
 		return verdict.Verdict{}
 	case f.Now.Sub(f.Pod.DrainingSince) < f.Limits.Settle:
-		return verdict.Verdict{} // it has hardly stopped taking calls, and may yet be seen to be idle
+		return verdict.Verdict{} // it has only just stopped taking calls, and may soon be known to be idle
 	case f.Idle() && f.Now.Sub(f.Pod.DrainingSince) < f.Limits.Settle+believed:
-		return verdict.Verdict{} // rule idle is about to believe it, and nobody is to be told of calls that there are not
+		return verdict.Verdict{} // rule idle is about to release it; do not report calls that do not exist
 	default:
 		return verdict.Verdict{Outcome: verdict.Release, Why: why, Forced: true}
 	}

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ended releases pods that run no regular container. The kubelet is their
-// witness: they hold no call. They are marked as draining first, so that a container that
-// starts again accepts none.
+// Package ended releases pods that run no regular container. By the kubelet's report they
+// hold no call. They are marked as draining first, so that a container that starts again
+// accepts none.
 package ended
 
 import (
@@ -30,7 +30,7 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	case f.Pod.Running:
 		return verdict.Verdict{}
 	case f.Pod.State == call.Serving && f.Pod.CameSince:
-		return verdict.Verdict{} // it has come since, and may be about to run
+		return verdict.Verdict{} // it was created since, and may be about to run
 	case f.Pod.State != call.Draining:
 		return verdict.Verdict{Outcome: verdict.Drain, Why: "its agent does not run"}
 	default:

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package idle releases a pod when every one of its witnesses says zero, on readings
-// taken after it stopped taking calls. Of a pod with a gate, LiveKit's has to have begun
-// after the gate said zero with the order to drain: what LiveKit said before says nothing of
-// a call that began since.
+// Package idle releases a pod when every one of its witnesses says zero, on readings taken
+// after it stopped taking calls. If the pod has a gate, LiveKit's reading has to have begun
+// after the gate had the order to drain and said zero, because an earlier one may miss a
+// call that began later.
 package idle
 
 import (
@@ -42,7 +42,7 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	for _, r := range f.Readings {
 		n, known := r.Calls()
 		if !known && r.Witness == call.Rooms && f.Sealed && f.Intent.Intent == call.Orphan {
-			continue // LiveKit may have gone with the pod's owner, and the gate is sure by itself
+			continue // LiveKit may be gone together with the pod's owner, and the gate alone is certain
 		}
 		if !known || n > 0 || !r.At().After(from) || r.Witness == call.Rooms && !r.At().After(overSince(f)) {
 			return verdict.Verdict{}
@@ -51,7 +51,8 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	return verdict.Verdict{Outcome: verdict.Release, Why: "its calls are over"}
 }
 
-// overSince is since when the pod's gate has said the same as now; zero where there is none.
+// overSince returns since when the pod's gate has said the same as now; zero if it has no
+// gate.
 func overSince(f verdict.Facts) time.Time {
 	for _, r := range f.Readings {
 		if r.Witness == call.Gate {
@@ -61,14 +62,14 @@ func overSince(f verdict.Facts) time.Time {
 	return time.Time{}
 }
 
-// settles reports whether time alone can make zero final.
+// settles reports whether a zero becomes final merely by waiting.
 func settles(f verdict.Facts) bool {
 	for _, r := range f.Readings {
 		switch {
 		case r.Witness == call.Gate:
-			return false // it has not read the order, so it lets calls in
+			return false // it has not read the order, so it still accepts calls
 		case r.Witness == call.Rooms && len(f.Readings) == 1 && r.At().Sub(r.Since) < f.Limits.Settle:
-			return false // an agent that loses its room joins it again, and nobody else counts its call
+			return false // an agent that loses its room joins it again, and no other witness counts its call
 		}
 	}
 	return true

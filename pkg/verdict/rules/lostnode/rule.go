@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lostnode releases pods of a node that does not report. The agent there
-// cannot be asked, as a rule; LiveKit can, which drops an agent that it does not hear
-// of. Whoever still counts calls there is believed.
+// Package lostnode releases pods of a node that does not report. The agent there usually
+// cannot be asked. LiveKit can, and it drops an agent that it no longer hears from. A
+// witness that still counts calls there is believed.
 package lostnode
 
 import (

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package patience limits how long a pod waits for replacements before it stops accepting
-// calls: for room, a quota, or a pod that never becomes ready. A pod with calls waits for
-// their end and serves meanwhile; only a deadline limits that.
+// calls: for room, a quota, or a pod that never becomes ready. A pod with calls keeps
+// serving until they end; only a deadline limits that.
 //
 // A pod that leaves by this rule is not set aside: its replacement starts when it is gone,
 // and may take its place.
@@ -15,8 +15,8 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// unreadyFor is how long a pod must not have been ready before nobody loses anything when
-// it stops taking calls. A probe that fails once is over sooner.
+// unreadyFor is how long a pod must have been unready before no caller loses anything if it
+// stops taking calls. It is longer than a single failed probe.
 const unreadyFor = time.Minute
 
 // Rule is the rule.
@@ -41,7 +41,7 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	case f.Overdue() != "":
 		return drain(f.Overdue())
 	case f.Pod.State == call.Serving && f.Pod.CameSince:
-		return verdict.Verdict{} // the next one would wait, too, and go, and so on
+		return verdict.Verdict{} // the next one would wait, too, and then go, and so on
 	case !f.Idle():
 		return verdict.Verdict{}
 	case !f.Pod.Ready && !f.Pod.UnreadySince.IsZero() && f.Now.Sub(f.Pod.UnreadySince) >= unreadyFor:
@@ -55,13 +55,15 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	}
 }
 
-// halted reports whether the pod's own owner would not go on: nobody else can take calls,
-// or new pods are there and cannot. What an owner wants is no drain of a node.
+// halted reports whether the pod's owner itself would stop here: no other pod can take
+// calls, or new pods exist and cannot. This applies only to what an owner wants, not to a
+// node's drain.
 func halted(f verdict.Facts) bool {
 	return !f.Intent.Intent.OfNode() && (f.Workload.Able == 0 || f.Workload.Unable.Why != "")
 }
 
-// later is when the wait begins again: while others come one by one, they come.
+// later returns the later time, from which the wait counts again: as long as other pods
+// keep arriving, there is progress.
 func later(a, b time.Time) time.Time {
 	if b.After(a) {
 		return b

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package serving leaves pods alone that nobody wants to go.
+// Package serving leaves pods alone that nothing wants to go.
 package serving
 
 import (

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package settle holds a pod that reads zero until no call can be under way to it.
+// Package settle holds a pod without calls until no call can still be on its way to it.
 package settle
 
 import (

@@ -38,7 +38,8 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	return verdict.Verdict{}
 }
 
-// lost says what keeps rule lostnode from speaking, if it is not the time.
+// lost returns what keeps rule lostnode from releasing the pod, other than the time; empty
+// if nothing does.
 func lost(f verdict.Facts) string {
 	switch {
 	case f.LostSince.IsZero():
