@@ -18,15 +18,16 @@ import (
 	"github.com/callguard/callguard/manifests"
 )
 
-// What it means that there is no grace door, and what to do where the cluster could have
-// it: the chart renders none for one that cannot, so one that was upgraded has none yet.
+// What it means if policy callguard-grace is missing, and what to do if the cluster could
+// have it. The chart does not render it for a cluster that cannot, so after an upgrade of
+// the cluster it is still missing.
 const (
 	WithoutGrace = "an eviction may shorten the grace of a released pod"
 	GraceCure    = "helm upgrade the chart; helm template needs the cluster's version, --kube-version 1.36.0 or newer"
 )
 
-// standing is where the doors of a cluster are read, by name. The last two are nil
-// where it has no mutating policies.
+// standing has functions that read a cluster's admission policies and bindings by name. The
+// last two are nil if the cluster has no mutating policies.
 type standing struct {
 	policy          func(string) (*admissionregistrationv1.ValidatingAdmissionPolicy, error)
 	binding         func(string) (*admissionregistrationv1.ValidatingAdmissionPolicyBinding, error)
@@ -34,9 +35,9 @@ type standing struct {
 	mutatingBinding func(string) (*admissionregistrationv1.MutatingAdmissionPolicyBinding, error)
 }
 
-// graceless says that the grace door is not there at all, although the cluster could
-// have it. It weakens released pods only, so it is in the way of nothing. A half of it
-// is somebody's mistake, or means something else than it says.
+// graceless reports whether policy callguard-grace is missing completely, although the
+// cluster could have it. That only weakens released pods, so it stops nothing. If only the
+// policy or only its binding is missing, that counts as a difference.
 func (s standing) graceless(want *manifests.Doors) bool {
 	if s.mutatingPolicy == nil {
 		return false
@@ -54,8 +55,8 @@ func (s standing) graceless(want *manifests.Doors) bool {
 	return true
 }
 
-// differs says which doors are missing or hold less than they should. The grace door may
-// be missing. What only warns, and how a refusal is worded, is nobody's lock.
+// differs returns which policies are missing or weaker than they should be. callguard-grace
+// may be missing. Policies that only warn, and the wording of refusals, do not matter.
 func (s standing) differs(want *manifests.Doors) error {
 	var errs []error
 	check := func(kind string, want metav1.Object, is metav1.Object, err error, holds func() bool) {
@@ -101,9 +102,9 @@ func (s standing) differs(want *manifests.Doors) error {
 	return errors.Join(errs...)
 }
 
-// policyHolds reports whether a policy refuses all that the wanted one refuses, as far as
-// that can be told: it judges the same requests, and has each expression of the wanted
-// one, word for word. One that has more of them is stricter.
+// policyHolds reports whether a policy refuses everything that the wanted one refuses, as
+// far as that can be compared: it matches the same requests, and has each expression of the
+// wanted one literally. One with more expressions is stricter.
 func policyHolds(want, is admissionregistrationv1.ValidatingAdmissionPolicySpec) bool {
 	expressions := map[string]bool{}
 	for _, v := range is.Validations {
@@ -123,8 +124,8 @@ func policyHolds(want, is admissionregistrationv1.ValidatingAdmissionPolicySpec)
 		equality.Semantic.DeepEqual(want.MatchConstraints, is.MatchConstraints) && equality.Semantic.DeepEqual(want.MatchConditions, is.MatchConditions)
 }
 
-// bindingHolds reports whether a binding has the wanted one's policy act on the same
-// requests, with the same parameters, and at least in the same ways.
+// bindingHolds reports whether a binding applies the same policy to the same requests, with
+// the same parameters and at least the same actions, as the wanted one.
 func bindingHolds(want, is admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec) bool {
 	for _, action := range want.ValidationActions {
 		if !slices.Contains(is.ValidationActions, action) {
@@ -134,17 +135,18 @@ func bindingHolds(want, is admissionregistrationv1.ValidatingAdmissionPolicyBind
 	return want.PolicyName == is.PolicyName && equality.Semantic.DeepEqual(want.ParamRef, is.ParamRef) && equality.Semantic.DeepEqual(want.MatchResources, is.MatchResources)
 }
 
-// versionLabel says of which version of the chart a door is.
+// versionLabel is the label with the version of the chart from which a policy comes.
 const versionLabel = "app.kubernetes.io/version"
 
-// Version is the version of callguard that a policy or binding is of, as its label says.
+// Version returns the version of callguard from which a policy or binding comes, by its
+// label.
 func Version(door metav1.Object) string {
 	return cmp.Or(door.GetLabels()[versionLabel], "an unknown version")
 }
 
-// Check reads the policies of a cluster once, and says which of them are missing or
-// hold less than they should; nil when none does. The grace door may be missing, and graceless says so where the cluster could have it. Whether the
-// API server acts on them, TryDelete tells.
+// Check reads the policies of a cluster once, and returns which of them are missing or weaker than they should be; nil if none
+// is. callguard-grace may be missing; graceless reports that if the cluster could have it. TryDelete checks whether the API
+// server applies the policies.
 func Check(ctx context.Context, client kubernetes.Interface, values manifests.Values) (graceless bool, err error) {
 	want, err := manifests.Parse(values)
 	if err != nil {

@@ -33,26 +33,26 @@ import (
 )
 
 const (
-	// doorsEvery is how often the doors are looked at although nothing is known to
-	// have changed, and one of them is tried.
+	// doorsEvery is how often the policies are compared even without a change, and one of them
+	// is tried.
 	doorsEvery = 15 * time.Second
-	// doorsSoon is the same while they are not in force.
+	// doorsSoon is the same while they are not in effect.
 	doorsSoon = time.Second
 )
 
 const (
 	// DeletePolicy is the policy that refuses deletions of locked pods.
 	DeletePolicy = "callguard-delete"
-	// BirthPolicy is the one that lets no guarded pod be born without its budget.
+	// BirthPolicy is the policy that refuses guarded pods in a namespace without the budget.
 	BirthPolicy = "callguard-birth"
-	// ReasonNotInForce is that of the Event which says that policies are not in force.
+	// ReasonNotInForce is the reason of the Event that policies are not in effect.
 	ReasonNotInForce = "PoliciesNotInForce"
 )
 
-// errDoorsUnread says that it is not known yet how the doors stand.
+// errDoorsUnread is the state before the policies have been read.
 var errDoorsUnread = errors.New("they are still being read")
 
-// Verifier looks at the policies all the time.
+// Verifier checks the policies continuously.
 type Verifier struct {
 	client  kubernetes.Interface
 	want    *manifests.Doors
@@ -66,13 +66,13 @@ type Verifier struct {
 
 	policies         admissionlisters.ValidatingAdmissionPolicyLister
 	bindings         admissionlisters.ValidatingAdmissionPolicyBindingLister
-	mutatingPolicies admissionlisters.MutatingAdmissionPolicyLister // nil where the cluster has none
+	mutatingPolicies admissionlisters.MutatingAdmissionPolicyLister // nil if the cluster has none
 	mutatingBindings admissionlisters.MutatingAdmissionPolicyBindingLister
-	graceless        bool // the grace door was missing at the last look
+	graceless        bool // policy callguard-grace was missing at the last look
 
 	mu   sync.Mutex
 	err  error
-	told bool // in an Event, since they were last in force
+	told bool // there was an Event since the policies were last in effect
 }
 
 // Config is what a Verifier needs.
@@ -80,13 +80,13 @@ type Config struct {
 	Client   kubernetes.Interface
 	Values   manifests.Values
 	Recorder record.EventRecorder
-	// About is the object that Events about the doors are on: the guard's Deployment.
+	// About is the object for Events about the policies: the guard's Deployment.
 	About    *corev1.ObjectReference
 	Registry prometheus.Registerer
 	Log      *slog.Logger
 }
 
-// New returns a Verifier to which the policies are not in force until Run has seen them.
+// New returns a Verifier for which the policies are not in effect until Run has seen them.
 func New(cfg Config) (*Verifier, error) {
 	want, err := manifests.Parse(cfg.Values)
 	if err != nil {
@@ -120,7 +120,7 @@ func (v *Verifier) watch(sources ...cache.SharedIndexInformer) error {
 	look := func(any) {
 		select {
 		case v.changed <- struct{}{}:
-		default: // it will look anyway
+		default: // a look is already requested
 		}
 	}
 	for _, informer := range sources {
@@ -135,8 +135,8 @@ func (v *Verifier) watch(sources ...cache.SharedIndexInformer) error {
 	return nil
 }
 
-// askForMutating finds out whether the cluster has mutating policies, and watches
-// them where it does.
+// askForMutating finds out whether the cluster has mutating policies, and watches them if
+// it does.
 func (v *Verifier) askForMutating(ctx context.Context) error {
 	serves, err := servesMutating(v.client)
 	if err != nil {
@@ -173,17 +173,18 @@ func servesMutating(client kubernetes.Interface) (bool, error) {
 	return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == "mutatingadmissionpolicies" }), nil
 }
 
-// TryOn has the delete policy tried on pods that are locked, which are asked for at each look.
+// TryOn sets the function that returns locked pods, on which the delete policy is tried at
+// each look.
 func (v *Verifier) TryOn(locked func() []*corev1.Pod) { v.locked = locked }
 
-// InForce says why the doors are not in force; nil when they are.
+// InForce returns why the policies are not in effect; nil if they are.
 func (v *Verifier) InForce() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.err
 }
 
-// Run looks at the doors until ctx is done.
+// Run checks the policies until ctx is done.
 func (v *Verifier) Run(ctx context.Context) error {
 	v.factory.StartWithContext(ctx)
 	defer v.factory.Shutdown()
@@ -214,9 +215,9 @@ func (v *Verifier) Run(ctx context.Context) error {
 	}
 }
 
-// set enters why the doors are not in force, and tells of a change: in the log, and
-// in one Event until they are again. What was never looked at is worth no Event; what
-// was is, also when this guard has never seen it otherwise.
+// set records why the policies are not in effect. It logs each change, and writes one Event
+// until they are in effect again. There is no Event before the first look, but one after
+// it, even if this guard has never seen the policies in effect.
 func (v *Verifier) set(err error, looked bool) {
 	v.mu.Lock()
 	before := v.err
@@ -239,7 +240,7 @@ func (v *Verifier) set(err error, looked bool) {
 	}
 }
 
-// look compares all doors, and tries one.
+// look compares all policies, and tries one.
 func (v *Verifier) look(ctx context.Context) error {
 	for _, synced := range v.synced {
 		if !synced() {
@@ -261,10 +262,10 @@ func (v *Verifier) look(ctx context.Context) error {
 	return v.try(ctx)
 }
 
-// try asks the API server to delete a locked pod, as a dry run: it has to refuse.
-// Without such a pod there is nothing to hold. Where others refuse first, a webhook, a
-// policy, a lack of rights, in every namespace that is tried, the door cannot be heard,
-// and that it stands has to do: one of them must not stop all.
+// try asks the API server, in a dry run, to delete a locked pod, which it has to refuse.
+// Without such a pod there is nothing to protect. If something else refuses first in every
+// namespace that is tried (a webhook, another policy, missing rights), the policy cannot be
+// tried, and it is enough that it exists, so that such a webhook cannot stop all releases.
 func (v *Verifier) try(ctx context.Context) error {
 	if v.locked == nil {
 		return nil
@@ -276,13 +277,14 @@ func (v *Verifier) try(ctx context.Context) error {
 	return err
 }
 
-// ErrNotTried is the error of TryDelete where the delete door was not heard: others
-// refused before it did, or the API server did not answer.
+// ErrNotTried is the error of TryDelete if the delete policy could not be tried: something
+// else refused first, or the API server did not answer.
 var ErrNotTried = errors.New("cannot try policy callguard-delete")
 
 // TryDelete asks the API server, in a dry run, to delete locked pods, one after the other,
-// until the door refuses one. It returns nil if the door refuses, or if there is no such
-// pod: the door stands in all namespaces or in none, and one odd pod does not open it.
+// until the delete policy refuses one. It returns nil if the policy refuses, or if there
+// are no pods. One refusal is enough, because the policy applies to all namespaces or to
+// none.
 func TryDelete(ctx context.Context, client kubernetes.Interface, pods []*corev1.Pod) error {
 	var open, other error
 	for _, pod := range pods {
@@ -296,7 +298,7 @@ func TryDelete(ctx context.Context, client kubernetes.Interface, pods []*corev1.
 		case err == nil:
 		case strings.Contains(err.Error(), "'"+DeletePolicy):
 			return nil
-		case apierrors.IsNotFound(err) || apierrors.IsConflict(err): // it went or changed meanwhile; the next look tries again
+		case apierrors.IsNotFound(err) || apierrors.IsConflict(err): // the pod is gone or has changed; the next look tries again
 		default:
 			other = fmt.Errorf("%w: %w", ErrNotTried, err)
 			if !answered {
@@ -307,8 +309,8 @@ func TryDelete(ctx context.Context, client kubernetes.Interface, pods []*corev1.
 	return cmp.Or(open, other)
 }
 
-// Locked reports whether a guarded pod of an enabled namespace has to be refused to
-// whoever would delete it.
+// Locked reports whether the deletion of a guarded pod of an enabled namespace has to be
+// refused.
 func Locked(pod *corev1.Pod) bool {
 	return pod.DeletionTimestamp == nil && !call.IsReleased(pod.Labels) && pods.Runs(pod.Status.ContainerStatuses)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package apiservice interprets an APIService: which adapter it belongs to, and whether
-// kube-apiserver reaches that. It asks nobody, and changes nothing.
+// kube-apiserver reaches that. It makes no requests, and changes nothing in the cluster.
 package apiservice
 
 import (
@@ -11,15 +11,15 @@ import (
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 )
 
-// Names are the APIServices of custom metrics, one for each version that is served.
+// Names returns the names of the APIServices of custom metrics, one for each version.
 func Names() []string {
 	return []string{"v1beta1.custom.metrics.k8s.io", "v1beta2.custom.metrics.k8s.io"}
 }
 
-// Path is where the API server has the APIService of a name.
+// Path returns the API server's path of the APIService of a name.
 func Path(name string) string { return "/apis/apiregistration.k8s.io/v1/apiservices/" + name }
 
-// Owner is the Service that answers for an APIService, as namespace/name; empty where that is kube-apiserver itself.
+// Owner returns the Service of an APIService, as namespace/name; empty if kube-apiserver itself serves it.
 func Owner(s *apiregistrationv1.APIService) string {
 	if s.Spec.Service == nil {
 		return ""
@@ -27,7 +27,7 @@ func Owner(s *apiregistrationv1.APIService) string {
 	return s.Spec.Service.Namespace + "/" + s.Spec.Service.Name
 }
 
-// Unavailable says why kube-apiserver does not reach an APIService; empty where it does.
+// Unavailable returns why kube-apiserver does not reach an APIService; empty if it does.
 func Unavailable(s *apiregistrationv1.APIService) string {
 	i := slices.IndexFunc(s.Status.Conditions, func(c apiregistrationv1.APIServiceCondition) bool { return c.Type == apiregistrationv1.Available })
 	if i < 0 {

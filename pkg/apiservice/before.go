@@ -10,23 +10,23 @@ import (
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 )
 
-// BeforeAnnotation says of an APIService that callguard has taken how it was before, so that
-// it can be given back. It is on the object itself, where it outlives callguard and comes and
-// goes in the same write.
+// BeforeAnnotation records, on an APIService that callguard has taken, how that was before,
+// so that it can be given back. On the object itself it outlives callguard, and is set and
+// removed in the same write as the change.
 const BeforeAnnotation = "callguard.dev/before"
 
 // Before is how an APIService was before callguard took it.
 type Before struct {
-	// Absent says that there was none.
+	// Absent reports that it did not exist.
 	Absent bool `json:"absent,omitempty"`
-	// Service is the one it named, as namespace/name.
+	// Service is the Service that it named, as namespace/name.
 	Service               string `json:"service,omitempty"`
 	Port                  int32  `json:"port,omitempty"`
 	CABundle              []byte `json:"caBundle,omitempty"`
 	InsecureSkipTLSVerify bool   `json:"insecureSkipTLSVerify,omitempty"`
 }
 
-// WasBefore reads how an APIService was before it was taken; nil where it was not taken.
+// WasBefore returns how an APIService was before it was taken; nil if it was not taken.
 func WasBefore(s *apiregistrationv1.APIService) (*Before, error) {
 	text, taken := s.Annotations[BeforeAnnotation]
 	if !taken {
@@ -39,25 +39,28 @@ func WasBefore(s *apiregistrationv1.APIService) (*Before, error) {
 	return &b, nil
 }
 
-// How an APIService stands to callguard and to the adapter beside it.
+// The states of an APIService.
 const (
-	// Missing means that there is none.
+	// Missing means that it does not exist.
 	Missing Standing = iota
 	// Ours means that it names callguard's Service.
 	Ours
-	// Theirs means that it names the other adapter's, which callguard has not taken it from.
+	// Theirs means that it names the other adapter's Service, and callguard has not taken it.
 	Theirs
-	// PutBack means that callguard had taken it, and that it names the other adapter's again.
+	// PutBack means that callguard had taken it, and it names the other adapter's Service
+	// again.
 	PutBack
-	// Foreign means that it names neither.
+	// Foreign means that it names neither Service.
 	Foreign
 )
 
-// Standing is how an APIService stands to callguard and to the adapter beside it.
+// Standing is whether an APIService belongs to callguard, to the other adapter, or to
+// neither.
 type Standing int
 
-// Stands says how an APIService, nil where there is none, stands to our Service and to that of
-// the other adapter, both as namespace/name. had says that it was seen to be ours before.
+// Stands returns the state of an APIService, which is nil if it does not exist. ours and
+// theirs are callguard's Service and the other adapter's, both as namespace/name; had reports
+// that it was callguard's before.
 func Stands(s *apiregistrationv1.APIService, ours, theirs string, had bool) Standing {
 	if s == nil {
 		return Missing
@@ -76,8 +79,8 @@ func Stands(s *apiregistrationv1.APIService, ours, theirs string, had bool) Stan
 	}
 }
 
-// Take leads an APIService to our Service, whose certificate caBundle verifies, and notes in it
-// how it was. Its priorities and all else stay.
+// Take points an APIService to callguard's Service, whose certificate caBundle verifies, and
+// records in it how it was before. Its priorities and everything else stay.
 func Take(s *apiregistrationv1.APIService, ours apiregistrationv1.ServiceReference, caBundle []byte) error {
 	before := Before{CABundle: s.Spec.CABundle, InsecureSkipTLSVerify: s.Spec.InsecureSkipTLSVerify, Service: Owner(s)}
 	if s.Spec.Service != nil && s.Spec.Service.Port != nil {
@@ -86,8 +89,8 @@ func Take(s *apiregistrationv1.APIService, ours apiregistrationv1.ServiceReferen
 	return lead(s, ours, caBundle, before)
 }
 
-// Make returns the APIService of a name that there was none of, led to our Service. The higher
-// version is the preferred one.
+// Make returns a new APIService of a name that did not exist, pointing to callguard's Service.
+// The higher version is the preferred one.
 func Make(name, version, group string, ours apiregistrationv1.ServiceReference, caBundle []byte) (*apiregistrationv1.APIService, error) {
 	s := &apiregistrationv1.APIService{}
 	s.Name = name
@@ -113,7 +116,8 @@ func lead(s *apiregistrationv1.APIService, ours apiregistrationv1.ServiceReferen
 	return nil
 }
 
-// GiveBack puts an APIService as it was before it was taken, if it still names our Service.
+// GiveBack restores an APIService as it was before it was taken, if it still names
+// callguard's Service.
 func GiveBack(s *apiregistrationv1.APIService, before *Before, ours string) {
 	delete(s.Annotations, BeforeAnnotation)
 	if Owner(s) != ours {

@@ -14,21 +14,21 @@ import (
 	"github.com/callguard/callguard/pkg/witness/gate"
 )
 
-// readyFor is how long the pod stays ready without a worker: one that lost its
-// websocket is back in seconds.
+// readyFor is how long the pod stays ready without a worker. A worker that lost its
+// websocket is back within seconds.
 const readyFor = 30 * time.Second
 
-// able knows whether a worker is registered with LiveKit, and if not, why: what the
-// worker sends is no evidence, LiveKit's answer to its registration is. It is pure, but
-// for its lock.
+// able knows whether a worker is registered with LiveKit, and if not, why. The evidence is
+// LiveKit's answer to the registration, not what the worker sends. It does no I/O; it has a
+// lock.
 type able struct {
 	mu       sync.Mutex
 	upstream string
-	sessions map[uint64]bool // that LiveKit has registered
-	since    time.Time       // that it is as it is
-	left     time.Time       // when the last worker went; zero if none ever registered
+	sessions map[uint64]bool // sessions whose worker LiveKit has registered
+	since    time.Time       // since when the present state holds
+	left     time.Time       // when the last worker disconnected; zero if none ever registered
 	why      call.Ability    // the latest reason while none is registered
-	status   int             // of LiveKit's refusal
+	status   int             // HTTP status of LiveKit's refusal
 
 	refusals *prometheus.CounterVec
 }
@@ -51,7 +51,7 @@ func newAble(upstream string, began time.Time, reg prometheus.Registerer) *able 
 	return a
 }
 
-// registers notes that LiveKit has answered a worker's registration.
+// registers records that LiveKit has answered a worker's registration.
 func (a *able) registers(session uint64, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -61,7 +61,7 @@ func (a *able) registers(session uint64, now time.Time) {
 	a.sessions[session] = true
 }
 
-// loses notes that a worker's websocket is gone.
+// loses records that a worker's websocket is gone.
 func (a *able) loses(session uint64, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -74,8 +74,8 @@ func (a *able) loses(session uint64, now time.Time) {
 	}
 }
 
-// fails notes why a worker that came is not registered. While another one is, that
-// does not matter.
+// fails records why a worker that connected is not registered. It has no effect while
+// another worker is registered.
 func (a *able) fails(why call.Ability, status int, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -91,8 +91,8 @@ func (a *able) fails(why call.Ability, status int, now time.Time) {
 	a.why, a.status = why, status
 }
 
-// ready reports whether the pod is to be in Services, and why not. A pod that talks
-// stays: that LiveKit is away for a moment is no reason to take it out.
+// ready reports whether the pod is ready, or why not. A pod with calls stays ready, because
+// a LiveKit that is away for a moment is no reason to change that.
 func (a *able) ready(calls int, now time.Time) (why string, ready bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -102,7 +102,7 @@ func (a *able) ready(calls int, now time.Time) (why string, ready bool) {
 	return a.sentenceLocked(), false
 }
 
-// tell enters in an answer whether the pod can take calls.
+// tell writes into an answer whether the pod can take calls.
 func (a *able) tell(answer *gate.Answer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

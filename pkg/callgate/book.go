@@ -14,10 +14,9 @@ import (
 	"github.com/callguard/callguard/pkg/witness/gate"
 )
 
-// book knows the jobs of the pod, and whether offers are let in. All that is
-// decided about a job is decided under its lock: once draining is set, no offer
-// is accepted any more. It does no I/O: what is to be written down waits in the
-// journal until its lock is free.
+// book knows the jobs of the pod, and whether offers are accepted. Everything about a job
+// is decided under its lock: once draining is set, no offer is accepted any more. It does
+// no I/O: what has to be written waits in the journal until the lock is free.
 type book struct {
 	mu     sync.Mutex
 	pod    types.UID
@@ -25,14 +24,14 @@ type book struct {
 	began  time.Time
 
 	jobs     map[string]*job
-	past     []*job          // ended, the latest last: a job may come back
+	past     []*job          // ended jobs, the latest last: a job may come back
 	sessions map[uint64]bool // registered workers
-	reports  map[uint64]bool // those that say when a job is launched and when it has ended
-	most     int             // sessions that were registered at once
-	used     bool            // a worker has come, if only to be refused by LiveKit
+	reports  map[uint64]bool // sessions of workers that report when a job is launched and has ended
+	most     int             // the most sessions that were registered at the same time
+	used     bool            // a worker has connected, even if LiveKit refused it
 	draining string
-	// whole says that every job there may be went by: this gate is the pod's
-	// first, or read what the one before it knew.
+	// whole reports that the book knows every job of the pod: this gate is the pod's first, or
+	// has read everything that the one before it knew.
 	whole bool
 
 	number number
@@ -50,8 +49,8 @@ func newBook(pod types.UID, launchLimit time.Duration, began time.Time, counts *
 	}
 }
 
-// update has the book changed, then writes down what that brought. The book's lock
-// is free while something is written.
+// update changes the book, then writes the changes to the journal. The book's lock is free
+// while the journal is written.
 func (b *book) update(change func()) {
 	b.mu.Lock()
 	unlisted := b.number.unlisted
@@ -63,8 +62,8 @@ func (b *book) update(change func()) {
 	b.journal.flush()
 }
 
-// restore takes over what an earlier gate knew. whole says that there was no
-// more to know.
+// restore takes over what an earlier gate knew. whole reports that nothing is missing from
+// that.
 func (b *book) restore(l legacy, whole bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -72,7 +71,7 @@ func (b *book) restore(l legacy, whole bool) {
 	b.used = b.used || l.workers > 0 || len(l.jobs) > 0
 	for _, r := range l.jobs {
 		started := r.Started
-		if started.IsZero() { // its file was half written
+		if started.IsZero() { // its file was only partly written
 			started = b.began
 		}
 		j := &job{id: r.ID, room: r.Room, agent: r.Agent, phase: assigned, since: started, started: started}
@@ -83,8 +82,8 @@ func (b *book) restore(l legacy, whole bool) {
 	}
 }
 
-// drain puts the order in force. It stays: what it is good for is that nothing
-// comes after it.
+// drain puts the order to drain into effect. It is never taken back, because others rely on
+// that no job is accepted after it.
 func (b *book) drain(order string) (news bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -101,14 +100,14 @@ func (b *book) isDraining() bool {
 	return b.draining != ""
 }
 
-// comes notes that a worker of the pod comes to this gate, and not past it.
+// comes records that a worker of the pod has connected to this gate.
 func (b *book) comes() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.used = true
 }
 
-// register notes that a worker's websocket stands.
+// register records that a worker's websocket is open.
 func (b *book) register(session uint64) {
 	b.update(func() {
 		b.sessions[session], b.used = true, true
@@ -119,8 +118,8 @@ func (b *book) register(session uint64) {
 	})
 }
 
-// lose notes that a worker's websocket is gone: what was not assigned on it
-// cannot be any more. Jobs go on.
+// lose records that a worker's websocket is gone. Offers that were not assigned on it
+// cannot be any more; jobs go on.
 func (b *book) lose(session uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -133,7 +132,7 @@ func (b *book) lose(session uint64) {
 	b.wake()
 }
 
-// offer reports whether the worker is to be asked. If not, the answer is no.
+// offer reports whether the offer is passed on to the worker. If not, the gate answers no.
 func (b *book) offer(session uint64, id, room string, now time.Time) (ask bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -141,16 +140,16 @@ func (b *book) offer(session uint64, id, room string, now time.Time) (ask bool) 
 		b.counts.offers.WithLabelValues(offerRefused).Inc()
 		return false
 	}
-	if b.jobs[id] == nil { // else it runs and is offered again
+	if b.jobs[id] == nil { // otherwise it is running and is offered again
 		b.jobs[id] = &job{id: id, room: room, session: session, phase: offered, since: now}
 	}
 	b.counts.offers.WithLabelValues(offerPassed).Inc()
 	return true
 }
 
-// accept reports whether the worker's yes is passed on. If not, it is a no: the
-// order to drain came between the offer and the answer. A yes for which LiveKit
-// has not waited is passed on and is no call, since no job follows it.
+// accept reports whether the worker's yes is passed on. If not, LiveKit gets a no, because
+// the order to drain came between the offer and the answer. A yes that comes after LiveKit
+// has given up is passed on and does not count as a call, because no job follows it.
 func (b *book) accept(session uint64, id, agent string, now time.Time) (pass bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -163,7 +162,7 @@ func (b *book) accept(session uint64, id, agent string, now time.Time) (pass boo
 		return false
 	}
 	next := accepted
-	if j == nil { // an answer that came when the offer was forgotten
+	if j == nil { // the answer came after the offer was forgotten
 		j = &job{id: id, phase: offered}
 		b.jobs[id] = j
 		next = late
@@ -179,7 +178,7 @@ func (b *book) accept(session uint64, id, agent string, now time.Time) (pass boo
 	return true
 }
 
-// decline notes the worker's no.
+// decline records the worker's no.
 func (b *book) decline(id string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -189,8 +188,8 @@ func (b *book) decline(id string) {
 	b.counts.answers.WithLabelValues(answerDeclined).Inc()
 }
 
-// assign notes that LiveKit gives the worker a job, and returns once that is
-// written down. The worker hears of it after that.
+// assign records that LiveKit gives the worker a job, and returns once that is written to
+// the journal. Only then the worker is told.
 func (b *book) assign(session uint64, id, room, agent string, now time.Time) {
 	b.update(func() {
 		j := b.jobs[id]
@@ -209,7 +208,7 @@ func (b *book) assign(session uint64, id, room, agent string, now time.Time) {
 	b.wake()
 }
 
-// adopt takes over jobs that a worker says it runs.
+// adopt takes over the jobs that a worker says it runs.
 func (b *book) adopt(session uint64, ids []string, now time.Time) {
 	b.update(func() {
 		b.reports[session] = true
@@ -220,7 +219,7 @@ func (b *book) adopt(session uint64, ids []string, now time.Time) {
 	})
 }
 
-// launched notes that the worker says a job runs.
+// launched records that the worker says a job runs.
 func (b *book) launched(session uint64, id string, now time.Time) {
 	b.update(func() {
 		b.reports[session] = true
@@ -229,8 +228,8 @@ func (b *book) launched(session uint64, id string, now time.Time) {
 	})
 }
 
-// launchLocked enters that a process has a job, by the worker's own word. One that
-// was given up comes back under its own name.
+// launchLocked records that a process has a job, because the worker says so. A job that was
+// given up comes back under its own id.
 func (b *book) launchLocked(session uint64, id string, now time.Time) {
 	j := b.jobs[id]
 	if j == nil {
@@ -243,7 +242,7 @@ func (b *book) launchLocked(session uint64, id string, now time.Time) {
 		}
 		b.jobs[id] = j
 		j.session = session
-		b.number.unlisted = max(0, b.number.unlisted-1) // it may have been known by number
+		b.number.unlisted = max(0, b.number.unlisted-1) // it may have been counted without a name
 		b.number.perhaps = min(b.number.perhaps, b.number.unlisted)
 		j.to(launched, now)
 		b.keepLocked(j)
@@ -260,8 +259,8 @@ func (b *book) launchLocked(session uint64, id string, now time.Time) {
 	}
 }
 
-// proveLocked enters that a process has a job which was not known to have one. If
-// the number had shown a launch that nobody could name, it was this one's.
+// proveLocked records that a process has a job of which that was not known. If the number
+// had shown a launch without a name, it was this one.
 func (b *book) proveLocked(j *job, p phase, now time.Time) {
 	if j.phase == assigned {
 		b.number.found()
@@ -270,14 +269,14 @@ func (b *book) proveLocked(j *job, p phase, now time.Time) {
 	b.keepLocked(j)
 }
 
-// reportsOf reports whether the worker of a job says when it has launched it. Where
-// there was never more than one worker, one that came on another websocket is the same.
+// reportsOf reports whether the worker of a job reports launches. If there was never more
+// than one worker, a worker on another websocket is the same one.
 func (b *book) reportsOf(j *job) bool {
 	return b.reports[j.session] || b.most <= 1 && len(b.reports) > 0
 }
 
-// leave notes that LiveKit tells the worker to end a job: its agent has left the
-// room, or has to.
+// leave records that LiveKit tells the worker to end a job, because its agent has left the
+// room or has to.
 func (b *book) leave(id string, now time.Time) {
 	b.update(func() {
 		j := b.jobs[id]
@@ -287,17 +286,17 @@ func (b *book) leave(id string, now time.Time) {
 			j.told, j.absent = true, time.Time{}
 			j.to(left, now)
 		case j.phase == assigned && !b.reportsOf(j) && (b.number.unnamed > 0 || !b.number.usable):
-			// The number shows that a job was launched, or there is none, and only an agent
-			// that was in its room leaves it.
+			// The number shows a launch, or there is no number. And only an agent that was in its
+			// room leaves it.
 			j.told, j.absent = true, time.Time{}
 			b.proveLocked(j, left, now)
 		}
-		// A worker does not heed the end of a job that it has not launched: it comes.
+		// A worker ignores the end of a job that it has not launched yet: the job still starts.
 	})
 	b.wake()
 }
 
-// end notes that the worker says a job has ended.
+// end records that the worker says a job has ended.
 func (b *book) end(session uint64, id string, now time.Time) {
 	b.update(func() {
 		b.reports[session] = true
@@ -315,7 +314,7 @@ func (b *book) end(session uint64, id string, now time.Time) {
 	b.wake()
 }
 
-// endLocked takes a job for ended. It is remembered, because it may come back.
+// endLocked ends a job. The job is remembered, because it may come back.
 func (b *book) endLocked(j *job, by string, now time.Time) {
 	delete(b.jobs, j.id)
 	if j.started.IsZero() {
@@ -331,7 +330,7 @@ func (b *book) endLocked(j *job, by string, now time.Time) {
 	}
 }
 
-// expireLocked gives up what has waited for too long.
+// expireLocked gives up jobs and offers that have waited for too long.
 func (b *book) expireLocked(canLook bool, now time.Time) {
 	counted := b.number.usable
 	silent := b.number.err != nil && !b.number.at.IsZero()
@@ -346,10 +345,10 @@ func (b *book) expireLocked(canLook bool, now time.Time) {
 		case assigned:
 			switch {
 			case age < b.limits.launch:
-			case b.reportsOf(j): // its worker would have said that it was launched
+			case b.reportsOf(j): // its worker would have reported the launch
 				b.endLocked(j, endByTime, now)
 			default:
-				// It was launched, or never will be: from now on the number and its room tell.
+				// It was launched, or never will be. From now on the number and its room decide.
 				b.proveLocked(j, launched, now)
 			}
 		case left:
@@ -368,16 +367,16 @@ func (b *book) expireLocked(canLook bool, now time.Time) {
 		case launched, inRoom:
 		}
 	}
-	// A launch that the number has shown is one, though all that it may have been are given up.
+	// A launch that the number has shown still counts, even if all jobs that it could have been
+	// are given up.
 	if more := b.number.unnamed - len(b.inLocked(assigned)); more > 0 {
 		b.number.unnamed -= more
 		b.number.unlisted += more
 	}
 }
 
-// look lists the jobs whose rooms are to be looked at now. Those come first that
-// were not looked at for the longest time, so that a room that takes all the time
-// there is keeps no other from its turn.
+// look lists the jobs whose rooms have to be looked at now, the longest not looked at
+// first, so that a slow room does not keep others from their turn.
 func (b *book) look(now time.Time) []job {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -392,21 +391,21 @@ func (b *book) look(now time.Time) []job {
 	return out
 }
 
-// unseen notes that a look into a job's room has failed, which says nothing of the
+// unseen records that a look into a job's room has failed, which says nothing about the
 // job.
 func (b *book) unseen(id string, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if j := b.jobs[id]; j != nil {
-		j.looked, j.gone = now, time.Time{} // a LiveKit that was away may have been started anew
+		j.looked, j.gone = now, time.Time{} // a LiveKit that was away may have been restarted
 		if j.blind.IsZero() {
 			j.blind = now
 		}
 	}
 }
 
-// unasked notes that a job's room could not be looked into now, for LiveKit was asked
-// often enough. Its turn stays.
+// unasked records that a job's room could not be looked into now, because of the request
+// limit. It keeps its turn.
 func (b *book) unasked(id string, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -427,7 +426,7 @@ func (b *book) isBlind() bool {
 	return false
 }
 
-// saw notes what a look into a job's room saw.
+// saw records what a look into a job's room saw.
 func (b *book) saw(id string, s sight, now time.Time) {
 	b.update(func() {
 		j := b.jobs[id]
@@ -451,7 +450,7 @@ func (b *book) saw(id string, s sight, now time.Time) {
 	})
 }
 
-// pause is how long the agents need not be asked again.
+// pause returns how long the agents need not be asked again.
 func (b *book) pause() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -467,7 +466,7 @@ func (b *book) pause() time.Duration {
 	}
 }
 
-// inLocked lists the jobs of some phases, those first that are in it for longest.
+// inLocked lists the jobs in the given phases, the longest in their phase first.
 func (b *book) inLocked(phases ...phase) []*job {
 	var out []*job
 	for _, j := range b.jobs {
@@ -481,8 +480,7 @@ func (b *book) inLocked(phases ...phase) []*job {
 	return out
 }
 
-// keepLocked has a job written down. Whoever holds the lock lets it be written by
-// update.
+// keepLocked queues a job for the journal. update writes it after the lock is released.
 func (b *book) keepLocked(j *job) {
 	b.journal.add(record{ID: j.id, Room: j.room, Agent: j.agent, Started: j.started, Launched: j.hasProcess()})
 }
@@ -494,12 +492,12 @@ func (b *book) wake() {
 	}
 }
 
-// answer is what the book says of the pod.
+// answer returns what the book knows about the pod.
 func (b *book) answer(now time.Time) gate.Answer {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	a := gate.Answer{Pod: b.pod, At: now, Known: true, Draining: b.draining, Workers: len(b.sessions)}
-	mayCome, stucks := false, 0 // though no calls
+	mayCome, stucks := false, 0 // even if they are not calls
 	for _, id := range slices.Sorted(maps.Keys(b.jobs)) {
 		j := b.jobs[id]
 		switch j.phase {
@@ -523,7 +521,7 @@ func (b *book) answer(now time.Time) gate.Answer {
 			ID: j.id, State: j.phase.public(), Since: j.since, Started: j.started, Room: j.room, Agent: j.agent, Tried: j.isTried(),
 		})
 	}
-	over := max(0, b.number.over-stucks) // those that are stuck are named first, and do not count
+	over := max(0, b.number.over-stucks) // stuck jobs are named first, and do not count
 	ended := min(over, a.Ending)
 	a.Ending, a.Running = a.Ending-ended, max(0, a.Running-(over-ended))
 	a.Unlisted = b.number.unlisted
@@ -541,7 +539,8 @@ func (b *book) answer(now time.Time) gate.Answer {
 	case a.Calls == 0 && b.number.at.Sub(b.began) < b.limits.launch:
 		a.Known, a.Reason = false, "call-gate has just started; a job that was accepted before may still be launched"
 	}
-	// What goes past the gate is counted by the agent's number at best, and not stopped.
+	// Jobs that bypass the gate are counted by the agent's number at best, and are not
+	// refused.
 	a.Drained = a.Known && b.used && a.Draining != "" && a.Calls == 0 && !mayCome
 	return a
 }

@@ -16,9 +16,9 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// cause says in words of this program what went wrong on the way to LiveKit, or to an
-// agent. Errors of libraries repeat what the other side sent, and addresses with all
-// that stands in them: tokens and telephone numbers do not belong in a log.
+// cause returns in callguard's own words what went wrong on the way to LiveKit or to an
+// agent. Errors of libraries repeat what the other side sent, and whole URLs, but tokens
+// and telephone numbers do not belong in a log.
 func cause(err error) string {
 	var (
 		closed   *websocket.CloseError
@@ -38,7 +38,7 @@ func cause(err error) string {
 	case errors.As(err, &instead):
 		return instead.Error()
 	case errors.As(err, &closed):
-		return "close " + strconv.Itoa(closed.Code) // its text is the other side's
+		return "close " + strconv.Itoa(closed.Code) // its text comes from the other side
 	case errors.Is(err, websocket.ErrReadLimit):
 		return "a frame is too large"
 	case errors.As(err, &dns):

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package callgate is the sidecar between an agent and LiveKit: the agent's
-// LIVEKIT_URL leads here, and every job offer goes by.
+// Package callgate is the sidecar between an agent and LiveKit: the agent's LIVEKIT_URL
+// leads here, and every job offer passes through it.
 //
-// The gate passes everything on as it is, but for four kinds of frame on the
-// websocket of a worker: an accepted offer is stamped with the pod's UID, an
-// assignment without a URL gets LiveKit's own, so that signalling and media go
-// past the gate, and while the pod is draining an offer is answered "not
-// available" and the worker is reported full. It counts the jobs as they go.
+// The gate passes everything on unchanged, except four kinds of frames on the websocket of
+// a worker. An accepted offer is stamped with the pod's UID. An assignment without a URL
+// gets LiveKit's own, so that signalling and media bypass the gate. While the pod is
+// draining, an offer is answered "not available", and the worker is reported as full. It
+// counts the jobs that pass.
 //
-// It ends no job, and drops no frame that it does not understand. It is no
-// security boundary: who reaches it still needs a token that LiveKit accepts.
+// It ends no job, and drops no frame that it does not understand. It is not a security
+// boundary: its clients still need a token that LiveKit accepts.
 //
 //	book     the jobs, and whether new ones are let in; pure, but for its lock
 //	frames   how a frame is read and changed

@@ -18,15 +18,15 @@ import (
 
 const askTimeout = 2 * time.Second
 
-// DefaultRequestsPerMinute bounds the looks of one gate: LiveKit Cloud takes 1,000
-// requests a minute of a whole project.
+// DefaultRequestsPerMinute limits the looks of one gate: LiveKit Cloud accepts 1,000
+// requests a minute for a whole project.
 const DefaultRequestsPerMinute = 60
 
-// ends finds out that jobs have ended. What LiveKit and the worker say of a job
-// goes by on the websocket: its agent has left the room, or its process has ended.
-// The agents' own number and, where the gate has a key, the room of a job serve
-// where nothing goes by: LiveKit Agents for Node reports no end, and after a
-// reconnect LiveKit does not either.
+// ends finds out which jobs have ended. On the websocket the gate sees when LiveKit says
+// that an agent has left its room, and when the worker says that a job has ended. If it
+// sees neither, the agent's own number of jobs decides and, if the gate has a key, the
+// job's room: LiveKit Agents for Node reports no end, and after a reconnect LiveKit does
+// not either.
 type ends struct {
 	book    *book
 	now     func() time.Time
@@ -38,7 +38,7 @@ type ends struct {
 	close func()
 }
 
-// rooms is what is asked of LiveKit.
+// rooms is the part of LiveKit's API that is used.
 type rooms interface {
 	Room(ctx context.Context, name string) (livekit.Room, error)
 }
@@ -47,7 +47,7 @@ func newEnds(b *book, cfg Config, transport http.RoundTripper) (*ends, error) {
 	local := &http.Client{Timeout: askTimeout, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return errors.New("an agent does not redirect")
 	}, Transport: &http.Transport{
-		Proxy:               nil, // it is the pod itself
+		Proxy:               nil, // the target is the pod itself
 		DialContext:         (&net.Dialer{Timeout: askTimeout}).DialContext,
 		MaxIdleConnsPerHost: 1,
 	}}
@@ -74,7 +74,7 @@ func newEnds(b *book, cfg Config, transport http.RoundTripper) (*ends, error) {
 	return e, nil
 }
 
-// soon has the agents asked now.
+// soon has the agents asked at once.
 func (e *ends) soon() {
 	select {
 	case e.wake <- struct{}{}:
@@ -98,7 +98,7 @@ func (e *ends) run(ctx context.Context) error {
 	}
 }
 
-// round asks everybody once.
+// round asks the agents and LiveKit once.
 func (e *ends) round(ctx context.Context) {
 	e.ask(ctx)
 	e.look(ctx)
@@ -124,10 +124,10 @@ func (e *ends) ask(ctx context.Context) {
 	}
 }
 
-// look asks LiveKit whether the agents of some jobs are still in their rooms. No
-// answer is no news. One room's refusal says nothing of the others; where LiveKit
-// does not answer at all, or may not be asked now, the rest waits for the next
-// round, and is first then.
+// look asks LiveKit whether the agents of some jobs are still in their rooms. No answer
+// changes nothing. One room's refusal says nothing about others. If LiveKit does not answer
+// at all, or may not be asked now, the remaining rooms wait for the next round, and come
+// first then.
 func (e *ends) look(ctx context.Context) {
 	if e.rooms == nil {
 		return
@@ -156,8 +156,9 @@ func (e *ends) look(ctx context.Context) {
 	}
 }
 
-// isIn reports whether a job's agent is in a room. Agents may all have one identity:
-// the attribute decides whose one is. Only of one without it the identity does.
+// isIn reports whether a job's agent is in a room. All agents may have the same identity,
+// so the attribute decides which pod's agent it is. Only without the attribute the identity
+// does.
 func (e *ends) isIn(room livekit.Room, j job) bool {
 	for _, a := range room.Agents {
 		sameName := j.agent == "" || a.Identity == j.agent
@@ -168,8 +169,8 @@ func (e *ends) isIn(room livekit.Room, j job) bool {
 	return false
 }
 
-// sightings tells in the log when rooms can no longer be looked at, once for each
-// cause, and when they all can again.
+// sightings logs when rooms can no longer be looked at, once for each cause, and when they
+// all can again.
 type sightings struct {
 	book *book
 	log  *slog.Logger

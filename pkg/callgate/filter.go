@@ -11,20 +11,20 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// filter reads the frames of one session, tells the book, and says what is passed
-// on. It does no I/O. A frame that it cannot read is passed on as it is, with the
+// filter reads the frames of one session, updates the book, and decides what is passed on.
+// It does no I/O. A frame that it cannot read is passed on unchanged, together with the
 // error.
 type filter struct {
 	id    uint64
 	book  *book
 	url   string // LiveKit's, for assignments
 	log   *slog.Logger
-	kind  atomic.Int32 // how the worker writes; 0 until it has
+	kind  atomic.Int32 // the worker's message type, binary or text; 0 until it has sent one
 	known atomic.Bool  // the worker has registered
 }
 
-// fromAgent judges a frame of the worker: what is passed on to LiveKit, and what
-// LiveKit is told after it.
+// fromAgent handles a frame of the worker. It returns what is passed on to LiveKit, and
+// what is sent to LiveKit after it.
 func (s *filter) fromAgent(f frame, now time.Time) (passed, after *frame, err error) {
 	s.kind.Store(int32(f.kind))
 	m, err := f.worker()
@@ -63,8 +63,8 @@ func (s *filter) fromAgent(f frame, now time.Time) (passed, after *frame, err er
 	return &f, nil, nil
 }
 
-// answered stamps a yes, or makes a no of it: the order to drain came between the
-// offer and the answer.
+// answered stamps a yes, or turns it into a no if the order to drain came between the offer
+// and the answer.
 func (s *filter) answered(m *livekit.WorkerMessage, f frame, now time.Time) (frame, error) {
 	a := m.GetAvailability()
 	if !a.GetAvailable() {
@@ -83,8 +83,8 @@ func (s *filter) answered(m *livekit.WorkerMessage, f frame, now time.Time) (fra
 	return stamped, nil
 }
 
-// fromServer judges a frame of LiveKit: what is passed on to the worker or, where
-// the worker is not asked, what LiveKit is answered.
+// fromServer handles a frame of LiveKit. It returns what is passed on to the worker or, if
+// the worker is not asked, the answer to LiveKit.
 func (s *filter) fromServer(f frame, now time.Time) (passed, answer *frame, err error) {
 	m, err := f.server()
 	if err != nil {
@@ -121,7 +121,7 @@ func orAsItIs(changed, f frame, err error) (*frame, *frame, error) {
 	return &changed, nil, nil
 }
 
-// writes is how the worker writes, as far as it is known.
+// writes returns the worker's message type, as far as it is known.
 func (s *filter) writes() int {
 	if s.kind.Load() == websocket.TextMessage {
 		return websocket.TextMessage

@@ -22,7 +22,7 @@ type frame struct {
 	body []byte
 }
 
-// read decodes a frame. What is unknown in it is left alone.
+// read decodes a frame. Unknown fields are ignored.
 func (f frame) read(m proto.Message) error {
 	if f.kind == websocket.TextMessage {
 		return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(f.body, m)
@@ -41,7 +41,7 @@ func (f frame) server() (*livekit.ServerMessage, error) {
 	return m, f.read(m)
 }
 
-// write encodes a message of the gate's own.
+// write encodes a message from the gate itself.
 func write(kind int, m proto.Message) (frame, error) {
 	var body []byte
 	var err error
@@ -86,7 +86,7 @@ func (f frame) address(m *livekit.ServerMessage, url string) (frame, error) {
 	return write(f.kind, m)
 }
 
-// full makes a worker's update say that it takes no job.
+// full changes a worker's status update so that it takes no job.
 func (f frame) full(m *livekit.WorkerMessage) (frame, error) {
 	if f.kind == websocket.TextMessage {
 		return f.edit("updateWorker", func(fields map[string]json.RawMessage) error {
@@ -100,8 +100,8 @@ func (f frame) full(m *livekit.WorkerMessage) (frame, error) {
 	return write(f.kind, m)
 }
 
-// edit changes one message of a JSON frame and leaves all else as it stands:
-// protojson would lose the fields that it does not know.
+// edit changes one message of a JSON frame and keeps everything else unchanged: protojson
+// would lose the fields that it does not know.
 func (f frame) edit(message string, change func(map[string]json.RawMessage) error) (frame, error) {
 	var outer, inner map[string]json.RawMessage
 	if err := json.Unmarshal(f.body, &outer); err != nil {
@@ -138,7 +138,7 @@ func set(fields map[string]json.RawMessage, camel, snake string, value any) erro
 	return nil
 }
 
-// snake is the name of a message in a .proto file.
+// snake returns the name of a message in a .proto file.
 func snake(camel string) string {
 	if camel == "updateWorker" {
 		return "update_worker"
@@ -146,7 +146,7 @@ func snake(camel string) string {
 	return camel
 }
 
-// refusal answers an offer with no. It is not the end of the job: LiveKit asks
+// refusal returns the answer no to an offer. The job does not end with it: LiveKit asks
 // another worker.
 func refusal(kind int, jobID string) (frame, error) {
 	return write(kind, &livekit.WorkerMessage{Message: &livekit.WorkerMessage_Availability{
@@ -154,7 +154,7 @@ func refusal(kind int, jobID string) (frame, error) {
 	}})
 }
 
-// fullWorker tells LiveKit that a worker takes no job.
+// fullWorker returns the message to LiveKit that a worker takes no job.
 func fullWorker(kind int) (frame, error) {
 	return write(kind, &livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateWorker{
 		UpdateWorker: &livekit.UpdateWorkerStatus{Status: livekit.WorkerStatus_WS_FULL.Enum(), Load: 1},

@@ -39,31 +39,31 @@ const (
 type Config struct {
 	// Upstream is the real LiveKit, such as wss://livekit.example.com.
 	Upstream string
-	// CA are certificates to trust besides the system's, in PEM; may be empty.
+	// CA has certificates to trust in addition to the system's, in PEM; may be empty.
 	CA []byte
 	// Pod is the UID of the pod.
 	Pod types.UID
-	// Order is the file that the pod's annotations, or the one annotation
-	// callguard.dev/draining, are in. Empty: nobody can order the pod to drain.
+	// Order is the file with the pod's annotations, or with the one annotation
+	// callguard.dev/draining. If it is empty, the pod cannot be ordered to drain.
 	Order string
-	// Journal is a folder that outlives the process, not the pod. Empty: a gate
-	// that is started again learns the number of jobs from the agent.
+	// Journal is a folder that outlives the process, but not the pod. If it is empty, a
+	// restarted gate learns the number of jobs from the agent.
 	Journal string
-	// Workers are where the agents of the pod answer GET /worker.
+	// Workers are the URLs at which the agents of the pod answer GET /worker.
 	Workers []string
-	// LaunchLimit is the longest that the agent takes from a job's assignment to its
-	// process; 0 is DefaultLaunchLimit.
+	// LaunchLimit is the maximum time from a job's assignment to its process; 0 means
+	// DefaultLaunchLimit.
 	LaunchLimit time.Duration
 	// APIKey and APISecret let the gate look into the rooms of its jobs; may be empty.
 	APIKey, APISecret string
-	// RequestsPerMinute is the most that LiveKit's API is asked for that; 0 is
+	// RequestsPerMinute is the maximum number of requests to LiveKit's API for that; 0 means
 	// DefaultRequestsPerMinute.
 	RequestsPerMinute int
 
 	Registry *prometheus.Registry
 	Log      *slog.Logger
 
-	// patience is holdFor, but in tests.
+	// patience replaces holdFor in tests.
 	patience time.Duration
 }
 
@@ -89,11 +89,11 @@ type Gate struct {
 	reach    reach
 	outage   outage
 	patience time.Duration // holdFor
-	lifted   atomic.Bool   // the order is gone from the file
+	lifted   atomic.Bool   // the order has disappeared from the file
 }
 
-// New checks cfg. Nothing is listened on, dialed or read before Run, but for
-// the journal and the order, which New reads so that no job is let in before.
+// New checks cfg. It listens and connects to nothing before Run. It reads only the journal
+// and the order, so that no job is accepted before they are known.
 func New(cfg Config) (*Gate, error) {
 	upstream, err := parseUpstream(cfg.Upstream)
 	if err != nil {
@@ -120,7 +120,7 @@ func New(cfg Config) (*Gate, error) {
 		dialer: &websocket.Dialer{
 			Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust, HandshakeTimeout: dialTimeout,
 		},
-		// LiveKit does not look at the origin either: its tokens are what counts.
+		// LiveKit does not check the origin either: only its tokens count.
 		upgrader: websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }},
 		counts:   NewMetrics(cfg.Registry),
 		closing:  make(chan struct{}),
@@ -157,8 +157,8 @@ func New(cfg Config) (*Gate, error) {
 	return g, nil
 }
 
-// parseUpstream reads LiveKit's URL. It takes no password, and so nothing that is logged
-// or told has one.
+// parseUpstream reads LiveKit's URL. It accepts no password, so that no log line or answer
+// can contain one.
 func parseUpstream(raw string) (*url.URL, error) {
 	u, err := weburl.Parse(raw, exampleURL)
 	if err != nil {
@@ -167,7 +167,7 @@ func parseUpstream(raw string) (*url.URL, error) {
 	return u, nil
 }
 
-// recall takes over what an earlier gate of the pod knew.
+// recall reads what an earlier gate of the pod knew.
 func (g *Gate) recall() error {
 	left, err := g.journal.read()
 	if err != nil {
@@ -205,11 +205,11 @@ func (g *Gate) Run(ctx context.Context, agent, status net.Listener) error {
 	return err
 }
 
-// wonderAfter is how long no worker has come before that is worth a line in the log: an
-// agent that goes past the gate, or to a proxy, is heard of nowhere else.
+// wonderAfter is after how long without any worker the gate logs that. Nothing else shows
+// an agent that bypasses the gate or connects to a proxy.
 const wonderAfter = 2 * time.Minute
 
-// wonder says so once.
+// wonder logs that once.
 func (g *Gate) wonder(ctx context.Context) {
 	timer := time.NewTimer(wonderAfter)
 	defer timer.Stop()
@@ -222,12 +222,12 @@ func (g *Gate) wonder(ctx context.Context) {
 	}
 }
 
-// maxAskers bounds the connections to the status port, to which others than the agent
-// may come: adapters, guards, a Prometheus and the kubelet have some ten.
+// maxAskers limits the connections to the status port, which is open to others than the
+// agent: adapters, guards, Prometheus and the kubelet need about ten.
 const maxAskers = 64
 
-// serveAgent serves the agent, whose answers may stream for as long as they like. Only
-// the pod itself can reach it.
+// serveAgent serves the agent. Answers may stream without a time limit, because only the
+// pod itself can reach this port.
 func (g *Gate) serveAgent(ctx context.Context, l net.Listener) error {
 	return crowd.Until(ctx, &http.Server{
 		Handler:           g.Handler(),
@@ -238,13 +238,13 @@ func (g *Gate) serveAgent(ctx context.Context, l net.Listener) error {
 	}, l, g.cfg.Log)
 }
 
-// serveStatus serves whoever asks how the pod is. However many do, they take no memory
+// serveStatus serves the status port, with limits, so that many clients cannot take memory
 // that the agent's websocket needs.
 func (g *Gate) serveStatus(ctx context.Context, l net.Listener) error {
 	return crowd.Serve(ctx, l, g.Status(), maxAskers, g.cfg.Log)
 }
 
-// Handler is what the agent's LIVEKIT_URL leads to.
+// Handler returns what the agent's LIVEKIT_URL leads to.
 func (g *Gate) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.TrimSuffix(r.URL.Path, "/") == agentPath && websocket.IsWebSocketUpgrade(r) {
@@ -255,16 +255,16 @@ func (g *Gate) Handler() http.Handler {
 	})
 }
 
-// serveWorker opens LiveKit's websocket first, so that the worker hears LiveKit's
-// own refusal, and runs until one of the two ends. A LiveKit that is away refuses nobody:
-// the worker is kept until it tries again.
+// serveWorker opens LiveKit's websocket first, so that the worker gets LiveKit's own
+// refusal, and runs until one of the two ends. If LiveKit is away, the worker's connection
+// is held for a while, and the worker tries again.
 func (g *Gate) serveWorker(w http.ResponseWriter, r *http.Request) {
 	g.running.Add(1)
 	defer g.running.Done()
 	g.book.comes()
 	server, answer, err := g.dial(r)
 	if answer != nil {
-		// What else is in it is nobody's business: LiveKit repeats tokens in it.
+		// Its body is not read: LiveKit repeats tokens in it.
 		_ = answer.Body.Close()
 	}
 	switch {
@@ -291,7 +291,7 @@ func (g *Gate) serveWorker(w http.ResponseWriter, r *http.Request) {
 		header = http.Header{"Sec-Websocket-Protocol": {p}}
 	}
 	agent, err := g.upgrader.Upgrade(w, r, header)
-	if err != nil { // the worker has its answer
+	if err != nil { // the worker has got an answer already
 		g.cfg.Log.Warn("A worker's websocket could not be opened", "err", cause(err))
 		return
 	}
@@ -344,7 +344,7 @@ func (g *Gate) dial(r *http.Request) (conn *websocket.Conn, answer *http.Respons
 	dialer.Subprotocols = websocket.Subprotocols(r)
 	ctx, cancel := context.WithTimeout(r.Context(), dialTimeout)
 	defer cancel()
-	// The library's dialer panics at a proxy's status line without a phrase.
+	// The library's dialer panics if a proxy's status line has no reason phrase.
 	defer func() {
 		if p := recover(); p != nil {
 			conn, answer, err = nil, nil, errors.New("the proxy's answer to CONNECT cannot be read")
@@ -353,15 +353,15 @@ func (g *Gate) dial(r *http.Request) (conn *websocket.Conn, answer *http.Respons
 	return dialer.DialContext(ctx, u.String(), header)
 }
 
-// errAway is an answer in the place of LiveKit's.
+// errAway is an answer from something in the place of LiveKit.
 type errAway struct{ status int }
 
 func (e *errAway) Error() string {
 	return fmt.Sprintf("what is before it answers %d %s", e.status, http.StatusText(e.status))
 }
 
-// refused passes on how LiveKit refused a websocket. An answer of success is no
-// websocket either, so the worker must not take it for one.
+// refused passes on LiveKit's refusal of a websocket. A status of success is no websocket
+// either, so it is replaced by an error.
 func (g *Gate) refused(w http.ResponseWriter, status int) {
 	why := fmt.Sprintf("LiveKit at %s refuses the worker's websocket: %d %s", g.upstream, status, http.StatusText(status))
 	class := call.NotLiveKit
@@ -382,15 +382,15 @@ func (g *Gate) refused(w http.ResponseWriter, status int) {
 	http.Error(w, "call-gate: "+why, status)
 }
 
-// unreachable notes that LiveKit cannot be reached, and says it.
+// unreachable records that LiveKit cannot be reached, and returns why.
 func (g *Gate) unreachable(err error) (why string) {
 	why = fmt.Sprintf("LiveKit at %s cannot be reached; check that it runs, and the gate's LIVEKIT_URL", g.upstream)
 	g.reach.ill(why, cause(err))
 	return why
 }
 
-// Discreet is where a library may write its log, whose lines may hold anything that
-// others sent: that there was one is all that is kept.
+// Discreet is a writer for a library's log, whose lines may contain anything that clients
+// sent. It only logs that there was a line.
 type Discreet struct{ Log *slog.Logger }
 
 // Write implements io.Writer.
@@ -399,7 +399,7 @@ func (d Discreet) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// reach tells in the log when LiveKit stops or begins to take workers.
+// reach logs when LiveKit stops or begins to accept workers.
 type reach struct {
 	log      *slog.Logger
 	upstream string

@@ -13,8 +13,8 @@ import (
 )
 
 // holdFor is how long a worker's websocket is kept while LiveKit is away. LiveKit Agents
-// try 16 times in a row to open one, for about two minutes in all, and then never again;
-// one that opens begins the count anew. It is the longest of their own pauses, too, so
+// try 16 times in a row to open one, for about two minutes in all, and then never again; a
+// websocket that opens resets that count. It is also the longest of their own pauses, so
 // that LiveKit is dialed no more often than without a gate.
 const holdFor = 10 * time.Second
 
@@ -22,10 +22,10 @@ const holdFor = 10 * time.Second
 type outage struct {
 	mu    sync.Mutex
 	since time.Time
-	over  chan struct{} // closed when it is
+	over  chan struct{} // closed when LiveKit is back
 }
 
-// begin returns since when LiveKit is away, and what is closed when it is back.
+// begin returns since when LiveKit is away, and a channel that is closed when it is back.
 func (o *outage) begin(now time.Time) (since time.Time, over <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -44,10 +44,10 @@ func (o *outage) end() {
 	}
 }
 
-// hold opens the websocket of a worker for which there is no LiveKit, keeps it for a
-// while, and closes it with "try again later", so that the worker goes on trying. What
-// it sends meanwhile is its registration, which it repeats on the next one. Nobody
-// counts it as registered. When LiveKit is back, it is closed at once.
+// hold opens a worker's websocket while LiveKit is away, keeps it for a while, and closes
+// it with "try again later", so that the worker keeps trying. The worker sends its
+// registration on it, and repeats that on the next one. It does not count as registered.
+// When LiveKit is back, the websocket is closed at once.
 func (g *Gate) hold(w http.ResponseWriter, r *http.Request) {
 	agent, err := g.upgrader.Upgrade(w, r, nil)
 	if err != nil { // the worker has its answer
@@ -57,7 +57,7 @@ func (g *Gate) hold(w http.ResponseWriter, r *http.Request) {
 	defer agent.Close() //nolint:errcheck // it has ended
 	g.counts.connections.WithLabelValues("held").Inc()
 	agent.SetReadLimit(maxFrame)
-	_ = agent.SetReadDeadline(time.Now().Add(2*g.patience + writeTimeout)) // fails only where the read does
+	_ = agent.SetReadDeadline(time.Now().Add(2*g.patience + writeTimeout)) // fails only if the read does
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
@@ -72,12 +72,12 @@ func (g *Gate) hold(w http.ResponseWriter, r *http.Request) {
 		websocket.FormatCloseMessage(websocket.CloseTryAgainLater, "LiveKit cannot be reached; try again"), time.Now().Add(writeTimeout)) // it may be gone
 	select {
 	case <-gone:
-	case <-time.After(time.Second): // it does not say good-bye
+	case <-time.After(time.Second): // it does not close its side
 	}
 }
 
-// waitForLiveKit returns when LiveKit answers again, when the worker has gone or the
-// gate closes, and after g.patience at most.
+// waitForLiveKit returns when LiveKit answers again, when the worker has disconnected, when
+// the gate closes, or after g.patience.
 func (g *Gate) waitForLiveKit(gone <-chan struct{}) {
 	since, over := g.outage.begin(time.Now())
 	last := time.NewTimer(g.patience*9/10 + rand.N(g.patience/5))
@@ -103,17 +103,17 @@ func (g *Gate) waitForLiveKit(gone <-chan struct{}) {
 	}
 }
 
-// pause is after how long it is asked again whether LiveKit is back: a tenth of the time
-// for which it has been away, within bounds. So a restart is noticed at once, and a
-// server that comes back after an hour does not meet a crowd.
+// pause returns after how long LiveKit is tried again: a tenth of the time for which it has
+// been away, within bounds. So a restart is noticed at once, and a server that returns
+// after an hour is not flooded.
 func (g *Gate) pause(since time.Time) time.Duration {
 	most := g.patience
 	pause := min(max(time.Since(since)/10, most/10), most)
 	return pause*9/10 + rand.N(pause/5+1)
 }
 
-// answers reports whether LiveKit, or whatever is there in its place, answers as
-// something that is not away.
+// answers reports whether LiveKit, or whatever is in its place, gives an answer that does
+// not mean that LiveKit is away.
 func (g *Gate) answers() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
@@ -129,8 +129,7 @@ func (g *Gate) answers() bool {
 	return !away(resp.StatusCode)
 }
 
-// away reports whether an answer is that of a proxy before a LiveKit that is not there,
-// or of one that has no time.
+// away reports whether a status is that of a proxy whose LiveKit is down or overloaded.
 func away(status int) bool {
 	return status >= http.StatusInternalServerError || status == http.StatusTooManyRequests
 }

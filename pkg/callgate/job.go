@@ -9,22 +9,22 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// phase is how far a job is. docs/jobs.md has what moves one on, and why that is
-// believed.
+// phase is how far a job is. docs/jobs.md explains what moves a job on, and why that
+// evidence is trusted.
 type phase string
 
 const (
 	offered  phase = "offered"  // the agent has not answered
 	late     phase = "late"     // it said yes after LiveKit had given up
 	accepted phase = "accepted" // it said yes; LiveKit has not assigned the job
-	assigned phase = "assigned" // LiveKit has; no process of the agent has it yet
+	assigned phase = "assigned" // LiveKit has assigned it; no process of the agent has it yet
 	launched phase = "launched" // a process has it
 	inRoom   phase = "in-room"  // its agent is in the room
-	left     phase = "left"     // its agent has left the room; the process is at work still
-	stuck    phase = "stuck"    // the process has not ended for so long that it is no call any more
+	left     phase = "left"     // its agent has left the room; its process is still working
+	stuck    phase = "stuck"    // its process has not ended for so long that it does not count as a call any more
 )
 
-// public is the word of GET /calls for a phase.
+// public returns the word for a phase in GET /calls.
 func (p phase) public() string {
 	switch p {
 	case assigned, launched, inRoom:
@@ -36,40 +36,40 @@ func (p phase) public() string {
 	}
 }
 
-// limits are how long each piece of evidence has to stand before it moves a job on.
+// limits are how long each piece of evidence has to last before it moves a job on.
 type limits struct {
-	// launch is the longest from a job's assignment to its process.
+	// launch is the maximum time from a job's assignment to its process.
 	launch time.Duration
-	// answer is how long LiveKit waits for a worker's answer: psrpc's default of 3 s
-	// bounds its request, whatever its own 10 s for a worker say.
+	// answer is how long LiveKit waits for a worker's answer: psrpc's default of 3 s limits
+	// its request, although LiveKit's own limit for a worker is 10 s.
 	answer time.Duration
-	// reserve is how long an offer may be without an answer, and an accepted one
-	// without its job. LiveKit assigns at once, and not on another websocket than the
-	// one it asked on; LiveKit Agents waits 7.5 s for it.
+	// reserve is the maximum time from an offer to its answer, and from an accepted offer to
+	// its job. LiveKit assigns at once, and only on the websocket of the offer; LiveKit Agents
+	// waits 7.5 s for it.
 	reserve time.Duration
-	// ending bounds the work after a call where the agent's number says that it goes
-	// on: LiveKit Agents gives it 5 minutes. A process that never ends does not hold
-	// the pod.
+	// ending is the maximum time of the work after a call while the agent's number shows that
+	// it goes on: LiveKit Agents allows 5 minutes. A process that never ends must not hold the
+	// pod.
 	ending time.Duration
-	// endingUnseen is the same where the agent does not tell its number, and
-	// endingUntold where LiveKit has not said that the agent left either: one whose
-	// LiveKit was started anew may be on its way back.
+	// endingUnseen is the same if the agent does not report its number, and endingUntold if,
+	// in addition, LiveKit has not said that the agent left: after a restart of LiveKit the
+	// agent may come back.
 	endingUnseen, endingUntold time.Duration
-	// doubt is how long the agent's number must lack a launched job before the job is
-	// taken for ended, and lack the same where looks could tell, or no launch was seen:
-	// longer than anything that a list of LiveKit is late by.
+	// doubt is how long a launched job must be missing from the agent's number before the job
+	// counts as ended. lack is the same if looks into rooms could show it, or if no launch was
+	// seen: longer than any delay of LiveKit's lists.
 	doubt, lack time.Duration
-	// back is how long an agent that LiveKit did not say has left may take to be in its
-	// room again: it tries for as long where LiveKit was started anew.
+	// back is how long an agent may take to return to its room if LiveKit did not say that it
+	// left: it tries for that long after a restart of LiveKit.
 	back time.Duration
-	// absent is how long an agent must be missing from its room, and gone how long the
-	// room itself of a job that has not been launched: a LiveKit that was started anew
-	// knows no room until its callers are back.
+	// absent is how long an agent must be missing from its room, and gone how long the room of
+	// a job that has not been launched must be missing: a restarted LiveKit knows no room
+	// until its callers are back.
 	absent, gone time.Duration
-	// blind and blindAtWork are how long looks into the room of a job that was said to
-	// have left must have failed, one and all, before it goes on without: blind where
-	// no number tells, which is longer than LiveKit is away when it is replaced, and
-	// blindAtWork where the number has it. It may be in its room again.
+	// blind and blindAtWork are how long all looks into the room of a job that is said to have
+	// left must have failed before the job is judged without them, because its agent may be in
+	// the room again. blind applies if there is no number, and is longer than LiveKit is away
+	// when it is replaced; blindAtWork applies if the number includes the job.
 	blind, blindAtWork time.Duration
 }
 
@@ -85,31 +85,31 @@ func limitsWith(launch time.Duration) limits {
 }
 
 const (
-	// lookFirst is when the room of a job is looked at first, and lookEvery, lookSoon and
-	// lookAgain how often: of a running job, of one that something is in doubt of, and
-	// of one that was missing from its room.
+	// lookFirst is when the room of a job is looked at for the first time. lookEvery, lookSoon
+	// and lookAgain are how often it is looked at then: for a running job, for a job in doubt,
+	// and for one that was missing from its room.
 	lookFirst = 15 * time.Second
 	lookEvery = time.Minute
 	lookSoon  = 5 * time.Second
 	lookAgain = 2 * time.Second
-	// maxPast bounds the jobs that are remembered after their end.
+	// maxPast is how many jobs are remembered after their end.
 	maxPast = 1000
 )
 
-// DefaultLaunchLimit is how long a job may take from its assignment to its process.
-// LiveKit Agents for Python launches a job up to three times, waits for up to three
-// processes each time, and gives each 10 s to start: 90 s. The rest is for jobs that
-// stand in line before it: no more than four processes start at once.
+// DefaultLaunchLimit is the maximum time from a job's assignment to its process. LiveKit
+// Agents for Python launches a job up to three times, waits for up to three processes each
+// time, and gives each 10 s to start: 90 s. The rest is for jobs that wait in front of it:
+// no more than four processes start at once.
 const DefaultLaunchLimit = 5 * time.Minute
 
-// job is one offer of LiveKit and what became of it.
+// job is one offer of LiveKit, and what became of it.
 type job struct {
 	id, room, agent string
-	session         uint64 // the websocket it came on; 0 for one of an earlier gate
+	session         uint64 // the session it came on; 0 for a job of an earlier gate
 	phase           phase
 	since           time.Time // of the phase
 	started         time.Time // when it was assigned
-	told            bool      // LiveKit said that it left
+	told            bool      // LiveKit said that its agent left
 	absent          time.Time // since when looks do not find its agent
 	gone            time.Time // since when looks do not find its room
 	looked          time.Time // when its room was looked at last
@@ -129,7 +129,7 @@ func (j *job) isTried() bool { return strings.HasPrefix(j.room, call.TryRoomPref
 // canBeLookedFor reports whether a look into a room could find the job's agent.
 func (j *job) canBeLookedFor() bool { return j.room != "" }
 
-// hasProcess reports whether the agent's number has the job, unless it has ended.
+// hasProcess reports whether the agent's number includes the job, unless the job has ended.
 func (j *job) hasProcess() bool {
 	switch j.phase {
 	case launched, inRoom, left, stuck:
@@ -141,14 +141,13 @@ func (j *job) hasProcess() bool {
 
 // sight is what a look into a job's room saw.
 type sight struct {
-	open  bool // there is such a room
+	open  bool // the room exists
 	there bool // the job's agent is in it
 }
 
-// saw notes what a look into the job's room saw. LiveKit's lists lose participants
-// and rooms for a moment, so one look is not enough to move a job on. It reports
-// whether the job's room is gone for good: a job that has no process then has
-// nobody to talk to.
+// saw records what a look into the job's room saw. LiveKit's lists lose participants and
+// rooms for a moment, so one look is not enough to move a job on. It reports whether the
+// job's room is gone for good: then a job without a process has no caller left.
 func (j *job) saw(s sight, l limits, now time.Time) (over bool) {
 	j.looked, j.blind = now, time.Time{}
 	if s.open {
@@ -159,7 +158,7 @@ func (j *job) saw(s sight, l limits, now time.Time) (over bool) {
 	if s.there {
 		j.absent, j.told = time.Time{}, false
 		if j.phase == left || j.phase == stuck {
-			j.session = 0 // LiveKit will not tell its end again
+			j.session = 0 // LiveKit will not report its end again
 		}
 		j.to(inRoom, now)
 		return false
@@ -173,8 +172,8 @@ func (j *job) saw(s sight, l limits, now time.Time) (over bool) {
 	case assigned:
 		return gone
 	case launched:
-		// It has not been seen in its room: it may be about to join, once its models
-		// are loaded.
+		// Its agent has not been seen in the room. It may be about to join, once its models are
+		// loaded.
 		if gone || now.Sub(j.since) >= l.launch {
 			j.to(left, now)
 		}
@@ -187,9 +186,9 @@ func (j *job) saw(s sight, l limits, now time.Time) (over bool) {
 	return false
 }
 
-// isOver reports whether a job that has left its room is no call any more. counted
-// says that the agent's number is to be believed, silent that the agent told one and
-// does not now, and canLook that rooms can be looked into.
+// isOver reports whether a job that has left its room no longer counts as a call. counted
+// reports that the agent's number can be trusted, silent that the agent used to report a
+// number and does not now, and canLook that rooms can be looked into.
 func (j *job) isOver(l limits, counted, silent, canLook bool, now time.Time) bool {
 	age := now.Sub(j.since)
 	enough := l.blind
@@ -210,13 +209,12 @@ func (j *job) isOver(l limits, counted, silent, canLook bool, now time.Time) boo
 	}
 }
 
-// mayComeBack reports whether a job that looks no longer find in its room may be there
-// again.
+// mayComeBack reports whether the agent of a job that is missing from its room may return.
 func (j *job) mayComeBack(l limits, now time.Time) bool {
 	return j.phase == left && !j.told && now.Sub(j.since) < l.back
 }
 
-// nextLook is when the job's room is to be looked at.
+// nextLook returns when the job's room has to be looked at.
 func (j *job) nextLook(lost, lacking bool) time.Time {
 	every, first := lookEvery, lookFirst
 	switch {

@@ -20,26 +20,26 @@ const (
 	jobSuffix    = ".job"
 	workersFile  = "workers"
 	unlistedFile = "unlisted"
-	// wholeFile reports whether the journal has all that its gates knew: wholeYes, or
-	// nothing if something could not be written. It is made while the folder is
-	// empty, since a full one still lets a file be cut.
+	// wholeFile records whether the journal has everything that its gates knew: it contains
+	// wholeYes, or nothing if something could not be written. It is created while the folder
+	// is empty, because in a full folder a file can still be truncated.
 	wholeFile = "whole"
 	wholeYes  = "yes\n"
 )
 
-// journal is a folder that outlives the gate, not the pod: an emptyDir. It holds a
-// file for each job that runs, written before the worker hears of the job, so
-// that a gate that is killed at any moment leaves none out. While it lacks one
-// that could not be written, it says so to the gate that comes next. Files are not
-// synced to disk: if the node dies the pod does too. Nil is no journal.
+// journal is a folder that outlives the gate, but not the pod: an emptyDir. It holds a file
+// for each running job, written before the worker is told about the job, so that no job is
+// missing even if the gate is killed at any moment. If a file could not be written, the
+// journal records that for the next gate. Files are not synced to disk, because if the node
+// dies, the pod does, too. Nil means no journal.
 //
-// What is to be written is said in the order in which it happened, at no cost, and
-// is written in that order by flush.
+// Changes are queued in the order in which they happened, without I/O, and flush writes
+// them in that order.
 type journal struct {
 	dir string
 	log *slog.Logger
 
-	whole bool // it was when this gate began
+	whole bool // it was whole when this gate began
 
 	mu   sync.Mutex
 	todo []func()
@@ -48,15 +48,15 @@ type journal struct {
 	lacks   map[string]bool // files that could not be written
 }
 
-// later has something written by the next flush.
+// later queues something for the next flush.
 func (j *journal) later(write func()) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.todo = append(j.todo, write)
 }
 
-// flush writes what there is to write. When it returns, all is written that was
-// there when it was called.
+// flush writes what is queued. When it returns, everything is written that was queued when
+// it was called.
 func (j *journal) flush() {
 	if j == nil {
 		return
@@ -72,13 +72,13 @@ func (j *journal) flush() {
 	}
 }
 
-// record is what is kept of a job.
+// record is what the journal keeps of a job.
 type record struct {
 	ID      string    `json:"id"`
 	Room    string    `json:"room"`
 	Agent   string    `json:"agent"`
 	Started time.Time `json:"started"`
-	// Launched says that a process has it. Earlier gates did not write it.
+	// Launched reports that a process has it. Gates of earlier versions did not write it.
 	Launched bool `json:"launched,omitempty"`
 }
 
@@ -87,7 +87,7 @@ func openJournal(dir string, log *slog.Logger) (*journal, error) {
 		return nil, nil
 	}
 	j := &journal{dir: dir, log: log, lacks: map[string]bool{}}
-	// Tried at once, so that a folder that cannot be written is no surprise later.
+	// Writing is tried at once, so that a read-only folder is noticed now and not later.
 	probe := filepath.Join(dir, "probe")
 	if err := errors.Join(os.WriteFile(probe, nil, 0o600), os.Remove(probe)); err != nil {
 		return nil, fmt.Errorf("the journal's folder cannot be used: %w; mount an emptyDir there that the gate may write", err)
@@ -98,12 +98,12 @@ func openJournal(dir string, log *slog.Logger) (*journal, error) {
 // legacy is what an earlier gate knew.
 type legacy struct {
 	jobs     []record
-	workers  int // the most that were registered at once
-	unlisted int // jobs that were known by number only
+	workers  int // the most workers that were registered at the same time
+	unlisted int // jobs that were counted without a name
 }
 
-// read returns what an earlier gate left. A file that cannot be read is a job all the
-// same. From then on whole says whether that is all there was.
+// read returns what an earlier gate left. A file that cannot be read counts as a job all
+// the same. From then on whole reports whether anything was missing.
 func (j *journal) read() (l legacy, err error) {
 	if j == nil {
 		return l, nil
@@ -152,7 +152,7 @@ func (j *journal) read() (l legacy, err error) {
 	return l, nil
 }
 
-// begin reports whether the journal is whole. That of the pod's first gate is.
+// begin reports whether the journal is whole. The journal of the pod's first gate is.
 func (j *journal) begin() (whole bool, err error) {
 	name := filepath.Join(j.dir, wholeFile)
 	raw, err := os.ReadFile(name)
@@ -189,11 +189,11 @@ func (j *journal) drop(id string) {
 		if err := os.Remove(j.file(id)); !j.lacks[j.file(id)] {
 			j.told(err)
 		}
-		j.wrote(j.file(id), nil) // it is over: nothing is lacking
+		j.wrote(j.file(id), nil) // the job is over, so nothing is missing
 	})
 }
 
-// number has workersFile or unlistedFile say a number.
+// number writes a number to workersFile or unlistedFile.
 func (j *journal) number(file string, n int) {
 	if j != nil {
 		j.later(func() {
@@ -203,7 +203,7 @@ func (j *journal) number(file string, n int) {
 	}
 }
 
-// replace writes a file. A gate that is killed in mid-write leaves what was there.
+// replace writes a file atomically: if the gate is killed meanwhile, the old content stays.
 func replace(name string, raw []byte) error {
 	if err := os.WriteFile(name+".new", raw, 0o600); err != nil {
 		return err
@@ -211,7 +211,7 @@ func replace(name string, raw []byte) error {
 	return os.Rename(name+".new", name)
 }
 
-// wrote notes whether a file is as it should be.
+// wrote records whether a file was written.
 func (j *journal) wrote(name string, err error) {
 	mark := filepath.Join(j.dir, wholeFile)
 	switch {

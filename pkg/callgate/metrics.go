@@ -17,10 +17,10 @@ const (
 	answerDeclined  = "declined"
 	answerOverruled = "overruled"
 
-	endByWorker = "worker" // it said so
+	endByWorker = "worker" // the worker reported it
 	endByNumber = "number" // the agent has fewer jobs
-	endByRoom   = "room"   // it is closed, and no process had the job
-	endByTime   = "time"   // it was given up
+	endByRoom   = "room"   // the room is closed, and no process had the job
+	endByTime   = "time"   // the job was given up
 )
 
 // Metrics count what the gate does.
@@ -57,7 +57,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
-// collector shows the book, as of each scrape.
+// collector exports the book at each scrape.
 type collector struct {
 	book                *book
 	calls, up, draining *prometheus.Desc

@@ -7,27 +7,27 @@ import (
 	"time"
 )
 
-// number is what the agents say is the number of their jobs, and what it shows
-// beside the jobs that are known by name. It has every job that a process has, and
-// none that waits for one. It names no job.
+// number is the agents' own number of jobs, and what it shows in addition to the jobs that
+// are known by id. It includes every job that a process has, and none that waits for one.
+// It has no ids.
 type number struct {
 	calls int
-	at    time.Time // zero: never told
-	err   error     // why the latest question has no answer
+	at    time.Time // zero: never reported
+	err   error     // why the latest request failed
 	moved time.Time // when a worker last said that a job was launched or had ended
 
-	unnamed  int       // of the assigned jobs, those that a process has by number: not known which
-	unlisted int       // jobs that a process has by number, and nobody can name
-	perhaps  int       // of these, those that may be assigned jobs all the same
-	lack     int       // launched jobs that the number does not have, though nobody said that they ended
-	since    time.Time // since when it lacks so many
-	over     int       // of these, those that are taken for ended by now: not known which
-	usable   bool      // the latest told of all agents
+	unnamed  int       // how many of the assigned jobs have a process according to the number, without knowing which
+	unlisted int       // jobs that have a process according to the number, and whose ids are unknown
+	perhaps  int       // how many of these may be assigned jobs after all
+	lack     int       // launched jobs that are missing from the number, although nothing reported their end
+	since    time.Time // since when so many are missing
+	over     int       // how many of these count as ended by now, without knowing which
+	usable   bool      // the latest answer covers all agents
 }
 
-// tell notes what the agents say is the number of their jobs, and ends what that
-// shows to have ended. The agents were asked at a time; covered is how many of them,
-// and canLook reports whether their rooms can be looked into.
+// tell records the agents' number of jobs, and ends the jobs that it shows to have ended.
+// asked is when the agents were asked, covered how many of them, and canLook whether their
+// rooms can be looked into.
 func (b *book) tell(calls, covered int, err error, canLook bool, asked, now time.Time) {
 	b.update(func() {
 		n := &b.number
@@ -36,7 +36,7 @@ func (b *book) tell(calls, covered int, err error, canLook bool, asked, now time
 		switch {
 		case err != nil:
 			n.lack, n.since = 0, time.Time{}
-		case asked.Before(n.moved): // it may be older than what the worker said since
+		case asked.Before(n.moved): // it may be older than what the worker has reported since
 			usable = n.usable
 		case !usable:
 			n.calls, n.at = calls, now
@@ -52,8 +52,9 @@ func (b *book) tell(calls, covered int, err error, canLook bool, asked, now time
 	})
 }
 
-// countLocked compares the number with the jobs that a process has. What it has more
-// are launches, of jobs that wait for one before others; what it lacks has ended.
+// countLocked compares the number with the known jobs that have a process. If it is higher,
+// jobs were launched, first among those that wait for a process; if it is lower, jobs have
+// ended.
 func (b *book) countLocked(canLook bool, now time.Time) {
 	n := &b.number
 	waiting := b.inLocked(assigned)
@@ -61,16 +62,16 @@ func (b *book) countLocked(canLook bool, now time.Time) {
 	excess := n.calls - (len(b.inLocked(launched, inRoom, left, stuck)) - n.over) - n.unnamed - n.unlisted
 	if excess >= 0 {
 		n.lack, n.since = 0, time.Time{}
-		wrong := min(excess, n.over) // what was taken for ended has not, for all that is known
+		wrong := min(excess, n.over) // some that counted as ended have not, as far as is known
 		n.over -= wrong
 		excess -= wrong
 		if now.Sub(n.moved) < b.limits.doubt {
-			return // it may have a job still that its worker has just said has ended
+			return // it may still include a job whose end its worker has just reported
 		}
 		named := min(excess, len(waiting)-n.unnamed)
 		perhaps := min(named, b.ghostsLocked(now))
 		if !b.whole && now.Sub(b.began) < b.limits.launch {
-			perhaps = named // it may be a job that an earlier gate knew of
+			perhaps = named // it may be a job that an earlier gate knew
 		}
 		n.unnamed += named - perhaps
 		n.unlisted += excess - named + perhaps
@@ -82,7 +83,7 @@ func (b *book) countLocked(canLook bool, now time.Time) {
 		}
 		return
 	}
-	// Those that are at work after their call are likely to end.
+	// Jobs that work after their call are likely to end.
 	lack := -excess
 	likely := min(lack, max(0, len(b.inLocked(left, stuck))-n.over))
 	n.over += likely
@@ -93,8 +94,8 @@ func (b *book) countLocked(canLook bool, now time.Time) {
 	b.lackLocked(lack-fewer, canLook, now)
 }
 
-// ghostsLocked counts the jobs that were given up before a process had them, and that
-// a process may have after all: a launch may be of one of these.
+// ghostsLocked counts the jobs that were given up before a process had them, and that a
+// process may have after all. A launch may be one of these.
 func (b *book) ghostsLocked(now time.Time) int {
 	ghosts := 0
 	for _, j := range b.past {
@@ -105,8 +106,8 @@ func (b *book) ghostsLocked(now time.Time) int {
 	return ghosts
 }
 
-// found enters that an assigned job is known to have a process: the number had
-// shown that one was launched, and not which.
+// found records that an assigned job is known to have a process. The number had only shown
+// that one was launched.
 func (n *number) found() {
 	switch {
 	case n.unnamed > 0:
@@ -117,10 +118,10 @@ func (n *number) found() {
 	}
 }
 
-// nameLocked gives names to the jobs that are over by number, as soon as it is known
-// which: all that have left their rooms, or all that there are. Of several the one that
-// left first is taken, so that who is at work still left later and counts for longer;
-// but not while one may be on its way back.
+// nameLocked decides which jobs are over according to the number, as soon as that is clear:
+// all that have left their rooms, or all that exist. Among several it takes the one that
+// left first, so that the remaining ones count for longer; but not while one may return to
+// its room.
 func (b *book) nameLocked(now time.Time) {
 	n := &b.number
 	left := append(b.inLocked(stuck), b.inLocked(left)...)
@@ -140,9 +141,9 @@ func (b *book) nameLocked(now time.Time) {
 	}
 }
 
-// lackLocked takes jobs for over that the number lacks though nobody said that they
-// ended, once it has lacked them for long enough: no more than it lacks, and none that
-// has not been launched, for all that the worker says or the number has shown.
+// lackLocked ends jobs that have been missing from the number for long enough, although
+// nothing reported their end: no more than are missing, and only jobs that were launched
+// according to the worker or the number.
 func (b *book) lackLocked(lack int, canLook bool, now time.Time) {
 	n := &b.number
 	if lack == 0 || lack > n.lack {

@@ -18,11 +18,11 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// lookAnyway is how often the file is read although nothing was heard of it: a
-// watch that the kernel dropped must not hide an order.
+// lookAnyway is how often the file is read without an event, so that a lost watch cannot
+// hide an order.
 const lookAnyway = 15 * time.Second
 
-// readOrder puts the order of the file in force, if there is one.
+// readOrder puts the order in the file into effect, if there is one.
 func (g *Gate) readOrder() error {
 	if g.cfg.Order == "" {
 		return nil
@@ -32,7 +32,7 @@ func (g *Gate) readOrder() error {
 		if _, err := os.Stat(filepath.Dir(g.cfg.Order)); err != nil {
 			return fmt.Errorf("the order to drain cannot be read: %w; mount a downwardAPI volume with metadata.annotations there", err)
 		}
-		return nil // the kubelet writes no file for an annotation that is not there
+		return nil // the kubelet writes no file for an annotation that does not exist
 	}
 	if err != nil {
 		return fmt.Errorf("the order to drain cannot be read: %w", err)
@@ -81,7 +81,7 @@ func (g *Gate) followOrder(ctx context.Context) error {
 	defer tick.Stop()
 	var trouble string
 	for {
-		// Also before the first event: the file may have changed since New.
+		// Read it before the first event, too: the file may have changed since New.
 		err := g.readOrder()
 		if err != nil && err.Error() != trouble {
 			g.cfg.Log.Error("An order to drain would not be seen", "err", err)
@@ -104,9 +104,8 @@ func (g *Gate) followOrder(ctx context.Context) error {
 	}
 }
 
-// parseOrder finds the order in what the kubelet wrote: lines of key="value" with
-// escapes for all annotations, or the bare value of the one. Whatever the value
-// is, it is an order.
+// parseOrder finds the order in what the kubelet wrote: lines of key="value" with escapes
+// for all annotations, or the bare value of the one. Any value is an order.
 func parseOrder(text string) string {
 	bare := true
 	for line := range strings.Lines(text) {

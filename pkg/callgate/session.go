@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// maxFrame bounds a frame: an offer carries the metadata of a room and of a
-	// participant, 64 KiB each by default.
+	// maxFrame is the maximum size of a frame: an offer carries the metadata of a room and of
+	// a participant, 64 KiB each by default.
 	maxFrame     = 4 << 20
 	writeTimeout = 10 * time.Second
 	pingEvery    = 10 * time.Second
-	// silence is how long a peer may say nothing, not even answer pings. An agent
-	// whose CPU is throttled answers late.
+	// silence is how long a peer may send nothing, not even answers to pings. An agent whose
+	// CPU is throttled answers late.
 	silence = time.Minute
 )
 
@@ -41,7 +41,7 @@ func (w *wire) writeLocked(f frame) error {
 	return w.conn.WriteMessage(f.kind, f.body)
 }
 
-// listen makes the wire bounded and notice when its peer is gone.
+// listen limits the size of frames, and makes reads fail when the peer is gone.
 func (w *wire) listen() {
 	w.conn.SetReadLimit(maxFrame)
 	extend := func() { _ = w.conn.SetReadDeadline(time.Now().Add(silence)) } // fails only where the read does
@@ -60,8 +60,7 @@ func (w *wire) read() (frame, error) {
 	return frame{kind: kind, body: body}, err
 }
 
-// session is one worker's websocket and the one to LiveKit that belongs to it.
-// They end together.
+// session is one worker's websocket and its counterpart to LiveKit. They end together.
 type session struct {
 	filter
 
@@ -69,17 +68,16 @@ type session struct {
 	server  *wire
 	onReady func()
 	able    *able
-	taken   bool          // LiveKit has registered the worker; known to its own pump
-	ordered chan struct{} // has room for the one order to drain
+	taken   bool          // LiveKit has registered the worker; used only by that pump
+	ordered chan struct{} // buffered, for the one order to drain
 	why     atomic.Pointer[error]
 }
 
-// errClosing says that the gate ends, and the session with it.
+// errClosing is the reason if the gate itself closes.
 var errClosing = errors.New("the gate is closing")
 
-// run passes frames on until one side ends or the gate closes, and returns why.
-// The request's context is no use here: it is that of a connection which the
-// websocket took over.
+// run passes frames on until one side ends or the gate closes, and returns why. It does not
+// use the request's context, because the websocket has taken over that connection.
 func (s *session) run(closing <-chan struct{}) error {
 	defer s.book.lose(s.id)
 	s.agent.listen()
@@ -91,7 +89,7 @@ func (s *session) run(closing <-chan struct{}) error {
 		select {
 		case <-ctx.Done():
 		case <-s.ordered:
-			if err := s.sayFull(); err != nil { // LiveKit is told no at every offer
+			if err := s.sayFull(); err != nil { // LiveKit still gets a no to every offer
 				s.log.Debug("LiveKit was not told that the worker is full", "err", err)
 			}
 		}
@@ -109,7 +107,7 @@ func (s *session) run(closing <-chan struct{}) error {
 			case <-closing:
 				return s.end(errClosing)
 			case now := <-tick.C:
-				// A ping that fails shows in the read.
+				// If the ping fails, the read fails, too.
 				_ = s.agent.conn.WriteControl(websocket.PingMessage, nil, now.Add(writeTimeout))
 				_ = s.server.conn.WriteControl(websocket.PingMessage, nil, now.Add(writeTimeout))
 			}
@@ -118,25 +116,25 @@ func (s *session) run(closing <-chan struct{}) error {
 	return g.Wait()
 }
 
-// end returns why the session ends: the first reason that it was given. It is called
-// before anybody is told, because the answer to that is no reason.
+// end returns why the session ends: the first reason that it was given. It is called before
+// the peers are told, because their reaction is not the reason.
 func (s *session) end(err error) error {
 	s.why.CompareAndSwap(nil, &err)
 	return *s.why.Load()
 }
 
-// errEnded is how the end of one side ends the other.
+// errEnded is the reason if one side has ended the websocket.
 type errEnded struct {
 	side string
 	err  error
 }
 
-// Error does not repeat what the side said.
+// Error does not repeat what the side sent.
 func (e *errEnded) Error() string { return "the " + e.side + " ended the websocket: " + cause(e.err) }
 func (e *errEnded) Unwrap() error { return e.err }
 
-// pump passes frames of one side on to the other through a handler, which writes
-// them. When the side ends, the other is told in its words.
+// pump passes frames of one side on to the other through a handler, which writes them. When
+// the side closes, its close frame is passed on to the other.
 func (s *session) pump(from, to *wire, pass func(frame) error) error {
 	side := "agent"
 	if from == s.server {
@@ -151,14 +149,14 @@ func (s *session) pump(from, to *wire, pass func(frame) error) error {
 		}
 		switch err := pass(f); {
 		case errors.Is(err, websocket.ErrCloseSent):
-			return nil // the side that is written to has ended, as its own pump says
+			return nil // the other side has ended, which its own pump reports
 		case err != nil:
 			return s.end(err)
 		}
 	}
 }
 
-// farewell is the close frame that passes the end of one side on.
+// farewell returns the close frame that passes the end of one side on.
 func farewell(err error) []byte {
 	var closed *websocket.CloseError
 	switch {
@@ -171,8 +169,8 @@ func farewell(err error) []byte {
 	}
 }
 
-// passUp passes a frame of the worker on to LiveKit. It is judged under the lock
-// under which it is written, and sayFull writes: no older "available" follows a "full".
+// passUp passes a frame of the worker on to LiveKit. It holds the write lock, as sayFull
+// does, so that no older "available" follows a "full".
 func (s *session) passUp(f frame) error {
 	registered := s.known.Load()
 	s.server.mu.Lock()
@@ -208,7 +206,7 @@ func (s *session) passDown(f frame) error {
 	return s.agent.write(*passed)
 }
 
-// registered notes when LiveKit has answered the worker's registration: from then on it
+// registered records that LiveKit has answered the worker's registration. From then on it
 // sends offers.
 func (s *session) registered(f frame) {
 	m, err := f.server()

@@ -14,10 +14,10 @@ import (
 	"github.com/callguard/callguard/pkg/witness/gate"
 )
 
-// Status serves GET /calls for callguard, /metrics, /healthz, which is well as soon as
-// it answers: whether LiveKit does is no reason to restart the gate; and /readyz, which
-// is ready while the pod can take calls. Only a readiness probe may ask that: the agent
-// starts when the gate has.
+// Status serves GET /calls for callguard, /metrics, /healthz and /readyz. /healthz succeeds
+// whenever the gate answers, because an unreachable LiveKit is no reason to restart the
+// gate. /readyz succeeds while the pod can take calls. Use it only for a readiness probe:
+// as a startup probe it would wait for the agent, which starts after the gate.
 func (g *Gate) Status() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+gate.Path, g.calls)
@@ -36,10 +36,10 @@ func (g *Gate) calls(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(a) // who asked is gone
+	_ = json.NewEncoder(w).Encode(a) // the client may be gone
 }
 
-// answer is all that the gate says of its pod.
+// answer returns everything that the gate knows about its pod.
 func (g *Gate) answer(now time.Time) gate.Answer {
 	a := g.book.answer(now)
 	g.able.tell(&a)

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package claim takes the APIServices of custom metrics for callguard where another adapter
-// has them, and gives them back.
+// Package claim takes over the APIServices of custom metrics from another adapter, and
+// gives them back.
 //
-// What was before is noted in the APIService itself. One is taken once: who puts it back, such
-// as the other adapter's chart, is told about and not fought. The package passes no request on,
-// and takes no APIService before callguard serves and the other adapter has answered it, so a
-// wrong setting costs nobody a metric.
+// The state before is recorded in the APIService itself. Each is taken only once: if somebody
+// puts it back, such as the other adapter's chart, that is reported and accepted. The package
+// passes no request on. It takes no APIService before callguard serves and the other adapter
+// has answered, so a wrong setting breaks no metric.
 package claim
 
 import (
@@ -37,42 +37,43 @@ const (
 	group        = "custom.metrics.k8s.io"
 )
 
-// Reasons of Events.
+// The reasons of Events.
 const (
-	// ReasonTaken is of an APIService that callguard has taken.
+	// ReasonTaken is for an APIService that callguard has taken.
 	ReasonTaken = "MetricsAPITaken"
-	// ReasonPutBack is of one that was taken and names the other adapter again.
+	// ReasonPutBack is for one that was taken and names the other adapter again.
 	ReasonPutBack = "MetricsAPIPutBack"
-	// ReasonForeign is of one that names neither.
+	// ReasonForeign is for one that names neither.
 	ReasonForeign = "MetricsAPIForeign"
 )
 
 // Config is what a Claim needs.
 type Config struct {
 	APIServices apiregistration.APIServiceInterface
-	// Ours and Theirs are the Services, ours with its port.
+	// Ours and Theirs are the Services of callguard, with its port, and of the other adapter.
 	Ours   apiregistrationv1.ServiceReference
 	Theirs types.NamespacedName
-	// CA returns the authority that signed our serving certificate. KeepCA has it kept in the
-	// APIServices; else somebody else keeps it, and it is only written at the take.
+	// CA returns the authority that signed callguard's serving certificate. With KeepCA it is
+	// kept up to date in the APIServices; otherwise it is written only when they are taken,
+	// and somebody else keeps it.
 	CA     func() ([]byte, error)
 	KeepCA bool
-	// Ready returns nil once we serve, Answers once the other adapter lists its metrics in a
-	// version.
+	// Ready returns nil once callguard serves, Answers once the other adapter lists its
+	// metrics in a version.
 	Ready   func() error
 	Answers func(version string) error
-	// Taken is called when an APIService was seen to be ours.
+	// Taken is called when an APIService was seen to be callguard's.
 	Taken    func()
 	Recorder record.EventRecorder
 	Registry prometheus.Registerer
 	Log      *slog.Logger
 }
 
-// Claim keeps the APIServices ours.
+// Claim takes and keeps the APIServices.
 type Claim struct {
 	cfg  Config
-	had  map[string]bool   // seen to be ours, by name
-	told map[string]string // what was told last, by name
+	had  map[string]bool   // seen to be callguard's, by name
+	told map[string]string // what was last reported, by name
 	ours *prometheus.GaugeVec
 }
 
@@ -92,7 +93,7 @@ func New(cfg Config) *Claim {
 	return c
 }
 
-// Run looks at the APIServices until ctx is done, and takes those that are free to take.
+// Run checks the APIServices until ctx is done, and takes those that may be taken.
 func (c *Claim) Run(ctx context.Context) error {
 	for {
 		for i, name := range apiservice.Names() {
@@ -106,13 +107,13 @@ func (c *Claim) Run(ctx context.Context) error {
 	}
 }
 
-// versions are those of the APIServices, in their order.
+// versions returns the versions of the APIServices, in the same order.
 func versions() []string { return []string{"v1beta1", "v1beta2"} }
 
 func (c *Claim) ourName() string   { return c.cfg.Ours.Namespace + "/" + c.cfg.Ours.Name }
 func (c *Claim) theirName() string { return c.cfg.Theirs.String() }
 
-// step does what is to do about one APIService, and tells what has changed.
+// step handles one APIService, and reports what has changed.
 func (c *Claim) step(ctx context.Context, name, version string) {
 	ctx, cancel := context.WithTimeout(ctx, requestLimit)
 	defer cancel()
@@ -141,7 +142,7 @@ func (c *Claim) step(ctx context.Context, name, version string) {
 	}
 	c.show(name, stands)
 	switch {
-	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err): // somebody else has just written it; the next look tells
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err): // somebody else has just written it; the next look decides
 	case err != nil:
 		c.say(name, "", "", err.Error())
 	case stands == apiservice.Ours && c.told[name] != "" && found != nil:
@@ -149,7 +150,7 @@ func (c *Claim) step(ctx context.Context, name, version string) {
 	}
 }
 
-// show enters how an APIService stands.
+// show sets the metric for the state of an APIService.
 func (c *Claim) show(name string, stands apiservice.Standing) {
 	value := 0.0
 	if stands == apiservice.Ours {
@@ -162,7 +163,7 @@ func (c *Claim) show(name string, stands apiservice.Standing) {
 	c.ours.WithLabelValues(name).Set(value)
 }
 
-// read returns an APIService, nil where there is none.
+// read returns an APIService; nil if it does not exist.
 func (c *Claim) read(ctx context.Context, name string) (*apiregistrationv1.APIService, error) {
 	found, err := c.cfg.APIServices.Get(ctx, name, metav1.GetOptions{})
 	switch {
@@ -174,12 +175,12 @@ func (c *Claim) read(ctx context.Context, name string) (*apiregistrationv1.APISe
 	return found, nil
 }
 
-// take leads an APIService to us, or makes it where there is none.
+// take points an APIService to callguard, or creates it if it does not exist.
 func (c *Claim) take(ctx context.Context, found *apiregistrationv1.APIService, name, version string) error {
 	if err := c.cfg.Ready(); err != nil {
 		return fmt.Errorf("APIService %s is not taken yet: %w", name, err)
 	}
-	if err := c.cfg.Answers(version); err != nil && !c.had[name] { // one that was ours and was deleted, as with the other adapter, costs nobody
+	if err := c.cfg.Answers(version); err != nil && !c.had[name] { // if it was callguard's and was deleted, for example with the other adapter, creating it again breaks nothing
 		return fmt.Errorf("APIService %s is not taken: %w; see the values below metricsAdapter.compose", name, err)
 	}
 	ca, err := c.cfg.CA()
@@ -201,7 +202,7 @@ func (c *Claim) take(ctx context.Context, found *apiregistrationv1.APIService, n
 	return wrap("take", name, err)
 }
 
-// keep has our authority in an APIService of ours, where that is for us to do.
+// keep updates the authority in one of callguard's APIServices, if KeepCA is set.
 func (c *Claim) keep(ctx context.Context, found *apiregistrationv1.APIService) error {
 	if !c.cfg.KeepCA {
 		return nil
@@ -223,8 +224,8 @@ func wrap(what, name string, err error) error {
 	return nil
 }
 
-// say tells something once, until there is something else to tell: in the log, and with a
-// reason as an Event on our Service.
+// say reports something once, until there is something else to report: in the log and, with
+// a reason, as an Event on callguard's Service.
 func (c *Claim) say(name, kind, reason, text string) {
 	if c.told[name] == text {
 		return
@@ -238,7 +239,7 @@ func (c *Claim) say(name, kind, reason, text string) {
 	c.cfg.Recorder.Event(&corev1.ObjectReference{APIVersion: "v1", Kind: "Service", Namespace: c.cfg.Ours.Namespace, Name: c.cfg.Ours.Name}, kind, reason, text)
 }
 
-// GiveBack puts every APIService that was taken as it was before, and says on out what it did.
+// GiveBack restores every APIService that was taken, and writes to out what it did.
 func GiveBack(ctx context.Context, services apiregistration.APIServiceInterface, ours, theirs types.NamespacedName, out io.Writer) error {
 	for _, name := range apiservice.Names() {
 		did, err := giveBack(ctx, services, name, ours, theirs)
@@ -250,7 +251,7 @@ func GiveBack(ctx context.Context, services apiregistration.APIServiceInterface,
 	return nil
 }
 
-// giveBack does so for one, and says what it did.
+// giveBack restores one, and returns what it did.
 func giveBack(ctx context.Context, services apiregistration.APIServiceInterface, name string, ours, theirs types.NamespacedName) (string, error) {
 	found, err := services.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package crowd runs HTTP servers and limits their connections, so that nobody who can
-// reach a port can use up a program's memory or keep others out.
+// reach a port can exhaust a program's memory or block others.
 //
-// It does not know what is served or who may ask. The handler limits what a request costs.
+// It does not know what is served or who is authorized. Limiting the cost of a request is
+// up to the handler.
 package crowd
 
 import (
@@ -17,11 +18,11 @@ import (
 	"time"
 )
 
-// Serve answers what is asked of l until ctx is done, and then ends as Until does. Questions
-// and answers are small. At most so many connections are there at once; where one more
-// comes, one of whoever has the most makes room: that which has waited longest without a
-// request, or else that whose request has taken longest. Who has a request and sends it
-// gets through a crowd that has none.
+// Serve serves the listener until ctx is done, and then ends as Until does. It is for small
+// requests and answers. There are at most the given number of connections. If one more
+// arrives, a connection of the client with the most is closed: the one that has waited
+// longest without a request or, if there is none, the one whose request has taken longest.
+// So a client with a request gets through many idle connections.
 func Serve(ctx context.Context, l net.Listener, handler http.Handler, most int, log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           handler,
@@ -34,9 +35,9 @@ func Serve(ctx context.Context, l net.Listener, handler http.Handler, most int, 
 	return Until(ctx, server, bound(server, l, most), log)
 }
 
-// Until has a server serve what comes to l until ctx is done. Whoever is being answered then
-// has a few seconds; what is left after that is streaming, and is cut off. What the server
-// itself has to say, such as a handler's panic, is logged.
+// Until runs a server on a listener until ctx is done. Requests that are being answered then
+// have a few seconds; connections that remain after that are streaming and are closed. The
+// server's own messages, such as a handler's panic, are logged.
 func Until(ctx context.Context, server *http.Server, l net.Listener, log *slog.Logger) error {
 	server.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	stopped := make(chan struct{})
@@ -46,7 +47,7 @@ func Until(ctx context.Context, server *http.Server, l net.Listener, log *slog.L
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 		defer cancel()
 		if server.Shutdown(last) != nil {
-			_ = server.Close() // what is left is streaming
+			_ = server.Close() // the remaining connections are streaming
 		}
 	}()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -56,11 +57,12 @@ func Until(ctx context.Context, server *http.Server, l net.Listener, log *slog.L
 	return nil
 }
 
-// patience is how long a server that ends waits for its answers.
+// patience is how long a stopping server waits for its answers.
 const patience = 3 * time.Second
 
-// bound has a server know which of its connections ask, and returns a listener that lets in
-// so many. It sets the server's Handler and ConnContext.
+// bound makes a server track which of its connections have a request, and returns a
+// listener that accepts the given number of connections. It sets the server's Handler and
+// ConnContext.
 func bound(server *http.Server, l net.Listener, most int) net.Listener {
 	c := &crowd{Listener: l, most: most, members: map[*member]bool{}, of: map[string]int{}}
 	inner := server.Handler
@@ -98,7 +100,7 @@ type member struct {
 	crowd *crowd
 	from  string
 	since uint64 // the turn at which it began to wait, or to be answered
-	asks  bool   // a request of it is being answered
+	asks  bool   // one of its requests is being answered
 }
 
 // Accept implements net.Listener.
@@ -113,12 +115,12 @@ func (c *crowd) Accept() (net.Conn, error) {
 	}
 	m := &member{Conn: conn, crowd: c, from: host}
 	if out := c.enter(m); out != nil {
-		_ = out.Close() // it is nobody's any more
+		_ = out.Close() // it has been removed already
 	}
 	return m, nil
 }
 
-// enter lets a connection in and returns the one that makes room for it, if one has to.
+// enter adds a connection and returns the one that has to be closed for it, if any.
 func (c *crowd) enter(m *member) (out *member) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -137,7 +139,7 @@ func (c *crowd) enter(m *member) (out *member) {
 	return out
 }
 
-// sooner reports whether a makes room before b.
+// sooner reports whether a is closed before b.
 func (c *crowd) sooner(a, b *member) bool {
 	switch {
 	case c.of[a.from] != c.of[b.from]:

@@ -8,13 +8,13 @@ import (
 	"sync"
 )
 
-// tolerated is how many requests in a row may go without an answer before the next are
-// refused at once. All autoscalers of a cluster share a few workers, and each that waits for
-// an adapter that is gone keeps one from those that scale on calls.
+// tolerated is how many requests in a row may fail before the next ones are refused at once.
+// All autoscalers of a cluster share a few workers, and each that waits for a missing
+// adapter blocks one that others need to scale on calls.
 const tolerated = 3
 
-// errGone is the outcome of a request whose sender did not wait for it. It says nothing of the
-// other adapter.
+// errGone is the outcome of a request whose client did not wait for the answer. It says
+// nothing about the other adapter.
 var errGone = errors.New("who asked is gone")
 
 // breaker refuses requests while the other adapter does not answer. Once it lists its metrics
@@ -23,11 +23,12 @@ type breaker struct {
 	mu       sync.Mutex
 	failures int   // in a row
 	cause    error // of the last
-	lists    bool  // it has listed its metrics since
-	trying   bool  // a request has been let through since
+	lists    bool  // it has listed its metrics since then
+	trying   bool  // a request has been let through since then
 }
 
-// enter lets a request through, which tells the outcome when it leaves, or says why not.
+// enter lets a request through, or returns why not. The request calls leave with its
+// outcome.
 func (b *breaker) enter() (leave func(error), err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -55,7 +56,7 @@ func (b *breaker) left(err error, tried bool) {
 	}
 }
 
-// listed notes whether the other adapter has listed its metrics.
+// listed records whether the other adapter has listed its metrics.
 func (b *breaker) listed(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package delegate passes requests for custom metrics that are not callguard's on to the
-// adapter that served them before, and tells discovery which metrics that one has.
+// adapter that served them before, and lists that adapter's metrics in discovery.
 //
-// What the other adapter does is never callguard's: its requests have connections, a time
-// limit and a bound of their own, its answers are bounded, and while it does not answer its
-// callers are told so at once. Its own answers, errors too, go back as they are. It is asked
-// as callguard's account and never in somebody else's name: who asks, and whether they may,
-// is decided before. The package answers no metric itself and knows none of callguard's.
+// The other adapter must not affect callguard: requests to it have their own connections,
+// time limit and concurrency limit, its answers are limited in size, and while it does not
+// answer, callers get an error at once. Its answers, including errors, are passed back
+// unchanged. Requests to it use callguard's account and never impersonate: the caller is
+// authenticated and authorized before. The package serves no metric itself and does not know
+// callguard's.
 package delegate
 
 import (
@@ -36,10 +37,10 @@ import (
 )
 
 const (
-	// maxAnswer bounds what is kept of an answer, as it is sent: a list of some 20,000 pods,
-	// or of 100,000 where it is compressed.
+	// maxAnswer is the maximum size of an answer, as it is sent: a list of about 20,000 pods,
+	// or of 100,000 if it is compressed.
 	maxAnswer = 4 << 20
-	// maxDiscovery bounds the list of its metrics, which is unpacked.
+	// maxDiscovery is the maximum size of the list of its metrics, uncompressed.
 	maxDiscovery = 8 << 20
 	// readEvery is how often the list of its metrics is read, and retryEvery how often while it
 	// does not answer.
@@ -48,22 +49,23 @@ const (
 
 // Config is what a Delegate needs.
 type Config struct {
-	// Service is the other adapter's, as namespace/name: its name in errors.
+	// Service is the other adapter's Service, as namespace/name, for errors.
 	Service string
-	// Address is where it is reached, as host:port.
+	// Address is its address, as host:port.
 	Address string
-	// TLS says whom to believe that it is the other adapter.
+	// TLS verifies the other adapter.
 	TLS *tls.Config
 	// Authenticate adds callguard's credentials to requests.
 	Authenticate func(http.RoundTripper) (http.RoundTripper, error)
-	// Timeout limits a request, Concurrency how many are under way at once.
+	// Timeout is the time limit of a request, Concurrency the maximum number of concurrent
+	// requests.
 	Timeout     time.Duration
 	Concurrency int
 	Registry    prometheus.Registerer
 	Log         *slog.Logger
 }
 
-// Delegate knows the other adapter.
+// Delegate talks to the other adapter.
 type Delegate struct {
 	cfg     Config
 	client  *http.Client
@@ -73,15 +75,16 @@ type Delegate struct {
 
 	mu        sync.RWMutex
 	resources map[string][]metav1.APIResource // by version, as last read
-	lasting   map[string]error                // why a version could not be read last; nil where it could
+	lasting   map[string]error                // why a version could not be read last time; nil if it could
 	changed   func()
 }
 
-// New returns a Delegate that asks nobody until it runs, or has a request to pass on.
+// New returns a Delegate that sends nothing until it runs or has a request to pass on.
 func New(cfg Config) (*Delegate, error) {
 	transport, err := cfg.Authenticate(&http.Transport{
-		TLSClientConfig: cfg.TLS, DisableCompression: true, // what it sends goes on as it is
-		// A connection for each request that may be under way: one that hangs holds up no other, as in HTTP/2 it might.
+		TLSClientConfig: cfg.TLS, DisableCompression: true, // its answers are passed on unchanged
+		// HTTP/1.1, with a connection for each concurrent request, so that one that hangs does not block others as it
+		// might in HTTP/2.
 		TLSNextProto:    map[string]func(string, *tls.Conn) http.RoundTripper{},
 		MaxConnsPerHost: cfg.Concurrency + len(Versions()), MaxIdleConnsPerHost: cfg.Concurrency, IdleConnTimeout: time.Minute,
 	})
@@ -92,7 +95,7 @@ func New(cfg Config) (*Delegate, error) {
 		cfg: cfg, slots: make(chan struct{}, cfg.Concurrency), metrics: newMetrics(cfg.Registry),
 		client: &http.Client{
 			Transport:     transport,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // the token is for nobody else
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // the token must not go elsewhere
 		},
 		resources: map[string][]metav1.APIResource{}, lasting: map[string]error{}, changed: func() {},
 	}
@@ -102,13 +105,14 @@ func New(cfg Config) (*Delegate, error) {
 	return d, nil
 }
 
-// Versions are those of the API.
+// Versions returns the versions of the API.
 func Versions() []string { return []string{"v1beta1", "v1beta2"} }
 
-// OnChange has a function called when the list of metrics has changed. Call it before Run.
+// OnChange sets a function that is called when the list of metrics has changed. Call it
+// before Run.
 func (d *Delegate) OnChange(changed func()) { d.changed = changed }
 
-// Run keeps the list of metrics until ctx is done.
+// Run keeps the list of metrics up to date until ctx is done.
 func (d *Delegate) Run(ctx context.Context) error {
 	for {
 		pause := readEvery
@@ -123,8 +127,8 @@ func (d *Delegate) Run(ctx context.Context) error {
 	}
 }
 
-// Resources are the other adapter's metrics in a version of the API, as they were last read.
-// They stay while it does not answer, so that its outage changes nothing in discovery.
+// Resources returns the other adapter's metrics in a version of the API, as they were last
+// read. They stay while it does not answer, so that its outage does not change discovery.
 func (d *Delegate) Resources(version string) []metav1.APIResource {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -132,7 +136,7 @@ func (d *Delegate) Resources(version string) []metav1.APIResource {
 }
 
 // Answers returns nil if the other adapter listed its metrics in a version when it was last
-// asked, else why not.
+// asked, otherwise why not.
 func (d *Delegate) Answers(version string) error {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -199,7 +203,7 @@ func (d *Delegate) list(ctx context.Context, version string) ([]metav1.APIResour
 	return resources, nil
 }
 
-// statusError is an answer of another status than 200.
+// statusError is the error for an answer with another status than 200.
 type statusError struct{ status int }
 
 // Error implements error.
@@ -207,14 +211,14 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("it answers %d %s", e.status, http.StatusText(e.status))
 }
 
-// answer is an answer of the other adapter, whole.
+// answer is a complete answer of the other adapter.
 type answer struct {
 	status int
 	header http.Header
 	body   []byte
 }
 
-// tooLarge is the error of an answer above its bound.
+// tooLarge is the error for an answer above the maximum size.
 type tooLarge struct{ most int64 }
 
 // Error implements error.
@@ -237,7 +241,7 @@ func (d *Delegate) ask(ctx context.Context, at, query string, header http.Header
 	if err != nil {
 		return nil, plain(err)
 	}
-	defer func() { _ = resp.Body.Close() }() // it was read to its end, or is of no use
+	defer func() { _ = resp.Body.Close() }() // it was read completely, or is not needed
 	if resp.ContentLength > most {
 		return nil, tooLarge{most}
 	}
@@ -251,7 +255,8 @@ func (d *Delegate) ask(ctx context.Context, at, query string, header http.Header
 	return &answer{resp.StatusCode, resp.Header, body}, nil
 }
 
-// plain takes the URL out of an error: the caller knows it, and it makes every text another.
+// plain removes the URL from an error: the caller knows it, and it would make every error
+// different.
 func plain(err error) error {
 	if wrapped, is := errors.AsType[*url.Error](err); is {
 		err = wrapped.Err
@@ -262,15 +267,15 @@ func plain(err error) error {
 	return err
 }
 
-// Handler passes on what own does not serve: reads of custom metrics that are not ours. Ours
-// are told by their path alone.
+// Handler passes on what own does not serve: reads of custom metrics that are not
+// callguard's. ours recognizes callguard's by their path.
 func (d *Delegate) Handler(own http.Handler, ours func(*request.RequestInfo) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info, found := request.RequestInfoFrom(r.Context())
 		switch {
 		case !found, !info.IsResourceRequest, info.APIGroup != custom_metrics.GroupName, !slices.Contains(Versions(), info.APIVersion),
 			r.Method != http.MethodGet, info.Verb != "get" && info.Verb != "list",
-			path.Clean(r.URL.Path) != r.URL.Path, // rights were judged by the path as it is, and the other might read it in another way
+			path.Clean(r.URL.Path) != r.URL.Path, // rights were checked for this path, and the other adapter might interpret it differently
 			ours(info):
 			own.ServeHTTP(w, r)
 		default:
@@ -279,13 +284,13 @@ func (d *Delegate) Handler(own http.Handler, ours func(*request.RequestInfo) boo
 	})
 }
 
-// pass answers with what the other adapter answers, or says why there is no answer.
+// pass passes back the other adapter's answer, or an error if there is none.
 func (d *Delegate) pass(w http.ResponseWriter, r *http.Request, gv schema.GroupVersion) {
 	began := time.Now()
 	a, outcome, err := d.forward(r)
 	d.metrics.count(outcome, time.Since(began))
 	if err != nil {
-		// No Retry-After, for which see package metricsapi.
+		// No Retry-After: see package metricsapi.
 		unavailable := apierrors.NewServiceUnavailable(fmt.Sprintf("this metric is none of callguard's, and adapter %s, which served it before, is not there for it: %v", d.cfg.Service, err))
 		responsewriters.ErrorNegotiated(unavailable, apiserver.Codecs, gv, w, r)
 		return
@@ -296,10 +301,10 @@ func (d *Delegate) pass(w http.ResponseWriter, r *http.Request, gv schema.GroupV
 		}
 	}
 	w.WriteHeader(a.status)
-	_, _ = w.Write(a.body) // who asked may be gone
+	_, _ = w.Write(a.body) // the client may be gone
 }
 
-// forward asks the other adapter what was asked of us.
+// forward sends a request on to the other adapter.
 func (d *Delegate) forward(r *http.Request) (*answer, outcome, error) {
 	select {
 	case d.slots <- struct{}{}:

@@ -13,10 +13,10 @@ type outcome string
 
 const (
 	answered outcome = "answered" // with a metric
-	denied   outcome = "denied"   // with an error of the other adapter's own
-	failed   outcome = "failed"   // without an answer that could be passed back
+	denied   outcome = "denied"   // with an error from the other adapter
+	failed   outcome = "failed"   // without a usable answer
 	refused  outcome = "refused"  // before it was sent
-	gone     outcome = "gone"     // who asked did not wait
+	gone     outcome = "gone"     // the client did not wait
 )
 
 type metrics struct {

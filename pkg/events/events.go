@@ -13,9 +13,8 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// Plain returns a recorder that writes texts in one line, with nothing in them that
-// does something to a terminal, and not endless: pods, owners and others' policies have a
-// word in them.
+// Plain returns a recorder that writes texts in one line, of limited length and safe for a
+// terminal, because they include text from pods, owners and others' policies.
 func Plain(recorder record.EventRecorder) record.EventRecorder { return plain{recorder} }
 
 type plain struct{ record.EventRecorder }

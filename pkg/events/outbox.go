@@ -18,37 +18,39 @@ import (
 	"k8s.io/client-go/util/flowcontrol"
 )
 
-// How much an Event matters: how long it waits, and which comes first when there are
-// more than may be written.
+// How important an Event is. It decides how long the Event waits, and which one comes first
+// if there are more than may be written.
 const (
-	// Passing is what the next step usually follows within seconds, and then tells, too.
+	// Passing is for a step that is usually followed within seconds by the next one, whose
+	// Event makes this one unnecessary.
 	Passing Weight = iota
-	// Lasting is what matters to people only once it has lasted for a while.
+	// Lasting is for what matters to people only once it has lasted for a while.
 	Lasting
-	// Notable is told at once.
+	// Notable is for what is reported at once.
 	Notable
 )
 
-// Weight is how much an Event matters.
+// Weight is how important an Event is.
 type Weight int
 
-// waits is how long an Event on a pod waits for the next step.
+// waits returns how long an Event on a pod waits for the next step.
 func (w Weight) waits() time.Duration {
 	return [...]time.Duration{15 * time.Second, 10 * time.Second, 0}[w]
 }
 
 const (
-	// gathers is how long Events on a workload or node wait for those of its other pods.
+	// gathers is how long Events on a workload or node wait for those about its other pods.
 	gathers = 10 * time.Second
-	// perSecond and burst bound what is handed to the recorder, whose own queue drops what is too much.
+	// perSecond and burst limit what is handed to the recorder, whose own queue drops Events when it is
+	// full.
 	perSecond, burst = 50, 200
-	// named is how many pods an Event names, beside the first.
+	// named is how many pods an Event names in addition to the first.
 	named = 20
-	// handOver is how often what is due is handed over.
+	// handOver is how often due Events are handed to the recorder.
 	handOver = 250 * time.Millisecond
 )
 
-// Step is what is told of a pod: "Pod NAME What: Why".
+// Step is what is reported about a pod: "Pod NAME What: Why".
 type Step struct {
 	Pod          types.NamespacedName
 	Type, Reason string
@@ -56,10 +58,11 @@ type Step struct {
 	Weight       Weight
 }
 
-// Outbox tells what pods do in few Events. One that is about to be followed by another of
-// the same pod waits for it, and pods of a workload or node that do the same share one. A
-// pod has at most one Event waiting, so that none is lost however many pods there are: the
-// step after it tells of it. A Warning is never replaced.
+// Outbox reports the steps of pods in few Events. An Event that is likely to be followed by
+// another about the same pod waits for that, and pods of a workload or node that do the
+// same share an Event. Each pod has at most one waiting Event, which the next step
+// replaces, so that the number of Events stays limited with many pods. A Warning is never
+// replaced.
 type Outbox struct {
 	recorder record.EventRecorder
 	limit    flowcontrol.PassiveRateLimiter
@@ -68,19 +71,19 @@ type Outbox struct {
 	boxes map[types.UID]*box
 }
 
-// box is what is to be told on one object.
+// box has the Events that wait on one object.
 type box struct {
 	object runtime.Object
 	due    time.Time
 	steps  map[types.UID]Step // by pod
 }
 
-// NewOutbox returns an Outbox that hands to the recorder what is due, once it runs.
+// NewOutbox returns an Outbox that hands due Events to the recorder while Run is running.
 func NewOutbox(recorder record.EventRecorder) *Outbox {
 	return &Outbox{recorder: recorder, limit: flowcontrol.NewTokenBucketPassiveRateLimiter(perSecond, burst), boxes: map[types.UID]*box{}}
 }
 
-// Tell has a pod's step told on the pod, and on others, such as its workload.
+// Tell queues the Event about a pod's step, on the pod and on others, such as its workload.
 func (o *Outbox) Tell(now time.Time, pod *corev1.Pod, s Step, others ...*corev1.ObjectReference) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -100,7 +103,7 @@ func (o *Outbox) Tell(now time.Time, pod *corev1.Pod, s Step, others ...*corev1.
 	}
 }
 
-// Run hands over what is due until ctx is done, and then the rest.
+// Run hands over due Events until ctx is done, and then the remaining ones.
 func (o *Outbox) Run(ctx context.Context) {
 	ticker := time.NewTicker(handOver)
 	defer ticker.Stop()
@@ -115,8 +118,8 @@ func (o *Outbox) Run(ctx context.Context) {
 	}
 }
 
-// handOver writes what is due, all of it at the zero time, while more is accepted: what
-// matters most first, and then what waits longest.
+// handOver writes due Events as long as accepts returns true, the most important first, and
+// then those that have waited longest. With the zero time all are due.
 func (o *Outbox) handOver(now time.Time, accepts func() bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -153,7 +156,7 @@ func (b *box) weight() (most Weight) {
 	return most
 }
 
-// write tells what is in a box: of pods that do the same for the same reason together.
+// write writes the Events of a box. Pods that do the same for the same reason share one.
 func (o *Outbox) write(b *box) {
 	type same struct{ kind, reason, what, why string }
 	groups := map[same][]string{}
@@ -172,7 +175,7 @@ func (o *Outbox) write(b *box) {
 	}
 }
 
-// text is what is told of pods, given by name, that do the same.
+// text returns the text about pods, given by name, that do the same.
 func text(pods []string, what, why string) string {
 	first := fmt.Sprintf("Pod %s %s: %s", pods[0], what, why)
 	switch others := pods[1:]; {

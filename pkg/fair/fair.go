@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fair shares workers among namespaces, so that a namespace with silent or very many pods keeps no other waiting.
-// It starts no workers. Who gets none of Workers tries again; Turns keeps those in line.
+// Package fair shares workers among namespaces, so that a namespace with unresponsive or very many pods does not block
+// others. It starts no workers. With Workers a caller that gets no worker tries again; Turns keeps such callers in a
+// queue.
 package fair
 
 import (
@@ -9,11 +10,11 @@ import (
 	"time"
 )
 
-// Again is how soon somebody who got no worker is to come again.
+// Again is how soon a caller that got no worker should try again.
 const Again = 100 * time.Millisecond
 
-// Workers are so many workers. Each namespace may have as many as it leaves free: alone it gets half of them, and one that comes
-// beside it half of the rest, and so on. Its methods are safe for concurrent use.
+// Workers counts a number of workers. Each namespace may have as many as it leaves free: alone it gets half of them, a second
+// namespace half of the rest, and so on. Its methods are safe for concurrent use.
 type Workers struct {
 	all int
 
@@ -22,10 +23,11 @@ type Workers struct {
 	sum  int
 }
 
-// NewWorkers returns so many workers, none of which is busy.
+// NewWorkers returns Workers with the given number of workers, all free.
 func NewWorkers(all int) *Workers { return &Workers{all: all, busy: map[string]int{}} }
 
-// Take takes a worker for a namespace, if it may have one more. It is to be given back.
+// Take takes a worker for a namespace, and reports whether it may have one more. The worker
+// has to be given back.
 func (w *Workers) Take(namespace string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -38,7 +40,7 @@ func (w *Workers) Take(namespace string) bool {
 	return true
 }
 
-// Give gives one back.
+// Give gives a worker back.
 func (w *Workers) Give(namespace string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -7,9 +7,9 @@ import (
 	"sync"
 )
 
-// Turns shares workers among namespaces as Workers does, and within each in order: what gets no worker waits in line, and whoever
-// gives one back goes on with the first that may have it. So none of a hundred workloads that change all the time is passed over.
-// Its methods are safe for concurrent use.
+// Turns shares workers among namespaces as Workers does, and within each namespace in order: what gets no worker is queued, and
+// whoever gives a worker back continues with the first in the queue that may have it. So none of a hundred workloads that change
+// all the time is skipped. Its methods are safe for concurrent use.
 type Turns[T any] struct {
 	workers *Workers
 
@@ -47,7 +47,8 @@ func (t *Turns[T]) Take(namespace string, what T, rank int) bool {
 	return false
 }
 
-// Give gives a namespace's worker back, and takes it for the first in line that may have it, if any. That is to be given back, too.
+// Give gives a namespace's worker back, and takes it for the first in the queue that may have it, if any. That has to be given
+// back, too.
 func (t *Turns[T]) Give(namespace string) (next T, taken bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

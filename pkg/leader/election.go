@@ -18,21 +18,21 @@ import (
 )
 
 const (
-	// A guard that was killed is followed by the next within 10 s: leaseDuration after the
-	// next has seen the last renewal. It looks every retryPeriod, of which client-go makes
-	// up to 2.2. One that loses the lease notices within renewDeadline.
+	// If a guard is killed, the next one leads within 10 s: leaseDuration after it has seen
+	// the last renewal. It looks every retryPeriod, which client-go stretches by a factor of up to 2.2. A
+	// guard that loses the lease notices that within renewDeadline.
 	leaseDuration = 6 * time.Second
 	renewDeadline = 4 * time.Second
 	retryPeriod   = 750 * time.Millisecond
 
-	// Notice is how long a leader may take to notice that the lease was taken from it.
+	// Notice is the maximum time until a leader notices that it has lost the lease.
 	Notice = renewDeadline + retryPeriod
 )
 
-// Election has one process of several lead at a time.
+// Election makes one of several processes lead at a time.
 type Election struct {
 	Client kubernetes.Interface
-	// Namespace is that of the lease.
+	// Namespace is the namespace of the lease.
 	Namespace string
 	// Lead leads until its context is done.
 	Lead func(context.Context) error
@@ -41,13 +41,13 @@ type Election struct {
 	unlocked atomic.Bool
 }
 
-// Unlocked reports whether the lease is held by an unlock, whoever led before: nobody leads
-// then until a guard starts anew.
+// Unlocked reports whether an unlock holds the lease. Then nobody leads until a guard is
+// started.
 func (e *Election) Unlocked() bool { return e.unlocked.Load() }
 
-// Run leads while this process holds the lease, and stands by while another does, until
-// ctx is done or Lead fails. An earlier unlock is over, because a guard starts. Without an
-// election the process leads at once.
+// Run leads while this process holds the lease, and stands by while another does, until ctx
+// is done or Lead fails. It ends an earlier unlock. If elect is false, the process leads at
+// once.
 func (e *Election) Run(ctx context.Context, elect bool) error {
 	if !e.locksAgain(ctx) {
 		return nil
@@ -62,7 +62,8 @@ func (e *Election) Run(ctx context.Context, elect bool) error {
 	return e.run(ctx, fmt.Sprintf("%s_%s", host, uuid.NewUUID()))
 }
 
-// locksAgain ends an unlock, if there was one, and reports whether it did so before ctx was done.
+// locksAgain ends an unlock, if there was one, and reports whether that succeeded before ctx was
+// done.
 func (e *Election) locksAgain(ctx context.Context) bool {
 	return wait.PollUntilContextCancel(ctx, retryPeriod, true, func(ctx context.Context) (bool, error) {
 		err := takeBack(ctx, e.Client, e.Namespace)
@@ -102,7 +103,7 @@ func (e *Election) once(ctx context.Context, lock resourcelock.Interface) error 
 				leads.Store(true)
 				e.Log.Info("Leading")
 				led <- e.Lead(ctx)
-				stop() // another may do better
+				stop() // another process may do better
 			},
 			OnStoppedLeading: func() {},
 			OnNewLeader:      e.tell,
@@ -118,7 +119,7 @@ func (e *Election) once(ctx context.Context, lock resourcelock.Interface) error 
 	return <-led
 }
 
-// tell enters who holds the lease now.
+// tell records who holds the lease now.
 func (e *Election) tell(holder string) {
 	unlocked := holder == UnlockHolder
 	if e.unlocked.Swap(unlocked) == unlocked {

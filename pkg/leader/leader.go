@@ -25,20 +25,20 @@ import (
 const (
 	// LeaseName is the name of the lease by which one guard is elected.
 	LeaseName = call.GuardName
-	// UnlockHolder holds the lease after an unlock, so that no guard that still runs
-	// locks anything again. One that starts takes it back.
+	// UnlockHolder holds the lease after an unlock, so that no running guard locks anything
+	// again. A guard that starts takes the lease back.
 	UnlockHolder = "unlock"
 
-	// fieldManager signs what is written to the lease.
+	// fieldManager is the field manager of what is written to the lease.
 	fieldManager = "callguard-drain-guard"
 	// lookEvery is how often Find looks.
 	lookEvery = 250 * time.Millisecond
 )
 
-// ErrNone is the error of Find where no guard leads.
+// ErrNone is the error of Find if no guard leads.
 var ErrNone = errors.New("no drain-guard leads")
 
-// Find waits until the guard that leads renews its lease, within the time given, and
+// Find waits, no longer than the given time, until the leading guard renews its lease, and
 // returns its name. It compares no clocks.
 func Find(ctx context.Context, client kubernetes.Interface, namespace string, within time.Duration) (string, error) {
 	deadline := time.NewTimer(within)
@@ -119,7 +119,7 @@ func takeBack(ctx context.Context, client kubernetes.Interface, namespace string
 		lease.Spec = coordinationv1.LeaseSpec{}
 		_, err = client.CoordinationV1().Leases(namespace).Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager})
 	}
-	if err != nil && !apierrors.IsConflict(err) { // another guard has done it
+	if err != nil && !apierrors.IsConflict(err) { // otherwise another guard has done it
 		return fmt.Errorf("cannot take the lease %s/%s back: %w", namespace, LeaseName, err)
 	}
 	return nil

@@ -18,20 +18,21 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// serverManager signs call.ServerAnnotation and FormerServerAnnotation of the guards' lease
-// and nothing else, so that the API server notes when. A pod does not say with which server
-// of the default project it was born, nor do the files that name it; and a guard may start
-// with another one than that which it follows.
+// serverManager is the field manager of only call.ServerAnnotation and
+// FormerServerAnnotation of the guards' lease, so that the API server records when they
+// were written. Neither a pod nor the files with the URL show with which server of the
+// default project the pod started, and a guard may start with another server than the guard
+// before it.
 const serverManager = "callguard-livekit-url"
 
-// RecordServer records which LiveKit server the default project has, if it has another
-// one than is recorded, and returns since when by the API server's clock; zero if it
-// never had another. Only the guard that leads writes: it fails in one that stands by and
-// has another server than the one that leads.
+// RecordServer records which LiveKit server the default project has, if it differs from the
+// recorded one, and returns since when by the API server's clock; zero if there never was
+// another. Only the leading guard writes. In a guard that does not lead and has another
+// server than the leader it returns an error.
 func RecordServer(ctx context.Context, client kubernetes.Interface, namespace, server string, leads func() bool) (time.Time, error) {
 	leases := client.CoordinationV1().Leases(namespace)
 	lease, err := leases.Get(ctx, LeaseName, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) && leads() { // without an election there is none yet
+	if apierrors.IsNotFound(err) && leads() { // without an election there is no lease yet
 		lease, err = leases.Create(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: LeaseName, Namespace: namespace}}, metav1.CreateOptions{})
 	}
 	if err != nil {

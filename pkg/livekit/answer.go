@@ -17,46 +17,47 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// Whoever has a project chooses its server, so no answer is taken at its word. An
-// answer is read item by item, and only what is used is kept of it. What is not used is
-// passed over as it comes and takes no memory, so it may be of any size: LiveKit takes
-// 512 KiB of metadata, and more where limit.max_metadata_size says so.
+// The owner of a project chooses its server, so no answer is trusted. An answer is read
+// item by item, and only what is used is kept. The rest is skipped while it arrives and
+// takes no memory, so it may be of any size: LiveKit accepts 512 KiB of metadata, and more
+// if limit.max_metadata_size allows it.
 const (
-	// maxBytes bounds an answer as it comes. It bounds work, not memory; the time limit
-	// of the request does so, too.
+	// maxBytes is the maximum size of an answer. It limits work, not memory; so does the time
+	// limit of the request.
 	maxBytes = 512 << 20
-	// maxName bounds a name of a room and an identity: by default LiveKit takes 256
-	// bytes of these, but that is a setting. A name stands in the token of a request,
-	// and servers take no more than some 64 KiB of that.
+	// maxName is the maximum length of a room's name and of an identity. LiveKit's default is
+	// 256 bytes, but that is a setting. A name is in the token of a request, and servers
+	// accept tokens of about 64 KiB.
 	maxName = 64 << 10
-	// maxField bounds an id and an attribute that is read: what is longer names no pod.
+	// maxField is the maximum length of an id and of an attribute that is read: a longer one
+	// names no pod.
 	maxField = 128
 	// maxKey is longer than the keys of the attributes that are read.
 	maxKey = 64
-	// maxErrorBytes is what is read of an answer that is an error.
+	// maxErrorBytes is how much is read of an answer that is an error.
 	maxErrorBytes = 8 << 10
 
-	// maxUnderWay bounds the memory that answers under way may take, of all projects of
-	// a process together. The chart gives a process 256 MiB, of which it takes some 60
-	// MiB otherwise. The first of an answer is free, as much as an ordinary room takes,
-	// so that no project keeps the rooms of another from being read.
+	// maxUnderWay is the memory that all answers being read in a process may take together.
+	// The chart gives a process 256 MiB, and it needs about 60 MiB for everything else. The
+	// first part of an answer, as much as an ordinary room takes, is free, so that no project
+	// can block the rooms of another.
 	maxUnderWay = 64 << 20
 	freeCost    = 16 << 10
-	// An item takes itemCost, and each byte that is kept of it byteCost: lists grow by
-	// copies.
+	// An item costs itemCost, and each kept byte of it byteCost, because lists grow by
+	// copying.
 	itemCost = 256
 	byteCost = 2
 	// chargeStep is how much is taken of the budget at once.
 	chargeStep = 64 << 10
 )
 
-// Budget is the memory that answers under way may take.
+// Budget is the memory that answers being read may take.
 type Budget = semaphore.Weighted
 
 // NewBudget returns a Budget for all clients of a process.
 func NewBudget() *Budget { return semaphore.NewWeighted(maxUnderWay) }
 
-// The words of LiveKit's API that are read, and their numbers.
+// The field numbers and values of LiveKit's API that are read.
 const (
 	itemsField = 1
 
@@ -70,15 +71,15 @@ const (
 	kindAgent  = 4
 	cloudAgent = 0 // of the kind's details
 
-	// publishOnBehalf marks the participant of an avatar service, which joins as an
+	// publishOnBehalf is the attribute of an avatar service's participant, which joins as an
 	// agent on behalf of the agent that has the call.
 	publishOnBehalf = "lk.publish_on_behalf"
 )
 
-// errForeign says that an answer is not LiveKit's.
+// errForeign returns the error for an answer that is not from LiveKit.
 func errForeign() error { return unreadable("its answer is not LiveKit's") }
 
-// answer reads one answer and holds what it takes of the budget until closed.
+// answer reads one answer, and holds its part of the budget until it is closed.
 type answer struct {
 	r   *bufio.Reader
 	pos int64
@@ -94,7 +95,7 @@ func newAnswer(body io.Reader, budget *Budget, most int) *answer {
 	return &answer{r: bufio.NewReader(io.LimitReader(body, maxBytes+1)), budget: budget, most: int64(most)}
 }
 
-// charge has the budget know what the answer takes by now.
+// charge charges to the budget what the answer takes by now.
 func (a *answer) charge() error {
 	need := byteCost*a.kept + itemCost*a.items - freeCost
 	for need > a.held {
@@ -114,9 +115,9 @@ func (a *answer) close() {
 	a.held = 0
 }
 
-// walk goes through the fields of a message that ends at the position given; -1 is
-// the end of the answer. each is told a field's number and kind, and its value, or the
-// size of it; it may read such a value. The rest of it is passed over.
+// walk goes through the fields of a message that ends at the given position; -1 means the
+// end of the answer. each is called with a field's number and kind, and with its value or
+// the size of the value, which it may then read. Unread bytes are skipped.
 func (a *answer) walk(end int64, each func(number protowire.Number, kind protowire.Type, value uint64) error) error {
 	for a.pos != end {
 		before := a.pos
@@ -180,8 +181,8 @@ func (a *answer) skip(n int64) error {
 	return midway(err)
 }
 
-// text reads a value of so many bytes, at most the first of them. The rest is passed
-// over.
+// text reads a value of the given size, but no more than most bytes of it. The rest is
+// skipped.
 func (a *answer) text(size uint64, most int) (string, error) {
 	n := min(size, uint64(most))
 	a.kept += int64(n)
@@ -194,7 +195,8 @@ func (a *answer) text(size uint64, most int) (string, error) {
 	return string(raw), midway(err)
 }
 
-// midway is an error in the middle of an answer: there, its end is one.
+// midway returns the error in the middle of an answer, where the end of the answer is an
+// error, too.
 func midway(err error) error {
 	switch {
 	case err == nil:
@@ -225,8 +227,8 @@ func (a *answer) list(item func(end int64) error) error {
 	})
 }
 
-// rooms reads the answer to ListRooms. A room whose name is too long to ask for it has
-// none.
+// rooms reads the answer to ListRooms. A room whose name is too long to ask for it has an
+// empty name.
 func (a *answer) rooms() ([]RoomInfo, error) {
 	var list []RoomInfo
 	err := a.list(func(end int64) error {
@@ -254,7 +256,7 @@ func (a *answer) rooms() ([]RoomInfo, error) {
 func (a *answer) participants() (Room, error) {
 	var room Room
 	err := a.list(func(end int64) error {
-		agent, kind, other := Agent{}, uint64(0), false // other: an agent that holds no call of a pod
+		agent, kind, other := Agent{}, uint64(0), false // other: an agent that is not a pod's call
 		publishes := false
 		err := a.walk(end, func(number protowire.Number, wire protowire.Type, value uint64) (err error) {
 			bytes, varint := wire == protowire.BytesType, wire == protowire.VarintType
@@ -308,7 +310,7 @@ func (c *Counts) add(kind uint64, publishes bool) {
 	}
 }
 
-// each reads numbers up to the position given.
+// each reads numbers up to the given position.
 func (a *answer) each(end int64, number func(uint64)) error {
 	for a.pos < end {
 		n, err := binary.ReadUvarint(a)
@@ -323,8 +325,8 @@ func (a *answer) each(end int64, number func(uint64)) error {
 	return nil
 }
 
-// attribute reads one attribute. Of a value only the beginning is kept, which is more
-// than any pod's UID has: what is longer names no pod.
+// attribute reads one attribute. Only the beginning of a value is kept, which is longer
+// than any pod's UID: a longer value names no pod.
 func (a *answer) attribute(end int64, agent *Agent, other *bool) error {
 	var key, value string
 	kept := a.kept
@@ -333,7 +335,7 @@ func (a *answer) attribute(end int64, agent *Agent, other *bool) error {
 		case kind != protowire.BytesType:
 		case number == entryKey:
 			key, err = a.text(size, maxKey)
-		case number == entryValue && (key == "" || key == call.PodAttribute || key == publishOnBehalf): // it may come before its key
+		case number == entryValue && (key == "" || key == call.PodAttribute || key == publishOnBehalf): // the value may come before its key
 			value, err = a.text(size, maxField)
 		}
 		return err
@@ -344,7 +346,7 @@ func (a *answer) attribute(end int64, agent *Agent, other *bool) error {
 	case publishOnBehalf:
 		*other = *other || value != ""
 	default:
-		a.kept = kept // it is garbage
+		a.kept = kept // the memory is free again
 	}
 	return err
 }

@@ -23,25 +23,25 @@ import (
 
 const (
 	// DefaultTimeout is longer than the 3 s after which LiveKit itself gives up asking a
-	// room's node (psrpc's DefaultClientTimeout), and says so.
+	// room's node (psrpc's DefaultClientTimeout) and reports that.
 	DefaultTimeout = 5 * time.Second
-	// ExampleURL is one that works.
+	// ExampleURL is an example of a valid URL.
 	ExampleURL = "wss://livekit.example.com"
 
-	// tokenLife is how long the token of one request is valid, and as long before: clocks
-	// may differ, and LiveKit allows for a minute.
+	// tokenLife is how long before and after a request its token is valid, because clocks may
+	// differ and LiveKit allows for only a minute.
 	tokenLife = time.Hour
-	// maxHeaderBytes bounds the headers of an answer.
+	// maxHeaderBytes is the maximum size of an answer's headers.
 	maxHeaderBytes = 64 << 10
 )
 
-// Credentials are what it takes to ask a LiveKit project.
+// Credentials are the URL and the API key of a LiveKit project.
 type Credentials struct {
 	URL, APIKey, APISecret string
 }
 
-// Validate reports every mistake at once, each with what would work. It never names
-// the secret.
+// Validate reports all mistakes, each with a value that would work. It never shows the
+// secret.
 func (c Credentials) Validate() error {
 	errs := []error{ValidateURL(c.URL)}
 	if c.APIKey == "" {
@@ -53,8 +53,8 @@ func (c Credentials) Validate() error {
 	return errors.Join(errs...)
 }
 
-// ValidateURL reports why u cannot be the URL of a LiveKit server. Whoever may read a
-// metric reads what it says.
+// ValidateURL returns why u cannot be the URL of a LiveKit server. Everybody who may read a
+// metric can see its error.
 func ValidateURL(u string) error {
 	if _, err := weburl.Parse(u, ExampleURL); err != nil {
 		return fmt.Errorf("LiveKit URL %w", err)
@@ -66,38 +66,39 @@ func ValidateURL(u string) error {
 type Config struct {
 	Credentials
 
-	Transport http.RoundTripper // NewTransport's where it is nil
-	// Timeout bounds one request; DefaultTimeout where it is 0.
+	Transport http.RoundTripper // nil means that of NewTransport
+	// Timeout is the time limit of one request; 0 means DefaultTimeout.
 	Timeout time.Duration
-	// Budget is what all answers under way of the process may take; nil is one of the
+	// Budget is the memory for all answers that the process is reading; nil means one of the
 	// Client's own.
 	Budget *Budget
-	// MaxItems bounds the rooms or participants of one answer; 0 is as many as the budget
-	// has room for.
+	// MaxItems is the maximum number of rooms or participants in one answer; 0 means as many
+	// as the budget allows.
 	MaxItems int
-	// Pace is the project's, of this process; nil is one of the Client's own, with the
-	// limit that Limit says.
+	// Pace is the pace of this process for the project; nil means one of the Client's own,
+	// with the limit that Limit returns.
 	Pace *Pace
-	// Patience is how long a request waits for the pace before it fails as TooMany.
+	// Patience is how long a request waits for the pace before it fails with TooMany.
 	Patience time.Duration
-	// Asked is told the method of each request that was sent, how long it took and
-	// what came of it. It may be nil.
+	// Asked is called for each request that was sent, with its method, duration and result. It
+	// may be nil.
 	Asked func(method string, took time.Duration, err error)
 }
 
-// idlePerServer is how many connections to a server are kept: more than requests that are
-// under way at once. Go keeps two, so that most of sixteen would open their own each time.
+// idlePerServer is how many idle connections to a server are kept: more than there are
+// concurrent requests. Go's default is two, so that most of sixteen requests would open a
+// new connection each time.
 const idlePerServer = 64
 
-// NewTransport returns a transport as http.DefaultTransport is, that keeps the connections
-// of as many requests as go out at once.
+// NewTransport returns a transport like http.DefaultTransport that keeps enough idle
+// connections for concurrent requests.
 func NewTransport() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxIdleConns, t.MaxIdleConnsPerHost = 8*idlePerServer, idlePerServer
 	return t
 }
 
-// The services of LiveKit's API that are asked.
+// The services of LiveKit's API that are used.
 const (
 	roomService     = "livekit.RoomService"
 	dispatchService = "livekit.AgentDispatchService"
@@ -105,16 +106,16 @@ const (
 
 // Client asks LiveKit's RoomService and AgentDispatchService. It is safe for concurrent use.
 //
-// It is written by hand: LiveKit's own clients give no way to bound an answer, take an
-// empty 200 of a proxy for "no rooms", repeat in errors what they were answered, and
-// bring half of LiveKit along.
+// It is written by hand, because LiveKit's own clients cannot limit the size of an answer,
+// treat a proxy's empty 200 as "no rooms", repeat answers in errors, and import half of
+// LiveKit.
 type Client struct {
 	cfg  Config
 	base string
 	http *http.Client
 }
 
-// New checks the credentials and returns a Client. It asks nothing yet.
+// New checks the credentials and returns a Client. It sends no request yet.
 func New(cfg Config) (*Client, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -147,10 +148,10 @@ func New(cfg Config) (*Client, error) {
 // Credentials returns what the Client was made with.
 func (c *Client) Credentials() Credentials { return c.cfg.Credentials }
 
-// Pace returns the pace that the Client keeps.
+// Pace returns the Client's pace.
 func (c *Client) Pace() *Pace { return c.cfg.Pace }
 
-// BoundHeaders bounds the headers of answers, where the transport can.
+// BoundHeaders limits the size of answers' headers, if the transport can do that.
 func BoundHeaders(transport http.RoundTripper) http.RoundTripper {
 	t, ok := transport.(*http.Transport)
 	if !ok {
@@ -161,15 +162,15 @@ func BoundHeaders(transport http.RoundTripper) http.RoundTripper {
 	return t
 }
 
-// RoomInfo is what the list of rooms says of one. The numbers are at most 5 s old;
-// agents count as publishers and not as participants. A room whose name is too long to
-// ask for it has none.
+// RoomInfo is a room's entry in the list of rooms. The numbers are at most 5 s old; agents
+// count as publishers and not as participants. A room whose name is too long to ask for it
+// has an empty name.
 type RoomInfo struct {
 	Name, SID                      string
 	NumParticipants, NumPublishers int
 }
 
-// State is how far a participant has come.
+// State is a participant's state.
 type State uint32
 
 // The states of LiveKit.
@@ -180,8 +181,8 @@ const (
 	Disconnected State = 3
 )
 
-// Agent is one agent participant that holds a call: no avatar, none that LiveKit Cloud
-// hosts, none that is disconnected. Pod is empty where it does not name one.
+// Agent is one agent participant that holds a call, so no avatar, no agent that LiveKit
+// Cloud hosts, and none that is disconnected. Pod is empty if it names none.
 type Agent struct {
 	SID, Identity string
 	Pod           types.UID
@@ -191,33 +192,33 @@ type Agent struct {
 
 // Room is who is in a room.
 type Room struct {
-	// Open says that there is such a room.
+	// Open reports whether the room exists.
 	Open bool
-	// SID is the room's, where it was asked for.
+	// SID is the room's id, if it was requested.
 	SID    string
 	Agents []Agent
 	Others int // callers, avatars, recorders
-	// AnyAgent reports whether an agent of any kind is in it, those that LiveKit Cloud hosts
-	// and avatars, too.
+	// AnyAgent reports whether an agent of any kind is in it, including avatars and agents
+	// that LiveKit Cloud hosts.
 	AnyAgent bool
-	// Counts are what the list of rooms is to say of it.
+	// Counts are the numbers that the list of rooms should have for it.
 	Counts Counts
 }
 
-// Counts are what the list of rooms says of a room when its line is made anew, which
-// takes up to 5 s (updateProto and roomUpdateInterval in pkg/rtc/room.go of LiveKit): it
-// counts who is no agent and no recorder, and who publishes. Quiet are the agents that do
-// not yet.
+// Counts are the numbers in a room's entry of the list of rooms once it is updated, which
+// takes up to 5 s (updateProto and roomUpdateInterval in pkg/rtc/room.go of LiveKit):
+// participants other than agents and recorders, and publishers. Quiet counts the agents
+// that do not publish yet.
 type Counts struct{ Participants, Publishers, Quiet int }
 
-// Borne reports whether a line of the list says the same, where agents may have begun to
-// publish since.
+// Borne reports whether an entry of the list has these numbers, allowing for agents that
+// have begun to publish since.
 func (c Counts) Borne(line RoomInfo) bool {
 	more := line.NumPublishers - c.Publishers
 	return line.NumParticipants == c.Participants && more >= 0 && more <= c.Quiet
 }
 
-// Rooms returns all rooms, or those of some names that there are.
+// Rooms returns all rooms, or those of the given names that exist.
 func (c *Client) Rooms(ctx context.Context, names ...string) ([]RoomInfo, error) {
 	var request []byte
 	for _, name := range names {
@@ -234,8 +235,8 @@ func (c *Client) Rooms(ctx context.Context, names ...string) ([]RoomInfo, error)
 	return rooms, nil
 }
 
-// Participants returns who is in a room, in one request. It is open if somebody is in
-// it; of one that is empty LiveKit does not say whether there is such a room.
+// Participants returns who is in a room, in one request. It is open if somebody is in it.
+// If it is empty, the answer does not show whether the room exists.
 func (c *Client) Participants(ctx context.Context, name string) (Room, error) {
 	request := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), name)
 	var room Room
@@ -253,19 +254,19 @@ func (c *Client) Participants(ctx context.Context, name string) (Room, error) {
 	return room, nil
 }
 
-// Room returns who is in a room, and whether there is such a room. LiveKit's list of
-// who is in it does not say so of an empty one; and where LiveKit asks the room's node
-// for that (enable_psrpc_for_get_list_participants), nobody answers for a room that has
-// closed, nor for one whose node is silent. So the list of rooms decides, asked for
-// this very name. Where that has the room and nobody answers for it, the room is open,
-// and the error says that it is not known who is in it.
+// Room returns who is in a room, and whether the room exists. LiveKit's list of
+// participants does not show that for an empty room. And if LiveKit asks the room's node
+// for that list (enable_psrpc_for_get_list_participants), there is no answer for a room
+// that has closed, nor for one whose node does not answer. So the list of rooms, requested
+// for this name, decides. If it has the room and there is no list of participants, the room
+// is open, and the error says that it is not known who is in it.
 func (c *Client) Room(ctx context.Context, name string) (Room, error) {
 	room, err := c.Participants(ctx, name)
 	if err != nil && !Unanswered(err) || room.Open {
 		return room, err
 	}
-	// The second of two requests waits for its turn: else a limit that is used up lets the
-	// first through again and again, and never this one.
+	// The second of the two requests waits for its turn. Otherwise, while the limit is used
+	// up, only first requests might ever be sent.
 	second := *c
 	second.cfg.Patience = max(c.cfg.Patience, c.cfg.Pace.Evenly(1, time.Now())+time.Second)
 	there, failed := second.Rooms(ctx, name)
@@ -281,7 +282,7 @@ func (c *Client) Room(ctx context.Context, name string) (Room, error) {
 	return Room{}, nil
 }
 
-// ask sends one request and has its answer read.
+// ask sends one request and reads its answer with read.
 func (c *Client) ask(ctx context.Context, service, method string, grant map[string]any, request []byte, read func(*answer) error) error {
 	if err := c.cfg.Pace.wait(ctx, c.cfg.Patience); err != nil {
 		return err
@@ -329,8 +330,7 @@ func (c *Client) send(ctx context.Context, path string, grant map[string]any, re
 	return noAnswer(err, c.cfg.Timeout)
 }
 
-// refusal reads an answer with another status than 200. Only LiveKit's own code is
-// taken of it.
+// refusal reads an answer with another status than 200. Only LiveKit's error code is used.
 func (c *Client) refusal(resp *http.Response) error {
 	now := time.Now()
 	switch {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// forbidden says that a URL leads where no tenant's may.
+// forbidden is the error if a tenant's URL leads to an address that is not allowed.
 type forbidden struct{}
 
 func (forbidden) Error() string {
@@ -22,28 +22,31 @@ func (forbidden) Error() string {
 		" name a Service of the workload's own namespace, such as ws://livekit.NAMESPACE.svc:7880, or have an administrator add the range to livekit.allowCIDRs of callguard's chart (--livekit-allow-cidr)"
 }
 
-// Tenants says where the URLs that tenants choose may lead. Whatever a name resolves to, it is not a loopback, link-local, multicast or
-// private address, for there is what only the cluster should reach. A Service of the tenant's own namespace may have a private one, one of
-// another namespace only what an administrator allows. Where a proxy is asked instead, it is for the proxy to know whom it connects to.
+// Tenants limits the addresses to which URLs chosen by tenants may lead. A name must not resolve to a loopback, link-local,
+// multicast or private address, because these are reachable only from the cluster. A Service of the tenant's own namespace may
+// have a private address, a Service of another namespace only one that an administrator allows. If a proxy is used, the proxy has
+// to decide where it connects.
 type Tenants struct {
 	cfg TenantsConfig
-	// To Services of the tenant's namespace, to those of others, and to all else; apart, so that none shares the connections of another.
+	// To Services of the tenant's namespace, to those of others, and to everything else. They are separate so that they share no
+	// connections.
 	own, foreign, outside *reach
 
 	mu    sync.Mutex
 	known map[string]lookup // by host
 }
 
-// lookup is which Service a host was another name for, and when.
+// lookup is the Service for which a host was an alias, and when.
 type lookup struct {
 	service string
 	at      time.Time
 }
 
 const (
-	// lookAgain is how long a lookup holds, about as long as clusters' DNS servers keep an answer.
+	// lookAgain is how long a lookup is used, about as long as clusters' DNS servers cache an
+	// answer.
 	lookAgain = 10 * time.Second
-	// maxLookups bounds those that are kept.
+	// maxLookups is how many lookups are kept.
 	maxLookups = 1024
 )
 
@@ -51,13 +54,15 @@ const (
 type TenantsConfig struct {
 	// Base has the settings of the transports.
 	Base *http.Transport
-	// Allowed are ranges of addresses that an administrator opens to all tenants, whatever is there.
+	// Allowed are ranges of addresses that an administrator allows for all tenants, whatever is
+	// there.
 	Allowed []net.IPNet
-	// Domain is that of the cluster, such as cluster.local.
+	// Domain is the domain of the cluster, such as cluster.local.
 	Domain string
-	// Cluster reports whether an address is that of a node or of the API server, where not even a Service may lead.
+	// Cluster reports whether an address is that of a node or of the API server, to which not even a Service may
+	// lead.
 	Cluster func(context.Context, netip.Addr) bool
-	// LookupCNAME is that of a net.Resolver.
+	// LookupCNAME is like that of net.Resolver.
 	LookupCNAME func(ctx context.Context, host string) (string, error)
 }
 
@@ -70,7 +75,7 @@ func NewTenants(cfg TenantsConfig) *Tenants {
 	return t
 }
 
-// Of is the transport for the projects of a namespace.
+// Of returns the transport for the projects of a namespace.
 func (t *Tenants) Of(namespace string) http.RoundTripper {
 	return roundTripper(func(req *http.Request) (*http.Response, error) {
 		to, err := t.towards(req.Context(), namespace, req.URL.Hostname())
@@ -81,7 +86,8 @@ func (t *Tenants) Of(namespace string) http.RoundTripper {
 	})
 }
 
-// towards says how far a tenant's connection to a host may go, by what the host is in the end.
+// towards returns the reach of a tenant's connection to a host, by what the host's name
+// finally stands for.
 func (t *Tenants) towards(ctx context.Context, namespace, host string) (*reach, error) {
 	if t.service(host) == "" {
 		return t.outside, nil
@@ -99,8 +105,8 @@ func (t *Tenants) towards(ctx context.Context, namespace, host string) (*reach, 
 	}
 }
 
-// lookUp returns the Service that a host is in the end, or nothing: one of type ExternalName is another name for something else. It may
-// become that between this look and the connection.
+// lookUp returns the Service that a host's name finally stands for, or nothing. A Service of type ExternalName is an alias of
+// something else, and may become one between this lookup and the connection.
 func (t *Tenants) lookUp(ctx context.Context, host string) (service string, err error) {
 	now := time.Now()
 	t.mu.Lock()
@@ -127,8 +133,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 // RoundTrip implements http.RoundTripper.
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// service is the name of the Service, or of the pod behind one, and the namespace that a host names, such as livekit.voice; empty where
-// it names none.
+// service returns the Service, or the pod behind one, and the namespace that a host names, such as livekit.voice; empty if it
+// names none.
 func (t *Tenants) service(host string) string {
 	name := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(host), "."), "."+t.cfg.Domain)
 	service, is := strings.CutSuffix(name, ".svc")
@@ -138,7 +144,7 @@ func (t *Tenants) service(host string) string {
 	return service
 }
 
-// reach is how far connections may go.
+// reach is a transport that only connects to allowed addresses.
 type reach struct {
 	may             func(context.Context, netip.Addr) bool
 	proxied, direct *http.Transport
@@ -167,7 +173,7 @@ func (r *reach) RoundTrip(req *http.Request) (*http.Response, error) {
 	return r.proxied.RoundTrip(req)
 }
 
-// control is asked with the address that a name has been resolved to.
+// control is called with the address to which a name was resolved.
 func (r *reach) control(ctx context.Context, _, address string, _ syscall.RawConn) error {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil || !r.may(ctx, to.Addr()) {
@@ -176,7 +182,7 @@ func (r *reach) control(ctx context.Context, _, address string, _ syscall.RawCon
 	return nil
 }
 
-// may reports whether a tenant may lead to an address: to a private one where private is true.
+// may reports whether a tenant's URL may lead to an address; private allows private addresses.
 func (t *Tenants) may(ctx context.Context, addr netip.Addr, private bool) bool {
 	allowed := t.isAllowed(addr)
 	addr = addr.Unmap().WithZone("")
@@ -192,7 +198,7 @@ func (t *Tenants) may(ctx context.Context, addr netip.Addr, private bool) bool {
 	}
 }
 
-// isAllowed reports whether an administrator opens an address to all tenants.
+// isAllowed reports whether an administrator allows an address for all tenants.
 func (t *Tenants) isAllowed(addr netip.Addr) bool {
 	addr = addr.Unmap().WithZone("")
 	return slices.ContainsFunc(t.cfg.Allowed, func(n net.IPNet) bool { return n.Contains(addr.AsSlice()) })
@@ -202,13 +208,14 @@ func isAmong(addr netip.Addr, ranges []netip.Prefix) bool {
 	return slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// isTranslated reports whether an address stands for one of IPv4 (RFC 6052, RFC 8215), which may be any.
+// isTranslated reports whether an address stands for an IPv4 address (RFC 6052, RFC 8215), which may be
+// any.
 func isTranslated(addr netip.Addr) bool {
 	return isAmong(addr, []netip.Prefix{netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48")})
 }
 
-// alsoPrivate are ranges that clusters are known to use for pods and Services, beside those of RFC 1918 and RFC 4193: shared address space
-// (RFC 6598), that for benchmarks (RFC 2544), class E, and GKE's own for Services
+// alsoPrivate returns ranges that clusters are known to use for pods and Services, in addition to those of RFC 1918 and RFC 4193:
+// shared address space (RFC 6598), that for benchmarks (RFC 2544), class E, and GKE's own for Services
 // (https://cloud.google.com/kubernetes-engine/docs/concepts/alias-ips).
 func alsoPrivate() []netip.Prefix {
 	return []netip.Prefix{

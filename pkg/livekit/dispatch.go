@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	// maxDispatches bounds the dispatches that are kept of a room.
+	// maxDispatches is how many dispatches of a room are kept.
 	maxDispatches = 100
-	// maxOrder bounds what a dispatch says besides the name of its agent, in bytes:
-	// metadata, attributes and the like.
+	// maxOrder is the maximum size of a dispatch without its agent's name, in bytes: metadata,
+	// attributes and the like.
 	maxOrder = 64 << 10
 )
 
-// The words of LiveKit's dispatches, and their numbers.
+// The field numbers and values of LiveKit's dispatches.
 const (
 	dispatchName, dispatchState = 2, 5
 
@@ -34,8 +34,8 @@ const (
 	createName, createRoom = 1, 2
 )
 
-// created returns under which number a new dispatch has what a dispatch says under
-// another: metadata, restart policy, deployment, attributes, thread.
+// created returns the field number in a request for a new dispatch that corresponds to one
+// in a dispatch: metadata, restart policy, deployment, attributes, thread.
 func created(number protowire.Number) (protowire.Number, bool) {
 	switch number {
 	case 4:
@@ -49,18 +49,17 @@ func created(number protowire.Number) (protowire.Number, bool) {
 
 // Dispatch is an agent that a room asked for.
 type Dispatch struct {
-	// AgentName is empty where any agent without a name will do, for which LiveKit asks by
-	// itself in a room that names none.
+	// AgentName is empty if any agent without a name will do. LiveKit asks for that by itself
+	// in a room that names none.
 	AgentName string
 	// Taken reports whether an agent was sent, whatever has become of it.
 	Taken bool
 
-	order   []byte // what it says besides, as a new one has it
-	tooLong bool   // it says more than that, or its name is longer
+	order   []byte // its other fields, in the form of a request for a new one
+	tooLong bool   // it has more than maxOrder bytes, or its name is too long
 }
 
-// Dispatches returns the agents that a room has asked for. There are none in a room that
-// is closed.
+// Dispatches returns the agents that a room has asked for. A closed room has none.
 func (c *Client) Dispatches(ctx context.Context, room string) ([]Dispatch, error) {
 	request := protowire.AppendString(protowire.AppendTag(nil, 2, protowire.BytesType), room)
 	var list []Dispatch
@@ -77,8 +76,8 @@ func (c *Client) Dispatches(ctx context.Context, room string) ([]Dispatch, error
 	return list, nil
 }
 
-// Dispatch asks again for the agent that a dispatch of a room asked for, with all that it
-// said. LiveKit looks for it at once, and once.
+// Dispatch asks again for the agent that a dispatch of a room asked for, with the same
+// metadata and attributes. LiveKit looks for it at once, and only once.
 func (c *Client) Dispatch(ctx context.Context, room string, d Dispatch) error {
 	if d.tooLong {
 		return fmt.Errorf("a dispatch says more than %d KiB, or has a name of more than %d bytes, and is not repeated", maxOrder>>10, call.MaxAgentName)
@@ -95,7 +94,7 @@ func (c *Client) Dispatch(ctx context.Context, room string, d Dispatch) error {
 	return nil
 }
 
-// dispatches reads the answer to ListDispatch. Those that were deleted are none.
+// dispatches reads the answer to ListDispatch. Deleted ones are left out.
 func (a *answer) dispatches() ([]Dispatch, error) {
 	var list []Dispatch
 	err := a.list(func(end int64) error {
@@ -106,7 +105,7 @@ func (a *answer) dispatches() ([]Dispatch, error) {
 			switch {
 			case number == dispatchName && kind == protowire.BytesType:
 				if d.AgentName, err = a.text(value, call.MaxAgentName); value > call.MaxAgentName {
-					d.AgentName, d.tooLong = d.AgentName+"…", true // which is no name that a pod may say
+					d.AgentName, d.tooLong = d.AgentName+"…", true // no pod may have such a name
 				}
 			case number == dispatchState && kind == protowire.BytesType:
 				err = a.state(a.pos+int64(value), &d, &deleted)
@@ -130,7 +129,7 @@ func (a *answer) dispatches() ([]Dispatch, error) {
 	return list, err
 }
 
-// state reads what has come of a dispatch.
+// state reads the state of a dispatch.
 func (a *answer) state(end int64, d *Dispatch, deleted *bool) error {
 	return a.walk(end, func(number protowire.Number, kind protowire.Type, value uint64) error {
 		switch {

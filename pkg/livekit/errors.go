@@ -17,23 +17,23 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// Refused says that LiveKit, or something before it, answered and did not say what it
-// was asked.
+// Refused is the error if LiveKit, or something in front of it, answered, but not with what
+// was requested.
 type Refused struct {
-	Answer string // what it answered, in our own words
+	Answer string // the answer, in callguard's own words
 	Cure   string // what to do about it
 
 	status int
-	code   string // LiveKit's own; empty where the answer is not LiveKit's
+	code   string // LiveKit's error code; empty if the answer is not from LiveKit
 }
 
 func (e *Refused) Error() string { return e.Answer + "; " + e.Cure }
 
-// TooMany says that no request may be sent now: LiveKit said so, or the limit of
-// requests a minute is used up.
+// TooMany is the error if no request may be sent now, because LiveKit answered so or the
+// limit of requests a minute is used up.
 type TooMany struct {
-	Until time.Time // from when on one may
-	Told  bool      // LiveKit said so
+	Until time.Time // when the next one may be sent
+	Told  bool      // because of LiveKit's answer
 }
 
 func (e *TooMany) Error() string {
@@ -50,14 +50,14 @@ func Denied(err error) bool {
 	return ok && (refused.status == http.StatusUnauthorized || refused.status == http.StatusForbidden)
 }
 
-// isNotFound reports whether LiveKit said that there is no such room.
+// isNotFound reports whether LiveKit answered that the room does not exist.
 func isNotFound(err error) bool {
 	refused, ok := errors.AsType[*Refused](err)
 	return ok && refused.status == http.StatusNotFound && refused.code == "not_found"
 }
 
-// Unanswered reports whether LiveKit found nobody who could say who is in a room.
-// Where it asks the room's node, it says so of a room that has closed, too.
+// Unanswered reports whether LiveKit got no answer about who is in a room. If LiveKit asks
+// the room's node, that is its answer for a closed room, too.
 func Unanswered(err error) bool {
 	refused, ok := errors.AsType[*Refused](err)
 	return ok && (refused.code == "unavailable" || refused.code == "deadline_exceeded")
@@ -65,7 +65,8 @@ func Unanswered(err error) bool {
 
 const checkURL = "check the URL, and what stands between"
 
-// refusal is what an answer with another status than 200 says. code is LiveKit's own.
+// refusal returns the error for an answer with another status than 200. code is LiveKit's
+// error code.
 func refusal(apiKey string, status int, code string) *Refused {
 	e := &Refused{Answer: fmt.Sprintf("it answers %d %s", status, http.StatusText(status)), status: status, code: code}
 	switch {
@@ -84,14 +85,14 @@ func refusal(apiKey string, status int, code string) *Refused {
 	return e
 }
 
-// unreadable is an answer that says it is good and is not.
+// unreadable returns the error for an answer with status 200 that cannot be used.
 func unreadable(format string, args ...any) *Refused {
 	return &Refused{Answer: fmt.Sprintf(format, args...), Cure: checkURL, status: http.StatusOK}
 }
 
-// unreachable says why a request got no answer, as one of a few classes: whoever chose
-// the URL may read it, and is to learn nothing of what is there. net/http repeats of an
-// answer what it cannot read, certificates have names, and resolvers addresses.
+// unreachable is why a request got no answer, as one of a few classes. Whoever chose the
+// URL may read it, and must not learn anything about the network: net/http repeats parts of
+// answers that it cannot read, certificates contain names, and resolvers' errors addresses.
 type unreachable struct {
 	text  string
 	cause error
@@ -100,8 +101,8 @@ type unreachable struct {
 func (e *unreachable) Error() string { return e.text }
 func (e *unreachable) Unwrap() error { return e.cause }
 
-// Detail is what the network said of why a request got no answer, for the program's own
-// log; empty where it said nothing.
+// Detail returns the network's own error of a request without an answer, for the program's
+// log; empty if there is none.
 func Detail(err error) string {
 	e, ok := errors.AsType[*unreachable](err)
 	if !ok {
@@ -113,7 +114,7 @@ func Detail(err error) string {
 	return ""
 }
 
-// maxDetail bounds a detail, in bytes.
+// maxDetail is the maximum length of a detail, in bytes.
 const maxDetail = 300
 
 func noAnswer(err error, limit time.Duration) error {
@@ -123,7 +124,7 @@ func noAnswer(err error, limit time.Duration) error {
 	return &unreachable{classOf(err, limit), err}
 }
 
-// classOf is in what way there was no answer.
+// classOf returns the class of an error without an answer.
 func classOf(err error, limit time.Duration) string {
 	var (
 		timeout interface{ Timeout() bool }
@@ -143,7 +144,7 @@ func classOf(err error, limit time.Duration) string {
 	case errors.As(err, &dns):
 		return "the name of its host cannot be resolved; check the URL, and the cluster's DNS"
 	case errors.As(err, &errno):
-		return errno.Error() + "; " + checkURL // the system's words
+		return errno.Error() + "; " + checkURL // the operating system's text
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "it ends the connection before its answer is complete"
 	case isTLS(err):

@@ -14,27 +14,27 @@ import (
 )
 
 const (
-	// CloudLimit is how many requests a minute LiveKit Cloud takes of all who ask for a
-	// project.
+	// CloudLimit is how many requests a minute LiveKit Cloud accepts for a project, from all
+	// clients together.
 	CloudLimit = 1_000
-	// LeastLimit is the least limit that a process works with, and that can be learned: a
-	// list of the rooms every 15 s, and as much again for the rooms.
+	// LeastLimit is the lowest limit with which a process works, and the lowest that is
+	// learned from refusals. It allows for a list of the rooms every 15 s, and as many
+	// requests again for the rooms.
 	LeastLimit = 12
 
 	window = 60 // seconds
 
-	// told is how long nothing is asked after a 429 that does not say how long; it
-	// doubles up to toldMost while 429 follows 429. toldMost also bounds what LiveKit
-	// says: who answers with a year would be asked never again.
+	// told is how long nothing is sent after a 429 without Retry-After; it doubles up to
+	// toldMost while 429 follows 429. toldMost also limits Retry-After, because after an
+	// answer of a year nothing would be sent ever again.
 	told     = 10 * time.Second
 	toldMost = 10 * time.Minute
-	// learnedFor is how long the limit that a 429 taught is kept to.
+	// learnedFor is how long a limit that was learned from a 429 applies.
 	learnedFor = time.Hour
 )
 
-// Limit is the number of requests a minute to the project at a URL: what is set, or,
-// for 0, CloudLimit for LiveKit Cloud and none for LiveKit's own server, which has
-// none.
+// Limit returns the number of requests a minute to the project at a URL: the set one or,
+// for 0, CloudLimit for LiveKit Cloud and no limit for other servers.
 func Limit(set int, projectURL string) int {
 	if set > 0 {
 		return set
@@ -48,38 +48,38 @@ func Limit(set int, projectURL string) int {
 	return 0
 }
 
-// Pace keeps the requests of a process to one project within its limit: within any 60
-// seconds there are no more than so many. After a 429 nothing is sent for as long as
-// that says, and the limit is lower for an hour than what was sent before it. Its
-// methods are safe for concurrent use.
+// Pace keeps the requests of a process to one project within its limit in any 60 seconds.
+// After a 429 nothing is sent for the time that the answer names, and for an hour the limit
+// is lower than the number that was sent before it. Its methods are safe for concurrent
+// use.
 type Pace struct {
-	limit    int        // of requests a minute, of all replicas; 0 is none
-	replicas func() int // that share it, as of now
+	limit    int        // requests a minute, for all replicas; 0 means no limit
+	replicas func() int // number of replicas that share it now
 
 	mu          sync.Mutex
-	learned     int // a lower one, until learnedTill
+	learned     int // a lower limit, until learnedTill
 	learnedTill time.Time
 	tokens      float64
-	filled      time.Time // when tokens was right
-	pause       time.Time // nothing is sent before
-	refusals    int       // one after another
+	filled      time.Time // when tokens was computed
+	pause       time.Time // nothing is sent before that
+	refusals    int       // in a row
 	sent        [window]int
-	second      int64 // the latest of sent
+	second      int64 // the latest second in sent
 }
 
-// NewPace returns a Pace of so many requests a minute; 0 is no limit until LiveKit
+// NewPace returns a Pace with a limit of requests a minute; 0 means no limit until LiveKit
 // answers 429.
 func NewPace(perMinute int) *Pace { return NewSharedPace(perMinute, func() int { return 1 }) }
 
-// NewSharedPace returns the Pace of one of several replicas, which share a limit of so many
-// requests a minute. How many they are may change at any time; replicas returns it at
-// once. A replica that is not alone begins without a burst, for the others may just have
-// sent all that the limit allowed them without it.
+// NewSharedPace returns the Pace of one of several replicas that share a limit of requests
+// a minute. Their number may change at any time; replicas returns it without waiting. A
+// replica that is not alone begins without a burst, because the others may just have sent
+// all that the limit allowed before it came.
 func NewSharedPace(perMinute int, replicas func() int) *Pace {
 	return &Pace{limit: perMinute, replicas: replicas, tokens: math.Inf(1)}
 }
 
-// Limit returns the limit of requests a minute as of now, of this process; 0 is none.
+// Limit returns the present limit of requests a minute for this process; 0 means no limit.
 func (p *Pace) Limit(now time.Time) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -97,12 +97,13 @@ func (p *Pace) limitAt(now time.Time) int {
 	return own
 }
 
-// A quarter of the limit may be sent at once; what comes after it comes at three
+// A quarter of the limit may be sent at once. Further requests follow at the rate of three
 // quarters of the limit, so that no minute has more than the limit.
 func burst(limit int) float64     { return math.Max(1, math.Floor(float64(limit)/4)) }
 func perSecond(limit int) float64 { return math.Max(1, float64(limit)-burst(limit)) / window }
 
-// Evenly is how long so many requests take, sent evenly within the limit; 0 without one.
+// Evenly returns how long a number of requests takes if they are sent evenly within the
+// limit; 0 without a limit.
 func (p *Pace) Evenly(requests int, now time.Time) time.Duration {
 	limit := p.Limit(now)
 	if limit == 0 {
@@ -111,14 +112,14 @@ func (p *Pace) Evenly(requests int, now time.Time) time.Duration {
 	return time.Duration(float64(requests) / perSecond(limit) * float64(time.Second))
 }
 
-// Rested is how long so many requests take, sent after a time in which none were; 0 without
-// a limit.
+// Rested returns how long a number of requests takes after a time without requests; 0
+// without a limit.
 func (p *Pace) Rested(requests int, now time.Time) time.Duration {
 	return p.Evenly(max(0, requests-int(burst(p.Limit(now)))), now)
 }
 
-// Within is how many requests the limit allows within d from now on, and how many of
-// them evenly. It is for a Pace with a limit.
+// Within returns how many requests the limit allows within d from now on, and how many if
+// they are sent evenly. The Pace must have a limit.
 func (p *Pace) Within(d time.Duration, now time.Time) (most, evenly int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -139,7 +140,7 @@ func (p *Pace) fill(limit int, now time.Time) {
 	p.filled = now
 }
 
-// take takes one request of the limit, or says when there is one to take.
+// take takes one request of the limit, or returns when the next one is available.
 func (p *Pace) take(now time.Time) *TooMany {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -159,7 +160,7 @@ func (p *Pace) take(now time.Time) *TooMany {
 	return nil
 }
 
-// wait takes one request of the limit. It waits for it no longer than patience.
+// wait takes one request of the limit, and waits for it no longer than patience.
 func (p *Pace) wait(ctx context.Context, patience time.Duration) error {
 	deadline := time.Now().Add(patience)
 	for {
@@ -181,8 +182,8 @@ func (p *Pace) wait(ctx context.Context, patience time.Duration) error {
 	}
 }
 
-// refused enters that LiveKit answered 429, or 503 with a time, and returns when it
-// may be asked again.
+// refused records that LiveKit answered 429, or 503 with a time, and returns when the next
+// request may be sent.
 func (p *Pace) refused(header http.Header, learn bool, now time.Time) *TooMany {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -192,7 +193,7 @@ func (p *Pace) refused(header http.Header, learn bool, now time.Time) *TooMany {
 	}
 	p.refusals++
 	until := now.Add(min(max(pause, time.Second), toldMost))
-	if learn && !now.Before(p.pause) { // once for all that were under way
+	if learn && !now.Before(p.pause) { // once for all concurrent requests
 		p.roll(now)
 		asked := 0
 		for _, n := range p.sent {
@@ -214,14 +215,14 @@ func (p *Pace) refused(header http.Header, learn bool, now time.Time) *TooMany {
 	return &TooMany{Until: p.pause, Told: true}
 }
 
-// answered enters that LiveKit did not refuse.
+// answered records that LiveKit did not refuse.
 func (p *Pace) answered() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.refusals = 0
 }
 
-// roll makes room for the seconds since the latest.
+// roll clears the counters of the seconds since the latest.
 func (p *Pace) roll(now time.Time) {
 	second := now.Unix()
 	for s := max(p.second+1, second-window+1); s <= second; s++ {
@@ -230,7 +231,7 @@ func (p *Pace) roll(now time.Time) {
 	p.second = max(p.second, second)
 }
 
-// retryAfter reads the header of that name: seconds, or a date.
+// retryAfter reads the header Retry-After: seconds, or a date.
 func retryAfter(header http.Header, now time.Time) (time.Duration, bool) {
 	value := strings.TrimSpace(header.Get("Retry-After"))
 	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil && seconds >= 0 {
@@ -238,7 +239,7 @@ func retryAfter(header http.Header, now time.Time) (time.Duration, bool) {
 	}
 	if date, err := http.ParseTime(value); err == nil {
 		if said, err := http.ParseTime(header.Get("Date")); err == nil {
-			now = said // by its own clock
+			now = said // by the server's own clock
 		}
 		return date.Add(time.Second).Sub(now), true // dates have no fractions of a second
 	}

@@ -13,20 +13,20 @@ import (
 	"k8s.io/metrics/pkg/apis/custom_metrics"
 )
 
-// all means every one of them, in what authorizers are asked.
-// Source: ResourceAttributes of k8s.io/api/authorization/v1.
+// all stands for everything in the attributes for authorizers. Source: ResourceAttributes
+// of k8s.io/api/authorization/v1.
 const all = "*"
 
-// WidestFirst returns an authorizer that asks each whether somebody may read every metric
-// of the cluster, then every one of the namespace, and only then the one that was asked
-// for. To an authorizer that remembers its answers, all reads of an autoscaler are one.
-// A question that fails, or is answered with no, is no answer to a narrower one.
-// An authorizer with exceptions, which RBAC has not, must therefore say no to "all".
+// WidestFirst returns an authorizer that first asks whether the user may read every metric
+// of the cluster, then every metric of the namespace, and only then the requested one. So
+// for an authorizer that caches its answers, all reads of an autoscaler are one. If a wider
+// question fails or is denied, the narrower one is still asked. An authorizer with
+// exceptions, which RBAC does not have, must therefore deny "all".
 func WidestFirst(asked authorizer.Authorizer) authorizer.Authorizer {
-	var group singleflight.Group // of reads that come at once, one asks
+	var group singleflight.Group // of concurrent reads, only one asks
 	return authorizer.AuthorizerFunc(func(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
 		if a.IsResourceRequest() && a.GetAPIGroup() == custom_metrics.GroupName && a.GetUser() != nil {
-			namespaces := []string{""} // none is all of them
+			namespaces := []string{""} // an empty namespace means all of them
 			if a.GetNamespace() != "" {
 				namespaces = append(namespaces, a.GetNamespace())
 			}
@@ -48,10 +48,10 @@ func WidestFirst(asked authorizer.Authorizer) authorizer.Authorizer {
 	})
 }
 
-// question is the same for those who are the same in all that they are judged by.
+// question returns a key that is equal for users who are equal in everything that decides.
 func question(a authorizer.AttributesRecord) string {
 	who := a.User
-	text := make([]byte, 0, 256) // every read asks: fmt would take a tenth of its time
+	text := make([]byte, 0, 256) // this runs in every read: fmt would take a tenth of its time
 	list := func(parts ...string) {
 		text = append(text, '[')
 		for _, part := range parts {

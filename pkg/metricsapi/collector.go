@@ -9,7 +9,7 @@ import (
 	"github.com/callguard/callguard/pkg/pods"
 )
 
-// Collector shows Prometheus what the metrics API answers for workloads.
+// Collector exports to Prometheus what the metrics API answers for workloads.
 func (p *Provider) Collector() prometheus.Collector { return collector{p} }
 
 type collector struct{ *Provider }

@@ -14,17 +14,18 @@ import (
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
 )
 
-// Others are metrics that somebody else serves beside ours, in a version of the API.
+// Others returns the metrics that another adapter serves in addition to callguard's, in a
+// version of the API.
 type Others func(version string) []metav1.APIResource
 
-// NoOthers is where nobody does.
+// NoOthers is for the case that there is no other adapter.
 func NoOthers(string) []metav1.APIResource { return nil }
 
-// addDiscovery tells aggregated discovery of the metrics, which
-// custom-metrics-apiserver leaves out: without it kube-apiserver lists the group
-// without resources, and `kubectl api-resources` shows none.
+// addDiscovery adds the metrics to aggregated discovery, which custom-metrics-apiserver
+// does not do. Without it kube-apiserver lists the group without resources, and `kubectl
+// api-resources` shows none.
 //
-// A metric is a subresource of what it describes, as `pods/active_calls`.
+// A metric is a subresource of the resource that it describes, such as `pods/active_calls`.
 func addDiscovery(server *genericapiserver.GenericAPIServer, versions []metav1.GroupVersionForDiscovery, others Others) {
 	for _, version := range versions {
 		server.AggregatedDiscoveryGroupManager.AddGroupVersion(custom_metrics.GroupName, apidiscoveryv2.APIVersionDiscovery{
@@ -34,7 +35,8 @@ func addDiscovery(server *genericapiserver.GenericAPIServer, versions []metav1.G
 	}
 }
 
-// merged are our metrics and those of others. Of those by one name ours is served.
+// merged returns callguard's metrics and those of others. If both have a name, callguard's
+// is served.
 func merged(others []metav1.APIResource) []metav1.APIResource {
 	var all []metav1.APIResource
 	seen := map[string]bool{}
@@ -54,7 +56,8 @@ func merged(others []metav1.APIResource) []metav1.APIResource {
 	return all
 }
 
-// aggregated are resources in the form of aggregated discovery, in the order of their first metrics.
+// aggregated returns resources in the form of aggregated discovery, in the order of their first
+// metrics.
 func aggregated(version string, all []metav1.APIResource) []apidiscoveryv2.APIResourceDiscovery {
 	kind := &metav1.GroupVersionKind{Group: custom_metrics.GroupName, Version: version, Kind: listKind}
 	var list []apidiscoveryv2.APIResourceDiscovery
@@ -62,7 +65,7 @@ func aggregated(version string, all []metav1.APIResource) []apidiscoveryv2.APIRe
 	for _, r := range all {
 		resource, metric, found := strings.Cut(r.Name, "/")
 		if !found {
-			continue // none of these is a metric
+			continue // not a metric
 		}
 		i, known := at[resource]
 		if !known {
@@ -81,7 +84,7 @@ func aggregated(version string, all []metav1.APIResource) []apidiscoveryv2.APIRe
 	return list
 }
 
-// listing is the metrics of one version, as its own path in discovery has it.
+// listing has the metrics of one version, for that version's own path in discovery.
 type listing struct {
 	version string
 	others  Others
@@ -90,7 +93,7 @@ type listing struct {
 // ListAPIResources implements discovery.APIResourceLister.
 func (l listing) ListAPIResources() []metav1.APIResource { return merged(l.others(l.version)) }
 
-// Serves reports whether a request is for a metric of callguard's, by its path.
+// Serves reports, by its path, whether a request is for one of callguard's metrics.
 func Serves(r *request.RequestInfo) bool {
 	info := provider.CustomMetricInfo{GroupResource: schema.ParseGroupResource(r.Resource), Namespaced: r.Namespace != "", Metric: r.Subresource}
 	if r.Resource == "metrics" && r.Subresource == "" { // of the namespace itself

@@ -17,10 +17,10 @@ import (
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver"
 )
 
-// encoded is a list that writes itself where it is asked for as JSON of v1beta2, as by
-// kubectl and by clients of any language: without a conversion and without reflection.
-// Any other encoding is left to whoever asks for it; protobuf takes half as long anyway.
-// It is API machinery's own hook for that.
+// encoded is a list that encodes itself as JSON of v1beta2, which kubectl and most clients
+// request, without a conversion and without reflection. Other encodings use the default
+// encoder; protobuf takes half as long anyway. CacheableObject is API machinery's own hook
+// for that.
 type encoded struct {
 	*custom_metrics.MetricValueList
 
@@ -29,7 +29,7 @@ type encoded struct {
 
 var _ runtime.CacheableObject = encoded{}
 
-// jsonIdentifier is that of the encoder of JSON of v1beta2.
+// jsonIdentifier returns the identifier of the encoder for JSON of v1beta2.
 func jsonIdentifier() runtime.Identifier {
 	info, _ := runtime.SerializerInfoForMediaType(apiserver.Codecs.SupportedMediaTypes(), runtime.ContentTypeJSON)
 	return apiserver.Codecs.EncoderForVersion(info.Serializer, v1beta2.SchemeGroupVersion).Identifier()
@@ -54,7 +54,7 @@ func (e encoded) DeepCopyObject() runtime.Object {
 	return encoded{e.MetricValueList.DeepCopy(), e.json}
 }
 
-// perItem is about what the JSON of one item takes, in bytes.
+// perItem is about the size of one item in JSON, in bytes.
 const perItem = 220
 
 func writeJSON(list *custom_metrics.MetricValueList, w io.Writer) error {
@@ -89,7 +89,7 @@ func writeJSON(list *custom_metrics.MetricValueList, w io.Writer) error {
 		b = append(b, `},"timestamp":"`...)
 		b = item.Timestamp.UTC().AppendFormat(b, time.RFC3339)
 		b = append(b, `","value":"`...)
-		if n := item.Value.Value(); 0 <= n && n < 1000 { // beyond it has a suffix
+		if n := item.Value.Value(); 0 <= n && n < 1000 { // a larger one has a suffix
 			b = strconv.AppendInt(b, n, 10)
 		} else {
 			b = append(b, item.Value.String()...)
@@ -101,7 +101,8 @@ func writeJSON(list *custom_metrics.MetricValueList, w io.Writer) error {
 	return err
 }
 
-// metricSelector is the JSON of the last selector; all items of a list have one.
+// metricSelector caches the JSON of the last selector; all items of a list have the same
+// one.
 type metricSelector struct {
 	of   *metav1.LabelSelector
 	text []byte
@@ -115,12 +116,12 @@ func (s *metricSelector) json(of *metav1.LabelSelector) (text []byte, err error)
 	return s.text, err
 }
 
-// appendText appends a JSON string. Names of Kubernetes need no escapes; what does is
-// left to encoding/json.
+// appendText appends a JSON string. Kubernetes' names need no escapes; for other texts it
+// uses encoding/json.
 func appendText(b []byte, text string) []byte {
 	for i := range len(text) {
 		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
-			quoted, _ := json.Marshal(text) // a string always has one
+			quoted, _ := json.Marshal(text) // a string can always be encoded
 			return append(b, quoted...)
 		}
 	}

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package metricsapi answers custom.metrics.k8s.io from what witnesses say.
+// Package metricsapi answers requests of custom.metrics.k8s.io from the witnesses'
+// readings.
 //
-// Every answer comes from memory: no request reaches LiveKit, an agent or the
-// Kubernetes API. The package never invents a value. A pod that is unknown is
-// left out; where too little is known the answer is 503 with the reason, and the
-// HorizontalPodAutoscaler holds. Such a 503 carries no Retry-After: client-go
-// would sleep on it, and so stall the few workers that all autoscalers share.
+// Every answer comes from memory: no request reaches LiveKit, an agent or the Kubernetes
+// API. The package never invents a value. Unknown pods are left out. If too little is
+// known, the answer is 503 with the reason, and the HorizontalPodAutoscaler keeps its
+// replica count. Such a 503 has no Retry-After: client-go would sleep for it, and so block
+// the few workers that all autoscalers share.
 package metricsapi
 
 import (
@@ -27,8 +28,8 @@ import (
 	"github.com/callguard/callguard/pkg/witness"
 )
 
-// StateLabel is the one label of the metrics, by which a metric selector can
-// choose pods: serving, aside, draining or released.
+// StateLabel is a label of the metrics by which a metric selector can choose pods: serving,
+// aside, draining or released.
 const StateLabel = "state"
 
 // Provider serves the metrics.
@@ -44,12 +45,12 @@ type Provider struct {
 
 var _ provider.CustomMetricsProvider = (*Provider)(nil)
 
-// New returns a Provider of what store, ledger and lengths know.
+// New returns a Provider that takes its answers from store, ledger and lengths.
 func New(store *pods.Store, l *witness.Ledger, lengths *Lengths, now func() time.Time) *Provider {
 	return &Provider{Waiting: nobodyKnows, store: store, ledger: l, now: now, lengths: lengths}
 }
 
-// ListAllMetrics lists what is served. It is the same at any time.
+// ListAllMetrics lists the metrics, which never change.
 func (p *Provider) ListAllMetrics() []provider.CustomMetricInfo {
 	var infos []provider.CustomMetricInfo
 	for _, d := range described() {
@@ -83,7 +84,7 @@ func (p *Provider) GetMetricByName(_ context.Context, name types.NamespacedName,
 	return &values[0], nil
 }
 
-// GetMetricBySelector returns a metric of all objects that a selector chooses.
+// GetMetricBySelector returns a metric of all objects that match a selector.
 func (p *Provider) GetMetricBySelector(_ context.Context, namespace string, selector labels.Selector, info provider.CustomMetricInfo, metricSelector labels.Selector) (*custom_metrics.MetricValueList, error) {
 	d, identifier, err := p.resolve(info, metricSelector)
 	if err != nil {
@@ -96,8 +97,8 @@ func (p *Provider) GetMetricBySelector(_ context.Context, namespace string, sele
 	return &custom_metrics.MetricValueList{Items: values}, nil
 }
 
-// resolve finds what is asked for, or says as the Kubernetes API would that
-// there is no such thing.
+// resolve finds what is requested, or returns the same error as the Kubernetes API if it
+// does not exist.
 func (p *Provider) resolve(info provider.CustomMetricInfo, selector labels.Selector) (description, custom_metrics.MetricIdentifier, error) {
 	d, ok := describe(info)
 	if !ok {
@@ -136,9 +137,9 @@ type subject struct {
 	pods []*call.Pod
 }
 
-// values measures subjects. A subject that is a pod of another state than
-// selected, or unknown, is left out; so is any other of which too little is known,
-// as it is by its name. Where that is so of all together, there is no answer.
+// values returns a metric of subjects. Pods that are unknown or in another state than
+// selected are left out, and so are other subjects of which too little is known. If too
+// little is known of all of them together, it returns an error.
 func (p *Provider) values(subjects []subject, d description, identifier custom_metrics.MetricIdentifier, selector labels.Selector) ([]custom_metrics.MetricValue, error) {
 	if identifier.Name == UntilIdle {
 		return p.untilIdle(subjects, d, identifier, selector)
@@ -174,7 +175,7 @@ type look struct {
 	store    *pods.Store
 	now      time.Time
 	selector labels.Selector        // of the metric; nil for everything
-	fresh    map[call.Project]error // of the projects asked about so far
+	fresh    map[call.Project]error // of the projects checked so far
 }
 
 func (p *Provider) look(selector labels.Selector) look {

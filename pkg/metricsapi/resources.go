@@ -18,7 +18,7 @@ import (
 
 const podKind = "Pod"
 
-// description is a resource that metrics describe.
+// description is a resource that has metrics.
 type description struct {
 	resource   schema.GroupResource
 	kind       string
@@ -42,7 +42,7 @@ func described() []description {
 	}
 }
 
-// describe finds the description of what is asked for.
+// describe returns the description of the requested resource.
 func describe(info provider.CustomMetricInfo) (description, bool) {
 	for _, d := range described() {
 		if d.resource == info.GroupResource && d.namespaced == info.Namespaced && slices.Contains(d.metrics, info.Metric) {
@@ -70,7 +70,7 @@ func (p *Provider) members(d description, name types.NamespacedName) ([]*call.Po
 	return members, nil
 }
 
-// subjects returns the objects that a selector chooses, with their pods.
+// subjects returns the objects that match a selector, with their pods.
 func (p *Provider) subjects(d description, namespace string, selector labels.Selector) []subject {
 	if d.isPod() {
 		found := p.store.In(namespace, func(pod *call.Pod) bool { return selector.Matches(labels.Set(pod.Labels)) })
@@ -90,8 +90,8 @@ func (p *Provider) subjects(d description, namespace string, selector labels.Sel
 	return subjects
 }
 
-// hasMetrics reports whether an object has metrics even while it has no pods: a
-// workload that makes guarded ones, an enabled namespace, a node.
+// hasMetrics reports whether an object has metrics even without pods: a workload that
+// creates guarded pods, an enabled namespace, a node.
 func (p *Provider) hasMetrics(o *pods.Object) bool {
 	switch o.Kind {
 	case pods.Namespace, pods.Node:
@@ -101,7 +101,7 @@ func (p *Provider) hasMetrics(o *pods.Object) bool {
 	}
 }
 
-// notGuarded is the API's 404, with what would make the object one of ours.
+// notGuarded returns a 404 that says what the object needs in order to have metrics.
 func (p *Provider) notGuarded(d description, name types.NamespacedName) error {
 	err := apierrors.NewNotFound(d.resource, name.Name)
 	namespace := name.Namespace

@@ -22,7 +22,7 @@ import (
 // listKind is the kind of every answer.
 const listKind = "MetricValueList"
 
-// lister is the library's storage, whose lists write themselves.
+// lister is the library's storage with lists that encode themselves.
 type lister struct {
 	*storage.REST
 
@@ -38,10 +38,10 @@ func (l lister) List(ctx context.Context, options *metainternalversion.ListOptio
 	return found, err
 }
 
-// Install has a server serve the metrics in every version of the API, and list in discovery
-// what there is, beside those of others; changed is to be called when these have changed. The
-// library's own InstallCustomMetricsAPI does the same with lists that are converted and
-// encoded by reflection.
+// Install makes a server serve the metrics in every version of the API, and list them in
+// discovery together with those of others; changed has to be called when those have changed.
+// The library's own InstallCustomMetricsAPI does the same, but converts lists and encodes
+// them by reflection.
 func Install(server *genericapiserver.GenericAPIServer, p *Provider, others Others) (changed func(), err error) {
 	group := genericapiserver.NewDefaultAPIGroupInfo(custom_metrics.GroupName, apiserver.Scheme, runtime.NewParameterCodec(apiserver.Scheme), apiserver.Codecs)
 	lists := lister{storage.NewREST(p), jsonIdentifier()}

@@ -15,25 +15,25 @@ import (
 const (
 	ActiveCalls  = "active_calls"  // calls held
 	BusyPods     = "busy_pods"     // pods that hold a call, or may
-	DrainingPods = "draining_pods" // pods that take no new call
-	WaitingCalls = "waiting_calls" // callers whom no agent has answered, and who asked for one
-	// UntilIdle is in how many seconds all calls held now are over, by how long calls lasted
-	// before: the median, or another quantile that its selector names.
+	DrainingPods = "draining_pods" // pods that take no new calls
+	WaitingCalls = "waiting_calls" // callers who asked for an agent and have none
+	// UntilIdle is in how many seconds all present calls will have ended, estimated from
+	// earlier calls: the median, or another quantile that its selector names.
 	UntilIdle = "seconds_until_idle"
 )
 
-// tally is what is known of some pods together.
+// tally sums up what is known of some pods.
 type tally struct {
 	known, unknown        int
-	lost                  int // unknown, and gone with their nodes
+	lost                  int // unknown pods of lost nodes
 	calls, busy, draining int
 	at                    time.Time // of the oldest reading
-	stale                 error     // why a LiveKit project of theirs cannot be believed
-	example               string    // an unknown pod, and why it is
+	stale                 error     // why one of their LiveKit projects cannot be believed
+	example               string    // an unknown pod, and why it is unknown
 }
 
-// count enters a pod. One that is lost with its node and unknown is unknown for good,
-// and has nothing to do with whether enough is known of the others.
+// count adds a pod. An unknown pod of a lost node will stay unknown, so it does not matter
+// for whether enough is known of the others.
 func (t *tally) count(pod *call.Pod, r call.Reading, lost bool) {
 	if pod.State == call.Draining || pod.State == call.Released {
 		t.draining++
@@ -61,7 +61,7 @@ func (t *tally) count(pod *call.Pod, r call.Reading, lost bool) {
 	}
 }
 
-// add joins what bears on whether enough is known.
+// add adds the counts that decide whether enough is known.
 func (t *tally) add(other tally) {
 	t.known += other.known
 	t.unknown += other.unknown
@@ -74,10 +74,9 @@ func (t *tally) add(other tally) {
 	}
 }
 
-// tooLittleKnown returns a 503 with the reason when a metric about calls cannot
-// be answered: a LiveKit project cannot be believed, or more than half of the
-// pods are unknown, of which those that are lost with their nodes do not count
-// beside one that is known.
+// tooLittleKnown returns a 503 with the reason when a metric about calls cannot be
+// answered: a LiveKit project cannot be believed, or more than half of the pods are
+// unknown. Pods of lost nodes do not count if at least one pod is known.
 func (t *tally) tooLittleKnown(metric string) error {
 	switch {
 	case metric == DrainingPods:
@@ -92,7 +91,7 @@ func (t *tally) tooLittleKnown(metric string) error {
 	return nil
 }
 
-// unavailable is a 503 with a text that others may have had a hand in.
+// unavailable returns a 503 whose text may include text from outside.
 func unavailable(format string, args ...any) error {
 	return apierrors.NewServiceUnavailable(call.Plain(fmt.Sprintf(format, args...), call.MaxText))
 }

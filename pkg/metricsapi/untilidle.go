@@ -25,17 +25,16 @@ import (
 )
 
 // QuantileLabel is the label by which the selector of UntilIdle names a quantile, such as
-// 0.9: with that chance all calls are over by then.
+// 0.9: the probability that all calls have ended by then.
 const QuantileLabel = "quantile"
 
-// maxTables bounds the workloads of a namespace whose calls' lengths are kept: those that
-// had calls last.
+// maxTables is for how many workloads of a namespace the lengths of calls are kept: those
+// that had calls most recently.
 const maxTables = 200
 
 // Lengths has how long the calls of workloads last.
 type Lengths struct {
-	// Ages returns how old the calls of a pod are, at least, as far as anybody has seen them
-	// begin.
+	// Ages returns the minimum ages of the calls of a pod, as far as their beginning was seen.
 	Ages func(*call.Pod, time.Time) []time.Duration
 
 	store *pods.Store
@@ -52,8 +51,9 @@ func NewLengths(store *pods.Store) *Lengths {
 	}
 }
 
-// Table returns where the lengths of a pod's calls are learnt: that of its workload. It is
-// nil for what is no guarded pod of the project: nobody else has a word in its workload.
+// Table returns the table of a pod's workload, which learns the lengths of its calls. It is
+// nil for anything but a guarded pod of the project, so that others cannot influence the
+// workload's table.
 func (l *Lengths) Table(project call.Project, uid types.UID) *lengths.Table {
 	pod := l.store.ByUID(uid)
 	if pod == nil || pod.Project != project {
@@ -86,7 +86,7 @@ func (l *Lengths) Of(pod *call.Pod) *lengths.Table {
 	return table
 }
 
-// quantile is what a selector names; the median where it names nothing.
+// quantile returns the quantile that a selector names; the median if it names none.
 func quantile(selector labels.Selector) (float64, error) {
 	if selector == nil || selector.Empty() {
 		return 0.5, nil
@@ -107,8 +107,8 @@ func quantile(selector labels.Selector) (float64, error) {
 	return value, nil
 }
 
-// untilIdle foretells when subjects hold no call. One of which too little is known is left
-// out; where that is so of all, there is no answer.
+// untilIdle estimates when subjects will hold no call. Subjects of which too little is
+// known are left out; if that is so for all, it returns an error.
 func (p *Provider) untilIdle(subjects []subject, d description, identifier custom_metrics.MetricIdentifier, selector labels.Selector) ([]custom_metrics.MetricValue, error) {
 	chance, err := quantile(selector)
 	if err != nil {
@@ -186,7 +186,7 @@ func (f foreteller) calls(members []*call.Pod, ofNode bool) (calls []lengths.Cal
 			return nil, at, err
 		}
 		ages := f.lengths.Ages(pod, f.now)
-		slices.Sort(ages) // of more than count, the oldest are those that are doubted
+		slices.Sort(ages) // if there are more than count, the oldest ones are in doubt
 		for i := range n {
 			age := time.Duration(0)
 			if i < len(ages) {
@@ -198,7 +198,7 @@ func (f foreteller) calls(members []*call.Pod, ofNode bool) (calls []lengths.Cal
 	return calls, at, nil
 }
 
-// like is how long the calls of a pod's workload last.
+// like returns how long the calls of a pod's workload last.
 func (f foreteller) like(pod *call.Pod) (*lengths.Curve, error) {
 	if !pod.Asks(call.Rooms) && !pod.Asks(call.Gate) {
 		return nil, fmt.Errorf("how long calls of pod %s last is not known: only witnesses %q and %q tell of each of them, and the pod names neither", pod.NamespacedName, call.Rooms, call.Gate)

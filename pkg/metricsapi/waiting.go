@@ -16,12 +16,12 @@ import (
 	"github.com/callguard/callguard/pkg/pods"
 )
 
-// nobodyKnows is what is known of waiting calls where nobody asks for them.
+// nobodyKnows is for a provider without a source of waiting calls.
 func nobodyKnows(call.Project, time.Time) (call.Waiting, error) {
 	return call.Waiting{}, errors.New("nobody asks LiveKit which calls wait for an agent")
 }
 
-// queue is what is known of the calls that wait for some workloads.
+// queue has the calls that wait for some workloads.
 type queue struct {
 	calls   int
 	at      time.Time // as of when it is known
@@ -29,9 +29,9 @@ type queue struct {
 }
 
 // waiting counts the calls that wait for an agent of each subject. A call that several
-// subjects could take counts for each. Of a subject for which calls are known to wait the
-// number is what is known; where none are known and some may be, it is unknown, and left
-// out; where that is so of all, there is no answer.
+// subjects could take counts for each. If some calls are known to wait for a subject, that
+// is its number. If none are known, but some may wait, the subject is unknown and left out;
+// if that is so for all, it returns an error.
 func (p *Provider) waiting(subjects []subject, d description, identifier custom_metrics.MetricIdentifier) ([]custom_metrics.MetricValue, error) {
 	queues := p.queues(d.kind)
 	values := make([]custom_metrics.MetricValue, 0, len(subjects))
@@ -44,9 +44,9 @@ func (p *Provider) waiting(subjects []subject, d description, identifier custom_
 		q, is := queues[key]
 		switch {
 		case !is && d.kind == pods.Namespace:
-			q = &queue{at: p.now()} // nothing in it takes calls
+			q = &queue{at: p.now()} // nothing in the namespace takes calls
 		case !is:
-			continue // it has gone meanwhile
+			continue // the object is gone meanwhile
 		case q.calls == 0 && q.unknown != nil:
 			if unknown == nil {
 				unknown = q.unknown
@@ -66,7 +66,7 @@ func (p *Provider) waiting(subjects []subject, d description, identifier custom_
 	return values, nil
 }
 
-// queues counts what waits for each Deployment, StatefulSet or Namespace, by the kind.
+// queues counts the calls that wait for each Deployment, StatefulSet or Namespace, by kind.
 func (p *Provider) queues(kind string) map[types.NamespacedName]*queue {
 	now := p.now()
 	takers := map[call.Project][]pods.Taker{}
@@ -79,7 +79,7 @@ func (p *Provider) queues(kind string) map[types.NamespacedName]*queue {
 		if err == nil && waiting.Unknown > 0 {
 			err = fmt.Errorf("%d rooms of LiveKit project %s have a caller and no agent, and it is not known whether they asked for one: %s", waiting.Unknown, project, waiting.Why)
 		}
-		of := make([]*queue, len(takers)) // nil for those of another kind
+		of := make([]*queue, len(takers)) // nil for takers of another kind
 		demands := make([]call.Demand, len(takers))
 		for i, t := range takers {
 			demands[i] = t.Demand

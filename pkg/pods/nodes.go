@@ -11,7 +11,7 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 )
 
-// OnlyAddresses is what is kept of a node's status: where it is, by number.
+// OnlyAddresses returns the part of a node's status that is kept: its IP addresses.
 func OnlyAddresses(status corev1.NodeStatus) corev1.NodeStatus {
 	return corev1.NodeStatus{Addresses: slices.DeleteFunc(slices.Clone(status.Addresses), func(a corev1.NodeAddress) bool {
 		_, err := netip.ParseAddr(a.Address)

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pods knows which guarded pods live now, where they run and which
-// workload they belong to, from informers limited to what that takes.
+// Package pods knows which guarded pods live now, where they run and which workload they
+// belong to, from informers that are limited to that.
 //
-// It counts no calls and writes nothing. A pod that is gone or has ended is gone
-// here at once.
+// It counts no calls and writes nothing. A pod that is deleted or has ended is removed at
+// once.
 package pods
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// Kinds of workloads and places, as Kubernetes writes them.
+// The kinds of objects that have metrics, as Kubernetes writes them.
 const (
 	Deployment  = "Deployment"
 	StatefulSet = "StatefulSet"
@@ -29,7 +29,7 @@ const (
 	Node        = "Node"
 )
 
-// Object is a workload, a namespace or a node: something that metrics describe.
+// Object is a workload, a namespace or a node: an object that has metrics.
 type Object struct {
 	types.NamespacedName
 
@@ -38,15 +38,15 @@ type Object struct {
 	Labels map[string]string
 	// Owner is the controller of a ReplicaSet.
 	Owner call.Owner
-	// Guarded says that its pod template carries call.GuardedLabel.
+	// Guarded reports whether its pod template has call.GuardedLabel.
 	Guarded bool
-	// Demand is which calls that wait its pods could take, by the template of a Deployment
-	// or StatefulSet; AsksRooms says that LiveKit is asked about them.
+	// Demand describes which waiting calls its pods could take, by the template of a
+	// Deployment or StatefulSet; AsksRooms reports whether LiveKit is asked about them.
 	Demand    call.Demand
 	AsksRooms bool
 	// Born is when a Deployment or StatefulSet was created.
 	Born time.Time
-	// Silent reports whether a node is not heard by the control plane, or not ready.
+	// Silent reports whether a node does not report to the control plane, or is not ready.
 	Silent bool
 }
 
@@ -84,7 +84,7 @@ func NewStore() *Store {
 	}
 }
 
-// SetPod enters a pod, and reports whether it is new.
+// SetPod adds or updates a pod, and reports whether it is new.
 func (s *Store) SetPod(p *call.Pod) (fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,7 +106,7 @@ func (s *Store) SetPod(p *call.Pod) (fresh bool) {
 	return fresh
 }
 
-// enter puts a pod under what it counts for.
+// enter adds a pod to the workloads and the node for which it counts.
 func (s *Store) enter(p *call.Pod) {
 	owner, top := s.workload(p)
 	refs := []ref{{Node, types.NamespacedName{Name: p.Node}}}
@@ -121,7 +121,7 @@ func (s *Store) enter(p *call.Pod) {
 	s.entered[p.UID] = refs
 }
 
-// leave takes a pod away from what it counts for.
+// leave removes a pod from them.
 func (s *Store) leave(uid types.UID) {
 	for _, r := range s.entered[uid] {
 		remove(s.members, r, uid)
@@ -129,7 +129,7 @@ func (s *Store) leave(uid types.UID) {
 	delete(s.entered, uid)
 }
 
-// drop forgets a pod, but for its name.
+// drop removes a pod, except from the index by name.
 func (s *Store) drop(uid types.UID) {
 	if p := s.byUID[uid]; p != nil {
 		remove(s.owned, p.Owner.UID, uid)
@@ -138,7 +138,7 @@ func (s *Store) drop(uid types.UID) {
 	delete(s.byUID, uid)
 }
 
-// enterAnew puts the pods of an owner under what they count for since it changed.
+// enterAnew enters the pods of an owner again after that has changed.
 func (s *Store) enterAnew(owner types.UID) {
 	for uid, p := range s.owned[owner] {
 		s.leave(uid)
@@ -159,13 +159,13 @@ func remove[K comparable](groups map[K]map[types.UID]*call.Pod, key K, uid types
 	}
 }
 
-// DeletePod forgets the pod of that name and UID.
+// DeletePod removes the pod of that name and UID.
 func (s *Store) DeletePod(name types.NamespacedName, uid types.UID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drop(uid)
 	if old := s.byName[name.Namespace][name.Name]; old == nil || old.UID != uid {
-		return // a StatefulSet has made the next one of that name
+		return // a StatefulSet has created the next one of that name
 	}
 	s.sorted.Delete(name.Namespace)
 	delete(s.byName[name.Namespace], name.Name)
@@ -174,8 +174,8 @@ func (s *Store) DeletePod(name types.NamespacedName, uid types.UID) {
 	}
 }
 
-// SetObject enters a workload, a node, or a namespace that is enabled, and reports
-// whether it is new: one that has the name of another is.
+// SetObject adds or updates a workload, a node, or an enabled namespace, and reports
+// whether it is new. An object with the name of an earlier one is new, too.
 func (s *Store) SetObject(o *Object) (fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -193,7 +193,7 @@ func (s *Store) SetObject(o *Object) (fresh bool) {
 	return old == nil || old.UID != o.UID
 }
 
-// DeleteObject forgets an object.
+// DeleteObject removes an object.
 func (s *Store) DeleteObject(kind string, name types.NamespacedName, uid types.UID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -201,7 +201,7 @@ func (s *Store) DeleteObject(kind string, name types.NamespacedName, uid types.U
 		delete(s.byOwner, uid)
 		s.enterAnew(uid)
 	}
-	if old := s.objects[kind][name]; old != nil && old.UID == uid { // else it was made again
+	if old := s.objects[kind][name]; old != nil && old.UID == uid { // otherwise it was created again
 		delete(s.objects[kind], name)
 	}
 }
@@ -235,8 +235,8 @@ func (s *Store) In(namespace string, keep func(*call.Pod) bool) []*call.Pod {
 	return s.in(namespace, keep)
 }
 
-// Of returns the guarded pods that count for an object, sorted by name. What it costs
-// grows with them, and not with the namespace, but for a namespace itself.
+// Of returns the guarded pods that count for an object, sorted by name. Its cost depends on
+// their number, not on the size of the namespace, except for a namespace itself.
 func (s *Store) Of(kind string, name types.NamespacedName) []*call.Pod {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -267,7 +267,7 @@ func (s *Store) By(kind, namespace string) map[types.NamespacedName][]*call.Pod 
 	return groups
 }
 
-// counting returns those of enabled namespaces, sorted by name.
+// counting returns the pods in enabled namespaces, sorted by name.
 func (s *Store) counting(group map[types.UID]*call.Pod) []*call.Pod {
 	found := make([]*call.Pod, 0, len(group))
 	for _, p := range group {
@@ -306,8 +306,8 @@ func (s *Store) in(namespace string, keep func(*call.Pod) bool) []*call.Pod {
 	return found
 }
 
-// byNames returns the pods of a namespace, sorted by name. The lock that its caller has
-// for reading keeps them as they are.
+// byNames returns the pods of a namespace, sorted by name. The caller holds the lock for
+// reading.
 func (s *Store) byNames(namespace string) []*call.Pod {
 	if list, ok := s.sorted.Load(namespace); ok {
 		return list.([]*call.Pod)
@@ -352,10 +352,9 @@ func (s *Store) Objects(kind, namespace string, keep func(*Object) bool) []*Obje
 	return found
 }
 
-// workload returns a pod's owner, and that owner's owner where there is one: a
-// pod of a Deployment belongs to its ReplicaSet and to the Deployment, one that
-// was set aside to the Deployment alone. Where the ReplicaSet is gone, its name says
-// which Deployment made it.
+// workload returns a pod's owner, and the owner's owner if there is one: a pod of a
+// Deployment belongs to its ReplicaSet and to the Deployment, one that was set aside only
+// to the Deployment. If the ReplicaSet is gone, its name shows which Deployment created it.
 func (s *Store) workload(p *call.Pod) (owner, top call.Owner) {
 	if rs := s.byOwner[p.Owner.UID]; rs != nil {
 		return p.Owner, rs.Owner
@@ -368,8 +367,8 @@ func (s *Store) workload(p *call.Pod) (owner, top call.Owner) {
 	return p.Owner, call.Owner{}
 }
 
-// Workload returns what a pod belongs to at the end: its Deployment, its StatefulSet, or
-// whatever else controls it; the zero Owner for a pod without one.
+// Workload returns the top owner of a pod: its Deployment, its StatefulSet, or whatever
+// else controls it; the zero Owner for a pod without an owner.
 func (s *Store) Workload(p *call.Pod) call.Owner {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -377,8 +376,8 @@ func (s *Store) Workload(p *call.Pod) call.Owner {
 	return cmp.Or(top, owner)
 }
 
-// Former returns the pods that count for a workload because one of its name owned them,
-// which is gone: their calls are a forecast of what the workload will have to take.
+// Former returns the pods that count for a workload because an earlier workload of the same
+// name owned them. Their calls show what the workload will have to take.
 func (s *Store) Former(o *Object) []*call.Pod {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -392,8 +391,8 @@ func former(owner call.Owner, of *Object) bool {
 	return owner.Kind == of.Kind && owner.Name == of.Name && owner.UID != of.UID
 }
 
-// Lost reports whether a pod is known to have gone with its node: the node is gone or
-// silent, and Kubernetes or the guard has given the pod up. Until then it may come back.
+// Lost reports whether a pod counts as lost with its node: the node is gone or silent, and
+// Kubernetes or the guard has given up the pod. Until then it may come back.
 func (s *Store) Lost(p *call.Pod) bool {
 	if p.Node == "" || p.State == call.Serving && !p.Terminating {
 		return false
@@ -404,9 +403,10 @@ func (s *Store) Lost(p *call.Pod) bool {
 	return node == nil || node.Silent
 }
 
-// EachProject tells f, for each pod of an enabled namespace that LiveKit is asked about,
-// its LiveKit project and when it was born. Of a workload that has no pods it tells when
-// that was born itself: calls may wait for its first. f must not call the Store.
+// EachProject calls f for each pod of an enabled namespace about which LiveKit is asked,
+// with its LiveKit project and its time of creation. For a workload without pods it passes
+// the workload's time of creation, because calls may wait for its first pod. f must not
+// call the Store.
 func (s *Store) EachProject(f func(call.Project, time.Time)) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -431,16 +431,17 @@ func (s *Store) EachProject(f func(call.Project, time.Time)) {
 	}
 }
 
-// Taker is who could take calls that wait: a Deployment, a StatefulSet, or pods of a
-// Namespace that belong to neither.
+// Taker is something that could take waiting calls: a Deployment, a StatefulSet, or the
+// pods of a Namespace that belong to neither.
 type Taker struct {
 	Kind string
 	types.NamespacedName
 	call.Demand
 }
 
-// Takers returns who of enabled namespaces could take the calls that wait: Deployments and
-// StatefulSets, whether they have pods or not, and pods that belong to none of these.
+// Takers returns everything in enabled namespaces that could take waiting calls:
+// Deployments and StatefulSets, with or without pods, and pods that belong to none of
+// these.
 func (s *Store) Takers() []Taker {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -452,7 +453,7 @@ func (s *Store) Takers() []Taker {
 			}
 		}
 	}
-	of := map[Taker]bool{} // one for all pods of a namespace that say the same
+	of := map[Taker]bool{} // one for all pods of a namespace with the same demand
 	for namespace, names := range s.byName {
 		if !s.enabled(namespace) {
 			continue

@@ -21,7 +21,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// Watcher keeps a Store true.
+// Watcher keeps a Store up to date.
 type Watcher struct {
 	store    *Store
 	all      informers.SharedInformerFactory // every object of a kind
@@ -32,9 +32,9 @@ type Watcher struct {
 	log      *slog.Logger
 }
 
-// NewWatcher returns a Watcher that calls onChange after a pod or a namespace has
-// changed. Pods are read whole and trimmed at once: their address, node and
-// container states, which are needed, are no metadata.
+// NewWatcher returns a Watcher that calls onChange after a pod or a namespace has changed.
+// Pods are read completely and trimmed at once, because address, node and container states
+// are needed, which metadata does not include.
 func NewWatcher(client kubernetes.Interface, store *Store, onChange func(), log *slog.Logger) (*Watcher, error) {
 	labelled := func(label string) informers.SharedInformerFactory {
 		return informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim),
@@ -94,7 +94,7 @@ func (w *Watcher) IsNode(addr netip.Addr) bool {
 	return IsNode(w.all.Core().V1().Nodes().Lister(), addr)
 }
 
-// Synced reports whether everything that was there at the start is in the Store.
+// Synced reports whether everything that existed at the start is in the Store.
 func (w *Watcher) Synced() bool {
 	for _, synced := range w.synced {
 		if !synced() {
@@ -140,8 +140,8 @@ func (w *Watcher) setObject(obj any) {
 	}
 }
 
-// tellFormer logs once that pods of a workload that is gone count for the one that has
-// its name now.
+// tellFormer logs once that pods of a deleted workload count for the present one of its
+// name.
 func (w *Watcher) tellFormer(o *Object) {
 	if o.Kind != Deployment && o.Kind != StatefulSet {
 		return
@@ -161,8 +161,8 @@ func (w *Watcher) deleteObject(obj any) {
 	}
 }
 
-// FromPod reads what callguard needs of a pod. A setting that cannot be read has
-// its default; the errors say which value would work.
+// FromPod reads what callguard needs of a pod. For an invalid setting the default applies;
+// the errors name values that would work.
 func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 	witnesses, _ := call.ParseWitnesses(pod.Annotations[call.WitnessesAnnotation], pod.Annotations[call.GatePortAnnotation])
 	port, _ := call.ParseWorkerPort(pod.Annotations[call.WorkerPortAnnotation])
@@ -170,7 +170,7 @@ func FromPod(pod *corev1.Pod) (*call.Pod, []error) {
 	demand := call.DemandOf(pod.Namespace, pod.Annotations)
 	running := Runs(pod.Status.ContainerStatuses)
 	if running && !Runs(agentStatuses(pod, witnesses)) {
-		// It has no page that could answer, and no job. Whoever else counts is asked all the same.
+		// It has no page that could answer, and no job. The other witnesses are still asked.
 		witnesses = slices.DeleteFunc(slices.Clone(witnesses), func(w call.Witness) bool { return w == call.Worker })
 		running = len(witnesses) > 0
 	}
@@ -200,14 +200,14 @@ func Runs(list []corev1.ContainerStatus) bool {
 	return slices.ContainsFunc(list, func(c corev1.ContainerStatus) bool { return c.State.Running != nil })
 }
 
-// isReady reports whether a condition is that of a pod which is ready.
+// isReady reports whether a condition is that of a ready pod.
 func isReady(c corev1.PodCondition) bool {
 	return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 }
 
-// agentStatuses are the statuses of the containers that may be the agent's: the one that
-// call.AgentContainerAnnotation names or, of a pod whose worker page is a witness, that
-// alone has the port of it; all regular containers where neither says.
+// agentStatuses returns the statuses of the containers that may be the agent: the one that
+// call.AgentContainerAnnotation names or, if GET /worker is a witness, the only one with
+// its port; all regular containers if neither decides.
 func agentStatuses(pod *corev1.Pod, witnesses []call.Witness) []corev1.ContainerStatus {
 	list := pod.Status.ContainerStatuses
 	name := pod.Annotations[call.AgentContainerAnnotation]
@@ -222,8 +222,8 @@ func agentStatuses(pod *corev1.Pod, witnesses []call.Witness) []corev1.Container
 	return list
 }
 
-// withPort is the name of the only regular container that declares the port of the agent's
-// server; empty where none or several do.
+// withPort returns the name of the only regular container that declares the port of the
+// agent's server; empty if none or several do.
 func withPort(pod *corev1.Pod) (name string) {
 	port, err := call.ParseWorkerPort(pod.Annotations[call.WorkerPortAnnotation])
 	if err != nil {
@@ -241,14 +241,14 @@ func withPort(pod *corev1.Pod) (name string) {
 	return name
 }
 
-// TrimContainers keeps of a pod's regular containers, and of their statuses, what FromPod
-// reads: their names and ports, and whether they run.
+// TrimContainers keeps what FromPod reads of a pod's regular containers and their statuses:
+// names, ports, and whether they run.
 func TrimContainers(pod *corev1.Pod) (containers []corev1.Container, statuses []corev1.ContainerStatus) {
 	for _, c := range pod.Status.ContainerStatuses {
 		statuses = append(statuses, corev1.ContainerStatus{Name: c.Name, State: corev1.ContainerState{Running: c.State.Running}})
 	}
 	if len(statuses) < 2 {
-		return nil, statuses // nobody asks which is the agent's
+		return nil, statuses // it does not matter which one is the agent
 	}
 	for _, c := range pod.Spec.Containers {
 		kept := corev1.Container{Name: c.Name}
@@ -296,7 +296,7 @@ func fromObject(obj any) *Object {
 	return o
 }
 
-// silences reports whether a taint says that a node is not heard, or not ready.
+// silences reports whether a taint means that a node does not report, or is not ready.
 func silences(t corev1.Taint) bool {
 	return t.Effect == corev1.TaintEffectNoExecute && (t.Key == corev1.TaintNodeUnreachable || t.Key == corev1.TaintNodeNotReady)
 }
@@ -308,8 +308,8 @@ func controllerOf(obj metav1.Object) call.Owner {
 	return call.Owner{}
 }
 
-// trim keeps of an object what FromPod and fromObject read, so that 5,000 pods
-// are a few megabytes.
+// trim keeps what FromPod and fromObject read of an object, so that 5,000 pods take a few
+// megabytes.
 func trim(obj any) (any, error) {
 	if meta, ok := obj.(metav1.Object); ok {
 		meta.SetManagedFields(nil)
@@ -340,8 +340,8 @@ func trim(obj any) (any, error) {
 	return obj, nil
 }
 
-// trimOwner keeps of an owner of guarded pods the labels by which metrics select, of any other nothing, and returns what is
-// read of its template.
+// trimOwner keeps the labels of an owner of guarded pods, by which metrics can be selected, drops those of any other owner,
+// and returns what is read of its template.
 func trimOwner(o metav1.Object, t corev1.PodTemplateSpec) corev1.PodTemplateSpec {
 	o.SetAnnotations(nil)
 	var demand map[string]string
@@ -349,21 +349,22 @@ func trimOwner(o metav1.Object, t corev1.PodTemplateSpec) corev1.PodTemplateSpec
 		o.SetLabels(selectable(o.GetLabels()))
 		demand = Only(t.Annotations, call.SecretAnnotation, call.SecretKeysAnnotation, call.WitnessesAnnotation, call.GatePortAnnotation,
 			call.AgentNameAnnotation, call.WaitingRoomsAnnotation, call.DispatchAgainAnnotation)
-		maps.DeleteFunc(demand, func(_, value string) bool { return len(value) > maxAnnotation }) // none that works is longer
+		maps.DeleteFunc(demand, func(_, value string) bool { return len(value) > maxAnnotation }) // no valid one is longer
 	} else {
 		o.SetLabels(nil)
 	}
 	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: Only(t.Labels, call.GuardedLabel), Annotations: demand}}
 }
 
-// maxLabels is for how many labels' keys and values an object can be found by them, in bytes. Who writes an object chooses
-// how many it has, up to the API server's 1.5 MiB.
+// maxLabels is the maximum size of an object's labels, in bytes, up to which they are kept for selectors. Whoever writes
+// an object chooses their size, up to the API server's 1.5 MiB.
 const maxLabels = 16 << 10
 
-// maxAnnotation bounds an annotation that is kept of a template, in bytes.
+// maxAnnotation is the maximum length of an annotation of a template that is kept, in
+// bytes.
 const maxAnnotation = 1 << 10
 
-// selectable are the labels of an object, or those of callguard's where they are too long.
+// selectable returns the labels of an object, or only callguard's if they are too long.
 func selectable(labels map[string]string) map[string]string {
 	size := 0
 	for k, v := range labels {
@@ -375,7 +376,7 @@ func selectable(labels map[string]string) map[string]string {
 	return labels
 }
 
-// Only are the entries of a map with these keys; nil for none.
+// Only returns the entries of a map with the given keys; nil if there are none.
 func Only(m map[string]string, keys ...string) map[string]string {
 	var kept map[string]string
 	for _, k := range keys {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package redispatch has LiveKit look again for an agent for calls that wait for one, when a
-// pod is there that could take them: LiveKit itself looks once, when the caller comes.
+// Package redispatch makes LiveKit look again for an agent for waiting calls when a pod can
+// take them. LiveKit itself looks only once, when the caller comes.
 //
-// It neither finds out which calls wait nor which pods are able, sends nothing itself, and
-// does nothing for workloads that have not asked for it.
+// It does not find out which calls wait or which pods are able, does not send requests
+// itself, and does nothing for workloads that have not enabled it.
 package redispatch
 
 import (
@@ -23,20 +23,21 @@ import (
 )
 
 const (
-	// every is how often it is looked whether a pod can take what waits.
+	// every is how often it checks whether a pod can take a waiting call.
 	every = time.Second
-	// pause is the least between two dispatches of a room: by then the agent of the first is
-	// in it, or none comes.
+	// pause is the minimum time between two dispatches of a room: by then the agent of the
+	// first is in the room, or none comes.
 	pause = 10 * time.Second
-	// maxTimes bounds the dispatches of a room.
+	// maxTimes is the maximum number of dispatches of a room.
 	maxTimes = 20
-	// unsureTries is how often a room is dispatched because of one pod that is ready and has
-	// no call-gate: being ready may be earlier than being registered with LiveKit.
+	// unsureTries is how often a room is dispatched because of one ready pod without
+	// call-gate, which may be ready before it is registered with LiveKit.
 	unsureTries = 3
-	// maxOrders bounds the dispatches of a project in one step, and stepLimit its time.
+	// maxOrders is the maximum number of dispatches of a project in one step, and stepLimit
+	// the time limit of a step.
 	maxOrders = 50
 	stepLimit = 20 * time.Second
-	// maxProjects is how many projects are dealt with at once.
+	// maxProjects is how many projects are handled at the same time.
 	maxProjects = 8
 )
 
@@ -44,24 +45,24 @@ const (
 type Config struct {
 	// Waiting returns which calls of a LiveKit project wait for an agent.
 	Waiting func(call.Project, time.Time) (call.Waiting, error)
-	// Demands returns who could take them, whether there are pods or not.
+	// Demands returns which workloads could take them, with or without pods.
 	Demands func() []call.Demand
 	// Pods returns the guarded pods.
 	Pods func() []*call.Pod
-	// Ability returns what a pod's call-gate says of whether it can take calls, and Ask has
-	// the gates of some asked now.
+	// Ability returns a pod's ability to take calls as its call-gate reports it, and Ask asks
+	// the gates of some pods now.
 	Ability func(*call.Pod, time.Time) call.Ability
 	Ask     func(...types.UID)
-	// Dispatch asks LiveKit for an agent of that name for a room, and reports whether it did:
-	// not where that has become needless.
+	// Dispatch asks LiveKit for an agent of that name for a room, and reports whether it did.
+	// It does not if that is no longer needed.
 	Dispatch func(ctx context.Context, project call.Project, room, agent string) (bool, error)
-	// Mine reports whether a room falls to this replica.
+	// Mine reports whether this replica is in charge of a room.
 	Mine     func(room string) bool
 	Registry prometheus.Registerer
 	Log      *slog.Logger
 }
 
-// Dispatcher dispatches again.
+// Dispatcher dispatches waiting calls again.
 type Dispatcher struct {
 	cfg   Config
 	book  book
@@ -94,7 +95,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	}
 }
 
-// step has each project look for agents for what waits and could be taken now.
+// step dispatches, in each project, the waiting calls that can be taken now.
 func (d *Dispatcher) step(ctx context.Context) {
 	now := time.Now()
 	pods := map[call.Project][]taker{}
@@ -126,7 +127,7 @@ func (d *Dispatcher) step(ctx context.Context) {
 	for project, takers := range pods {
 		waiting, err := d.cfg.Waiting(project, now)
 		if err != nil {
-			continue // the metrics API says why
+			continue // the metrics API reports why
 		}
 		waiting.Rooms = slices.DeleteFunc(waiting.Rooms, func(r call.WaitingRoom) bool { return !d.cfg.Mine(r.Room) })
 		d.askUnable(waiting, takers)
@@ -136,8 +137,8 @@ func (d *Dispatcher) step(ctx context.Context) {
 	_ = g.Wait() // none returns an error
 }
 
-// askUnable asks the gates of pods that are ready, and were not able when they were asked
-// last: calls wait for them.
+// askUnable asks the gates of ready pods that were not able when they were last asked,
+// because calls wait for them.
 func (d *Dispatcher) askUnable(waiting call.Waiting, takers []taker) {
 	if len(waiting.Rooms) == 0 {
 		return
@@ -170,14 +171,15 @@ func (d *Dispatcher) send(ctx context.Context, project call.Project, orders []or
 	}
 }
 
-// taker is a pod that could take calls, and how often a room may be dispatched for its sake.
+// taker is a pod that could take calls, and how often a room may be dispatched because of
+// it.
 type taker struct {
 	uid    types.UID
 	demand call.Demand
 	tries  int
 }
 
-// book is what has been dispatched again, by project and room. It does no I/O and reads no
+// book has what was dispatched again, by project and room. It does no I/O and reads no
 // clock.
 type book map[call.Project]map[string]*room
 
@@ -187,7 +189,7 @@ type room struct {
 	tried map[types.UID]int
 }
 
-// order is a room that is to be dispatched again, and for whose sake.
+// order is a room that has to be dispatched again, and because of which pods.
 type order struct {
 	room  call.WaitingRoom
 	agent string
@@ -195,16 +197,16 @@ type order struct {
 	entry *room
 }
 
-// failed enters that LiveKit was not asked: the pods have their try again.
+// failed records that LiveKit was not asked, so that the tries of the pods do not count.
 func (o order) failed() {
 	for _, uid := range o.pods {
 		o.entry.tried[uid]--
 	}
 }
 
-// due returns the orders of now, and enters them as carried out: a room is dispatched when
-// there is a pod that could take its call and for whose sake it has not been as often as it
-// may. What no longer waits is forgotten.
+// due returns the present orders, and records them as carried out: a room is dispatched if
+// a pod could take its call, and it was not yet dispatched because of that pod as often as
+// allowed. Rooms that no longer wait are dropped.
 func (b book) due(project call.Project, waiting []call.WaitingRoom, demands []call.Demand, takers []taker, now time.Time) []order {
 	rooms := b[project]
 	if rooms == nil {

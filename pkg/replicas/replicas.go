@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package replicas counts the replicas of the program that it is part of, by the
-// EndpointSlices of a Service that names all of them, ready or not, and tells which of those
-// that are ready a piece of work falls to.
+// EndpointSlices of a Service that names all of them, ready or not, and decides which of the
+// ready ones is in charge of a piece of work.
 //
-// It elects nobody and stores nothing. Where it cannot be sure, it counts rather too many:
-// who shares a limit then uses less than its part, and never more.
+// It elects nobody and stores nothing. If it is not sure, it counts too many rather than
+// too few, so that a replica uses less than its part of a limit and never more.
 package replicas
 
 import (
@@ -33,12 +33,12 @@ import (
 // Config is what a Watcher needs.
 type Config struct {
 	Client kubernetes.Interface
-	// Service names all replicas, ready or not. Without a name nobody is asked, and Assumed
-	// holds.
+	// Service names all replicas, ready or not. If it is empty, nothing is watched, and
+	// Assumed applies.
 	Service types.NamespacedName
 	// Assumed is how many replicas there are until their number is known.
 	Assumed int
-	// Own returns the addresses of this replica; nil is those of the machine's interfaces.
+	// Own returns the addresses of this replica; nil means those of the machine's interfaces.
 	Own      func() ([]netip.Addr, error)
 	Registry prometheus.Registerer
 	Log      *slog.Logger
@@ -48,16 +48,16 @@ type Config struct {
 type Watcher struct {
 	cfg    Config
 	count  atomic.Int64
-	ring   atomic.Pointer[ring] // nil while no replica that is ready is listed
-	silent atomic.Bool          // the slices may not be read, and that is logged
+	ring   atomic.Pointer[ring] // nil while no ready replica is listed
+	silent atomic.Bool          // the slices may not be read, and that was logged
 
-	// What follows belongs to the informer's one handler.
+	// The following fields belong to the informer's only handler.
 	slices map[string]*discoveryv1.EndpointSlice // by name
 	own    []netip.Addr
-	sure   int // as many as were counted last with this replica among them, or assumed
+	sure   int // the last count that included this replica, or Assumed
 }
 
-// New returns a Watcher that knows what is assumed until Run.
+// New returns a Watcher that returns Assumed until Run.
 func New(cfg Config) (*Watcher, error) {
 	if cfg.Own == nil {
 		cfg.Own = ofInterfaces
@@ -74,17 +74,17 @@ func New(cfg Config) (*Watcher, error) {
 	return w, nil
 }
 
-// Count returns how many replicas there are, this one included: as many as are assumed
-// until it is known, and as many as were known last while nobody says.
+// Count returns how many replicas there are, including this one: Assumed until that is
+// known, and the last known number while it cannot be read.
 func (w *Watcher) Count() int { return int(w.count.Load()) }
 
-// ring is which replicas are ready, and which of them this one is.
+// ring has the ready replicas, and which of them is this one.
 type ring struct {
 	ready map[string]bool // ids; true is this one
 }
 
-// Mine reports whether a key falls to this replica, of those that are ready. Each falls to
-// one where all replicas know of the same ones, and while no list says who there is, to all.
+// Mine reports whether this replica, among the ready ones, is in charge of a key. If all
+// replicas have the same list, exactly one is in charge of each key; without a list all are.
 func (w *Watcher) Mine(key string) bool {
 	r := w.ring.Load()
 	if r == nil {
@@ -100,8 +100,8 @@ func (w *Watcher) Mine(key string) bool {
 	return mine
 }
 
-// Run watches until ctx is done. An API server that does not answer, or forbids it, is no
-// error: what was known last holds.
+// Run watches until ctx is done. If the API server does not answer or refuses, that is not
+// an error: the last known number applies.
 func (w *Watcher) Run(ctx context.Context) error {
 	if w.cfg.Service.Name == "" {
 		<-ctx.Done()
@@ -133,8 +133,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 	return nil
 }
 
-// cannot logs, once until a slice is read, that the account may not read them. Of an API
-// server that is away the informers of the pods tell.
+// cannot logs, once until a slice is read, that the account may not read slices. An
+// unreachable API server is reported by the pods' informers.
 func (w *Watcher) cannot(ctx context.Context, r *cache.Reflector, err error) {
 	cache.DefaultWatchErrorHandler(ctx, r, err)
 	if apierrors.IsForbidden(err) && !w.silent.Swap(true) {
@@ -160,8 +160,8 @@ func (w *Watcher) delete(obj any) {
 	}
 }
 
-// recount counts again. A list without this replica is of too early, or of another
-// Service, or what is left of one that is deleted: it makes the number no smaller.
+// recount counts again. A list without this replica is too old, of another Service, or the
+// rest of a deleted one, so it does not lower the number.
 func (w *Watcher) recount() {
 	w.silent.Store(false)
 	w.ring.Store(ringOf(w.slices, w.own))
@@ -178,8 +178,9 @@ func (w *Watcher) recount() {
 }
 
 // among returns how many replicas EndpointSlices list, and whether one of them has one of
-// our own addresses. One that is not ready, or is ending, may still ask: it counts. One
-// with an address of each family stands in a slice of each.
+// this replica's addresses. Replicas that are not ready or are terminating count, because
+// they may still send requests. A replica with addresses of both families is in a slice of
+// each.
 func among(slices map[string]*discoveryv1.EndpointSlice, own []netip.Addr) (listed int, sure bool) {
 	ours := map[netip.Addr]bool{}
 	for _, addr := range own {
@@ -206,7 +207,7 @@ func ringOf(slices map[string]*discoveryv1.EndpointSlice, own []netip.Addr) *rin
 	r := &ring{ready: map[string]bool{}}
 	for _, slice := range slices {
 		for _, endpoint := range slice.Endpoints {
-			// Not "ready": a Service that names all replicas says that of each.
+			// Condition "ready" is of no use: it is true for all endpoints of such a Service.
 			if len(endpoint.Addresses) == 0 || !ptr.Deref(endpoint.Conditions.Serving, true) || ptr.Deref(endpoint.Conditions.Terminating, false) {
 				continue
 			}
@@ -226,7 +227,7 @@ func ringOf(slices map[string]*discoveryv1.EndpointSlice, own []netip.Addr) *rin
 	return r
 }
 
-// idOf is one id of a replica in all slices that list it.
+// idOf returns an id of a replica that is the same in all slices that list it.
 func idOf(endpoint discoveryv1.Endpoint) string {
 	if endpoint.TargetRef != nil && endpoint.TargetRef.UID != "" {
 		return string(endpoint.TargetRef.UID)
@@ -250,7 +251,7 @@ func ofInterfaces() ([]netip.Addr, error) {
 	return own, nil
 }
 
-// trim leaves of a slice what is read.
+// trim keeps what is read of a slice.
 func trim(obj any) (any, error) {
 	slice, ok := obj.(*discoveryv1.EndpointSlice)
 	if !ok {

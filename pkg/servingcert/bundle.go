@@ -17,27 +17,26 @@ import (
 )
 
 const (
-	// maxAuthorities bounds a bundle. The bundle is in the order in which replicas
-	// have last put their authorities first, and what is too many is cut off at the
-	// end.
+	// maxAuthorities is the maximum number of authorities in a bundle. Each replica puts its
+	// authority first, and the bundle is cut off at the end.
 	maxAuthorities = 32
-	// safePlaces is how far from the first an authority may stand before its replica
-	// puts it first again. As long as fewer serve, those that are cut off are of
-	// replicas that are gone, however often another one starts: it would have to
-	// start as often as there are places below, between two looks of a healthy one.
+	// safePlaces is how far down an authority may be before its replica puts it first again.
+	// As long as there are fewer replicas than that, only authorities of replicas that are
+	// gone are cut off, however often another replica restarts: it would have to restart as
+	// often as there are places below, between two looks of a healthy one.
 	safePlaces = maxAuthorities / 2
-	// backdate is how far clocks may differ.
+	// backdate is how much clocks may differ.
 	backdate = time.Hour
 )
 
-// pair is a serving certificate with its key and the authority that signed it.
-// The authority's own key is thrown away once it has signed.
+// pair is a serving certificate with its key and the authority that signed it. The
+// authority's own key is discarded once it has signed.
 type pair struct {
 	cert, key, ca       []byte // PEM
 	notBefore, notAfter time.Time
 }
 
-// newPair makes an authority and a serving certificate, both for the time given.
+// newPair creates an authority and a serving certificate, both with the given lifetime.
 func newPair(dnsNames []string, now time.Time, lifetime time.Duration) (*pair, error) {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -88,8 +87,8 @@ func newPair(dnsNames []string, now time.Time, lifetime time.Duration) (*pair, e
 	}, nil
 }
 
-// mergeBundle returns bundle with the authorities in own put first, without what
-// has expired or is no certificate, and not more than maxAuthorities.
+// mergeBundle returns bundle with the authorities in own first, without expired
+// certificates and other data, and with at most maxAuthorities.
 func mergeBundle(bundle []byte, own [][]byte, now time.Time) []byte {
 	var merged []byte
 	seen := map[string]bool{}
@@ -111,8 +110,8 @@ func mergeBundle(bundle []byte, own [][]byte, now time.Time) []byte {
 	return merged
 }
 
-// safe reports whether every authority in own stands in bundle, and not so low that
-// others might soon push it out.
+// safe reports whether every authority in own is in bundle, and not so far down that others
+// might soon push it out.
 func safe(bundle []byte, own [][]byte) bool {
 	return !slices.ContainsFunc(own, func(ca []byte) bool {
 		before, _, found := bytes.Cut(bundle, ca)

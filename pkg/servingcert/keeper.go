@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package servingcert makes the serving certificate of an aggregated API server,
-// renews it in time, and keeps the caBundle of the APIServices in step.
+// Package servingcert creates the serving certificate of an aggregated API server, renews
+// it in time, and keeps the caBundle of the APIServices up to date.
 //
-// Every replica has an authority of its own, whose key it throws away once it
-// has signed; no key ever leaves the process, and no Secret is needed. The
-// caBundle holds the authorities of all replicas. A renewal adds the next
-// authority first, and serves with it only when kube-apiserver has had time to
-// see it, so that no handshake fails. The package touches nothing else of an
-// APIService, and leaves alone one that belongs to another Service.
+// Every replica has its own authority, whose key it discards after signing; no key ever
+// leaves the process, and no Secret is needed. The caBundle holds the authorities of all
+// replicas. A renewal first adds the next authority, and uses its certificate only when
+// kube-apiserver has had time to see it, so that no handshake fails. The package changes
+// nothing else in an APIService, and nothing in one that belongs to another Service.
 //
-// What was published stays so until a look shows that it is not: a look that fails
-// says nothing about the certificate, and a replica that gave up its endpoints for
-// it would stop autoscalers and the deletion of namespaces.
+// A published authority counts as published until a look shows that it is missing. A failed
+// look says nothing about the certificate, and if a replica became unready because of it,
+// that would stop autoscalers and the deletion of namespaces.
 package servingcert
 
 import (
@@ -41,50 +40,50 @@ const fieldManager = "callguard-metrics-adapter"
 // Config is what a Keeper needs.
 type Config struct {
 	APIServices dynamic.NamespaceableResourceInterface
-	// Names are the APIServices whose caBundle is kept.
+	// Names are the APIServices whose caBundle is kept up to date.
 	Names []string
-	// Service is the Service that the APIServices must name, and whose names the
-	// certificate bears.
+	// Service is the Service that the APIServices must name, and for whose names the
+	// certificate is.
 	Service types.NamespacedName
-	// Lifetime of a certificate. It is renewed after two thirds of it.
+	// Lifetime is the lifetime of a certificate. It is renewed after two thirds of it.
 	Lifetime time.Duration
-	// Shared says that an APIService may be another Service's until somebody else leads it to
-	// ours: that is no mistake, and nobody verifies us by it.
+	// Shared reports that an APIService may belong to another Service until it is taken over.
+	// That is no error, and nobody verifies this server by it.
 	Shared bool
 	Log    *slog.Logger
 }
 
-// APIServices returns the client of APIService objects.
+// APIServices returns the client for APIService objects.
 func APIServices(client dynamic.Interface) dynamic.NamespaceableResourceInterface {
 	return client.Resource(schema.GroupVersionResource{Group: "apiregistration.k8s.io", Version: "v1", Resource: "apiservices"})
 }
 
-// Keeper holds the certificate in use. It is a
-// dynamiccertificates.CertKeyContentProvider that tells its listeners of a new
-// one, so the server changes certificates without a restart.
+// Keeper holds the certificate in use. It is a dynamiccertificates.CertKeyContentProvider
+// that notifies its listeners of a new one, so the server changes certificates without a
+// restart.
 type Keeper struct {
 	cfg Config
 
 	mu        sync.RWMutex
 	current   *pair
-	next      *pair // its authority is published, it is not served yet
+	next      *pair // its authority is published, but it is not used yet
 	nextSince time.Time
 	seen      map[string]standing
 	published error
-	ever      bool // it was published once
+	ever      bool // the authority was published at some time
 	told      error
 	listeners []dynamiccertificates.Listener
 	kicked    chan struct{}
 }
 
-// standing is what the last look at an APIService that worked has shown.
+// standing is the result of the last successful look at an APIService.
 type standing int
 
 const (
 	unread    standing = iota
 	trusts             // its caBundle holds the authority of the certificate in use
 	distrusts          // it does not
-	notOurs            // it is another Service's, or is not there: nobody verifies us by it
+	notOurs            // it belongs to another Service or does not exist, so nobody verifies this server by it
 )
 
 var (
@@ -92,7 +91,7 @@ var (
 	_ dynamiccertificates.Notifier               = (*Keeper)(nil)
 )
 
-// New makes the first certificate.
+// New creates the first certificate.
 func New(cfg Config) (*Keeper, error) {
 	notYet := errors.New("the serving certificate's authority is not published yet")
 	k := &Keeper{cfg: cfg, seen: map[string]standing{}, published: notYet, told: notYet, kicked: make(chan struct{}, 1)}
@@ -104,7 +103,7 @@ func New(cfg Config) (*Keeper, error) {
 	return k, nil
 }
 
-// Run keeps caBundle and certificate until ctx is done.
+// Run keeps caBundle and certificate up to date until ctx is done.
 func (k *Keeper) Run(ctx context.Context) error {
 	retry := time.Second
 	for {
@@ -126,22 +125,22 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 }
 
-// Kick has the APIServices looked at at once.
+// Kick has the APIServices checked at once.
 func (k *Keeper) Kick() {
 	select {
 	case k.kicked <- struct{}{}:
-	default: // it is about to look
+	default: // a look is already requested
 	}
 }
 
-// Authority is that of the certificate in use, as PEM.
+// Authority returns the authority of the certificate in use, as PEM.
 func (k *Keeper) Authority() []byte {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	return k.current.ca
 }
 
-// step does what is due: it publishes, makes the next pair, or changes over.
+// step does what is due: it publishes, creates the next pair, or changes over to it.
 func (k *Keeper) step(ctx context.Context, now time.Time) error {
 	k.mu.RLock()
 	own := [][]byte{k.current.ca}
@@ -166,7 +165,7 @@ func (k *Keeper) step(ctx context.Context, now time.Time) error {
 	return err
 }
 
-// changeOver serves with the next pair once its authority has stood for long enough.
+// changeOver uses the next pair once its authority has been published for long enough.
 func (k *Keeper) changeOver(next *pair, since, now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -183,9 +182,9 @@ func (k *Keeper) changeOver(next *pair, since, now time.Time) {
 	}
 }
 
-// publish puts authorities, that of the certificate in use first, into the APIServices
-// that are ours, unless they stand high enough there already. It reports whether they
-// stand in all of these; an error about one of them keeps it from no other.
+// publish puts authorities, that of the certificate in use first, into callguard's
+// APIServices, unless they are already far enough up. It reports whether they are in all of
+// these. An error with one does not stop it from trying the others.
 func (k *Keeper) publish(ctx context.Context, own [][]byte, now time.Time) (stand bool, err error) {
 	var ours []*entry
 	var errs []error
@@ -203,7 +202,7 @@ func (k *Keeper) publish(ctx context.Context, own [][]byte, now time.Time) (stan
 		}
 	}
 	if foreign && !served && !k.wasPublished() && !k.cfg.Shared {
-		return false, errors.Join(errs...) // no adapter of ours ever served: whoever installs it has to choose first
+		return false, errors.Join(errs...) // no adapter of callguard has ever served: whoever installs it has to choose first
 	}
 	stand = (len(ours) > 0 || k.cfg.Shared) && !unsure
 	for _, found := range ours {
@@ -220,14 +219,14 @@ func (k *Keeper) publish(ctx context.Context, own [][]byte, now time.Time) (stan
 	return stand, errors.Join(errs...)
 }
 
-// entry is an APIService of ours, as it was read.
+// entry is one of callguard's APIServices, as it was read.
 type entry struct {
 	name, resourceVersion string
 	bundle                []byte
 }
 
-// look reads an APIService. It is nil with an error where it cannot be read, or is not
-// ours.
+// look reads an APIService. It returns nil and an error if that cannot be read or is not
+// callguard's.
 func (k *Keeper) look(ctx context.Context, name string, current []byte) (*entry, standing, error) {
 	object, err := k.cfg.APIServices.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) && k.cfg.Shared {
@@ -252,7 +251,7 @@ func (k *Keeper) look(ctx context.Context, name string, current []byte) (*entry,
 	}
 	bundle, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
-		bundle = nil // not a bundle: replaced whole
+		bundle = nil // not a bundle, so it is replaced completely
 	}
 	is := distrusts
 	if bytes.Contains(bundle, current) {
@@ -276,7 +275,7 @@ func (k *Keeper) write(ctx context.Context, found *entry, own [][]byte, now time
 	return nil
 }
 
-// saw enters how an APIService stands. A look that failed changes nothing.
+// saw records the state of an APIService. A failed look changes nothing.
 func (k *Keeper) saw(name string, is standing) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -291,8 +290,8 @@ func (k *Keeper) wasPublished() bool {
 	return k.ever
 }
 
-// note remembers whether the authority is published, and logs a change of what keeps
-// it from standing everywhere. A conflict is tried again at once, and no news.
+// note records whether the authority is published everywhere, and logs a change of the
+// reason why not. A conflict is retried at once and not logged.
 func (k *Keeper) note(err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -309,9 +308,9 @@ func (k *Keeper) note(err error) {
 	k.told = err
 }
 
-// judge reports whether every APIService of ours trusts the certificate in use, as far as
-// is known, else why not. Where none is ours any more, it stays as it was, and where they
-// are shared, none has to be.
+// judge returns nil if all of callguard's APIServices trust the certificate in use, as far
+// as is known, otherwise why not. If none is callguard's any more, the last result stays.
+// If they are shared, none has to be callguard's.
 func (k *Keeper) judge(err error) error {
 	trusted := false
 	for _, name := range k.cfg.Names {
@@ -327,8 +326,8 @@ func (k *Keeper) judge(err error) error {
 	return err
 }
 
-// Published returns nil when kube-apiserver can verify the certificate in use,
-// else why not.
+// Published returns nil if kube-apiserver can verify the certificate in use, otherwise why
+// not.
 func (k *Keeper) Published() error {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
@@ -352,7 +351,7 @@ func (k *Keeper) AddListener(l dynamiccertificates.Listener) {
 	k.listeners = append(k.listeners, l)
 }
 
-// Collector shows when the certificate in use expires.
+// Collector exports when the certificate in use expires.
 func (k *Keeper) Collector() prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: "callguard", Name: "serving_certificate_expiry_timestamp_seconds",
@@ -364,11 +363,11 @@ func (k *Keeper) Collector() prometheus.Collector {
 	})
 }
 
-// overlap is how long both authorities stand in the caBundle before the new one
-// is served. kube-apiserver watches APIServices, so it needs seconds.
+// overlap returns how long both authorities are in the caBundle before the new certificate
+// is used. kube-apiserver watches APIServices, so it needs only seconds.
 func (k *Keeper) overlap() time.Duration { return min(time.Minute, k.cfg.Lifetime/20) }
 
-// checkEvery is how often the APIServices are looked at.
+// checkEvery returns how often the APIServices are checked.
 func (k *Keeper) checkEvery() time.Duration { return min(time.Minute, k.cfg.Lifetime/20) }
 
 func (k *Keeper) dnsNames() []string {

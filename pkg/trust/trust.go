@@ -10,8 +10,9 @@ import (
 	"errors"
 )
 
-// Besides returns TLS that trusts the authorities in ca, as PEM, besides the system's. With
-// none it trusts the system's. Its error is that ca holds no certificate.
+// Besides returns a TLS configuration that trusts the authorities in ca, as PEM, in
+// addition to the system's. If ca is empty, it trusts only the system's. It returns an
+// error if ca holds no certificate.
 func Besides(ca []byte) (*tls.Config, error) {
 	if len(ca) == 0 {
 		return &tls.Config{MinVersion: tls.VersionTLS12}, nil

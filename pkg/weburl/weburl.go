@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package weburl reads the URL of a server as people write it, in one way for all of
-// callguard's programs: what one accepts, all accept.
+// Package weburl parses URLs of servers as people write them, so that all of callguard's
+// programs accept the same URLs.
 //
-// It dials nobody, and does not know whose URL it is.
+// It connects to nothing, and does not know which server a URL belongs to.
 package weburl
 
 import (
@@ -15,17 +15,17 @@ import (
 	"strings"
 )
 
-// MaxLength bounds a URL, in bytes. A host's name has at most 253.
+// MaxLength is the maximum length of a URL, in bytes. A host's name has at most 253.
 const MaxLength = 1 << 10
 
-// Parse reads a URL with scheme ws, wss, http or https and returns it with http or
-// https: both pairs name the same server. Letter case of the scheme, space around the
-// URL, such as the newline at the end of a file, and slashes too many in its path do
-// not matter. It has no user, query or fragment, and so nothing secret: what is
-// returned can be logged.
+// Parse reads a URL with scheme ws, wss, http or https and returns it with http or https,
+// because both pairs name the same server. Upper case in the scheme, space around the URL,
+// such as the newline at the end of a file, and superfluous slashes in its path are
+// ignored. A user, query or fragment is refused, so the result contains nothing secret and
+// can be logged.
 //
-// The error names what is wrong and example, a URL that works. It repeats the URL only
-// where that holds no password.
+// The error names what is wrong and example, a URL that works. It repeats the URL only if
+// that contains no password.
 func Parse(raw, example string) (*url.URL, error) {
 	raw = strings.TrimSpace(raw)
 	shown := strconv.Quote(raw)
@@ -58,7 +58,7 @@ func parse(raw string) (*url.URL, error) {
 		}
 		return nil, err
 	}
-	switch u.Scheme { // the library has lowered it
+	switch u.Scheme { // the library has converted it to lower case
 	case "ws", "wss":
 		u.Scheme = "http" + strings.TrimPrefix(u.Scheme, "ws")
 	case "http", "https":

@@ -13,11 +13,12 @@ import (
 )
 
 const (
-	// disbelief is how long a pod's gate or agent must have known of no call, and LiveKit
-	// must have listed no other one, until calls that LiveKit alone lists do not count. A
-	// LiveKit that was killed keeps its agents in Redis forever.
+	// disbelief is after how long calls that LiveKit alone lists no longer count: for that
+	// time the pod's gate or agent must have known of no call, and LiveKit must have listed no
+	// new one. A LiveKit that was killed leaves its agents in Redis forever.
 	disbelief = 5 * time.Minute
-	// gap is the longest time between two looks at a pod that count as one time of zero.
+	// gap is the maximum time between two looks at a pod for the contradiction to count as
+	// uninterrupted.
 	gap = 2 * time.Minute
 )
 
@@ -29,9 +30,9 @@ type contradiction struct {
 	told        bool
 }
 
-// look enters what LiveKit and another witness say of a pod, and reports whether what
-// LiveKit says is not to be believed any more. A number that is unknown, a call that
-// both know, a call that came since, or a time in which nobody looked begin anew.
+// look records what LiveKit and another witness say about a pod, and reports whether
+// LiveKit is no longer believed. The time starts again after an unknown number, a call that
+// both know, a new call, or a gap without looks.
 func (c *contradiction) look(rooms, other call.Reading, now time.Time) bool {
 	if !contradict(rooms, other) {
 		*c = contradiction{}
@@ -52,13 +53,13 @@ func contradict(rooms, other call.Reading) bool {
 	return known && knowsZero && n > 0 && zero == 0
 }
 
-// doubts are the contradictions of all pods. Its methods are safe for concurrent use.
+// doubts has the contradictions of all pods. Its methods are safe for concurrent use.
 type doubts struct {
 	mu   sync.Mutex
 	pods map[types.UID]*contradiction
-	// forgot is when it last looked for pods that are gone.
+	// forgot is when pods that are gone were last dropped.
 	forgot time.Time
-	// tell is told a pod once, when LiveKit is no longer believed of it.
+	// tell is called once with a pod, when LiveKit is no longer believed about it.
 	tell func(*call.Pod)
 }
 
@@ -66,8 +67,8 @@ func newDoubts(tell func(*call.Pod)) *doubts {
 	return &doubts{pods: map[types.UID]*contradiction{}, tell: tell}
 }
 
-// forget drops those of pods that are gone, now and then: of thousands of pods that begin
-// at once not each looks at all.
+// forget drops pods that are gone, only now and then, because each of thousands of pods
+// would check all of them.
 func (d *doubts) forget(now time.Time) {
 	if now.Sub(d.forgot) <= gap {
 		return
@@ -76,8 +77,8 @@ func (d *doubts) forget(now time.Time) {
 	maps.DeleteFunc(d.pods, func(_ types.UID, old *contradiction) bool { return now.Sub(old.last) > gap })
 }
 
-// weigh returns what LiveKit says of a pod, or zero where that is not to be believed,
-// and how many of its calls are not.
+// weigh returns what LiveKit says about a pod, or zero if that is not believed, and how
+// many of its calls are not believed.
 func (d *doubts) weigh(pod *call.Pod, rooms, other call.Reading, now time.Time) (call.Reading, int) {
 	d.mu.Lock()
 	c := d.pods[pod.UID]

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package witness says how many calls a pod holds: it asks the pod's witnesses for
-// their latest readings and merges them by the one rule there is.
+// Package witness answers how many calls a pod holds: it takes the latest readings of the
+// pod's witnesses from memory and merges them by one rule, Merge.
 //
-// It asks nobody outside the process, and stores nothing but since when witnesses
-// contradict each other.
+// It makes no requests, and stores only since when witnesses contradict each other.
 package witness
 
 import (
@@ -19,11 +18,11 @@ type Witness interface {
 	Reading(pod *call.Pod, now time.Time) call.Reading
 }
 
-// Rooms is the witness of room state, which knows whether its projects can be
-// believed.
+// Rooms is the witness that reads LiveKit's rooms. It knows whether what it has read of a
+// project is recent enough.
 type Rooms interface {
 	Witness
-	// Fresh returns nil when what is known of a project can be believed.
+	// Fresh returns nil if what is known of a project can be believed.
 	Fresh(project call.Project, now time.Time) error
 }
 
@@ -35,20 +34,20 @@ type Ledger struct {
 	doubts *doubts
 }
 
-// New returns a Ledger of these witnesses. A pod is told to disbelieved once, when calls
-// that LiveKit alone lists of it no longer count.
+// New returns a Ledger of these witnesses. disbelieved is called once with a pod whose
+// calls that LiveKit alone lists no longer count.
 func New(rooms Rooms, worker, gate Witness, disbelieved func(*call.Pod)) *Ledger {
 	return &Ledger{rooms: rooms, worker: worker, gate: gate, doubts: newDoubts(disbelieved)}
 }
 
-// Reading is the number of calls that a pod holds, for scaling. A pod without a
-// running container holds none: the kubelet says so.
+// Reading returns the number of calls that a pod holds, for scaling. A pod without a
+// running container holds none.
 func (l *Ledger) Reading(pod *call.Pod, now time.Time) call.Reading {
 	reading, _ := l.weigh(pod, now)
 	return reading
 }
 
-// weigh is Reading, and how many calls that LiveKit lists do not count.
+// weigh returns the same as Reading, and how many calls that LiveKit lists do not count.
 func (l *Ledger) weigh(pod *call.Pod, now time.Time) (call.Reading, int) {
 	if !pod.Running {
 		return call.Known(0, now), 0
@@ -75,7 +74,7 @@ func (l *Ledger) weigh(pod *call.Pod, now time.Time) (call.Reading, int) {
 	return Merge(rooms, other), disbelieved
 }
 
-// Ask is the latest reading of one witness.
+// Ask returns the latest reading of one witness.
 func (l *Ledger) Ask(w call.Witness, pod *call.Pod, now time.Time) call.Reading {
 	switch w {
 	case call.Rooms:
@@ -89,11 +88,11 @@ func (l *Ledger) Ask(w call.Witness, pod *call.Pod, now time.Time) call.Reading 
 	}
 }
 
-// Fresh returns nil when what is known of a LiveKit project can be believed.
+// Fresh returns nil if what is known of a LiveKit project can be believed.
 func (l *Ledger) Fresh(project call.Project, now time.Time) error { return l.rooms.Fresh(project, now) }
 
-// Merge is the one rule for scaling: the largest known number, with its time; of
-// equal numbers the older time. Unknown is unknown only where both are.
+// Merge is the rule for scaling: the largest known number, with its time; for equal numbers
+// the older time. The result is unknown only if both are.
 func Merge(a, b call.Reading) call.Reading {
 	x, knownA := a.Calls()
 	y, knownB := b.Calls()

@@ -10,7 +10,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// Collector shows what the ledger knows of the guarded pods, as of each scrape.
+// Collector exports what the ledger knows about the guarded pods, at each scrape.
 type Collector struct {
 	ledger *Ledger
 	pods   func() []*call.Pod
@@ -19,7 +19,7 @@ type Collector struct {
 	pod, reading, age, disbelieved *prometheus.Desc
 }
 
-// NewCollector returns a Collector over the pods given.
+// NewCollector returns a Collector for the given pods.
 func NewCollector(l *Ledger, pods func() []*call.Pod, now func() time.Time) *Collector {
 	return &Collector{
 		ledger: l, pods: pods, now: now,

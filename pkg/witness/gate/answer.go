@@ -15,57 +15,57 @@ import (
 	"github.com/callguard/callguard/pkg/weburl"
 )
 
-// Path is where a gate answers.
+// Path is the path at which a gate answers.
 const Path = "/calls"
 
-// Answer is what a gate says of its pod. It is part of the public contract. Readers of
-// other pods read at most poll.MaxAnswer bytes of it, so the jobs, of which there may be
-// any number, come last.
+// Answer is what a gate says about its pod. It is part of the public API. Other pods read
+// at most poll.MaxAnswer bytes of it, so the jobs, of which there may be any number, come
+// last.
 type Answer struct {
 	Pod types.UID `json:"pod"`
 	At  time.Time `json:"at"`
 
-	// Known reports whether Calls is all there is; otherwise Reason says why not.
+	// Known reports whether Calls is complete; otherwise Reason is why not.
 	Known  bool   `json:"known"`
 	Reason string `json:"reason,omitempty"`
-	// Used reports whether a worker has come to the gate, or told it a number of jobs.
-	// Until one does, the agent may be about to start, or go past the gate.
+	// Used reports whether a worker has connected to the gate, or reported its number of jobs.
+	// Until then the agent may be about to start, or may bypass the gate.
 	Used bool `json:"used"`
 
-	// Calls is what the pod holds: Accepted, Running, Ending and Unlisted.
+	// Calls is the sum of Accepted, Running, Ending and Unlisted.
 	Calls int `json:"calls"`
-	// Accepted offers have no job yet. Running jobs are, or are about to be, in
-	// their rooms. Ending ones have left them and are at work still.
+	// Accepted offers have no job yet. Running jobs are, or are about to be, in their rooms.
+	// Ending ones have left them and are still working.
 	Accepted int `json:"accepted"`
 	Running  int `json:"running"`
 	Ending   int `json:"ending"`
-	// Unlisted jobs are known by number only: the agent says that it has them.
+	// Unlisted jobs are only counted: the agent's number includes them.
 	Unlisted int `json:"unlisted"`
-	// Offered are offers that the agent has not answered yet. They are no calls.
+	// Offered are offers that the agent has not answered yet. They are not calls.
 	Offered int `json:"offered"`
 
-	// Draining is the order in force, as its annotation has it. From the moment
-	// it stands here no offer is accepted any more.
+	// Draining is the value of the annotation with the order to drain. Once it is set here, no
+	// offer is accepted any more.
 	Draining string `json:"draining,omitempty"`
-	// Drained says that the pod is draining and holds no call, for good.
+	// Drained reports that the pod is draining and holds no call, and never will again.
 	Drained bool `json:"drained"`
 
-	// Able reports whether a worker is registered with LiveKit now, for which LiveKit's own
-	// answer to its registration is the evidence: only then can the pod take calls. It is
-	// nil in the answer of a gate of before, of which it is not known.
+	// Able reports whether a worker is registered with LiveKit now, according to LiveKit's
+	// answer to its registration. Only then the pod can take calls. It is nil in answers of
+	// gates of earlier versions.
 	Able *bool `json:"able,omitempty"`
 	// AbleSince is since when that is so, by the gate's clock.
 	AbleSince time.Time `json:"ableSince,omitzero"`
 	// Registered is how many workers LiveKit has registered.
 	Registered int `json:"registered"`
-	// Unable says why none is, of a closed set; UnableWhy says it in a sentence.
+	// Unable is why none is registered, from a closed set; UnableWhy is a sentence about it.
 	Unable    call.Ability `json:"unable,omitempty"`
 	UnableWhy string       `json:"unableWhy,omitempty"`
 
-	// LiveKit is the URL of the server that the pod's agents work for through the gate.
+	// LiveKit is the URL of the server to which the gate connects the pod's agents.
 	LiveKit string `json:"livekit,omitempty"`
 
-	Workers int   `json:"workers"` // that have sent their registration and are there
+	Workers int   `json:"workers"` // that have sent their registration and are connected
 	Jobs    []Job `json:"jobs,omitempty"`
 
 	// Lives are how old the calls are of which the jobs of another pod's answer tell, if a
@@ -74,8 +74,8 @@ type Answer struct {
 	Whole bool   `json:"-"`
 }
 
-// Ability is whether the pod can take calls, as the answer says. What it does not name
-// as others do is one word: nothing that a pod may write goes further.
+// Ability returns whether the pod can take calls, according to the answer. An unknown
+// reason becomes call.OtherwiseNo, so that no text that a pod wrote is passed on.
 func (a Answer) Ability() call.Ability {
 	switch {
 	case a.Able == nil:
@@ -89,9 +89,8 @@ func (a Answer) Ability() call.Ability {
 	}
 }
 
-// Job is one accepted offer or job. Its room and its agent's identity are told
-// only to those who ask from inside the pod: rooms are named after telephone
-// numbers.
+// Job is one accepted offer or job. Its room and its agent's identity are only for requests
+// from inside the pod, because rooms may be named after telephone numbers.
 type Job struct {
 	ID      string    `json:"id"`
 	State   string    `json:"state"`
@@ -103,7 +102,7 @@ type Job struct {
 	Tried bool `json:"tried,omitempty"`
 }
 
-// reading is the number of calls of an answer that was asked for at a time.
+// reading returns the number of calls in an answer that was requested at the given time.
 func (a Answer) reading(at time.Time) call.Reading {
 	if !a.Known {
 		return call.Unknown("the gate does not know: %s", call.Plain(a.Reason, maxReason)).WithAbility(a.Ability())
@@ -111,13 +110,13 @@ func (a Answer) reading(at time.Time) call.Reading {
 	return call.Known(a.Calls, at).WithAbility(a.Ability())
 }
 
-// maxReason is how much of a reason is repeated, in bytes: it stands in Events.
+// maxReason is how much of a reason is kept, in bytes, because it appears in Events.
 const maxReason = 300
 
 // maxCalls is more than any pod holds; a larger number is a mistake.
 const maxCalls = 1_000_000
 
-// jobsField is the last one that a gate writes, and as long as the pod has jobs.
+// jobsField is the last field that a gate writes. Its length depends on the number of jobs.
 const jobsField = "jobs"
 
 // parse reads the answer of a pod's gate, which may be cut off in its jobs. Only what is
@@ -151,15 +150,15 @@ func parseJobs(body []byte, pod types.UID) (Answer, json.RawMessage, error) {
 		return Answer{}, nil, fmt.Errorf("calls is %d, which is no number of calls", *calls)
 	}
 	a.Known, a.Calls = *known, *calls
-	a.Used = used == nil || *used // gates of before do not say
+	a.Used = used == nil || *used // gates of earlier versions do not report it
 	if len(a.LiveKit) > weburl.MaxLength {
-		a.LiveKit = "" // it is no server's
+		a.LiveKit = "" // it is not the URL of a server
 	}
 	return a, jobs, nil
 }
 
-// fields decodes those fields of a JSON object that are wanted. Where it was cut off in the
-// jobs, those before them are all.
+// fields decodes the wanted fields of a JSON object. If it is cut off in the jobs, the
+// fields before them suffice.
 func fields(body []byte, wanted map[string]any) error {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if start, err := dec.Token(); err != nil || start != json.Delim('{') {

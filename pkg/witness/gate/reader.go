@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package gate is the witness that asks a pod's call-gate: GET /calls of the
-// sidecar, through which every job of the agent went.
+// Package gate is the witness that asks a pod's call-gate: GET /calls of the sidecar,
+// through which every job of the agent passes.
 //
-// It does not order anything: a gate reads from its pod's annotation that it is
-// to take no more calls.
+// It gives no orders: a gate reads the order to drain from its pod's annotation.
 package gate
 
 import (
@@ -47,8 +46,8 @@ func NewLearner(cfg poll.Config, table func(*call.Pod) *lengths.Table) *Reader {
 	return &Reader{poll.New(cfg, s), l}
 }
 
-// NewLenientReader returns a Reader that takes such a gate for one without calls. It
-// is for those who end none on that account.
+// NewLenientReader returns a Reader for which such a gate has no calls. Use it only where
+// that number cannot end a call.
 func NewLenientReader(cfg poll.Config) *Reader {
 	return &Reader{Poller: poll.New(cfg, subject(func(a Answer, at time.Time) call.Reading {
 		a.Known = a.Known || !a.Used
@@ -67,7 +66,7 @@ func subject(reading func(Answer, time.Time) call.Reading) poll.Subject[Answer] 
 	}
 }
 
-// Get asks the gate of a pod, once. The answer never has the jobs.
+// Get asks the gate of a pod, once. The answer never includes the jobs.
 func Get(ctx context.Context, client *http.Client, pod *call.Pod) (Answer, error) {
 	return get(ctx, client, pod, parse)
 }

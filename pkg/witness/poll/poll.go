@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package poll polls pods over HTTP on behalf of the worker and gate witnesses, and
-// keeps the answers for as long as they can be believed.
+// Package poll polls pods over HTTP on behalf of the worker and gate witnesses, and keeps
+// the answers as long as they are recent enough.
 //
-// What is asked, and what an answer means, each witness knows itself.
+// It does not know what is asked or what an answer means; the witnesses do.
 package poll
 
 import (
@@ -27,38 +27,38 @@ import (
 	"github.com/callguard/callguard/pkg/fair"
 )
 
-// notRunning is how soon a pod is looked at again that runs no container yet.
+// notRunning is how soon a pod without a running container is looked at again.
 const notRunning = time.Second
 
-// maxHeaders bounds the headers of an answer, in bytes.
+// maxHeaders is the maximum size of the headers of an answer, in bytes.
 const maxHeaders = 8 << 10
 
-// Config is what a Poller needs. One that is only told to Ask needs no Pod, no
-// MaxStaleness and no Concurrency.
+// Config is what a Poller needs. If only Ask is used, Pod, MaxStaleness and Concurrency are
+// not needed.
 type Config struct {
 	// Pod returns a live pod, or nil if it is gone.
 	Pod func(types.UID) *call.Pod
-	// Interval is how often a pod is asked, MaxStaleness the age from which an
-	// answer is not believed any more.
+	// Interval is how often a pod is asked. Answers older than MaxStaleness count as unknown.
 	Interval, MaxStaleness time.Duration
-	// Timeout bounds one request, Concurrency the requests under way.
+	// Timeout is the time limit of one request, Concurrency the maximum number of concurrent
+	// requests.
 	Timeout     time.Duration
 	Concurrency int
 	// Registry gets the counter of requests.
 	Registry prometheus.Registerer
 }
 
-// Subject is who is asked, and how. Answer is what they say.
+// Subject is who is asked, and how. Answer is the type of their answers.
 type Subject[Answer any] struct {
 	Witness call.Witness
-	// Name is what reasons call them, such as "the agent".
+	// Name is their name in reasons, such as "the agent".
 	Name string
-	// Requests counts what is asked of them, by outcome.
+	// Requests counts the requests to them, by outcome.
 	Requests prometheus.CounterOpts
-	// PokeAgain is how long after a poke they are asked a second time; zero for
-	// not at all.
+	// PokeAgain is how long after a poke they are asked a second time; zero means not at all.
 	PokeAgain time.Duration
-	// Get asks a pod, Reading is what an answer means that was asked for at a time.
+	// Get asks a pod. Reading returns what an answer means that was requested at the given
+	// time.
 	Get     func(context.Context, *http.Client, *call.Pod) (Answer, error)
 	Reading func(Answer, time.Time) call.Reading
 	// Heard is told of each answer that Run gets, with the time at which it was asked for,
@@ -81,12 +81,12 @@ type Poller[Answer any] struct {
 	answers map[types.UID]latest
 }
 
-// latest is what a pod said last. A failure does not end the time for which an
-// earlier reading is believed.
+// latest is a pod's latest answer. After a failure the earlier reading still counts until
+// it is too old.
 type latest struct {
-	asked   bool // it stands in the queue
+	asked   bool // it is in the queue
 	reading call.Reading
-	at      time.Time // when reading was asked for; zero if the pod never answered
+	at      time.Time // when reading was requested; zero if the pod never answered
 	err     error     // why the latest request failed
 }
 
@@ -104,7 +104,7 @@ func New[Answer any](cfg Config, subject Subject[Answer]) *Poller[Answer] {
 				MaxIdleConnsPerHost: 1,
 				MaxIdleConns:        1000,
 				IdleConnTimeout:     2 * cfg.Interval,
-				// Whoever owns the pod chooses what it sends before the answer, too.
+				// The pod's owner also controls what it sends before the answer.
 				MaxResponseHeaderBytes: maxHeaders,
 				ReadBufferSize:         2 << 10,
 				WriteBufferSize:        1 << 10,
@@ -132,7 +132,8 @@ func (p *Poller[Answer]) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Poke asks pods at once, and once more after PokeAgain: something happened there.
+// Poke asks pods at once, and once more after PokeAgain, because something has happened
+// there.
 func (p *Poller[Answer]) Poke(pods ...types.UID) {
 	for _, uid := range pods {
 		if pod := p.cfg.Pod(uid); pod == nil || !pod.Asks(p.subject.Witness) {
@@ -218,8 +219,8 @@ func (p *Poller[Answer]) get(ctx context.Context, pod *call.Pod) (Answer, error)
 	return answer, err
 }
 
-// Ask asks a pod now, whether Run runs or not, so that the reading is no older
-// than the call of Ask. Whatever goes wrong is unknown, and the answer zero.
+// Ask asks a pod now, even if Run is not running, so that the reading is no older than the
+// call of Ask. After any failure the reading is unknown, and the answer zero.
 func (p *Poller[Answer]) Ask(ctx context.Context, pod *call.Pod) (call.Reading, Answer) {
 	at := time.Now()
 	answer, err := p.get(ctx, pod)
@@ -230,7 +231,7 @@ func (p *Poller[Answer]) Ask(ctx context.Context, pod *call.Pod) (call.Reading, 
 	return p.subject.Reading(answer, at), answer
 }
 
-// Reading is what a pod said last.
+// Reading returns a pod's latest reading.
 func (p *Poller[Answer]) Reading(pod *call.Pod, now time.Time) call.Reading {
 	p.mu.RLock()
 	a := p.answers[pod.UID]
@@ -247,13 +248,13 @@ func (p *Poller[Answer]) Reading(pod *call.Pod, now time.Time) call.Reading {
 	}
 }
 
-// errRedirect names who is not to redirect.
+// errRedirect names who must not redirect.
 type errRedirect string
 
 func (e errRedirect) Error() string { return string(e) + " does not redirect" }
 
-// unasked says why a page could not be read, without the words of whoever answers:
-// net/http repeats what it does not understand.
+// unasked is why a page could not be read, without text from the server: net/http repeats
+// what it does not understand.
 type unasked struct {
 	url   string
 	cause error
@@ -283,18 +284,18 @@ func (e *unasked) Error() string {
 	return e.url + " cannot be asked: " + why
 }
 
-// MaxAnswer is how much is read of an answer, in bytes: whoever owns the pod chooses its
-// size.
+// MaxAnswer is how much of an answer is read, in bytes, because the pod's owner controls
+// its size.
 const MaxAnswer = 16 << 10
 
-// Get reads the first MaxAnswer bytes of a page, as they were sent, and parses them. A
-// longer one is an error unless that much is enough for parse.
+// Get reads the first MaxAnswer bytes of a page, without decompression, and parses them. A
+// longer page is an error unless these bytes are enough for parse.
 func Get[Answer any](ctx context.Context, client *http.Client, url string, parse func([]byte) (Answer, error)) (answer Answer, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return answer, fmt.Errorf("cannot ask %s: %w", url, err)
 	}
-	req.Header.Set("Accept-Encoding", "identity") // else net/http unpacks what was packed, without a bound
+	req.Header.Set("Accept-Encoding", "identity") // otherwise net/http decompresses the answer, without a limit
 	resp, err := client.Do(req)
 	if err != nil {
 		return answer, &unasked{url, err}
@@ -302,7 +303,7 @@ func Get[Answer any](ctx context.Context, client *http.Client, url string, parse
 	defer resp.Body.Close()
 	switch packed := resp.Header.Get("Content-Encoding"); {
 	case resp.StatusCode != http.StatusOK:
-		// Not with the words of whoever answers.
+		// The error contains no text from the server.
 		return answer, fmt.Errorf("%s answered %d %s", url, resp.StatusCode, http.StatusText(resp.StatusCode))
 	case packed != "" && packed != "identity":
 		return answer, fmt.Errorf("%s answered with an encoding that it was not asked for; it has to answer plain JSON", url)

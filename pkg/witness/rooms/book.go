@@ -22,16 +22,16 @@ type seat struct {
 	life    life
 }
 
-// life is how long a call has been seen, by this program's clock. It is zero for a further
+// life is how long a call has been seen, by this program's clock. It is zero for a second
 // seat of the same pod in a room, which is no call of its own.
 type life struct {
 	since time.Time
-	told  time.Time // until when table knows it
+	told  time.Time // until when table has recorded it
 	table *lengths.Table
 }
 
 type roomEntry struct {
-	readAt time.Time // when the latest read that counted began
+	readAt time.Time // when the latest read that was applied began
 	seats  []seat
 }
 
@@ -39,36 +39,35 @@ type roomEntry struct {
 type holding struct {
 	rooms   map[string]int // seats by room; a call is a room
 	missing int            // seats that LiveKit no longer lists
-	newest  time.Time      // when the agent joined that did so last, of all it ever had
+	newest  time.Time      // when the latest of all its agents so far joined
 	at      time.Time      // when the latest read that changed it began
 }
 
 // book is what is known of one project's rooms. It does no I/O, reads no clock
 // and is not safe for concurrent use.
 //
-// LiveKit's lists are not to be taken at their word when something is gone from
-// them: rooms and participants go missing from one list and stand in the next
-// (livekit#2399, #4316, #4373), and a restarted server knows nothing until its
-// agents have come back. So a seat that is gone from a list is missing first. It
-// is gone when a second list, no sooner than confirm later, does not have it
-// either, or at once when a webhook said that this very participant left. And
-// when much is lost together, or after an outage, missing seats are in doubt:
-// their pods are unknown until the doubt is over.
+// If something disappears from LiveKit's lists, it is not gone yet: rooms and participants
+// are missing from one list and are back in the next (livekit#2399, #4316, #4373), and a
+// restarted server knows nothing until its agents have come back. So a seat that is not in
+// a list is first missing. It is gone if a second list, no sooner than confirm later, does
+// not have it either, or at once if a webhook said that this participant left. If many
+// seats disappear together, or after an outage, missing seats are in doubt: their pods are
+// unknown until the doubt is over.
 type book struct {
 	confirm time.Duration // from missing to gone
-	doubt   time.Duration // the same when much is lost together
+	doubt   time.Duration // the same if many seats disappear together
 
 	rooms   map[string]*roomEntry
 	pods    map[types.UID]*holding
 	seats   int
 	missing int
-	size    int64 // what seats and pods take, in bytes
+	size    int64 // memory for seats and pods, in bytes
 
 	unattributed int
 	doubtUntil   time.Time
 
-	// lengths returns where the lengths of a pod's calls are learnt, or nil; it is nil where
-	// nobody learns. swept says that all rooms were read once.
+	// lengths returns the table that learns the lengths of a pod's calls, or nil; it is nil
+	// itself if nothing is learned. swept reports that all rooms were read once.
 	lengths func(types.UID) *lengths.Table
 	swept   bool
 }
@@ -77,18 +76,17 @@ func newBook(confirm, doubt time.Duration) *book {
 	return &book{confirm: confirm, doubt: doubt, rooms: map[string]*roomEntry{}, pods: map[types.UID]*holding{}}
 }
 
-// change is what a read of a room brought.
+// change is what a read of a room has changed.
 type change struct {
 	pods    []types.UID // whose calls changed
 	missing bool        // a seat of the room is missing: read it again after confirm
-	much    bool        // with it, much is lost together: the doubt is to last from the answer on
+	much    bool        // with it, many seats are missing together: the doubt begins with the answer
 }
 
-// apply enters a list of the agents of a room that was asked for at the time
-// given. left says of a participant's sid whether a webhook said it left. While
-// a sweep runs, and after one that failed, nothing is taken for gone, since only
-// the end of a whole one shows how much was lost together. A list that was asked
-// for before the latest one is passed over.
+// apply records a list of the agents of a room that was requested at the given time. left
+// reports whether a webhook said that a participant left. While a sweep runs, and after
+// one that failed, nothing counts as gone, because only a complete sweep shows how much
+// disappeared together. A list that was requested before the latest one is ignored.
 func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open bool, left func(sid string) bool) change {
 	entry := b.rooms[room]
 	switch {
@@ -109,7 +107,7 @@ func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open boo
 	}
 	var c change
 	kept := make([]seat, 0, len(agents))
-	var goesOn map[types.UID]life // made where it is needed: most rooms have one agent, who stays
+	var goesOn map[types.UID]life // created only if needed: most rooms have one agent, which stays
 	counted := make(map[types.UID]bool, 1)
 	has := make(map[string]bool, len(agents))
 	for _, s := range entry.seats {
@@ -120,7 +118,7 @@ func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open boo
 			c.pods = append(c.pods, s.Pod)
 		case listed[s.SID]:
 		case left(s.SID) || back[s.Pod]:
-			// It said so, or its pod's agent is in the room again under a new sid.
+			// A webhook said so, or its pod's agent is in the room again under a new sid.
 			b.drop(room, s, at)
 			c.pods = append(c.pods, s.Pod)
 			if !back[s.Pod] {
@@ -142,7 +140,7 @@ func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open boo
 		case !open && at.Sub(s.missing) >= b.confirm && !at.Before(b.doubtUntil):
 			b.drop(room, s, at)
 			c.pods = append(c.pods, s.Pod)
-			b.lived(&s, s.missing, s.missing.After(b.doubtUntil)) // else it may have been lost
+			b.lived(&s, s.missing, s.missing.After(b.doubtUntil)) // otherwise it may have been lost
 			continue
 		}
 		kept = append(kept, s)
@@ -153,13 +151,13 @@ func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open boo
 		if has[a.SID] {
 			continue
 		}
-		a.Identity = "" // which nobody asks for, and may be long
+		a.Identity = "" // not used, and may be long
 		kept = append(kept, seat{Agent: a})
 		has[a.SID] = true
 		b.count(room, a, at, 1, 0)
 		c.pods = append(c.pods, a.Pod)
 	}
-	tried := strings.HasPrefix(room, call.TryRoomPrefix) // no caller's: its length says nothing of theirs
+	tried := strings.HasPrefix(room, call.TryRoomPrefix) // a test call: its length says nothing about real calls
 	for i := range kept {
 		s := &kept[i]
 		if l, is := goesOn[s.Pod]; is && !counted[s.Pod] {
@@ -177,13 +175,13 @@ func (b *book) apply(room string, agents []livekit.Agent, at time.Time, open boo
 	return c
 }
 
-// seatSize is about what a seat takes with its room, and holdingSize what is kept of a
-// pod, in bytes.
+// seatSize returns about how much memory a seat takes with its room, and holdingSize a pod,
+// in bytes.
 func seatSize(a livekit.Agent) int64 { return 512 + int64(len(a.SID)+len(a.Pod)) }
 
 func holdingSize(pod types.UID) int64 { return 512 + int64(len(pod)) }
 
-// growth is how many bytes more a list of the agents of a room would take, at most.
+// growth returns how many more bytes a list of the agents of a room would take at most.
 func (b *book) growth(room string, agents []livekit.Agent) (more int64) {
 	for _, a := range agents {
 		more += seatSize(a)
@@ -199,12 +197,12 @@ func (b *book) growth(room string, agents []livekit.Agent) (more int64) {
 	return max(0, more)
 }
 
-// outageOver enters that LiveKit answers again, since the time given, after it
-// could not be read. What it has lost is in doubt.
+// outageOver records that LiveKit answers again, since the given time, after an outage.
+// What it has lost is in doubt.
 func (b *book) outageOver(at time.Time) { b.doubtUntil = at.Add(b.doubt) }
 
-// lostMuch reports whether more than half of all seats are missing, and more than
-// a few calls that happened to end together.
+// lostMuch reports whether more than half of all seats are missing, and at least three,
+// because a few calls may happen to end together.
 func (b *book) lostMuch() bool { return muchOf(b.missing, b.seats) }
 
 func muchOf(some, all int) bool { return some >= 3 && 2*some > all }
@@ -217,7 +215,7 @@ func (b *book) drop(room string, s seat, at time.Time) {
 	b.count(room, s.Agent, at, -1, missing)
 }
 
-// count keeps the sums by pod.
+// count updates the sums of a pod.
 func (b *book) count(room string, a livekit.Agent, at time.Time, seats, missing int) {
 	b.seats += seats
 	b.size += int64(seats) * seatSize(a)
@@ -243,8 +241,8 @@ func (b *book) count(room string, a livekit.Agent, at time.Time, seats, missing 
 	}
 }
 
-// sweptSince forgets the pods that a sweep begun at the time given found without
-// rooms. Until then they are kept for the time at which they lost their last.
+// sweptSince forgets the pods for which a sweep that began at the given time found no
+// rooms. Until then they are kept, because of the time at which they lost their last room.
 func (b *book) sweptSince(at time.Time) {
 	b.learn(at)
 	for uid, h := range b.pods {
@@ -255,7 +253,8 @@ func (b *book) sweptSince(at time.Time) {
 	}
 }
 
-// reading is what the book says of a pod, given as of when all rooms are known.
+// reading returns what the book knows about a pod. sweptAt is the time at which all rooms
+// were known.
 func (b *book) reading(pod types.UID, sweptAt, now time.Time) call.Reading {
 	h := b.pods[pod]
 	switch {
@@ -270,7 +269,7 @@ func (b *book) reading(pod types.UID, sweptAt, now time.Time) call.Reading {
 	}
 }
 
-// names reports whether it is known which pod an agent in a room is of.
+// names reports whether the pod of an agent in a room is known.
 func (b *book) names(room, sid string) bool {
 	entry := b.rooms[room]
 	return entry != nil && slices.ContainsFunc(entry.seats, func(s seat) bool { return s.SID == sid && s.Pod != "" && s.missing.IsZero() })
@@ -280,7 +279,7 @@ func (e *roomEntry) hasMissing() bool {
 	return slices.ContainsFunc(e.seats, func(s seat) bool { return !s.missing.IsZero() })
 }
 
-// lived tells until when a call was seen, and whether it was over then.
+// lived records in the table until when a call was seen, and whether it was over then.
 func (b *book) lived(s *seat, until time.Time, over bool) {
 	if b.lengths == nil || !b.swept || s.life.since.IsZero() || until.Before(s.life.told) {
 		return
@@ -294,9 +293,10 @@ func (b *book) lived(s *seat, until time.Time, over bool) {
 	}
 }
 
-// learn tells of all calls that they were on at a time. Those that the first sweep found
-// were on before: they are as much older than the one that joined last as LiveKit says, for
-// its clock is compared with no other. So each is at least as old as it is taken for.
+// learn records for all calls that they were on at the given time. Calls that the first
+// sweep found began earlier. Their ages are taken from LiveKit's times relative to the call
+// that joined last, because LiveKit's clock is compared with no other. So each call is at
+// least as old as recorded.
 func (b *book) learn(at time.Time) {
 	if b.lengths == nil {
 		return
@@ -326,7 +326,7 @@ func (b *book) learn(at time.Time) {
 	}
 }
 
-// ages are how old the calls of a pod are, at least.
+// ages returns the minimum ages of the calls of a pod.
 func (b *book) ages(pod types.UID, now time.Time) (ages []time.Duration) {
 	h := b.pods[pod]
 	if h == nil || !b.swept {

@@ -18,18 +18,18 @@ import (
 	"github.com/callguard/callguard/pkg/livekit"
 )
 
-// Files say where the credentials of a project stand.
+// Files names the files with the credentials of a project.
 type Files struct {
 	// URL is the URL itself, or URLFile names the file that has it.
 	URL, URLFile        string
 	KeyFile, SecretFile string
-	// Dir is a folder that holds all three, such as that of a mounted Secret, in files
-	// that are named as Keys says. It takes the place of the others.
+	// Dir is a folder that holds all three, such as that of a mounted Secret, in files with
+	// the names in Keys. It replaces the other fields.
 	Dir  string
 	Keys call.SecretKeys
 }
 
-// Validate reports what of the flags that say this cannot be meant, with the text of
+// Validate reports flags that contradict each other. keys is the value of
 // --livekit-secret-keys.
 func (f Files) Validate(keys string) error {
 	if _, err := call.ParseSecretKeys(keys); err != nil {
@@ -44,9 +44,9 @@ func (f Files) Validate(keys string) error {
 	return nil
 }
 
-// FileCredentials reads a project's credentials from their files each time, so that
-// they can change. It is nil without a URL: there is no such project. Since when the
-// files name their server nobody knows.
+// FileCredentials returns a function that reads a project's credentials from their files
+// each time, so that they can change. It returns nil if there is no URL, and so no such
+// project. It is not known since when the files have named their server.
 func FileCredentials(f Files) func(context.Context) (Version, error) {
 	if f.URL == "" && f.URLFile == "" && f.Dir == "" {
 		return nil
@@ -77,7 +77,8 @@ func FileCredentials(f Files) func(context.Context) (Version, error) {
 	}
 }
 
-// SecretCredentials reads a project from the keys of a Secret.
+// SecretCredentials returns a function that reads a project's credentials from the keys of
+// a Secret.
 func SecretCredentials(client kubernetes.Interface) func(context.Context, types.NamespacedName, call.SecretKeys) (Version, error) {
 	return func(ctx context.Context, name types.NamespacedName, keys call.SecretKeys) (Version, error) {
 		secret, err := client.CoreV1().Secrets(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})

@@ -3,11 +3,11 @@
 // Package rooms is the witness that reads LiveKit's room state: which pod's
 // agents are in which rooms.
 //
-// One Reader reads one LiveKit project. Its truth is a sweep of all rooms
-// (ListRooms, then ListParticipants of each; LiveKit has no bulk call). Webhooks
-// only name rooms to be read at once. What it has seen stands in a book; what
-// LiveKit could not or did not say is unknown there, never zero.
+// One Reader reads one LiveKit project. It sweeps all rooms (ListRooms, then
+// ListParticipants of each; LiveKit has no bulk call). Webhooks only name rooms to be read
+// at once. What it has seen is in a book; what LiveKit could not or did not say is unknown
+// there, never zero.
 //
-// The package writes to nobody and decides nothing about pods. It knows them as
-// the UIDs that agents carry in an attribute.
+// The package decides nothing about pods. It knows them only by the UIDs that agents carry
+// in an attribute. Its only write is a dispatch that somebody asks it for.
 package rooms

@@ -5,26 +5,25 @@ package rooms
 import "time"
 
 const (
-	// hintLife is how long the word of a webhook counts, and hintRetry how soon a
-	// room is read again whose list does not bear it out yet.
+	// hintLife is how long a webhook's statement counts, and hintRetry how soon a room is read
+	// again if its list does not confirm it yet.
 	hintLife  = 10 * time.Second
 	hintRetry = 200 * time.Millisecond
-	// maxHints bounds the words of webhooks that are kept of a project, and maxHintBytes
-	// what they name, in bytes. Past that, rooms are still read at once.
+	// maxHints is how many webhook statements are kept for a project, and maxHintBytes how
+	// many bytes of names. Beyond that, rooms are still read at once.
 	maxHints     = 10_000
 	maxHintBytes = 1 << 20
-	// maxHinted bounds the name of a room and the id of a participant that a webhook
-	// names, which are kept.
+	// maxHinted is the maximum length of a room's name and a participant's id that are kept.
 	maxHinted = 1 << 10
 )
 
-// hint is what a webhook said of an agent's participant.
+// hint is what a webhook said about an agent's participant.
 type hint struct {
 	left  bool
 	until time.Time
 }
 
-// hints are those of a project, by room and participant sid. They are not safe for
+// hints has the hints of a project, by room and participant sid. It is not safe for
 // concurrent use.
 type hints struct {
 	of   map[string]map[string]hint
@@ -59,8 +58,8 @@ func (h *hints) drop(room, sid string) {
 // left reports whether a webhook said that a participant left a room.
 func (h *hints) left(room, sid string) bool { return h.of[room][sid].left }
 
-// unmet reports whether the list of a room does not bear out yet what webhooks said of it;
-// what it does is forgotten.
+// unmet reports whether the list of a room does not confirm yet what webhooks said about
+// it. Confirmed hints are dropped.
 func (h *hints) unmet(room string, listed map[string]bool, now time.Time) (unmet bool) {
 	for sid, said := range h.of[room] {
 		switch {
@@ -73,7 +72,7 @@ func (h *hints) unmet(room string, listed map[string]bool, now time.Time) (unmet
 	return unmet
 }
 
-// dropOld forgets what counts no more.
+// dropOld drops hints that no longer count.
 func (h *hints) dropOld(now time.Time) {
 	for room, said := range h.of {
 		for sid, s := range said {

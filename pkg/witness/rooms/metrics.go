@@ -101,7 +101,7 @@ func (m *Metrics) swept(p call.Project, at time.Time, rooms, unattributed, unrea
 	}
 }
 
-// forget deletes the series of a project that is read no more.
+// forget deletes the series of a project that is no longer read.
 func (m *Metrics) forget(p call.Project) {
 	labels := prometheus.Labels{"project": string(p)}
 	for _, vec := range []*prometheus.GaugeVec{m.sweptAt, m.rooms, m.unattributed, m.unread, m.waiting} {

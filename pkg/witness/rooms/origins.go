@@ -25,36 +25,37 @@ import (
 const (
 	// keepEvery is how soon the Secret of a new project is read.
 	keepEvery = 10 * time.Second
-	// keptFor is how long what was read of it is not read again.
+	// keptFor is how long it is not read again after that.
 	keptFor = time.Minute
-	// maxVersions bounds the servers of one project that are remembered: whoever writes
+	// maxVersions is how many servers of one project are remembered, because whoever writes
 	// its Secret chooses which are asked.
 	maxVersions = 4
-	// maxTold bounds the pods whose gates said which server they were started with.
+	// maxTold is for how many pods the server that their gates reported is remembered.
 	maxTold = 25_000
 )
 
-// Version is what the Secret or the files of a project say, and since when they have
-// named that server. Keys may change: all keys of a server see the same rooms.
+// Version is the content of the Secret or the files of a project, and since when they have
+// named that server. Keys may change, because all keys of a server see the same rooms.
 type Version struct {
 	livekit.Credentials
 
-	// URLKey is the key of the Secret that the URL stands in; empty for files.
+	// URLKey is the Secret's key that has the URL; empty for files.
 	URLKey string
-	// Since is when the URL was written, by the API server's clock: pods that were
-	// created later were born with it. Zero is not known: what is said first is taken
-	// for what was always said, and of a change the pods that are there then may be of
+	// Since is when the URL was written, by the API server's clock: pods that were created
+	// later started with it. Zero means unknown: then the first known URL counts as having
+	// always been there, and after a change, pods that exist at that time may have started
 	// before.
 	Since time.Time
-	// Original reports whether nobody has written the URL since the Secret was made: no
-	// pod that names it can have begun before, unless there was another of its name.
+	// Original reports whether the URL has not been written since the Secret was created. No
+	// pod that names the Secret can have started before, unless there was an earlier Secret of
+	// that name.
 	Original bool
-	// Always reports whether it is said that it has never had another URL.
+	// Always reports whether an annotation confirms that it has never had another URL.
 	Always bool
 }
 
-// Server names the server of a version: two URLs that are written differently may name
-// the same.
+// Server returns the server of a version in a normal form, because URLs that are written
+// differently may name the same server.
 func (v Version) Server() string {
 	if u, err := weburl.Parse(v.URL, livekit.ExampleURL); err == nil {
 		return u.String()
@@ -79,40 +80,39 @@ func versionOf(secret *corev1.Secret, keys call.SecretKeys) Version {
 		}
 	}
 	said := Version{Credentials: livekit.Credentials{URL: secret.Annotations[call.SameURLAnnotation]}}
-	v.Original = v.Since.Sub(secret.CreationTimestamp.Time) <= time.Second // of one request, in whole seconds
+	v.Original = v.Since.Sub(secret.CreationTimestamp.Time) <= time.Second // of one request, if the times, in whole seconds, are about equal
 	v.Always = said.URL != "" && said.Server() == v.Server()
 	return v
 }
 
-// Origins remember which LiveKit servers projects had, and with which credentials: a
-// pod goes on working for the one it was born with when its Secret says something
-// else, or when the Secret, or callguard's right to it, is gone. A container that
-// starts again works for the one of then, so a pod may work for any server that its
-// project had since the pod was born.
+// Origins remember which LiveKit servers projects had, and with which credentials. A pod
+// keeps working for the server with which it started, even if its Secret changes or is
+// deleted, or callguard may no longer read it. A restarted container works for the server
+// of that time, so a pod may work for any server that its project has had since the pod was
+// created.
 type Origins struct {
 	read func(context.Context, call.Project) (Version, error)
 
 	mu    sync.Mutex
 	known map[call.Project]*origin
-	// told is which server a pod's gate was started with.
+	// told has the server that a pod's gate was started with.
 	told map[types.UID]string
 }
 
 type origin struct {
-	versions []Version // oldest first; what is said now is last
-	// seen is the newest pod that was there when the project was read last.
+	versions []Version // oldest first; the present one is last
+	// seen is the newest pod that existed when the project was last read.
 	seen time.Time
 	at   time.Time // when that was
 }
 
-// NewOrigins returns Origins that remember nothing yet. The project is read with the
-// function given.
+// NewOrigins returns Origins that remember nothing yet. read reads a project.
 func NewOrigins(read func(context.Context, call.Project) (Version, error)) *Origins {
 	return &Origins{read: read, known: map[call.Project]*origin{}, told: map[types.UID]string{}}
 }
 
-// Get reads a project, whose newest pod was born at the time given, and returns what it
-// says, or what it said last where it cannot be read any more.
+// Get reads a project, whose newest pod was created at the given time, and returns its
+// present version, or the latest one if it can no longer be read.
 func (o *Origins) Get(ctx context.Context, project call.Project, newest time.Time) (Version, error) {
 	v, err := o.read(ctx, project)
 	if err == nil {
@@ -138,7 +138,7 @@ func (o *Origins) Get(ctx context.Context, project call.Project, newest time.Tim
 	return is.versions[len(is.versions)-1], nil
 }
 
-// enter enters what a project says now.
+// enter records the present version of a project.
 func (is *origin) enter(v Version) {
 	n := len(is.versions)
 	switch {
@@ -147,11 +147,11 @@ func (is *origin) enter(v Version) {
 	case n == 0 && v.Original:
 		v.Since = time.Time{}
 	case n == 0:
-	case is.versions[n-1].Server() == v.Server(): // at most its key is another
+	case is.versions[n-1].Server() == v.Server(): // only its key may have changed
 		v.Since = is.versions[n-1].Since
 		is.versions[n-1] = v
 		return
-	case v.Since.IsZero(), v.URLKey != is.versions[n-1].URLKey: // nobody knows when, so all that are there may be of before
+	case v.Since.IsZero(), v.URLKey != is.versions[n-1].URLKey: // the time is unknown, so all existing pods may be older
 		v.Since = later(v.Since, is.seen.Add(time.Second))
 	}
 	is.versions = append(is.versions, v)
@@ -160,7 +160,7 @@ func (is *origin) enter(v Version) {
 	}
 }
 
-// since returns the versions that a pod may work for, or why that is not known.
+// since returns the versions that a pod may work for, or why they are not known.
 func (is *origin) since(project call.Project, born time.Time) ([]Version, error) {
 	if born.After(is.seen) {
 		return nil, fmt.Errorf("LiveKit project %s has not been looked up since this pod was born", project)
@@ -178,13 +178,14 @@ func (is *origin) since(project call.Project, born time.Time) ([]Version, error)
 		project, call.SameURLAnnotation, server)
 }
 
-// Of returns the servers that a pod may work for, that of now last, or why they are not known.
+// Of returns the servers that a pod may work for, the present one last, or why they are not
+// known.
 func (o *Origins) Of(pod *call.Pod) ([]string, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	is := o.known[pod.Project]
 	if is == nil {
-		return nil, nil // it has never been read, and whoever reads it says why
+		return nil, nil // the project has never been read; whoever reads it reports why
 	}
 	versions, err := is.since(pod.Project, pod.Born)
 	if err != nil {
@@ -196,7 +197,7 @@ func (o *Origins) Of(pod *call.Pod) ([]string, error) {
 	return servers(versions), nil
 }
 
-// servers are those of versions, that of the last one last.
+// servers returns the servers of versions, that of the last version last.
 func servers(versions []Version) []string {
 	var list []string
 	for _, v := range slices.Backward(versions) {
@@ -208,7 +209,8 @@ func servers(versions []Version) []string {
 	return list
 }
 
-// needed returns the servers that pods born since may work for, that of now last.
+// needed returns the servers that pods created since then may work for, the present one
+// last.
 func (o *Origins) needed(project call.Project, oldest time.Time) []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -222,7 +224,7 @@ func (o *Origins) needed(project call.Project, oldest time.Time) []string {
 	return servers(is.versions)
 }
 
-// covers reports whether a project has been read since a pod born then was there.
+// covers reports whether a project has been read since the newest pod was created.
 func (o *Origins) covers(project call.Project, newest time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -230,7 +232,8 @@ func (o *Origins) covers(project call.Project, newest time.Time) bool {
 	return is == nil || !newest.After(is.seen)
 }
 
-// credentials are the latest of a server, and whether the project had it.
+// credentials returns the latest credentials for a server, and whether the project had that
+// server.
 func (o *Origins) credentials(project call.Project, server string) (livekit.Credentials, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -244,7 +247,7 @@ func (o *Origins) credentials(project call.Project, server string) (livekit.Cred
 	return livekit.Credentials{}, false
 }
 
-// Tell tells which LiveKit URL a pod's gate was started with.
+// Tell records with which LiveKit URL a pod's gate was started.
 func (o *Origins) Tell(pod types.UID, url string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -252,13 +255,13 @@ func (o *Origins) Tell(pod types.UID, url string) {
 		return
 	}
 	if len(o.told) >= maxTold {
-		clear(o.told) // gates are asked again and again
+		clear(o.told) // gates are asked again soon
 	}
 	o.told[pod] = Version{Credentials: livekit.Credentials{URL: url}}.Server()
 }
 
-// Keep reads the projects that pods name, before anybody needs them, until ctx is done.
-// Those that no pod names any more are forgotten.
+// Keep reads the projects that pods name, before they are needed, until ctx is done. It
+// forgets projects that no pod names any more.
 func (o *Origins) Keep(ctx context.Context, named func() map[call.Project]call.Births) error {
 	wait.UntilWithContext(ctx, func(ctx context.Context) {
 		births := named()
@@ -266,14 +269,14 @@ func (o *Origins) Keep(ctx context.Context, named func() map[call.Project]call.B
 		o.mu.Lock()
 		maps.DeleteFunc(o.known, func(project call.Project, is *origin) bool {
 			if versions, err := is.since(project, births[project].Oldest); err == nil {
-				is.versions = versions // no pod is left of those before
+				is.versions = versions // no pod with an earlier version is left
 			}
 			return !read[project]
 		})
 		o.mu.Unlock()
 		for _, project := range slices.SortedFunc(maps.Keys(births), func(a, b call.Project) int { return cmp.Compare(a, b) }) {
 			if read[project] && o.stale(project, births[project].Newest) {
-				_, _ = o.Get(ctx, project, births[project].Newest) // who needs it asks again, and says why it cannot be read
+				_, _ = o.Get(ctx, project, births[project].Newest) // whoever needs it asks again, and reports the error
 			}
 		}
 	}, keepEvery)

@@ -23,39 +23,40 @@ import (
 
 // ProjectsConfig is what Projects needs.
 type ProjectsConfig struct {
-	// Default gives the credentials of the default project; nil if there is none.
+	// Default returns the credentials of the default project; nil if there is none.
 	Default func(context.Context) (Version, error)
-	// Secret gives the credentials that stand in a Secret, under these keys.
+	// Secret returns the credentials in a Secret, under these keys.
 	Secret    func(context.Context, types.NamespacedName, call.SecretKeys) (Version, error)
 	Transport http.RoundTripper
-	// Tenants gives the transport for the projects that Secrets of a namespace name; nil is Transport for all.
+	// Tenants returns the transport for the projects that a namespace's Secrets name; if nil, Transport is
+	// used for all.
 	Tenants func(namespace string) http.RoundTripper
-	// Replicas returns at once how many replicas of this program share the limit of requests
-	// now; nil is one.
+	// Replicas returns, without waiting, how many replicas of this program share the request
+	// limit now; nil means one.
 	Replicas func() int
-	// OnlyWanted leaves the default project unread while nobody wants it, too.
+	// OnlyWanted has the default project, too, read only while it is wanted.
 	OnlyWanted bool
 	Settings
 
 	OnChange func([]types.UID)
-	// Lengths returns where the lengths of the calls of a project's pod are learnt, or nil.
+	// Lengths returns the table that learns the lengths of a pod's calls, or nil.
 	Lengths func(call.Project, types.UID) *lengths.Table
 	Metrics *Metrics
 	Log     *slog.Logger
 }
 
-// rest is how long a project is at rest before it is read again, to know how much there is
-// to read, and that it can be.
+// rest is how long a project is at rest before it is read again, in order to know how much
+// there is to read, and that it is readable.
 const rest = 10 * time.Minute
 
-// maxProjects bounds the projects that are read for the pods of one namespace: whoever
+// maxProjects is how many projects are read for the pods of one namespace, because whoever
 // writes its pods chooses the servers that are asked.
 const maxProjects = 20
 
 // Projects runs a Reader for each LiveKit server of the default project and of every
 // project that pods name, up to maxProjects of a namespace. A project has more than one
-// while there are pods that were born before its URL changed. Its methods are safe for
-// concurrent use.
+// server while there are pods that were created before its URL changed. Its methods are
+// safe for concurrent use.
 type Projects struct {
 	cfg     ProjectsConfig
 	origins *Origins
@@ -68,8 +69,8 @@ type Projects struct {
 	wanted  map[call.Project]bool // whether it is read
 	births  map[call.Project]call.Births
 	spared  map[call.Project]bool
-	rests   map[call.Project]time.Time // until when, of those that were at rest since they are wanted
-	looking map[call.Project]bool      // for what it says now
+	rests   map[call.Project]time.Time // until when the projects at rest are not read
+	looking map[call.Project]bool      // projects whose credentials are being read
 	readers map[call.Project][]*bound
 }
 
@@ -83,7 +84,7 @@ type bound struct {
 	server string // empty until it is known
 }
 
-// of returns the server, which it becomes where none is known.
+// of returns the server, and sets it to the given one if none is known.
 func (b *bound) of(server string) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -120,16 +121,16 @@ func noDefault() error {
 	return fmt.Errorf("there is no default LiveKit project; set --livekit-secret-dir or --livekit-url, or name a Secret in annotation %s of the pod template", call.SecretAnnotation)
 }
 
-// Origins are what is remembered of the projects, of which Keep has to run.
+// Origins returns what is remembered of the projects. Its Keep has to run.
 func (p *Projects) Origins() *Origins { return p.origins }
 
-// Want names the projects that pods work for, and when these were born. The default
-// project needs no naming, unless OnlyWanted is set.
+// Want sets the projects that pods work for, and when these pods were created. The default
+// project need not be named, unless OnlyWanted is set.
 func (p *Projects) Want(projects map[call.Project]call.Births) { p.WantSparing(projects, nil) }
 
-// WantSparing is Want where of some projects nobody has to know anything for now. Such a
-// one is at rest, which is not read, if all of it can be read in a moment once it is needed.
-// Nothing is known of it then, and of what it was nothing is remembered.
+// WantSparing is like Want, with some projects that need not be read for now. Such a project
+// is put at rest if all of it can be read quickly once it is needed. At rest it is not read,
+// and what was known about it is forgotten.
 func (p *Projects) WantSparing(projects map[call.Project]call.Births, spared map[call.Project]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -141,16 +142,16 @@ func (p *Projects) WantSparing(projects map[call.Project]call.Births, spared map
 	p.poke()
 }
 
-// poke has Run look at what is wanted.
+// poke has Run check what is wanted.
 func (p *Projects) poke() {
 	select {
 	case p.changed <- struct{}{}:
-	default: // it is told already
+	default: // it was poked already
 	}
 }
 
-// bounded says of each project whether it is read. Those that were stay, so that no new
-// workload of a namespace takes from another what it has.
+// bounded returns for each project whether it is read. Projects that were read before stay,
+// so that a new workload of a namespace does not displace an older one.
 func bounded(projects map[call.Project]call.Births, before map[call.Project]bool) map[call.Project]bool {
 	read, inNamespace := map[call.Project]bool{}, map[string]int{}
 	for _, again := range []bool{true, false} {
@@ -184,8 +185,8 @@ func (p *Projects) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// align starts and stops Readers for what is wanted now, and has those projects read
-// that have got pods since they were.
+// align starts and stops Readers for what is wanted now, and has the credentials read of
+// projects that have had new pods since the last time.
 func (p *Projects) align(ctx context.Context, g *errgroup.Group) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -209,7 +210,7 @@ func (p *Projects) align(ctx context.Context, g *errgroup.Group) {
 				p.mu.Lock()
 				defer p.mu.Unlock()
 				delete(p.looking, project)
-				if err == nil { // else the Reader tries again
+				if err == nil { // otherwise the Reader tries again
 					p.poke()
 				}
 				return nil
@@ -231,15 +232,15 @@ func (p *Projects) align(ctx context.Context, g *errgroup.Group) {
 				running = append(running, p.start(ctx, g, project, server))
 			}
 		}
-		slices.SortFunc(running, func(a, b *bound) int { // that of now is last
+		slices.SortFunc(running, func(a, b *bound) int { // the present one is last
 			return cmp.Compare(slices.Index(needed, a.of("")), slices.Index(needed, b.of("")))
 		})
 		p.readers[project] = running
 	}
 }
 
-// isAtRest reports whether a project is not read for now. One that is spared goes to rest when
-// all of its servers have been read, and can be in a moment. The lock is held.
+// isAtRest reports whether a project is not read for now. A spared project goes to rest once
+// all of its servers have been read and can be read again quickly. The lock is held.
 func (p *Projects) isAtRest(project call.Project, now time.Time) bool {
 	until, rested := p.rests[project]
 	switch running := p.readers[project]; {
@@ -265,8 +266,8 @@ func (p *Projects) start(ctx context.Context, g *errgroup.Group, project call.Pr
 	return b
 }
 
-// Reading is the reading of a pod's own project: of each server that it may work for, of
-// which it has calls in one.
+// Reading returns the reading of a pod from its own project. It covers each server that the
+// pod may work for; the pod has calls on one of them.
 func (p *Projects) Reading(pod *call.Pod, now time.Time) call.Reading {
 	readers, err := p.readersOf(pod)
 	if err != nil {
@@ -348,13 +349,13 @@ func (p *Projects) Ages(pod *call.Pod, now time.Time) (ages []time.Duration) {
 	return ages
 }
 
-// Ask is the reading of a pod's own project, as of its latest sweep.
+// Ask returns the reading of a pod from its own project, as of the latest sweep.
 func (p *Projects) Ask(_ context.Context, pod *call.Pod) call.Reading {
 	return p.Reading(pod, time.Now())
 }
 
-// Fresh returns nil when what is known of the server that a project has now can be
-// believed, else why not.
+// Fresh returns nil if what is known of the present server of a project can be believed,
+// otherwise why not.
 func (p *Projects) Fresh(project call.Project, now time.Time) error {
 	r, err := p.reader(project)
 	if err != nil {
@@ -398,7 +399,7 @@ func (p *Projects) readerOf(project call.Project, server string) *Reader {
 	return nil
 }
 
-// reader returns the Reader of the server that a project has now.
+// reader returns the Reader of the present server of a project.
 func (p *Projects) reader(project call.Project) (*Reader, error) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -414,7 +415,7 @@ func (p *Projects) reader(project call.Project) (*Reader, error) {
 	return nil, fmt.Errorf("LiveKit project %s has not been read yet", project)
 }
 
-// verifiers returns the readers that an API key belongs to.
+// verifiers returns the Readers whose project has an API key.
 func (p *Projects) verifiers(apiKey string) map[*Reader]call.Project {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -456,7 +457,7 @@ func (p *Projects) config(project call.Project, b *bound) Config {
 		if server == v.Server() {
 			return v.Credentials, nil
 		}
-		p.poke() // there is a server to be read that has no Reader
+		p.poke() // a server that has to be read has no Reader yet
 		of, ok := p.origins.credentials(project, server)
 		if !ok {
 			return livekit.Credentials{}, fmt.Errorf("LiveKit project %s has another server now", project)
@@ -496,7 +497,8 @@ func (p *Projects) config(project call.Project, b *bound) Config {
 	}
 }
 
-// tenantTransport asks the server of a tenant's project, which may be the administrator's own: that may be anywhere.
+// tenantTransport connects to the server of a tenant's project. If that is the administrator's own server, it may be
+// at any address.
 type tenantTransport struct {
 	own, others http.RoundTripper
 	// isOwn reports whether the default project has, or had, this server.
@@ -511,9 +513,9 @@ func (t *tenantTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.others.RoundTrip(req)
 }
 
-// paces are those of the projects of a process, by their credentials: two Secrets with
-// the same share one, and a project that nobody wants for a while keeps its own. A Secret
-// with the wrong key takes nothing from one with the right.
+// paces has the Paces of a process, by credentials: two Secrets with the same credentials
+// share one, and a project that is not wanted for a while keeps its own. A Secret with a
+// wrong key takes nothing from one with the right key.
 type paces struct {
 	perMinute, share int
 	replicas         func() int
@@ -525,7 +527,7 @@ type paces struct {
 // all is the whole of a limit, in hundredths.
 const all = 100
 
-// maxPaces bounds the credentials that are remembered, at some 1 KiB each.
+// maxPaces is for how many credentials a Pace is remembered, at about 1 KiB each.
 const maxPaces = 4096
 
 func newPaces(s Settings, replicas func() int) *paces {

@@ -5,16 +5,16 @@ package rooms
 import "time"
 
 const (
-	// rarest is the least that a sweep reads again of the rooms of which nothing is said:
-	// one in so many.
+	// rarest is the minimum share of unmentioned rooms that a sweep reads again: one in so
+	// many.
 	rarest = 16
-	// tellsWithin is how long after a change its webhook may come.
+	// tellsWithin is the maximum time from a change to its webhook.
 	tellsWithin = 5 * time.Second
 )
 
-// rarity is how many rooms of which nothing is said a sweep reads again: all, until
-// webhooks have told of a change, and then, sweep by sweep, half as many, for as long as
-// they have told of every change that a sweep finds. It is not safe for concurrent use.
+// rarity decides how many unmentioned rooms a sweep reads again: all, until webhooks have
+// reported a change. Then the number is halved with each sweep, as long as webhooks have
+// reported every change that sweeps find. It is not safe for concurrent use.
 type rarity struct {
 	told   bool
 	part   int                  // one in so many
@@ -23,16 +23,17 @@ type rarity struct {
 
 func newRarity() *rarity { return &rarity{part: 1, untold: map[string]time.Time{}} }
 
-// tells enters that a webhook told of a room.
+// tells records that a webhook named a room.
 func (r *rarity) tells(room string) {
 	r.told = true
 	delete(r.untold, room)
 }
 
-// finds enters that a sweep found a change in a room of which no webhook had told.
+// finds records that a sweep found a change in a room that no webhook had named.
 func (r *rarity) finds(room string, at time.Time) { r.untold[room] = at }
 
-// next is how many of so many rooms the sweep that begins now is to read again.
+// next returns how many of the given number of rooms the sweep that begins now has to read
+// again.
 func (r *rarity) next(rooms int, now time.Time) int {
 	if r.told {
 		r.part = min(2*r.part, rarest)

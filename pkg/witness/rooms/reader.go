@@ -28,45 +28,47 @@ import (
 const (
 	// credentialsLife is how long credentials are used before they are read again.
 	credentialsLife = time.Minute
-	// credentialsRetry is how soon they are read again after they were missing, or
-	// LiveKit refused them.
+	// credentialsRetry is how soon they are read again if they were missing, or if LiveKit
+	// refused them.
 	credentialsRetry = time.Second
-	// maxItems bounds the rooms, or the participants of one, of a project that a namespace
-	// names: its server is whatever the namespace says, and what it answers takes memory
-	// that all share.
+	// maxItems is the maximum number of rooms, or of participants of one room, for a project
+	// that a namespace names: the namespace chooses its server, and the server's answers take
+	// memory that all share.
 	maxItems = 25_000
-	// maxQueued bounds the rooms that wait to be read out of turn; the others are left to
-	// the sweeps.
+	// maxQueued is how many rooms may wait to be read out of turn; others are left to the
+	// sweeps.
 	maxQueued = 1_000
-	// keptStep is in what steps memory is charged, in bytes.
+	// keptStep is the step in which memory is charged, in bytes.
 	keptStep = 64 << 10
 )
 
 // Config is what a Reader needs.
 type Config struct {
 	Project call.Project
-	// Credentials are asked for at the start, after LiveKit refused them, and
-	// every minute.
+	// Credentials is called at the start, after LiveKit refused the credentials, and every
+	// minute.
 	Credentials func(context.Context) (livekit.Credentials, error)
 	Transport   http.RoundTripper
-	// Budget is what all answers under way of the process may take; nil is one of
-	// the Reader's own.
+	// Budget is the memory for all answers that the process is reading; nil means one of the
+	// Reader's own.
 	Budget *livekit.Budget
-	// Kept is what all projects of the process may keep; nil is one of the Reader's own.
+	// Kept is the memory that all projects of the process may keep; nil means one of the
+	// Reader's own.
 	Kept *shares
-	// Pace is the pace of requests with these credentials; nil is one of the Reader's
+	// Pace returns the pace of requests with these credentials; nil means one of the Reader's
 	// own.
 	Pace func(livekit.Credentials) *livekit.Pace
 	Settings
 
-	// Twice has nothing known before all rooms were read twice. It is for a project that
-	// was at rest: what a list lacks for a moment has been in none before.
+	// Twice keeps everything unknown until all rooms were read twice. It is for a project that
+	// was at rest: a room that is missing from a list for a moment was in no earlier list that
+	// could show that.
 	Twice bool
-	// Swept, if there is one, is called after each sweep that worked.
+	// Swept, if set, is called after each successful sweep.
 	Swept func()
-	// OnChange is told the pods whose number of calls changed.
+	// OnChange is called with the pods whose number of calls has changed.
 	OnChange func([]types.UID)
-	// Lengths returns where the lengths of a pod's calls are learnt, or nil for nowhere.
+	// Lengths returns the table that learns the lengths of a pod's calls, or nil.
 	Lengths func(types.UID) *lengths.Table
 	Metrics *Metrics
 	Log     *slog.Logger
@@ -74,42 +76,43 @@ type Config struct {
 
 // Settings are the times and bounds of reading a project.
 type Settings struct {
-	// Resync is the longest that a change goes unseen without webhooks. With them a room
-	// of which neither they nor the list of rooms say anything is read more rarely.
+	// Resync is the maximum time for which a change is not seen without webhooks. With
+	// webhooks, rooms that neither they nor the list of rooms show as changed are read more
+	// rarely.
 	Resync time.Duration
-	// MaxStaleness is the age from which what is known of a project is not
-	// believed any more.
+	// MaxStaleness is the age from which what is known of a project counts as unknown.
 	MaxStaleness time.Duration
-	// Timeout bounds one request.
+	// Timeout is the time limit of one request.
 	Timeout time.Duration
-	// Concurrency bounds the requests under way.
+	// Concurrency is the maximum number of concurrent requests.
 	Concurrency int
-	// RequestsPerMinute is how many requests a project takes of all programs together; 0 is
-	// what livekit.Limit says.
+	// RequestsPerMinute is how many requests a project accepts from all programs together; 0
+	// means the limit that livekit.Limit returns.
 	RequestsPerMinute int
-	// Share is the part of them that is this program's, of all its replicas together, in
-	// hundredths; 0 is the whole.
+	// Share is this program's part of them, for all its replicas together, in hundredths; 0
+	// means all of them.
 	Share int
-	// Hints lets a room count as read while the list of rooms says the same of it.
+	// Hints lets a room count as read while its entry in the list of rooms does not change.
 	Hints bool
-	// WaitAfter is how long a room has a caller and no agent until it is asked whether it
-	// waits for one; 0 is never.
+	// WaitAfter is how long a room has had a caller and no agent before LiveKit is asked
+	// whether it waits for one; 0 means never.
 	WaitAfter time.Duration
 }
 
-// confirm, sweepEvery and doubt divide the resync: a sweep begins every 0.7 to
-// 0.8 of it, and what is missing in one is asked for again a tenth later.
+// confirm, sweepEvery and doubt divide the resync: a sweep begins every 0.7 to 0.8 of it,
+// and a room with something missing is read again a tenth of it later.
 func (s Settings) confirm() time.Duration    { return s.Resync / 10 }
 func (s Settings) sweepEvery() time.Duration { return wait.Jitter(s.Resync*7/10, 1.0/7) }
 func (s Settings) doubt() time.Duration      { return s.Resync / 2 }
 
-// A sweep begins no more rooms after sweepMost: one whose nodes are dead takes LiveKit
-// 3 s to say so. The others are first in the next one.
+// After sweepMost a sweep reads no further rooms, because LiveKit takes 3 s to report a
+// room whose node is dead. The remaining rooms come first in the next sweep.
 func (s Settings) sweepMost() time.Duration { return s.MaxStaleness / 3 }
 
-// holdsUp is how long a room that cannot be read keeps all of its project from being
-// known, and unreadAfter when one that never could be counts as one that may hold a call
-// of any pod. Where hints do, a moment of not knowing matters less than the number.
+// holdsUp is how long a room that cannot be read makes its whole project unknown, and
+// unreadAfter is from when a room that could never be read counts as one that may hold a
+// call of any pod. With hints, a short time of not knowing matters less than having a
+// number.
 func (s Settings) holdsUp() time.Duration {
 	if s.Hints {
 		return 0
@@ -141,16 +144,16 @@ type Reader struct {
 	roll     *roll
 	sweptAt  time.Time     // as of when all rooms are known; zero before the first whole sweep
 	once     time.Time     // when the first whole sweep was over, with cfg.Twice
-	waiting  int           // rooms that the limit left to the next sweep
+	waiting  int           // rooms that were left to the next sweep because of the limit
 	between  int           // rooms that were read out of turn since the latest sweep began
-	perRoom  time.Duration // what a room took in the latest sweep, with those that were asked for meanwhile
+	perRoom  time.Duration // time for a room in the latest sweep, including rooms that were read out of turn
 	lost     bool          // the latest list lacks the rooms of more than half of all seats
 	sweeping bool
 	lastErr  error
 	hints    *hints
 	rarity   *rarity
 	waits    *waits
-	held     int64           // what of cfg.Kept is taken, in bytes
+	held     int64           // how much of cfg.Kept is taken, in bytes
 	client   *livekit.Client // nil until there are credentials
 	loadedAt time.Time
 	loadErr  error
@@ -158,13 +161,14 @@ type Reader struct {
 	unread atomic.Pointer[unread] // nil after the roll has changed
 }
 
-// unread is how many rooms could not be read, at a time.
+// unread is how many rooms could not be read, at some time.
 type unread struct {
 	at time.Time
 	n  int
 }
 
-// maxItems is that of the project: the administrator's own is limited by memory alone.
+// maxItems returns the project's maximum number of items: the administrator's own project
+// is limited only by memory.
 func (c Config) maxItems() int {
 	if namespaceOf(c.Project) == "" {
 		return 0
@@ -195,8 +199,8 @@ func NewReader(cfg Config) *Reader {
 	}
 }
 
-// Run reads until ctx is done. An unreachable LiveKit is not an error: it is
-// tried again, and its readings are unknown meanwhile.
+// Run reads until ctx is done. An unreachable LiveKit is not an error: Run tries again, and
+// readings are unknown meanwhile.
 func (r *Reader) Run(ctx context.Context) error {
 	defer r.cfg.Metrics.forget(r.cfg.Project)
 	defer r.keepNothing()
@@ -235,7 +239,7 @@ func (r *Reader) sweepForEver(ctx context.Context) {
 		case err == nil:
 			retry = r.retryDelays()
 			switch {
-			case waiting: // the limit is what it waits for, not the time
+			case waiting: // it waits for the limit, not for the next sweep's time
 				pause = max(r.cfg.confirm(), every-time.Since(began))
 			case r.halfKnown(): // LiveKit may have been away until just now
 				pause = r.cfg.doubt()
@@ -245,7 +249,7 @@ func (r *Reader) sweepForEver(ctx context.Context) {
 			}
 		case limited:
 			pause = max(r.cfg.confirm(), time.Until(tooMany.Until))
-		case refused: // it is there, and is not asked more often for what it does not say
+		case refused: // it is reachable, so it is not asked more often because of a refusal
 		default:
 			pause = retry.Step()
 		}
@@ -263,7 +267,8 @@ func (r *Reader) sweepForEver(ctx context.Context) {
 	}
 }
 
-// halfKnown reports whether all rooms were read once, and have to be read once more.
+// halfKnown reports whether all rooms were read once and have to be read once more, because
+// of cfg.Twice.
 func (r *Reader) halfKnown() bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -271,7 +276,7 @@ func (r *Reader) halfKnown() bool {
 }
 
 // quick reports whether all rooms are known, and could be read twice within the resync
-// after a rest: then nobody who comes to need them waits for long.
+// interval after a rest. Then nobody has to wait long for them.
 func (r *Reader) quick(now time.Time) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -282,8 +287,8 @@ func (r *Reader) quick(now time.Time) bool {
 	return r.client.Pace().Rested(2*(rooms+1), now)+2*time.Duration(rooms)*r.perRoom <= r.cfg.Resync
 }
 
-// isOutage reports whether LiveKit may have lost rooms since: not because it had
-// enough of questions.
+// isOutage reports whether LiveKit may have lost rooms since the error. That is not so if
+// only the request limit was reached.
 func isOutage(err error) bool {
 	_, limited := errors.AsType[*livekit.TooMany](err)
 	return err != nil && !limited
@@ -305,16 +310,17 @@ func (r *Reader) sweepEvery(now time.Time) time.Duration {
 	return every
 }
 
-// retryDelays grow from a thirtieth to a fifth of the resync, with jitter.
+// retryDelays returns delays that grow from a thirtieth to a fifth of the resync interval,
+// with jitter.
 func (r *Reader) retryDelays() wait.Backoff {
 	return wait.Backoff{Duration: r.cfg.Resync / 30, Factor: 2, Jitter: 0.5, Steps: 1 << 30, Cap: r.cfg.Resync / 5}
 }
 
-// sweep lists the rooms and reads those that the list and the book know, within what
-// the limit allows in the time until the next. Rooms whose line in the list has changed
-// are first. It reports whether some of those that have to be read wait for the next.
+// sweep lists the rooms and reads those that are in the list or in the book, as many as the
+// limit allows until the next sweep. Rooms whose entry in the list has changed come first.
+// It reports whether rooms that have to be read are left to the next sweep.
 //
-// One room that cannot be read ends no sweep: it is its own seats that are in doubt.
+// A room that cannot be read does not end the sweep: only its own seats are in doubt.
 func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration, afterOutage bool) (waiting bool, err error) {
 	defer func() {
 		r.mu.Lock()
@@ -323,7 +329,7 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 		r.lastErr = err
 		switch {
 		case isOutage(err):
-			r.book.outageOver(time.Now()) // not before now: the rooms that webhooks name are read meanwhile
+			r.book.outageOver(time.Now()) // not earlier, because rooms that webhooks name are read meanwhile
 		case err == nil:
 			whole := r.roll.whole(r.cfg.holdsUp(), time.Now())
 			switch {
@@ -376,19 +382,19 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 	r.lost = lost
 	must, others := r.roll.todo(r.cfg.Concurrency)
 	most, evenly := c.Pace().Within(every, time.Now())
-	// What is read again though nothing says that it has changed takes no more than
-	// half of the limit, and no more than webhooks have left of it since the sweep before.
+	// Rooms that are read again without a sign of a change take no more than half of the
+	// limit, and no more than webhooks have left of it since the previous sweep.
 	n := min(len(must), most)
 	left := evenly - r.between
 	r.between = 0
 	again := len(others)
 	if r.cfg.Hints {
-		failed := min(len(r.roll.failed), again) // they are the first of them
+		failed := min(len(r.roll.failed), again) // failed rooms come first
 		again = failed + r.rarity.next(again-failed, time.Now())
 	}
 	spare := max(0, min(most-n, evenly/2, left-n, again))
 	if !r.cfg.Hints && len(others) > 0 && spare == 0 && most > 1 {
-		// All others could not be read: where the limit is short, one of them has its turn all the same.
+		// All others could not be read. Even if the limit is short, one of them has its turn.
 		spare, n = 1, min(n, most-1)
 	}
 	if r.sweptAt.IsZero() && len(must) > 0 {
@@ -419,7 +425,7 @@ func (r *Reader) sweep(ctx context.Context, began time.Time, every time.Duration
 	return r.waiting > 0, errors.Join(ctx.Err(), s.over())
 }
 
-// sweeping is what came of the rooms of one sweep.
+// sweeping collects the results of one sweep.
 type sweeping struct {
 	mu                     sync.Mutex
 	tried, failed, unasked int
@@ -442,7 +448,7 @@ func (s *sweeping) enter(err error) {
 	if _, ok := errors.AsType[pastShare](err); ok {
 		s.past = err
 	}
-	if err != nil && !livekit.Unanswered(err) { // then a node is silent, not LiveKit
+	if err != nil && !livekit.Unanswered(err) { // otherwise a node does not answer, not LiveKit
 		s.failed, s.last = s.failed+1, err
 	}
 }
@@ -454,7 +460,7 @@ func (s *sweeping) stopped() bool {
 	return s.tooMany != nil
 }
 
-// over is why the sweep says nothing of the project: LiveKit had enough of questions, most
+// over returns why the sweep is of no use for the project: the limit was reached, most
 // rooms could not be read, or one could not be kept.
 func (s *sweeping) over() error {
 	s.mu.Lock()
@@ -471,8 +477,8 @@ func (s *sweeping) over() error {
 	}
 }
 
-// readQueued reads the rooms that a webhook named or that need a second look.
-// An error is left to the sweeps.
+// readQueued reads the rooms that a webhook named or that need a second look. Failures are
+// left to the sweeps.
 func (r *Reader) readQueued(ctx context.Context) {
 	for {
 		room, shutdown := r.queue.Get()
@@ -488,7 +494,7 @@ func (r *Reader) readQueued(ctx context.Context) {
 	}
 }
 
-// read reads a room, in its turn or because of what is known of it.
+// read reads a room, in a sweep's turn or for a special reason.
 func (r *Reader) read(ctx context.Context, c *livekit.Client, room string, inTurn bool) error {
 	at := time.Now()
 	in, listed, err := r.participants(ctx, c, room)
@@ -500,7 +506,7 @@ func (r *Reader) read(ctx context.Context, c *livekit.Client, room string, inTur
 		err = r.keep(r.book.growth(room, in.Agents))
 	}
 	if err != nil {
-		if _, limited := errors.AsType[*livekit.TooMany](err); !limited { // else nobody was asked
+		if _, limited := errors.AsType[*livekit.TooMany](err); !limited { // otherwise no request was sent
 			r.unread.Store(nil)
 			r.roll.asked(room, at, livekit.Counts{}, err)
 		}
@@ -508,13 +514,13 @@ func (r *Reader) read(ctx context.Context, c *livekit.Client, room string, inTur
 		return err
 	}
 	if _, _, failed := r.roll.failing(room); failed != nil && r.book.rooms[room] != nil {
-		r.book.outageOver(at) // its node may have lost it
+		r.book.outageOver(at) // the room's node may have lost it
 	}
 	r.unread.Store(nil)
 	told := r.roll.isNamed(room)
 	r.roll.asked(room, at, in.Counts, nil)
 	changed := r.book.apply(room, in.Agents, at, r.sweeping || r.lastErr != nil, func(sid string) bool { return r.hints.left(room, sid) })
-	_ = r.keep(0) // it gives back what was charged too much
+	_ = r.keep(0) // this returns what was charged too much
 	r.noteWait(room, in, at)
 	if !inTurn {
 		r.between++
@@ -536,17 +542,17 @@ func (r *Reader) read(ctx context.Context, c *livekit.Client, room string, inTur
 	return nil
 }
 
-// newKept is what the projects of namespaces may keep in this process. The default one,
-// the administrator's own, takes what is free.
+// newKept returns the limits of memory that namespaces' projects may keep in this process.
+// The default project, the administrator's own, has no limit.
 func newKept() *shares { return newShares(math.MaxInt64, 2<<20, 32<<20, 64<<20) }
 
-// pastShare is why a project, whose rooms are known, is not: they may not be kept.
+// pastShare is the error of a project whose rooms may not be kept, so that it is unknown.
 type pastShare struct{ error }
 
 func (p pastShare) Unwrap() error { return p.error }
 
-// keep has what is known of the project, and so many bytes more, charged to its namespace.
-// It fails where that may have no more. The lock is held.
+// keep charges the memory for the project, and the given number of additional bytes, to its
+// namespace. It fails if the namespace may not have more. The lock is held.
 func (r *Reader) keep(more int64) error {
 	namespace := namespaceOf(r.cfg.Project)
 	need := (r.roll.size + r.book.size + waitSize*int64(len(r.waits.rooms)) + more + keptStep - 1) / keptStep * keptStep
@@ -563,7 +569,7 @@ func (r *Reader) keep(more int64) error {
 	return nil
 }
 
-// keepNothing gives back all that is charged.
+// keepNothing returns everything that was charged.
 func (r *Reader) keepNothing() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -572,11 +578,10 @@ func (r *Reader) keepNothing() {
 	r.held = 0
 }
 
-// participants asks who is in a room, and lists its agents by their ids. Where LiveKit asks the room's node for
-// that, nobody answers for a room that has closed, nor for one whose node is silent; so
-// it is asked whether there is such a room. An error is left where there is, or where
-// that is not known either. What is asked is the room as of now, not the list of a
-// sweep: it may have closed since.
+// participants asks who is in a room, and lists its agents by their ids. If LiveKit asks the room's node for
+// that, there is no answer for a room that has closed, nor for one whose node does not answer. So participants
+// also asks whether the room exists, and returns an error only if it does or if that is unknown, too. It asks
+// for the present state, because the room may have closed since the sweep's list.
 func (r *Reader) participants(ctx context.Context, c *livekit.Client, room string) (livekit.Room, map[string]bool, error) {
 	in, err := c.Participants(ctx, room)
 	if livekit.Unanswered(err) {
@@ -595,8 +600,8 @@ func (r *Reader) participants(ctx context.Context, c *livekit.Client, room strin
 	return in, listed, nil
 }
 
-// again reports whether and how soon a room wants another look: because a webhook
-// knows more than its list, or because a seat is missing.
+// again reports whether and how soon a room has to be read again, because a webhook knows
+// more than the room's list, or because a seat is missing.
 func (r *Reader) again(room string, listed map[string]bool, missing bool) (time.Duration, bool) {
 	now := time.Now()
 	unmet := r.hints.unmet(room, listed, now)
@@ -609,11 +614,11 @@ func (r *Reader) again(room string, listed map[string]bool, missing bool) (time.
 	return 0, false
 }
 
-// Heed reads a room at once because of a webhook event that may change who counts. What
-// the event says of an agent is borne in mind until the room's list says the same.
+// Heed reads a room at once if a webhook event may change the count. What the event says
+// about an agent is remembered until the room's list confirms it.
 func (r *Reader) Heed(event Event) {
 	if event.Room == "" || len(event.Room) > maxHinted || len(event.Participant) > maxHinted {
-		return // it is left to the sweeps
+		return // left to the sweeps
 	}
 	r.mu.Lock()
 	r.heedCaller(event)
@@ -635,9 +640,9 @@ func (r *Reader) Heed(event Event) {
 	}
 }
 
-// connect returns a client with credentials not older than a minute, or the
-// earlier ones where they cannot be read any more: they hold until LiveKit
-// refuses them, so that a silent Kubernetes API does not stop the count.
+// connect returns a client with credentials that are not older than a minute, or with
+// earlier ones if they can no longer be read. These are used until LiveKit refuses them, so
+// that an unreachable Kubernetes API does not stop counting.
 func (r *Reader) connect(ctx context.Context, now time.Time) (*livekit.Client, error) {
 	r.mu.RLock()
 	c, age, loadErr, refused := r.client, now.Sub(r.loadedAt), r.loadErr, livekit.Denied(r.lastErr)
@@ -678,8 +683,8 @@ func orElse(c *livekit.Client, err error) (*livekit.Client, error) {
 	return nil, err
 }
 
-// Secret returns the secret of an API key, or nothing if the project's key is
-// another one. It makes the Reader an auth.KeyProvider for one key.
+// Secret returns the secret of an API key, or an empty string if the project has another
+// key.
 func (r *Reader) Secret(apiKey string) string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -698,8 +703,8 @@ func (r *Reader) pace() *livekit.Pace {
 	return r.client.Pace()
 }
 
-// Reading is how many calls a pod holds in this project. It is as of when the pod's
-// rooms, and the list of all, were read.
+// Reading returns how many calls a pod holds in this project, as of when the pod's rooms
+// and the list of all rooms were read.
 func (r *Reader) Reading(pod types.UID, now time.Time) call.Reading {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -735,10 +740,10 @@ func (r *Reader) Unattributed() int {
 	return r.book.unattributed
 }
 
-// Unread returns the number of rooms that cannot be read, and of which the list has said
-// something new since they were: whose agents are in them nobody knows.
+// Unread returns the number of rooms that cannot be read and whose entry in the list has
+// changed since they last were. It is unknown whose agents are in them.
 func (r *Reader) Unread(now time.Time) int {
-	if last := r.unread.Load(); last != nil && last.at.Equal(now) { // of the other pods of one request
+	if last := r.unread.Load(); last != nil && last.at.Equal(now) { // for another pod of the same request
 		return last.n
 	}
 	r.mu.RLock()
@@ -764,16 +769,15 @@ func (r *Reader) RoomSIDs(pod types.UID) []string {
 	return sids
 }
 
-// Ages returns how old the calls of a pod are, at least, in no order. There are none
-// without Lengths, nor before the first whole sweep.
+// Ages returns the minimum ages of the calls of a pod, in no order. There are none without
+// Lengths, or before the first complete sweep.
 func (r *Reader) Ages(pod types.UID, now time.Time) []time.Duration {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.book.ages(pod, now)
 }
 
-// Fresh returns nil when what is known of the project can be believed, else why
-// not.
+// Fresh returns nil if what is known of the project can be believed, otherwise why not.
 func (r *Reader) Fresh(now time.Time) error {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -800,9 +804,9 @@ func (r *Reader) fresh(now time.Time) error {
 	return nil
 }
 
-// staleness is the age from which what was read is not believed. Without hints every
-// room has to be read, which may take the limit, or a slow link, longer than that; then it
-// is twice as long as that takes.
+// staleness returns the age from which readings count as unknown. Without hints every room
+// has to be read. If that takes longer because of the limit or a slow link, it is twice the
+// time that reading takes.
 func (r *Reader) staleness(now time.Time) time.Duration {
 	if r.cfg.Hints || r.client == nil {
 		return r.cfg.MaxStaleness

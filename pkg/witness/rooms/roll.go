@@ -12,48 +12,48 @@ import (
 	"github.com/callguard/callguard/pkg/livekit"
 )
 
-// roll is which rooms there are and as of when it is known who is in each. It does no
-// I/O, reads no clock and is not safe for concurrent use.
+// roll has the rooms that exist, and as of when it is known who is in each. It does no I/O,
+// reads no clock and is not safe for concurrent use.
 //
-// With hints, a room counts as read when the list of rooms says of it what it said when
-// the room was read: its number of publishers counts agents, and both of its numbers
-// are at most 5 s old. Two changes that make up for each other, and an agent that
-// publishes nothing, are not seen so; that room's turn comes again all the same. Nor has a
-// room changed when the list comes to say what the read has counted.
-// Without hints only a read counts.
+// With hints, a room counts as read while its entry in the list of rooms is the same as
+// when the room was read: the entry's number of publishers includes agents, and both of its
+// numbers are at most 5 s old. Two changes that cancel each other out, and an agent that
+// publishes nothing, are not seen in this way, but each room's turn comes again. An entry
+// that becomes equal to what the read has counted is no change. Without hints only a read
+// counts.
 type roll struct {
 	hints bool
 
 	places   map[string]*place
-	failed   map[string]*place // those of them that cannot be read
+	failed   map[string]*place // the places of rooms that cannot be read
 	at       time.Time         // when the latest list was asked for
-	nameless int               // rooms of it whose names are too long to ask for them
-	size     int64             // what the rooms take, in bytes
+	nameless int               // rooms in it whose names are too long to ask for them
+	size     int64             // memory for the rooms, in bytes
 }
 
 // place is one room.
 type place struct {
 	listed bool // in the latest list
 	line   livekit.RoomInfo
-	before time.Time // of the list before the first that had it: then there was no such room
+	before time.Time // when the list before the first with the room was requested: the room did not exist then
 
-	tried time.Time // when it was asked for last; zero if never
-	read  time.Time // when the latest read that worked began; zero if none did
+	tried time.Time // when it was last requested; zero if never
+	read  time.Time // when the latest successful read began; zero if there was none
 	then  livekit.RoomInfo
-	// counts are what that read has counted, until the list says so.
+	// counts are what that read has counted, until the list confirms it.
 	counts *livekit.Counts
 	err    error     // of the latest try
-	since  time.Time // of the first try of those that failed since
+	since  time.Time // of the first of the tries that have failed since
 	known  time.Time // as of when it was known at that try
-	dirty  bool      // a webhook named it since it was asked for
+	dirty  bool      // a webhook has named it since it was last requested
 }
 
 func newRoll(hints bool) *roll {
 	return &roll{hints: hints, places: map[string]*place{}, failed: map[string]*place{}}
 }
 
-// list enters a list of all rooms that was asked for at the time given. A room that is
-// gone from it is kept for as long as it holds seats.
+// list records a list of all rooms that was requested at the given time. A room that is not
+// in it is kept as long as it holds seats.
 func (r *roll) list(rooms []livekit.RoomInfo, at time.Time, holds func(room string) bool) {
 	for _, p := range r.places {
 		p.listed = false
@@ -83,10 +83,10 @@ func (r *roll) list(rooms []livekit.RoomInfo, at time.Time, holds func(room stri
 	r.at = at
 }
 
-// placeSize is about what a room takes, in bytes; its ids are short.
+// placeSize returns about how much memory a room takes; its ids are short.
 func placeSize(info livekit.RoomInfo) int64 { return 768 + 2*int64(len(info.Name)) }
 
-// name enters that a webhook named a room.
+// name records that a webhook named a room.
 func (r *roll) name(room string) {
 	if p := r.places[room]; p != nil {
 		p.dirty = true
@@ -99,13 +99,13 @@ func (r *roll) isNamed(room string) bool {
 	return p != nil && p.dirty
 }
 
-// asked enters what came of asking for a room at the time given: what was counted in it, or
-// why that is not known.
+// asked records the result of a request for a room at the given time: what was counted in
+// it, or why that is not known.
 func (r *roll) asked(room string, at time.Time, counts livekit.Counts, err error) {
 	p := r.places[room]
 	if p == nil {
 		if err != nil {
-			return // a list will have it, if there is such a room
+			return // a later list will have it, if the room exists
 		}
 		p = &place{before: at}
 		r.places[room] = p
@@ -127,14 +127,14 @@ func (r *roll) asked(room string, at time.Time, counts livekit.Counts, err error
 	}
 	delete(r.failed, room)
 	p.read, p.err, p.dirty, p.counts = at, nil, false, &counts
-	if !at.Before(r.at) { // else the list may know of something later
+	if !at.Before(r.at) { // otherwise the list may be newer than the read
 		p.then = p.line
 	} else {
 		p.borne()
 	}
 }
 
-// borne enters that a list of after the latest read says what that has counted, if it does.
+// borne drops counts if a list that is newer than the latest read confirms them.
 func (p *place) borne() {
 	if p.line != p.then && p.counts != nil && p.counts.Borne(p.line) {
 		p.then, p.counts = p.line, nil
@@ -146,10 +146,10 @@ func (r *roll) pending(p *place) bool {
 	return p.err == nil && (!r.hints || !p.listed || p.read.IsZero() || p.dirty || p.then != p.line)
 }
 
-// todo returns the rooms to be read: those that have to be, and then the others, which
-// begin with those that could not be read. Each has those first that have waited longest.
-// No more than so many of those that nobody answered for are among them: a silent node
-// takes its time.
+// todo returns the rooms to read: first those that have to be read, then the others,
+// beginning with those that could not be read. In each list the rooms that have waited
+// longest come first. At most the given number of rooms without an answer are included,
+// because a node that does not answer takes long.
 func (r *roll) todo(silent int) (must, others []string) {
 	var failed, unanswered, rest []string
 	for name, p := range r.places {
@@ -178,8 +178,8 @@ func (r *roll) todo(silent int) (must, others []string) {
 	return must, append(failed, rest...)
 }
 
-// whole is the time as of which all rooms are known, but for those that cannot be read:
-// a room counts as one of these from patience after the first try that failed on.
+// whole returns the time as of which all rooms are known, except those that cannot be read.
+// A room counts as unreadable once its tries have failed for the duration patience.
 func (r *roll) whole(patience time.Duration, now time.Time) time.Time {
 	whole := r.at
 	for _, p := range r.places {
@@ -205,8 +205,8 @@ func (r *roll) whole(patience time.Duration, now time.Time) time.Time {
 	return whole
 }
 
-// unread is the number of rooms that could not be read, in spite of patience, since the
-// list said last that somebody came or went: who is in them is not known.
+// unread returns the number of rooms that could not be read for the duration patience and
+// whose entry in the list has changed since they were read: who is in them is not known.
 func (r *roll) unread(patience time.Duration, now time.Time) int {
 	n := r.nameless
 	for _, p := range r.failed {
@@ -217,7 +217,7 @@ func (r *roll) unread(patience time.Duration, now time.Time) int {
 	return n
 }
 
-// failing returns as of when a room was known last, and why it cannot be read since.
+// failing returns as of when a room was last known, and why it could not be read since.
 func (r *roll) failing(room string) (sid string, known time.Time, err error) {
 	if p := r.places[room]; p != nil && p.err != nil {
 		return p.line.SID, p.known, p.err
@@ -225,7 +225,7 @@ func (r *roll) failing(room string) (sid string, known time.Time, err error) {
 	return "", time.Time{}, nil
 }
 
-// sid is a room's id, by which it can be named in public.
+// sid returns a room's id, which may be shown, unlike its name.
 func (r *roll) sid(room string) string {
 	if p := r.places[room]; p != nil {
 		return p.line.SID

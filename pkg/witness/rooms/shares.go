@@ -8,10 +8,10 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// shares bounds what is taken of this process, in bytes: by the default project, by one
-// namespace, and by all namespaces together. A few take no more than they leave to others:
-// up to the floor a namespace may have what it asks for, whatever all have taken. The
-// default project's namespace is empty.
+// shares limits how many bytes of memory the default project, one namespace, and all
+// namespaces together may take. Up to the floor a namespace gets what it asks for, whatever
+// the others have taken, so that a few cannot take everything. The default project's
+// namespace is empty.
 type shares struct {
 	own, floor, each, most int64
 
@@ -24,7 +24,7 @@ func newShares(own, floor, each, most int64) *shares {
 	return &shares{own: own, floor: floor, each: each, most: most, taken: map[string]int64{}}
 }
 
-// take takes n bytes for a namespace, if it may have them.
+// take takes n bytes for a namespace, and reports whether it may have them.
 func (s *shares) take(namespace string, n int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,7 +54,8 @@ func (s *shares) add(namespace string, n int64) {
 	}
 }
 
-// namespaceOf is the namespace that a project is charged to; empty for the default one.
+// namespaceOf returns the namespace to which a project is charged; empty for the default
+// project.
 func namespaceOf(project call.Project) string {
 	if secret, ok := project.Secret(); ok {
 		return secret.Namespace

@@ -15,41 +15,43 @@ import (
 )
 
 const (
-	// askAgain and askAgainMost are how soon a room with a caller and no agent is looked at
-	// again: first and at most where nobody is asked for, for an app may ask later.
+	// askAgain and askAgainMost are the first and the longest pause until a room with a caller
+	// and no agent is looked at again, if it has asked for no agent. An app may ask later.
 	askAgain     = 10 * time.Second
 	askAgainMost = 5 * time.Minute
-	// askShare is the part of the limit that these looks may take: one in so many.
+	// askShare is the share of the request limit that these looks may take: one in so many.
 	askShare = 4
-	// asksPerLook is how many requests a look takes: who is in the room, and whom it asked for.
+	// asksPerLook is how many requests a look takes: one for who is in the room, one for its
+	// dispatches.
 	asksPerLook = 2
-	// askers is how many rooms are looked at at once: a silent node takes its time.
+	// askers is how many rooms are looked at at the same time, because a node that does not
+	// answer takes long.
 	askers = 4
-	// maxWaits bounds the rooms of a project that may wait for an agent.
+	// maxWaits is how many rooms of a project are remembered as possibly waiting for an agent.
 	maxWaits = 2_000
-	// maxWants bounds the names of agents that one of them asks for.
+	// maxWants is how many names of agents are remembered for one room.
 	maxWants = 8
-	// waitSize is what one of them takes at most, in bytes.
+	// waitSize is the maximum memory for one room, in bytes.
 	waitSize = 2 << 10
 )
 
-// waits are the rooms of a project with a caller and no agent. It does no I/O, reads no
+// waits has the rooms of a project with a caller and no agent. It does no I/O, reads no
 // clock and is not safe for concurrent use.
 type waits struct {
 	rooms map[string]*waiter
-	left  int       // rooms that there was no place for, since the latest sweep
-	next  time.Time // from when on the limit allows the next look
+	left  int       // rooms that were too many, since the latest sweep
+	next  time.Time // when the limit allows the next look
 }
 
 // waiter is one room.
 type waiter struct {
-	since  time.Time // when its caller was seen first without an agent
-	seen   bool      // LiveKit's list of who is in it says so; before, a webhook did
+	since  time.Time // when its caller was first seen without an agent
+	seen   bool      // LiveKit's list of participants confirms that; until then it is from a webhook
 	turn   bool      // the limit allows its next look
 	pause  time.Duration
-	asked  time.Time // as of when it is known whom it asked for; zero if it is not
-	wants  []string  // names that it asked for and did not get; each once
-	orders int       // how often it has asked, for anybody
+	asked  time.Time // as of when it is known which agents it asked for; zero if unknown
+	wants  []string  // names of agents that it asked for and did not get; each once
+	orders int       // how often it has asked for any agent
 	err    error     // of the latest look
 }
 
@@ -70,7 +72,8 @@ func (w *waits) came(room string, at time.Time) bool {
 	return true
 }
 
-// read enters who is in a room, and reports whether it is to be looked at from now on.
+// read records who is in a room, and reports whether the room has to be looked at from now
+// on.
 func (w *waits) read(room string, waits bool, at time.Time) (fresh bool) {
 	if !waits {
 		delete(w.rooms, room)
@@ -83,8 +86,8 @@ func (w *waits) read(room string, waits bool, at time.Time) (fresh bool) {
 	return fresh
 }
 
-// told enters whom a room asked for, or why that is not known, and returns when to look at
-// it again.
+// told records which agents a room asked for, or why that is not known, and returns when to
+// look at it again.
 func (w *waits) told(room string, dispatches []livekit.Dispatch, err error, at time.Time) time.Duration {
 	entry := w.rooms[room]
 	if entry == nil {
@@ -96,18 +99,18 @@ func (w *waits) told(room string, dispatches []livekit.Dispatch, err error, at t
 	}
 	entry.pause = min(max(2*entry.pause, askAgain), askAgainMost)
 	if err == nil && slices.ContainsFunc(entry.wants, isNamed) {
-		entry.pause = askAgain // so that the end of its waiting is seen
+		entry.pause = askAgain // so that the end of the waiting is noticed
 	}
 	return entry.pause
 }
 
-// isNamed reports whether an agent is asked for by its name. For any other LiveKit asks in
-// each room that names none, those of people alone, too.
+// isNamed reports whether an agent is asked for by name. In each room that names none
+// LiveKit asks for any agent, even if only people meet there.
 func isNamed(agent string) bool { return agent != "" }
 
-// untaken are the names that a room asked for and did not get: of a name that was asked for
-// again, one agent is enough. A room without a dispatch is as one that asks for any agent,
-// as LiveKit does by itself.
+// untaken returns the names of agents that a room asked for and did not get. If a name was
+// asked for several times, one agent is enough. A room without a dispatch counts as one
+// that asks for any agent, because LiveKit does that by itself.
 func untaken(dispatches []livekit.Dispatch) []string {
 	if len(dispatches) == 0 {
 		return []string{""}
@@ -122,8 +125,8 @@ func untaken(dispatches []livekit.Dispatch) []string {
 	return wants
 }
 
-// turn takes the room's turn within a limit of requests, or says how long it has to wait
-// for it. spacing is between two looks.
+// turn takes the room's turn within the request limit, or returns how long it has to wait.
+// spacing is the time between two looks.
 func (w *waits) turn(entry *waiter, spacing time.Duration, now time.Time) time.Duration {
 	if entry.turn || spacing == 0 {
 		entry.turn = false
@@ -138,7 +141,7 @@ func (w *waits) turn(entry *waiter, spacing time.Duration, now time.Time) time.D
 	return at.Sub(now)
 }
 
-// swept forgets the rooms that a list of all, asked for at the time given, no longer has.
+// swept drops the rooms that are not in a list of all rooms, requested at the given time.
 func (w *waits) swept(at time.Time, listed func(room string) bool) {
 	w.left = 0
 	for room, entry := range w.rooms {
@@ -148,8 +151,8 @@ func (w *waits) swept(at time.Time, listed func(room string) bool) {
 	}
 }
 
-// waiting is what is known: rooms that wait for longer than after, and how many may. It
-// takes until patience more to know.
+// waiting returns the rooms that have waited for longer than after, and how many more may
+// wait. A room counts as unknown only after the additional time patience.
 func (w *waits) waiting(after, patience, stale time.Duration, now time.Time) call.Waiting {
 	said := call.Waiting{Unknown: w.left}
 	if w.left > 0 {
@@ -175,7 +178,7 @@ func (w *waits) waiting(after, patience, stale time.Duration, now time.Time) cal
 	return said
 }
 
-// Waiting is what is known of the project's callers whom no agent has answered.
+// Waiting returns what is known of the project's callers that no agent has answered.
 func (r *Reader) Waiting(now time.Time) (call.Waiting, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -193,8 +196,8 @@ func (r *Reader) Waiting(now time.Time) (call.Waiting, error) {
 	return said, nil
 }
 
-// noteWait enters what a read of a room, whose agents are in the book by now, says of who
-// waits in it. The lock is held.
+// noteWait records whether a caller waits in a room that was read. Its agents are already
+// in the book. The lock is held.
 func (r *Reader) noteWait(room string, in livekit.Room, at time.Time) {
 	if r.cfg.WaitAfter == 0 {
 		return
@@ -205,7 +208,7 @@ func (r *Reader) noteWait(room string, in livekit.Room, at time.Time) {
 	}
 }
 
-// heedCaller enters that a caller came into a room. The lock is held.
+// heedCaller records that a caller joined a room. The lock is held.
 func (r *Reader) heedCaller(event Event) {
 	if r.cfg.WaitAfter > 0 && event.Name == "participant_joined" && !event.Agent && r.book.rooms[event.Room] == nil && r.waits.came(event.Room, time.Now()) {
 		r.looks.AddAfter(event.Room, r.cfg.WaitAfter)
@@ -226,8 +229,8 @@ func (r *Reader) lookForEver(ctx context.Context) {
 	}
 }
 
-// look looks at a room with a caller and no agent, and returns when to do it again: whether
-// that is still so, and whom it asked for.
+// look checks whether a room still has a caller and no agent, and which agents it asked
+// for. It returns when to look again.
 func (r *Reader) look(ctx context.Context, room string) time.Duration {
 	c, err := r.connect(ctx, time.Now())
 	if err != nil {
@@ -263,10 +266,9 @@ func (r *Reader) stillWaits(room string) bool {
 	return r.waits.rooms[room] != nil
 }
 
-// DispatchAgain asks LiveKit for the agent of that name that a room asked for and did not
-// get, and reports whether it did. It does not where an agent has come, the caller has gone,
-// or somebody else has asked again since this was looked at: who is asked for twice may come
-// twice.
+// DispatchAgain asks LiveKit again for the agent of that name that a room asked for and did
+// not get, and reports whether it did. It does not ask if an agent has come, the caller has
+// left, or somebody else has asked again meanwhile, because then two agents might come.
 func (r *Reader) DispatchAgain(ctx context.Context, room, agent string) (bool, error) {
 	c, err := r.connect(ctx, time.Now())
 	if err != nil {
@@ -313,11 +315,12 @@ func (r *Reader) DispatchAgain(ctx context.Context, room, agent string) (bool, e
 	return true, nil
 }
 
-// lookAfterDispatch is when the agent that was asked for again is looked for.
+// lookAfterDispatch is after which time the room is checked for the agent that was asked
+// for again.
 const lookAfterDispatch = 2 * time.Second
 
-// Waiting is what is known of the callers of a project whom no agent has answered, at the
-// server that it has now.
+// Waiting returns what is known of a project's callers that no agent has answered, on its
+// present server.
 func (p *Projects) Waiting(project call.Project, now time.Time) (call.Waiting, error) {
 	r, err := p.reader(project)
 	if err != nil {
@@ -326,8 +329,7 @@ func (p *Projects) Waiting(project call.Project, now time.Time) (call.Waiting, e
 	return r.Waiting(now)
 }
 
-// DispatchAgain asks LiveKit again for an agent of that name for a room of a project, as
-// Reader's does.
+// DispatchAgain does the same as Reader.DispatchAgain, for a room of a project.
 func (p *Projects) DispatchAgain(ctx context.Context, project call.Project, room, agent string) (bool, error) {
 	r, err := p.reader(project)
 	if err != nil {
@@ -336,8 +338,8 @@ func (p *Projects) DispatchAgain(ctx context.Context, project call.Project, room
 	return r.DispatchAgain(ctx, room, agent)
 }
 
-// waitsNow is how many rooms asked for an agent by name and got none, or nil where that is
-// not known. The lock is held.
+// waitsNow returns how many rooms asked for an agent by name and got none, or nil if that
+// is not known. The lock is held.
 func (r *Reader) waitsNow() *int {
 	now := time.Now()
 	if r.cfg.WaitAfter == 0 || r.fresh(now) != nil {

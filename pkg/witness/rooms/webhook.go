@@ -30,29 +30,28 @@ import (
 )
 
 const (
-	// WebhookPath takes the webhooks of any project; WebhookPath/NAMESPACE/SECRET
-	// takes those of one.
+	// WebhookPath accepts the webhooks of any project; WebhookPath/NAMESPACE/SECRET those of
+	// one.
 	WebhookPath = "/webhooks"
 
 	maxWebhook     = 256 << 10 // bytes; an event carries at most 64 KiB of attributes
-	maxBodies      = 8 << 20   // bytes under way of the default project, and of all others together
+	maxBodies      = 8 << 20   // bytes being read for the default project, and as many for all others together
 	bodiesShare    = 1 << 20   // of one namespace
-	rememberEvents = 16_384    // event ids; one that is forgotten costs another read of its room
+	rememberEvents = 16_384    // event ids; a forgotten one costs another read of its room
 	forwardTimeout = 2 * time.Second
-	maxForwards    = 64 // under way at once
+	maxForwards    = 64 // at the same time
 
-	// clocksApart is how far LiveKit's clock may differ. Its tokens are valid from when
-	// they are signed, for 5 minutes.
+	// clocksApart is how much LiveKit's clock may differ. Its tokens are valid for 5 minutes
+	// from when they are signed.
 	clocksApart = time.Hour
 
-	// viaHeader carries the id of the replica that passed an event on.
+	// viaHeader has the id of the replica that passed an event on.
 	viaHeader = "Callguard-Via"
 )
 
-// Webhooks receives LiveKit's webhooks. A verified event marks its room to be
-// read at once; nothing else is taken from it. A webhook reaches one replica
-// only, which passes the signed request on to its peers as it came; each
-// verifies it for itself.
+// Webhooks receives LiveKit's webhooks. A verified event marks its room to be read at once;
+// nothing else of it is trusted. A webhook reaches only one replica, which passes the
+// signed request on to its peers unchanged; each verifies it for itself.
 type Webhooks struct {
 	projects *Projects
 	peers    []string // host:port; a host may stand for many addresses
@@ -66,8 +65,8 @@ type Webhooks struct {
 	log      *slog.Logger
 }
 
-// NewWebhooks returns a handler that passes events on to the peers given. A peer
-// may be the replica itself: it recognises what it sent.
+// NewWebhooks returns a handler that passes events on to the given peers. A peer may be the
+// replica itself: it recognizes what it sent.
 func NewWebhooks(projects *Projects, peers []string, metrics *Metrics, log *slog.Logger) *Webhooks {
 	return &Webhooks{
 		projects: projects,
@@ -92,11 +91,11 @@ func (w *Webhooks) Handler() http.Handler {
 	return mux
 }
 
-// maxConnections bounds the connections at once: a LiveKit server sends some ten events at
-// a time, and each replica passes on as many as maxForwards.
+// maxConnections is the maximum number of connections: a LiveKit server sends about ten
+// events at a time, and each replica passes on up to maxForwards.
 const maxConnections = 512
 
-// Serve takes webhooks from a listener until ctx is done, and waits for what is being
+// Serve accepts webhooks from a listener until ctx is done, and waits until everything is
 // passed on. It closes the listener.
 func (w *Webhooks) Serve(ctx context.Context, listener net.Listener) error {
 	w.log.Info("Taking LiveKit's webhooks", "address", listener.Addr().String(), "path", WebhookPath)
@@ -107,7 +106,7 @@ func (w *Webhooks) Serve(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
-// refusal is why a webhook request was not taken.
+// refusal is why a webhook request was not accepted.
 type refusal struct {
 	status  int
 	outcome string // of the metric
@@ -117,7 +116,7 @@ type refusal struct {
 func (w *Webhooks) serve(rw http.ResponseWriter, req *http.Request, only types.NamespacedName) {
 	via := req.Header.Get(viaHeader)
 	if via == w.id {
-		return // our own, passed on to ourselves
+		return // this replica's own request, passed on to itself
 	}
 	body, readers, event, refused := w.verify(rw, req, only)
 	if refused != nil {
@@ -136,15 +135,15 @@ func (w *Webhooks) serve(rw http.ResponseWriter, req *http.Request, only types.N
 	}
 }
 
-// leaveUnread has the connection end with the answer, and nothing more of the request
-// waited for: whoever sends it slowly holds nobody up.
+// leaveUnread ends the connection with the answer, without reading the rest of the request,
+// so that slow clients hold nothing up.
 func leaveUnread(rw http.ResponseWriter) {
 	rw.Header().Set("Connection", "close")
-	_ = http.NewResponseController(rw).SetReadDeadline(time.Unix(1, 0)) // where it is not supported, the server's own time limit holds
+	_ = http.NewResponseController(rw).SetReadDeadline(time.Unix(1, 0)) // if it is not supported, the server's own time limit applies
 }
 
-// said is what whoever asks is told: of all that has no good signature one and the same,
-// so that nobody learns which keys there are.
+// said returns the text for the client. It is the same for everything without a valid
+// signature, so that nobody learns which keys exist.
 func (r *refusal) said() string {
 	if r.status == http.StatusUnauthorized {
 		return "the webhook is not signed with the API key and secret of a known project; see LiveKit's webhook.api_key, and that the clocks agree"
@@ -152,9 +151,9 @@ func (r *refusal) said() string {
 	return r.cause.Error()
 }
 
-// verify checks a request from the cheapest to the dearest: not a byte of the body is
-// read before its signature is known to be a project's. It touches no state but the
-// memory of events seen, which only a verified event enters.
+// verify checks a request, the cheapest checks first: no byte of the body is read before
+// the signature is known to be a project's. It changes no state except the list of seen
+// events, to which only verified events are added.
 func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only types.NamespacedName) ([]byte, map[*Reader]call.Project, Event, *refusal) {
 	refuse := func(status int, outcome, format string, args ...any) ([]byte, map[*Reader]call.Project, Event, *refusal) {
 		return nil, nil, Event{}, &refusal{status, outcome, fmt.Errorf(format, args...)}
@@ -171,7 +170,7 @@ func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only types.
 	if len(readers) == 0 {
 		return refuse(http.StatusUnauthorized, "unknown_key", "it is signed with a key of no known project")
 	}
-	// The same key name may stand for several projects with secrets of their own.
+	// Several projects may have the same key name with different secrets.
 	sums := map[*Reader]string{}
 	for r := range readers {
 		if sum, ok := authentic(token, r.Secret(key)); ok {
@@ -222,10 +221,10 @@ func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only types.
 	}
 	event, id, err := parseEvent(body)
 	if err != nil {
-		return refuse(http.StatusBadRequest, "unreadable", "the body is no webhook event") // its error repeats the body
+		return refuse(http.StatusBadRequest, "unreadable", "the body is no webhook event") // the error repeats the body
 	}
 	if id != "" {
-		seen := sha256.Sum256([]byte(key + "\n" + id)) // of one length, whatever is sent
+		seen := sha256.Sum256([]byte(key + "\n" + id)) // of fixed length, whatever is sent
 		if _, again := w.seen.Get(seen); again {
 			return refuse(http.StatusConflict, "replayed", "the webhook event was received before")
 		}
@@ -234,15 +233,15 @@ func (w *Webhooks) verify(rw http.ResponseWriter, req *http.Request, only types.
 	return body, readers, event, nil
 }
 
-// keyOf is the API key that a token claims to be signed with.
+// keyOf returns the API key with which a token claims to be signed.
 func keyOf(token string) (string, error) {
 	var claims jwt.RegisteredClaims
 	_, _, err := jwt.NewParser().ParseUnverified(token, &claims)
 	return claims.Issuer, err
 }
 
-// authentic reports whether a token is signed with a secret, and valid now by a clock
-// that may differ, and the checksum of the body that it is for.
+// authentic reports whether a token is signed with a secret and valid now, allowing for a
+// different clock. It returns the checksum of the body for which the token is.
 func authentic(token, secret string) (sum string, ok bool) {
 	claims := struct {
 		jwt.RegisteredClaims
@@ -256,18 +255,19 @@ func authentic(token, secret string) (sum string, ok bool) {
 
 // Event is what is read of a webhook event.
 type Event struct {
-	// Name is the event's, such as participant_joined.
+	// Name is the name of the event, such as participant_joined.
 	Name string
 	Room string
-	// Participant is the sid of whom it tells, and Agent reports whether that is an agent.
+	// Participant is the sid of the participant that it is about, and Agent reports whether
+	// that is an agent.
 	Participant string
 	Agent       bool
 }
 
-// matters reports whether an event may change which agents are in its room, or what they
-// say of themselves: callers come and go, and of each call LiveKit tells four times more.
-// A room that is over needs no look where nobody is known to be in it, nor one whose agent
-// publishes when it is known whose that is.
+// matters reports whether an event may change which agents are in its room, or their
+// attributes. Most of the events that LiveKit sends for a call are about callers. An event
+// that a room has ended does not matter if no agent is known in it, nor one that an agent
+// publishes if the agent's pod is known.
 func (e Event) matters(seats, named bool) bool {
 	switch e.Name {
 	case "track_published":
@@ -281,7 +281,7 @@ func (e Event) matters(seats, named bool) bool {
 	}
 }
 
-// leaves reports whether an event may be the end of a room that may wait for an agent.
+// leaves reports whether an event may mean that a room stops waiting for an agent.
 func (e Event) leaves(waits bool) bool {
 	switch e.Name {
 	case "participant_left", "participant_connection_aborted", "room_finished":
@@ -290,7 +290,7 @@ func (e Event) leaves(waits bool) bool {
 	return false
 }
 
-// parseEvent reads an event as LiveKit's JSON has it, and its id.
+// parseEvent reads an event and its id from LiveKit's JSON.
 func parseEvent(body []byte) (event Event, id string, err error) {
 	var said struct {
 		Event string `json:"event"`
@@ -310,8 +310,8 @@ func parseEvent(body []byte) (event Event, id string, err error) {
 	return Event{Name: said.Event, Room: said.Room.Name, Participant: said.Participant.SID, Agent: kind == "AGENT" || kind == 4.0}, said.ID, nil
 }
 
-// owner is the namespace that a webhook of projects is charged to: empty where the
-// default project is one of them.
+// owner returns the namespace to which a webhook is charged; empty if the default project
+// is one of its projects.
 func owner(readers map[*Reader]call.Project) string {
 	var namespaces []string
 	for _, project := range readers {
@@ -320,9 +320,9 @@ func owner(readers map[*Reader]call.Project) string {
 	return slices.Min(namespaces)
 }
 
-// forward passes a verified request on to the peers, each address once, without
-// making LiveKit wait. Where too much is under way it is left out: the peers'
-// own sweeps will see the change.
+// forward passes a verified request on to the peers, each address once, without making
+// LiveKit wait. If too many requests are being passed on, it does nothing: the peers' own
+// sweeps will see the change.
 func (w *Webhooks) forward(req *http.Request, body []byte) {
 	ctx := context.WithoutCancel(req.Context())
 	path, token := req.URL.Path, req.Header.Get("Authorization")
@@ -382,5 +382,5 @@ func (w *Webhooks) post(ctx context.Context, url, token string, body []byte) err
 	return nil
 }
 
-// Wait waits for what is being passed on.
+// Wait waits until everything is passed on.
 func (w *Webhooks) Wait() { w.underway.Wait() }

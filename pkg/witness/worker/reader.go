@@ -3,9 +3,9 @@
 // Package worker is the witness that asks an agent itself: GET /worker on the
 // HTTP server that LiveKit Agents runs in every pod.
 //
-// The agent counts a job from before it joins its room until its process ends,
-// so this witness begins earlier and ends later than the rooms. The package
-// signals nobody and asks for nothing else.
+// The agent counts a job from before it joins its room until its process ends, so this
+// witness counts a call earlier and longer than the rooms do. The package sends no signal
+// or order.
 package worker
 
 import (
@@ -21,7 +21,7 @@ import (
 	"github.com/callguard/callguard/pkg/witness/poll"
 )
 
-// pokeAgain is when a poked pod is asked a second time: a job's process ends
+// pokeAgain is after which time a poked pod is asked a second time: a job's process ends
 // shortly after its agent has left the room.
 const pokeAgain = 500 * time.Millisecond
 
@@ -44,7 +44,7 @@ func NewReader(cfg poll.Config) *Reader {
 	})}
 }
 
-// Ask asks a pod now. Whatever goes wrong is unknown.
+// Ask asks a pod now. After any failure the reading is unknown.
 func (r *Reader) Ask(ctx context.Context, pod *call.Pod) call.Reading {
 	if !pod.Running || pod.IP == "" {
 		return call.Unknown("the agent has no address yet")
