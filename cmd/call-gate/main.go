@@ -2,8 +2,8 @@
 
 //go:debug x509usefallbackroots=1
 
-// Command call-gate runs beside an unmodified LiveKit agent, counts its calls
-// exactly, and lets no new one in once its pod is ordered to drain.
+// Command call-gate runs beside an unmodified LiveKit agent, counts its calls exactly, and
+// refuses new ones once its pod is ordered to drain.
 package main
 
 import (

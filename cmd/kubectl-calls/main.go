@@ -10,9 +10,9 @@ import (
 	"os/signal"
 	"syscall"
 
-	_ "golang.org/x/crypto/x509roots/fallback" // authorities, where the machine has none, as in our image
+	_ "golang.org/x/crypto/x509roots/fallback" // authorities, if the machine has none, as in callguard's image
 	"k8s.io/cli-runtime/pkg/genericiooptions"
-	_ "k8s.io/client-go/plugin/pkg/client/auth" // the ways to log in that kubectl knows
+	_ "k8s.io/client-go/plugin/pkg/client/auth" // kubectl's ways to log in
 
 	"github.com/callguard/callguard/pkg/cli"
 )

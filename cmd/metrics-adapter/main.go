@@ -2,8 +2,8 @@
 
 //go:debug x509usefallbackroots=1
 
-// Command metrics-adapter serves active_calls in custom.metrics.k8s.io from
-// LiveKit's room state, so that a HorizontalPodAutoscaler scales on calls.
+// Command metrics-adapter serves active_calls in custom.metrics.k8s.io from LiveKit's room
+// state, so that HorizontalPodAutoscalers can scale on calls.
 package main
 
 import (

@@ -2,8 +2,8 @@
 
 //go:debug x509usefallbackroots=1
 
-// Command realtime-probe runs beside a LiveKit agent and tells a readiness probe
-// whether OpenAI's Realtime API takes sessions with the pod's key and model.
+// Command realtime-probe runs beside a LiveKit agent and tells a readiness probe whether
+// OpenAI's Realtime API accepts sessions with the pod's key and model.
 package main
 
 import (

@@ -20,14 +20,15 @@ const (
 	maxAbout   = 64 << 10 // bytes
 )
 
-// about is what GET /models/NAME says. It changes no verdict: a restricted key may
-// open sessions and not read models, and a proxy may not know the path.
+// about is the answer of GET /models/NAME. It does not affect readiness: a restricted key
+// may be allowed to open sessions and not to read models, and a proxy may not know the
+// path.
 type about struct {
-	shutdown time.Time // zero while none is announced
-	unseen   bool      // the key does not see the model
+	shutdown time.Time // zero if none is announced
+	unseen   bool      // the model is not visible for the key
 }
 
-// look asks about a model. The URL is that of the websocket without its last part.
+// look asks about a model. Its URL is that of the websocket without the last part.
 func (l *line) look(ctx context.Context, key, model string) (about, error) {
 	u := *l.url
 	u.Scheme = "http" + strings.TrimPrefix(u.Scheme, "ws")

@@ -18,13 +18,14 @@ import (
 
 const (
 	maxFrame = 256 << 10 // bytes; session.created has a few thousand
-	// maxHeard bounds all that is read on one connection, headers and TLS included.
+	// maxHeard is the maximum number of bytes read on one connection, including headers and
+	// TLS.
 	maxHeard = 1 << 20
-	// farewell is how long the server may take to answer our close.
+	// farewell is how long the server may take to answer the close frame.
 	farewell = time.Second
 )
 
-// line opens one websocket after the other.
+// line opens websockets, one after the other.
 type line struct {
 	target
 
@@ -32,7 +33,7 @@ type line struct {
 	proxy func(*http.Request) (*url.URL, error)
 }
 
-// attempt opens one session and closes it. It ends with ctx, wherever it is.
+// attempt opens one session and closes it. It stops at any point when ctx ends.
 func (l *line) attempt(ctx context.Context, key string) Outcome {
 	o := l.try(ctx, key)
 	o.Remedy = l.remedy(o)
@@ -45,7 +46,7 @@ func (l *line) try(ctx context.Context, key string) Outcome {
 	case err == nil:
 	case answer != nil:
 		defer answer.Body.Close()
-		body, _ := io.ReadAll(io.LimitReader(answer.Body, maxHeard)) // what there is of it
+		body, _ := io.ReadAll(io.LimitReader(answer.Body, maxHeard)) // as much as there is
 		o := answered(answer.StatusCode, body)
 		o.RetryAfter = retryAfter(answer.Header.Get("Retry-After"))
 		o.azure = byAzure(answer.Header, body)
@@ -69,9 +70,10 @@ func (l *line) try(ctx context.Context, key string) Outcome {
 	return o
 }
 
-// dial opens the websocket. Whatever is read is bounded, and ends with ctx.
+// dial opens the websocket. Everything that is read is limited in size, and reading stops
+// when ctx ends.
 func (l *line) dial(ctx context.Context, key string) (conn *websocket.Conn, answer *http.Response, err error) {
-	// The dialer of the library panics at a proxy's status line without a phrase.
+	// The library's dialer panics if a proxy's status line has no reason phrase.
 	defer func() {
 		if p := recover(); p != nil {
 			conn, answer, err = nil, nil, errors.New("the proxy's answer to CONNECT cannot be read")
@@ -85,17 +87,17 @@ func (l *line) dial(ctx context.Context, key string) (conn *websocket.Conn, answ
 			if err != nil {
 				return nil, err
 			}
-			context.AfterFunc(ctx, func() { _ = c.Close() }) // the read that it ends says so
+			context.AfterFunc(ctx, func() { _ = c.Close() }) // the read that this interrupts returns the error
 			return &bounded{Conn: c, left: maxHeard}, nil
 		},
 	}
 	return dialer.DialContext(ctx, l.url.String(), l.with(key))
 }
 
-// errTooMuch ends a connection whose other end does not stop talking.
+// errTooMuch is the error if the server sends too much.
 var errTooMuch = errors.New("the answer is larger than any that a session begins with")
 
-// bounded reads so many bytes and no more.
+// bounded is a connection from which only a limited number of bytes is read.
 type bounded struct {
 	net.Conn
 
@@ -111,7 +113,7 @@ func (b *bounded) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// undialed judges an error on the way to an answer.
+// undialed returns the outcome of an error before there was an answer.
 func undialed(err error) Outcome {
 	var (
 		untrusted *tls.CertificateVerificationError
@@ -132,7 +134,7 @@ func undialed(err error) Outcome {
 	}
 }
 
-// unread judges an error where the first event should have come.
+// unread returns the outcome of an error instead of the first event.
 func unread(err error) Outcome {
 	var (
 		end     *websocket.CloseError
@@ -150,8 +152,8 @@ func unread(err error) Outcome {
 	}
 }
 
-// leave closes as RFC 6455 wants it: 1000, and the other side's close awaited, for
-// without that ours could be lost on the way.
+// leave closes as RFC 6455 requires: with 1000, and waiting for the other side's close,
+// because otherwise the close frame could be lost.
 func leave(conn *websocket.Conn) {
 	until := time.Now().Add(farewell)
 	bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
@@ -165,7 +167,7 @@ func leave(conn *websocket.Conn) {
 	}
 }
 
-// retryAfter reads the seconds of a Retry-After header; a date is not worth it.
+// retryAfter reads the seconds of a Retry-After header; dates are ignored.
 func retryAfter(value string) time.Duration {
 	seconds, err := strconv.Atoi(value)
 	if err != nil || seconds < 0 {

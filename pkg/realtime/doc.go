@@ -1,19 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package realtime reports whether OpenAI's Realtime API takes sessions with a pod's
-// key and model, so that a readiness probe can ask.
+// Package realtime finds out, for a readiness probe, whether OpenAI's Realtime API accepts
+// sessions with a pod's key and model.
 //
-// One loop opens a session now and then and closes it again. What counts is the
-// event session.created: a key that was revoked still gets its TCP connection,
-// its TLS handshake and its 101. The answer of GET /healthz/realtime is made from
-// what the loop found last and from whether the pod holds calls; a request dials
-// nobody.
+// A loop opens a session from time to time and closes it again. Success is the event
+// session.created: a revoked key still gets a TCP connection, a TLS handshake and a 101.
+// The answer of GET /healthz/realtime depends on the loop's latest result and on whether
+// the pod holds calls; a request opens no connection.
 //
-// It sends no event, so it costs no token. For the same reason it cannot see what
-// shows only when a response is asked for: an account without quota, and a model
-// that the key may not use, can still open a session. It does not keep calls from
-// a pod either: LiveKit's agents are dispatched over a websocket of their own, and
-// readiness does not enter there.
+// It sends no event, so it uses no tokens. For the same reason it cannot see what only
+// shows when a response is requested: an account without quota, or with a model that the
+// key may not use, can still open a session. It does not keep calls from a pod either:
+// LiveKit sends jobs to agents over their own websocket, whatever the pod's readiness.
 //
 //	outcome  what a refusal, a close or a first event means; pure
 //	verdict  outcomes and calls → ready or not, and why; pure

@@ -13,14 +13,14 @@ import (
 
 const (
 	maxKey  = 4 << 10 // bytes of the file
-	maxText = 300     // runes of what somebody else wrote
-	// tokenRunes are what a bearer token is made of (RFC 6750). None of them is
-	// written otherwise in a quoted text, where clean has to find the key.
+	maxText = 300     // runes of text from outside
+	// tokenRunes are the characters of a bearer token (RFC 6750). None of them is escaped in
+	// quoted text, so that clean can find the key there.
 	tokenRunes = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/="
 )
 
-// readKey reads the key from its file, as it is now. A Secret that is mounted as a
-// file follows its rotation; an environment variable never does.
+// readKey reads the key from its file each time. A Secret that is mounted as a file follows
+// its rotation; an environment variable never does.
 func readKey(name string) (string, error) {
 	file, err := os.Open(name)
 	if err != nil {
@@ -43,7 +43,7 @@ func readKey(name string) (string, error) {
 	return key, nil
 }
 
-// secrets match what looks like a key, or like the credentials of a URL.
+// secrets match text that looks like a key, or like credentials in a URL.
 type secrets struct{ key, bearer, userinfo *regexp.Regexp }
 
 func newSecrets() secrets {
@@ -56,8 +56,8 @@ func newSecrets() secrets {
 
 const hidden = "[hidden]"
 
-// clean makes a text fit to be shown: without the key, whoever repeated it, without
-// anything that looks like one, on one line, and short.
+// clean makes a text safe to show: without the key and anything that looks like one, on one
+// line, and short.
 func (s secrets) clean(text, key string) string {
 	if key != "" {
 		text = strings.ReplaceAll(text, key, hidden)

@@ -27,7 +27,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Buckets: []float64{0.1, 0.25, 0.5, 1, 2, 4, 8, 16},
 		}),
 	}
-	for _, r := range failures() { // so that a first failure shows as an increase
+	for _, r := range failures() { // so that even the first failure is an increase
 		m.errors.WithLabelValues(string(r.Class()), string(r))
 	}
 	reg.MustRegister(m.errors, m.duration)
@@ -41,7 +41,7 @@ func (m *Metrics) probed(o Outcome, took time.Duration) {
 	}
 }
 
-// collector shows the verdict, as of each scrape.
+// collector exports the verdict at each scrape.
 type collector struct {
 	prober                             *Prober
 	success, age, ready, held, another *prometheus.Desc

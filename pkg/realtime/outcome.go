@@ -19,7 +19,7 @@ type Class string
 const (
 	Pending  Class = "PENDING"  // no probe has ended yet
 	OK       Class = "OK"       // a session opened
-	Degraded Class = "DEGRADED" // it may pass by itself, or nobody can tell
+	Degraded Class = "DEGRADED" // it may pass by itself, or that is not known
 	Fatal    Class = "FATAL"    // somebody has to do something
 )
 
@@ -28,13 +28,13 @@ type Reason string
 
 // The reasons that are fatal.
 const (
-	KeyFile     Reason = "key_file"     // there is no key to try
-	KeyRejected Reason = "key_rejected" // revoked, rotated, or never one
+	KeyFile     Reason = "key_file"     // there is no key
+	KeyRejected Reason = "key_rejected" // revoked, rotated, or never valid
 	Forbidden   Reason = "forbidden"    // a key that may not do this
 	BetaShape   Reason = "beta_shape"   // a header of the former beta was sent
 	ModelGone   Reason = "model_gone"   // no such model, or no longer
-	Quota       Reason = "quota"        // the account has to be paid for
-	Account     Reason = "account"      // it is deactivated
+	Quota       Reason = "quota"        // a billing problem
+	Account     Reason = "account"      // the account is deactivated
 	Request     Reason = "request"      // anything else that is wrong with what was sent
 )
 
@@ -44,14 +44,14 @@ const (
 	TLS         Reason = "tls"          // the certificate is not trusted
 	Timeout     Reason = "timeout"      // no event in time
 	RateLimited Reason = "rate_limited" // too many requests
-	ServerError Reason = "server_error" // 5xx, or an event that says so
-	Refused     Reason = "refused"      // an answer that says no and not why
+	ServerError Reason = "server_error" // 5xx, or an event with a server error
+	Refused     Reason = "refused"      // a refusal without a reason
 	Closed      Reason = "closed"       // the websocket ended before the event
-	Protocol    Reason = "protocol"     // whoever answered is not the Realtime API
-	Stale       Reason = "stale"        // the loop has not ended a probe for long
+	Protocol    Reason = "protocol"     // the answer is not from the Realtime API
+	Stale       Reason = "stale"        // no probe has ended for long
 )
 
-// failures lists the reasons of a probe that failed.
+// failures lists the reasons for which a probe may fail.
 func failures() []Reason {
 	return []Reason{
 		KeyFile, KeyRejected, Forbidden, BetaShape, ModelGone, Quota, Account, Request,
@@ -59,7 +59,7 @@ func failures() []Reason {
 	}
 }
 
-// Class is the class of a reason; that of no reason is OK.
+// Class returns the class of a reason; OK for the empty one.
 func (r Reason) Class() Class {
 	switch r {
 	case "":
@@ -71,7 +71,7 @@ func (r Reason) Class() Class {
 	}
 }
 
-// remedy is what an operator can do.
+// remedy returns what an operator can do.
 func (r Reason) remedy() string {
 	switch r {
 	case KeyFile:
@@ -101,26 +101,26 @@ func (r Reason) remedy() string {
 	}
 }
 
-// Outcome is what one probe found.
+// Outcome is the result of one probe.
 type Outcome struct {
 	// Reason is why it failed; empty if a session opened.
 	Reason Reason
-	// What happened; never with the key in it.
+	// What is what happened. It never contains the key.
 	What string
-	// Remedy is what an operator can do, where more is known than the reason tells.
+	// Remedy is what an operator can do, if more is known than the reason.
 	Remedy string
 	// SessionModel is the model that session.created named.
 	SessionModel string
 	// RetryAfter is how long the server asked to wait; zero if it did not.
 	RetryAfter time.Duration
 
-	azure bool // it was Azure that answered, whatever its name here
+	azure bool // Azure answered, whatever the host's name
 }
 
-// Class is the class of the outcome.
+// Class returns the class of the outcome.
 func (o Outcome) Class() Class { return o.Reason.Class() }
 
-// Why is the sentence an operator reads: what happened, and what to do.
+// Why returns the sentence for an operator: what happened, and what to do.
 func (o Outcome) Why() string {
 	remedy := o.Remedy
 	if remedy == "" {
@@ -136,7 +136,7 @@ func failed(r Reason, format string, args ...any) Outcome {
 	return Outcome{Reason: r, What: fmt.Sprintf(format, args...)}
 }
 
-// problem is an error as OpenAI writes it, in a body and in an event.
+// problem is an error in OpenAI's form, in a body or an event.
 type problem struct {
 	Type    string `json:"type"`
 	Code    string `json:"code"`
@@ -150,7 +150,7 @@ func (p problem) reason() (Reason, bool) {
 	return byCode(p.Type)
 }
 
-// detail is what of the problem belongs into a sentence.
+// detail returns the part of the problem that is shown.
 func (p problem) detail() string {
 	name := p.Code
 	if name == "" {
@@ -166,8 +166,8 @@ func (p problem) detail() string {
 	}
 }
 
-// byCode knows the codes that say why; those in capitals are Azure's, one of them as
-// it is misspelt there.
+// byCode returns the reason for an error code. Codes in capitals are Azure's; one is
+// misspelt there, too.
 func byCode(code string) (Reason, bool) {
 	switch code {
 	case "invalid_api_key", "authentication_error":
@@ -193,15 +193,15 @@ func byCode(code string) (Reason, bool) {
 	}
 }
 
-// answered judges an HTTP answer that opened no websocket. Its body says more than
-// its status, where it is OpenAI's.
+// answered returns the outcome of an HTTP answer that opened no websocket. If the body is
+// from OpenAI, it says more than the status.
 func answered(status int, body []byte) Outcome {
 	var said struct {
 		Error   problem `json:"error"`
-		Message string  `json:"message"` // of Azure's front door, which has no error around it
+		Message string  `json:"message"` // of Azure's gateway, which has no object "error" around it
 	}
 	if json.Unmarshal(body, &said) != nil {
-		said.Error, said.Message = problem{}, "" // a page of somebody else, or only half of one
+		said.Error, said.Message = problem{}, "" // a page from something else, or a truncated one
 	}
 	if said.Error == (problem{}) {
 		said.Error.Message = said.Message
@@ -236,13 +236,13 @@ func answered(status int, body []byte) Outcome {
 const (
 	invalidRequest = "invalid_request_error"
 
-	// Private close codes that the Realtime API has been seen to use.
+	// Private close codes that the Realtime API uses.
 	closeUnauthorized = 3000
 	closeRefused      = 4000
 )
 
-// closed judges a websocket that ended before the first event. The text is
-// "type.code" where OpenAI says why.
+// closed returns the outcome of a websocket that ended before the first event. The text is
+// "type.code" if OpenAI gives a reason.
 func closed(code int, text string) Outcome {
 	why := fmt.Sprintf("the websocket was closed with %d before session.created", code)
 	if text != "" {
@@ -259,12 +259,12 @@ func closed(code int, text string) Outcome {
 		return failed(KeyRejected, "%s", why)
 	case closeRefused:
 		return failed(Request, "%s", why)
-	default: // 1001, 1005, 1006, 1011, 1012, 1013, 1015 and their like
+	default: // 1001, 1005, 1006, 1011, 1012, 1013, 1015 and similar
 		return failed(Closed, "%s", why)
 	}
 }
 
-// first judges the first frame. Only session.created is a success.
+// first returns the outcome of the first frame. Only session.created is a success.
 func first(kind int, frame []byte) Outcome {
 	if kind != websocket.TextMessage {
 		return failed(Protocol, "the first frame is binary, which no event is")
@@ -287,7 +287,7 @@ func first(kind int, frame []byte) Outcome {
 		if r, ok := event.Error.reason(); ok {
 			return failed(r, "%s", why)
 		}
-		if event.Error.Type == invalidRequest { // nothing was sent but URL and headers
+		if event.Error.Type == invalidRequest { // only URL and headers were sent
 			return failed(Request, "%s", why)
 		}
 		return failed(Refused, "%s", why)

@@ -5,19 +5,20 @@ package realtime
 import "time"
 
 const (
-	// spread is how far a pause may lie from what was meant, to either side:
-	// pods that started together must not probe together.
+	// spread is by how much a pause may be shorter or longer, so that pods that started
+	// together do not probe together.
 	spread = 0.2
-	// firstRetry is the part of the interval after which a failure is looked at again.
+	// firstRetry is the part of the interval (one in so many) after which a failed probe is
+	// repeated.
 	firstRetry = 4
-	// longest is the longest pause of the backoff, where the interval is not longer.
+	// longest is the longest pause of the backoff, unless the interval is longer.
 	longest = 5 * time.Minute
 )
 
-// pause is how long to wait after a state before the next probe. Chance is in [0, 1).
+// pause returns how long to wait before the next probe. Chance is in [0, 1).
 //
-// What may pass is asked less and less often. What is fatal is asked again at the
-// interval: a new key in the file must not wait for minutes.
+// After failures that may pass, the pause grows. After a fatal one it stays at the
+// interval, so that a new key in the file is soon noticed.
 func pause(s State, interval time.Duration, chance float64) time.Duration {
 	most := max(longest, interval)
 	mean := interval

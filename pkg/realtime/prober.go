@@ -23,38 +23,39 @@ import (
 
 // Config is what a Prober needs.
 type Config struct {
-	// BaseURL is the API's, such as wss://api.openai.com/v1 or, of a resource of Azure
-	// OpenAI, https://RESOURCE.openai.azure.com.
+	// BaseURL is the URL of the API, such as wss://api.openai.com/v1 or, for a resource of
+	// Azure OpenAI, https://RESOURCE.openai.azure.com.
 	BaseURL string
-	// Model is asked for by each session.
+	// Model is requested for each session.
 	Model string
-	// Deployment is asked for in its place on Azure OpenAI; without it there, one that
-	// is named as the model.
+	// Deployment is requested instead on Azure OpenAI; if it is empty, one with the name of
+	// the model.
 	Deployment string
-	// APIVersion is that of Azure's preview API; may be empty.
+	// APIVersion is the version of Azure's preview API; may be empty.
 	APIVersion string
 	// KeyFile is the file with the key; it is read at each probe.
 	KeyFile string
-	// AuthHeader carries the key; Bearer without it.
+	// AuthHeader is the header with the key; the default is Bearer.
 	AuthHeader AuthHeader
-	// Organization and Project name whom a session is for; may be empty.
+	// Organization and Project are those of the sessions; may be empty.
 	Organization, Project string
-	// CA are certificates to trust besides the system's, in PEM; may be empty.
+	// CA has certificates to trust in addition to the system's, in PEM; may be empty.
 	CA []byte
 
-	// Interval is the pause between probes, Timeout the bound of one.
+	// Interval is the pause between probes, Timeout the time limit of one.
 	Interval, Timeout time.Duration
-	// Rules are how much is forgiven. Without StaleAfter, three intervals and a timeout.
+	// Rules are how failures are tolerated. StaleAfter defaults to three intervals and a
+	// timeout.
 	Rules Rules
 
-	// Calls says what the pod holds, from memory; nil if there is nobody to ask.
+	// Calls returns the pod's calls, from memory; nil if there is no call-gate.
 	Calls func(now time.Time) call.Reading
 
 	Registry *prometheus.Registry
 	Log      *slog.Logger
 }
 
-// Prober knows whether the Realtime API takes sessions. Its methods are safe for
+// Prober knows whether the Realtime API accepts sessions. Its methods are safe for
 // concurrent use.
 type Prober struct {
 	cfg     Config
@@ -66,14 +67,14 @@ type Prober struct {
 
 	mu     sync.Mutex
 	state  State
-	model  string // of the latest session that opened
+	model  string // the model of the latest session
 	about  about
-	looked time.Time // when about was asked for
+	looked time.Time // when about was requested
 
-	said Verdict // what the log says; only the loop knows it
+	said Verdict // what was last logged; used only by the loop
 }
 
-// New checks cfg. Nothing is dialed or read before Run.
+// New checks cfg. It connects to nothing and reads nothing before Run.
 func New(cfg Config) (*Prober, error) {
 	to, err := newTarget(cfg)
 	if err != nil {
@@ -102,7 +103,7 @@ func New(cfg Config) (*Prober, error) {
 	return p, nil
 }
 
-// Run probes, and answers on a listener, until ctx is done. It closes the listener.
+// Run probes, and serves a listener, until ctx is done. It closes the listener.
 func (p *Prober) Run(ctx context.Context, l net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return crowd.Serve(ctx, l, p.Handler(), maxAskers, p.cfg.Log) })
@@ -110,7 +111,7 @@ func (p *Prober) Run(ctx context.Context, l net.Listener) error {
 	return group.Wait()
 }
 
-// loop is the only one that probes, so there is never more than one probe.
+// loop probes. Nothing else does, so there is never more than one probe at a time.
 func (p *Prober) loop(ctx context.Context) {
 	for {
 		state := p.probe(ctx)
@@ -138,7 +139,7 @@ func (p *Prober) probe(ctx context.Context) State {
 		o = p.line.attempt(bound, key)
 		cancel()
 	}
-	if ctx.Err() != nil { // it was not the API that ended the attempt
+	if ctx.Err() != nil { // the end of the attempt is not the API's fault
 		return State{}
 	}
 	o.What, o.SessionModel = p.secrets.clean(o.What, key), p.secrets.clean(o.SessionModel, key)
@@ -178,13 +179,13 @@ func (p *Prober) tell(was string, o Outcome) {
 	}
 }
 
-// mismatch reports whether a session has another model than the one asked for.
-// Which model a deployment has is said where it is made, not here.
+// mismatch reports whether a session has another model than the requested one. For a
+// deployment that is not known here.
 func (p *Prober) mismatch(model string) bool {
 	return model != "" && !p.line.deployment && !sameModel(p.cfg.Model, model)
 }
 
-// learn looks the model up, now and then. Azure lists models, and no deployments.
+// learn looks the model up from time to time. Azure lists models, but not deployments.
 func (p *Prober) learn(ctx context.Context, key string, now time.Time) {
 	if p.line.deployment {
 		return
@@ -215,24 +216,24 @@ func (p *Prober) learn(ctx context.Context, key string, now time.Time) {
 	}
 }
 
-// Report is what the prober knows at a time.
+// Report is what the prober knows at some time.
 type Report struct {
 	At      time.Time
 	State   State
 	Verdict Verdict
-	// Calls is what the pod holds; nil if there is nobody to ask.
+	// Calls are the pod's calls; nil if there is no call-gate.
 	Calls *call.Reading
-	// SessionModel is the model of the latest session; Mismatch says that it is
-	// not the one asked for.
+	// SessionModel is the model of the latest session; Mismatch reports that it is not the
+	// requested one.
 	SessionModel string
 	Mismatch     bool
-	// Unseen says that the key does not see the model; Shutdown is the day of the
-	// model's end, zero while none is announced.
+	// Unseen reports that the model is not visible for the key; Shutdown is the day on which
+	// the model ends, zero if none is announced.
 	Unseen   bool
 	Shutdown time.Time
 }
 
-// Report tells from memory; it asks nobody.
+// Report returns what the prober knows, from memory.
 func (p *Prober) Report() Report {
 	r := Report{At: p.clock.Now()}
 	if p.cfg.Calls != nil {
@@ -248,5 +249,5 @@ func (p *Prober) Report() Report {
 	return r
 }
 
-// maxAskers bounds the connections: the kubelet and a Prometheus have a few.
+// maxAskers is the maximum number of connections: the kubelet and Prometheus need a few.
 const maxAskers = 64

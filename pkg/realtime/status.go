@@ -11,20 +11,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Path is where the verdict is asked for.
+// Path is the path of the verdict.
 const Path = "/healthz/realtime"
 
-// Answer is the body of GET /healthz/realtime. It is part of the public contract.
-// The status is 200 if Ready, else 503.
+// Answer is the body of GET /healthz/realtime. It is part of the public API. The status is
+// 200 if Ready, otherwise 503.
 type Answer struct {
 	Ready  bool   `json:"ready"`
 	Class  Class  `json:"class"`
 	Reason Reason `json:"reason,omitempty"`
 	Why    string `json:"why"`
 
-	// Held says that it is ready only for the calls that the pod holds, or may hold.
+	// Held reports that it is ready only because of the calls that the pod holds, or may hold.
 	Held bool `json:"held,omitempty"`
-	// Calls is what the pod holds; absent if that is unknown or nobody is asked.
+	// Calls is the number of the pod's calls; absent if that is unknown or there is no
+	// call-gate.
 	Calls *int `json:"calls,omitempty"`
 
 	// Age is how long ago the latest probe ended; absent before the first.
@@ -35,11 +36,11 @@ type Answer struct {
 	Model string `json:"model"`
 	// SessionModel is the model that the latest session had.
 	SessionModel string `json:"session_model,omitempty"`
-	// Warnings want something done, and are no reason not to be ready.
+	// Warnings need attention, but do not make the pod unready.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// answer is the report as a probe gets it.
+// answer returns the report in the form of an Answer.
 func (p *Prober) answer() Answer {
 	r := p.Report()
 	a := Answer{
@@ -67,9 +68,9 @@ func (p *Prober) answer() Answer {
 	return a
 }
 
-// Handler serves GET /healthz/realtime for a readiness probe; /healthz and /livez,
-// which are well as soon as they answer: what Realtime does is no reason to restart
-// anything; and /metrics.
+// Handler serves GET /healthz/realtime for a readiness probe; /healthz and /livez, which
+// succeed whenever the process answers, because a problem of the Realtime API is no reason
+// to restart anything; and /metrics.
 func (p *Prober) Handler() http.Handler {
 	well := func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") }
 	mux := http.NewServeMux()
@@ -80,7 +81,7 @@ func (p *Prober) Handler() http.Handler {
 		if !a.Ready {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
-		_ = json.NewEncoder(w).Encode(a) // who asked is gone
+		_ = json.NewEncoder(w).Encode(a) // the client may be gone
 	})
 	mux.HandleFunc("GET /healthz", well)
 	mux.HandleFunc("GET /livez", well)

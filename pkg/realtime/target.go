@@ -26,14 +26,14 @@ const (
 )
 
 const (
-	// exampleURL is a base URL that works.
+	// exampleURL is an example of a valid base URL.
 	exampleURL = "wss://api.openai.com/v1"
-	// openaiDomain is where OpenAI itself answers, regions included.
+	// openaiDomain is the domain of OpenAI itself, including its regions.
 	openaiDomain = ".openai.com"
 )
 
-// azureDomains are where Azure OpenAI answers: those of its resources of each kind,
-// in the public cloud, in that of the US government and in China.
+// azureDomains returns the domains of Azure OpenAI's resources, in the public cloud, the US
+// government's cloud and China.
 func azureDomains() []string {
 	return []string{
 		".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com",
@@ -41,12 +41,12 @@ func azureDomains() []string {
 	}
 }
 
-// ParseBaseURL takes wss and https, and, on loopback only, ws and http: the key
-// goes over it. It returns the URL with scheme wss or ws.
+// ParseBaseURL accepts wss and https and, only on loopback, ws and http, because the key is
+// sent over it. It returns the URL with scheme wss or ws.
 func ParseBaseURL(raw string) (*url.URL, error) {
 	u, err := weburl.Parse(raw, exampleURL)
 	switch {
-	case err != nil && strings.Contains(raw, "?"): // such as the target URI that Azure's portal shows
+	case err != nil && strings.Contains(raw, "?"): // for example the target URI that Azure's portal shows
 		return nil, fmt.Errorf("%w, and give api-version and deployment in --api-version and --deployment", err)
 	case err != nil:
 		return nil, err
@@ -62,19 +62,19 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// target is where sessions are asked for, and as whom.
+// target is where sessions are requested, and as whom.
 type target struct {
 	url     *url.URL // wss or ws, with its query
 	headers http.Header
 	auth    AuthHeader
-	// deployment reports whether a deployment is asked for, as on Azure OpenAI, and
-	// not a model: its name says nothing of the model behind it.
+	// deployment reports whether a deployment is requested instead of a model, as on Azure
+	// OpenAI: its name says nothing about the model behind it.
 	deployment bool
 	host       host
 	version    string // api-version; may be empty
 }
 
-// host is whose API a URL names, as far as its name tells.
+// host is whose API a URL belongs to, judging by its name.
 type host int
 
 const (
@@ -95,8 +95,8 @@ func hostOf(u *url.URL) host {
 	}
 }
 
-// byAzure reports whether an answer is Azure OpenAI's, also where another name, such as
-// a gateway's, leads there.
+// byAzure reports whether an answer is from Azure OpenAI, even behind another name such as
+// a gateway's.
 func byAzure(header http.Header, body []byte) bool {
 	if header.Get("Apim-Request-Id") != "" {
 		return true
@@ -121,8 +121,8 @@ func newTarget(cfg Config) (target, error) {
 	}
 	t.deployment = t.host == azure || t.auth == APIKey || cfg.Deployment != "" || cfg.APIVersion != ""
 	if t.deployment {
-		// Azure's endpoint is a resource's host, with or without /openai; LiveKit's
-		// plugins add the rest as it is added here.
+		// Azure's endpoint is a resource's host, with or without /openai. The rest is added in
+		// the same way as LiveKit's plugins do.
 		if u.Path == "" {
 			u.Path = "/openai"
 		}
@@ -154,8 +154,8 @@ func newTarget(cfg Config) (target, error) {
 	return t, nil
 }
 
-// with is the request's headers with a key. There is no OpenAI-Beta among them:
-// the API refuses it.
+// with returns the request's headers with a key. OpenAI-Beta is not among them, because the
+// API refuses it.
 func (t *target) with(key string) http.Header {
 	header := t.headers.Clone()
 	if t.auth == APIKey {
@@ -166,8 +166,8 @@ func (t *target) with(key string) http.Header {
 	return header
 }
 
-// remedy is what an operator can do about an outcome, where whom was asked tells more
-// than the reason alone; empty where it does not.
+// remedy returns what an operator can do about an outcome, if the target makes that more
+// specific than the reason; otherwise it is empty.
 func (t *target) remedy(o Outcome) string {
 	const chart = "in charts/voice-agent"
 	switch {
@@ -187,7 +187,7 @@ func (t *target) remedy(o Outcome) string {
 		return "check the network rules of the resource, and the roles of whom the key or token belongs to"
 	case ModelGone:
 		return "name a deployment of a realtime model in --deployment, and check --base-url and --api-version"
-	default: // the others mean the same wherever they come from
+	default: // the others mean the same for every target
 		return ""
 	}
 }

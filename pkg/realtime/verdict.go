@@ -9,18 +9,18 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// State is what the probes so far have found. The zero State has seen none.
+// State is the result of the probes so far. The zero State has seen none.
 type State struct {
-	// Latest is the latest outcome, and At when it was there.
+	// Latest is the latest outcome, and At its time.
 	Latest Outcome
 	At     time.Time
-	// Proven says that a session opened at some time.
+	// Proven reports that a session has opened at some time.
 	Proven bool
 
-	// What follows is about the time since the last success, or since the start.
+	// The following fields are about the time since the last success, or since the start.
 
-	// Failures counts the probes that failed, Fatals those of class Fatal. A
-	// failure that may pass says nothing about the key, so it ends no row of Fatals.
+	// Failures counts the probes that failed, Fatals those of class Fatal. A failure that may
+	// pass says nothing about the key, so it does not interrupt a series of Fatals.
 	Failures, Fatals int
 	// Since is when the first of them failed.
 	Since time.Time
@@ -28,7 +28,7 @@ type State struct {
 	LatestFatal Outcome
 }
 
-// After is the state after one more outcome.
+// After returns the state after one more outcome.
 func (s State) After(o Outcome, at time.Time) State {
 	next := State{Latest: o, At: at, Proven: s.Proven || o.Class() == OK}
 	if o.Class() == OK {
@@ -44,35 +44,35 @@ func (s State) After(o Outcome, at time.Time) State {
 	return next
 }
 
-// Rules are how much is forgiven.
+// Rules are how failures are tolerated.
 type Rules struct {
-	// Strict forgives nothing: ready is who could open a session just now.
+	// Strict tolerates nothing: the pod is ready only if the last session opened.
 	Strict bool
-	// Grace is how long failures are forgiven.
+	// Grace is how long failures are tolerated.
 	Grace time.Duration
-	// FatalAfter is how many fatal failures in a row are not forgiven any more.
+	// FatalAfter is the number of fatal failures in a row from which the pod is not ready.
 	FatalAfter int
-	// StaleAfter is the age from which a success proves nothing any more.
+	// StaleAfter is the age from which a success no longer counts.
 	StaleAfter time.Duration
 }
 
-// Verdict is what a readiness probe is told.
+// Verdict is the answer for a readiness probe.
 type Verdict struct {
 	Ready  bool
 	Class  Class
 	Reason Reason // empty while it is Pending or OK
-	// Why is the sentence an operator reads.
+	// Why is the sentence for an operator.
 	Why string
-	// Held says that it is ready only for the calls that the pod holds, or may hold.
+	// Held reports that it is ready only because of the calls that the pod holds, or may hold.
 	Held bool
 }
 
-// Judge reports whether the pod is ready. Calls is what the pod holds; nil if there
-// is nobody to ask.
+// Judge decides whether the pod is ready. calls are the pod's calls; nil if there is no
+// call-gate.
 //
-// A pod that holds calls stays ready whatever Realtime says: not ready ends no
-// trouble there, while Kubernetes lets go of pods that are not ready first. Calls
-// that are unknown are not zero.
+// A pod that holds calls stays ready whatever the Realtime API does: being unready would
+// not help its calls, and Kubernetes deletes unready pods first. Unknown calls are not
+// zero.
 func (r Rules) Judge(s State, calls *call.Reading, now time.Time) Verdict {
 	v := r.judge(s, now)
 	if r.Strict {
@@ -86,7 +86,7 @@ func (r Rules) Judge(s State, calls *call.Reading, now time.Time) Verdict {
 	case known && n > 0:
 		v.Ready, v.Held = true, true
 		v.Why += "; it stays ready because it holds calls"
-	case !known && v.Class != Pending: // a pod that has only just started has not been ready yet
+	case !known && v.Class != Pending: // a pod that has just started has not been ready yet
 		v.Ready, v.Held = true, true
 		v.Why += "; it stays ready because nobody knows whether it holds calls: " + calls.Reason()
 	}
@@ -107,7 +107,7 @@ func (r Rules) judge(s State, now time.Time) Verdict {
 		return Verdict{Ready: true, Class: OK, Why: "a session opened"}
 	case s.Fatals > 0:
 		v := Verdict{
-			// A pod that never opened a session has nothing to lose by waiting for its first.
+			// A pod that never opened a session loses nothing by waiting for the first.
 			Ready: s.Proven && s.Fatals < r.FatalAfter && forgiven,
 			Class: Fatal, Reason: s.LatestFatal.Reason, Why: s.LatestFatal.Why(),
 		}

@@ -20,11 +20,11 @@ import (
 )
 
 const (
-	// pace is how often something is looked at that costs no request, slowPace what costs one.
+	// pace is how often something is checked without a request, slowPace with a request.
 	pace, slowPace = 50 * time.Millisecond, 500 * time.Millisecond
-	// dialWithin bounds how long a caller may take to get in.
+	// dialWithin is the time limit for the caller to join the room.
 	dialWithin = 20 * time.Second
-	// closeWithin bounds the last request, which ends the room whatever came before.
+	// closeWithin is the time limit of the last request, which ends the room in any case.
 	closeWithin = 5 * time.Second
 )
 
@@ -32,72 +32,71 @@ const (
 type Pod struct {
 	*call.Pod
 
-	Calls call.Reading // as the metrics API has them
+	Calls call.Reading // as the metrics API reports them
 }
 
 // gated reports whether the pod has a call-gate.
 func (p Pod) gated() bool { return slices.Contains(p.Witnesses, call.Gate) }
 
-// Phone is a LiveKit project, as a caller meets it.
+// Phone is a LiveKit project from a caller's view.
 type Phone interface {
-	// Dial has a caller join a room, which is made for it with an agent of a name; without
-	// one LiveKit sends any agent that has none.
+	// Dial makes a caller join a new room that asks for an agent of a name; without a name
+	// LiveKit sends any agent that has none.
 	Dial(ctx context.Context, room, agentName string) (Caller, error)
-	// Jobs are what LiveKit made of the wish for an agent.
+	// Jobs returns LiveKit's attempts to send an agent.
 	Jobs(ctx context.Context, room string) ([]Job, error)
-	// Close ends the room, if there is one.
+	// Close ends the room, if it exists.
 	Close(ctx context.Context, room string) error
 }
 
 // Caller is somebody in a room.
 type Caller interface {
-	// Agent is who answered, and how many tracks it publishes; there is none yet where ok is
-	// false.
+	// Agent returns how many tracks the agent publishes; ok is false while there is none.
 	Agent() (tracks int, ok bool)
 	HangUp()
 }
 
-// Job is one try of LiveKit's to have an agent come.
+// Job is one attempt of LiveKit to send an agent.
 type Job struct {
-	// Over says that it has ended; Error is what the agent said then.
+	// Over reports that it has ended; Error is the agent's error then.
 	Over  bool
 	Error string
-	// Full says that LiveKit found every worker full.
+	// Full reports that LiveKit found every worker full.
 	Full bool
 }
 
 // Config is what a call needs.
 type Config struct {
 	Phone Phone
-	// Participants are who is in a room, as callguard itself asks LiveKit.
+	// Participants returns who is in a room, by the client that callguard itself uses.
 	Participants func(ctx context.Context, room string) (livekit.Room, error)
-	// Rooms asks LiveKit whether it takes the key.
+	// Rooms asks LiveKit for rooms, to check that it accepts the key.
 	Rooms func(ctx context.Context, names ...string) ([]livekit.RoomInfo, error)
-	// Pods are the guarded pods among which the agent's is looked for.
+	// Pods returns the guarded pods among which the agent's pod is searched.
 	Pods func(ctx context.Context) ([]Pod, error)
 	// Gate asks a pod's call-gate.
 	Gate func(ctx context.Context, pod *call.Pod) (gate.Answer, error)
 
-	// URL is LiveKit's, Namespace says where the pods are, both for people.
+	// URL is LiveKit's URL, and Namespace the namespace of the pods, both for messages.
 	URL, Namespace string
-	// AgentName asks for agents of that name.
+	// AgentName is the name of the agent to ask for.
 	AgentName string
-	// Speak says that the agent has to publish a track.
+	// Speak reports whether the agent has to publish a track.
 	Speak bool
-	// AnswerWithin is how long a caller waits for an agent, and for a track of it.
+	// AnswerWithin is how long the caller waits for an agent, and then for its track.
 	AnswerWithin time.Duration
-	// CountWithin is how long counting may take, and so may letting go.
+	// CountWithin is the time limit for counting the call, and for no longer counting it.
 	CountWithin time.Duration
-	// Show is told each step when it is over.
+	// Show is called with each step when it is over.
 	Show func(Step)
 }
 
-// trial is one call under way.
+// trial is one call in progress.
 type trial struct {
 	Config
 
 	room string
-	// before are the pods as they were, pod is the one that has the agent.
+	// before are the pods before the call, and pod is the one that has the agent.
 	before []Pod
 	pod    Pod
 	// counted is what gate and metrics API said while the call was up.
@@ -105,7 +104,7 @@ type trial struct {
 	failed  error
 }
 
-// Run makes the call. Whatever comes of it, the caller hangs up and the room is ended.
+// Run makes the call. In any case the caller hangs up and the room is ended.
 func Run(ctx context.Context, cfg Config) (room string, err error) {
 	random := make([]byte, 6)
 	_, _ = rand.Read(random) // it never fails
@@ -139,8 +138,8 @@ func Run(ctx context.Context, cfg Config) (room string, err error) {
 	return t.room, t.end(ctx)
 }
 
-// converse is what happens between the caller's coming and going. It reports whether an
-// agent came.
+// converse makes the steps between joining and hanging up. It reports whether an agent
+// came.
 func (t *trial) converse(ctx context.Context, caller Caller) (answered bool) {
 	answered = t.step(ctx, StepAnswer, t.AnswerWithin, func(ctx context.Context) (string, error) {
 		return "an agent is there", t.await(ctx, pace, func(context.Context) error {
@@ -172,8 +171,8 @@ func (t *trial) converse(ctx context.Context, caller Caller) (answered bool) {
 	return true
 }
 
-// step takes a step, shows what came of it, and reports whether it was done. After a
-// context was cancelled none is taken.
+// step makes a step, shows its result, and reports whether it succeeded. It does nothing
+// once the context is cancelled.
 func (t *trial) step(ctx context.Context, name string, within time.Duration, take func(context.Context) (string, error)) bool {
 	if ctx.Err() != nil {
 		return false
@@ -201,7 +200,7 @@ func (t *trial) step(ctx context.Context, name string, within time.Duration, tak
 	return s.Outcome != Failed
 }
 
-// end is what came of the call.
+// end returns the result of the call.
 func (t *trial) end(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -209,7 +208,7 @@ func (t *trial) end(ctx context.Context) error {
 	return t.failed
 }
 
-// await asks until it is told nil, and returns what it was told last when time is over.
+// await calls ask until it returns nil, and returns its last error when the time is over.
 func (*trial) await(ctx context.Context, every time.Duration, ask func(context.Context) error) error {
 	again := time.NewTicker(every)
 	defer again.Stop()
@@ -220,7 +219,7 @@ func (*trial) await(ctx context.Context, every time.Duration, ask func(context.C
 			return err
 		}
 		if ctx.Err() == nil || last == nil {
-			last = err // what is said of a request that was cut short says nothing
+			last = err // the error of an interrupted request says nothing
 		}
 		select {
 		case <-ctx.Done():
@@ -239,7 +238,7 @@ func (t *trial) key(ctx context.Context) (string, error) {
 	return "LiveKit at " + t.URL + " takes the key", err
 }
 
-// named looks for the pod that the agent names, in LiveKit as callguard reads it.
+// named finds the pod that the agent names, by reading LiveKit as callguard does.
 func (t *trial) named(ctx context.Context) (string, error) {
 	var uid types.UID
 	err := t.await(ctx, slowPace, func(ctx context.Context) error {
@@ -270,7 +269,7 @@ func (t *trial) named(ctx context.Context) (string, error) {
 	return fmt.Sprintf("the agent is in pod %s on %s", t.pod, cmp.Or(t.pod.Node, "no node")), nil
 }
 
-// atGate asks the pod's gate, where it can be reached from here.
+// atGate asks the pod's gate, if it can be reached from here.
 func (t *trial) atGate(ctx context.Context) (string, error) {
 	n, err := t.ask(ctx, StepGate, func(n int) error {
 		if n == 0 {
@@ -291,7 +290,8 @@ func (t *trial) inMetrics(ctx context.Context) (string, error) {
 	return "the metrics API counts " + plural(n, "call"), err
 }
 
-// ask asks gate or metrics API for the calls of the pod until they are as wanted.
+// ask asks the gate or the metrics API for the calls of the pod until wanted accepts their
+// number.
 func (t *trial) ask(ctx context.Context, whom string, wanted func(int) error) (n int, err error) {
 	err = t.await(ctx, slowPace, func(ctx context.Context) error {
 		var asking error
@@ -304,7 +304,7 @@ func (t *trial) ask(ctx context.Context, whom string, wanted func(int) error) (n
 	return n, err
 }
 
-// calls are what gate or metrics API say that the pod has.
+// calls returns the number of calls of the pod according to the gate or the metrics API.
 func (t *trial) calls(ctx context.Context, whom string) (n int, err error) {
 	if whom == StepGate {
 		a, err := t.Gate(ctx, t.pod.Pod)
@@ -322,7 +322,7 @@ func (t *trial) calls(ctx context.Context, whom string) (n int, err error) {
 	}
 	i := slices.IndexFunc(pods, func(p Pod) bool { return p.UID == t.pod.UID })
 	if i < 0 {
-		return 0, nil // it is gone, with all its calls
+		return 0, nil // the pod is gone, with all its calls
 	}
 	n, known := pods[i].Calls.Calls()
 	if !known {
@@ -331,7 +331,7 @@ func (t *trial) calls(ctx context.Context, whom string) (n int, err error) {
 	return n, nil
 }
 
-// left waits until the agent has left after its caller.
+// left waits until the agent has left the room after its caller.
 func (t *trial) left(ctx context.Context) (string, error) {
 	return "the agent has left after its caller", t.await(ctx, slowPace, func(ctx context.Context) error {
 		room, err := t.Participants(ctx, t.room)
@@ -342,8 +342,8 @@ func (t *trial) left(ctx context.Context) (string, error) {
 	})
 }
 
-// free waits until the call is counted no more. Of other calls in the pod some may begin
-// and some end meanwhile: then it is not told apart.
+// free waits until the call is no longer counted. If other calls of the pod begin and end
+// meanwhile, that cannot be distinguished.
 func (t *trial) free(ctx context.Context) (string, error) {
 	for _, whom := range []string{StepGate, StepMetrics} {
 		up, asked := t.counted[whom]
@@ -370,15 +370,15 @@ func (t *trial) free(ctx context.Context) (string, error) {
 	return "nobody counts the call any more", nil
 }
 
-// counters are who counts calls, for people.
+// counters returns the names of the counters, for messages.
 func counters() map[string]string {
 	return map[string]string{StepGate: "the pod's call-gate", StepMetrics: "the metrics API"}
 }
 
-// errOthers says that other calls of the pod came meanwhile.
+// errOthers is the result if other calls of the pod began meanwhile.
 var errOthers = errors.New("not told apart from other calls that have come meanwhile")
 
-// maxWord bounds what is repeated of others, in bytes.
+// maxWord is the maximum length of repeated text from outside, in bytes.
 const maxWord = 300
 
 func plural(n int, what string) string {

@@ -23,21 +23,21 @@ const (
 	callerIdentity = call.TryRoomPrefix + "caller"
 	// emptyTimeout is after how many seconds LiveKit ends a room that was left behind.
 	emptyTimeout = 60
-	// onBehalf is the attribute of an avatar, which is no agent.
+	// onBehalf is the attribute of an avatar, which does not count as an agent.
 	onBehalf = "lk.publish_on_behalf"
-	// tokenLife bounds the use of the caller's token.
+	// tokenLife is how long the caller's token is valid.
 	tokenLife = 10 * time.Minute
 )
 
-// Line is a Phone of a real LiveKit, by its own SDK.
+// Line is a Phone for a real LiveKit, with LiveKit's own SDK.
 type Line struct {
 	credentials livekit.Credentials
 	rooms       *lksdk.RoomServiceClient
 	dispatches  *lksdk.AgentDispatchClient
 }
 
-// NewLine returns a Line. It asks nothing yet. LiveKit's SDK is silent from then on in the
-// whole program: its log tells of connections, and not of calls.
+// NewLine returns a Line. It sends no request yet. It turns off the log of LiveKit's SDK
+// for the whole program, because that is about connections, not calls.
 func NewLine(c livekit.Credentials) *Line {
 	lksdk.SetLogger(logger.GetDiscardLogger())
 	return &Line{
@@ -70,7 +70,7 @@ func (l *Line) Dial(ctx context.Context, room, agentName string) (Caller, error)
 	return caller{joined}, nil
 }
 
-// said is what LiveKit's API answered, by its code alone.
+// said returns the answer of LiveKit's API, only by its error code.
 func said(err error) string {
 	if answer, is := errors.AsType[twirp.Error](err); is {
 		return string(answer.Code())
@@ -107,7 +107,7 @@ func (l *Line) Close(ctx context.Context, room string) error {
 	return errors.New(said(err))
 }
 
-// caller is one in a room of LiveKit's.
+// caller is a Caller in a room of a real LiveKit.
 type caller struct{ room *lksdk.Room }
 
 // Agent implements Caller.

@@ -10,26 +10,26 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// silence is what is known of a caller whom no agent answers.
+// silence is what is known about a call that no agent answers.
 type silence struct {
 	agentName, namespace, url string
 	jobs                      []Job
 	jobsUnread                error
 	pods                      []Pod
 	podsUnread                error
-	// gates are what the gates say of those that can take calls themselves, by pod: nil where
-	// they were not reached.
+	// gates has the answers of the gates of serving pods, by pod; nil if they were not
+	// reached.
 	gates map[string]gateSaid
 }
 
-// gateSaid is what a gate says of whether calls can come to its pod.
+// gateSaid is what a gate says about whether its pod can take calls.
 type gateSaid struct {
 	able   bool
-	why    string // it is not able
-	server string // the LiveKit that it works for
+	why    string // why the pod cannot
+	server string // the LiveKit to which it is connected
 }
 
-// unanswered gathers what is known, and says why no agent came.
+// unanswered gathers what is known, and returns why no agent came.
 func (t *trial) unanswered(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, dialWithin)
 	defer cancel()
@@ -47,7 +47,7 @@ func (t *trial) unanswered(ctx context.Context) error {
 	return errors.New(s.why())
 }
 
-// why says in a sentence why no agent came, and what to do.
+// why returns a sentence about why no agent came, and what to do.
 func (s silence) why() string {
 	for _, j := range s.jobs {
 		switch {
@@ -68,7 +68,7 @@ func (s silence) why() string {
 	return "LiveKit found no agent that takes the call" + s.named() + ": " + s.amongPods()
 }
 
-// named is the name that was asked for.
+// named returns text about the name that was asked for.
 func (s silence) named() string {
 	if s.agentName == "" {
 		return ""
@@ -76,7 +76,7 @@ func (s silence) named() string {
 	return fmt.Sprintf(" (agent name %q)", s.agentName)
 }
 
-// amongPods says what the pods have to do with it.
+// amongPods returns what the state of the pods has to do with it.
 func (s silence) amongPods() string {
 	if s.podsUnread != nil {
 		return fmt.Sprintf("which pods there are is not known: %v", s.podsUnread)
@@ -112,7 +112,7 @@ func (s silence) amongPods() string {
 	}
 }
 
-// elsewhere says why agents that have room may not be asked.
+// elsewhere returns why agents with free capacity may not be asked.
 func (s silence) elsewhere() string {
 	for pod, said := range s.gates {
 		if said.able && said.server != "" && said.server != s.url {

@@ -16,7 +16,7 @@ import (
 	"github.com/callguard/callguard/pkg/callgate"
 )
 
-// gcPercent trades a little CPU for memory: there is a gate in every pod.
+// gcPercent trades a little CPU for memory: there is a gate in each pod.
 const gcPercent = 30
 
 // Main runs the gate until ctx is done.
@@ -29,7 +29,7 @@ func Main(ctx context.Context, args []string, env func(string) string, stderr io
 	if err != nil {
 		return err
 	}
-	// Where net/http writes what it got and did not ask for.
+	// net/http logs unexpected input here.
 	stdlog.SetOutput(callgate.Discreet{Log: log})
 	if env("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)

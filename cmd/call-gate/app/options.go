@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package app puts the call-gate together: flags and environment become options,
-// options become a gate. It decides nothing itself.
+// Package app is the program call-gate: it turns flags and environment into options, and
+// options into a gate. It decides nothing itself.
 package app
 
 import (
@@ -20,9 +20,9 @@ import (
 	"github.com/callguard/callguard/pkg/weburl"
 )
 
-// Options are what the flags say. LiveKit's settings come from the environment
-// variables that LiveKit's SDKs read, so that the gate can take them from the
-// Secret that the agent took them from.
+// Options are the values of the flags. LiveKit's settings come from the environment
+// variables that LiveKit's SDKs read, so that the gate can use the same Secret as the
+// agent.
 type Options struct {
 	livekitURL, apiKey, apiSecret string
 	podUID                        string
@@ -37,7 +37,7 @@ type Options struct {
 	logLevel       program.LogLevel
 }
 
-// NewOptions returns the defaults.
+// NewOptions returns the default options.
 func NewOptions(env func(string) string) *Options {
 	return &Options{
 		livekitURL: env("LIVEKIT_URL"), apiKey: env("LIVEKIT_API_KEY"), apiSecret: env("LIVEKIT_API_SECRET"),
@@ -67,7 +67,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 	return fs
 }
 
-// Validate reports every mistake at once, each with a value that would work.
+// Validate reports all mistakes, each with a value that would work.
 func (o *Options) Validate() error {
 	var m program.Mistakes
 	if u, err := weburl.Parse(o.livekitURL, "wss://livekit.example.com"); err != nil {
@@ -91,7 +91,7 @@ func (o *Options) Validate() error {
 	if o.launchLimit <= 0 {
 		m.Wrong("launch-limit", o.launchLimit, "more than the agent ever takes to start a job, such as "+callgate.DefaultLaunchLimit.String())
 	}
-	if o.perMinute < 2 { // a look into an empty room takes two
+	if o.perMinute < 2 { // a look into an empty room takes two requests
 		m.Wrong("livekit-requests-per-minute", o.perMinute, "2 or more, such as 60")
 	}
 	m.File("ca-file", o.caFile)

@@ -46,7 +46,7 @@ const (
 	eventsQPS, eventsBurst   = 50, 200
 	electionQPS, electionMax = 5, 10
 
-	// maxAskers bounds the connections to metrics and health.
+	// maxAskers is the maximum number of connections to metrics and health.
 	maxAskers = 64
 )
 
@@ -159,7 +159,7 @@ func run(ctx context.Context, o *Options, clients clients, registry *prometheus.
 	group.Go(func() error { return projects.Run(ctx) })
 	group.Go(func() error { return projects.Origins().Keep(ctx, o.named(g)) })
 	if o.livekit.HasDefault() {
-		group.Go(func() error { // recorded at once, so that no pod is born before
+		group.Go(func() error { // recorded at once, before any pod is created
 			return untilKnown(ctx, func() error {
 				_, err := projects.Origins().Get(ctx, call.DefaultProject, time.Time{})
 				return err
@@ -171,8 +171,9 @@ func run(ctx context.Context, o *Options, clients clients, registry *prometheus.
 	return group.Wait()
 }
 
-// defaultProject reads the default project from its files, and has its server recorded,
-// which tells since when it is the same. It is nil where there is none.
+// defaultProject returns a function that reads the default project from its files and
+// records its server, which gives the time since when the server is the same. It returns
+// nil if there is no default project.
 func (o *Options) defaultProject(record func(context.Context, string) (time.Time, error)) func(context.Context) (rooms.Version, error) {
 	read := rooms.FileCredentials(o.livekit.Files())
 	if read == nil {
@@ -191,8 +192,8 @@ func (o *Options) defaultProject(record func(context.Context, string) (time.Time
 	}
 }
 
-// named are the projects that pods name, and the default one, whose server is recorded
-// before any does.
+// named returns the projects that pods name, and the default one, whose server has to be
+// recorded before any pod names it.
 func (o *Options) named(g *guard.Guard) func() map[call.Project]call.Births {
 	return func() map[call.Project]call.Births {
 		named := g.Projects()
@@ -205,20 +206,21 @@ func (o *Options) named(g *guard.Guard) func() map[call.Project]call.Births {
 
 // untilKnown tries every second until it succeeds, or ctx is done.
 func untilKnown(ctx context.Context, try func() error) error {
-	_ = wait.PollUntilContextCancel(ctx, time.Second, true, func(context.Context) (bool, error) { return try() == nil, nil }) // who needs it says why it fails
+	_ = wait.PollUntilContextCancel(ctx, time.Second, true, func(context.Context) (bool, error) { return try() == nil, nil }) // whoever needs the result reports why it fails
 	return nil
 }
 
-// correlation has every Event written: each is told once, when something changes. By
-// default an object has 25 and then one in 5 minutes, and ten of a kind are merged: a
-// node of ten guarded pods would not say which of them stays, nor why.
+// correlation makes the recorder write every Event, because each is recorded only once,
+// when something changes. By default an object gets 25 Events and then one in 5 minutes,
+// and ten similar ones are merged: for a node with ten guarded pods one could not see which
+// of them stay, or why.
 func correlation() record.CorrelatorOptions {
 	const most = 1000 // some pods of a node, or of a workload, and a few Events of each
 	return record.CorrelatorOptions{BurstSize: most, QPS: 1, MaxEvents: most}
 }
 
-// gateWitness asks a pod's gate, which knows when no call can begin any more, and
-// whether the pod can take any, and with which LiveKit it was started.
+// gateWitness asks a pod's gate. The gate also knows whether a call can still begin,
+// whether the pod can take calls, and with which LiveKit it was started.
 type gateWitness struct {
 	gates   *gate.Reader
 	origins *rooms.Origins

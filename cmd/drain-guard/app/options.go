@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package app puts the drain-guard together: flags become options, options become
-// the rooms of the house, and Main starts them. It decides nothing itself.
+// Package app is the program drain-guard: it turns flags into options, creates the parts of
+// the program from them, and starts these. It decides nothing itself.
 package app
 
 import (
@@ -24,7 +24,7 @@ import (
 	"github.com/callguard/callguard/pkg/witness/rooms"
 )
 
-// Options are what the flags say.
+// Options are the values of the flags.
 type Options struct {
 	kubeconfig  string
 	doors       manifests.Values
@@ -45,7 +45,7 @@ const (
 	costsOff  = "off"
 )
 
-// NewOptions returns the defaults.
+// NewOptions returns the default options.
 func NewOptions() *Options {
 	doors := manifests.DefaultValues()
 	doors.Namespace = cmp.Or(os.Getenv("POD_NAMESPACE"), doors.Namespace)
@@ -81,14 +81,14 @@ func (o *Options) Flags() *pflag.FlagSet {
 	return fs
 }
 
-// clusterFlags are those of unlock, too.
+// clusterFlags adds the flags that command unlock has, too.
 func (o *Options) clusterFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "Path to a kubeconfig; defaults to the in-cluster configuration.")
 	fs.StringVar(&o.doors.Namespace, "namespace", o.doors.Namespace, "Namespace of drain-guard and its lease; defaults to $POD_NAMESPACE.")
 	o.logLevel.AddFlag(fs)
 }
 
-// Validate reports every mistake at once, each with a value that would work.
+// Validate reports all mistakes, each with a value that would work.
 func (o *Options) Validate() error {
 	var m program.Mistakes
 	o.livekit.Validate(&m)

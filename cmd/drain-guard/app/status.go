@@ -7,13 +7,13 @@ import (
 	"fmt"
 )
 
-// status is what /readyz says.
+// status decides what /readyz answers.
 type status struct {
-	guard    func() error // why it does not hold calls
+	guard    func() error // why the guard cannot work
 	unlocked func() bool  // whether the lease is held by an unlock, whoever led before
 }
 
-// ready says why the guard does not hold calls; nil when it does.
+// ready returns why the guard is not ready; nil if it is.
 func (s *status) ready() error {
 	if s.unlocked() {
 		return errors.New("unlocked: nothing is locked until a drain-guard starts again")

@@ -16,8 +16,8 @@ import (
 	"github.com/callguard/callguard/pkg/leader"
 )
 
-// afterUninstall are the bounds of an unlock after an uninstall: an apply of all objects
-// takes seconds, Helm waits 5 minutes for a hook.
+// afterUninstall returns the time limits of an unlock after an uninstall: applying all
+// objects takes seconds, and Helm waits 5 minutes for a hook.
 func afterUninstall() guard.Uninstall {
 	return guard.Uninstall{Sure: 20 * time.Second, Patience: 2 * time.Minute, Every: time.Second}
 }
@@ -50,7 +50,7 @@ func (o *unlockOptions) run(ctx context.Context, client kubernetes.Interface, ou
 	return guard.UnlockAfterUninstall(ctx, client, doors, o.doors.Namespace, afterUninstall(), out)
 }
 
-// unlockUsage says what `drain-guard unlock` does, and what it may cost.
+// unlockUsage prints what `drain-guard unlock` does, and what it may cost.
 func unlockUsage(w io.Writer, fs *pflag.FlagSet) {
 	_, _ = fmt.Fprintf(w, `drain-guard unlock returns every guarded pod to Kubernetes, and deletes none.
 

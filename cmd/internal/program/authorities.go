@@ -8,12 +8,13 @@ import (
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
-// trust has the process trust the authorities of Authorities: where the main package says
-// "//go:debug x509usefallbackroots=1", always, and otherwise where the system has none.
+// trust makes the process trust the authorities of Authorities: always, if the main package
+// has "//go:debug x509usefallbackroots=1", otherwise only if the system has none.
 func trust() { x509.SetFallbackRoots(Authorities()) }
 
-// Authorities are those of the system, or that SSL_CERT_DIR and SSL_CERT_FILE name, and
-// besides them the public ones, which the image has no files of. They are read once.
+// Authorities returns the authorities of the system, or those in SSL_CERT_DIR and
+// SSL_CERT_FILE, and in addition the public ones, for which the image has no files. They
+// are read once.
 func Authorities() *x509.CertPool {
 	pool, err := x509.SystemCertPool()
 	if err != nil {
@@ -22,7 +23,7 @@ func Authorities() *x509.CertPool {
 	for root := range bundle.Roots() {
 		certificate, err := x509.ParseCertificate(root.Certificate)
 		if err != nil {
-			continue // of a later Go
+			continue // from a later version of Go
 		}
 		if root.Constraint == nil {
 			pool.AddCert(certificate)

@@ -11,10 +11,10 @@ import (
 	"strings"
 )
 
-// ClusterDomain is the DNS domain of the cluster that this pod runs in, as the kubelet writes it into resolv.conf; outside of one
-// cluster.local.
+// ClusterDomain returns the DNS domain of the cluster in which this pod runs, as the kubelet writes it into resolv.conf; outside
+// a cluster it is cluster.local.
 func ClusterDomain() string {
-	text, _ := os.ReadFile("/etc/resolv.conf") // what cannot be read names none
+	text, _ := os.ReadFile("/etc/resolv.conf") // without the file there is no domain
 	return domainIn(string(text))
 }
 
@@ -33,18 +33,18 @@ func domainIn(resolvConf string) string {
 	return "cluster.local"
 }
 
-// IsAPIServer reports whether an address is that by which pods reach the API server, as the kubelet tells every container. Where that is a
-// name, the Service that every cluster has is at another address.
+// IsAPIServer reports whether an address is one at which pods reach the API server, by the environment variables that the kubelet
+// sets in every container. If these contain a name, Service kubernetes, which every cluster has, has another address.
 func IsAPIServer(ctx context.Context, addr netip.Addr) bool {
 	host := os.Getenv("KUBERNETES_SERVICE_HOST")
-	if host == "" { // outside of a cluster
+	if host == "" { // outside a cluster
 		return false
 	}
 	if of, err := netip.ParseAddr(host); err == nil {
 		return of.Unmap() == addr.Unmap()
 	}
 	return slices.ContainsFunc([]string{host, "kubernetes.default.svc"}, func(name string) bool {
-		found, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", name) // one without cluster DNS has no such Service either
+		found, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", name) // without cluster DNS that Service is not reachable either
 		return slices.ContainsFunc(found, func(of netip.Addr) bool { return of.Unmap() == addr.Unmap() })
 	})
 }

@@ -3,7 +3,7 @@
 // Package program contains start-up code shared by the programs: signals, flags and
 // their validation, trusted authorities, logging, the metrics registry.
 //
-// It knows none of the programs, and has no default of theirs.
+// It does not depend on any of the programs, and has no defaults for them.
 package program
 
 import (
@@ -33,7 +33,7 @@ func Main(name string, run func(context.Context) error) int {
 	return 0
 }
 
-// LogLevel is what --log-level says.
+// LogLevel is the value of --log-level.
 type LogLevel string
 
 // AddFlag adds --log-level to the flags of a program.
@@ -41,13 +41,13 @@ func (l *LogLevel) AddFlag(fs *pflag.FlagSet) {
 	fs.StringVar((*string)(l), "log-level", string(*l), "debug, info, warn or error.")
 }
 
-// Validate returns nil for a level that there is.
+// Validate returns nil for a valid level.
 func (l LogLevel) Validate() error {
 	_, err := l.level()
 	return err
 }
 
-// Logger writes to w what is worth a valid level.
+// Logger returns a logger that writes to w from this level on.
 func (l LogLevel) Logger(w io.Writer) (*slog.Logger, error) {
 	level, err := l.level()
 	if err != nil {
@@ -64,7 +64,7 @@ func (l LogLevel) level() (slog.Level, error) {
 	return level, nil
 }
 
-// NewRegistry returns a registry with what every process says of itself.
+// NewRegistry returns a registry with the metrics that every process has.
 func NewRegistry() *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

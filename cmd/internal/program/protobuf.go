@@ -7,8 +7,8 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Protobuf is the same way to the Kubernetes API for clients of Kubernetes' own kinds: what they read and write takes less
-// time of both sides than JSON, which is client-go's default.
+// Protobuf returns the same configuration with protobuf, for clients of Kubernetes' own kinds: it takes less time on both
+// sides than JSON, which is client-go's default.
 func Protobuf(config *rest.Config) *rest.Config {
 	config = rest.CopyConfig(config)
 	config.ContentType = runtime.ContentTypeProtobuf

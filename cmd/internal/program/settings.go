@@ -13,15 +13,15 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Settings are a program's flags, and what is wrong with what they say.
+// Settings are a program's flags, and what is wrong with their values.
 type Settings interface {
 	Flags() *pflag.FlagSet
 	Validate() error
 }
 
-// Parse reads arguments into settings; instead is what to write for a word that is
-// no flag. The program runs only where Parse says true: otherwise err says why not,
-// or is nil where help was asked for.
+// Parse reads arguments into settings; instead is what to write instead of a word that is
+// not a flag. The program runs only if Parse returns true. Otherwise err is why not, or nil
+// if help was requested.
 func Parse(args []string, settings Settings, instead string, stderr io.Writer) (run bool, err error) {
 	fs := settings.Flags()
 	fs.SetOutput(stderr)
@@ -39,39 +39,40 @@ func Parse(args []string, settings Settings, instead string, stderr io.Writer) (
 	return true, nil
 }
 
-// Mistakes gathers what is wrong with settings, so that all is told at once.
+// Mistakes gathers what is wrong with settings, so that everything is reported at once.
 type Mistakes struct{ errs []error }
 
-// Add notes mistakes; nil is none.
+// Add adds mistakes; nil is ignored.
 func (m *Mistakes) Add(errs ...error) { m.errs = append(m.errs, errs...) }
 
-// Wrong notes a flag's value that cannot be used, and one that can.
+// Wrong adds a flag's invalid value, and a valid one.
 func (m *Mistakes) Wrong(flag string, value any, use string) {
 	m.Add(fmt.Errorf("--%s is %q; use %s", flag, fmt.Sprint(value), use))
 }
 
-// Address notes an address that has no port.
+// Address adds a mistake if an address has no port.
 func (m *Mistakes) Address(flag, address, use string) {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		m.Wrong(flag, address, use)
 	}
 }
 
-// AtLeast notes a time that is too short.
+// AtLeast adds a mistake if a time is too short.
 func (m *Mistakes) AtLeast(flag string, value, least time.Duration) {
 	if value < least {
 		m.Wrong(flag, value, least.String()+" or more")
 	}
 }
 
-// Concurrency notes a number of requests at once that is none, or more than anybody needs.
+// Concurrency adds a mistake if a number of concurrent requests is below one, or more than
+// anybody needs.
 func (m *Mistakes) Concurrency(flag string, n int) {
 	if n < 1 || n > 1024 {
 		m.Wrong(flag, n, "a number from 1 to 1024, such as 16")
 	}
 }
 
-// File notes a file that is named and not there.
+// File adds a mistake if a file is named and does not exist.
 func (m *Mistakes) File(flag, path string) {
 	if path == "" {
 		return
@@ -81,10 +82,10 @@ func (m *Mistakes) File(flag, path string) {
 	}
 }
 
-// Err is all mistakes, a line each; nil where there are none.
+// Err returns all mistakes, one per line; nil if there are none.
 func (m *Mistakes) Err() error { return errors.Join(m.errs...) }
 
-// ReadFile reads the file that a flag names; nothing where it names none.
+// ReadFile reads the file that a flag names; without a name it returns nothing.
 func ReadFile(flag, path string) ([]byte, error) {
 	if path == "" {
 		return nil, nil

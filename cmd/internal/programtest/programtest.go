@@ -11,9 +11,9 @@ import (
 	"github.com/callguard/callguard/cmd/internal/program"
 )
 
-// Validate gives args to settings, and fails t unless they are told of exactly
-// the mistakes in want: a part of each, in their order. None may repeat the word
-// hidden, which stands for a password.
+// Validate parses args into settings, and fails t unless exactly the mistakes in want are
+// reported: a part of each, in order. None may repeat the word hidden, which stands for a
+// password.
 func Validate(t *testing.T, reason string, settings program.Settings, args, want []string) {
 	t.Helper()
 	if err := settings.Flags().Parse(args); err != nil {

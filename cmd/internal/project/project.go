@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package project has the flags that say which LiveKit projects are read, and how:
-// the same for metrics-adapter and drain-guard. It reads none.
+// Package project has the flags for the LiveKit projects that are read, and how, which
+// metrics-adapter and drain-guard share. It does not read projects.
 package project
 
 import (
@@ -19,30 +19,32 @@ import (
 
 // AdapterShare and GuardShare are the parts of a project's requests that metrics-adapter and
 // drain-guard may send, in hundredths. What is left is for call-gates, which look into the
-// rooms of their own jobs. The parts are fixed, so that nobody has to agree on them.
+// rooms of their own jobs. The parts are fixed, so that the programs need not negotiate
+// them.
 const (
 	AdapterShare = 60
 	GuardShare   = 30
 )
 
-// leastRequests is the least limit of a project that leaves drain-guard as much as it needs.
+// leastRequests is the lowest limit of a project that leaves drain-guard enough.
 const leastRequests = livekit.LeastLimit * 100 / GuardShare
 
-// Options are what the flags say.
+// Options are the values of the flags.
 type Options struct {
 	Rooms rooms.Settings
-	// Allowed are ranges where the LiveKit of a workload's own Secret may be, besides those where anybody's may.
+	// Allowed are ranges of addresses where the LiveKit of a workload's own Secret may be, in addition to those
+	// that are always allowed.
 	Allowed []net.IPNet
 
 	files rooms.Files
 	keys  string
 }
 
-// Meaning is what a program makes of the flags, each as a sentence or more.
+// Meaning has the texts of the flags' help that differ between the programs.
 type Meaning struct {
-	// Until is what is so of the default project until its credentials are there, such as "pods of it are held".
+	// Until is what applies to the default project until its credentials exist, such as "pods of it are held".
 	Until string
-	// Resync, MaxStaleness and Limit are about the flags of these names.
+	// Resync, MaxStaleness and Limit are for the flags of these names.
 	Resync, MaxStaleness, Limit string
 }
 
@@ -63,7 +65,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet, m Meaning) {
 	fs.IntVar(&o.Rooms.RequestsPerMinute, "livekit-requests-per-minute", o.Rooms.RequestsPerMinute, fmt.Sprintf("Number of requests that one LiveKit project takes in any minute, from all programs together. 0 means 1,000 for LiveKit Cloud, and no limit for other servers until one answers 429. All replicas of metrics-adapter together send at most %d %% of it, drain-guard %d %%. The rest is for call-gates. ", AdapterShare, GuardShare)+m.Limit)
 }
 
-// Validate notes every mistake.
+// Validate adds every mistake.
 func (o *Options) Validate(m *program.Mistakes) {
 	f := o.files
 	m.Add(f.Validate(o.keys))
@@ -95,7 +97,7 @@ func (o *Options) Validate(m *program.Mistakes) {
 	m.Concurrency("livekit-concurrency", o.Rooms.Concurrency)
 }
 
-// Files are where the credentials of the default project stand.
+// Files returns the files with the credentials of the default project.
 func (o *Options) Files() rooms.Files {
 	f := o.files
 	f.Keys, _ = call.ParseSecretKeys(o.keys) // Validate has read it

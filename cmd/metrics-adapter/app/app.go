@@ -44,18 +44,19 @@ import (
 )
 
 const (
-	// gatherFor is how long changes of pods gather before the witnesses hear of them.
+	// gatherFor is how long changes of pods are gathered before they are passed to the
+	// witnesses.
 	gatherFor = 100 * time.Millisecond
-	// maxInFlight bounds the requests answered at once. A list of 5,000 pods takes
-	// some 4 MB; all autoscalers of a cluster share five workers.
+	// maxInFlight is the maximum number of concurrent requests. A list of 5,000 pods takes
+	// about 4 MB; all autoscalers of a cluster share five workers.
 	maxInFlight = 32
-	// gcPercent trades a little CPU for a smaller peak: what the adapter allocates
-	// is mostly lists that are garbage once they are sent.
+	// gcPercent trades a little CPU for a smaller peak: the adapter mostly allocates lists
+	// that are garbage once they are sent.
 	gcPercent = 50
 )
 
-// Main runs the metrics-adapter until ctx is done, checks one that runs, or gives back what
-// one has taken.
+// Main runs the metrics-adapter until ctx is done, or runs one of its commands check and
+// hand-back.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) > 0 && args[0] == "check" {
 		return runCheck(ctx, args[1:], stdout, stderr)
@@ -207,11 +208,11 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	return g.Wait()
 }
 
-// server makes the API server, ready as soon as it serves and its informers are
-// synced, whether LiveKit answers or not: an APIService without a ready server
+// server creates the API server. It is ready as soon as it serves and its informers are
+// synced, even if LiveKit does not answer, because an APIService without a ready server
 // blocks the deletion of every namespace in the cluster.
 func (o *Options) server(metrics *metricsapi.Provider, watcher *pods.Watcher, beside *beside, log *slog.Logger) (*apiserver.CustomMetricsAdapterServer, *servingcert.Keeper, error) {
-	o.base.WithCustomMetrics(metrics) // for the OpenAPI
+	o.base.WithCustomMetrics(metrics) // for the OpenAPI document
 	config, err := o.base.Config()
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot configure the API server: %w", err)
@@ -272,8 +273,7 @@ func (o *Options) server(metrics *metricsapi.Provider, watcher *pods.Watcher, be
 	return server, keeper, nil
 }
 
-// tellWitnesses tells the witnesses which projects and pods there are, after
-// each change.
+// tellWitnesses passes the present projects and pods to the witnesses after each change.
 func tellWitnesses(ctx context.Context, changed <-chan struct{}, store *pods.Store, projects *rooms.Projects, agents *worker.Reader, gates *gate.Reader) {
 	for {
 		select {
@@ -296,7 +296,7 @@ func tellWitnesses(ctx context.Context, changed <-chan struct{}, store *pods.Sto
 	}
 }
 
-// births are the LiveKit projects that pods name, and when these were born.
+// births returns the LiveKit projects that pods name, and when these pods were created.
 func births(store *pods.Store) map[call.Project]call.Births {
 	named := map[call.Project]call.Births{}
 	store.EachProject(func(project call.Project, born time.Time) { named[project] = named[project].With(born) })
@@ -314,6 +314,6 @@ func serveWebhooks(ctx context.Context, address string, webhooks *rooms.Webhooks
 func signalOnce(ch chan<- struct{}) {
 	select {
 	case ch <- struct{}{}:
-	default: // it is signalled already
+	default: // already signalled
 	}
 }

@@ -23,14 +23,14 @@ import (
 )
 
 const (
-	// checkEvery is how often a check that does not pass yet asks again.
+	// checkEvery is how often a check is repeated until it passes.
 	checkEvery = time.Second
 	// checkRequest is the time limit of one of its requests.
 	checkRequest = 10 * time.Second
 )
 
-// check asks the API server what an autoscaler would: whether the metrics API is
-// there, and how many calls there are. It changes nothing.
+// check asks the API server what an autoscaler would ask: whether the metrics API is
+// available, and how many calls there are. It changes nothing.
 type check struct {
 	kubeconfig string
 	service    string
@@ -60,7 +60,7 @@ func (c *check) Validate() error {
 	return nil
 }
 
-// run says on out what it sees, and returns what is still missing at the timeout.
+// run prints to out what it sees, and returns what is still missing at the timeout.
 func (c *check) run(ctx context.Context, out io.Writer) error {
 	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
 	if err != nil {
@@ -91,7 +91,7 @@ func (c *check) run(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-// available returns nil if an APIService is available and ours.
+// available returns nil if an APIService is available and callguard's.
 func (c *check) available(ctx context.Context, client rest.Interface, name string) error {
 	var service apiregistrationv1.APIService
 	if err := get(ctx, client, apiservice.Path(name), &service); err != nil {
@@ -107,7 +107,7 @@ func (c *check) available(ctx context.Context, client rest.Interface, name strin
 	return nil
 }
 
-// calls reads the calls and says how many there are.
+// calls reads the calls, and returns text with their number.
 func (c *check) calls(ctx context.Context, client rest.Interface) (string, error) {
 	what, path := "nodes", "/nodes/*/"
 	if c.namespace != "" {
@@ -129,7 +129,7 @@ func (c *check) calls(ctx context.Context, client rest.Interface) (string, error
 
 func get(ctx context.Context, client rest.Interface, path string, into any) error {
 	result := client.Get().AbsPath(path).Do(ctx)
-	if err := result.Error(); err != nil { // unlike that of Raw, with the server's own words
+	if err := result.Error(); err != nil { // unlike the error of Raw, it has the server's message
 		return err
 	}
 	text, err := result.Raw()
@@ -142,7 +142,7 @@ func get(ctx context.Context, client rest.Interface, path string, into any) erro
 	return nil
 }
 
-// untilPassed tries until ctx is done, and then returns what was missing last.
+// untilPassed tries until ctx is done, and then returns the last error.
 func untilPassed(ctx context.Context, try func() error) error {
 	var last error
 	for {
@@ -151,7 +151,7 @@ func untilPassed(ctx context.Context, try func() error) error {
 			return nil
 		}
 		if last == nil || ctx.Err() == nil {
-			last = err // says more than that time is up
+			last = err // more useful than that the time is over
 		}
 		select {
 		case <-ctx.Done():
@@ -161,7 +161,7 @@ func untilPassed(ctx context.Context, try func() error) error {
 	}
 }
 
-// runCheck is the command "check".
+// runCheck runs the command "check".
 func runCheck(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	c := newCheck()
 	if ok, err := program.Parse(args, c, "settings are flags, see check --help", stderr); !ok {

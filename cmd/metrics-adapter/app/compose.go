@@ -40,11 +40,12 @@ import (
 
 const (
 	httpsPort = 443
-	// maxBeside bounds --compose-concurrency: the rest of maxInFlight is for our own metrics.
+	// maxBeside is the maximum of --compose-concurrency: the rest of maxInFlight is for
+	// callguard's own metrics.
 	maxBeside = maxInFlight / 2
 )
 
-// compose are the settings of an adapter that passes on what it does not know to another.
+// compose has the settings for passing requests for other metrics on to another adapter.
 type compose struct {
 	service     string
 	address     string
@@ -116,13 +117,13 @@ func service(text string) (name types.NamespacedName, port int32, err error) {
 	return types.NamespacedName{Namespace: namespace, Name: bare}, port, nil
 }
 
-// beside is the other adapter and the claim on its APIServices.
+// beside has the other adapter, and the claim on its APIServices.
 type beside struct {
 	delegate *delegate.Delegate
 	theirs   types.NamespacedName
 }
 
-// beside returns nil where there is no other adapter.
+// beside returns nil if there is no other adapter.
 func (o *Options) beside(config *rest.Config, registry prometheus.Registerer, log *slog.Logger) (*beside, error) {
 	c := o.compose
 	if c.service == "" {
@@ -164,7 +165,7 @@ func (o *Options) beside(config *rest.Config, registry prometheus.Registerer, lo
 	return &beside{d, theirs}, nil
 }
 
-// others are the metrics of the other adapter, if there is one.
+// others returns the metrics of the other adapter, if there is one.
 func (b *beside) others() metricsapi.Others {
 	if b == nil {
 		return metricsapi.NoOthers
@@ -172,7 +173,8 @@ func (b *beside) others() metricsapi.Others {
 	return b.delegate.Resources
 }
 
-// handlers has a server pass on what is not ours, behind its own checks of who asks.
+// handlers makes a server pass on requests for other metrics, after its own authentication
+// and authorization.
 func (b *beside) handlers(config *genericapiserver.Config) {
 	if b == nil {
 		return
@@ -182,7 +184,8 @@ func (b *beside) handlers(config *genericapiserver.Config) {
 	}
 }
 
-// run reads the other adapter's metrics and keeps the APIServices ours until ctx is done.
+// run reads the other adapter's metrics and keeps the APIServices for callguard until ctx
+// is done.
 func (b *beside) run(ctx context.Context, o *Options, config *rest.Config, client kubernetes.Interface, keeper *servingcert.Keeper, synced func() bool, registry prometheus.Registerer, log *slog.Logger) error {
 	services, err := apiregistration.NewForConfig(config)
 	if err != nil {

@@ -21,10 +21,10 @@ import (
 )
 
 const (
-	// surelyGone is how long callguard must have been gone before its APIServices are given back:
-	// who applies all of its objects at once takes seconds.
+	// surelyGone is how long callguard must have been gone before its APIServices are given back,
+	// because applying all of its objects takes seconds.
 	surelyGone = 10 * time.Second
-	// leashName is the policy that bounds what the adapter writes.
+	// leashName is the policy that limits what the adapter writes.
 	leashName = "callguard-adapter-leash"
 )
 
@@ -52,7 +52,7 @@ func (h *handBack) Flags() *pflag.FlagSet {
 	return fs
 }
 
-// Validate reports every mistake at once.
+// Validate reports all mistakes.
 func (h *handBack) Validate() error {
 	var m program.Mistakes
 	if _, _, err := service(h.service); err != nil {
@@ -64,7 +64,7 @@ func (h *handBack) Validate() error {
 	return m.Err()
 }
 
-// runHandBack is the command "hand-back".
+// runHandBack runs the command "hand-back".
 func runHandBack(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	h := newHandBack()
 	if ok, err := program.Parse(args, h, "settings are flags, see hand-back --help", stderr); !ok {
@@ -120,8 +120,9 @@ func (h *handBack) run(ctx context.Context, client kubernetes.Interface, service
 	}
 }
 
-// waitGone names an object of an install that stands. It is empty once there has been none
-// for long enough; what is being deleted is waited for.
+// waitGone returns the name of an object of an install that exists. It waits for objects
+// that are being deleted, and returns an empty name once there has been none for long
+// enough.
 func (h *handBack) waitGone(ctx context.Context, client kubernetes.Interface, namespace string) (standing string, err error) {
 	var gone time.Time // since when
 	for {
@@ -144,8 +145,8 @@ func (h *handBack) waitGone(ctx context.Context, client kubernetes.Interface, na
 	}
 }
 
-// installed names one object of an install that stands, and reports whether one is being
-// deleted.
+// installed returns the name of one object of an install that exists, and reports whether
+// one is being deleted.
 func installed(ctx context.Context, client kubernetes.Interface, namespace string) (standing string, going bool, err error) {
 	look := func(what string, is metav1.Object, err error) error {
 		switch {

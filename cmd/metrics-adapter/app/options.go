@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package app puts the metrics-adapter together: flags become options, options
-// become the rooms of the house, and Run starts them. It decides nothing itself.
+// Package app is the program metrics-adapter: it turns flags into options, creates the
+// parts of the program from them, and starts these. It decides nothing itself.
 package app
 
 import (
@@ -19,18 +19,19 @@ import (
 	"github.com/callguard/callguard/pkg/witness/rooms"
 )
 
-// rightsFor is how long a right to read metrics is believed, and so may outlive its
-// withdrawal: numbers of calls are no secret worth a question for every read.
+// rightsFor is how long a right to read metrics is cached, so that it may outlive its
+// withdrawal: numbers of calls are not secret enough to check the right for every read.
 const rightsFor = time.Minute
 
-// waitAfter is how long a caller is without an agent until the call may be one that waits:
-// an agent that was sent is in the room by then, or LiveKit says that it was sent.
+// waitAfter is how long a caller has been without an agent before the call may count as
+// waiting: by then an agent that was sent is in the room, or LiveKit reports that it was
+// sent.
 const waitAfter = 3 * time.Second
 
 // maxReplicas is more than anybody runs.
 const maxReplicas = 100
 
-// Options are what the flags say.
+// Options are the values of the flags.
 type Options struct {
 	base *basecmd.AdapterBase
 
@@ -55,7 +56,7 @@ type Options struct {
 	logLevel program.LogLevel
 }
 
-// NewOptions returns the defaults.
+// NewOptions returns the default options.
 func NewOptions() *Options {
 	o := &Options{
 		base: &basecmd.AdapterBase{Name: "callguard-metrics-adapter", FlagSet: pflag.NewFlagSet("metrics-adapter", pflag.ContinueOnError)},
@@ -74,7 +75,7 @@ func NewOptions() *Options {
 	}
 	o.base.InstallFlags()
 	o.base.SecureServing.BindPort = 10250              // open in every cluster that runs metrics-server
-	o.base.SecureServing.ServerCert.CertDirectory = "" // a certificate is made in memory
+	o.base.SecureServing.ServerCert.CertDirectory = "" // the certificate is created in memory
 	o.base.Authorization.AllowCacheTTL = rightsFor
 	return o
 }
@@ -103,7 +104,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 	return fs
 }
 
-// Validate reports every mistake at once, each with a value that would work.
+// Validate reports all mistakes, each with a value that would work.
 func (o *Options) Validate() error {
 	var m program.Mistakes
 	o.livekit.Validate(&m)
@@ -141,13 +142,13 @@ func (o *Options) Validate() error {
 
 func (o *Options) serviceName() types.NamespacedName { return named(o.service) }
 
-// named is the Service of a text that Validate has read.
+// named returns the Service in a text that Validate has checked.
 func named(text string) types.NamespacedName {
 	name, _, _ := service(text)
 	return name
 }
 
-// selfMadeCertificate reports whether no certificate comes from outside.
+// selfMadeCertificate reports whether no certificate is given by flags.
 func (o *Options) selfMadeCertificate() bool {
 	cert := o.base.SecureServing.ServerCert
 	return cert.CertKey.CertFile == "" && cert.CertKey.KeyFile == "" && cert.CertDirectory == ""

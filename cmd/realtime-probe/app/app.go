@@ -21,10 +21,10 @@ import (
 	"github.com/callguard/callguard/pkg/witness/poll"
 )
 
-// gcPercent trades a little CPU for memory: there is a probe in every pod.
+// gcPercent trades a little CPU for memory: there is a probe in each pod.
 const gcPercent = 30
 
-// How the gate is asked: it is in the same pod.
+// How the gate is asked, which is in the same pod.
 const (
 	callsInterval  = 2 * time.Second
 	callsStaleness = 3 * callsInterval

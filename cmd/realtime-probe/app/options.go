@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package app puts the realtime-probe together: flags become options, options
-// become a prober and, where there is a gate, a reader of its calls. It decides
-// nothing itself.
+// Package app is the program realtime-probe: it turns flags into options, and options into
+// a prober and, if there is a gate, a reader of its calls. It decides nothing itself.
 package app
 
 import (
@@ -29,10 +28,10 @@ const (
 	modeStrict = "strict"
 )
 
-// minInterval is 8640 sessions for a pod and a day.
+// minInterval limits a pod to 8,640 sessions a day.
 const minInterval = 10 * time.Second
 
-// Options are what the flags say.
+// Options are the values of the flags.
 type Options struct {
 	baseURL, model, keyFile string
 	authHeader              string
@@ -49,7 +48,7 @@ type Options struct {
 	logLevel         program.LogLevel
 }
 
-// NewOptions returns the defaults.
+// NewOptions returns the default options.
 func NewOptions(env func(string) string) *Options {
 	return &Options{
 		baseURL:      "wss://api.openai.com/v1",
@@ -96,7 +95,7 @@ func (o *Options) Flags() *pflag.FlagSet {
 	return fs
 }
 
-// Validate reports every mistake at once, each with a value that would work.
+// Validate reports all mistakes, each with a value that would work.
 func (o *Options) Validate() error {
 	var m program.Mistakes
 	if _, err := realtime.ParseBaseURL(o.baseURL); err != nil {
@@ -142,7 +141,7 @@ func (o *Options) Validate() error {
 	return m.Err()
 }
 
-// pod is this pod as the gate's reader knows it; nil where there is no gate.
+// pod returns this pod in the form that the gate's reader takes; nil if there is no gate.
 func (o *Options) pod() (*call.Pod, error) {
 	if o.callsURL == "" {
 		return nil, nil
