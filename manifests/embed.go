@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package manifests holds the admission policies as they are installed, so that drain-guard
-// can tell whether those of its cluster are the same. The code calls them doors. It reads no cluster.
+// Package manifests holds the admission policies as the chart renders them, so that drain-guard can
+// compare those of its cluster with them. The code calls them doors. It does not read a cluster.
 package manifests
 
 import (
@@ -24,7 +24,7 @@ import (
 //go:embed doors.yaml
 var doors string
 
-// What the doors are rendered with, unless the chart is given other values.
+// The default values with which the chart renders the policies.
 const (
 	DefaultNamespace       = "callguard-system"
 	DefaultBreakGlassGroup = "callguard:break-glass"
@@ -32,33 +32,33 @@ const (
 	DefaultAccount         = "drain-guard"
 )
 
-// Values are the values of the chart that stand in the doors.
+// Values are the chart's values that appear in the policies.
 type Values struct {
-	Namespace       string // of the guard
-	Account         string // that the guard runs as, in that namespace
+	Namespace       string // drain-guard's namespace
+	Account         string // drain-guard's service account, in that namespace
 	BreakGlassGroup string
 	Priority        int32 // of PriorityClass callguard-calls
 }
 
-// DefaultValues are those of the files in this folder.
+// DefaultValues returns the values of the files in this folder.
 func DefaultValues() Values {
 	return Values{Namespace: DefaultNamespace, Account: DefaultAccount, BreakGlassGroup: DefaultBreakGlassGroup, Priority: DefaultPriority}
 }
 
-// Doors are the objects that hold calls when no process of callguard runs. Every
-// field that the API server would default is given, so that the spec of each
-// equals that of the object in the cluster.
+// Doors are the admission policies and their bindings, which protect calls even when no
+// process of callguard runs. Every field that the API server would default is set, so that
+// each spec equals that of the object in the cluster.
 type Doors struct {
 	Policies         []*admissionregistrationv1.ValidatingAdmissionPolicy
 	Bindings         []*admissionregistrationv1.ValidatingAdmissionPolicyBinding
 	MutatingPolicies []*admissionregistrationv1.MutatingAdmissionPolicy
 	MutatingBindings []*admissionregistrationv1.MutatingAdmissionPolicyBinding
 	PriorityClass    *schedulingv1.PriorityClass
-	// BudgetOwner owns every PodDisruptionBudget that the guard makes.
+	// BudgetOwner owns every PodDisruptionBudget that drain-guard creates.
 	BudgetOwner *rbacv1.ClusterRole
 }
 
-// Parse returns the doors as the chart renders them with these values.
+// Parse returns the policies as the chart renders them with these values.
 func Parse(v Values) (*Doors, error) {
 	text := strings.NewReplacer(
 		"system:serviceaccount:"+DefaultNamespace+":"+DefaultAccount, "system:serviceaccount:"+v.Namespace+":"+v.Account,
@@ -82,7 +82,7 @@ func parse(text string) (*Doors, error) {
 		}
 		object, _, err := scheme.Codecs.UniversalDeserializer().Decode(document, nil, nil)
 		if runtime.IsMissingKind(err) {
-			continue // the head of the file
+			continue // the comment at the beginning of the file
 		}
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the doors: %w", err)

@@ -2,11 +2,11 @@
 
 package manifests
 
-// development is the version of what is built from a checkout, and that of its chart.
+// development is the version of programs that are built from a checkout, and of its chart.
 const development = "dev"
 
-// version is set by the linker for a release (hack/oci), and by nobody else.
+// version is set only by the linker, for a release (hack/oci).
 var version = development
 
-// Version is the version of callguard that this program is of.
+// Version returns the version of callguard from which this program was built.
 func Version() string { return version }

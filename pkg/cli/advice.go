@@ -12,26 +12,26 @@ import (
 	"github.com/callguard/callguard/pkg/verdict/rules"
 )
 
-// ofRule is the advice on what a rule says of a pod.
+// ofRule returns the advice of a rule.
 func ofRule(rule string) verdict.Advice {
 	if rule == guard.RuleDoors {
 		return verdict.Advice{Waits: "callguard's admission policies", Do: "apply the chart again; kubectl calls doctor says what is missing"}
 	}
-	advice, _ := rules.All().Advice(rule) // the guard's own rules gave the verdict
+	advice, _ := rules.All().Advice(rule) // the verdict is from one of these rules
 	return advice
 }
 
-// notKnownHere stands for the verdict on a pod whose calls this plugin cannot read: what
-// the guard makes of it is not known here.
+// notKnownHere replaces the verdict on a pod whose calls this plugin cannot read: the
+// guard's verdict is not known here.
 const notKnownHere = "without the metrics API its calls are not known here; the guard asks its witnesses itself, and lets it go when all say zero"
 
-// onlyGuardKnows says that a verdict is one of a missing number which the guard does not
+// onlyGuardKnows reports that a verdict depends on a missing number that the guard does not
 // take from the metrics API, and may have.
 func onlyGuardKnows(x guard.Explanation, n counts) bool {
 	return n.unread && x.Verdict.Rule == "unknown"
 }
 
-// adviceOn says what an explained pod waits for, and what an operator can do.
+// adviceOn returns what an explained pod waits for, and what an operator can do.
 func adviceOn(x guard.Explanation) verdict.Advice {
 	switch {
 	case x.Verdict.Rule == "bounds" && x.Verdict.Outcome == verdict.Hold && x.Facts.Pod.CameSince:
@@ -49,8 +49,8 @@ func adviceOn(x guard.Explanation) verdict.Advice {
 	}
 }
 
-// limit says when a pod is let go whatever calls it holds, by the times that objects
-// carry; empty when never, and when it is not held.
+// limit returns when a pod is released whatever calls it holds, by the times in objects;
+// empty if never, or if it is not held.
 func limit(x guard.Explanation) string {
 	if x.Facts.Standing.IsZero() || x.Intent.At.IsZero() || x.State == call.Released {
 		return ""

@@ -28,7 +28,7 @@ import (
 )
 
 const (
-	// requestTimeout bounds a request unless --request-timeout does.
+	// requestTimeout is the time limit of a request, unless --request-timeout is given.
 	requestTimeout = 30 * time.Second
 	// activeCalls is the metric that the metrics-adapter serves.
 	activeCalls = "active_calls"
@@ -36,17 +36,17 @@ const (
 	clientQPS, clientBurst = 50, 100
 )
 
-// cluster is what the verbs read of a cluster.
+// cluster reads a cluster for the commands.
 type cluster struct {
 	client kubernetes.Interface
-	// get reads what client has no types for, by its path.
+	// get reads objects for which client has no types, by their path.
 	get func(ctx context.Context, path string, into any) error
 	// callguard is the namespace of the guard.
 	callguard string
 	now       func() time.Time
 }
 
-// connect makes the clients that the flags describe.
+// connect creates the clients for the flags.
 func (c *common) connect() (*cluster, error) {
 	config, err := c.flags.ToRESTConfig()
 	if err != nil {
@@ -64,7 +64,8 @@ func (c *common) connect() (*cluster, error) {
 	return &cluster{client: client, get: getter(client.Discovery().RESTClient()), callguard: c.callguard, now: time.Now}, nil
 }
 
-// namespace is what -n says, or the kubeconfig; given says that it was -n.
+// namespace returns the namespace of -n or of the kubeconfig; given reports whether it is
+// from -n.
 func (c *common) namespace() (name string, given bool, err error) {
 	name, given, err = c.flags.ToRawKubeConfigLoader().Namespace()
 	if err != nil {
@@ -76,7 +77,7 @@ func (c *common) namespace() (name string, given bool, err error) {
 func getter(client rest.Interface) func(context.Context, string, any) error {
 	return func(ctx context.Context, path string, into any) error {
 		result := client.Get().RequestURI(path).Do(ctx)
-		if err := result.Error(); err != nil { // unlike that of Raw, with the server's own words
+		if err := result.Error(); err != nil { // unlike the error of Raw, it has the server's message
 			return err
 		}
 		text, err := result.Raw()
@@ -124,14 +125,14 @@ func (c *cluster) budgets(ctx context.Context, namespace string) ([]*policyv1.Po
 	return found, nil
 }
 
-// counts are the calls of a namespace's pods, as the metrics API has them.
+// counts has the calls of a namespace's pods, from the metrics API.
 type counts struct {
 	namespace string
 	byPod     map[string]call.Reading
-	// err says why no pod's calls are known.
+	// err is why no pod's calls are known.
 	err error
-	// unread says that it is the API that cannot be read, not the adapter that does not
-	// know. What the guard knows is another question then.
+	// unread reports that the API cannot be read, so that the guard may know more. It is not
+	// set if the adapter answered that it does not know.
 	unread bool
 }
 
@@ -164,7 +165,7 @@ func explainMetrics(err error) error {
 	return fmt.Errorf("the metrics API does not answer: %w", err)
 }
 
-// of is the calls of one pod. What the API leaves out is unknown.
+// of returns the calls of one pod. A pod that the API leaves out is unknown.
 func (c counts) of(pod string) call.Reading {
 	if c.err != nil {
 		return call.Unknown("%s", line(c.err))
@@ -184,7 +185,7 @@ func (c *cluster) reason(ctx context.Context, namespace, pod string) string {
 	return "the metrics API knew nothing of it a moment ago; ask again"
 }
 
-// text is a number of calls as people read it; unknown is a question mark.
+// text returns a number of calls as text; unknown is a question mark.
 func text(r call.Reading) string {
 	n, known := r.Calls()
 	if !known {
@@ -193,7 +194,7 @@ func text(r call.Reading) string {
 	return fmt.Sprint(n)
 }
 
-// words is the same in a sentence.
+// words returns the same for a sentence.
 func words(r call.Reading) string {
 	switch n, known := r.Calls(); {
 	case !known:
@@ -212,11 +213,11 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// administered is what the administrator chose.
+// administered has the administrator's settings.
 type administered struct {
 	settings guard.Settings
 	doors    manifests.Values
-	// note says that these are defaults, and why; empty otherwise.
+	// note is a text that these are defaults, and why; otherwise empty.
 	note string
 }
 
@@ -245,7 +246,7 @@ func (c *cluster) administered(ctx context.Context) administered {
 	return a
 }
 
-// explainer is what says why pods of a namespace stay.
+// explainer returns the Explainer for pods of a namespace.
 func (c *cluster) explainer(a administered, doors error, n counts) guard.Explainer {
 	return guard.Explainer{
 		Client: c.client, Settings: a.settings, Doors: doors, Now: c.now(),

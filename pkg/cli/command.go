@@ -26,18 +26,18 @@ import (
 // The exit codes.
 const (
 	ExitDone = 0
-	// ExitFailed: bad input, an error, a refusal that changed nothing, or a check
-	// that failed.
+	// ExitFailed: bad input, an error, a command that refused to begin, or a check that
+	// failed.
 	ExitFailed = 1
-	// ExitWaiting: a drain ended before its nodes were empty, which stay cordoned; or a
-	// dry run says that it could not end.
+	// ExitWaiting: a drain ended before its nodes were empty, and they stay cordoned; or a dry
+	// run found that the drain could not end.
 	ExitWaiting = 2
-	// ExitWarned: of doctor's checks none failed, and one warned or could not be made.
+	// ExitWarned: none of doctor's checks failed, but one warned or could not be made.
 	ExitWarned = 2
 )
 
-// errWaiting ends a drain that was told to stop, errFailed and errWarned a doctor; what
-// there is to say was said.
+// errWaiting is the result of a drain that was stopped, errFailed and errWarned are results
+// of doctor. Everything was printed already.
 var (
 	errWaiting = errors.New("the node is not empty")
 	errFailed  = errors.New("a check failed")
@@ -63,18 +63,17 @@ func Main(ctx context.Context, args []string, streams genericiooptions.IOStreams
 	return tryExit(err)
 }
 
-// plain writes what does nothing to a terminal: whatever is shown of a cluster, a tenant
-// may have written. It folds lines that are wider than a terminal. JSON and YAML stay what
-// they are.
+// plain makes output safe for a terminal, because a tenant may have written anything that
+// is shown. It folds lines that are wider than the terminal. JSON and YAML are not changed.
 type plain struct {
 	to   io.Writer
-	rest []byte // the beginning of a character
-	// size measures the terminal; nil where the output is none.
+	rest []byte // an incomplete character
+	// size measures the terminal; nil if the output is not a terminal.
 	size func() (columns, lines int)
 }
 
-// clear empties the screen of a terminal, and returns how many lines it has; 0 where the
-// output is none.
+// clear empties the screen of a terminal, and returns how many lines it has; 0 if the
+// output is not a terminal.
 func (p *plain) clear() (lines int) {
 	if p.size == nil {
 		return 0
@@ -101,7 +100,7 @@ func (p *plain) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// common is what every verb has.
+// common has what every command needs.
 type common struct {
 	genericiooptions.IOStreams
 
@@ -137,7 +136,7 @@ func newCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	return cmd
 }
 
-// noWords takes no argument, and says which commands there are.
+// noWords accepts no argument; its error lists the commands.
 func noWords(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -148,7 +147,7 @@ func noWords(cmd *cobra.Command, args []string) error {
 	return fmt.Errorf("there is no command %q; use list, why POD, why node/NODE, plan NODE, drain NODE, status, end POD, doctor, try or version", args[0])
 }
 
-// oneName takes exactly one name.
+// oneName accepts exactly one name.
 func oneName(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -161,7 +160,7 @@ func oneName(what string) cobra.PositionalArgs {
 	}
 }
 
-// flagError adds a value that would work.
+// flagError adds a value that would work to an error about a flag.
 func flagError(cmd *cobra.Command, err error) error {
 	var invalid *pflag.InvalidValueError
 	if !errors.As(err, &invalid) {
@@ -177,7 +176,7 @@ func flagError(cmd *cobra.Command, err error) error {
 	return fmt.Errorf("--%s is %q; use %s", invalid.GetFlag().Name, invalid.GetValue(), use)
 }
 
-// checkOutput takes nothing, or one of these.
+// checkOutput accepts an empty value, or one of the given ones.
 func checkOutput(value string, of ...string) error {
 	if value == "" || slices.Contains(of, value) {
 		return nil
@@ -185,7 +184,7 @@ func checkOutput(value string, of ...string) error {
 	return fmt.Errorf("--output is %q; use %s", value, orOf(of))
 }
 
-// orOf is a list as people write it.
+// orOf returns a list as text: "a, b or c".
 func orOf(of []string) string {
 	if len(of) < 2 {
 		return strings.Join(of, "")
@@ -206,13 +205,14 @@ func checkSelector(value string) error {
 	return nil
 }
 
-// maxLine bounds a line, in bytes: an error may tell of every door.
+// maxLine is the maximum length of a line, in bytes: an error may name every admission
+// policy.
 const maxLine = 4 * call.MaxText
 
-// line is an error in one line.
+// line returns an error in one line.
 func line(err error) string { return oneLine(err.Error()) }
 
 func oneLine(text string) string { return call.Plain(text, maxLine) }
 
-// clock is the time of day that people compare with their own.
+// clock returns the local time of day.
 func clock(t time.Time) string { return t.Local().Format(time.TimeOnly) }

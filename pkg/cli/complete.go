@@ -14,15 +14,15 @@ import (
 )
 
 const (
-	// completer is the name under which kubectl runs a program to complete the arguments of
-	// this plugin.
+	// completer is the name by which kubectl runs a program to complete the arguments of this
+	// plugin.
 	completer = "kubectl_complete-calls"
-	// completeWithin bounds what somebody who has pressed Tab waits for.
+	// completeWithin is the maximum time for a completion.
 	completeWithin = 3 * time.Second
 )
 
-// Args are the arguments of a program that was run under a name: kubectl asks for completion
-// by another name of the same program.
+// Args returns the arguments of a program that was run by some name: kubectl requests
+// completion by another name of the same program.
 func Args(program string, args []string) []string {
 	if strings.TrimSuffix(filepath.Base(program), ".exe") == completer {
 		return append([]string{cobra.ShellCompRequestCmd}, args...)
@@ -30,11 +30,11 @@ func Args(program string, args []string) []string {
 	return args
 }
 
-// names are what completion offers. What cannot be read offers nothing.
+// names returns what completion offers. If it cannot be read, nothing is offered.
 type names func(ctx context.Context, c *cluster, namespace string) ([]string, error)
 
-// complete offers names that are not among the arguments yet; one at most where only one is
-// taken.
+// complete offers names that are not among the arguments yet; if only one is accepted,
+// nothing after the first.
 func (c *common) complete(several bool, of names) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if !several && len(args) > 0 {
@@ -58,13 +58,14 @@ func (c *common) complete(several bool, of names) cobra.CompletionFunc {
 	}
 }
 
-// offered are the names that begin as what was typed, without those that stand there already.
+// offered returns the names that begin with the typed text, without those that are already
+// among the arguments.
 func offered(all, args []string, begun string) []string {
 	slices.Sort(all)
 	return slices.DeleteFunc(all, func(name string) bool { return !strings.HasPrefix(name, begun) || slices.Contains(args, name) })
 }
 
-// nodesToName are the nodes of a cluster.
+// nodesToName returns the nodes of a cluster.
 func nodesToName(ctx context.Context, c *cluster, _ string) ([]string, error) {
 	list, err := c.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: pageSize})
 	if err != nil {
@@ -77,7 +78,7 @@ func nodesToName(ctx context.Context, c *cluster, _ string) ([]string, error) {
 	return all, nil
 }
 
-// podsToName are the guarded pods of a namespace.
+// podsToName returns the guarded pods of a namespace.
 func podsToName(ctx context.Context, c *cluster, namespace string) ([]string, error) {
 	list, err := c.guarded(ctx, namespace, "", "")
 	var all []string
@@ -87,10 +88,11 @@ func podsToName(ctx context.Context, c *cluster, namespace string) ([]string, er
 	return all, err
 }
 
-// allToName are guarded pods, nodes, and the workloads that name callguard.
+// allToName returns guarded pods, nodes, and the workloads with labels or annotations of
+// callguard.
 func allToName(ctx context.Context, c *cluster, namespace string) ([]string, error) {
 	all, err := podsToName(ctx, c, namespace)
-	if nodes, failed := nodesToName(ctx, c, namespace); failed == nil { // who may not read nodes has the pods
+	if nodes, failed := nodesToName(ctx, c, namespace); failed == nil { // without the right to read nodes, pods are still offered
 		for _, name := range nodes {
 			all = append(all, "node/"+name)
 		}

@@ -11,8 +11,8 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// The values of --on-deadline. Neither has the plugin end a call: only the guard lets go of
-// a pod, and only as its workload and the administrator allow.
+// The values of --on-deadline. With neither the plugin itself ends a call: only the guard
+// releases a pod, and only as its workload and the administrator allow.
 const (
 	onDeadlineHold    = "hold"
 	onDeadlineRelease = "release"
@@ -36,8 +36,8 @@ func (o *drainOptions) validateDeadline() error {
 	return nil
 }
 
-// checkRelease says what calls a release at the deadline would cut, and refuses where the
-// guard would hold a pod for longer.
+// checkRelease prints which calls a release at the deadline would cut, and returns an error
+// if the guard would hold a pod for longer.
 func (o *drainOptions) checkRelease(ctx context.Context, a administered, nodes []*emptying) error {
 	if a.note != "" {
 		return fmt.Errorf("%s, so whether pods are let go after %s is not known, and nothing was touched; use --on-deadline=hold", a.note, o.deadline)

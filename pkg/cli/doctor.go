@@ -28,7 +28,7 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// level is how bad a finding is.
+// level is the severity of a finding.
 type level string
 
 const (
@@ -37,18 +37,18 @@ const (
 	fail level = "FAIL"
 )
 
-// mostOfAKind bounds the findings of one check.
+// mostOfAKind is the maximum number of findings of one check.
 const mostOfAKind = 10
 
-// finding is a line of doctor's.
+// finding is a line of doctor's output.
 type finding struct {
 	level level
 	check string
 	what  string
-	do    string // what to do; empty when nothing
+	do    string // what to do; empty if nothing
 }
 
-// Finding is one as doctor -o json shows it.
+// Finding is a finding in the output of doctor -o json.
 type Finding struct {
 	Level string `json:"level"`
 	Check string `json:"check"`
@@ -56,7 +56,7 @@ type Finding struct {
 	Do    string `json:"do,omitempty"`
 }
 
-// FindingList is what doctor -o json shows.
+// FindingList is the output of doctor -o json.
 type FindingList struct {
 	Kind  string    `json:"kind"`
 	Items []Finding `json:"items"`
@@ -101,19 +101,19 @@ func newDoctor(c *common) *cobra.Command {
 	return cmd
 }
 
-// examination makes checks one after the other, and tells what each found when it is done:
-// a check may take long, and people look at what is there.
+// examination runs checks one after the other, and passes on the findings of each as soon
+// as it is done, because a check may take long and people watch the output.
 type examination func(tell func(...finding))
 
-// The columns have room for every level and check, for a line is printed before the next
-// is known.
+// The columns are wide enough for every level and check, because a line is printed before
+// the next is known.
 const (
 	levelColumn = len(fail) + 2
 	checkColumn = len("other-budgets") + 2
 )
 
-// report prints what is found, each line as soon as it is, and returns how bad it is. JSON
-// is one document, at the end.
+// report prints each finding as soon as it is known, and returns an error by the worst one.
+// JSON is one document, printed at the end.
 func report(out io.Writer, examine examination, output string) error {
 	list := FindingList{Kind: "FindingList", Items: []Finding{}}
 	var worst, unwritten error
@@ -144,19 +144,20 @@ func report(out io.Writer, examine examination, output string) error {
 	return cmp.Or(unwritten, worst)
 }
 
-// scene is what several checks read.
+// scene has what several checks read.
 type scene struct {
 	admin      administered
-	namespaces map[string]bool  // that are enabled
-	optIns     map[string]optIn // of those with the label, or of the one that is asked about
+	namespaces map[string]bool  // enabled namespaces
+	optIns     map[string]optIn // of namespaces with the label, or of the requested one
 	pods       []*corev1.Pod    // guarded
 	budgets    []*policyv1.PodDisruptionBudget
-	// held reports whether the policies that hold calls are known to stand. Nothing is
-	// said to be held without.
+	// held reports whether the policies that protect calls are known to be in effect. Without
+	// them no finding says that calls are protected.
 	held bool
 }
 
-// heldAllTheSame ends a sentence about something else that is wrong.
+// heldAllTheSame returns the end of a sentence about something else that is wrong: calls
+// are protected all the same.
 func (s scene) heldAllTheSame() string {
 	if s.held {
 		return "; calls are held all the same"
@@ -164,7 +165,7 @@ func (s scene) heldAllTheSame() string {
 	return ""
 }
 
-// enabledPods are the guarded pods that callguard holds.
+// enabledPods returns the guarded pods in enabled namespaces.
 func (s scene) enabledPods() []*corev1.Pod {
 	return slices.DeleteFunc(slices.Clone(s.pods), func(p *corev1.Pod) bool { return !s.namespaces[p.Namespace] })
 }
@@ -180,14 +181,14 @@ func (s scene) sorted() []string {
 	return names
 }
 
-// examine makes every check it has the rights for.
+// examine runs every check for which there are the rights.
 func (c *cluster) examine(ctx context.Context, namespace string) examination {
 	return func(tell func(...finding)) {
 		s := scene{admin: c.administered(ctx)}
 		server := c.checkServer()
 		if c.absent(ctx, s.admin) {
 			tell(slices.DeleteFunc(server, func(f finding) bool { return f.level == ok })...)
-			s.pods, _ = c.guarded(ctx, namespace, "", "") // without them it is not installed all the same
+			s.pods, _ = c.guarded(ctx, namespace, "", "") // this does not matter for whether callguard is installed
 			tell(notInstalled(s.admin, s.pods))
 			return
 		}
@@ -220,8 +221,9 @@ func (c *cluster) examine(ctx context.Context, namespace string) examination {
 	}
 }
 
-// checkAutoscalers looks for autoscalers that let a guarded workload shrink to none: then
-// no agent answers, no call is made, and nothing ever asks for an agent again.
+// checkAutoscalers looks for mistakes in autoscalers, such as one that scales a guarded
+// workload to zero: then no agent answers, so no call is counted, and the workload never
+// grows again.
 func (c *cluster) checkAutoscalers(ctx context.Context, namespace string, s scene) []finding {
 	const check = "autoscalers"
 	hpas, err := c.client.AutoscalingV2().HorizontalPodAutoscalers(namespace).List(ctx, metav1.ListOptions{})
@@ -263,7 +265,7 @@ func (c *cluster) checkAutoscalers(ctx context.Context, namespace string, s scen
 	return bounded(list, finding{ok, check, "no HorizontalPodAutoscaler may scale a guarded workload to zero", ""})
 }
 
-// makesGuarded reports whether a workload's pods are born guarded.
+// makesGuarded reports whether a workload creates guarded pods.
 func (c *cluster) makesGuarded(ctx context.Context, namespace, kind, name string) (bool, metav1.ObjectMeta, error) {
 	var template corev1.PodTemplateSpec
 	var meta metav1.ObjectMeta
@@ -293,7 +295,7 @@ func (c *cluster) makesGuarded(ctx context.Context, namespace, kind, name string
 	return template.Labels[call.GuardedLabel] == "true", meta, err
 }
 
-// enabledIn says which namespaces are enabled, and what those say that have the label: of
+// enabledIn returns which namespaces are enabled, and the labels of those that have one: of
 // all, or of one.
 func (c *cluster) enabledIn(ctx context.Context, namespace string) (map[string]bool, map[string]optIn, error) {
 	on := map[string]bool{}
@@ -337,7 +339,8 @@ func (c *cluster) checkServer() []finding {
 	return []finding{{ok, check, fmt.Sprintf("%s serves validating and mutating admission policies", version), ""}}
 }
 
-// checkDoors also reports whether the policies that hold calls are known to stand.
+// checkDoors also reports whether the policies that protect calls are known to be in
+// effect.
 func (c *cluster) checkDoors(ctx context.Context, s scene) (list []finding, held bool) {
 	const check = "doors"
 	graceless, err := admission.Check(ctx, c.client, s.admin.doors)
@@ -380,7 +383,7 @@ func (c *cluster) checkGuard(ctx context.Context, s scene) []finding {
 	return []finding{{ok, check, holder + " leads", ""}}
 }
 
-// bounded cuts a list of findings of one check, or says that all is well.
+// bounded shortens the findings of one check, or returns well if there are none.
 func bounded(list []finding, well finding) []finding {
 	if len(list) == 0 {
 		return []finding{well}
@@ -407,7 +410,7 @@ func checkNamespaces(s scene) []finding {
 	}
 	var labelled []string
 	for name, is := range s.optIns {
-		// "false" is somebody's word, and no slip.
+		// "false" is intended, not a mistake.
 		if is.wrong != nil && *is.wrong != "false" {
 			labelled = append(labelled, name)
 		}
@@ -423,7 +426,7 @@ func checkNamespaces(s scene) []finding {
 	return bounded(list, finding{ok, check, fmt.Sprintf("%d enabled, each with its PodDisruptionBudget %s: %s", len(names), guard.BudgetName, some(names)), ""})
 }
 
-// some are the first few names.
+// some returns the first few names as text.
 func some(names []string) string {
 	if more := len(names) - mostOfAKind; more > 0 {
 		return strings.Join(names[:mostOfAKind], ", ") + fmt.Sprintf(" and %d more", more)
@@ -466,7 +469,7 @@ func checkForeign(s scene) []finding {
 	return bounded(list, finding{ok, check, "no other PodDisruptionBudget matches a guarded pod", ""})
 }
 
-// checkPods looks for what weakens pods that are held.
+// checkPods looks for what weakens the protection of pods.
 func (c *cluster) checkPods(ctx context.Context, s scene) []finding {
 	const check = "pods"
 	var short, unlocked, pending, unable, bearing, stuck, unfollowed []*corev1.Pod
@@ -564,8 +567,8 @@ func (c *cluster) failedMounts(ctx context.Context, pods []*corev1.Pod) (map[typ
 // registersWithin is how long a worker may take to be registered with LiveKit.
 const registersWithin = 2 * time.Minute
 
-// gateUnready reports whether the pod's call-gate, by its readiness probe, has had no
-// worker registered with LiveKit for long.
+// gateUnready reports whether, by the readiness probe, the pod's call-gate has had no
+// registered worker for long.
 func gateUnready(pod *corev1.Pod, now time.Time) bool {
 	return pod.Annotations[call.GatePortAnnotation] != "" && pod.DeletionTimestamp == nil &&
 		slices.ContainsFunc(pod.Spec.InitContainers, func(gate corev1.Container) bool {
@@ -576,8 +579,8 @@ func gateUnready(pod *corev1.Pod, now time.Time) bool {
 		})
 }
 
-// whyUnable asks a pod's gate through the API server why no worker is registered. Where
-// that is not allowed, or does not work, it says how to.
+// whyUnable asks a pod's gate, through the API server, why no worker is registered. If that
+// is not allowed or does not work, it returns how to ask.
 func (c *cluster) whyUnable(ctx context.Context, pod *corev1.Pod) (what, do string) {
 	port, err := call.ParseGatePort(pod.Annotations[call.GatePortAnnotation])
 	if err != nil {
@@ -599,7 +602,8 @@ func (c *cluster) whyUnable(ctx context.Context, pod *corev1.Pod) (what, do stri
 	return what, "kubectl get --raw " + path + " says why"
 }
 
-// checkMetricsAPI also reports whether the API, or a version of it, is another adapter's.
+// checkMetricsAPI also reports whether the API, or a version of it, belongs to another
+// adapter.
 func (c *cluster) checkMetricsAPI(ctx context.Context, s scene) (list []finding, others bool) {
 	const check = "metrics-api"
 	ours, theirs := c.callguard+"/"+call.AdapterName, ""
@@ -650,7 +654,8 @@ func (c *cluster) checkMetricsAPI(ctx context.Context, s scene) (list []finding,
 	return []finding{{ok, check, "custom.metrics.k8s.io is available, by Service " + ours + beside, ""}}, false
 }
 
-// checkCalls takes it for no failure that the API is another adapter's and has no calls.
+// checkCalls checks that calls are known. If the API belongs to another adapter, which has
+// no calls, that is no failure.
 func (c *cluster) checkCalls(ctx context.Context, s scene, others bool) []finding {
 	const check = "calls"
 	byNamespace := map[string][]*corev1.Pod{}

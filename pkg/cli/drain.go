@@ -27,25 +27,25 @@ import (
 )
 
 const (
-	// drainPace is how often a drain looks at what is left, and how soon an eviction
-	// that was refused is tried again.
+	// drainPace is how often a drain looks at what is left, and how soon a refused eviction is
+	// tried again.
 	drainPace = 2 * time.Second
-	// lastWords bounds what is read to say how an interrupted drain stands.
+	// lastWords is the time limit for reading the state of an interrupted drain.
 	lastWords = 10 * time.Second
-	// passes bounds how often pods are evicted that came to the node meanwhile.
+	// passes is how often a drain starts again for pods that came to the node meanwhile.
 	passes = 3
-	// leaderPace is how often a drain asks whether a guard leads.
+	// leaderPace is how often a drain checks whether a guard leads.
 	leaderPace = time.Minute
-	// shown bounds the reasons of a refusal, and the pods that are named at the end.
+	// shown is how many reasons of a refusal, and how many remaining pods, are listed.
 	shown = 20
 
 	pageSize = 500
 )
 
-// unprotectedFlag names what it gives up.
+// unprotectedFlag is the flag for going on although calls are not protected.
 const unprotectedFlag = "end-unprotected-calls"
 
-// drainOptions are what the flags of drain say.
+// drainOptions are the values of drain's flags.
 type drainOptions struct {
 	*common
 
@@ -140,7 +140,7 @@ func (o *drainOptions) validate(args []string) error {
 	return checkNodes(args, o.selector, "kubectl calls drain")
 }
 
-// command is the command line that goes on with this drain.
+// command returns the command line that continues this drain.
 func (o *drainOptions) command(nodes ...string) string {
 	var flags []string
 	if o.parallel > 0 && len(nodes) > 1 {
@@ -157,17 +157,17 @@ func (o *drainOptions) command(nodes ...string) string {
 	return strings.Join(slices.Concat([]string{"kubectl calls drain"}, nodes, flags), " ")
 }
 
-// helper is kubectl's own way to drain. It evicts, with each pod's own grace, and
-// never deletes. Whose data would go with it, list says.
+// helper returns kubectl's own drain helper. It evicts with each pod's own grace period,
+// and never deletes. list checks for data that would be lost.
 func (o *drainOptions) helper(ctx context.Context, c *cluster) *drain.Helper {
 	return &drain.Helper{
 		Ctx: ctx, Client: c.client, Force: o.force, GracePeriodSeconds: -1, IgnoreAllDaemonSets: o.ignoreDaemonSets,
 		DeleteEmptyDirData: true, EvictErrorRetryDelay: o.pace, ChunkSize: pageSize,
-		Out: io.Discard, ErrOut: io.Discard, // it says each try; what changes is said here
+		Out: io.Discard, ErrOut: io.Discard, // it prints each try; this program prints only changes
 	}
 }
 
-// list is the pods of a node that a drain takes.
+// list returns the pods of a node that a drain evicts.
 func (o *drainOptions) list(ctx context.Context, c *cluster, node string) ([]*corev1.Pod, string, error) {
 	list, errs := o.helper(ctx, c).GetPodsForDeletion(node)
 	if list == nil {
@@ -206,7 +206,7 @@ func (o *drainOptions) run(ctx context.Context, c *cluster, names ...string) err
 	return err
 }
 
-// begin drains nodes unless a call could be lost.
+// begin starts the drain of nodes, unless a call could be lost.
 func (o *drainOptions) begin(ctx context.Context, c *cluster, to teller, names ...string) error {
 	var nodes []*emptying
 	var pods []*corev1.Pod
@@ -269,7 +269,7 @@ func (o *drainOptions) begin(ctx context.Context, c *cluster, to teller, names .
 	return o.drain(ctx, c, nodes, names)
 }
 
-// tellBegin tells what there is to do. How many calls there are is not known yet.
+// tellBegin reports what there is to do. The number of calls is not known yet.
 func (e *emptying) tellBegin() {
 	left := Left{Pods: len(e.pods), Of: len(e.pods)}
 	for _, pod := range e.pods {
@@ -280,7 +280,7 @@ func (e *emptying) tellBegin() {
 	e.progress.tell(Event{Event: begins, Node: e.node.Name, Text: plural(len(e.pods), "pod") + " to leave it", Left: &left})
 }
 
-// cordon keeps new pods from a node, unless that was done.
+// cordon cordons a node, unless it is cordoned already.
 func (o *drainOptions) cordon(ctx context.Context, c *cluster, e *emptying) error {
 	if e.begun {
 		return nil
@@ -297,7 +297,7 @@ func (o *drainOptions) cordon(ctx context.Context, c *cluster, e *emptying) erro
 	return nil
 }
 
-// drain empties nodes, of which those whose turn it is at once are cordoned.
+// drain empties nodes. Those that come first are cordoned already.
 func (o *drainOptions) drain(ctx context.Context, c *cluster, nodes []*emptying, names []string) error {
 	began := c.now()
 	bounded, cancel := ctx, context.CancelFunc(func() {})
@@ -348,8 +348,8 @@ func (o *drainOptions) drain(ctx context.Context, c *cluster, nodes []*emptying,
 	return fmt.Errorf("%s; go on with: %s", strings.Join(errs, "; "), o.command(names...))
 }
 
-// empty evicts pods until none is left, and says how many went. Pods that were on
-// their way to the node when it was cordoned are taken in the next pass.
+// empty evicts pods until none is left, and returns how many left. Pods that were just
+// being scheduled to the node when it was cordoned are evicted in the next pass.
 func (o *drainOptions) empty(ctx context.Context, c *cluster, w *progress, node string) (gone int, err error) {
 	for range passes {
 		pods, _, err := o.list(ctx, c, node)
@@ -368,8 +368,8 @@ func (o *drainOptions) empty(ctx context.Context, c *cluster, w *progress, node 
 	return gone, err
 }
 
-// severalBudgets names the PodDisruptionBudgets of a pod that has more than one; empty
-// otherwise, and where that is not known.
+// severalBudgets returns the names of the PodDisruptionBudgets of a pod that has more than
+// one; otherwise, or if that is not known, the node is empty.
 func (c *cluster) severalBudgets(ctx context.Context, pod *corev1.Pod) string {
 	is, err := c.client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
 	if err != nil {
@@ -402,7 +402,7 @@ func (c *cluster) severalBudgets(ctx context.Context, pod *corev1.Pod) string {
 	return fmt.Sprintf("PodDisruptionBudgets %s match it; %s", strings.Join(names, ", "), do)
 }
 
-// interrupted says how a drain stands that ends before its nodes are empty.
+// interrupted reports the state of a drain that ends before its nodes are empty.
 func (o *drainOptions) interrupted(ctx context.Context, timeout bool, nodes []*emptying) error {
 	ctx, cancel := context.WithTimeout(ctx, lastWords)
 	defer cancel()
@@ -454,32 +454,32 @@ type progress struct {
 	cluster *cluster
 	admin   administered
 	node    string
-	// leaderless says that no guard led when watchLeader asked last.
+	// leaderless reports that no guard led when watchLeader last asked.
 	leaderless bool
 	doors      error // what is wrong with the policies
 	doorsRead  time.Time
-	// several says that other nodes are drained beside this one.
+	// several reports that other nodes are drained at the same time.
 	several bool
-	// unprotected says of namespaces that are not enabled why.
+	// unprotected has, by namespace, why calls are not protected there.
 	unprotected map[string]string
 
 	to   teller
 	mu   sync.Mutex
-	last map[string]string // what was told, by what it is about
+	last map[string]string // what was last reported, by subject
 }
 
 func newProgress(c *cluster, a administered, to teller, node string) *progress {
 	return &progress{cluster: c, admin: a, node: node, to: to, last: map[string]string{}}
 }
 
-// tell tells of an event that is now.
+// tell reports an event with the present time.
 func (w *progress) tell(e Event) {
 	e.Time = w.cluster.now()
 	w.to.tell(e)
 }
 
-// watchLeader says when no guard leads any more, and when one does again, until ctx is
-// done. It begins after a pause, for one led when the drain began.
+// watchLeader reports, until ctx is done, when no guard leads any more, and when one does
+// again. It begins with a pause, because a guard led when the drain began.
 func (w *progress) watchLeader(ctx context.Context, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -503,7 +503,7 @@ func (w *progress) watchLeader(ctx context.Context, every time.Duration) {
 	}
 }
 
-// about begins a line that is about the node.
+// about returns the beginning of a line about the node.
 func (w *progress) about() string {
 	if w.several {
 		return "node/" + w.node + ": "
@@ -511,8 +511,8 @@ func (w *progress) about() string {
 	return ""
 }
 
-// withCalls ends a line about pods: how many calls those have of which they are known, and
-// of how many pods they are not. Then there may be more.
+// withCalls returns the end of a line about pods: how many calls they have, and for how
+// many pods that is unknown, so that there may be more.
 func withCalls(calls, unknown int) string {
 	switch {
 	case unknown == 0:
@@ -524,7 +524,7 @@ func withCalls(calls, unknown int) string {
 	}
 }
 
-// changed tells of something on the node, unless that was told of it last.
+// changed reports something on the node, unless the last report about it was the same.
 func (w *progress) changed(about string, e Event) {
 	w.mu.Lock()
 	same := w.last[about] == e.Text
@@ -536,7 +536,7 @@ func (w *progress) changed(about string, e Event) {
 	}
 }
 
-// standing is how a pod stands in a drain.
+// standing is the state of a pod in a drain.
 type standing struct {
 	pod     *corev1.Pod
 	guarded bool
@@ -548,10 +548,9 @@ type standing struct {
 	intent call.Intent
 	rule   string
 	advice verdict.Advice
-	// unread says that the metrics API could not be read, which is not the guard's only
-	// source.
+	// unread reports that the metrics API could not be read, which is not the guard's source.
 	unread bool
-	// unprotected says that the pod's namespace is not enabled: its calls end with it.
+	// unprotected is why the pod's calls are not protected: its namespace is not enabled.
 	unprotected string
 }
 
@@ -584,18 +583,18 @@ func (s standing) String() string {
 	return text
 }
 
-// counts reports whether the pod's calls matter. A pod that was let go ends, and is
-// soon not asked any more; only what it is known to hold is said then.
+// counts reports whether the pod's calls matter. A released pod ends and is soon not asked
+// any more, so only calls that it is known to hold are shown.
 func (s standing) counts() bool {
 	n, _ := s.calls.Calls()
 	return s.guarded && s.unprotected == "" && (s.state != call.Released || n > 0)
 }
 
-// doorsEvery is how often a drain reads the policies, of which there are fifteen: the guard
-// looks at them all the time, and its Events say what is wrong.
+// doorsEvery is how often a drain reads the fifteen policies. The guard checks them
+// continuously, and its Events say what is wrong.
 const doorsEvery = 30 * time.Second
 
-// standings says how pods stand.
+// standings returns the states of pods.
 func (w *progress) standings(ctx context.Context, pods []*corev1.Pod) []standing {
 	c := w.cluster
 	byNamespace := map[string][]*corev1.Pod{}
@@ -604,7 +603,7 @@ func (w *progress) standings(ctx context.Context, pods []*corev1.Pod) []standing
 	}
 	if c.now().Sub(w.doorsRead) >= doorsEvery {
 		if w.doors = c.doorsKnown(ctx, w.admin); w.doors == nil {
-			w.doorsRead = c.now() // what is wrong is soon mended, or was not so
+			w.doorsRead = c.now() // an error may soon be fixed, or may have been wrong
 		}
 	}
 	var list []standing
@@ -621,7 +620,7 @@ func (w *progress) standings(ctx context.Context, pods []*corev1.Pod) []standing
 				w.changed("why in "+namespace, Event{Event: waits, Text: "why pods of namespace " + namespace + " stay is not known: " + line(err)})
 			}
 			coming := sync.OnceValue(func() replacements {
-				r, _ := c.replacements(ctx, namespace) // without, the reason is the guard's alone
+				r, _ := c.replacements(ctx, namespace) // without them, only the guard's reason is shown
 				return r
 			})
 			for _, x := range explained {
@@ -643,7 +642,7 @@ func (w *progress) standings(ctx context.Context, pods []*corev1.Pod) []standing
 		budgets, err := c.budgets(ctx, namespace)
 		for _, pod := range mine {
 			s := held[string(pod.UID)]
-			s.pod = cmp.Or(s.pod, pod) // what was explained was read later
+			s.pod = cmp.Or(s.pod, pod) // the explained pod was read later
 			s.guarded, s.state = isGuarded(pod), call.StateOf(s.pod.Labels, s.pod.Annotations)
 			s.unprotected, s.unread = "", counted.unread
 			if s.guarded {

@@ -14,8 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// foretell says what a drain would do, and what it would wait for that does not end by
-// itself: calls that are not known, and replacements that find no place.
+// foretell prints what a drain would do, and what it would wait for that does not end by
+// itself: unknown calls, and replacements without room on other nodes.
 func (o *drainOptions) foretell(ctx context.Context, c *cluster, nodes []*emptying) error {
 	var all []standing
 	for _, e := range nodes {
@@ -39,8 +39,8 @@ func (o *drainOptions) foretell(ctx context.Context, c *cluster, nodes []*emptyi
 	return nil
 }
 
-// notKnown says of how many pods the calls are not known; blind reports whether the guard
-// knows no more, so that a drain could not end as things are.
+// notKnown returns text about how many pods have unknown calls; blind reports that the
+// guard does not know them either, so that a drain could not end.
 func notKnown(list []standing) (blind bool, text string) {
 	unknown, unread, example := 0, 0, standing{}
 	for _, s := range list {
@@ -64,8 +64,8 @@ func notKnown(list []standing) (blind bool, text string) {
 	}
 }
 
-// ask evicts each pod once, and leaves the rest to callguard, which lets go of each
-// guarded pod after its last call and deletes it.
+// ask evicts each pod once, and leaves the rest to callguard, which releases each guarded
+// pod after its last call and deletes it.
 func (o *drainOptions) ask(ctx context.Context, c *cluster, nodes []*emptying) error {
 	var errs []error
 	guarded, others := 0, 0
@@ -98,7 +98,7 @@ func (o *drainOptions) ask(ctx context.Context, c *cluster, nodes []*emptying) e
 	}
 	resume := o.command(names...)
 	text = append(text, "To see what is left: kubectl calls status "+strings.Join(names, " "), "To go on: "+resume)
-	left.Pods, left.UnknownPods = guarded+others+len(errs), guarded // how many calls they have was not asked
+	left.Pods, left.UnknownPods = guarded+others+len(errs), guarded // their calls were not read
 	nodes[0].progress.tell(Event{Event: asked, Text: strings.Join(text, "\n"), Left: &left, Resume: resume})
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%s", line(err))
@@ -106,7 +106,7 @@ func (o *drainOptions) ask(ctx context.Context, c *cluster, nodes []*emptying) e
 	return nil
 }
 
-// noPlaces says which replacements of guarded pods would find no place on other nodes.
+// noPlaces returns which replacements of guarded pods would find no room on other nodes.
 func (c *cluster) noPlaces(ctx context.Context, nodes []*emptying, list []standing) []string {
 	var pods []*corev1.Pod
 	for _, s := range list {

@@ -22,15 +22,15 @@ import (
 )
 
 const (
-	// ReasonEndedByHand is that of the Event which says who ended a pod that was held, and why.
+	// ReasonEndedByHand is the reason of the Event about who ended a held pod, and why.
 	ReasonEndedByHand = "EndedByHand"
-	// endSource is the source of such an Event.
+	// endSource is the source of that Event.
 	endSource = "kubectl-calls"
-	// maxEvent bounds its text, as Kubernetes does.
+	// maxEvent is the maximum length of its text, by Kubernetes' rules.
 	maxEvent = 1024
 )
 
-// endOptions are what the flags of end say.
+// endOptions are the values of end's flags.
 type endOptions struct {
 	*common
 
@@ -100,7 +100,7 @@ func (o *endOptions) run(ctx context.Context, c *cluster, namespace, name string
 			return err
 		}
 	}
-	// Without a grace of its own: the pod's.
+	// No grace period is given, so the pod's own applies.
 	if err := c.client.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}}); err != nil {
 		return fmt.Errorf("pod %s/%s was not ended: %w", namespace, name, err)
 	}
@@ -111,7 +111,7 @@ func (o *endOptions) run(ctx context.Context, c *cluster, namespace, name string
 	return nil
 }
 
-// held says how many calls a pod holds; not known is not none.
+// held returns text about how many calls a pod holds; unknown is not zero.
 func held(calls call.Reading) string {
 	switch n, known := calls.Calls(); {
 	case !known:
@@ -123,7 +123,7 @@ func held(calls call.Reading) string {
 	}
 }
 
-// ask wants the pod's name typed: a line that was pasted ends no call.
+// ask makes the user type the pod's name, so that a pasted line ends no call.
 func (o *endOptions) ask(name string) error {
 	_, _ = fmt.Fprint(o.Out, "To end it, type the pod's name: ")
 	text, err := bufio.NewReader(o.In).ReadString('\n')
@@ -136,7 +136,7 @@ func (o *endOptions) ask(name string) error {
 	return errors.New("that is not its name; nothing was changed")
 }
 
-// event says who ended a pod, with how many calls, and why.
+// event returns the Event about who ended a pod, with how many calls, and why.
 func (o *endOptions) event(pod *corev1.Pod, who string, calls call.Reading, now time.Time) *corev1.Event {
 	at := metav1.NewTime(now)
 	return &corev1.Event{

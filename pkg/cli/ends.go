@@ -17,37 +17,37 @@ import (
 )
 
 const (
-	// untilIdle is the metric that foretells when calls are over.
+	// untilIdle is the metric with the estimate of when calls end.
 	untilIdle = "seconds_until_idle"
-	// endsPace is how often a drain asks for it.
+	// endsPace is how often a drain reads it.
 	endsPace = 30 * time.Second
-	// Two foretold times are the same to people if they differ by less.
+	// Two estimates that differ by less count as equal.
 	sameTime = time.Minute
 )
 
-// The chances for which a time is foretold.
+// The quantiles that are estimated.
 const (
 	half     = 0.5
 	mostly   = 0.9
 	notInIt  = "Calls that begin before the pods stop taking any, and the time that replacements take, are not in it."
 	asBefore = "by how long calls lasted before"
 
-	// notKnownIs stands between a metric and the reason for which it is not known.
+	// notKnownIs is the text between a metric and the reason why it is not known.
 	notKnownIs = " is not known: "
 )
 
-// Ends is when calls that are held now are over, as plan -o json shows it.
+// Ends is when the present calls will have ended, as plan -o json shows it.
 type Ends struct {
-	// MedianSeconds is in how many seconds they are in half of such cases, and P90Seconds in
-	// nine of ten. Both are null where that is not known, and Unknown says why.
+	// MedianSeconds is in how many seconds they will have ended with a probability of a half,
+	// and P90Seconds with nine tenths. Both are null if that is not known, and Unknown is why.
 	MedianSeconds *int64 `json:"medianSeconds"`
 	P90Seconds    *int64 `json:"p90Seconds"`
 	Unknown       string `json:"unknown,omitempty"`
 }
 
-// ends asks when the calls of nodes are over. Of several nodes each is asked for a chance
-// that is so much better that together they have the chance wanted: the answer for all is
-// then never too early for what each says of itself.
+// ends estimates when the calls of nodes will have ended. With several nodes, each is asked
+// for a higher quantile, so that the latest answer has the wanted probability for all
+// together.
 func (c *cluster) ends(ctx context.Context, nodes []string) Ends {
 	all := func(chance float64) (*int64, error) {
 		latest := int64(0)
@@ -71,7 +71,8 @@ func (c *cluster) ends(ctx context.Context, nodes []string) Ends {
 	return Ends{MedianSeconds: median, P90Seconds: p90}
 }
 
-// untilIdle asks the metrics API in how many seconds a resource holds no call, with a chance.
+// untilIdle asks the metrics API in how many seconds a resource will hold no call, for a
+// quantile.
 func (c *cluster) untilIdle(ctx context.Context, resource string, chance float64) (int64, error) {
 	path := fmt.Sprintf("/apis/%s/%s/%s?metricLabelSelector=%s", v1beta2.SchemeGroupVersion, resource, untilIdle, url.QueryEscape(fmt.Sprintf("quantile=%.4g", chance)))
 	var list v1beta2.MetricValueList
@@ -89,7 +90,7 @@ func (c *cluster) untilIdle(ctx context.Context, resource string, chance float64
 	return list.Items[0].Value.Value(), nil
 }
 
-// sentence says when the calls are over, and what is not in that.
+// sentence returns when the calls will have ended, and what that does not include.
 func (e Ends) sentence(now time.Time) string {
 	if e.MedianSeconds == nil {
 		return "When the calls are over is not known: " + e.Unknown
@@ -97,7 +98,7 @@ func (e Ends) sentence(now time.Time) string {
 	return fmt.Sprintf("%s, %s. %s", e.short(now), asBefore, notInIt)
 }
 
-// short says when the calls are over.
+// short returns when the calls will have ended.
 func (e Ends) short(now time.Time) string {
 	at := func(seconds int64) string {
 		after := time.Duration(seconds) * time.Second
@@ -106,7 +107,7 @@ func (e Ends) short(now time.Time) string {
 	return fmt.Sprintf("The calls held now are over by %s in half of such cases, by %s in nine of ten", at(*e.MedianSeconds), at(*e.P90Seconds))
 }
 
-// later is the same when some of the time is over.
+// later returns the same after some time has passed.
 func (e Ends) later(by time.Duration) Ends {
 	less := func(seconds int64) *int64 {
 		left := max(0, seconds-int64(by/time.Second))
@@ -115,13 +116,13 @@ func (e Ends) later(by time.Duration) Ends {
 	return Ends{MedianSeconds: less(*e.MedianSeconds), P90Seconds: less(*e.P90Seconds)}
 }
 
-// by is the time by which calls are over in half of such cases.
+// by returns the time by which calls will have ended with a probability of a half.
 func (e Ends) by(now time.Time) time.Time {
 	return now.Add(time.Duration(*e.MedianSeconds) * time.Second)
 }
 
-// watchEnds says when the calls of nodes are over, at first and when that has changed by
-// more than a tenth of what is left.
+// watchEnds reports when the calls of nodes will have ended: at first, and whenever that
+// has changed by more than a tenth of the remaining time.
 func (w *progress) watchEnds(ctx context.Context, nodes []string, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()

@@ -20,18 +20,19 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// A drain looks at a node every pace with one request. With each look it may send
-// evictionsPerLook evictions more: a pod that may go is known by its label, and the guard
-// deletes one that nobody evicts. Why pods stay takes some ten requests for each namespace,
-// and is asked every explainLooks looks. Together that is fewer than 5 requests a second on
-// average, however many pods there are.
+// A drain looks at a node every pace with one request. With each look it may send up to
+// evictionsPerLook evictions. That is enough, because released pods are recognized by their
+// label and evicted first, and the guard deletes a released pod that nobody evicts. Finding
+// out why pods stay takes about ten requests for each namespace, and happens every
+// explainLooks looks. Together these are fewer than 5 requests a second on average, however
+// many pods there are.
 const (
 	evictionsPerLook = 2
 	explainLooks     = 3
 )
 
-// evict has pods leave their node, and shows what changes until all are gone. One that
-// cannot be evicted is told at once, and keeps no other.
+// evict evicts pods, and reports changes until all are gone. A pod that cannot be evicted
+// is reported at once, and does not delay others.
 func (o *drainOptions) evict(ctx context.Context, c *cluster, w *progress, pods []*corev1.Pod) error {
 	tried, failed := map[types.UID]int{}, map[types.UID]error{}
 	allowed := len(pods)
@@ -71,7 +72,7 @@ func (o *drainOptions) evict(ctx context.Context, c *cluster, w *progress, pods 
 	}
 }
 
-// nextToEvict has pods first that were let go, then those that were tried less.
+// nextToEvict sorts released pods first, then those with fewer tries.
 func nextToEvict(a, b *corev1.Pod, tried map[types.UID]int) int {
 	if x, y := call.IsReleased(a.Labels), call.IsReleased(b.Labels); x != y {
 		if x {
@@ -82,7 +83,7 @@ func nextToEvict(a, b *corev1.Pod, tried map[types.UID]int) int {
 	return cmp.Compare(tried[a.UID], tried[b.UID])
 }
 
-// namespaces is how many namespaces pods are in, and at least one.
+// namespaces returns in how many namespaces pods are, but at least one.
 func namespaces(pods []*corev1.Pod) int {
 	names := map[string]bool{}
 	for _, pod := range pods {
@@ -91,9 +92,9 @@ func namespaces(pods []*corev1.Pod) int {
 	return max(1, len(names))
 }
 
-// evictOnce asks for a pod's eviction, with its own grace. It returns an error only where
-// another try would change nothing. While a pod has two budgets Kubernetes answers 500,
-// which ends when one of them is deleted.
+// evictOnce requests a pod's eviction, with its own grace period. It returns an error only
+// if another try would be useless. While a pod has two budgets, Kubernetes answers 500
+// until one of them is deleted.
 func (o *drainOptions) evictOnce(ctx context.Context, c *cluster, w *progress, pod *corev1.Pod) error {
 	name := pod.Namespace + "/" + pod.Name
 	err := o.helper(ctx, c).EvictPod(*pod, policyv1.SchemeGroupVersion)
@@ -113,13 +114,13 @@ func (o *drainOptions) evictOnce(ctx context.Context, c *cluster, w *progress, p
 	return fmt.Errorf("pod %s cannot be evicted: %w", name, err)
 }
 
-// passing reports whether an error is of an API server that does not answer for now.
+// passing reports whether an error means that the API server is temporarily unavailable.
 func passing(err error) bool {
 	var status apierrors.APIStatus
 	return !errors.As(err, &status) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) || apierrors.IsServiceUnavailable(err)
 }
 
-// left reads which of the pods are on the node still, and says who is gone.
+// left returns which of the pods are still on the node, and reports which are gone.
 func (w *progress) left(ctx context.Context, pods []*corev1.Pod) ([]*corev1.Pod, error) {
 	list, err := w.cluster.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", w.node).String()})
 	if err != nil {
@@ -144,7 +145,8 @@ func (w *progress) left(ctx context.Context, pods []*corev1.Pod) ([]*corev1.Pod,
 	return left, nil
 }
 
-// show says what has changed of pods, of which there were so many, since it was shown last.
+// show reports what has changed about the pods since the last time; of is their number at
+// the beginning.
 func (w *progress) show(ctx context.Context, left []*corev1.Pod, of int) {
 	standings := w.standings(ctx, left)
 	if ctx.Err() != nil {

@@ -15,7 +15,8 @@ import (
 // mistake is something that is wrong with an autoscaler, and what would be right.
 type mistake struct{ what, do string }
 
-// hpaMistakes are those of an autoscaler of guarded pods, whose workload has this metadata.
+// hpaMistakes returns the mistakes in an autoscaler of guarded pods, whose workload has
+// this metadata.
 func hpaMistakes(hpa *autoscalingv2.HorizontalPodAutoscaler, of metav1.ObjectMeta) (list []mistake) {
 	for _, m := range hpa.Spec.Metrics {
 		var name string
@@ -43,16 +44,17 @@ func hpaMistakes(hpa *autoscalingv2.HorizontalPodAutoscaler, of metav1.ObjectMet
 	return list
 }
 
-// misspelt reports whether a metric is meant to be one of callguard's and is none. Whatever
-// another adapter makes of callguard's own series for Prometheus begins with its prefix.
+// misspelt reports whether a metric looks like one of callguard's and is none. Metrics that
+// another adapter derives from callguard's series in Prometheus begin with their prefix.
 func misspelt(name string) bool {
 	served := []string{activeCalls, "busy_pods", "draining_pods", "waiting_calls", untilIdle}
 	plain := strings.ToLower(name)
 	return !slices.Contains(served, name) && strings.Contains(plain, "call") && !strings.HasPrefix(plain, "callguard_")
 }
 
-// appliesReplicas is who applies spec.replicas of a workload from a file, by server-side
-// apply; empty where nobody does. Who updated it once does not come back to it.
+// appliesReplicas returns who applies spec.replicas of a workload by server-side apply;
+// empty if nobody does. Managers that only updated it do not matter, because they do not
+// write it again.
 func appliesReplicas(of metav1.ObjectMeta) string {
 	for _, entry := range of.ManagedFields {
 		if entry.Operation != metav1.ManagedFieldsOperationApply || entry.Subresource != "" || entry.FieldsV1 == nil {

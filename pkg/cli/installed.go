@@ -19,8 +19,8 @@ import (
 // installs is the command that installs callguard.
 const installs = "helm install callguard charts/callguard --namespace callguard-system --create-namespace"
 
-// absent reports whether callguard is not in the cluster at all: no guard, no policy, no
-// lease that a guard holds. What may not be read may be there.
+// absent reports whether callguard is not installed at all: no guard, no policy, no lease
+// that a guard holds. What may not be read may exist.
 func (c *cluster) absent(ctx context.Context, a administered) bool {
 	if _, err := c.client.AppsV1().Deployments(c.callguard).Get(ctx, call.GuardName, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		return false
@@ -45,7 +45,7 @@ func (c *cluster) absent(ctx context.Context, a administered) bool {
 	return true
 }
 
-// notInstalled says so, and how to change it.
+// notInstalled returns the finding that callguard is not installed, and how to install it.
 func notInstalled(a administered, guarded []*corev1.Pod) finding {
 	what := fmt.Sprintf("it is not installed: there is no Deployment %s/%s, and no admission policy of callguard's", a.doors.Namespace, call.GuardName)
 	if len(guarded) > 0 {

@@ -12,8 +12,9 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// keepsData reports whether data in an emptyDir volume would go with a pod. The journal of
-// a call-gate is no such data: it has the pod's own calls, which are over when it goes.
+// keepsData reports whether data in an emptyDir volume would be lost with a pod. The
+// journal of a call-gate does not count: it has the pod's own calls, which have ended by
+// then.
 func keepsData(pod *corev1.Pod) bool {
 	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 		return false
@@ -21,8 +22,8 @@ func keepsData(pod *corev1.Pod) bool {
 	return slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.EmptyDir != nil && !isJournal(pod, v.Name) })
 }
 
-// isJournal reports whether nobody but a call-gate mounts a volume of a guarded pod, and
-// that as its journal.
+// isJournal reports whether a volume of a guarded pod is only mounted by a call-gate, as
+// its journal.
 func isJournal(pod *corev1.Pod, volume string) bool {
 	if !isGuarded(pod) || pod.Annotations[call.GatePortAnnotation] == "" {
 		return false
@@ -42,8 +43,8 @@ func isJournal(pod *corev1.Pod, volume string) bool {
 	return found
 }
 
-// journalOf is the folder of a call-gate's journal; empty where a container is none, or
-// has none.
+// journalOf returns the folder of a call-gate's journal; empty if a container is not a
+// call-gate, or has no journal.
 func journalOf(c corev1.Container) string {
 	words := slices.Concat(c.Command, c.Args)
 	for i, word := range words {

@@ -44,14 +44,15 @@ const (
 	byAge   = "age"
 )
 
-// watchPace is how often list -w looks at most. For each request that a look took it waits
-// three fifths of that: however many pods there are, it makes fewer than one a second.
+// watchPace is the minimum pause of list -w between two looks. For each request that a look
+// took, it waits three fifths of that, so that it makes fewer than one request a second,
+// however many pods there are.
 const watchPace = 2 * time.Second
 
-// nothing stands where there is nothing to say.
+// nothing is shown for an empty value.
 const nothing = "-"
 
-// listOptions are what the flags of list say.
+// listOptions are the values of list's flags.
 type listOptions struct {
 	*common
 
@@ -105,21 +106,21 @@ func (o *listOptions) validate() error {
 	return checkSelector(o.selector)
 }
 
-// Pod is a guarded pod as -o json and yaml show it.
+// Pod is a guarded pod in the output of -o json and yaml.
 type Pod struct {
 	Namespace string    `json:"namespace"`
 	Name      string    `json:"name"`
 	UID       types.UID `json:"uid"`
 	Node      string    `json:"node,omitempty"`
-	// Enabled reports whether callguard holds calls in its namespace; null when that
-	// could not be read.
+	// Enabled reports whether callguard protects calls in its namespace; null if that could
+	// not be read.
 	Enabled *bool      `json:"enabled"`
 	State   call.State `json:"state"`
-	// Calls is null when it is not known, and Unknown says why.
+	// Calls is null if it is not known, and Unknown is why.
 	Calls   *int       `json:"calls"`
 	AsOf    *time.Time `json:"asOf,omitempty"`
 	Unknown string     `json:"unknown,omitempty"`
-	// Intent and Since say why it leaves, and since when.
+	// Intent and Since are why it leaves, and since when.
 	Intent    call.Intent    `json:"intent,omitempty"`
 	Since     *time.Time     `json:"since,omitempty"`
 	Created   time.Time      `json:"created"`
@@ -127,7 +128,7 @@ type Pod struct {
 	Witnesses []call.Witness `json:"witnesses"`
 }
 
-// PodList is what -o json and yaml show.
+// PodList is the output of -o json and yaml.
 type PodList struct {
 	Kind  string `json:"kind"`
 	Items []Pod  `json:"items"`
@@ -154,12 +155,12 @@ func (o *listOptions) run(cmd *cobra.Command, _ []string) error {
 	return o.list(cmd, c, namespace)
 }
 
-// look is what a list sees.
+// look is the result of one look.
 type look struct {
 	pods    PodList
 	found   map[string]counts // by namespace
-	enabled error             // why it is not known which namespaces are enabled
-	// requests is how many it took.
+	enabled error             // why enabled namespaces are not known
+	// requests is how many requests it took.
 	requests int
 }
 
@@ -194,7 +195,7 @@ func (o *listOptions) look(ctx context.Context, c *cluster, namespace string) (l
 	return look{pods: list, found: byNamespace, enabled: enabledErr, requests: len(found)/pageSize + 1 + len(names) + requests}, nil
 }
 
-// compare sorts pods as --sort-by says.
+// compare sorts pods by --sort-by.
 func (o *listOptions) compare(a, b Pod) int {
 	first := 0
 	switch o.sortBy {
@@ -252,8 +253,8 @@ func none(namespace string) string {
 	return fmt.Sprintf("No guarded pods found in namespace %s.", namespace)
 }
 
-// watching shows the list until ctx is done: in place on a terminal, and elsewhere when
-// something has changed but the ages.
+// watching shows the list until ctx is done: in place on a terminal, and elsewhere again
+// whenever something other than ages has changed.
 func (o *listOptions) watching(ctx context.Context, c *cluster, namespace string) error {
 	last := ""
 	for {
@@ -293,18 +294,18 @@ func (o *listOptions) watching(ctx context.Context, c *cluster, namespace string
 	}
 }
 
-// unaged is the same as long as nothing but time changes.
+// unaged returns a text that is the same as long as only ages change.
 func (l PodList) unaged() string {
 	items := slices.Clone(l.Items)
 	for i := range items {
 		items[i].AsOf = nil
 	}
-	text, _ := json.Marshal(items) // of what -o json shows
+	text, _ := json.Marshal(items) // of the output of -o json
 	return string(text)
 }
 
-// cut leaves out the lines that a screen has no room for, and says how many; of no screen
-// none.
+// cut leaves out the lines for which a screen has no room, and adds how many. Without a
+// screen it changes nothing.
 func cut(text string, lines int) string {
 	all := strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n")
 	if lines < 2 || len(all) <= lines {
@@ -313,9 +314,9 @@ func cut(text string, lines int) string {
 	return strings.Join(all[:lines-1], "") + fmt.Sprintf("and %d lines more\n", len(all)-lines+1)
 }
 
-// describe gathers what is shown of a pod.
+// describe gathers what is shown about a pod.
 func describe(pod *corev1.Pod, calls call.Reading) Pod {
-	known, _ := pods.FromPod(pod) // a setting that is not understood has its default, and an Event
+	known, _ := pods.FromPod(pod) // for an invalid setting the default applies, and there is an Event
 	p := Pod{
 		Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, Node: pod.Spec.NodeName,
 		State: known.State, Created: pod.CreationTimestamp.Time, Witnesses: known.Witnesses,
@@ -340,7 +341,7 @@ func describe(pod *corev1.Pod, calls call.Reading) Pod {
 	return p
 }
 
-// complain says, in a line, that calls are not known.
+// complain prints a line that calls are not known.
 func (o *listOptions) complain(out io.Writer, list PodList, found map[string]counts) {
 	unknown, example := 0, ""
 	for _, p := range list.Items {
@@ -360,7 +361,7 @@ func (o *listOptions) complain(out io.Writer, list PodList, found map[string]cou
 	}
 }
 
-// table prints pods as kubectl does, on a terminal in so many columns.
+// table prints pods as kubectl does; width is that of the terminal.
 func table(out io.Writer, width int, list []Pod, namespaces, wide bool, now time.Time) error {
 	w := newGrid(out, width)
 	row := func(namespace string, cells []string, more ...string) {
@@ -401,7 +402,7 @@ func table(out io.Writer, width int, list []Pod, namespaces, wide bool, now time
 	return w.Flush()
 }
 
-// total is the sum of the calls that are known; there may be more where some are not.
+// total returns the sum of the known calls, marked if some are unknown.
 func total(list []Pod) string {
 	sum, unknown := 0, 0
 	for _, p := range list {
@@ -419,5 +420,5 @@ func total(list []Pod) string {
 	return fmt.Sprint(sum)
 }
 
-// age is how long ago something was, as kubectl writes it.
+// age returns how long ago something was, as kubectl writes it.
 func age(now, then time.Time) string { return duration.HumanDuration(max(0, now.Sub(then))) }

@@ -14,7 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// checkNodes wants names of nodes, or a selector of them, and not both.
+// checkNodes requires either names of nodes or a selector, not both.
 func checkNodes(args []string, selector, command string) error {
 	switch {
 	case selector != "" && len(args) > 0:
@@ -39,7 +39,7 @@ func (c *cluster) node(ctx context.Context, name string) (*corev1.Node, error) {
 	return node, nil
 }
 
-// nodeNames are the nodes that arguments or a selector name, each once.
+// nodeNames returns the nodes that arguments or a selector name, each once.
 func (c *cluster) nodeNames(ctx context.Context, args []string, selector string) ([]string, error) {
 	var names []string
 	if selector == "" {
@@ -64,7 +64,7 @@ func (c *cluster) nodeNames(ctx context.Context, args []string, selector string)
 	return names, nil
 }
 
-// ofNodes is the wording for one node, or for several, whose names stand in %s.
+// ofNodes returns the text for one node or for several, whose names replace %s.
 func ofNodes(names []string, one, several string) string {
 	if len(names) == 1 {
 		return fmt.Sprintf(one, names[0])

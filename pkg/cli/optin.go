@@ -13,11 +13,11 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// optIn is what a namespace says of callguard.
+// optIn is a namespace's label for callguard.
 type optIn struct {
 	// on reports whether the namespace is enabled.
 	on bool
-	// wrong is the label's value where that enables nothing; nil without the label.
+	// wrong is the label's value if that does not enable the namespace; nil without the label.
 	wrong *string
 }
 
@@ -33,7 +33,7 @@ func optInOf(ns *corev1.Namespace) optIn {
 	}
 }
 
-// off says that a namespace is not enabled, and names a label that only looks so.
+// off returns text that a namespace is not enabled, with the value of a wrong label.
 func (o optIn) off(namespace string) string {
 	text := fmt.Sprintf("namespace %s is not enabled", namespace)
 	if o.wrong != nil {
@@ -42,23 +42,23 @@ func (o optIn) off(namespace string) string {
 	return text
 }
 
-// enable is the command that enables a namespace.
+// enable returns the command that enables a namespace.
 func (o optIn) enable(namespace string) string {
 	command := fmt.Sprintf("kubectl label namespace %s %s=true", namespace, call.EnabledLabel)
 	if o.wrong != nil {
-		command += " --overwrite" // kubectl changes no label without it
+		command += " --overwrite" // kubectl does not change an existing label without it
 	}
 	return command
 }
 
-// optInsOf reads the same with one request where there are several namespaces, if whoever
-// asks may list them. It also returns how many requests it took.
+// optInsOf reads the same for several namespaces with one request, if the user may list
+// namespaces. It also returns how many requests it took.
 func (c *cluster) optInsOf(ctx context.Context, names []string) (found map[string]optIn, requests int, err error) {
 	if len(names) > 1 {
 		if _, labelled, err := c.enabledIn(ctx, ""); err == nil {
 			found = map[string]optIn{}
 			for _, name := range names {
-				found[name] = labelled[name] // without the label it says nothing
+				found[name] = labelled[name] // without the label it is the zero value
 			}
 			return found, 1, nil
 		}
@@ -67,7 +67,7 @@ func (c *cluster) optInsOf(ctx context.Context, names []string) (found map[strin
 	return found, len(names) + 1, err
 }
 
-// optIns reads what namespaces say. One that is not there says nothing.
+// optIns reads the labels of namespaces. A missing namespace has none.
 func (c *cluster) optIns(ctx context.Context, names []string) (map[string]optIn, error) {
 	found := map[string]optIn{}
 	for _, name := range names {

@@ -15,13 +15,13 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// Plan is what plan -o json shows.
+// Plan is the output of plan -o json.
 type Plan struct {
 	Kind string `json:"kind"`
-	// Refused has why a drain would not begin.
+	// Refused has the reasons why a drain would not begin.
 	Refused []string  `json:"refused"`
 	Pods    []Planned `json:"pods"`
-	// Calls is when the calls held now are over.
+	// Calls is when the present calls will have ended.
 	Calls Ends `json:"callsOver"`
 }
 
@@ -30,13 +30,13 @@ type Planned struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 	Node      string `json:"node"`
-	// Calls is null where they are not known, and of a pod that is not guarded.
+	// Calls is null if they are not known, and for a pod that is not guarded.
 	Calls *int `json:"calls"`
-	// Replacement is where its replacement has room now; NoPlace why it has none.
+	// Replacement is the node with room for its replacement; NoPlace is why there is none.
 	Replacement string `json:"replacement,omitempty"`
 	NoPlace     string `json:"noPlace,omitempty"`
 	WaitsFor    string `json:"waitsFor"`
-	// AtMost is after how long it goes with its calls; empty where never.
+	// AtMost is after how long it is released with its calls; empty if never.
 	AtMost string `json:"atMost,omitempty"`
 }
 
@@ -180,10 +180,10 @@ func (o *planOptions) print(plan Plan, names []string, now time.Time) error {
 	return nil
 }
 
-// callsToBeKnown is what a pod waits for whose calls nobody knows.
+// callsToBeKnown is what a pod with unknown calls waits for.
 const callsToBeKnown = "its calls to be known, for unknown is not zero"
 
-// wouldWaitFor is what a drain would wait for with a pod.
+// wouldWaitFor returns what a drain would wait for because of a pod.
 func (s standing) wouldWaitFor(p Planned) string {
 	switch {
 	case s.pod.DeletionTimestamp != nil:
@@ -214,7 +214,8 @@ func (s standing) wouldWaitFor(p Planned) string {
 	return strings.Join(parts, "; ")
 }
 
-// atMost says after how long a pod would go with its calls; empty where never.
+// atMost returns text about after how long a pod would be released with its calls; empty if
+// never.
 func atMost(pod *corev1.Pod, a administered) string {
 	after, by := letGo(pod, a)
 	if by == "" {
@@ -223,10 +224,10 @@ func atMost(pod *corev1.Pod, a administered) string {
 	return fmt.Sprintf("%s at most, by %s: it goes then, with its calls", after, by)
 }
 
-// letGo is after how long the guard lets go of a pod with its calls, and by whose word; by
-// is empty where never.
+// letGo returns after how long the guard releases a pod with its calls, and by which
+// setting; by is empty if never.
 func letGo(pod *corev1.Pod, a administered) (after time.Duration, by string) {
-	deadline, _ := call.ParseDeadline(pod.Annotations[call.DeadlineAnnotation], pod.Annotations[call.OnDeadlineAnnotation]) // beside an error it is the one that holds
+	deadline, _ := call.ParseDeadline(pod.Annotations[call.DeadlineAnnotation], pod.Annotations[call.OnDeadlineAnnotation]) // with an error it is the deadline that applies
 	if deadline.Release && deadline.After > 0 {
 		after, by = deadline.After, "annotation "+call.DeadlineAnnotation
 	}

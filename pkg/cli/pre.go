@@ -26,8 +26,8 @@ import (
 // leastKubernetes is the oldest Kubernetes that the charts install on, by their kubeVersion.
 const leastKubernetes = "1.34.0"
 
-// examineBefore checks what an install needs: of Kubernetes, of whoever installs, and of
-// what is in the cluster already. It changes nothing.
+// examineBefore checks what an install needs: the version of Kubernetes, the installer's
+// rights, and that nothing in the cluster conflicts. It changes nothing.
 func (c *cluster) examineBefore(ctx context.Context) examination {
 	return func(tell func(...finding)) {
 		failed := false
@@ -50,7 +50,8 @@ func (c *cluster) examineBefore(ctx context.Context) examination {
 	}
 }
 
-// older reports whether a version is older than the charts take; an error where it is none.
+// older reports whether a version is older than the charts accept; it returns an error for
+// an invalid version.
 func older(text string) (bool, error) {
 	is, err := version.ParseGeneric(text)
 	if err != nil {
@@ -74,8 +75,8 @@ func (c *cluster) checkRelease() finding {
 	return finding{ok, check, fmt.Sprintf("%s is not older than %s", is, leastKubernetes), ""}
 }
 
-// checkKubelets looks at the versions of the nodes. Kubernetes lets them be older than its
-// control plane.
+// checkKubelets checks the versions of the nodes, which may be older than the control
+// plane.
 func (c *cluster) checkKubelets(ctx context.Context) finding {
 	const check = "nodes"
 	var behind, unclear []string
@@ -117,7 +118,7 @@ func (c *cluster) checkInstalled(ctx context.Context) finding {
 	return finding{warn, check, "it is there already, or may not be looked for: a Deployment, a lease or an admission policy of callguard's", "kubectl calls doctor checks it; helm upgrade goes on with it"}
 }
 
-// checkTaken looks who serves custom metrics. A cluster has one adapter for them.
+// checkTaken checks who serves custom metrics. A cluster has one adapter for them.
 func (c *cluster) checkTaken(ctx context.Context) (list []finding) {
 	const check = "metrics-api"
 	for _, name := range apiservice.Names() {
@@ -150,8 +151,8 @@ func (c *cluster) checkTaken(ctx context.Context) (list []finding) {
 	return bounded(list, finding{ok, check, "no other adapter serves custom.metrics.k8s.io", ""})
 }
 
-// installsKinds are the kinds of object that the chart makes, by group; those of the release's
-// namespace stand behind a slash.
+// installsKinds returns the kinds of objects that the chart creates, by group; kinds in the
+// release's namespace have a slash in front.
 func installsKinds() map[string][]string {
 	return map[string][]string{
 		"":                             {"namespaces", "/services", "/serviceaccounts", "/secrets"},
@@ -165,7 +166,7 @@ func installsKinds() map[string][]string {
 	}
 }
 
-// checkInstaller asks whether whoever runs this may install the chart.
+// checkInstaller checks whether the user may install the chart.
 func (c *cluster) checkInstaller(ctx context.Context) []finding {
 	const check, cure = "rights", "install as somebody with ClusterRole cluster-admin"
 	may := func(verb, group, resource string) (bool, error) {
@@ -216,8 +217,8 @@ func (c *cluster) checkInstaller(ctx context.Context) []finding {
 	return []finding{{ok, check, "you may create all that the chart has", ""}}
 }
 
-// checkBudgetsBefore looks for PodDisruptionBudgets that match pods which callguard's will
-// match, too: evictions of a pod with two fail.
+// checkBudgetsBefore looks for PodDisruptionBudgets that match pods which callguard's
+// budget will match, too: evictions of a pod with two budgets fail.
 func (c *cluster) checkBudgetsBefore(ctx context.Context) []finding {
 	const check = "other-budgets"
 	pods, err := c.guarded(ctx, "", "", "")

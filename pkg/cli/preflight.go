@@ -20,17 +20,17 @@ import (
 	"github.com/callguard/callguard/pkg/leader"
 )
 
-// leaderWithin is how long a guard may take to renew its lease, which it does every
-// 2 s, or the next one to take it over.
+// leaderWithin is the maximum time until a guard renews its lease, which it does every 2 s,
+// or until the next guard takes it over.
 const leaderWithin = 12 * time.Second
 
-// triesOfTheDoor bounds the pods that the delete door is tried on, where others refuse first.
+// triesOfTheDoor is on how many pods the delete policy is tried, if others refuse first.
 const triesOfTheDoor = 5
 
-// preflight says why a drain of these pods could lose a call, or hang for ever.
-// What cannot be read is a reason, too; but for who leads, which loses no call and
-// is a note. Of namespaces that are not enabled, in which no call of these pods is
-// protected, it says so in unprotected; they are no reason for whoever gives them up.
+// preflight returns why a drain of these pods could lose a call, or hang forever. Something
+// that cannot be read is a reason, too, except whether a guard leads: that loses no call
+// and is only a note. unprotected has the namespaces that are not enabled, in which no call
+// of these pods is protected. They are a reason unless giveUp is set.
 func (c *cluster) preflight(ctx context.Context, a administered, pods []*corev1.Pod, giveUp bool) (refusals, notes []string, unprotected map[string]string) {
 	unprotected = map[string]string{}
 	refuse := func(format string, args ...any) { refusals = append(refusals, oneLine(fmt.Sprintf(format, args...))) }
@@ -85,7 +85,7 @@ func (c *cluster) preflight(ctx context.Context, a administered, pods []*corev1.
 	return refusals, notes, unprotected
 }
 
-// doorsCure is what to do about doors that are not known to stand.
+// doorsCure returns what to do about policies that are not known to be in effect.
 func doorsCure(err error, a administered) string {
 	switch {
 	case forbidden(err):
@@ -97,8 +97,8 @@ func doorsCure(err error, a administered) string {
 	}
 }
 
-// lockFaults says why the guarded pods of an enabled namespace are not locked, or
-// cannot be evicted.
+// lockFaults returns why the guarded pods of an enabled namespace are not locked, or cannot
+// be evicted.
 func (c *cluster) lockFaults(ctx context.Context, namespace string, guarded []*corev1.Pod) (faults []string) {
 	budgets, err := c.budgets(ctx, namespace)
 	if err != nil {
@@ -128,7 +128,7 @@ func (c *cluster) lockFaults(ctx context.Context, namespace string, guarded []*c
 	return faults
 }
 
-// tryDoor tries the delete door on a locked pod, if there is one.
+// tryDoor tries the delete policy on a locked pod, if there is one.
 func (c *cluster) tryDoor(ctx context.Context, a administered, guarded []*corev1.Pod) error {
 	locked := slices.DeleteFunc(slices.Clone(guarded), func(p *corev1.Pod) bool { return !admission.Locked(p) })
 	if len(locked) == 0 {
@@ -140,7 +140,8 @@ func (c *cluster) tryDoor(ctx context.Context, a administered, guarded []*corev1
 	return admission.TryDelete(ctx, c.client, locked[:min(len(locked), triesOfTheDoor)])
 }
 
-// refusedBy names the budget that keeps a pod of somebody else; empty when none does.
+// refusedBy returns the budget that refuses the eviction of an unguarded pod; empty if none
+// does.
 func refusedBy(budgets []*policyv1.PodDisruptionBudget, pod *corev1.Pod) string {
 	for _, pdb := range budgets {
 		selector, err := metav1.LabelSelectorAsSelector(pdb.Spec.Selector)

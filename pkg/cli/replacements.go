@@ -26,13 +26,13 @@ func waitsForOthers(x guard.Explanation) bool {
 		(x.Verdict.Rule == "bounds" || x.Verdict.Rule == "floor") && x.Verdict.Outcome == verdict.Hold
 }
 
-// replacements are what keeps new pods of the workloads of a namespace from running.
+// replacements has what keeps new pods of a namespace's workloads from running.
 type replacements struct {
 	sets    map[types.UID]*appsv1.ReplicaSet
 	pending []corev1.Pod
 }
 
-// stuckOf says what keeps the replacement of a pod that waits for one.
+// stuckOf returns what keeps the replacement of a waiting pod from running.
 func (c *cluster) stuckOf(ctx context.Context, x guard.Explanation) string {
 	if !waitsForOthers(x) {
 		return ""
@@ -64,7 +64,7 @@ func (c *cluster) replacements(ctx context.Context, namespace string) (replaceme
 	return r, nil
 }
 
-// top is the end of an object's chain of controllers.
+// top returns the end of an object's chain of controllers.
 func (r replacements) top(o metav1.Object) types.UID {
 	owner := metav1.GetControllerOfNoCopy(o)
 	if owner == nil {
@@ -78,9 +78,8 @@ func (r replacements) top(o metav1.Object) types.UID {
 	return owner.UID
 }
 
-// stuck says what keeps a new pod of the same workload from running, in the words of the
-// scheduler, of the kubelet or of whoever refuses to let it be made; empty when nothing is
-// known to.
+// stuck returns what keeps a new pod of the same workload from running, in the words of the
+// scheduler, the kubelet or whatever refuses its creation; empty if nothing is known.
 func (r replacements) stuck(pod *corev1.Pod) string {
 	mine := r.top(pod)
 	if mine == "" {
@@ -109,11 +108,11 @@ func (r replacements) stuck(pod *corev1.Pod) string {
 	return ""
 }
 
-// pendingFor says why a pod is Pending; empty while it is only starting.
+// pendingFor returns why a pod is Pending; empty while it is only starting.
 func pendingFor(pod *corev1.Pod) string {
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Message != "" {
-			return c.Message // that of the scheduler's newest FailedScheduling
+			return c.Message // the message of the scheduler's newest FailedScheduling
 		}
 	}
 	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {

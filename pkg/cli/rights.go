@@ -15,14 +15,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// viewerRole is the ClusterRole of the chart that has every right to read what doctor and
-// why read. Whoever has ClusterRole view has it, too.
+// viewerRole is the chart's ClusterRole with all rights that doctor and why need. It is
+// aggregated into ClusterRole view.
 const viewerRole = "callguard-viewer"
 
-// operatorRole is the one that has what drain needs beside.
+// operatorRole is the one with the additional rights that drain needs.
 const operatorRole = "callguard-operator"
 
-// inNeed says after an error about missing rights which they are, and who has them.
+// inNeed returns, for an error about missing rights, which they are, and which roles have
+// them.
 func inNeed(args []string, err error) string {
 	needs := needed(err)
 	if len(needs) == 0 {
@@ -39,7 +40,7 @@ func inNeed(args []string, err error) string {
 	return text + "; ClusterRole " + role + " has it"
 }
 
-// forbidden reports whether an error is, in all its parts, about missing rights.
+// forbidden reports whether all parts of an error are about missing rights.
 func forbidden(err error) bool {
 	if err == nil {
 		return false
@@ -55,8 +56,8 @@ func forbidden(err error) bool {
 	return apierrors.IsForbidden(err)
 }
 
-// unchecked says why something was not checked: which rights are missing, where that is
-// why, and who has them.
+// unchecked returns why something was not checked. For missing rights it names them, and
+// which roles have them.
 func unchecked(err error) string {
 	if needs := needed(err); forbidden(err) && len(needs) > 0 {
 		return fmt.Sprintf("not checked: you need the right to %s; ClusterRole %s has it", strings.Join(needs, ", "), viewerRole)
@@ -64,9 +65,9 @@ func unchecked(err error) string {
 	return "not checked: " + err.Error()
 }
 
-// needed are the rights that an error says are missing.
+// needed returns the rights that are missing according to an error.
 func needed(err error) []string {
-	// As kube-apiserver and every server built like it words it.
+	// This is the wording of kube-apiserver and of servers that use its library.
 	says := regexp.MustCompile(`cannot (\S+) resource "([^"]*)" in API group "([^"]*)"(?: in the namespace "([^"]*)")?`)
 	var list []string
 	var look func(error)
@@ -100,8 +101,7 @@ func needed(err error) []string {
 	return list
 }
 
-// memberOf reports whether whoever asks is in a group, and false where the server does
-// not tell.
+// memberOf reports whether the user is in a group; false if the server does not tell.
 func (c *cluster) memberOf(ctx context.Context, group string) bool {
 	review, err := c.client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	return err == nil && slices.Contains(review.Status.UserInfo.Groups, group)

@@ -22,23 +22,22 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// needsPlace reports whether a pod that goes would have a replacement, which is not there
-// yet.
+// needsPlace reports whether a pod that leaves needs a replacement that does not exist yet.
 func (s standing) needsPlace() bool {
 	return s.guarded && s.unprotected == "" && s.state == call.Serving && s.pod.DeletionTimestamp == nil && metav1.GetControllerOfNoCopy(s.pod) != nil
 }
 
-// place is a node, and what is left on it.
+// place is a node, and its free capacity.
 type place struct {
 	node *corev1.Node
 	left corev1.ResourceList
 }
 
-// room is where new pods may go, as far as nodes and the requests of pods say: affinity
-// among pods, spread, volumes and quotas are not looked at.
+// room has the nodes where new pods could run, by the nodes' properties and the pods'
+// requests. Pod affinity, topology spread, volumes and quotas are not considered.
 type room []*place
 
-// room reads what is left on the nodes, but those that leave.
+// room reads the free capacity of all nodes, except the leaving ones.
 func (c *cluster) room(ctx context.Context, leaving map[string]bool) (room, error) {
 	nodes, err := c.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -69,7 +68,7 @@ func (c *cluster) room(ctx context.Context, leaving map[string]bool) (room, erro
 	return r, nil
 }
 
-// asks are a pod's requests, and its own place among the pods of a node.
+// asks returns a pod's requests, including one of the node's number of pods.
 func asks(pod *corev1.Pod) corev1.ResourceList {
 	wants := resource.PodRequests(pod, resource.PodResourcesOptions{})
 	wants[corev1.ResourcePods] = *quantity.NewQuantity(1, quantity.DecimalSI)
@@ -85,7 +84,7 @@ func (p *place) put(pod *corev1.Pod) {
 	}
 }
 
-// refuses says why a copy of a pod would not be put here; empty when it would.
+// refuses returns why a copy of a pod could not run here; empty if it could.
 func (p *place) refuses(pod *corev1.Pod) string {
 	if p.node.Spec.Unschedulable {
 		return "cordoned"
@@ -116,7 +115,7 @@ func (p *place) refuses(pod *corev1.Pod) string {
 	return ""
 }
 
-// take puts a copy of a pod on the first node that takes it, or says why none does.
+// take places a copy of a pod on the first possible node, or returns why there is none.
 func (r room) take(pod *corev1.Pod) (on, why string) {
 	if len(r) == 0 {
 		return "", "there is no other node"
@@ -137,7 +136,7 @@ func (r room) take(pod *corev1.Pod) (on, why string) {
 	return "", fmt.Sprintf("of %s %s", plural(len(r), "other node"), strings.Join(parts, ", "))
 }
 
-// ready reports whether a node is, and takes one that does not say for ready.
+// ready reports whether a node is ready. A node without the condition counts as ready.
 func ready(node *corev1.Node) bool {
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeReady {

@@ -15,15 +15,15 @@ import (
 )
 
 const (
-	// drawPace is how often a screen is drawn: it follows a terminal that changes its size,
-	// and the time that is left goes down.
+	// drawPace is how often the screen is drawn, because the terminal's size and the remaining
+	// time change.
 	drawPace = time.Second
 	// barLength is how many characters a bar has.
 	barLength = 20
 )
 
-// screen tells of a drain on a terminal. What happens once scrolls by; below, each node has
-// a bar and each pod a line, which are drawn in place.
+// screen shows a drain on a terminal. Events scroll by; below them each node has a bar and
+// each pod a line, which are drawn in place.
 type screen struct {
 	out *plain
 	now func() time.Time
@@ -31,19 +31,19 @@ type screen struct {
 	mu    sync.Mutex
 	live  bool
 	nodes []*shownNode // in the order in which they were named
-	// ends is what was foretold, at a time.
+	// ends is the latest estimate.
 	ends   Ends
 	endsAt time.Time
-	drawn  string // what stands on the terminal below what has scrolled by
-	width  int    // for which it was drawn
+	drawn  string // the text on the terminal below the scrolled lines
+	width  int    // the terminal's width at that time
 }
 
-// shownNode is what a screen shows of a node that is not empty.
+// shownNode is what the screen shows about a node that is not empty.
 type shownNode struct {
 	name     string
 	left, of int
-	rest     string            // what is left, in words
-	pods     map[string]string // what is said of each, by its name
+	rest     string            // text about what is left
+	pods     map[string]string // text about each pod, by its name
 }
 
 // tell implements teller.
@@ -57,7 +57,7 @@ func (s *screen) tell(e Event) {
 	s.draw()
 }
 
-// take enters an event, and returns the line that scrolls by, if there is one.
+// take records an event, and returns the line that scrolls by, if there is one.
 func (s *screen) take(e Event) string {
 	i := slices.IndexFunc(s.nodes, func(n *shownNode) bool { return n.name == e.Node })
 	if e.Event == begins {
@@ -111,7 +111,7 @@ func (s *screen) run(ctx context.Context) {
 	}
 }
 
-// draw draws what has changed, or all where the terminal has another size.
+// draw draws what has changed, or everything if the terminal's size has changed.
 func (s *screen) draw() {
 	if !s.live {
 		return
@@ -126,19 +126,20 @@ func (s *screen) draw() {
 	s.drawn, s.width = frame, width
 }
 
-// erase takes away what stands on the terminal: up to where it begins, and all from there.
+// erase removes the drawn text: it moves up to its beginning, and clears everything from
+// there.
 func (s *screen) erase() {
 	if s.drawn == "" {
 		return
 	}
 	width, height := s.out.size()
 	up := min(rowsOf(s.drawn, width), max(1, height-1))
-	_, _ = fmt.Fprintf(s.out.to, "\r\x1b[%dA\x1b[J", up) // and whatever somebody has typed
+	_, _ = fmt.Fprintf(s.out.to, "\r\x1b[%dA\x1b[J", up) // this also removes what somebody has typed
 	s.drawn = ""
 }
 
-// rowsOf is how many rows a text takes on a terminal: one that has become narrower since it
-// was written has wrapped its lines.
+// rowsOf returns how many rows a text takes on a terminal. If the terminal has become
+// narrower, it has wrapped lines.
 func rowsOf(text string, width int) int {
 	rows := 0
 	for line := range strings.Lines(text) {
@@ -150,8 +151,8 @@ func rowsOf(text string, width int) int {
 	return rows
 }
 
-// frame is what stands on a terminal of a size, which has a line more for the cursor. Where
-// it has no room for all that is said, lines are cut.
+// frame returns the text for a terminal of a size; one line is left for the cursor. If
+// there is not enough room, lines are left out.
 func (s *screen) frame(width, height int) string {
 	whole := s.layout(func(line string) string { return folded(line+"\n", width) })
 	if strings.Count(whole, "\n") < height {
@@ -160,7 +161,7 @@ func (s *screen) frame(width, height int) string {
 	return cut(s.layout(func(line string) string { return shortened(line, width) + "\n" }), height-1)
 }
 
-// layout has the nodes first, then when their calls are over, then the pods.
+// layout returns the nodes, then when their calls will have ended, then the pods.
 func (s *screen) layout(fit func(line string) string) string {
 	var b strings.Builder
 	for _, n := range s.nodes {
@@ -177,7 +178,7 @@ func (s *screen) layout(fit func(line string) string) string {
 	return b.String()
 }
 
-// bar shows how much is done.
+// bar returns a bar that shows how much is done.
 func bar(done, of int) string {
 	full := 0
 	if of > 0 {
@@ -186,7 +187,7 @@ func bar(done, of int) string {
 	return "[" + strings.Repeat("#", full) + strings.Repeat(".", barLength-full) + "]"
 }
 
-// shortened is a line that is no wider than a terminal.
+// shortened cuts a line to the width of a terminal.
 func shortened(text string, width int) string {
 	if runes := []rune(text); width > 1 && len(runes) > width {
 		return string(runes[:width-1]) + "…"

@@ -16,26 +16,26 @@ import (
 	"k8s.io/client-go/tools/pager"
 )
 
-// DrainStatus is what status -o json shows.
+// DrainStatus is the output of status -o json.
 type DrainStatus struct {
 	Kind  string       `json:"kind"`
 	Nodes []NodeStatus `json:"nodes"`
 }
 
-// NodeStatus is how the drain of a node stands: as why -o json explains the node, and how to
-// go on.
+// NodeStatus is the state of a node's drain: the same as in why -o json, and how to
+// continue.
 type NodeStatus struct {
 	ExplainedPods
 	Cordoned bool `json:"cordoned"`
-	// Left is what is left of guarded pods; of how many they were at the beginning, nobody
-	// knows any more.
+	// Left counts the remaining guarded pods; how many there were at the beginning is no
+	// longer known.
 	Left Left `json:"left"`
-	// Resume is the command that goes on, without the flags of the drain before: nobody knows
-	// them any more.
+	// Resume is the command that continues, without the flags of the earlier drain, which are
+	// no longer known.
 	Resume string `json:"resume"`
 }
 
-// flagsLost is what no node tells of the drain that left it.
+// flagsLost is a note about what cannot be known about the earlier drain.
 const flagsLost = "  With which flags the drain began, and whether it had a --deadline, is not known: give them again"
 
 func newStatus(c *common) *cobra.Command {
@@ -108,7 +108,7 @@ func (c *common) status(ctx context.Context, cl *cluster, output string, args []
 	return err
 }
 
-// underWay are the nodes that are named, or those that are cordoned and have guarded pods.
+// underWay returns the named nodes, or all that are cordoned and have guarded pods.
 func (c *cluster) underWay(ctx context.Context, args []string) ([]*corev1.Node, error) {
 	var nodes []*corev1.Node
 	if len(args) > 0 {

@@ -13,54 +13,54 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Event is a line of drain -o json: something that happened to a node or a pod of it.
+// Event is a line of drain -o json: something that happened to a node or one of its pods.
 type Event struct {
 	Time  time.Time `json:"time"`
 	Event happening `json:"event"`
 	Node  string    `json:"node,omitempty"`
-	// Text says it as people read it.
+	// Text is the text for people.
 	Text string `json:"text"`
-	// Pod is the pod that it is about, as why -o json has the pods of a node.
+	// Pod is the pod that it is about, as in why -o json of a node.
 	Pod  *PodStands `json:"pod,omitempty"`
 	Left *Left      `json:"left,omitempty"`
-	// CallsOver is when the calls that are held now are over.
+	// CallsOver is when the present calls will have ended.
 	CallsOver *Ends `json:"callsOver,omitempty"`
-	// Resume is the command that goes on with the drain.
+	// Resume is the command that continues the drain.
 	Resume string `json:"resume,omitempty"`
 }
 
-// Left is what is left of the pods of a node, or of several.
+// Left counts the remaining pods of a node, or of several.
 type Left struct {
 	Pods int `json:"pods"`
 	Of   int `json:"of"`
-	// Calls is null unless they are known of all guarded pods, and UnknownPods is of how
+	// Calls is null unless they are known for all guarded pods, and UnknownPods is for how
 	// many they are not.
 	Calls       *int `json:"calls"`
 	UnknownPods int  `json:"unknownPods"`
 }
 
-// happening is what an Event tells of.
+// happening is the kind of an Event.
 type happening string
 
 const (
-	begins   happening = "begin"    // the drain of a node begins, with so many pods
+	begins   happening = "begin"    // the drain of a node begins
 	cordons  happening = "cordoned" // no new pod comes to the node
-	stands   happening = "pod"      // how a pod stands has changed
+	stands   happening = "pod"      // the state of a pod has changed
 	remains  happening = "left"     // how many pods and calls are left has changed
-	foretold happening = "estimate" // when the calls are over, at first and when that has changed
-	waits    happening = "waits"    // the drain waits for something that somebody may have to mend
-	resumes  happening = "resumes"  // that is mended
+	foretold happening = "estimate" // the estimate of when calls end, at first and when it has changed
+	waits    happening = "waits"    // the drain waits for something that somebody may have to fix
+	resumes  happening = "resumes"  // that is fixed
 	refused  happening = "refused"  // a pod cannot be evicted, and is not tried again
 	leaves   happening = "gone"     // a pod has left its node
 	drained  happening = "drained"  // a node is empty
 	evicted  happening = "evicted"  // with --wait=false: a pod ends
 	asked    happening = "asked"    // with --wait=false: each pod was evicted once
-	stopped  happening = "stopped"  // interrupted, or the time is over: the node stays cordoned
+	stopped  happening = "stopped"  // interrupted, or timed out: the node stays cordoned
 	failed   happening = "error"    // the drain ends with an error
 )
 
-// line is an event as people read it in a pipe; empty where they read of it elsewhere, or
-// need not.
+// line returns the text of an event for output in lines; empty if it is shown elsewhere, or
+// is not needed.
 func (e Event) line() string {
 	switch e.Event {
 	case begins, stopped, failed:
@@ -72,14 +72,14 @@ func (e Event) line() string {
 	}
 }
 
-// teller tells of the events of a drain, of which several nodes may have some at once.
+// teller reports the events of a drain. Several nodes may have events at the same time.
 type teller interface {
 	tell(e Event)
-	// run keeps up to date what is shown of them until ctx is done, and takes it away.
+	// run updates what is shown until ctx is done, and then removes it.
 	run(ctx context.Context)
 }
 
-// lines tells people, a line for each event.
+// lines reports to people, with a line for each event.
 type lines struct {
 	mu sync.Mutex
 	to io.Writer
@@ -93,7 +93,7 @@ func (l *lines) tell(e Event) {
 
 func (l *lines) run(context.Context) {}
 
-// objects tells programs, an object of JSON on a line for each event.
+// objects reports to programs, with a JSON object on a line for each event.
 type objects struct {
 	mu sync.Mutex
 	to io.Writer
@@ -107,7 +107,7 @@ func (o *objects) tell(e Event) {
 
 func (o *objects) run(context.Context) {}
 
-// teller is how this drain tells what happens.
+// teller returns how this drain reports what happens.
 func (o *drainOptions) teller(now func() time.Time) teller {
 	if o.output == outputJSON {
 		return &objects{to: unfolded(o.Out)}
@@ -118,7 +118,7 @@ func (o *drainOptions) teller(now func() time.Time) teller {
 	return &lines{to: o.Out}
 }
 
-// shown is how a pod stands, for programs.
+// shown returns the state of a pod, for programs.
 func (s standing) shown() PodStands {
 	p := PodStands{Namespace: s.pod.Namespace, Name: s.pod.Name, Node: s.pod.Spec.NodeName, Guarded: s.guarded, Ends: s.pod.DeletionTimestamp != nil}
 	p.Why = s.why
@@ -140,12 +140,12 @@ func (s standing) shown() PodStands {
 	return p
 }
 
-// named is a pod of which nothing is told but who it is.
+// named returns a pod with only its name.
 func named(pod *corev1.Pod) *PodStands {
 	return &PodStands{Namespace: pod.Namespace, Name: pod.Name, Node: pod.Spec.NodeName, Guarded: isGuarded(pod)}
 }
 
-// callsOf sums up the calls of pods: those that are known, and of how many pods they are not.
+// callsOf returns the sum of the known calls of pods, and for how many pods they are unknown.
 func callsOf(standings []standing) (calls, unknown int) {
 	for _, s := range standings {
 		if !s.counts() {
@@ -160,7 +160,7 @@ func callsOf(standings []standing) (calls, unknown int) {
 	return calls, unknown
 }
 
-// leftOf sums up pods that are left of so many.
+// leftOf counts the remaining pods; of is how many there were.
 func leftOf(standings []standing, of int) Left {
 	calls, unknown := callsOf(standings)
 	left := Left{Pods: len(standings), Of: of, UnknownPods: unknown}

@@ -22,22 +22,23 @@ import (
 	"github.com/callguard/callguard/pkg/witness/gate"
 )
 
-// The exit codes of try, beside ExitDone and ExitFailed: no call could be made.
+// The exit codes of try, in addition to ExitDone and to ExitFailed, which means that no
+// call could be made.
 const (
-	// ExitUncounted: an agent answered, and a drain or an autoscaler would not know of the
-	// call as it should.
+	// ExitUncounted: an agent answered, but the call was not counted as it should be.
 	ExitUncounted = 2
-	// ExitUnanswered: a caller gets no agent.
+	// ExitUnanswered: no agent answered.
 	ExitUnanswered = 3
 )
 
 const (
 	expectJoin, expectTrack = "join", "track"
-	// gateWithin is how long a gate may take to answer; from outside the cluster it never does.
+	// gateWithin is the time limit for a gate's answer; from outside the cluster it cannot be
+	// reached.
 	gateWithin = 2 * time.Second
 )
 
-// tryOptions are what the flags of try say.
+// tryOptions are the values of try's flags.
 type tryOptions struct {
 	*common
 
@@ -110,11 +111,11 @@ func (o *tryOptions) validate() error {
 	return errors.Join(errs...)
 }
 
-// tried is a call, for programs.
+// tried is the result of a call, for programs.
 type tried struct {
 	Room    string `json:"room"`
 	LiveKit string `json:"livekit"`
-	// Result is what came of it: "answered", or what the exit code means.
+	// Result is "answered", or the meaning of the exit code.
 	Result string      `json:"result"`
 	Error  string      `json:"error,omitempty"`
 	Steps  []triedStep `json:"steps"`
@@ -161,7 +162,7 @@ func (o *tryOptions) run(ctx context.Context, c *cluster, namespace string) erro
 	return err
 }
 
-// tryExit is the exit code of an error of try, and ExitFailed of all others.
+// tryExit returns the exit code of an error of try, and ExitFailed for other errors.
 func tryExit(err error) int {
 	switch {
 	case errors.Is(err, trycall.ErrUnanswered):
@@ -219,7 +220,7 @@ func (o *tryOptions) credentials(ctx context.Context, c *cluster, namespace stri
 	return credentials, nil
 }
 
-// podsToTry are the guarded pods of a namespace with their calls.
+// podsToTry returns the guarded pods of a namespace with their calls.
 func (c *cluster) podsToTry(ctx context.Context, namespace string) ([]trycall.Pod, error) {
 	list, err := c.guarded(ctx, namespace, "", "")
 	if err != nil {
@@ -228,7 +229,7 @@ func (c *cluster) podsToTry(ctx context.Context, namespace string) ([]trycall.Po
 	counted := c.calls(ctx, namespace)
 	found := make([]trycall.Pod, 0, len(list))
 	for _, object := range list {
-		pod, _ := pods.FromPod(object) // what is wrong with its settings doctor says
+		pod, _ := pods.FromPod(object) // doctor reports what is wrong with its settings
 		found = append(found, trycall.Pod{Pod: pod, Calls: counted.of(pod.Name)})
 	}
 	return found, nil

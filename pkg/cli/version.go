@@ -20,14 +20,14 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// Versions are those of both sides, as version -o json shows them.
+// Versions are the versions of the plugin and of what is installed, as in version -o json.
 type Versions struct {
 	Plugin string `json:"plugin"`
-	// Revision is what the plugin was built from, where that is known.
+	// Revision is the revision from which the plugin was built, if that is known.
 	Revision string `json:"revision,omitempty"`
-	// Policies is the version of the chart whose admission policies stand.
+	// Policies is the version of the installed admission policies.
 	Policies string `json:"policies"`
-	// Guard and Adapter are the images that their Deployments run.
+	// Guard and Adapter are the images of their Deployments.
 	Guard   string `json:"drainGuard"`
 	Adapter string `json:"metricsAdapter"`
 
@@ -56,7 +56,8 @@ func newVersion(c *common) *cobra.Command {
 	return cmd
 }
 
-// versions reads the versions of both sides. What could not be read says why.
+// versions reads the versions of both sides. A version that cannot be read is replaced by
+// the reason.
 func (c *cluster) versions(ctx context.Context) Versions {
 	v := Versions{Plugin: manifests.Version(), Guard: c.imageOf(ctx, call.GuardName), Adapter: c.imageOf(ctx, call.AdapterName)}
 	if info, known := debug.ReadBuildInfo(); known {
@@ -75,7 +76,7 @@ func (c *cluster) versions(ctx context.Context) Versions {
 	return v
 }
 
-// imageOf is the image of a Deployment of callguard's.
+// imageOf returns the image of one of callguard's Deployments.
 func (c *cluster) imageOf(ctx context.Context, name string) string {
 	d, err := c.client.AppsV1().Deployments(c.callguard).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
@@ -111,8 +112,7 @@ func printVersions(out io.Writer, v Versions, output string) error {
 	return w.Flush()
 }
 
-// checkVersions tells of both sides. Another version holds what it holds: it is no
-// failure by itself.
+// checkVersions compares the versions of both sides. A difference is no failure by itself.
 func (c *cluster) checkVersions(ctx context.Context) finding {
 	const check = "versions"
 	v := c.versions(ctx)

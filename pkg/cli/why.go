@@ -24,22 +24,23 @@ import (
 )
 
 const (
-	// latestEvents bounds the Events shown, and eventPages those read for that.
+	// latestEvents is how many Events are shown, and eventPages how many pages are read for
+	// that.
 	latestEvents = 5
 	eventPages   = 500
 )
 
-// Explained is what why -o json shows of a pod.
+// Explained is the output of why -o json for a pod.
 type Explained struct {
 	Kind      string `json:"kind"`
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 	Node      string `json:"node,omitempty"`
 	State     string `json:"state"`
-	// Intent and Since say why it should go, and since when, where that is known.
+	// Intent and Since are why it should go, and since when, if that is known.
 	Intent call.Intent `json:"intent,omitempty"`
 	Since  *time.Time  `json:"since,omitempty"`
-	// Calls is null when it is not known, and Unknown says why.
+	// Calls is null if it is not known, and Unknown is why.
 	Calls   *int   `json:"calls"`
 	Unknown string `json:"unknown,omitempty"`
 	Outcome string `json:"outcome,omitempty"`
@@ -49,13 +50,13 @@ type Explained struct {
 	Events []SaidEvent `json:"events"`
 }
 
-// Said is a line of why.
+// Said is a line of why's output.
 type Said struct {
 	What string `json:"what"`
 	Text string `json:"text"`
 }
 
-// SaidEvent is an Event that says it is drain-guard's.
+// SaidEvent is an Event that names drain-guard as its source.
 type SaidEvent struct {
 	At      time.Time `json:"at"`
 	Reason  string    `json:"reason"`
@@ -93,7 +94,7 @@ func newWhy(c *common) *cobra.Command {
 	return cmd
 }
 
-// podName takes the resource off, as in pod/NAME.
+// podName removes the resource from pod/NAME.
 func podName(arg string) string {
 	if kind, name, found := strings.Cut(arg, "/"); found && slices.Contains([]string{"pod", "pods", "po"}, kind) {
 		return name
@@ -194,7 +195,7 @@ func why(ctx context.Context, c *cluster, out io.Writer, namespace, name, output
 	return c.printEvents(out, events, err)
 }
 
-// print prints what is said of a pod, without its Events unless as JSON.
+// print prints the explanation of a pod; its Events are only included in JSON.
 func (e *Explained) print(out io.Writer, output string) error {
 	if output == outputJSON {
 		return printJSON(out, e)
@@ -206,7 +207,7 @@ func (e *Explained) print(out io.Writer, output string) error {
 	return w.Flush()
 }
 
-// nodeWaits says who wins when Karpenter's time for a node is over.
+// nodeWaits returns what happens when Karpenter's time for a node is over.
 func nodeWaits(x guard.Explanation) string {
 	if x.Facts.LetGoBy.IsZero() {
 		return "calls win, and the node waits for them"
@@ -214,7 +215,7 @@ func nodeWaits(x guard.Explanation) string {
 	return "the pod is let go in time for it"
 }
 
-// explainOne explains a pod; found is false when it has ended.
+// explainOne explains a pod; found is false if it has ended.
 func (c *cluster) explainOne(ctx context.Context, a administered, n counts, pod *corev1.Pod) (x guard.Explanation, found bool, err error) {
 	list, err := c.explainer(a, c.doorsKnown(ctx, a), n).Explain(ctx, pod.Namespace, func(p *corev1.Pod) bool { return p.UID == pod.UID })
 	if err != nil || len(list) == 0 {
@@ -223,8 +224,8 @@ func (c *cluster) explainOne(ctx context.Context, a administered, n counts, pod 
 	return list[0], true, nil
 }
 
-// doorsKnown says what is wrong with the doors, as far as that can be read: whoever
-// may not read them has the guard's word for it, in its Events.
+// doorsKnown returns what is wrong with the policies, if the user may read them. Otherwise
+// only the guard's Events show it.
 func (c *cluster) doorsKnown(ctx context.Context, a administered) error {
 	_, err := admission.Check(ctx, c.client, a.doors)
 	if forbidden(err) {
@@ -233,7 +234,7 @@ func (c *cluster) doorsKnown(ctx context.Context, a administered) error {
 	return err
 }
 
-// state is where a pod is on its road.
+// state returns text about how far a pod is on its way out.
 func state(x guard.Explanation, now time.Time) string {
 	s := string(x.State)
 	switch {
@@ -246,7 +247,7 @@ func state(x guard.Explanation, now time.Time) string {
 	}
 }
 
-// unsure says where the guard may know better.
+// unsure returns notes about what the guard may know better.
 func unsure(x guard.Explanation, a administered, calls call.Reading) []string {
 	list := slices.Clone(x.Unsure)
 	if n, known := calls.Calls(); known && n == 0 && x.State == call.Draining && x.Verdict.Rule == "settle" {
@@ -258,7 +259,7 @@ func unsure(x guard.Explanation, a administered, calls call.Reading) []string {
 	return list
 }
 
-// events are the guard's latest Events about a pod. Whose they are is what they say themselves: nothing in an Event is signed.
+// events returns the guard's latest Events about a pod. Their source is only a claim: nothing in an Event is signed.
 func (c *cluster) events(ctx context.Context, pod *corev1.Pod) ([]SaidEvent, error) {
 	list, err := c.client.CoreV1().Events(pod.Namespace).List(ctx, metav1.ListOptions{
 		FieldSelector: fields.Set{"involvedObject.uid": string(pod.UID)}.String(), Limit: eventPages,
@@ -281,7 +282,7 @@ func (c *cluster) events(ctx context.Context, pod *corev1.Pod) ([]SaidEvent, err
 	return found[max(0, len(found)-latestEvents):], nil
 }
 
-// printEvents prints them, or why they are not known.
+// printEvents prints Events, or why they are not known.
 func (c *cluster) printEvents(out io.Writer, list []SaidEvent, unknown error) error {
 	switch {
 	case unknown != nil:

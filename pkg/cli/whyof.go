@@ -19,10 +19,10 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// noPod says that there is no pod of a name, which may be a node's.
+// noPod is the error if no pod has a name, which may be that of a node.
 type noPod struct{ error }
 
-// ExplainedPods is what why -o json shows of a node or a workload.
+// ExplainedPods is the output of why -o json for a node or a workload.
 type ExplainedPods struct {
 	Kind      string `json:"kind"` // ExplainedNode or ExplainedWorkload
 	Namespace string `json:"namespace,omitempty"`
@@ -30,23 +30,23 @@ type ExplainedPods struct {
 	// Says has the lines that why prints before the pods.
 	Says []Said      `json:"says"`
 	Pods []PodStands `json:"pods"`
-	// Calls is when the calls held on a node are over; there is none of a workload.
+	// Calls is when the calls on a node will have ended; nil for a workload.
 	Calls *Ends `json:"callsOver,omitempty"`
 }
 
-// PodStands is how a pod stands that a node or a workload has.
+// PodStands is the state of a pod of a node or workload.
 type PodStands struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 	Node      string `json:"node,omitempty"`
 	Guarded   bool   `json:"guarded"`
-	// Ends says that it was evicted or deleted, and ends within its grace.
+	// Ends reports that it was evicted or deleted, and ends within its grace period.
 	Ends  bool       `json:"ends,omitempty"`
 	State call.State `json:"state,omitempty"`
-	// Intent and Since say why it should go, and since when, where that is known.
+	// Intent and Since are why it should go, and since when, if that is known.
 	Intent call.Intent `json:"intent,omitempty"`
 	Since  *time.Time  `json:"since,omitempty"`
-	// Calls is null when it is not known, and Unknown says why.
+	// Calls is null if it is not known, and Unknown is why.
 	Calls    *int   `json:"calls"`
 	Unknown  string `json:"unknown,omitempty"`
 	Rule     string `json:"rule,omitempty"`
@@ -55,7 +55,7 @@ type PodStands struct {
 	Do       string `json:"do,omitempty"`
 }
 
-// kindOf is the kind of a workload as people write it; empty for none that is known.
+// kindOf returns the kind of a workload for a word that people use; empty if it is unknown.
 func kindOf(word string) string {
 	for kind, words := range map[string][]string{
 		"Deployment":  {"deployment", "deployments", "deploy", "deployment.apps", "deployments.apps"},
@@ -69,7 +69,7 @@ func kindOf(word string) string {
 	return ""
 }
 
-// whyAny explains whatever a name says: a pod, a node or a workload.
+// whyAny explains whatever a name stands for: a pod, a node or a workload.
 func whyAny(ctx context.Context, c *cluster, out io.Writer, namespace, arg, output string) error {
 	kind, name, typed := strings.Cut(arg, "/")
 	switch {
@@ -98,7 +98,7 @@ func whyAny(ctx context.Context, c *cluster, out io.Writer, namespace, arg, outp
 	return fmt.Errorf("why knows nothing of a %q; use pod/%s, node/%s, deployment/%s, statefulset/%s or daemonset/%s", kind, name, name, name, name, name)
 }
 
-// whyNode says which pods keep a node.
+// whyNode explains which pods keep a node.
 func whyNode(ctx context.Context, c *cluster, out io.Writer, node *corev1.Node, output string) error {
 	e, list, err := explainNode(ctx, c, node)
 	if err != nil {
@@ -107,7 +107,8 @@ func whyNode(ctx context.Context, c *cluster, out io.Writer, node *corev1.Node, 
 	return e.print(out, output, list, c.now())
 }
 
-// explainNode explains a node, and says how its pods stand but those of DaemonSets.
+// explainNode explains a node, and returns the states of its pods without those of
+// DaemonSets.
 func explainNode(ctx context.Context, c *cluster, node *corev1.Node) (*ExplainedPods, []standing, error) {
 	e := &ExplainedPods{Kind: "ExplainedNode", Name: node.Name, Says: []Said{}, Pods: []PodStands{}}
 	state := "not cordoned, so nothing on it waits for a drain"
@@ -142,8 +143,8 @@ func explainNode(ctx context.Context, c *cluster, node *corev1.Node) (*Explained
 	return e, list, nil
 }
 
-// whyWorkload says which pods of a workload should go and what keeps them, and what is wrong
-// with its pod template.
+// whyWorkload explains which pods of a workload should go, what keeps them, and what is
+// wrong with its pod template.
 func whyWorkload(ctx context.Context, c *cluster, out io.Writer, namespace, kind, name, output string) error {
 	t, err := c.templateOf(ctx, namespace, kind, name)
 	switch {
@@ -211,7 +212,7 @@ func (e *ExplainedPods) say(what, format string, args ...any) {
 	e.Says = append(e.Says, Said{what, fmt.Sprintf(format, args...)})
 }
 
-// stand enters how pods stand, and sums it up.
+// stand records the states of pods, and a summary.
 func (e *ExplainedPods) stand(ctx context.Context, c *cluster, pods []*corev1.Pod) ([]standing, error) {
 	var names []string
 	for _, pod := range pods {
@@ -269,7 +270,7 @@ func (e *ExplainedPods) stand(ctx context.Context, c *cluster, pods []*corev1.Po
 	return list, nil
 }
 
-// print prints what is said, a line for each pod, and what there is to do.
+// print prints the explanation, a line for each pod, and what to do.
 func (e *ExplainedPods) print(out io.Writer, output string, list []standing, now time.Time) error {
 	if output == outputJSON {
 		return printJSON(out, e)

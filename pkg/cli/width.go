@@ -14,7 +14,7 @@ import (
 	"k8s.io/kubectl/pkg/util/term"
 )
 
-// sizeOf is how to measure a terminal; nil where the output is none.
+// sizeOf returns a function that measures a terminal; nil if the output is not a terminal.
 func sizeOf(out io.Writer) func() (columns, lines int) {
 	tty := term.TTY{Out: out}
 	if _, is := out.(*os.File); !is || !tty.IsTerminalOut() {
@@ -29,7 +29,7 @@ func sizeOf(out io.Writer) func() (columns, lines int) {
 	}
 }
 
-// widthOf is how many columns an output has; 0 where it is no terminal.
+// widthOf returns how many columns an output has; 0 if it is not a terminal.
 func widthOf(out io.Writer) int {
 	if p, is := out.(*plain); is && p.size != nil {
 		width, _ := p.size()
@@ -38,7 +38,7 @@ func widthOf(out io.Writer) int {
 	return 0
 }
 
-// unfolded is an output whose lines stay as long as they are: programs read them.
+// unfolded returns an output whose lines are not folded, because programs read them.
 func unfolded(out io.Writer) io.Writer {
 	if p, is := out.(*plain); is {
 		return &plain{to: p.to}
@@ -46,8 +46,8 @@ func unfolded(out io.Writer) io.Writer {
 	return out
 }
 
-// folded breaks lines that are wider than a terminal between words, and goes on below the
-// last column of the line. Without a width it leaves them.
+// folded breaks lines that are wider than a terminal between words, and continues below the
+// last column of the line. Without a width it changes nothing.
 func folded(text string, width int) string {
 	if width <= 0 {
 		return text
@@ -68,8 +68,8 @@ func folded(text string, width int) string {
 	return b.String()
 }
 
-// lastColumn is where the last column of a line begins, after two spaces or more; where it
-// has no room of its own, two more than where the line begins.
+// lastColumn returns where the last column of a line begins, after two or more spaces; if
+// it is too narrow, two more than where the line begins.
 func lastColumn(line []rune) int {
 	begins := 0
 	for begins < len(line) && line[begins] == ' ' {
@@ -83,11 +83,11 @@ func lastColumn(line []rune) int {
 	return min(begins+2, len(line)/2)
 }
 
-// marks are between the parts of names.
+// marks are the characters between the parts of names.
 const marks = "-/,."
 
-// breakAt breaks a text that is wider, behind the last space or, without one, behind another
-// mark between parts of names; but not within the first runes.
+// breakAt breaks a text that is too wide, after the last space or, without one, after
+// another mark between parts of names, but not within the first runes.
 func breakAt(text string, width, first int) (head, rest string) {
 	runes := []rune(text)
 	for _, at := range []string{" ", marks} {
@@ -100,11 +100,12 @@ func breakAt(text string, width, first int) (head, rest string) {
 	return string(runes[:width]), string(runes[width:])
 }
 
-// leastColumn bounds how narrow a column is made.
+// leastColumn is the minimum width of a column.
 const leastColumn = 5
 
-// grid prints rows of cells that tabs divide, as kubectl prints tables. In one that is wider
-// than the terminal the widest columns are narrower, and their cells go on below.
+// grid prints rows of cells that are separated by tabs, as kubectl prints tables. If the
+// table is wider than the terminal, the widest columns become narrower, and their cells
+// continue below.
 type grid struct {
 	bytes.Buffer
 
@@ -112,7 +113,7 @@ type grid struct {
 	width int
 }
 
-// newGrid is a table for an output, of which a terminal has so many columns.
+// newGrid returns a table for an output; width is the number of columns of a terminal.
 func newGrid(out io.Writer, width int) *grid { return &grid{out: out, width: width} }
 
 // Flush writes the table.
@@ -140,7 +141,7 @@ func lengths(texts []string) (list []int) {
 	return list
 }
 
-// longestPart is the longest part of a cell that is not broken if there is another way.
+// longestPart returns the length of the longest part of a cell that should not be broken.
 func longestPart(cell string) int {
 	longest, n := 0, 0
 	for _, r := range cell {
@@ -157,8 +158,8 @@ func longestPart(cell string) int {
 	return longest
 }
 
-// fitColumns makes the widest columns narrower until all have room, with a gap between them:
-// at first those whose cells then break between parts, and others only with a smaller gap.
+// fitColumns makes the widest columns narrower until all fit, with a gap between them: first
+// those whose cells then break between parts; others only with a smaller gap.
 func fitColumns(widths, least []int, width int) (gap int) {
 	sum := 0
 	for _, n := range widths {
@@ -185,7 +186,7 @@ func fitColumns(widths, least []int, width int) (gap int) {
 	return gap
 }
 
-// narrowed lays a table out in so many columns.
+// narrowed lays out a table for a width.
 func narrowed(text string, width int) string {
 	var rows [][]string
 	var widths, least []int

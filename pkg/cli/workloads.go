@@ -15,18 +15,19 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// prefix is that of every label and annotation of callguard's.
+// prefix is the prefix of all labels and annotations of callguard.
 const prefix = "callguard.dev/"
 
-// template is a workload's pod template, and what stands on the workload itself.
+// template is a workload's pod template, with the metadata of the workload itself.
 type template struct {
 	kind string
 	meta metav1.ObjectMeta
 	spec corev1.PodTemplateSpec
 }
 
-// templates lists the workloads of a namespace, or of all, that name callguard and that no
-// controller makes: of the others somebody else has the template.
+// templates lists the workloads of a namespace, or of all, with labels or annotations of
+// callguard. Workloads with a controller are left out, because their template comes from
+// there.
 func (c *cluster) templates(ctx context.Context, namespace string) ([]template, error) {
 	var list []template
 	add := func(kind string, meta metav1.ObjectMeta, spec corev1.PodTemplateSpec) {
@@ -67,14 +68,14 @@ func (c *cluster) templates(ctx context.Context, namespace string) ([]template, 
 	return list, nil
 }
 
-// ofCallguard are the keys of callguard's, sorted.
+// ofCallguard returns callguard's keys, sorted.
 func ofCallguard(of map[string]string) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(of)), func(key string) bool { return !strings.HasPrefix(key, prefix) })
 }
 
-// mistakes are those of which policy callguard-workload-advice warns whoever applies the
-// workload, but for its namespace, which has a check of its own. Workloads may be older
-// than the policy.
+// mistakes returns the mistakes about which policy callguard-workload-advice warns when the
+// workload is applied, except the one about its namespace, which has its own check.
+// Workloads may be older than the policy.
 func (t template) mistakes() (list []string) {
 	say := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
 	known := map[string]bool{}
@@ -118,8 +119,8 @@ func (t template) mistakes() (list []string) {
 	return list
 }
 
-// deadlyProbes are liveness probes that end calls for what a restart does not mend: they ask
-// what says no while LiveKit or the Realtime API is away.
+// deadlyProbes returns liveness probes that end calls for a reason that a restart does not
+// fix: they fail while LiveKit or the Realtime API is away.
 func (t template) deadlyProbes() (list []string) {
 	if t.spec.Labels[call.GuardedLabel] != "true" {
 		return nil
