@@ -42,7 +42,7 @@ type api struct {
 	calls   map[string]int64           // by pod
 }
 
-// newAPI has pods with so many calls each, and returns it with a kubeconfig that leads there.
+// newAPI returns an API server whose pods have the given calls, and a kubeconfig for it.
 func newAPI(t *testing.T, calls map[string]int64) (a *api, kubeconfig string) {
 	t.Helper()
 	yes, replicas, most := true, int32(len(calls)), intstr.FromInt32(1<<31-1)
@@ -148,7 +148,7 @@ func (a *api) answer(r *http.Request) any {
 	return a.one(r.Method, words[0], words[1], words[2:])
 }
 
-// metric has the calls of all pods, and nobody knows when they end.
+// metric returns the calls of all pods. When they end is not known.
 func (a *api) metric(path string) any {
 	if !strings.HasSuffix(path, "/active_calls") {
 		return apierrors.NewServiceUnavailable("seconds_until_idle is not known: nobody has seen enough calls end")

@@ -86,11 +86,11 @@ func (tty *terminal) shows(what string, all ...string) string {
 	return screen
 }
 
-// bars is how many bars stand on a screen.
+// bars counts the bars on a screen.
 func bars(screen string) int { return strings.Count(screen, "]  node/") }
 
-// TestTerminal drains a node on a real terminal: the display stands once, whatever its size, and after Ctrl-C the screen says
-// how things stand and how to go on.
+// TestTerminal drains a node on a real terminal: the display is shown once, whatever its size, and after Ctrl-C the screen
+// says what the state is and how to continue.
 func TestTerminal(t *testing.T) {
 	a, kubeconfig := newAPI(t, map[string]int64{"agent-a": 1, "agent-b": 3})
 	tty := newTerminal(t, kubeconfig, "$calls drain node-1")
@@ -132,7 +132,7 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
-// TestPipe: what goes on to another program is lines, without a display.
+// TestPipe: output to another program is lines, without a display.
 func TestPipe(t *testing.T) {
 	_, kubeconfig := newAPI(t, map[string]int64{"agent-a": 1})
 	tty := newTerminal(t, kubeconfig, "$calls drain node-1 --timeout=5s | od -c | grep -c 033; $calls drain node-1 --timeout=5s 2>&1 | cat")
@@ -142,7 +142,7 @@ func TestPipe(t *testing.T) {
 	}
 }
 
-// TestWatchOnATerminal: list -w stands in place, and Ctrl-C ends it as done.
+// TestWatchOnATerminal: list -w is drawn in place, and Ctrl-C ends it with success.
 func TestWatchOnATerminal(t *testing.T) {
 	a, kubeconfig := newAPI(t, map[string]int64{"agent-a": 1, "agent-b": 3})
 	tty := newTerminal(t, kubeconfig, "$calls -A -w")

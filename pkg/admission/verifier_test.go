@@ -31,7 +31,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// standingDoors are all doors as they should stand.
+// standingDoors returns all policies as they should be.
 func standingDoors(t *testing.T) []runtime.Object {
 	t.Helper()
 	d, err := manifests.Parse(manifests.DefaultValues())
@@ -62,14 +62,14 @@ func podsNamed(names ...string) (pods []*corev1.Pod) {
 	return pods
 }
 
-// refusal is how the delete door answers.
+// refusal returns the answer of the delete policy.
 func refusal(pod string) error {
 	return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, pod,
 		errors.New("ValidatingAdmissionPolicy 'callguard-delete' with binding 'callguard-delete' denied request: pod "+pod+" may hold calls"))
 }
 
-// doorsOn runs Doors on the objects until the test is over. The API server says that
-// it has these resources, or nothing, and answers deletions of pods with answer.
+// doorsOn runs a Verifier on the objects until the test is over. The API server lists these
+// resources, or nothing, and answers deletions of pods with answer.
 func doorsOn(t *testing.T, resources []string, answer func(pod string) error, locked []*corev1.Pod, objects ...runtime.Object) (*Verifier, *fake.Clientset, *trial.Events, *prometheus.Registry) {
 	t.Helper()
 	return doorsLogging(t, slog.DiscardHandler, resources, answer, locked, objects...)
@@ -117,7 +117,7 @@ func allPolicies() []string {
 	return []string{"validatingadmissionpolicies", "mutatingadmissionpolicies"}
 }
 
-// seenAs waits until the doors were looked at, and says why they are not in force.
+// seenAs waits until the policies were checked, and returns why they are not in effect.
 func seenAs(t *testing.T, d *Verifier) string {
 	t.Helper()
 	said := ""
@@ -132,7 +132,7 @@ func seenAs(t *testing.T, d *Verifier) string {
 	return said
 }
 
-// lacking leaves out the doors of a name and a type.
+// lacking leaves out the policies of a name and a type.
 func lacking[T runtime.Object](name string) func([]runtime.Object) []runtime.Object {
 	return func(doors []runtime.Object) []runtime.Object {
 		return slices.DeleteFunc(doors, func(o runtime.Object) bool {
@@ -142,7 +142,7 @@ func lacking[T runtime.Object](name string) func([]runtime.Object) []runtime.Obj
 	}
 }
 
-// altered changes the door of a name and a type.
+// altered changes the policy of a name and a type.
 func altered[T runtime.Object](name string, alter func(T)) func([]runtime.Object) []runtime.Object {
 	return func(doors []runtime.Object) []runtime.Object {
 		for _, o := range doors {
@@ -166,7 +166,7 @@ func TestDoors(t *testing.T) {
 		reason    string
 		resources []string
 		doors     func([]runtime.Object) []runtime.Object
-		want      string // why they are not in force
+		want      string // why they are not in effect
 	}{
 		"Stand":            {reason: "All are there, to the letter."},
 		"PolicyMissing":    {reason: "Nothing refuses a deletion.", doors: lacking[policy]("callguard-delete"), want: "ValidatingAdmissionPolicy callguard-delete is missing"},
@@ -342,8 +342,8 @@ func TestDoors(t *testing.T) {
 	}
 }
 
-// TestDoorsTried has the delete door tried on a pod. That it stands says nothing of
-// whether the API server heeds it.
+// TestDoorsTried has the delete policy tried on a pod, because its existence does not show
+// that the API server applies it.
 func TestDoorsTried(t *testing.T) {
 	resource := schema.GroupResource{Resource: "pods"}
 	cases := map[string]struct {
@@ -397,14 +397,14 @@ func TestDoorsTried(t *testing.T) {
 	}
 }
 
-// TestDoorsTriedElsewhere has somebody else refuse first in some namespaces. A healthy
-// one tells, whichever is asked first.
+// TestDoorsTriedElsewhere has something else refuse first in some namespaces. A healthy
+// namespace decides, whichever is tried first.
 func TestDoorsTriedElsewhere(t *testing.T) {
 	theirs := apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "a", errors.New("ValidatingAdmissionPolicy 'theirs' with binding 'theirs' denied request: keep it"))
 	cases := map[string]struct {
 		reason  string
-		healthy error // how the delete door answers in the namespace that nobody else has a word in
-		evil    error // what is said in the others
+		healthy error // the answer of the delete policy in the namespace where nothing else refuses
+		evil    error // the answer in the others
 		want    string
 	}{
 		"Shut": {reason: "The door is shut.", healthy: refusal("healthy"), evil: theirs},
@@ -426,8 +426,8 @@ func TestDoorsTriedElsewhere(t *testing.T) {
 	}
 }
 
-// TestDoorsTold deletes, alters and restores a door under a guard that runs. It
-// notices each at once, and tells once of each time the doors are not in force.
+// TestDoorsTold deletes, alters and restores a policy while a guard runs. The guard notices
+// each change at once, and reports once each time that the policies are not in effect.
 func TestDoorsTold(t *testing.T) {
 	d, client, events, _ := doorsOn(t, allPolicies(), refusal, podsNamed("a"), standingDoors(t)...)
 	becomes := func(want string) {
@@ -495,8 +495,8 @@ func (l *logged) list() []string {
 	return slices.Clone(l.lines)
 }
 
-// TestGraceDoorMissing starts a guard where the server knows the grace door and the
-// install was older. It says so each time it begins to be so, and what to do.
+// TestGraceDoorMissing starts a guard where the server could have policy callguard-grace
+// and the install is older. It reports that each time it begins, and what to do.
 func TestGraceDoorMissing(t *testing.T) {
 	log := &logged{Handler: slog.DiscardHandler}
 	d, client, events, _ := doorsLogging(t, log, allPolicies(), refusal, podsNamed("a"), standingDoors(t)...)
@@ -550,8 +550,8 @@ func TestGraceDoorMissing(t *testing.T) {
 	}
 }
 
-// TestDoorsUnasked has an API server that does not say which policies it has: that
-// is no door missing, and worth no Event.
+// TestDoorsUnasked has an API server that does not list its policies. That does not mean
+// that a policy is missing, and causes no Event.
 func TestDoorsUnasked(t *testing.T) {
 	d, _, events, _ := doorsOn(t, nil, refusal, nil)
 	trial.Eventually(t, "it could not be asked", func() bool {

@@ -149,7 +149,8 @@ type sdk struct {
 
 const maxRetry = 16
 
-// delay is the pause before the next attempt after so many failures in a row, in seconds.
+// delay returns the pause before the next attempt after a number of failures in a row, in
+// seconds.
 func (s sdk) delay(failures int) int { return min((failures-1)*2+s.first, 10) }
 
 // run tries until it is registered, or gives up; a second of its takes so long.
@@ -236,8 +237,8 @@ func TestNobodyWaitsForARefusal(t *testing.T) {
 	}
 }
 
-// TestHeldEndsWithTheGate: a worker that is kept keeps no gate from its end, and one that
-// goes is let go.
+// TestHeldEndsWithTheGate: a held worker does not keep the gate from closing, and the gate
+// notices when a held worker leaves.
 func TestHeldEndsWithTheGate(t *testing.T) {
 	g := open(t, "ws://"+reserve(t), func(c *Config) { c.patience = time.Hour })
 	hold := func() *websocket.Conn {
@@ -258,7 +259,7 @@ func TestHeldEndsWithTheGate(t *testing.T) {
 	_ = kept.Close()
 }
 
-// TestHeldTogether: when one worker gets through, all that are kept are let go.
+// TestHeldTogether: when one worker gets through, no worker is held any longer.
 func TestHeldTogether(t *testing.T) {
 	g := open(t, "ws://"+reserve(t), func(c *Config) { c.patience = time.Hour })
 	conn, resp, err := websocket.DefaultDialer.Dial(g.agentURL+"/agent", nil)
@@ -398,7 +399,7 @@ func TestNothingForeign(t *testing.T) {
 	}
 }
 
-// reserve is an address at which nobody listens.
+// reserve returns an address at which nothing listens.
 func reserve(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

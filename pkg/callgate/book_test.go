@@ -18,8 +18,8 @@ import (
 
 var errSilent = errors.New("connection refused")
 
-// TestBook plays what goes by and what the agents say, and looks at the counts.
-// A step's name begins with the second at which it happens.
+// TestBook plays frames and the agents' numbers, and checks the counts. A step's name
+// begins with the second at which it happens.
 func TestBook(t *testing.T) {
 	type step struct {
 		at   float64

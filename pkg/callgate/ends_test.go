@@ -107,8 +107,8 @@ func TestWhoseAgentIsInTheRoom(t *testing.T) {
 	}
 }
 
-// TestLookPastTrouble has LiveKit refuse the room of the oldest job: the others are
-// looked at all the same, and the log says so once, until all can be looked at.
+// TestLookPastTrouble has LiveKit refuse the room of the oldest job: the others are still
+// looked at, and the log has it once, until all can be looked at.
 func TestLookPastTrouble(t *testing.T) {
 	rooms := answers{"a": refusing("401"), "b": {}, "c": withAgent(), "d": refusing("401")}
 	e, logs := looking(t, rooms, "a", "b", "c", "d")

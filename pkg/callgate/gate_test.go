@@ -253,7 +253,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestNoPassword: what is in LiveKit's URL stands in the log.
+// TestNoPassword: LiveKit's URL is logged, so it may contain no password.
 func TestNoPassword(t *testing.T) {
 	for _, u := range []string{"wss://user:hidden@livekit", "wss://hidden@livekit", "wss://user:hidden@livekit:port", "user:hidden@livekit"} {
 		_, err := New(Config{Upstream: u, Pod: "pod", Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)})
@@ -481,8 +481,8 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
-// TestEndAmongFrames has an agent say good-bye while LiveKit sends: the log has the
-// agent's words. LiveKit may lose them with what it sent and nobody took.
+// TestEndAmongFrames has an agent close its websocket while LiveKit sends: the log has the
+// agent's close text. LiveKit may not get it if its own frames were not read.
 func TestEndAmongFrames(t *testing.T) {
 	u := newUpstream(t)
 	g := open(t, u.URL, nil)

@@ -14,7 +14,7 @@ var modelRuns = flag.Int("model", 0, "how many worlds of the model to play; 0 is
 
 var modelSeed = flag.Uint64("seed", 0, "the one world to play, with its story") //nolint:gochecknoglobals // a flag of the test
 
-// play plays worlds until so many have gone well, and returns the first that has not.
+// play plays the given number of worlds, and returns the first that fails.
 func play(runs int, m mutant) (seed uint64, failure string) {
 	var next atomic.Uint64
 	var failed atomic.Bool

@@ -44,7 +44,7 @@ type simJob struct {
 	waiting  bool // assigned, and its process may come
 	launched bool
 	alive    bool      // its process
-	forsaken bool      // its room had closed long before it was launched: nobody is there
+	forsaken bool      // its room had closed long before it was launched, so there is no caller
 	left     time.Time // when the agent left its room
 	never    bool      // its process does not end
 }
@@ -85,8 +85,8 @@ type mutant struct {
 	limits func(*limits)
 	book   func(*book) // before each round
 	// What the book is told wrongly.
-	oldNumbers    bool // a number is taken for as old as its answer
-	blindIsAbsent bool // a look that fails is taken for one that finds nobody
+	oldNumbers    bool // a number counts as of its answer instead of its request
+	blindIsAbsent bool // a failed look counts as one that finds nobody
 	leaveIsEnd    bool // LiveKit's word that an agent left is its end
 	lateJournal   bool // the assignment is written down after the agent heard of it
 	noWords       bool // what the worker says of jobs is not heard
@@ -413,7 +413,7 @@ func (w *world) assign(j *simJob, session uint64) {
 		takes = w.between(40*time.Second, 280*time.Second)
 	}
 	w.tell("assigned %s: a process in %s", j.id, takes)
-	if w.chance(4) { // all attempts fail, and nobody says so
+	if w.chance(4) { // all attempts fail, and nothing reports that
 		w.after(takes, func() { j.waiting = false })
 		return
 	}
@@ -435,7 +435,7 @@ func (w *world) launch(j *simJob) {
 	w.after(joins, func() { w.join(j) })
 }
 
-// join has the agent come into its room, which makes the room where there is none.
+// join makes the agent join its room, which creates the room if it does not exist.
 func (w *world) join(j *simJob) {
 	if !j.alive || j.inRoom || !j.left.IsZero() {
 		return
@@ -597,8 +597,8 @@ func (w *world) connect() {
 	w.tell("registered")
 }
 
-// restartLiveKit kills LiveKit and starts it anew. Without Redis its rooms are gone
-// until callers and agents are back; with it, what it lists is as old as its death.
+// restartLiveKit kills LiveKit and starts it again. Without Redis its rooms are gone until
+// callers and agents are back; with it, what it lists is as old as its death.
 func (w *world) restartLiveKit() {
 	if !w.livekit {
 		return
@@ -639,7 +639,7 @@ func (w *world) restartLiveKit() {
 	})
 }
 
-// killGate kills the gate and has it started anew.
+// killGate kills the gate and has it restarted.
 func (w *world) killGate() {
 	if !w.up {
 		return

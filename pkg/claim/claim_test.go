@@ -303,7 +303,8 @@ func TestGiveBack(t *testing.T) {
 	}
 }
 
-// TestGiveBackToNobodyElse has an annotation name somebody else, as a thief might.
+// TestGiveBackToNobodyElse has an annotation that names another Service, as an attacker
+// might write.
 func TestGiveBackToNobodyElse(t *testing.T) {
 	t.Parallel()
 	s := theirAPI()

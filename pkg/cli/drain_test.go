@@ -281,7 +281,8 @@ func TestDrainOfAGatedPod(t *testing.T) {
 	}
 }
 
-// TestDrainOfUnprotectedPods goes on for whoever gives their calls up by name, and says whose end.
+// TestDrainOfUnprotectedPods: with the flag that gives up their calls the drain continues, and
+// names the pods whose calls end.
 func TestDrainOfUnprotectedPods(t *testing.T) {
 	s := newDrainStage(t, labelledNamespace("off", "yes"), newPod("x", in("off")))
 	const off = `not protected, so its calls end with it: namespace off is not enabled (its label callguard.dev/enabled is "yes", not "true")`
@@ -306,7 +307,7 @@ func TestDrainOfUnprotectedPods(t *testing.T) {
 	}
 }
 
-// TestSecondBudgetInMidDrain has a budget appear beside callguard's, whose evictions answer 500 until it is deleted.
+// TestSecondBudgetInMidDrain has a second budget appear, with which evictions answer 500 until it is deleted.
 func TestSecondBudgetInMidDrain(t *testing.T) {
 	s := newDrainStage(t)
 	out := &trial.Log{}
@@ -422,7 +423,7 @@ func TestDryRunOfUnknownCalls(t *testing.T) {
 	}
 }
 
-// TestWithCalls has no number stand for all where it is of some.
+// TestWithCalls: a number that covers only some pods is not shown as the number of all.
 func TestWithCalls(t *testing.T) {
 	for want, n := range map[string][2]int{
 		", with no call": {0, 0}, ", with 1 call": {1, 0}, ", with 3 calls": {3, 0},
@@ -434,7 +435,8 @@ func TestWithCalls(t *testing.T) {
 	}
 }
 
-// TestRefused has what could lose a call or hang for ever refused: nothing is changed.
+// TestRefused: a drain that could lose a call or hang forever is refused, and nothing is
+// changed.
 func TestRefused(t *testing.T) {
 	cases := map[string]struct {
 		reason  string
@@ -505,7 +507,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestNotesOfDrain goes on where nothing can be lost, and says what it does not know.
+// TestNotesOfDrain: the drain continues if nothing can be lost, and prints what is unknown.
 func TestNotesOfDrain(t *testing.T) {
 	s := newDrainStage(t)
 	s.refuse("get", "leases")

@@ -25,7 +25,7 @@ func TestEndsOfSeveralNodes(t *testing.T) {
 	}
 }
 
-// TestEndsUnknown: where nobody knows, why is said, and no time.
+// TestEndsUnknown: if the time is unknown, the reason is shown instead.
 func TestEndsUnknown(t *testing.T) {
 	for name, tc := range map[string]struct {
 		reason  string

@@ -238,7 +238,7 @@ func TestDrainFlags(t *testing.T) {
 	}
 }
 
-// TestNextToEvict has an order whatever is tried.
+// TestNextToEvict checks the order of evictions.
 func TestNextToEvict(t *testing.T) {
 	free, held := newPod("free", released(call.NodeDrain)), newPod("held")
 	tried := map[types.UID]int{"free": 9, "held": 0}

@@ -18,7 +18,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 )
 
-// may has the stage answer what whoever asks may do: all but these, as VERB RESOURCE.
+// may makes the stage grant the user every right except these, as VERB RESOURCE.
 func (s *stage) may(not ...string) {
 	s.fake.PrependReactor("create", "selfsubjectaccessreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		create, _ := a.(clienttesting.CreateActionImpl)

@@ -42,7 +42,8 @@ func scheduled() corev1.PodCondition {
 	return corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}
 }
 
-// TestStuckReplacement has a drain, and why, name what it waits for, in the words of whoever refuses it a place.
+// TestStuckReplacement: drain and why name what keeps a replacement from running, in the words of the component
+// that refuses it.
 func TestStuckReplacement(t *testing.T) {
 	quota := workload(1)
 	set, _ := quota[1].(*appsv1.ReplicaSet)

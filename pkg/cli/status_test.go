@@ -11,7 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// TestStatus: what a drain left that nobody watches is found again, with what it waits for and how to go on.
+// TestStatus: status finds a drain that nobody watches, what it waits for, and how to continue it.
 func TestStatus(t *testing.T) {
 	elsewhere := func(name string) edit { return func(p *corev1.Pod) { p.Spec.NodeName = name } }
 	free := newNode(false)

@@ -168,7 +168,7 @@ func TestFolded(t *testing.T) {
 	}
 }
 
-// TestNarrowed: of a table whose names do not fit, every letter is still there, whatever the width.
+// TestNarrowed: no letter of a table is lost if names do not fit, whatever the width.
 func TestNarrowed(t *testing.T) {
 	const text = "NAMESPACE\tPOD\tCALLS\nvoice\tagent-77594dd9bf-lp467\t2\nTOTAL\t1 pods\n"
 	letters := func(text string) (n int) {

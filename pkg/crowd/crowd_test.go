@@ -142,7 +142,7 @@ func TestConnectionsAreForgotten(t *testing.T) {
 }
 
 // TestServeEnds: when it is told to, it lets the one who is being answered have the answer, cuts
-// off who streams, and takes nobody more.
+// off streaming clients, and accepts no more connections.
 func TestServeEnds(t *testing.T) {
 	for name, streams := range map[string]bool{"Answering": false, "Streaming": true} {
 		t.Run(name, func(t *testing.T) {

@@ -28,7 +28,7 @@ import (
 
 const theirMetric = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/shop/pods/*/http_requests"
 
-// other is an adapter beside callguard's: a real server with TLS.
+// other is another adapter: a real server with TLS.
 type other struct {
 	*httptest.Server
 

@@ -39,7 +39,7 @@ func TestWorkers(t *testing.T) {
 	}
 }
 
-// TestOne: with a single worker whoever comes first has it, and gives it back.
+// TestOne: a single worker goes to whoever comes first, and is given back.
 func TestOne(t *testing.T) {
 	w := NewWorkers(1)
 	if !w.Take("a") {

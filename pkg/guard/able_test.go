@@ -174,7 +174,7 @@ func TestAskedJustBefore(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	look() // nobody has asked it yet
+	look() // it was not asked yet
 	read(t.Context())
 	said.says["b"] = call.Gone // the next moment
 	look()

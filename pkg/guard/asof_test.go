@@ -58,7 +58,7 @@ func TestKnownAsOfAStep(t *testing.T) {
 	}
 }
 
-// TestLargeWorkloadIsListedOnce sets many pods aside in two looks: the second goes by what the informer has, which holds the
+// TestLargeWorkloadIsListedOnce sets many pods aside in two looks: the second uses what the informer has, which holds the
 // steps of the first. Of a small workload, and of an informer that lags behind, the pods are listed for each.
 func TestLargeWorkloadIsListedOnce(t *testing.T) {
 	for name, tc := range map[string]struct {

@@ -18,8 +18,8 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// TestTrimOfTheLarge: whoever may write in any namespace makes objects and Events as large as the API server takes them. Of each no
-// more is kept than of any other.
+// TestTrimOfTheLarge: anyone who may write in some namespace can create objects and Events as large as the API server accepts. Of
+// each no more is kept than of any other.
 func TestTrimOfTheLarge(t *testing.T) {
 	many := map[string]string{}
 	for i := range 10_000 {
@@ -97,7 +97,7 @@ func TestTrimKeepsWhatAutoscalersSay(t *testing.T) {
 	}
 }
 
-// TestTrimOfARefusal: that the delete door refused is what is counted of an Event.
+// TestTrimOfARefusal: only Events about refusals of the delete policy are counted.
 func TestTrimOfARefusal(t *testing.T) {
 	const refused = "Error deleting: ValidatingAdmissionPolicy 'callguard-delete' with binding 'callguard-delete' denied request: pod a holds calls"
 	trimmed, err := trim(&corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "e"}, Message: refused, Count: 3})

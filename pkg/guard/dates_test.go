@@ -11,9 +11,9 @@ import (
 	"github.com/callguard/callguard/pkg/pods"
 )
 
-// TestRemovalComesAgain has an autoscaler that is refused take its taint off and try
-// again: deadlines count from its first try, until it has thought better of it. A cordon
-// that is withdrawn counts anew at once.
+// TestRemovalComesAgain has an autoscaler that is refused take its taint off and try again:
+// deadlines count from its first try, until it has thought better of it. A cordon that is
+// withdrawn counts from zero at once.
 func TestRemovalComesAgain(t *testing.T) {
 	taint := corev1.Taint{Key: "ToBeDeletedByClusterAutoscaler", Effect: corev1.TaintEffectNoSchedule}
 	cases := map[string]struct {

@@ -27,13 +27,13 @@ func TestLockedPods(t *testing.T) {
 	}
 }
 
-// gatekeeper says of the doors what a test wants.
+// gatekeeper returns what a test wants about the policies.
 type gatekeeper struct{ err error }
 
 func (k *gatekeeper) InForce() error { return k.err }
 
-// TestDoorsHold has a pod that may go with the next look. It does not while a door
-// is missing, and the Event about it names the door.
+// TestDoorsHold has a pod that could be released with the next look. It is not while a
+// policy is missing, and the Event about it names the policy.
 func TestDoorsHold(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a", draining, ended),
 		webPod("b", func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }))

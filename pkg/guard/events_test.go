@@ -58,7 +58,7 @@ func TestEvents(t *testing.T) {
 	grace := func(seconds int64) edit {
 		return func(o metav1.Object) { o.(*corev1.Pod).Spec.TerminationGracePeriodSeconds = &seconds }
 	}
-	// It takes no new call since a minute before noon, and nobody knows of its calls.
+	// It takes no new calls since a minute before noon, and its calls are unknown.
 	leaver := func(edits ...edit) *corev1.Pod { return asidePod("a", append([]edit{draining}, edits...)...) }
 	deadline := func(after, then string) edit {
 		return func(o metav1.Object) {
@@ -208,7 +208,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestDeletedWhileLocked tells of a pod that is deleted past the doors, and counts it.
+// TestDeletedWhileLocked: a pod that is deleted despite the policies is reported and
+// counted.
 func TestDeletedWhileLocked(t *testing.T) {
 	foreign := func(o metav1.Object) { o.SetNamespace("elsewhere") }
 	cases := map[string]struct {

@@ -13,7 +13,7 @@ import (
 // explorer visits every state that a world can come to, once.
 //
 // A state is reached again from the last one in which no guard was in the middle of
-// something: that world is copied, and the actions that came after it are done anew.
+// something: that world is copied, and the actions that came after it are repeated.
 type explorer struct {
 	seed maphash.Seed
 	seen map[uint64]bool

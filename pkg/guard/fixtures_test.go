@@ -209,7 +209,7 @@ type hearsay func(*call.Pod) call.Reading
 // Ask implements Witness.
 func (h hearsay) Ask(_ context.Context, pod *call.Pod) call.Reading { return h(pod) }
 
-// open are doors in force.
+// open is a Gatekeeper whose policies are in effect.
 type open struct{}
 
 func (open) InForce() error { return nil }
@@ -233,7 +233,7 @@ func newGuardOf(t testing.TB, objects ...runtime.Object) (*Guard, *fake.Clientse
 	return newGuardBy(t, noon, objects...)
 }
 
-// moving is a clock that begins at noon, and goes on when a test has it, also under informers that read it.
+// moving is a clock that begins at noon and moves when a test moves it, even while informers read it.
 type moving struct{ passed atomic.Int64 }
 
 func (m *moving) now() time.Time           { return noon().Add(time.Duration(m.passed.Load())) }
@@ -266,7 +266,7 @@ func newGuardBy(t testing.TB, now func() time.Time, objects ...runtime.Object) (
 	return g, client
 }
 
-// withNodes adds the nodes that pods are on, and that nobody has thought of.
+// withNodes adds the nodes of pods that the test has not defined.
 func withNodes(objects []runtime.Object) []runtime.Object {
 	there := map[string]bool{"": true}
 	for _, o := range objects {

@@ -99,7 +99,7 @@ func TestGateFirstOfMany(t *testing.T) {
 		t.Errorf("LiveKit is asked %d times; want once, of the pod without a gate", n)
 	}
 
-	f.now = f.now.Add(wantedFor + time.Second) // nobody wants the pod without a gate any more
+	f.now = f.now.Add(wantedFor + time.Second) // the pod without a gate is no longer wanted
 	f.want(held, false)
 	f.read(t.Context(), "plain")
 	if !f.spared[call.DefaultProject] {
@@ -129,7 +129,7 @@ func TestGateFirstBeforeARelease(t *testing.T) {
 	}
 }
 
-// TestHeldByItsGate: a pod that its gate holds is held for its calls, and nobody says that anything is unknown.
+// TestHeldByItsGate: a pod that its gate holds is held for its calls, and nothing is reported as unknown.
 func TestHeldByItsGate(t *testing.T) {
 	gate := func(pod *call.Pod) { pod.Witnesses = []call.Witness{call.Rooms, call.Gate} }
 	g, _ := newGuard(t, enabledNamespace(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining, annotation(call.GatePortAnnotation, "8089")))
@@ -160,7 +160,8 @@ func TestHeldByItsGate(t *testing.T) {
 	}
 }
 
-// TestSealIsNews: a gate that gets the order says something new, though it counted no call before, and dates it anew.
+// TestSealIsNews: when a gate has got the order, that is a change, even if it counted no call before, and its time
+// counts from then.
 func TestSealIsNews(t *testing.T) {
 	e := newEntry(gatedPod("a"), noon())
 	e.enter(map[call.Witness]call.Reading{call.Gate: call.Known(0, noon())}, noon())

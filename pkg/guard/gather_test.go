@@ -122,7 +122,8 @@ func TestLiveInPages(t *testing.T) {
 	}
 }
 
-// guardOfMany is a guard of so many Deployments, each of ten pods that have to go.
+// guardOfMany returns a guard of a number of Deployments, each with ten pods that have to
+// go.
 func guardOfMany(t testing.TB, workloads int) *Guard {
 	t.Helper()
 	objects := []runtime.Object{enabledNamespace(), newNode(true)}
@@ -152,8 +153,8 @@ func look(t testing.TB, g *Guard, i int) {
 	}
 }
 
-// BenchmarkLooks looks once at each of so many Deployments of ten pods, all of which have
-// to go.
+// BenchmarkLooks looks once at each of a number of Deployments of ten pods, all of which
+// have to go.
 func BenchmarkLooks(b *testing.B) {
 	for _, n := range []int{10, 100, 500, 2_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

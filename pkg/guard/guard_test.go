@@ -30,7 +30,7 @@ func newNode(cordoned bool, taints ...corev1.Taint) *corev1.Node {
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", UID: "node-1"}, Spec: corev1.NodeSpec{Unschedulable: cordoned, Taints: taints}}
 }
 
-// TestDates has what carries no time of its own dated anew each time it comes. With
+// TestDates: a fact without a time of its own gets a new time each time it appears. With
 // the old date a pod that has come since would be held as one that came after.
 func TestDates(t *testing.T) {
 	gone := corev1.Taint{Key: "example.com/gone", Effect: corev1.TaintEffectNoExecute}
@@ -391,8 +391,8 @@ func TestLeaseUnread(t *testing.T) {
 	}
 }
 
-// TestStandsBy has two guards that both see a pod deleted past the doors, and of
-// which one leads: it alone says so. When it leads no more, it holds nothing.
+// TestStandsBy has two guards that both see a pod deleted despite the policies. Only the
+// leading one reports it. When it no longer leads, it holds nothing.
 func TestStandsBy(t *testing.T) {
 	g, _ := newGuard(t, enabledNamespace(), newNode(false))
 	told := hear(g)
@@ -419,7 +419,7 @@ func TestStandsBy(t *testing.T) {
 	}
 }
 
-// TestHoldsEnd has a namespace disabled in mid-drain: nobody holds its pods any more.
+// TestHoldsEnd has a namespace disabled in mid-drain: its pods are no longer held.
 func TestHoldsEnd(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a"))
 	look := func() {
@@ -473,7 +473,7 @@ func TestReleasedOnce(t *testing.T) {
 }
 
 // TestForcedLooksAgain has a deadline pass while nobody had answered for a moment. The
-// witnesses are asked once more: a pod that is idle is not let go by force, and one whose
+// witnesses are asked once more: a pod that is idle is not released by force, and one whose
 // deadline does not count any more not at all.
 func TestForcedLooksAgain(t *testing.T) {
 	for reason, tc := range map[string]struct {

@@ -234,7 +234,7 @@ func TestStrangers(t *testing.T) {
 }
 
 // TestEndingNodes has the only other pod of a workload on a node that is being taken away.
-// It takes no calls for long, and nobody stops for its sake.
+// It will not take calls for long, so no other pod stops because of it.
 func TestEndingNodes(t *testing.T) {
 	const second = "node-2"
 	there := func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = second }
@@ -286,7 +286,7 @@ func TestEndingNodes(t *testing.T) {
 	}
 }
 
-// TestLeftToEviction has released pods that nobody has taken for an hour.
+// TestLeftToEviction has released pods that nobody has evicted for an hour.
 func TestLeftToEviction(t *testing.T) {
 	released := func(intent call.Intent) edit { return label(call.ReleasedLabel, string(intent)) }
 	removal := corev1.Taint{Key: "karpenter.sh/disrupted", Effect: corev1.TaintEffectNoSchedule}
@@ -332,7 +332,7 @@ func TestLeftToEviction(t *testing.T) {
 }
 
 // TestDeadlinesCountFromTheIntent drains a node, cancels that and takes it up again. The
-// pod's road goes on; its deadline counts from when somebody last began to wait for it.
+// pod still leaves; its deadline counts from when somebody last began to wait for it.
 func TestDeadlinesCountFromTheIntent(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a"))
 	now := noon()

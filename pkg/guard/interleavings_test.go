@@ -21,7 +21,7 @@ import (
 	"github.com/callguard/callguard/pkg/verdict/rules/idle"
 )
 
-// thorough has TestInterleavings go through more of everything, up to so many states
+// thorough makes TestInterleavings explore more of everything, up to this number of states
 // of each world; `make model` sets it.
 var thorough = flag.Int("model", 0, "explore larger worlds, of each up to so many states") //nolint:gochecknoglobals // as package flag has it
 
@@ -397,7 +397,7 @@ func scaledDown() *world {
 	return w
 }
 
-// deploy makes a Deployment of one replica with so many pods.
+// deploy creates a Deployment of one replica with a number of pods.
 func (w *world) deploy(pods int) {
 	one, yes := int32(1), true
 	w.store.deployment = &appsv1.Deployment{

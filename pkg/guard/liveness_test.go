@@ -23,7 +23,7 @@ import (
 // modelWait is how long an idle pod waits for others in the worlds that keep them away.
 const modelWait = 2 * time.Second
 
-// hardship is what may be in the way of a pod that should go, beside its calls. Each of
+// hardship is what may be in the way of a pod that should go, other than its calls. Each of
 // it may last forever, unless it names a time.
 type hardship struct {
 	// noPlace: no replacement finds a node for so long.
@@ -42,7 +42,7 @@ type hardship struct {
 	// deadline is how long the team waits for calls; zero is forever. What it ends is
 	// not taken for lost.
 	deadline time.Duration
-	// doorsLost is for how long a door is missing.
+	// doorsLost is for how long a policy is missing.
 	doorsLost time.Duration
 	// mostMade is how many pods may be made in all; zero is no limit.
 	mostMade int
@@ -191,7 +191,7 @@ func hardships() map[string]hardScenario {
 	}
 }
 
-// blindToOthers is of a guard that counts nobody who takes calls in a pod's place.
+// blindToOthers is a guard that does not count other pods that take calls.
 func blindToOthers(f *verdict.Facts) { f.Workload.Able = 0 }
 
 // both has a guard lack a rule and not see something.

@@ -83,7 +83,8 @@ func TestCountWrites(t *testing.T) {
 	}
 }
 
-// TestCountWritesOfClient asks as the doors do, every few seconds.
+// TestCountWritesOfClient makes requests as the check of the policies does, every few
+// seconds.
 func TestCountWritesOfClient(t *testing.T) {
 	for _, contentType := range []string{"application/json", "application/vnd.kubernetes.protobuf"} {
 		registry := prometheus.NewPedanticRegistry()

@@ -23,7 +23,7 @@ import (
 )
 
 // TestPlanMakesNoRequest plans for a workload whose pods have every reason to go, of a
-// planner whose facts all come from memory. What it wants to know beside it says.
+// planner whose facts all come from memory. It reports what else it needs to know.
 func TestPlanMakesNoRequest(t *testing.T) {
 	lost := newNode(true, corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute})
 	asked := map[string]int{}
@@ -201,7 +201,7 @@ func TestWhoMayGoGoesFirst(t *testing.T) {
 }
 
 // TestManyAreSetAsideInTurns has room for replacements of a hundred pods at once. One look sets some aside, and the next comes
-// at once: nobody whose replacement is ready meanwhile waits for all hundred.
+// at once: a pod whose replacement is ready meanwhile does not wait for all hundred.
 func TestManyAreSetAsideInTurns(t *testing.T) {
 	const all = 100
 	objects := []runtime.Object{enabledNamespace(), newNode(true), newDeployment("web", all, maxSurge(intstr.FromString("100%"))), newReplicaSet("1", all)}
@@ -227,7 +227,7 @@ func TestManyAreSetAsideInTurns(t *testing.T) {
 }
 
 // TestRefusedStepsLetOthersPass has a webhook of somebody refuse every change of as many pods as one look takes steps with.
-// The others go on all the same, and the refused are tried again.
+// The others continue, and the refused ones are tried again.
 func TestRefusedStepsLetOthersPass(t *testing.T) {
 	const others = 5
 	objects := []runtime.Object{enabledNamespace(), newNode(true), newDeployment("web", least+others, maxSurge(intstr.FromString("100%"))), newReplicaSet("1", least+others)}

@@ -23,7 +23,8 @@ import (
 	"github.com/callguard/callguard/pkg/verdict/rules/calls"
 )
 
-// TestEventsArePlain: a pod's word in an Event does nothing to a terminal, and ends.
+// TestEventsArePlain: a pod's text in an Event is safe for a terminal, and limited in
+// length.
 func TestEventsArePlain(t *testing.T) {
 	recorder := record.NewFakeRecorder(2)
 	hostile := "the gate does not know: \x1b[2J\nNormal Released" + strings.Repeat("x", 1<<20)
@@ -37,7 +38,8 @@ func TestEventsArePlain(t *testing.T) {
 	}
 }
 
-// TestOrderUnread: how long a gate has not read the order counts on whatever rule holds its pod, and ends when it has.
+// TestOrderUnread: the time for which a gate has not read the order counts whichever rule holds its pod, and ends when
+// it has read it.
 func TestOrderUnread(t *testing.T) {
 	draining := verdict.Facts{Pod: verdict.Pod{State: call.Draining}, Readings: []verdict.Reading{
 		{Reading: call.Known(1, noon()), Witness: call.Rooms}, {Reading: call.Known(1, noon()), Witness: call.Gate},

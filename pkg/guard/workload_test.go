@@ -450,8 +450,8 @@ func TestFactsOfOthers(t *testing.T) {
 	w := s.workload(workloadKey(pods.Deployment, "web"))
 	me := w.members[slices.IndexFunc(w.members, func(m *member) bool { return m.Name == "me" })]
 	got := w.facts(s, me, w.company(noon()), call.Mark{Intent: call.NodeDrain}, noon(), verdict.Limits{}).Workload
-	// Able: those that are ready and neither aside nor on their road, and the unlocked one.
-	// Aside: those that a node wants gone and that still are there; of these one takes calls until it drains.
+	// Able: those that are ready and neither aside nor leaving, and the unlocked one. Aside: those that a
+	// node wants gone and that still are there; of these one takes calls until it drains.
 	want := verdict.Workload{Desired: 4, MinAvailable: 4, Surge: 1, Able: 2, Coming: 1, Aside: 2, Leaving: 1}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want, +got:\n%s", diff)

@@ -150,7 +150,7 @@ type stage struct {
 	// pods is how many there are in the end, and first the one that a drain is about.
 	pods  int
 	first types.UID
-	// drains says that the node of the first pod is to be emptied.
+	// drains reports that the node of the first pod is drained.
 	drains bool
 	// gated says that pods have a gate, and counted that it is the witness of their calls,
 	// beside LiveKit.
@@ -403,12 +403,13 @@ func (w *world) delete(pod *corev1.Pod, by string) {
 	w.replace(pod)
 }
 
-// door is the delete door: it is judged on the stored pod, in one with the delete.
+// door is the delete policy: it is evaluated on the stored pod, atomically with the
+// deletion.
 func door(pod *corev1.Pod) bool {
 	return released(pod) || pod.DeletionTimestamp != nil || !running(pod)
 }
 
-// remove is a DELETE through the door.
+// remove is a DELETE that the delete policy checks.
 func (w *world) remove(name string, uid types.UID, by string) error {
 	pod := w.store.pod(name)
 	switch {
@@ -617,7 +618,7 @@ func (w *world) replenishSet(rs *appsv1.ReplicaSet, hash string, dry bool) bool 
 	for _, pod := range active {
 		if door(pod) {
 			if !dry {
-				_ = w.remove(pod.Name, "", "its ReplicaSet") // the door lets it
+				_ = w.remove(pod.Name, "", "its ReplicaSet") // the policy allows it
 			}
 			return true
 		}

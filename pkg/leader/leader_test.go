@@ -64,7 +64,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// leaseOf is one that somebody holds, for so many seconds from now on.
+// leaseOf returns a lease that somebody holds, for a number of seconds from now on.
 func leaseOf(holder string, seconds int32) *coordinationv1.Lease {
 	now := metav1.NowMicro()
 	return &coordinationv1.Lease{

@@ -15,8 +15,8 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// TestRecordServer: the first LiveKit of the default project is taken for that of all
-// pods, another one is dated by the API server, and only the guard that leads says so.
+// TestRecordServer: the first LiveKit of the default project counts as that of all pods,
+// another one is dated by the API server, and only the guard that leads says so.
 func TestRecordServer(t *testing.T) {
 	when := metav1.NewTime(noon())
 	lease := func(annotations map[string]string) *coordinationv1.Lease {

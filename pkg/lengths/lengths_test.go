@@ -59,7 +59,7 @@ func drained(t *testing.T, r *rand.Rand, history time.Duration) (worst float64) 
 	const calls = 200
 	table := &Table{}
 	var open []spoken
-	at := -history - time.Hour // nobody watches in the first hour
+	at := -history - time.Hour // nothing is observed in the first hour
 	watched := -history
 	for at < 0 {
 		at += seconds(r.ExpFloat64() * 435 / calls) // 435 s is the mean length

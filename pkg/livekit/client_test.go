@@ -118,7 +118,7 @@ func TestWhoIsInARoom(t *testing.T) {
 	}
 }
 
-// TestErrors has LiveKit, and what stands before it, fail in every way. The errors say
+// TestErrors has LiveKit, and proxies in front of it, fail in every way. The errors say
 // what happened and what to do, and repeat neither rooms nor answers.
 func TestErrors(t *testing.T) {
 	answers := func(status int, contentType, body string) http.HandlerFunc {

@@ -99,7 +99,7 @@ func TestService(t *testing.T) {
 	}
 }
 
-// TestTenantsNameTheirOwnServices: how far a tenant of namespace voice is led by a name, whatever that stands for.
+// TestTenantsNameTheirOwnServices: where names may lead a tenant of namespace voice, whatever they stand for.
 func TestTenantsNameTheirOwnServices(t *testing.T) {
 	names, asked := map[string]string{
 		"livekit.voice.svc":  "livekit.voice.svc.cluster.local.",

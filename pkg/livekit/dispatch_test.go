@@ -92,7 +92,8 @@ func TestDispatchAgain(t *testing.T) {
 	}
 }
 
-// TestDispatchesOfTheLong: a name that no pod can say is taken for no other, and is not asked for again.
+// TestDispatchesOfTheLong: a name that no pod can have is not mistaken for another, and is not asked for
+// again.
 func TestDispatchesOfTheLong(t *testing.T) {
 	t.Parallel()
 	f := newFake()

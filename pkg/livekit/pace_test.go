@@ -147,7 +147,7 @@ func TestTooManyRequests(t *testing.T) {
 }
 
 // TestLearnsTheLimit: a server that takes less than the limit, or one of unknown limit,
-// refuses a few times and then no more.
+// refuses a few times and then no longer.
 func TestLearnsTheLimit(t *testing.T) {
 	for name, limit := range map[string]int{"NoLimit": 0, "PartOfCloudLimit": 300} {
 		t.Run(name, func(t *testing.T) {
@@ -244,7 +244,8 @@ func TestReplicasShareTheLimit(t *testing.T) {
 	})
 }
 
-// TestShareOfMany: a share is never less than a request, and no limit is none for all.
+// TestShareOfMany: a share is never less than one request, and without a limit nobody has
+// one.
 func TestShareOfMany(t *testing.T) {
 	for _, tc := range []struct{ limit, replicas, want int }{{600, 2, 300}, {600, 7, 85}, {24, 100, 1}, {0, 2, 0}, {600, 0, 600}} {
 		if got := NewSharedPace(tc.limit, func() int { return tc.replicas }).Limit(time.Now()); got != tc.want {

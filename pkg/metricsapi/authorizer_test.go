@@ -81,8 +81,8 @@ func (r *reviews) authorizer(t testing.TB) authorizer.Authorizer {
 	return WidestFirst(delegating)
 }
 
-// TestWidestFirst: whoever may read more than was asked for is asked about once; whoever
-// may not is judged on what was asked for, whatever the answer to the wider question.
+// TestWidestFirst: for users who may read more than requested there is one question; for
+// others the requested right decides, whatever the answer to the wider question.
 func TestWidestFirst(t *testing.T) {
 	everything, inVoice, web := `%s: */ in ""`, `%s: */ in "voice"`, `%s: deployments.apps/web in "voice"`
 	for name, tc := range map[string]struct {
@@ -168,8 +168,8 @@ func TestOneReviewAMinute(t *testing.T) {
 	})
 }
 
-// TestSameNameIsNotTheSame: an answer about one is none about another of that name, as a
-// token of a made-again account or with fewer groups is.
+// TestSameNameIsNotTheSame: an answer about one user is not used for another of that name,
+// as a token of a made-again account or with fewer groups is.
 func TestSameNameIsNotTheSame(t *testing.T) {
 	r := &reviews{answers: func(s authorizationv1.SubjectAccessReviewSpec) (bool, bool, error) {
 		return len(s.Groups) > 0, false, nil

@@ -371,8 +371,8 @@ func TestDeadNode(t *testing.T) {
 	}
 }
 
-// TestUnavailableIsPlain: whoever asks for a metric reads why it is not known, on a
-// terminal, and a tenant may have a word in that.
+// TestUnavailableIsPlain: the reason why a metric is not known is shown on terminals, and
+// may include a tenant's text.
 func TestUnavailableIsPlain(t *testing.T) {
 	for _, unknown := range []tally{
 		{stale: errors.New("\x1b[2J\n" + strings.Repeat("x", 1<<20))},

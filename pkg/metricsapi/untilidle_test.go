@@ -35,7 +35,7 @@ func aged(of map[string][]time.Duration) func(*call.Pod, time.Time) []time.Durat
 
 func TestUntilIdle(t *testing.T) {
 	ages := map[string][]time.Duration{
-		"a": {7 * time.Minute}, "c": {time.Minute}, // and one that nobody saw begin
+		"a": {7 * time.Minute}, "c": {time.Minute}, // and one whose beginning was not seen
 		"d": {8 * time.Minute, 9 * time.Minute, 9 * time.Minute, 9 * time.Minute, 5 * time.Hour}, // more than count
 	}
 	for name, tc := range map[string]struct {
@@ -143,8 +143,8 @@ func TestUntilIdleOfSome(t *testing.T) {
 	}
 }
 
-// TestOthersTeachNothing: whoever has another LiveKit project has no word in how long the
-// calls of a workload last, and a workload keeps what was learnt while it has no pods.
+// TestOthersTeachNothing: the owner of another LiveKit project cannot influence how long
+// the calls of a workload last, and a workload keeps what was learnt while it has no pods.
 func TestOthersTeachNothing(t *testing.T) {
 	p := testProvider(allKnown())
 	if p.lengths.Table("voice/other", "voicea") != nil {

@@ -79,8 +79,8 @@ func TestTrimKeepsAnnotations(t *testing.T) {
 	}
 }
 
-// TestTrimOfTheLarge: whoever may write in any namespace makes objects as large as the API server takes them. Of each no more is
-// kept than of any other.
+// TestTrimOfTheLarge: anyone who may write in some namespace can create objects as large as the API server accepts. Of each no
+// more is kept than of any other.
 func TestTrimOfTheLarge(t *testing.T) {
 	many := map[string]string{}
 	for i := range 10_000 {
@@ -176,7 +176,7 @@ func TestRunning(t *testing.T) {
 }
 
 // TestAgentRuns asks the page of an agent only while its container may run, whatever else
-// runs in the pod; whoever else counts is asked all the same. It is so of a trimmed pod, too.
+// runs in the pod; other witnesses are still asked. The same applies to a trimmed pod.
 func TestAgentRuns(t *testing.T) {
 	const both, rooms, none = "rooms,worker", "rooms", ""
 	cases := map[string]struct {

@@ -311,8 +311,8 @@ func TestSession(t *testing.T) {
 	}
 }
 
-// TestFailures lets the API, and what stands before it, fail in every way that is
-// known. Each repeats the key where it can; nothing that the prober says has it.
+// TestFailures lets the API, and proxies in front of it, fail in every way that is known.
+// Each repeats the key where it can; nothing that the prober says has it.
 func TestFailures(t *testing.T) {
 	const event = websocket.TextMessage
 	problem := func(kind, code string) string {
@@ -433,7 +433,7 @@ func trickle(w http.ResponseWriter, r *http.Request) {
 	<-r.Context().Done()
 }
 
-// nobody is an address where nobody listens.
+// nobody is an address where nothing listens.
 func nobody(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -607,7 +607,7 @@ func TestLoop(t *testing.T) {
 	}
 }
 
-// TestManyAsk asks for the verdict while a probe hangs: nobody waits, and no other
+// TestManyAsk asks for the verdict while a probe hangs: no request waits, and no other
 // probe begins.
 func TestManyAsk(t *testing.T) {
 	a := newAPI(t)

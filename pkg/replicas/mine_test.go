@@ -56,7 +56,8 @@ func TestMine(t *testing.T) {
 	}
 }
 
-// TestMineOfAList: what the API server says is what counts, and while it lists nobody every room is everybody's.
+// TestMineOfAList: the API server's list decides, and while it is empty every replica is in charge of every
+// room.
 func TestMineOfAList(t *testing.T) {
 	t.Parallel()
 	w, _ := start(t, fake.NewClientset(), io.Discard)

@@ -192,7 +192,7 @@ func TestInterrupted(t *testing.T) {
 	})
 }
 
-// TestWhyNobodyCame: whatever is known is in the one sentence, with what to do.
+// TestWhyNobodyCame: everything that is known is in one sentence, with what to do.
 func TestWhyNobodyCame(t *testing.T) {
 	known := func(n int) call.Reading { return call.Known(n, time.Time{}) }
 	leaving := newPod("agent-3", known(0))

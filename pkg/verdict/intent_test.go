@@ -119,7 +119,7 @@ func TestIntentWithoutDelay(t *testing.T) {
 	}
 }
 
-// TestBehind says what stands behind a wish, of all that may: deadlines count from when
+// TestBehind checks which of several causes is behind an intent: deadlines count from when
 // that was first seen.
 func TestBehind(t *testing.T) {
 	at := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)

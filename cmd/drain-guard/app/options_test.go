@@ -55,7 +55,7 @@ func TestNamespace(t *testing.T) {
 	}
 }
 
-// TestUnlockSaysWhatItCosts: nobody should learn it from a call that was cut.
+// TestUnlockSaysWhatItCosts: the help says that calls may be cut.
 func TestUnlockSaysWhatItCosts(t *testing.T) {
 	var said strings.Builder
 	if err := Main(t.Context(), []string{"unlock", "--help"}, io.Discard, &said); err != nil {

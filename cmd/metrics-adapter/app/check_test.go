@@ -88,7 +88,7 @@ func TestCheck(t *testing.T) {
 		args    []string
 		answers map[string][]string
 		want    string   // what it says
-		wantErr []string // each must stand in the error; none means no error
+		wantErr []string // each must be in the error; an empty list means no error
 	}{
 		"Nodes": {
 			reason:  "The sum over all nodes needs no workload to be there.",

@@ -107,8 +107,8 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// TestProgram runs the program between an API that refuses every key and a gate:
-// the pod is ready exactly as long as it holds calls, or nobody knows.
+// TestProgram runs the program between an API that refuses every key and a gate: the pod is
+// ready exactly as long as it holds calls, or their number is unknown.
 func TestProgram(t *testing.T) {
 	var upgrader websocket.Upgrader
 	api := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

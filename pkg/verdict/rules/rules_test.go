@@ -305,7 +305,7 @@ func allZero(f verdict.Facts) bool {
 	return len(f.Readings) > 0
 }
 
-// lost reports whether the node does not report, nobody counts a call, and LiveKit has
+// lost reports whether the node does not report, no witness counts a call, and LiveKit has
 // seen no agent that may be the pod's for long enough.
 func lost(f verdict.Facts) bool {
 	unseen := false

@@ -75,8 +75,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestAbility reads whether a pod can take calls. What the guard tells of it is one word of
-// a closed set, whatever a pod writes.
+// TestAbility reads whether a pod can take calls. The guard reports it as one word of a
+// closed set, whatever a pod writes.
 func TestAbility(t *testing.T) {
 	cases := map[string]struct {
 		reason string
@@ -104,7 +104,7 @@ func TestAbility(t *testing.T) {
 	}
 }
 
-// TestReasonsAreShort: a reason stands in Events.
+// TestReasonsAreShort: reasons appear in Events.
 func TestReasonsAreShort(t *testing.T) {
 	answer, err := parse([]byte(`{"pod":"a","known":false,"calls":0,"reason":"`+strings.Repeat("long \\n", 10_000)+`"}`), "a")
 	if err != nil {
@@ -115,7 +115,8 @@ func TestReasonsAreShort(t *testing.T) {
 	}
 }
 
-// TestJobsComeLast: what readers use of an answer stands before what may be of any length.
+// TestJobsComeLast: what readers use of an answer comes before the part that may be of any
+// length.
 func TestJobsComeLast(t *testing.T) {
 	able := true
 	raw, err := json.Marshal(Answer{Reason: "r", Draining: "d", Able: &able, AbleSince: time.Now(), Unable: "u", UnableWhy: "w", LiveKit: "l", Jobs: []Job{{}}})
@@ -150,7 +151,7 @@ func answering(t *testing.T, gate http.HandlerFunc) (*Reader, *call.Pod) {
 		&call.Pod{UID: "a", IP: address.IP.String(), GatePort: address.Port, Running: true, Witnesses: []call.Witness{call.Gate}}
 }
 
-// TestHostileAnswersTakeNoMemory: whoever owns a pod chooses what its gate answers. What a
+// TestHostileAnswersTakeNoMemory: the owner of a pod controls what its gate answers. What a
 // reader allocates for it all told is far less than the answer.
 func TestHostileAnswersTakeNoMemory(t *testing.T) {
 	const (
@@ -304,7 +305,7 @@ func TestUnused(t *testing.T) {
 	for body, want := range map[string][2]bool{ // known to the former, and to the latter
 		`{"pod":"a","known":false,"used":false,"calls":0}`: {false, true},
 		`{"pod":"a","known":false,"used":true,"calls":0}`:  {false, false},
-		`{"pod":"a","known":false,"calls":0}`:              {false, false}, // a gate of before
+		`{"pod":"a","known":false,"calls":0}`:              {false, false}, // a gate of an earlier version
 		`{"pod":"a","known":true,"used":true,"calls":0}`:   {true, true},
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, body) }))

@@ -182,7 +182,7 @@ func has(seats []seat, sid string) bool {
 	return false
 }
 
-// checkSums counts the book anew and compares.
+// checkSums counts the book again and compares.
 func checkSums(t *testing.T, b *book) {
 	t.Helper()
 	seats, missing, unattributed := 0, 0, 0

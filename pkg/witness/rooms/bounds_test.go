@@ -51,7 +51,7 @@ func TestRoomOfManyAgents(t *testing.T) {
 func noonAnd(seconds int) time.Time { return second(float64(seconds)) }
 
 // TestWhatIsKeptIsCharged: a hostile server's rooms take no more than its namespace may
-// have; then its project is unknown, with the reason, and nobody else notices.
+// have; then its project is unknown, with the reason, and others are not affected.
 func TestWhatIsKeptIsCharged(t *testing.T) {
 	kept := newKept()
 	reader := func(project call.Project) *Reader {
@@ -147,7 +147,7 @@ func TestPodsThatComeAndGoAreCharged(t *testing.T) {
 	}
 }
 
-// TestNamesOfWebhooksAreBounded: whoever has a key of a project may name any room, and
+// TestNamesOfWebhooksAreBounded: anyone with a key of a project may name any room, and
 // fills neither the queue nor the memory.
 func TestNamesOfWebhooksAreBounded(t *testing.T) {
 	r := NewReader(Config{Project: "team/livekit", Settings: Settings{Resync: time.Minute}})

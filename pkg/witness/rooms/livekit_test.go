@@ -38,7 +38,7 @@ func asGuard(c *Config) {
 // podOf names the pod of a room's agent.
 func podOf(i int) types.UID { return types.UID(fmt.Sprint("pod-", i)) }
 
-// withRooms is a LiveKit with so many rooms, an agent of another pod in each.
+// withRooms returns a LiveKit with a number of rooms, each with an agent of another pod.
 func withRooms(n int) *fakeLiveKit {
 	lk := newFakeLiveKit()
 	for i := range n {
@@ -47,7 +47,7 @@ func withRooms(n int) *fakeLiveKit {
 	return lk
 }
 
-// allRead reports whether the pods of so many rooms are known to hold a call each.
+// allRead reports whether the pods of a number of rooms are known to hold a call each.
 func allRead(r *Reader, n int) func() bool {
 	return func() bool {
 		for i := range n {
@@ -59,7 +59,7 @@ func allRead(r *Reader, n int) func() bool {
 	}
 }
 
-// throughout looks at something for as long as it is to be true, in a synctest's time.
+// throughout checks something for as long as it has to be true, in a synctest's time.
 func throughout(t *testing.T, d time.Duration, what string, holds func() bool) {
 	t.Helper()
 	for began := time.Now(); time.Since(began) < d; time.Sleep(100 * time.Millisecond) {
@@ -309,14 +309,14 @@ func TestManyRoomsWithinALimit(t *testing.T) {
 }
 
 // TestSlowLink has many rooms far away. All that is known is known throughout, and also
-// where one request in a hundred fails; the guard reads every room anew, and knows of a
+// where one request in a hundred fails; the guard reads every room again, and knows of a
 // zero after a mark.
 func TestSlowLink(t *testing.T) {
 	cases := map[string]struct {
 		settings func(*Config)
 		rooms    int
 		latency  time.Duration
-		fails    int // one request in so many; 0 is none
+		fails    int // one request in so many; 0 means none
 		known    time.Duration
 	}{
 		"Adapter": {settings: asAdapter, rooms: 5_000, latency: 200 * time.Millisecond, fails: 100, known: 100 * time.Second},

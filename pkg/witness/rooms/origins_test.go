@@ -27,12 +27,12 @@ import (
 
 const team = call.Project("team/livekit")
 
-// at is so many minutes after noon.
+// at returns a time in minutes after noon.
 func at(minutes int) time.Time {
 	return time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC).Add(time.Duration(minutes) * time.Minute)
 }
 
-// says is a version of a server and a key, written so many minutes after noon.
+// says returns a version with a server and a key, written at a time in minutes after noon.
 func says(server string, minutes int) Version {
 	return Version{Credentials: livekit.Credentials{URL: "https://" + server, APIKey: "key-" + server, APISecret: "secret"}, Since: at(minutes)}
 }
@@ -52,7 +52,7 @@ func always(v Version) Version {
 	return v
 }
 
-// under is a version whose URL stands in a key of a Secret.
+// under returns a version whose URL is in a key of a Secret.
 func under(key string, v Version) Version {
 	v.URLKey = key
 	return v

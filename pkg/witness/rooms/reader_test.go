@@ -72,7 +72,7 @@ func runReader(t *testing.T, url string, transport http.RoundTripper, change fun
 	return r
 }
 
-// reads reports whether a pod is known to hold so many calls.
+// reads reports whether a pod is known to hold a number of calls.
 func reads(r *Reader, pod types.UID, want int) func() bool {
 	return func() bool {
 		n, known := r.Reading(pod, time.Now()).Calls()

@@ -84,7 +84,8 @@ func TestReplicasShareTheLimit(t *testing.T) {
 				var alive atomic.Int64
 				count := func() int { return int(alive.Load()) }
 				var former, present []replica
-				// to has so many of them run. Of one that comes all know before it asks, and of one that goes when it asks no more.
+				// to makes the given number of them run. All know of a new one before it sends requests, and of a leaving one when
+				// it no longer does.
 				to := func(running []replica, n int, replicas func() int) []replica {
 					for len(running) > n {
 						running[len(running)-1].stop()

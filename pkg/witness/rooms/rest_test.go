@@ -146,7 +146,7 @@ func TestRestEnds(t *testing.T) {
 }
 
 // TestNoRestForWhatTakesLong: a project of which a whole read takes long, for its limit of requests, is read on, so that
-// nobody waits for it once they need it.
+// nobody has to wait once it is needed.
 func TestNoRestForWhatTakesLong(t *testing.T) {
 	lk := fortyRooms()
 	pod := heldPod()

@@ -112,7 +112,8 @@ func TestWaitingEnds(t *testing.T) {
 	})
 }
 
-// TestWaitingWithinTheLimit: a hundred rooms of people cost no more than the limit, and no call its number.
+// TestWaitingWithinTheLimit: a hundred rooms of people do not exceed the limit, and all calls are still
+// counted.
 func TestWaitingWithinTheLimit(t *testing.T) {
 	t.Parallel()
 	lk := withRooms(20)

@@ -177,7 +177,7 @@ func TestWebhookRefused(t *testing.T) {
 	}
 }
 
-// TestNothingOfUnsignedBodiesIsRead: whoever has no key of a project costs no memory.
+// TestNothingOfUnsignedBodiesIsRead: requests without a project's key take no memory.
 func TestNothingOfUnsignedBodiesIsRead(t *testing.T) {
 	projects, _, metrics := twoProjects(t)
 	handler := NewWebhooks(projects, nil, metrics, slog.New(slog.DiscardHandler)).Handler()
@@ -196,7 +196,7 @@ func TestNothingOfUnsignedBodiesIsRead(t *testing.T) {
 	}
 }
 
-// untouched is a body of which nothing is to be read.
+// untouched is a body of which nothing may be read.
 type untouched struct {
 	t    *testing.T
 	name string
@@ -512,7 +512,7 @@ func TestWebhookOfASecretWithNamedKeys(t *testing.T) {
 
 // TestWebhookPastTheProxy: replicas are reached by their addresses, which no proxy knows.
 func TestWebhookPastTheProxy(t *testing.T) {
-	t.Setenv("HTTP_PROXY", "http://192.0.2.1:3128") // nobody is there
+	t.Setenv("HTTP_PROXY", "http://192.0.2.1:3128") // nothing listens there
 	projects, _, metrics := twoProjects(t)
 	passed := make(chan string, 1)
 	peer := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) { passed <- req.URL.Path }))

@@ -17,7 +17,7 @@ func TestRule(t *testing.T) {
 	mark := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	release := verdict.Verdict{Outcome: verdict.Release, Why: "its calls are over"}
 	abstain := verdict.Verdict{}
-	// reads is a witness that read so many calls so long after the mark.
+	// reads returns a witness that read a number of calls some time after the mark.
 	reads := func(w call.Witness, n int, after time.Duration) verdict.Reading {
 		return verdict.Reading{Witness: w, Reading: call.Known(n, mark.Add(after))}
 	}
