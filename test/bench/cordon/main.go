@@ -307,10 +307,9 @@ type watched struct {
 	steps chan step
 	seen  seen
 
-	mu         sync.Mutex
-	began      time.Time            // zero before the cordon
-	firsts     map[string]time.Time // what was seen since, and when first
-	firstGated time.Time            // released with a call-gate
+	mu     sync.Mutex
+	began  time.Time            // zero before the cordon
+	firsts map[string]time.Time // what was seen since, and when first
 }
 
 // notice keeps when each thing was first seen of a pod since the cordon: where the time goes before the first release.
