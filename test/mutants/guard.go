@@ -22,7 +22,7 @@ func guardMutants() []Mutant {
 			"the next pod of a StatefulSet is released in its predecessor's place"),
 		guard("act", "mark-lies-before", "at := g.now().Add(time.Second - 1).Truncate(time.Second)", "at := g.now().Truncate(time.Second)", "TestMarkIsNotBefore",
 			"readings from before the mark count as later than it"),
-		guard("act", "aside-on-a-cache", "if s.gone == nil {\n\t\t\treturn nil // decided on what may be old\n\t\t}\n\t\t", "", "TestNoStepOnACache",
+		guard("act", "aside-on-a-cache", "if s.gone == nil {\n\t\t\treturn nil // this was decided on data that may be old\n\t\t}\n\t\t", "", "TestNoStepOnACache",
 			"pods are set aside for what was true before, more than are to go"),
 		guard("act", "released-pods-stay", "case call.ScaleDown, call.Rollout, call.Orphan:", "case call.Orphan:", "TestReleasedPodsAreDeleted",
 			"pods of a scale-down, which nobody evicts, stay for long after their last call"),
