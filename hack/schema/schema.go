@@ -90,11 +90,11 @@ func Of(values []byte, title string, dependencies []string) ([]byte, error) {
 	tell(schema)
 	for _, name := range append([]string{"global"}, dependencies...) {
 		if _, own := properties[name]; !own {
-			properties[name] = object{"type": "object", "description": "Put there by Helm."}
+			properties[name] = object{"type": "object", "description": "Set by Helm."}
 		}
 	}
 	if _, own := properties["enabled"]; !own {
-		properties["enabled"] = object{"type": "boolean", "description": "For a chart that has this one as a part."}
+		properties["enabled"] = object{"type": "boolean", "description": "For a chart that depends on this one."}
 	}
 	schema["$schema"] = "http://json-schema.org/draft-07/schema#"
 	schema["title"] = title
@@ -225,7 +225,7 @@ func tell(schema object) {
 	names, _ := schema[told].([]any)
 	delete(schema, told)
 	for _, name := range names {
-		properties[fmt.Sprint(name)] = object{"description": "No value of this chart: the templates say what it is here."}
+		properties[fmt.Sprint(name)] = object{"description": "Not a value of this chart: the error of the templates names the right one."}
 	}
 }
 

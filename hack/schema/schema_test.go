@@ -86,7 +86,7 @@ func TestOf(t *testing.T) {
 			reason: "A name that the templates refuse in words gets through to them.",
 			values: "# @schema {told: [count]}\na: {b: 1}",
 			want: `{"a":{"type":"object","additionalProperties":false,"properties":{"b":{"type":"integer","default":1},
-				"count":{"description":"No value of this chart: the templates say what it is here."}}}}`,
+				"count":{"description":"Not a value of this chart: the error of the templates names the right one."}}}}`,
 		},
 		"OwnGlobal": {
 			reason: "A chart that has values of its own under a key of Helm's keeps them.",
@@ -139,9 +139,9 @@ func TestRoot(t *testing.T) {
 		"required":             []any{"a"},
 		"properties": map[string]any{
 			"a":       map[string]any{"type": "integer", "default": 1.0, "description": "A."},
-			"global":  map[string]any{"type": "object", "description": "Put there by Helm."},
-			"lib":     map[string]any{"type": "object", "description": "Put there by Helm."},
-			"enabled": map[string]any{"type": "boolean", "description": "For a chart that has this one as a part."},
+			"global":  map[string]any{"type": "object", "description": "Set by Helm."},
+			"lib":     map[string]any{"type": "object", "description": "Set by Helm."},
+			"enabled": map[string]any{"type": "boolean", "description": "For a chart that depends on this one."},
 		},
 	}
 	if diff := cmp.Diff(want, schema); diff != "" {
