@@ -626,7 +626,7 @@ func TestNotes(t *testing.T) {
 		"NotAzure":  {given: given{set: []string{"openai.baseUrl=https://gateway.westeurope.cloudapp.azure.com/v1"}}, not: "WARNING"},
 		"Azure":     {given: given{set: []string{"openai.baseUrl=https://res.openai.azure.com", "openai.azure.enabled=true"}}, not: "WARNING"},
 		"HostNet":   {given: given{file: "full"}, want: "pod security must allow that"},
-		"Waiting":   {given: given{file: "full"}, want: "give helm --wait a --timeout of 18600s a node"},
+		"Waiting":   {given: given{file: "full"}, want: "with helm --wait, use a --timeout of 18600s per node"},
 		"OneOfOne":  {given: given{file: "unguarded", set: []string{"agent.replicas=1"}}, want: "no node with one of them can be drained"},
 		"TwoOfOne":  {given: given{file: "unguarded"}, not: "can be drained"},
 		"NoMetric":  {given: given{file: "unguarded", set: []string{"agent.autoscaling.enabled=true", "agent.replicas=2"}}, want: "Unless another adapter serves it"},

@@ -590,11 +590,11 @@ func TestAddonRefuses(t *testing.T) {
 		want string
 	}{
 		"FewRequests":     {addon{set: []string{"livekit.requestsPerMinute=39"}}, "minimum: got 39, want 40"},
-		"KubeletsPort":    {addon{set: []string{"metricsAdapter.hostNetwork=true", "metricsAdapter.securePort=10250"}}, "metricsAdapter.securePort is 10250, and on the host's network that is the kubelet's; use another, such as 10270"},
+		"KubeletsPort":    {addon{set: []string{"metricsAdapter.hostNetwork=true", "metricsAdapter.securePort=10250"}}, "metricsAdapter.securePort is 10250, and on the host network the kubelet uses that port; use another, such as 10270"},
 		"KubeletsWebhook": {addon{set: []string{"metricsAdapter.hostNetwork=true", "metricsAdapter.webhookPort=10250"}}, "metricsAdapter.webhookPort is 10250"},
-		"RootsPort":       {addon{set: []string{"metricsAdapter.hostNetwork=true", "metricsAdapter.securePort=443"}}, "metricsAdapter.securePort is 443, which on the host's network only root may listen on; use 1024 or more"},
+		"RootsPort":       {addon{set: []string{"metricsAdapter.hostNetwork=true", "metricsAdapter.securePort=443"}}, "metricsAdapter.securePort is 443, a port that only root may use on the host network; use 1024 or more"},
 		"OnePort":         {addon{set: []string{"metricsAdapter.webhookPort=10250"}}, "metricsAdapter.securePort and metricsAdapter.webhookPort are both 10250"},
-		"Memory":          {addon{set: []string{"metricsAdapter.resources.limits.memory=256MB"}}, `metricsAdapter.resources.limits.memory is "256MB", which is no quantity; use one such as 256Mi`},
+		"Memory":          {addon{set: []string{"metricsAdapter.resources.limits.memory=256MB"}}, `metricsAdapter.resources.limits.memory is "256MB", which is not a quantity; use one such as 256Mi`},
 		"TwoAuthorities":  {addon{set: []string{"ca.secret=a", "ca.configMap=b"}}, "ca.secret is a and ca.configMap is b; use one of them"},
 		"ProxyPassword":   {addon{set: []string{"proxy.url=http://me:hush@proxy:3128"}}, "proxy.url holds a password; put the URL into a Secret, and name that in proxy.existingSecret"},
 		"TwoProxies":      {addon{set: []string{"proxy.url=http://proxy:3128", "proxy.existingSecret=x"}}, "proxy.url is http://proxy:3128 and proxy.existingSecret is x"},

@@ -106,7 +106,7 @@ func TestScaledObjectRefusals(t *testing.T) {
 	}{
 		"ZeroWithoutKEDA": {given{set: []string{"agent.autoscaling.minReplicas=0"}}, "use 1 or more, or KEDA: agent.autoscaling.keda.enabled=true"},
 		"NobodyWaits":     {toZero("callguard.waiting.agentName="), "set callguard.waiting.agentName"},
-		"Unguarded":       {toZero("callguard.enabled=false"), "nobody counts the calls"},
+		"Unguarded":       {toZero("callguard.enabled=false"), "no calls are counted"},
 		"HPAsMetrics":     {given{set: toZero().set, json: []string{`agent.autoscaling.extraMetrics=[{"type":"Resource"}]`}}, "use agent.autoscaling.keda.extraTriggers"},
 		"PodsMetric":      {toZero("agent.autoscaling.metric=Pods"), "leave it at Object"},
 		"Bounds":          {toZero("agent.autoscaling.minReplicas=9", "agent.autoscaling.maxReplicas=3"), "agent.autoscaling.minReplicas is 9, above maxReplicas, 3"},
@@ -193,7 +193,7 @@ func TestAddonForKEDA(t *testing.T) {
 		"Two":         {append([]string{"metricsAdapter.keda.clientCA.secret=a", "metricsAdapter.keda.clientCA.configMap=b"}, on...), `set the other to ""`},
 		"NoAdapter":   {append([]string{"metricsAdapter.mode=none", "metricsAdapter.keda.clientCA.secret=a"}, on...), "use metricsAdapter.mode=own or compose"},
 		"SamePort":    {append([]string{"metricsAdapter.keda.port=8090", "metricsAdapter.keda.clientCA.secret=a"}, on...), "metricsAdapter.keda.port is 8090"},
-		"Kubelets":    {append([]string{"metricsAdapter.keda.port=10250", "metricsAdapter.hostNetwork=true", "metricsAdapter.keda.clientCA.secret=a"}, on...), "metricsAdapter.keda.port is 10250, and on the host's network"},
+		"Kubelets":    {append([]string{"metricsAdapter.keda.port=10250", "metricsAdapter.hostNetwork=true", "metricsAdapter.keda.clientCA.secret=a"}, on...), "metricsAdapter.keda.port is 10250, and on the host network"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -13,9 +13,9 @@ from it. Where nothing can be looked up (helm template, a dry run on the client,
 {{- $namespace := get $annotations "meta.helm.sh/release-namespace" -}}
 {{- if and $name (or (ne $name .Release.Name) (ne $namespace .Release.Namespace)) -}}
 {{- if lookup "scheduling.k8s.io/v1" "PriorityClass" "" "callguard-calls" -}}
-{{- fail (printf "callguard is already installed, as release %s in namespace %s, and a cluster has one: its admission policies apply to all namespaces. Upgrade that one, or uninstall it before you install this one" $name $namespace) -}}
+{{- fail (printf "callguard is already installed, as release %s in namespace %s, and a cluster can have only one: its admission policies apply to all namespaces. Upgrade that one, or uninstall it before you install this one" $name $namespace) -}}
 {{- end -}}
-{{- fail (printf "release %s in namespace %s was uninstalled and left policy callguard-lookout, as it has to. Make it this release's, then install again: kubectl annotate validatingadmissionpolicy,validatingadmissionpolicybinding callguard-lookout --overwrite meta.helm.sh/release-name=%s meta.helm.sh/release-namespace=%s" $name $namespace .Release.Name .Release.Namespace) -}}
+{{- fail (printf "release %s in namespace %s was uninstalled and left policy callguard-lookout on purpose. Transfer it to this release, then install again: kubectl annotate validatingadmissionpolicy,validatingadmissionpolicybinding callguard-lookout --overwrite meta.helm.sh/release-name=%s meta.helm.sh/release-namespace=%s" $name $namespace .Release.Name .Release.Namespace) -}}
 {{- end -}}
 {{- end }}
 
@@ -36,7 +36,7 @@ taking it from another, without saying what to do.
 {{- fail (printf "APIService %s was taken from another adapter with metricsAdapter.mode=compose. Before you leave that mode, give it back: kubectl exec -n %s deploy/metrics-adapter -- /metrics-adapter hand-back --service=%s --compose-service=NAMESPACE/NAME, with the Service of metricsAdapter.compose.service" $name $.Release.Namespace $ours) -}}
 {{- end -}}
 {{- if and (eq $mode "own") (not (has $owner (list $ours "/"))) -}}
-{{- fail (printf "APIService %s belongs to Service %s, and a cluster has one adapter for custom metrics. Have callguard serve beside it, --set metricsAdapter.mode=compose; uninstall that one (if only its APIService is left: kubectl delete apiservice %s); or install callguard without its own, --set metricsAdapter.mode=none: calls are held all the same, and the autoscaler reads them through the other adapter. The chart's README has all three under \"Another adapter\"" $name $owner $name) -}}
+{{- fail (printf "APIService %s belongs to Service %s, and a cluster can have only one adapter for custom metrics. Let callguard forward to that one: --set metricsAdapter.mode=compose; or uninstall that one (if only its APIService is left: kubectl delete apiservice %s); or install callguard without its adapter, --set metricsAdapter.mode=none: calls are still held, and the autoscaler reads them through the other adapter. The chart's README has all three under \"Another adapter\"" $name $owner $name) -}}
 {{- end -}}
 {{- if and (eq $mode "compose") (not (has $owner (list $ours $theirs "/"))) -}}
 {{- fail (printf "APIService %s belongs to Service %s, and metricsAdapter.compose.service names %s. Name the adapter that is there: --set metricsAdapter.compose.service.namespace=%s --set metricsAdapter.compose.service.name=%s" $name $owner $theirs ($service.namespace | default "NAMESPACE") ($service.name | default "NAME")) -}}

@@ -108,10 +108,10 @@
 {{- if $adapter.hostNetwork -}}
 {{- range $name, $port := $ports -}}
 {{- if has $port (list 10248 10250 10255) -}}
-{{- fail (printf "metricsAdapter.%s is %d, and on the host's network that is the kubelet's; use another, such as 10270, and let the control plane reach it on the nodes" $name $port) -}}
+{{- fail (printf "metricsAdapter.%s is %d, and on the host network the kubelet uses that port; use another, such as 10270, and let the control plane reach it on the nodes" $name $port) -}}
 {{- end -}}
 {{- if lt $port 1024 -}}
-{{- fail (printf "metricsAdapter.%s is %d, which on the host's network only root may listen on; use 1024 or more, such as 10270" $name $port) -}}
+{{- fail (printf "metricsAdapter.%s is %d, a port that only root may use on the host network; use 1024 or more, such as 10270" $name $port) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -119,7 +119,7 @@
 {{- fail (printf "metricsAdapter.securePort and metricsAdapter.webhookPort are both %d; use another, such as metricsAdapter.webhookPort=8090" $secure) -}}
 {{- end -}}
 {{- if has (int $keda.port) (list $secure $webhook) -}}
-{{- fail (printf "metricsAdapter.keda.port is %d, where something else listens already; use another, such as 8091" (int $keda.port)) -}}
+{{- fail (printf "metricsAdapter.keda.port is %d, which is already in use; use another, such as 8091" (int $keda.port)) -}}
 {{- end -}}
 secure: {{ $secure }}
 webhook: {{ $webhook }}

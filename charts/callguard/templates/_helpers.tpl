@@ -146,7 +146,7 @@ cert-manager.io/inject-ca-from: {{ .Release.Namespace }}/metrics-adapter
 {{- $values := .Values.metricsAdapter -}}
 {{- $mode := $values.mode | default "own" -}}
 {{- if and (eq $mode "own") (hasKey $values "enabled") (not $values.enabled) -}}
-{{- fail "metricsAdapter.enabled is no value any more; use metricsAdapter.mode=none" -}}
+{{- fail "metricsAdapter.enabled was removed; use metricsAdapter.mode=none" -}}
 {{- end -}}
 {{- if eq $mode "compose" -}}
 {{- $compose := $values.compose | default dict -}}
@@ -155,7 +155,7 @@ cert-manager.io/inject-ca-from: {{ .Release.Namespace }}/metrics-adapter
 {{- fail "metricsAdapter.mode is compose, and metricsAdapter.compose.service names no adapter; give its namespace and name, such as --set metricsAdapter.compose.service.namespace=monitoring --set metricsAdapter.compose.service.name=prometheus-adapter" -}}
 {{- end -}}
 {{- if and (eq $service.namespace .Release.Namespace) (eq $service.name "metrics-adapter") -}}
-{{- fail "metricsAdapter.compose.service is callguard's own; name that of the adapter beside it, or use metricsAdapter.mode=own" -}}
+{{- fail "metricsAdapter.compose.service is callguard's own Service; name the Service of the other adapter, or use metricsAdapter.mode=own" -}}
 {{- end -}}
 {{- if and $compose.insecure $compose.caBundle -}}
 {{- fail "metricsAdapter.compose has both caBundle and insecure; use one" -}}

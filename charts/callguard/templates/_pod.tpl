@@ -255,7 +255,7 @@ GOMEMLIMIT, 80 % of limits.memory, so that the collector works harder before the
 {{- $text := include "callguard.text" $limit -}}
 {{- if $text -}}
 {{- if not (regexMatch "^([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?$" $text) -}}
-{{- fail (printf "%s.resources.limits.memory is %q, which is no quantity; use one such as 256Mi" .component $text) -}}
+{{- fail (printf "%s.resources.limits.memory is %q, which is not a quantity; use one such as 256Mi" .component $text) -}}
 {{- end -}}
 {{- if regexMatch "^[0-9]+([.][0-9]+)?([KMGT]i|[kMGT])?$" $text -}}
 {{- $unit := regexReplaceAll "^[0-9.]+" $text "" -}}

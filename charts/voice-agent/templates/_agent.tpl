@@ -9,6 +9,7 @@ A Deployment of agents, with its account and, where callguard does not guard it,
 {{- $values := include "voice-lib.fields" . | fromJson -}}
 {{- $callguard := .ctx.Values.callguard -}}
 {{- $gate := and .guarded $callguard.gate.enabled -}}
+{{- $unguard := eq .component "agent" | ternary "callguard.enabled=false" "worker.guarded=false" -}}
 {{- $realtime := dict "mode" "off" -}}
 {{- with $values.probes.realtime }}{{ $realtime = . }}{{ end -}}
 {{- $asks := ne $realtime.mode "off" -}}
@@ -16,13 +17,13 @@ A Deployment of agents, with its account and, where callguard does not guard it,
 {{- fail (printf "%s.terminationGracePeriodSeconds is %d, and an agent drains for %d s (%s.drainTimeoutSeconds): its calls would be killed; use %d or more" .path (int $values.terminationGracePeriodSeconds) (int $values.drainTimeoutSeconds) .path (add (int $values.drainTimeoutSeconds) 420)) -}}
 {{- end -}}
 {{- if and .guarded (eq (toString (dig "type" "" ($values.strategy | default dict))) "Recreate") -}}
-{{- fail (printf "%s.strategy.type is Recreate, with which no replacement can start while calls last; use RollingUpdate, or take the guard off" .path) -}}
+{{- fail (printf "%s.strategy.type is Recreate, which starts no replacement while calls last; use RollingUpdate, or turn off the guarding with %s" .path $unguard) -}}
 {{- end -}}
 {{- if and .guarded (not $gate) (has "gate" (splitList "," $callguard.witnesses)) -}}
-{{- fail (printf "callguard.witnesses is %q, and there is no gate: its pods would never be let go; set callguard.gate.enabled=true, or use rooms,worker" $callguard.witnesses) -}}
+{{- fail (printf "callguard.witnesses is %q, and call-gate is not enabled, so pods would never be released; set callguard.gate.enabled=true, or use rooms,worker" $callguard.witnesses) -}}
 {{- end -}}
 {{- if and .guarded $values.extraContainers -}}
-{{- fail (printf "%s.extraContainers: until all containers of a pod run, Kubernetes evicts it whatever its calls; write them in %s.initContainers, with restartPolicy: Always, or take the guard off" .path .path) -}}
+{{- fail (printf "%s.extraContainers is set: Kubernetes may evict a pod with calls until all its containers run; move them to %s.initContainers, with restartPolicy: Always, or turn off the guarding with %s" .path .path $unguard) -}}
 {{- end -}}
 {{- $ports := dict "agent" (int $values.port) -}}
 {{- if $gate -}}
@@ -31,7 +32,7 @@ A Deployment of agents, with its account and, where callguard does not guard it,
 {{- end -}}
 {{- if $asks -}}{{- $_ := set $ports "probes.realtime.port" (int $realtime.port) -}}{{- end -}}
 {{- if ne (len $ports) (values $ports | uniq | len) -}}
-{{- fail (printf "two listeners of the %s's pod share a port: %s; give each its own, such as 8081, 7880, 8089 and 8080" .component (toJson $ports)) -}}
+{{- fail (printf "two listeners of the %s's pod use the same port: %s; give each its own, such as 8081, 7880, 8089 and 8080" .component (toJson $ports)) -}}
 {{- end -}}
 {{- $labels := dict -}}
 {{- $annotations := dict -}}

@@ -19,8 +19,8 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 - {from: podSecurityContext, to: podDefaults.podSecurityContext., why: "for all pods; agent.podSecurityContext for the agent alone"}
 - {from: securityContext, to: podDefaults.securityContext., why: "for all pods; agent.securityContext for the agent alone"}
 - {from: serviceAccount, to: podDefaults.serviceAccount., why: "for all pods; each component has an account of its own"}
-- {from: autoscaling, to: agent.autoscaling., why: "the agent is what is scaled, on its calls"}
-- {from: hpa, to: agent.autoscaling., why: "the agent is what is scaled, on its calls"}
+- {from: autoscaling, to: agent.autoscaling., why: "only the agent is scaled, on its calls"}
+- {from: hpa, to: agent.autoscaling., why: "only the agent is scaled, on its calls"}
 - {from: pdb, to: agent.minAvailable, why: "callguard makes the agents' PodDisruptionBudget; minAvailable 1 alone protects no call"}
 - {from: podDisruptionBudget, to: agent.minAvailable, why: "callguard makes the agents' PodDisruptionBudget; minAvailable 1 alone protects no call"}
 - {from: service, to: livekit.service., why: "nobody connects to an agent; callers connect to LiveKit"}
@@ -31,18 +31,18 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 - {from: agent.hpa, to: agent.autoscaling.}
 - {from: agent.pdb, to: agent.minAvailable, why: "callguard makes the agents' PodDisruptionBudget; minAvailable 1 alone protects no call"}
 - {from: agent.readinessProbe, to: agent.probes.readiness.}
-- {from: agent.livenessProbe, to: agent.probes.liveness., why: "one that fails ends the calls it asks about"}
+- {from: agent.livenessProbe, to: agent.probes.liveness., why: "a failing liveness probe ends the pod's calls"}
 - {from: agent.startupProbe, to: agent.probes.startup.}
 - {from: worker.minReplicas, to: worker.replicas, why: "the worker has no autoscaler"}
 - {from: worker.maxReplicas, to: worker.replicas, why: "the worker has no autoscaler"}
 - {from: worker.hpa, to: worker.autoscaling.external, why: "the worker has no autoscaler of this chart"}
-- {from: openai.apiKey, to: openai.existingSecret, why: "the chart makes no Secret of it: kubectl create secret generic voice-secrets --from-literal=openai=KEY"}
+- {from: openai.apiKey, to: openai.existingSecret, why: "the chart does not create the Secret: kubectl create secret generic voice-secrets --from-literal=openai=KEY"}
 - {from: openai.secretName, to: openai.existingSecret}
 - {from: openai.secretKey, to: openai.existingSecretKey}
-- {from: openai.ca.configMap, to: ca.configMap, why: "all programs trust it, not only those that ask OpenAI; agents find it in /etc/private-ca/ca.crt"}
+- {from: openai.ca.configMap, to: ca.configMap, why: "all programs trust it, not only those that call OpenAI; agents find it in /etc/private-ca/ca.crt"}
 - {from: openai.proxy.url, to: proxy.url, why: "all programs use it; agent and worker do not with proxy.agent=false, as before"}
 - {from: openai.proxy.existingSecret, to: proxy.existingSecret, why: "all programs use it; agent and worker do not with proxy.agent=false, as before"}
-- {from: livekit.host, to: livekit.url, why: "with livekit.enabled=false, for one that runs elsewhere"}
+- {from: livekit.host, to: livekit.url, why: "with livekit.enabled=false, for a LiveKit that runs elsewhere"}
 - {from: livekit.secretKeys.key, to: livekit.secretKeys.apiKey}
 - {from: livekit.secretKeys.secret, to: livekit.secretKeys.apiSecret}
 {{- end }}
@@ -92,13 +92,13 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 {{- $keda := $scaling.keda | default dict -}}
 {{- $waiting := $.Values.callguard.waiting | default dict -}}
 {{- if and (not $keda.enabled) (eq (int $scaling.minReplicas) 0) -}}
-{{- $wrong = append $wrong "agent.autoscaling.minReplicas is 0, from where a HorizontalPodAutoscaler never comes back; use 1 or more, or KEDA: agent.autoscaling.keda.enabled=true" -}}
+{{- $wrong = append $wrong "agent.autoscaling.minReplicas is 0, and a HorizontalPodAutoscaler cannot scale up from 0; use 1 or more, or KEDA: agent.autoscaling.keda.enabled=true" -}}
 {{- end -}}
 {{- if and $keda.enabled (eq (int $scaling.minReplicas) 0) (not $waiting.agentName) (ne ($waiting.rooms | default "named") "every") -}}
-{{- $wrong = append $wrong "agent.autoscaling.minReplicas is 0, and without an agent nothing tells that a call waits; set callguard.waiting.agentName to the name that callers ask for, or callguard.waiting.rooms=every if every room wants an agent" -}}
+{{- $wrong = append $wrong "agent.autoscaling.minReplicas is 0, and without an agent callguard cannot see which calls wait for one; set callguard.waiting.agentName to the name that callers request, or callguard.waiting.rooms=every if every room needs an agent" -}}
 {{- end -}}
 {{- if and $keda.enabled (not $.Values.callguard.enabled) -}}
-{{- $wrong = append $wrong "agent.autoscaling.keda.enabled is true, and callguard.enabled is false: nobody counts the calls; set callguard.enabled=true, or agent.autoscaling.external=true for a ScaledObject of your own" -}}
+{{- $wrong = append $wrong "agent.autoscaling.keda.enabled is true, and callguard.enabled is false, so no calls are counted; set callguard.enabled=true, or agent.autoscaling.external=true for a ScaledObject of your own" -}}
 {{- end -}}
 {{- if and $keda.enabled $scaling.extraMetrics -}}
 {{- $wrong = append $wrong "agent.autoscaling.extraMetrics is for a HorizontalPodAutoscaler of this chart, and KEDA makes its own; use agent.autoscaling.keda.extraTriggers" -}}
@@ -115,7 +115,7 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 {{- if and .enabled .url -}}
 {{- $wrong = append $wrong (printf "livekit.url is %s, and the chart runs a LiveKit of its own; set livekit.enabled=false to use that one" .url) -}}
 {{- else if not (or .enabled .url .existingSecret) -}}
-{{- $wrong = append $wrong "livekit.enabled is false, and nothing says where LiveKit is; set livekit.url, such as wss://project.livekit.cloud" -}}
+{{- $wrong = append $wrong "livekit.enabled is false, and no URL of LiveKit is set; set livekit.url, such as wss://project.livekit.cloud" -}}
 {{- end -}}
 {{- if not (or .existingSecret (and .apiKey .apiSecret)) -}}
 {{- $wrong = append $wrong "LiveKit's keys are missing; set livekit.existingSecret to the name of a Secret that has LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET, or livekit.apiKey and livekit.apiSecret, which `openssl rand -hex 32` makes" -}}
@@ -123,7 +123,7 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 {{- $wrong = append $wrong (printf "livekit.apiSecret has %d characters, fewer than the 32 that LiveKit asks for; make one with `openssl rand -hex 32`" (len .apiSecret)) -}}
 {{- end -}}
 {{- if and (not .existingSecret) (or $keys.url $keys.apiKey $keys.apiSecret) -}}
-{{- $wrong = append $wrong "livekit.secretKeys has names of keys, and no Secret to find them in; set livekit.existingSecret" -}}
+{{- $wrong = append $wrong "livekit.secretKeys names keys, but livekit.existingSecret names no Secret; set livekit.existingSecret" -}}
 {{- end -}}
 {{- $scaling := .autoscaling | default dict -}}
 {{- $servers := $scaling.enabled | default false | ternary (int $scaling.maxReplicas) (int .replicas) -}}
@@ -153,7 +153,7 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 {{- range list (list "rtc.tcpPort" .rtc.tcpPort 30881) (list "rtc.udpPort" .rtc.udpPort 30882) (list "turn.udpPort" (dig "enabled" false (.turn | default dict) | ternary (.turn | default dict).udpPort 0) 30883) -}}
 {{- $port := int (index . 1) -}}
 {{- if and $port (or (lt $port 30000) (gt $port 32767)) -}}
-{{- $wrong = append $wrong (printf "livekit.%s is %d: LiveKit tells callers the port it listens on, and a Service of type NodePort can only open one of 30000 to 32767 on the nodes; use %d" (index . 0) $port (index . 2)) -}}
+{{- $wrong = append $wrong (printf "livekit.%s is %d: LiveKit announces to callers the port it listens on, and a Service of type NodePort can only use ports 30000 to 32767; use %d" (index . 0) $port (index . 2)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -183,7 +183,7 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 {{- $wrong = append $wrong "livekit.ingress is enabled, and has no host; set livekit.ingress.hosts={livekit.example.com}" -}}
 {{- end -}}
 {{- if and (dig "enabled" false (.httpRoute | default dict)) (not .httpRoute.parentRefs) -}}
-{{- $wrong = append $wrong "livekit.httpRoute is enabled, and has no Gateway; set livekit.httpRoute.parentRefs[0].name to one's" -}}
+{{- $wrong = append $wrong "livekit.httpRoute is enabled, and has no Gateway; set livekit.httpRoute.parentRefs[0].name to the name of a Gateway" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -194,7 +194,7 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 {{- end -}}
 {{- with .Values.ca -}}
 {{- if and .secret .configMap -}}
-{{- $wrong = append $wrong (printf "ca.secret is %q and ca.configMap is %q; the authorities come from one, so set the other to \"\"" .secret .configMap) -}}
+{{- $wrong = append $wrong (printf "ca.secret is %q and ca.configMap is %q; only one can be used; set the other to \"\"" .secret .configMap) -}}
 {{- end -}}
 {{- end -}}
 {{- if contains "@" ((.Values.proxy | default dict).url | default "") -}}
