@@ -114,7 +114,7 @@ func newCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	list := &listOptions{common: c, pace: watchPace}
 	cmd := &cobra.Command{
 		Use: "kubectl-calls", Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl calls"},
-		Short: "Show the calls that pods hold, and drain nodes without losing one",
+		Short: "Show the calls of pods, and drain nodes without losing a call",
 		Long: "Shows the calls of guarded pods and why a pod stays, and drains nodes without losing a call.\n" +
 			"Without a command it lists the guarded pods.",
 		Example: list.examples(), Args: noWords, RunE: list.run,

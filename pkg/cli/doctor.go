@@ -69,7 +69,7 @@ func newDoctor(c *common) *cobra.Command {
 		Long: "Checks whether callguard can protect and count calls, in all namespaces, or in that of -n.\n" +
 			"It prints a line for each check as soon as it is done: OK, WARN or FAIL, with what to do. It changes nothing.\n" +
 			"With --pre it checks instead what an install needs: the version of Kubernetes and of its nodes, admission policies, " +
-			"the rights of whoever installs, who else serves custom metrics and what to set then, and PodDisruptionBudgets that are in the way.\n\n" +
+			"your rights to install, whether another adapter serves custom metrics and what to set then, and PodDisruptionBudgets that conflict.\n\n" +
 			"Exit codes: 0, all is well; 1, a check failed; 2, none failed, and one warned or could not be done.",
 		Example: "  kubectl calls doctor                # of all namespaces\n" +
 			"  kubectl calls doctor -n voice\n" +
@@ -97,7 +97,7 @@ func newDoctor(c *common) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", output, "json.")
-	cmd.Flags().BoolVar(&pre, "pre", pre, "Check what an install needs, before it.")
+	cmd.Flags().BoolVar(&pre, "pre", pre, "Check the requirements for an install, before callguard is installed.")
 	return cmd
 }
 

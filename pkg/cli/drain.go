@@ -73,18 +73,18 @@ func newDrain(c *common) *cobra.Command {
 		Long: "Cordons nodes and evicts their pods, as kubectl drain does, and shows which pods it waits for, since when and why, " +
 			"and how many calls they have. It refuses to start if a call could be lost. Several nodes are all cordoned first, and then " +
 			"drained at the same time. No flag ends a call that callguard protects. Pods of DaemonSets stay.\n\n" +
-			"Exit codes: 0, the nodes are empty, or with --wait=false, all was asked for;\n" +
-			"1, an error, or it was refused and nothing was changed;\n" +
+			"Exit codes: 0, the nodes are empty or, with --wait=false, all pods were evicted once;\n" +
+			"1, an error, or the drain was refused and nothing was changed;\n" +
 			"2, it was interrupted, or --timeout or --deadline is over: the nodes stay cordoned and calls go on. With --dry-run: the drain could not " +
 			"end as things are, because calls are not known.",
-		Example: "  kubectl calls drain node-1 --dry-run       # what would go, and what would hold it up\n" +
+		Example: "  kubectl calls drain node-1 --dry-run       # what would be evicted, and what would delay it\n" +
 			"  kubectl calls drain node-1                 # until its last call is over\n" +
 			"  kubectl calls drain node-1 --timeout=30m   # no longer than that; calls go on\n" +
 			"  kubectl calls drain node-1 node-2          # both at once\n" +
 			"  kubectl calls drain -l pool=old --parallel=2\n" +
 			"  kubectl calls drain node-1 --deadline=30m --on-deadline=hold\n" +
 			"  kubectl calls drain -l pool=old --wait=false   # kubectl calls status shows what is left\n" +
-			"  kubectl calls drain node-1 -o json         # an object of JSON on a line for each event",
+			"  kubectl calls drain node-1 -o json         # one JSON object per line for each event",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.detach = !wait
 			if err := o.validate(args); err != nil {
@@ -103,17 +103,17 @@ func newDrain(c *common) *cobra.Command {
 	}
 	fs := cmd.Flags()
 	fs.StringVarP(&o.selector, "selector", "l", o.selector, "Drain the nodes with these labels, such as pool=old.")
-	fs.DurationVar(&o.timeout, "timeout", o.timeout, "How long to wait for the nodes to be empty; 0 for as long as their calls last.")
-	fs.DurationVar(&o.deadline, "deadline", o.deadline, "When --on-deadline happens, from the beginning of the drain on.")
-	fs.StringVar(&o.onDeadline, "on-deadline", o.onDeadline, "hold: stop waiting, and leave the nodes cordoned and calls as they are. release: go on, and begin only where drain-guard lets go of each pod by then, with its calls, as its workload and the administrator allow.")
-	fs.IntVar(&o.parallel, "parallel", o.parallel, "Drain so many nodes at once; the next is cordoned when its turn comes, and may be given replacements before. 0 is all.")
-	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Say what would be evicted and what would hold it up, and change nothing.")
-	fs.BoolVar(&wait, "wait", wait, "Wait until the nodes are empty. Without, cordon them and evict each pod once: callguard lets each guarded pod go after its last call, and deletes it.")
-	fs.BoolVar(&o.ignoreDaemonSets, "ignore-daemonsets", o.ignoreDaemonSets, "Leave pods of DaemonSets where they are; false refuses where there are any.")
-	fs.BoolVar(&o.deleteEmptyDirData, "delete-emptydir-data", o.deleteEmptyDirData, "Go on although pods have emptyDir volumes, whose data goes with them. The call-gate's journal needs no flag.")
-	fs.BoolVar(&o.force, "force", o.force, "Go on although pods have no controller that would recreate them. It ends no call.")
-	fs.StringVarP(&o.output, "output", "o", o.output, "json: what happens, an object on a line each.")
-	fs.BoolVar(&o.endUnprotected, unprotectedFlag, o.endUnprotected, "Go on although guarded pods are in namespaces that are not enabled: nothing holds their calls, which end.")
+	fs.DurationVar(&o.timeout, "timeout", o.timeout, "Maximum time to wait until the nodes are empty; 0 means no limit.")
+	fs.DurationVar(&o.deadline, "deadline", o.deadline, "Time from the beginning of the drain until --on-deadline applies.")
+	fs.StringVar(&o.onDeadline, "on-deadline", o.onDeadline, "hold: stop waiting; the nodes stay cordoned and calls go on. release: keep waiting. The drain then starts only if drain-guard will release every pod by the deadline, with its calls, because the workload and the administrator allow it.")
+	fs.IntVar(&o.parallel, "parallel", o.parallel, "Number of nodes to drain at the same time; 0 means all. Each further node is cordoned when its turn comes; until then it may receive replacement pods.")
+	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Show what would be evicted and what would delay it, and change nothing.")
+	fs.BoolVar(&wait, "wait", wait, "Wait until the nodes are empty. With false, cordon them and evict each pod once; callguard then deletes each guarded pod after its last call.")
+	fs.BoolVar(&o.ignoreDaemonSets, "ignore-daemonsets", o.ignoreDaemonSets, "Leave pods of DaemonSets on the nodes; with false, the drain is refused if there are any.")
+	fs.BoolVar(&o.deleteEmptyDirData, "delete-emptydir-data", o.deleteEmptyDirData, "Drain although pods have emptyDir volumes, whose data is deleted with them. Not needed for call-gate's journal.")
+	fs.BoolVar(&o.force, "force", o.force, "Drain although pods have no controller that would recreate them. It ends no protected call.")
+	fs.StringVarP(&o.output, "output", "o", o.output, "json: one object per line for each event.")
+	fs.BoolVar(&o.endUnprotected, unprotectedFlag, o.endUnprotected, "Drain although guarded pods are in namespaces that are not enabled. Their calls are not protected, and end.")
 	return cmd
 }
 

@@ -44,7 +44,7 @@ func newEnd(c *common) *cobra.Command {
 		Use: "end POD", Short: "End a pod that is held, with its calls (break glass)", Args: oneName("pod"),
 		Long: "Deletes a guarded pod although it holds calls. Its calls end, at the latest after its full termination grace period.\n" +
 			"It is for members of the break-glass group who may delete pods and create Events. It says how many calls end, asks, " +
-			"and leaves an Event with who did it and why. To have a pod go after its last call, use instead:\n" +
+			"and writes an Event with who did it and why. To let a pod leave after its last call, use instead:\n" +
 			"kubectl annotate pod POD callguard.dev/leave=",
 		Example: `  kubectl calls end agent-77594dd9bf-lp467 -n voice --reason "stuck in a loop, ticket 4711" \` + "\n" +
 			`    --as="$USER" --as-group=callguard:break-glass --as-group=GROUP_THAT_MAY_DELETE_PODS`,
@@ -63,8 +63,8 @@ func newEnd(c *common) *cobra.Command {
 			return o.run(cmd.Context(), cl, namespace, podName(args[0]))
 		},
 	}
-	cmd.Flags().StringVar(&o.reason, "reason", o.reason, "Why its calls are ended; it stands in the Event.")
-	cmd.Flags().BoolVarP(&o.yes, "yes", "y", o.yes, "Do not ask.")
+	cmd.Flags().StringVar(&o.reason, "reason", o.reason, "Why the calls are ended; written into the Event.")
+	cmd.Flags().BoolVarP(&o.yes, "yes", "y", o.yes, "Do not ask for confirmation.")
 	return cmd
 }
 

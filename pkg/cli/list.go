@@ -87,10 +87,10 @@ func (o *listOptions) examples() string {
 func (o *listOptions) addFlags(fs *pflag.FlagSet) {
 	fs.BoolVarP(&o.allNamespaces, "all-namespaces", "A", o.allNamespaces, "List the pods of all namespaces.")
 	fs.StringVarP(&o.selector, "selector", "l", o.selector, "Label selector, such as app=agent.")
-	fs.StringVar(&o.node, "node", o.node, "List the pods of this node; of all namespaces unless -n is given.")
+	fs.StringVar(&o.node, "node", o.node, "List the pods of this node, in all namespaces unless -n is given.")
 	fs.StringVarP(&o.output, "output", "o", o.output, "json, yaml, name or wide.")
-	fs.StringVar(&o.sortBy, "sort-by", o.sortBy, "name, calls (unknown first, then the most), node, state or age (the oldest first); by namespace and name unless given.")
-	fs.BoolVarP(&o.watch, "watch", "w", o.watch, "Show the list until Ctrl-C: in place on a terminal, and elsewhere again when something has changed.")
+	fs.StringVar(&o.sortBy, "sort-by", o.sortBy, "Sort by name, calls (unknown first, then most calls), node, state or age (oldest first). Default: namespace and name.")
+	fs.BoolVarP(&o.watch, "watch", "w", o.watch, "Update the list until Ctrl-C. If the output is not a terminal, print the list again after each change.")
 }
 
 func (o *listOptions) validate() error {

@@ -51,11 +51,11 @@ func newPlan(c *common) *cobra.Command {
 	o := &planOptions{common: c}
 	cmd := &cobra.Command{
 		Use: "plan NODE...", Short: "Show what a drain of nodes would wait for",
-		Long: "Shows for each pod of the nodes what a drain would wait for: how many calls, and where its replacement has room, by requests, " +
+		Long: "Shows for each pod of the nodes what a drain would wait for: its calls, and which node has room for its replacement, judged by requests, " +
 			"taints, node selectors and node affinity. Pod affinity, volumes and quotas are not considered. It estimates when " +
 			"the calls are over, from how long calls of the same workloads lasted before; if that is not known, it says so.\n" +
 			"It changes nothing.\n\n" +
-			"Exit codes: 0, a drain could begin and end; 1, an error; 2, it would be refused, or could not end as things are.",
+			"Exit codes: 0, a drain could begin and end; 1, an error; 2, it would be refused, or could not end at present.",
 		Example: "  kubectl calls plan node-1\n  kubectl calls plan -l pool=old\n  kubectl calls plan node-1 node-2 -o json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(o.output, outputJSON); err != nil {

@@ -41,11 +41,11 @@ const flagsLost = "  With which flags the drain began, and whether it had a --de
 func newStatus(c *common) *cobra.Command {
 	output := ""
 	cmd := &cobra.Command{
-		Use: "status [NODE...]", Short: "Show the state of drains that nobody watches",
-		Long: "Shows of each cordoned node that has guarded pods what is left on it, what that waits for, when its calls are over, and " +
-			"how to go on: after a drain with --wait=false, one that was interrupted, or one whose terminal was lost. Nodes that " +
-			"are named are shown in any case. The flags of the drain are not known any more. It changes nothing: callguard lets the pods go without this plugin.\n\n" +
-			"Exit codes: 0, done, whatever is left; 1, an error.",
+		Use: "status [NODE...]", Short: "Show the state of drains in the background",
+		Long: "Shows for each cordoned node with guarded pods which pods are left, what they wait for, when their calls are expected to end, and " +
+			"how to continue. Use it after a drain with --wait=false, or one that was interrupted. Nodes that " +
+			"are named are always shown. The flags of the drain are not known. It changes nothing: callguard releases the pods without this plugin.\n\n" +
+			"Exit codes: 0, the state is shown, whatever is left; 1, an error.",
 		Example: "  kubectl calls status               # of each cordoned node with guarded pods\n" +
 			"  kubectl calls status node-1 node-2\n" +
 			"  kubectl calls status -o json",

@@ -50,10 +50,10 @@ type tryOptions struct {
 func newTry(c *common) *cobra.Command {
 	o := &tryOptions{common: c, expect: expectTrack, answerWithin: 30 * time.Second, countWithin: time.Minute}
 	cmd := &cobra.Command{
-		Use: "try", Short: "Make a call, and see that it is answered and counted", Args: noWords,
-		Long: "Makes one call from here, in a LiveKit room of its own: waits until an agent is there and is heard, checks whether " +
-			"its pod is known and the call counted by call-gate and the metrics API, hangs up, and checks that nobody counts it any more.\n" +
-			"Give it a LiveKit API key of its own. The name of its room begins with " + call.TryRoomPrefix + "; statistics of call lengths leave it out.\n\n" +
+		Use: "try", Short: "Make a call and check that it is answered and counted", Args: noWords,
+		Long: "Makes one call from here, in a new LiveKit room: waits until an agent joins and is heard, checks whether " +
+			"its pod is known and the call is counted by call-gate and the metrics API, hangs up, and checks that the call is no longer counted.\n" +
+			"Use a separate LiveKit API key for it. The name of its room begins with " + call.TryRoomPrefix + "; statistics of call lengths ignore such rooms.\n\n" +
 			"Exit codes: 0, all is well; 1, no call could be made (bad input, LiveKit does not answer or refuses the key); 2, the " +
 			"call was answered, but not counted as it should be; 3, no agent answered, or none was heard.",
 		Example: "  kubectl calls try -n voice --livekit-secret try\n" +
@@ -76,14 +76,14 @@ func newTry(c *common) *cobra.Command {
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&o.secret, "livekit-secret", o.secret, "Secret of the namespace with URL, key and secret of the LiveKit project.")
-	fs.StringVar(&o.dir, "livekit-secret-dir", o.dir, "Folder with the same, as a mounted Secret has it.")
+	fs.StringVar(&o.dir, "livekit-secret-dir", o.dir, "Folder of a mounted Secret with the same.")
 	fs.StringVar(&o.keys, "livekit-secret-keys", o.keys, "Names of the keys or files in it, such as "+call.ExampleSecretKeys+". The default names are url, api-key and api-secret, or LiveKit's own.")
-	fs.StringVar(&o.url, "livekit-url", o.url, "URL of LiveKit from here, where it is not that of the Secret.")
-	fs.StringVar(&o.agentName, "agent-name", o.agentName, "Ask for agents that are registered with this name.")
-	fs.StringVar(&o.expect, "expect", o.expect, "What the agent has to do: publish a track (track), or no more than come (join).")
-	fs.DurationVar(&o.answerWithin, "answer-within", o.answerWithin, "How long a caller waits for an agent, and then for its track.")
-	fs.DurationVar(&o.countWithin, "count-within", o.countWithin, "How long counting the call may take, and so may the agent's leaving and the letting go.")
-	fs.StringVarP(&o.output, "output", "o", o.output, "Print JSON (json) when it is over.")
+	fs.StringVar(&o.url, "livekit-url", o.url, "URL of LiveKit from here, if it differs from the one in the Secret.")
+	fs.StringVar(&o.agentName, "agent-name", o.agentName, "Request an agent with this name.")
+	fs.StringVar(&o.expect, "expect", o.expect, "What counts as an answer: the agent publishes a track (track), or only joins (join).")
+	fs.DurationVar(&o.answerWithin, "answer-within", o.answerWithin, "Maximum time to wait for an agent, and then again for its track.")
+	fs.DurationVar(&o.countWithin, "count-within", o.countWithin, "Maximum time until the call is counted, until the agent leaves after it, and until it is no longer counted.")
+	fs.StringVarP(&o.output, "output", "o", o.output, "json, printed at the end.")
 	return cmd
 }
 

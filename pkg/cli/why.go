@@ -68,7 +68,7 @@ func newWhy(c *common) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "why POD|node/NODE|KIND/WORKLOAD", Short: "Show why a pod, a node or a workload waits, and for what", Args: oneName("pod"),
 		Long: "Shows what drain-guard's rules decide about a guarded pod now, and what it waits for.\n" +
-			"For a node it shows which pods keep it; for a workload, which of its pods should go and what keeps them, and what is " +
+			"For a node it shows which pods keep it from being empty; for a workload, which pods should leave and what keeps them, and what is " +
 			"wrong with its pod template. A name without a kind is that of a pod or, if there is no such pod, of a node.\n" +
 			"Only drain-guard knows what each witness answered and how long a pod has been quiet: see the pod's Events.",
 		Example: "  kubectl calls why agent-77594dd9bf-lp467 -n voice\n" +

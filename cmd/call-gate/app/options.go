@@ -53,16 +53,16 @@ func NewOptions(env func(string) string) *Options {
 // Flags returns the flags, bound to the options.
 func (o *Options) Flags() *pflag.FlagSet {
 	fs := pflag.NewFlagSet("call-gate", pflag.ContinueOnError)
-	fs.StringVar(&o.livekitURL, "livekit-url", o.livekitURL, "The real LiveKit, such as wss://livekit.example.com. Default: $LIVEKIT_URL.")
+	fs.StringVar(&o.livekitURL, "livekit-url", o.livekitURL, "URL of the LiveKit server, such as wss://livekit.example.com. Default: $LIVEKIT_URL.")
 	fs.StringVar(&o.podUID, "pod-uid", o.podUID, "UID of the pod. Default: $POD_UID, from the downward API.")
 	fs.StringVar(&o.listen, "bind-address", o.listen, "Address the agent connects to; set the agent's LIVEKIT_URL to it.")
-	fs.StringVar(&o.status, "status-address", o.status, "Address that serves GET /calls, /metrics, /healthz and /readyz. Repeat its port in the pod's annotation "+call.GatePortAnnotation+".")
+	fs.StringVar(&o.status, "status-address", o.status, "Address that serves GET /calls, /metrics, /healthz and /readyz. Set its port in the pod's annotation "+call.GatePortAnnotation+".")
 	fs.IntSliceVar(&o.workerPorts, "worker-ports", o.workerPorts, "Ports at which the agents of the pod answer GET /worker, one for each worker process.")
-	fs.StringVar(&o.orderFile, "order-file", o.orderFile, "File of a downwardAPI volume with metadata.annotations, or with the one annotation "+call.DrainingAnnotation+". Without it the pod cannot be told to drain.")
-	fs.StringVar(&o.journal, "journal", o.journal, "Folder of an emptyDir in which a restarted call-gate finds its jobs. Without it, call-gate asks the agent how many jobs it has.")
-	fs.StringVar(&o.caFile, "ca-file", o.caFile, "Certificates to trust for LiveKit besides the system's, in PEM.")
-	fs.DurationVar(&o.launchLimit, "launch-limit", o.launchLimit, "Maximum time the agent takes to start an assigned job: its SDK's attempts times initialize_process_timeout, plus time for queued jobs. An assigned job counts for that long, unless it is known to run or to have ended.")
-	fs.IntVar(&o.perMinute, "livekit-requests-per-minute", o.perMinute, "Maximum number of requests a minute to LiveKit's API, to look into the rooms of jobs. Further requests wait.")
+	fs.StringVar(&o.orderFile, "order-file", o.orderFile, "File of a downwardAPI volume with metadata.annotations, or with only annotation "+call.DrainingAnnotation+". Without it call-gate is never told to drain.")
+	fs.StringVar(&o.journal, "journal", o.journal, "Folder in an emptyDir where call-gate saves its jobs for a restart. Without it, call-gate asks the agent how many jobs it has.")
+	fs.StringVar(&o.caFile, "ca-file", o.caFile, "File with certificate authorities for LiveKit, as PEM, trusted in addition to the system's.")
+	fs.DurationVar(&o.launchLimit, "launch-limit", o.launchLimit, "Maximum time the agent takes to start an assigned job: the SDK's number of attempts times initialize_process_timeout, plus time for queued jobs. An assigned job counts as a call for that long, unless call-gate sees it run or end earlier.")
+	fs.IntVar(&o.perMinute, "livekit-requests-per-minute", o.perMinute, "Maximum number of requests per minute to LiveKit's API, which is asked about the rooms of jobs. Further requests wait.")
 	o.logLevel.AddFlag(fs)
 	return fs
 }

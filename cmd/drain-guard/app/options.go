@@ -68,16 +68,16 @@ func (o *Options) Flags() *pflag.FlagSet {
 	fs := pflag.NewFlagSet(call.GuardName, pflag.ContinueOnError)
 	o.clusterFlags(fs)
 	guard.AddFlags(fs, &o.guard, &o.doors)
-	fs.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "Lead only while holding the lease "+leader.LeaseName+".")
+	fs.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "Act only while holding the lease "+leader.LeaseName+".")
 	fs.StringVar(&o.bindAddress, "bind-address", o.bindAddress, "Address of /metrics, /healthz and /readyz.")
 	o.livekit.AddFlags(fs, project.Meaning{
 		Until:        "pods of the default project are held",
 		Resync:       "Poll interval of LiveKit while a pod is leaving and its call-gate, if it has one, counts no calls. At other times LiveKit is polled rarely or not at all.",
-		MaxStaleness: "LiveKit data older than this is treated as unknown. Where --livekit-requests-per-minute makes reading all rooms take longer, twice that time.",
+		MaxStaleness: "LiveKit data older than this is treated as unknown. If --livekit-requests-per-minute makes reading all rooms take longer, twice that duration applies.",
 		Limit:        "drain-guard reads every room before it accepts a zero, so a low limit slows drains down.",
 	})
 	fs.DurationVar(&o.witnessTimeout, "witness-timeout", o.witnessTimeout, "Time limit of one request to a pod.")
-	fs.StringVar(&o.deletionCosts, "deletion-cost", o.deletionCosts, "auto: pods that leave are marked to be deleted first; without the admission policies all pods are marked by their number of calls. off: never.")
+	fs.StringVar(&o.deletionCosts, "deletion-cost", o.deletionCosts, "Whether annotation controller.kubernetes.io/pod-deletion-cost is set. auto: on leaving pods, so that they are deleted first; without the admission policies, on all pods, by their number of calls. off: never.")
 	return fs
 }
 

@@ -52,17 +52,17 @@ type Meaning struct {
 func (o *Options) AddFlags(fs *pflag.FlagSet, m Meaning) {
 	const again = " Read again every minute."
 	fs.StringVar(&o.files.URL, "livekit-url", o.files.URL, "URL of the default LiveKit project, such as wss://livekit.example.com. Workloads may name others in an annotation.")
-	fs.StringVar(&o.files.URLFile, "livekit-url-file", o.files.URLFile, "File with that URL instead. It may be created later, with the key: until then "+m.Until+"."+again)
+	fs.StringVar(&o.files.URLFile, "livekit-url-file", o.files.URLFile, "File with the URL of the default LiveKit project, instead of --livekit-url. It may be created later, together with the key: until then "+m.Until+"."+again)
 	fs.StringVar(&o.files.KeyFile, "livekit-api-key-file", o.files.KeyFile, "File with the API key of the default project."+again)
 	fs.StringVar(&o.files.SecretFile, "livekit-api-secret-file", o.files.SecretFile, "File with the API secret of the default project."+again)
-	fs.StringVar(&o.files.Dir, "livekit-secret-dir", o.files.Dir, "Folder of a mounted Secret with all three, in files that --livekit-secret-keys names. They may be created later: until then "+m.Until+"."+again)
-	fs.StringVar(&o.keys, "livekit-secret-keys", o.keys, "Names of the files in that folder, such as "+call.ExampleSecretKeys+", or some of them. The default names are url, api-key and api-secret, or LiveKit's own.")
+	fs.StringVar(&o.files.Dir, "livekit-secret-dir", o.files.Dir, "Folder of a mounted Secret with URL, API key and API secret of the default project, in the files that --livekit-secret-keys names. They may be created later: until then "+m.Until+"."+again)
+	fs.StringVar(&o.keys, "livekit-secret-keys", o.keys, "Names of the files in --livekit-secret-dir, such as "+call.ExampleSecretKeys+", or some of them. The default names are url, api-key and api-secret, or LiveKit's own.")
 	fs.DurationVar(&o.Rooms.Resync, "resync-interval", o.Rooms.Resync, m.Resync)
 	fs.DurationVar(&o.Rooms.MaxStaleness, "max-staleness", o.Rooms.MaxStaleness, m.MaxStaleness)
 	fs.DurationVar(&o.Rooms.Timeout, "livekit-timeout", o.Rooms.Timeout, "Time limit of one request to LiveKit. LiveKit itself takes up to 3s to report that a room's node does not answer; use more.")
-	fs.IPNetSliceVar(&o.Allowed, "livekit-allow-cidr", o.Allowed, "Private, loopback and link-local address ranges, such as 10.20.0.0/16, to which the LiveKit URLs of workloads' own Secrets may lead. Without them these may lead to public addresses, to Services of the workload's namespace, and to the server of the default project.")
+	fs.IPNetSliceVar(&o.Allowed, "livekit-allow-cidr", o.Allowed, "Private, loopback and link-local address ranges, such as 10.20.0.0/16, to which the LiveKit URL in a workload's own Secret may lead. Always allowed are public addresses, Services of the workload's namespace, and the server of the default project.")
 	fs.IntVar(&o.Rooms.Concurrency, "livekit-concurrency", o.Rooms.Concurrency, "Maximum number of concurrent requests to one LiveKit project.")
-	fs.IntVar(&o.Rooms.RequestsPerMinute, "livekit-requests-per-minute", o.Rooms.RequestsPerMinute, fmt.Sprintf("Number of requests that one LiveKit project takes in any minute, from all programs together. 0 means 1,000 for LiveKit Cloud, and no limit for other servers until one answers 429. All replicas of metrics-adapter together send at most %d %% of it, drain-guard %d %%. The rest is for call-gates. ", AdapterShare, GuardShare)+m.Limit)
+	fs.IntVar(&o.Rooms.RequestsPerMinute, "livekit-requests-per-minute", o.Rooms.RequestsPerMinute, fmt.Sprintf("Requests per minute that a LiveKit project accepts from all clients together. 0 means 1,000 for LiveKit Cloud, and no limit for other servers until one answers 429. All replicas of metrics-adapter together send at most %d %% of it, drain-guard %d %%. The rest is for call-gates. ", AdapterShare, GuardShare)+m.Limit)
 }
 
 // Validate adds every mistake.

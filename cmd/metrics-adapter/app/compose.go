@@ -59,13 +59,13 @@ type compose struct {
 func newCompose() compose { return compose{timeout: 10 * time.Second, concurrency: maxBeside} }
 
 func (c *compose) addFlags(fs *pflag.FlagSet) {
-	fs.StringVar(&c.service, "compose-service", c.service, "namespace/name[:port] of the Service of another adapter for custom metrics. The APIServices are taken from it, and metrics that are not callguard's are read from it; empty for none.")
-	fs.StringVar(&c.address, "compose-address", c.address, "host:port where that adapter is reached, if not at NAME.NAMESPACE.svc.")
-	fs.StringVar(&c.caFile, "compose-ca-file", c.caFile, "File with the authorities that signed its certificate, as PEM.")
-	fs.BoolVar(&c.insecure, "compose-insecure", c.insecure, "Do not verify its certificate. Whoever can answer in its place gets this program's token, and says what its metrics are.")
-	fs.StringVar(&c.servingCA, "compose-serving-ca-file", c.servingCA, "File with the authority that signed --tls-cert-file, for the APIServices.")
-	fs.DurationVar(&c.timeout, "compose-timeout", c.timeout, "Time limit of a request to it.")
-	fs.IntVar(&c.concurrency, "compose-concurrency", c.concurrency, "Requests to it under way at once; what is more is refused.")
+	fs.StringVar(&c.service, "compose-service", c.service, "namespace/name[:port] of the Service of another adapter for custom metrics. The APIServices are taken over from it, and requests for metrics that are not callguard's are forwarded to it. Empty: there is no other adapter.")
+	fs.StringVar(&c.address, "compose-address", c.address, "host:port of the other adapter, if it is not at NAME.NAMESPACE.svc.")
+	fs.StringVar(&c.caFile, "compose-ca-file", c.caFile, "File with the certificate authorities of the other adapter, as PEM.")
+	fs.BoolVar(&c.insecure, "compose-insecure", c.insecure, "Do not verify the certificate of the other adapter. Whoever can answer in its place receives this program's token and can report any value for its metrics.")
+	fs.StringVar(&c.servingCA, "compose-serving-ca-file", c.servingCA, "File with the certificate authority that signed --tls-cert-file, to be written into the APIServices.")
+	fs.DurationVar(&c.timeout, "compose-timeout", c.timeout, "Time limit of a request to the other adapter.")
+	fs.IntVar(&c.concurrency, "compose-concurrency", c.concurrency, "Maximum number of concurrent requests to the other adapter; further ones are refused.")
 }
 
 func (c *compose) validate(m *program.Mistakes, selfMade bool) {

@@ -20,8 +20,8 @@ import (
 type keda struct{ address, clientCAFile string }
 
 func (k *keda) addFlags(fs *pflag.FlagSet) {
-	fs.StringVar(&k.address, "keda-bind-address", k.address, "Address that answers KEDA as an external scaler, by gRPC with the certificate of the API; empty for none.")
-	fs.StringVar(&k.clientCAFile, "keda-client-ca-file", k.clientCAFile, "Authorities as PEM, one of which has signed the certificate that KEDA shows. Nobody else is answered. A new one is read without a restart.")
+	fs.StringVar(&k.address, "keda-bind-address", k.address, "Address that serves KEDA as an external scaler, by gRPC, with the certificate of the API. Empty: KEDA is not served.")
+	fs.StringVar(&k.clientCAFile, "keda-client-ca-file", k.clientCAFile, "File with the certificate authorities of KEDA's client certificate, as PEM. Clients without such a certificate get no answer. A new file is read without a restart.")
 }
 
 func (k *keda) validate(m *program.Mistakes) {

@@ -86,18 +86,18 @@ func (o *Options) Flags() *pflag.FlagSet {
 	o.livekit.AddFlags(fs, project.Meaning{
 		Until:        "metrics of the default project answer 503",
 		Resync:       "Poll interval of LiveKit. With webhooks, changes are seen at once.",
-		MaxStaleness: "Readings older than this are treated as unknown, and metrics that need them answer 503. A room counts as read while LiveKit's list of rooms shows no change of it.",
-		Limit:        "With a limit, rooms whose line in LiveKit's list has changed are read first. If it is too low, metrics answer 503 and say so.",
+		MaxStaleness: "Readings older than this are treated as unknown, and metrics that need them answer 503. A room stays up to date while LiveKit's list of rooms shows no change in it.",
+		Limit:        "With a limit, rooms that changed in LiveKit's list are read first. If the limit is too low, metrics answer 503 with that reason.",
 	})
-	fs.DurationVar(&o.podInterval, "pod-interval", o.podInterval, "How often each pod is asked: its call-gate, or the GET /worker of its agent.")
+	fs.DurationVar(&o.podInterval, "pod-interval", o.podInterval, "Poll interval of each pod: of its call-gate, or of GET /worker of its agent.")
 	fs.DurationVar(&o.workerTimeout, "worker-timeout", o.workerTimeout, "Time limit of one request to an agent or its gate.")
-	fs.IntVar(&o.workerConcurrency, "worker-concurrency", o.workerConcurrency, "Maximum number of concurrent requests to agents, and as many to call-gates.")
-	fs.StringVar(&o.webhookAddress, "webhook-bind-address", o.webhookAddress, "Address that takes LiveKit's webhooks at "+rooms.WebhookPath+"; empty for none.")
+	fs.IntVar(&o.workerConcurrency, "worker-concurrency", o.workerConcurrency, "Maximum number of concurrent requests to agents, and of those to call-gates.")
+	fs.StringVar(&o.webhookAddress, "webhook-bind-address", o.webhookAddress, "Address that receives LiveKit's webhooks at "+rooms.WebhookPath+". Empty: no webhooks are received.")
 	fs.StringSliceVar(&o.webhookPeers, "webhook-peers", o.webhookPeers, "host:port of the other replicas, to which webhooks are forwarded. A name may resolve to all replicas, including this one.")
-	fs.StringVar(&o.replicasService, "replicas-service", o.replicasService, "namespace/name of a Service that names all replicas of this program, ready or not. By its EndpointSlices each knows how many share the requests to LiveKit. Empty if there is none; --replicas then says how many there are.")
-	fs.IntVar(&o.replicas, "replicas", o.replicas, "Number of replicas of this program until --replicas-service has told it, or if nothing tells it.")
-	fs.StringVar(&o.service, "service", o.service, "namespace/name[:port] of the Service that the APIServices name, for the self-made serving certificate and --compose-service.")
-	fs.DurationVar(&o.certificateLifetime, "certificate-lifetime", o.certificateLifetime, "Lifetime of the self-made serving certificate, used unless --tls-cert-file is given.")
+	fs.StringVar(&o.replicasService, "replicas-service", o.replicasService, "namespace/name of a Service that selects all replicas of this program, ready or not. Its EndpointSlices give the number of replicas that share the requests to LiveKit. Empty: --replicas is used.")
+	fs.IntVar(&o.replicas, "replicas", o.replicas, "Number of replicas of this program, used until --replicas-service gives the number, or if it is not set.")
+	fs.StringVar(&o.service, "service", o.service, "namespace/name[:port] of the Service that the APIServices name. Used for the self-signed serving certificate and for --compose-service.")
+	fs.DurationVar(&o.certificateLifetime, "certificate-lifetime", o.certificateLifetime, "Lifetime of the self-signed serving certificate, which is used unless --tls-cert-file is set.")
 	o.compose.addFlags(fs)
 	o.keda.addFlags(fs)
 	o.logLevel.AddFlag(fs)
