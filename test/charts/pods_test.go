@@ -423,7 +423,7 @@ func TestSentinels(t *testing.T) {
 			if diff := cmp.Diff(want, passwords); diff != "" {
 				t.Errorf("passwords (-want +got):\n%s", diff)
 			}
-			if strings.Contains(r.notes(), "With livekit.redis servers share") {
+			if strings.Contains(r.notes(), "With livekit.redis, servers share") {
 				t.Error("the notes tell of a server that is alone")
 			}
 		})
@@ -513,7 +513,7 @@ func TestToldNames(t *testing.T) {
 			t.Fatalf("%s: %v", path, err)
 		}
 		name := strings.TrimPrefix(path, ".")
-		if o.Type == nil && o.Ref == "" && strings.Contains(o.Description, "the templates say what it is here") && !known[name] {
+		if o.Type == nil && o.Ref == "" && strings.Contains(o.Description, "Not a value of this chart") && !known[name] {
 			t.Errorf("the schema lets %s through, and no row of the table is about it", name)
 		}
 		for _, key := range slices.Sorted(maps.Keys(o.Properties)) {
