@@ -337,7 +337,7 @@ func (r Reading) At() time.Time { return r.at }
 // Reason returns why an unknown reading is unknown.
 func (r Reading) Reason() string {
 	if !r.known && r.reason == "" {
-		return "nobody has answered yet"
+		return "there is no answer yet"
 	}
 	return r.reason
 }

@@ -38,7 +38,7 @@ func newAble(upstream string, began time.Time, reg prometheus.Registerer) *able 
 		upstream: upstream, sessions: map[uint64]bool{}, since: began, why: call.NoWorker,
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "callguard", Subsystem: "gate", Name: "refused_registrations_total",
-			Help: "Workers that came and could not be registered with LiveKit, by the reason (refused: its key, not-livekit: what answers takes no workers, unreachable).",
+			Help: "Workers that connected but could not be registered with LiveKit, by reason (refused: LiveKit refuses the key, not-livekit: the server accepts no workers, unreachable).",
 		}, []string{"why"}),
 	}
 	for _, why := range []call.Ability{call.Refused, call.NotLiveKit, call.Unreachable} {
@@ -122,7 +122,7 @@ func (a *able) sentenceLocked() string {
 	case call.Refused:
 		return fmt.Sprintf("LiveKit at %s refuses the worker's key (%d); check the agent's LIVEKIT_API_KEY and LIVEKIT_API_SECRET", a.upstream, a.status)
 	case call.NotLiveKit:
-		return fmt.Sprintf("what answers at %s takes no workers (%d %s); check the gate's LIVEKIT_URL", a.upstream, a.status, http.StatusText(a.status))
+		return fmt.Sprintf("what answers at %s accepts no workers (%d %s); check LIVEKIT_URL of call-gate", a.upstream, a.status, http.StatusText(a.status))
 	case call.Unreachable:
 		return fmt.Sprintf("LiveKit at %s cannot be reached; check that it runs, and the gate's LIVEKIT_URL", a.upstream)
 	default:

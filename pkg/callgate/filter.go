@@ -72,7 +72,7 @@ func (s *filter) answered(m *livekit.WorkerMessage, f frame, now time.Time) (fra
 		return f, nil
 	}
 	if !s.book.accept(s.id, a.GetJobId(), a.GetParticipantIdentity(), now) {
-		s.log.Info("The worker accepted an offer from before the order to drain; it is refused", "job", a.GetJobId())
+		s.log.Info("Refused a job that was offered before the order to drain and accepted after it", "job", a.GetJobId())
 		return refusal(f.kind, a.GetJobId())
 	}
 	s.log.Debug("An offer is accepted", "job", a.GetJobId())

@@ -177,10 +177,10 @@ func (g *Gate) recall() error {
 	whole := g.journal != nil && g.journal.whole
 	g.book.restore(left, whole)
 	if g.journal != nil && !whole {
-		g.cfg.Log.Warn("The journal lacks jobs that could not be written; the agent is asked how many it has")
+		g.cfg.Log.Warn("The journal is incomplete, because jobs could not be written; the agent is asked how many it has")
 	}
 	if len(left.jobs) > 0 {
-		g.cfg.Log.Info("An earlier gate's jobs are taken over", "jobs", len(left.jobs))
+		g.cfg.Log.Info("Restored jobs from the journal", "jobs", len(left.jobs))
 	}
 	return nil
 }
@@ -317,7 +317,7 @@ func (g *Gate) serveWorker(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case errors.Is(err, errClosing):
 	case errors.Is(err, websocket.ErrReadLimit):
-		lines.Warn("A worker's websocket was closed: a frame is larger than the gate takes", "most", maxFrame)
+		lines.Warn("Closed a worker's websocket: a frame exceeds call-gate's limit", "most", maxFrame)
 	case s.known.Load():
 		lines.Info("A worker's websocket ended; its jobs go on", "why", why)
 	case isEnd:
@@ -426,6 +426,6 @@ func (r *reach) well() {
 	r.why = ""
 	r.mu.Unlock()
 	if news {
-		r.log.Info("LiveKit takes workers again", "url", r.upstream)
+		r.log.Info("LiveKit accepts workers again", "url", r.upstream)
 	}
 }

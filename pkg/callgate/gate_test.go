@@ -232,7 +232,7 @@ func TestOrder(t *testing.T) {
 	}
 	// An annotation that vanishes changes nothing.
 	write(3, "a=\"b\"\n")
-	trial.Eventually(t, "the log says that the order is gone", func() bool { return strings.Contains(p.gate.logs.String(), "stays in force") })
+	trial.Eventually(t, "the log says that the order is gone", func() bool { return strings.Contains(p.gate.logs.String(), "the order stays in effect") })
 	if a := p.gate.calls(t); a.Draining != mark {
 		t.Errorf("the order must stay; got %+v", a)
 	}
@@ -463,7 +463,7 @@ func TestStrangers(t *testing.T) {
 			if err == nil {
 				t.Error("a frame that is too large must not arrive")
 			}
-			trial.Eventually(t, "the log says so", func() bool { return strings.Contains(g.logs.String(), "larger than the gate takes") })
+			trial.Eventually(t, "the log says so", func() bool { return strings.Contains(g.logs.String(), "a frame exceeds call-gate's limit") })
 		})
 	}
 	t.Run("CloseCodes", func(t *testing.T) {

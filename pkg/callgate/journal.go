@@ -134,7 +134,7 @@ func (j *journal) read() (l legacy, err error) {
 		name, isJob := strings.CutSuffix(e.Name(), jobSuffix)
 		if !isJob {
 			if err != nil {
-				j.log.Warn("A file of the journal is not understood", "file", e.Name(), "err", err)
+				j.log.Warn("Cannot read a file of the journal", "file", e.Name(), "err", err)
 			}
 			continue
 		}
@@ -144,7 +144,7 @@ func (j *journal) read() (l legacy, err error) {
 		}
 		r := record{ID: id}
 		if err := json.Unmarshal(raw, &r); err != nil || r.ID != id {
-			j.log.Warn("A file of the journal is half written; its job counts", "job", id, "err", err)
+			j.log.Warn("A file of the journal is incomplete; its job still counts", "job", id, "err", err)
 			r = record{ID: id}
 		}
 		l.jobs = append(l.jobs, r)
@@ -232,6 +232,6 @@ func (j *journal) file(id string) string {
 
 func (j *journal) told(err error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		j.log.Error("The journal cannot be written; a gate that is started again would have to ask the agent for its jobs", "err", err)
+		j.log.Error("Cannot write the journal; after a restart, call-gate has to ask the agent how many jobs it has", "err", err)
 	}
 }

@@ -40,7 +40,7 @@ func (g *Gate) readOrder() error {
 	order := parseOrder(string(raw))
 	if order == "" {
 		if g.book.isDraining() && !g.lifted.Swap(true) {
-			g.cfg.Log.Warn("The order to drain is gone from the annotation; it stays in force until the gate is started again")
+			g.cfg.Log.Warn("The annotation with the order to drain was removed; the order stays in effect until call-gate restarts")
 		}
 		return nil
 	}
@@ -52,7 +52,7 @@ func (g *Gate) readOrder() error {
 		g.cfg.Log.Warn("The order to drain is in effect, although its value cannot be parsed", "err", err)
 	}
 	a := g.book.answer(time.Now())
-	g.cfg.Log.Info("The pod is draining: no offer is accepted any more", "order", order, "calls", a.Calls, "known", a.Known)
+	g.cfg.Log.Info("The pod is draining: no more job offers are accepted", "order", order, "calls", a.Calls, "known", a.Known)
 	g.sessions.Range(func(_, s any) bool {
 		if s := s.(*session); s.known.Load() {
 			s.ordered <- struct{}{}
@@ -66,7 +66,7 @@ func (g *Gate) readOrder() error {
 // kubelet replaces a link there, never the file.
 func (g *Gate) followOrder(ctx context.Context) error {
 	if g.cfg.Order == "" {
-		g.cfg.Log.Warn("No --order-file is given; nobody can order this pod to drain")
+		g.cfg.Log.Warn("No --order-file is set; this pod cannot be told to drain")
 		return nil
 	}
 	watch, err := fsnotify.NewWatcher()
@@ -84,7 +84,7 @@ func (g *Gate) followOrder(ctx context.Context) error {
 		// Read it before the first event, too: the file may have changed since New.
 		err := g.readOrder()
 		if err != nil && err.Error() != trouble {
-			g.cfg.Log.Error("An order to drain would not be seen", "err", err)
+			g.cfg.Log.Error("Cannot watch for the order to drain", "err", err)
 		}
 		trouble = ""
 		if err != nil {
@@ -98,7 +98,7 @@ func (g *Gate) followOrder(ctx context.Context) error {
 				return errors.New("the watch on the order to drain has ended")
 			}
 		case err := <-watch.Errors:
-			g.cfg.Log.Warn("The watch on the order to drain missed something; the file is read again", "err", err)
+			g.cfg.Log.Warn("The watch for the order to drain missed events; reading the file again", "err", err)
 		case <-tick.C:
 		}
 	}

@@ -127,7 +127,7 @@ func (c *Claim) step(ctx context.Context, name, version string) {
 	case apiservice.Missing, apiservice.Theirs:
 		if err = c.take(ctx, found, name, version); err == nil {
 			stands = apiservice.Ours
-			c.say(name, corev1.EventTypeNormal, ReasonTaken, fmt.Sprintf("callguard serves APIService %s, and passes on to %s what is none of its metrics", name, c.theirName()))
+			c.say(name, corev1.EventTypeNormal, ReasonTaken, fmt.Sprintf("callguard now serves APIService %s, and forwards requests for other metrics to %s", name, c.theirName()))
 		}
 	case apiservice.Ours:
 		err = c.keep(ctx, found)
@@ -178,7 +178,7 @@ func (c *Claim) read(ctx context.Context, name string) (*apiregistrationv1.APISe
 // take points an APIService to callguard, or creates it if it does not exist.
 func (c *Claim) take(ctx context.Context, found *apiregistrationv1.APIService, name, version string) error {
 	if err := c.cfg.Ready(); err != nil {
-		return fmt.Errorf("APIService %s is not taken yet: %w", name, err)
+		return fmt.Errorf("APIService %s is not taken over yet: %w", name, err)
 	}
 	if err := c.cfg.Answers(version); err != nil && !c.had[name] { // if it was callguard's and was deleted, for example with the other adapter, creating it again breaks nothing
 		return fmt.Errorf("APIService %s is not taken: %w; see the values below metricsAdapter.compose", name, err)
@@ -232,7 +232,7 @@ func (c *Claim) say(name, kind, reason, text string) {
 	}
 	c.told[name] = text
 	if reason == "" {
-		c.cfg.Log.Warn("An APIService of custom metrics is not as it should be; trying again", "apiService", name, "err", text)
+		c.cfg.Log.Warn("Cannot take over an APIService of custom metrics; retrying", "apiService", name, "err", text)
 		return
 	}
 	c.cfg.Log.Info(text, "apiService", name, "reason", reason)
@@ -263,14 +263,14 @@ func giveBack(ctx context.Context, services apiregistration.APIServiceInterface,
 	before, err := apiservice.WasBefore(found)
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("%w; write its spec.service as it was, and take the annotation off", err)
+		return "", fmt.Errorf("%w; restore its spec.service, and remove the annotation", err)
 	case before == nil:
 		return "was not taken", nil
 	case before.Absent && apiservice.Owner(found) == ours.String():
 		err := services.Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &found.UID, ResourceVersion: &found.ResourceVersion}})
 		return "is deleted, for there was none before", wrap("delete", name, err)
 	case !before.Absent && before.Service != theirs.String():
-		return "", fmt.Errorf("annotation %s of APIService %s names Service %q, and not %s, from which callguard takes it; write its spec.service as it was, and take the annotation off",
+		return "", fmt.Errorf("annotation %s of APIService %s names Service %q, and not %s, from which callguard takes it; restore its spec.service, and remove the annotation",
 			apiservice.BeforeAnnotation, name, before.Service, theirs)
 	}
 	apiservice.GiveBack(found, before, ours.String())

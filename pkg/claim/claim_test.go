@@ -166,7 +166,7 @@ func TestTakenOnceAndTold(t *testing.T) {
 		w.look(t)
 	}
 	w.is(t, ours().String(), ours().String())
-	if told := w.told(); len(told) != 2 || !strings.Contains(told[0], "Normal MetricsAPITaken callguard serves APIService v1beta1.custom.metrics.k8s.io, and passes on to monitoring/other") {
+	if told := w.told(); len(told) != 2 || !strings.Contains(told[0], "Normal MetricsAPITaken callguard now serves APIService v1beta1.custom.metrics.k8s.io, and forwards requests for other metrics to monitoring/other") {
 		t.Errorf("told %q", told)
 	}
 	if w.taken != 2 {

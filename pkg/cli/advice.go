@@ -45,7 +45,7 @@ func adviceOn(x guard.Explanation) verdict.Advice {
 	case x.Pod.DeletionTimestamp != nil:
 		return verdict.Advice{Waits: "its containers to end, within its grace period", Do: "nothing"}
 	default:
-		return verdict.Advice{Waits: "whoever drains its node to evict it; callguard deletes it if nobody does", Do: "nothing"}
+		return verdict.Advice{Waits: "eviction by whoever drains its node; otherwise callguard deletes it", Do: "nothing"}
 	}
 }
 
@@ -56,7 +56,7 @@ func limit(x guard.Explanation) string {
 		return ""
 	}
 	if by := x.Facts.LetGoBy; !by.IsZero() {
-		return clock(by) + ", by the guard's --node-termination-limit: it is let go then, with its calls"
+		return clock(by) + ", by the guard's --node-termination-limit; it is released then, with its calls"
 	}
 	var after time.Duration
 	by := ""
@@ -72,6 +72,6 @@ func limit(x guard.Explanation) string {
 	case x.Intent.Intent == call.ScaleDown:
 		return fmt.Sprintf("%s, by %s, unless it is known to hold calls", clock(x.Intent.At.Add(after)), by)
 	default:
-		return fmt.Sprintf("%s, by %s: it is let go then, with its calls", clock(x.Intent.At.Add(after)), by)
+		return fmt.Sprintf("%s, by %s; it is released then, with its calls", clock(x.Intent.At.Add(after)), by)
 	}
 }

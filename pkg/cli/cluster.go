@@ -85,7 +85,7 @@ func getter(client rest.Interface) func(context.Context, string, any) error {
 			return err
 		}
 		if err := json.Unmarshal(text, into); err != nil {
-			return fmt.Errorf("the answer is not what was asked for: %w", err)
+			return fmt.Errorf("unexpected answer: %w", err)
 		}
 		return nil
 	}
@@ -227,12 +227,12 @@ func (c *cluster) administered(ctx context.Context) administered {
 	a.doors.Namespace = c.callguard
 	d, err := c.client.AppsV1().Deployments(c.callguard).Get(ctx, call.GuardName, metav1.GetOptions{})
 	if err != nil {
-		a.note = fmt.Sprintf("the guard's settings are taken for the defaults: %s", line(err))
+		a.note = fmt.Sprintf("drain-guard's settings are assumed to be the defaults: %s", line(err))
 		return a
 	}
 	i := slices.IndexFunc(d.Spec.Template.Spec.Containers, func(c corev1.Container) bool { return c.Name == call.GuardName })
 	if i < 0 {
-		a.note = fmt.Sprintf("the guard's settings are taken for the defaults: Deployment %s/%s has no container %s", c.callguard, call.GuardName, call.GuardName)
+		a.note = fmt.Sprintf("drain-guard's settings are assumed to be the defaults: Deployment %s/%s has no container %s", c.callguard, call.GuardName, call.GuardName)
 		return a
 	}
 	container := d.Spec.Template.Spec.Containers[i]

@@ -33,7 +33,7 @@ func TestBadInput(t *testing.T) {
 		"DoctorYAML":   {args: []string{"doctor", "-o", "yaml"}, want: `--output is "yaml"; use json`},
 		"Selector":     {args: []string{"-l", "a in"}, want: `; use one such as app=agent`},
 		"NoNode":       {args: []string{"drain"}, want: `which node? use kubectl calls drain NAME`},
-		"NodeAndLabel": {args: []string{"drain", "node-1", "-l", "pool=old"}, want: `--selector and node node-1, and only one of them says which nodes; use kubectl calls drain -l pool=old`},
+		"NodeAndLabel": {args: []string{"drain", "node-1", "-l", "pool=old"}, want: `--selector and node node-1 cannot be combined; use kubectl calls drain -l pool=old`},
 		"NodeLabel":    {args: []string{"drain", "-l", "a in"}, want: `; use one such as app=agent`},
 		"NoWait":       {args: []string{"drain", "node-1", "--wait=false", "--timeout=1m"}, want: `--timeout with --wait=false has nothing to bound; leave one out`},
 		"TwoPods":      {args: []string{"why", "a", "b"}, want: `one pod at a time, and not also "b"; use kubectl calls why a`},

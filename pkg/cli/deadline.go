@@ -27,7 +27,7 @@ func (o *drainOptions) validateDeadline() error {
 	case o.onDeadline != "" && o.deadline == 0:
 		return errors.New("--on-deadline without --deadline never happens; add a duration, such as --deadline=30m")
 	case o.deadline > 0 && o.onDeadline == "":
-		return errors.New("--deadline says when, and not what happens then; add --on-deadline=hold or --on-deadline=release")
+		return errors.New("--deadline needs an action; add --on-deadline=hold or --on-deadline=release")
 	case o.deadline > 0 && o.timeout > 0:
 		return errors.New("--deadline and --timeout both bound the drain; leave one out")
 	case o.deadline > 0 && o.detach:
@@ -40,7 +40,7 @@ func (o *drainOptions) validateDeadline() error {
 // if the guard would hold a pod for longer.
 func (o *drainOptions) checkRelease(ctx context.Context, a administered, nodes []*emptying) error {
 	if a.note != "" {
-		return fmt.Errorf("%s, so whether pods are let go after %s is not known, and nothing was touched; use --on-deadline=hold", a.note, o.deadline)
+		return fmt.Errorf("%s, so it is unknown whether pods are released after %s, and nothing was changed; use --on-deadline=hold", a.note, o.deadline)
 	}
 	var longer, cut []string
 	for _, e := range nodes {
@@ -67,7 +67,7 @@ func (o *drainOptions) checkRelease(ctx context.Context, a administered, nodes [
 		cut = append(cut[:shown], fmt.Sprintf("and %d more", more))
 	}
 	if len(cut) > 0 {
-		_, _ = fmt.Fprintf(o.ErrOut, "Warning: calls that are not over by then end with their pods, within their grace. drain-guard lets go of:\n  %s\n", strings.Join(cut, "\n  "))
+		_, _ = fmt.Fprintf(o.ErrOut, "Warning: calls that last longer end with their pods, after the termination grace period. drain-guard will release:\n  %s\n", strings.Join(cut, "\n  "))
 	}
 	return nil
 }

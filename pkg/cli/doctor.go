@@ -376,7 +376,7 @@ func (c *cluster) checkGuard(ctx context.Context, s scene) []finding {
 	holder, err := leader.Find(ctx, c.client, c.callguard, leaderWithin)
 	switch {
 	case errors.Is(err, leader.ErrNone):
-		return []finding{{fail, check, err.Error(), fmt.Sprintf("see Deployment %s/%s, or set --callguard-namespace; no pod is let go", c.callguard, call.GuardName) + s.heldAllTheSame()}}
+		return []finding{{fail, check, err.Error(), fmt.Sprintf("see Deployment %s/%s, or set --callguard-namespace; no pod is released", c.callguard, call.GuardName) + s.heldAllTheSame()}}
 	case err != nil:
 		return []finding{{warn, check, unchecked(err), ""}}
 	}
@@ -629,7 +629,7 @@ func (c *cluster) checkMetricsAPI(ctx context.Context, s scene) (list []finding,
 		case before != nil && owner != ours:
 			putBack = append(putBack, name)
 		case before != nil && !before.Absent:
-			beside = ", which passes on to " + before.Service + " what is none of its metrics"
+			beside = ", which forwards requests for other metrics to " + before.Service
 		}
 		if owner != ours {
 			theirs = cmp.Or(owner, "kube-apiserver itself")
@@ -642,7 +642,7 @@ func (c *cluster) checkMetricsAPI(ctx context.Context, s scene) (list []finding,
 	switch {
 	case len(putBack) > 0:
 		names := strings.Join(putBack, " ")
-		return []finding{{fail, check, fmt.Sprintf("callguard had taken %s beside another adapter, and it was put back to %s: autoscalers and this plugin read no calls there%s", strings.Join(putBack, " and "), theirs, s.heldAllTheSame()),
+		return []finding{{fail, check, fmt.Sprintf("callguard had taken over %s from another adapter, and it names %s again: autoscalers and this plugin read no calls there%s", strings.Join(putBack, " and "), theirs, s.heldAllTheSame()),
 			fmt.Sprintf("take it out of what applies it, such as the other adapter's chart; then: kubectl annotate apiservice %s %s- && kubectl rollout restart deployment %s -n %s", names, apiservice.BeforeAnnotation, call.AdapterName, c.callguard)}}, true
 	case len(taken) > 0:
 		return []finding{{warn, check, fmt.Sprintf("%s is served by %s, not by callguard's Service %s: autoscalers and this plugin read no calls of callguard's there%s", strings.Join(taken, " and "), theirs, ours, s.heldAllTheSame()),
@@ -685,7 +685,7 @@ func (c *cluster) checkCalls(ctx context.Context, s scene, others bool) []findin
 					bad, do = warn, "the guard asks the pods' witnesses itself"
 				}
 			}
-			list = append(list, finding{bad, check, fmt.Sprintf("of the %d pods of namespace %s they are not known: %s", len(mine), name, counted.err), do})
+			list = append(list, finding{bad, check, fmt.Sprintf("the calls of the %d pods of namespace %s are unknown: %s", len(mine), name, counted.err), do})
 			continue
 		}
 		unknown, example := 0, ""
@@ -698,8 +698,8 @@ func (c *cluster) checkCalls(ctx context.Context, s scene, others bool) []findin
 			}
 		}
 		if unknown > 0 {
-			list = append(list, finding{warn, check, fmt.Sprintf("of %d of the %d pods of namespace %s they are not known: %s", unknown, len(mine), name, c.reason(ctx, name, example)),
-				"a pod that is not known is not scaled on, and not let go"})
+			list = append(list, finding{warn, check, fmt.Sprintf("the calls of %d of the %d pods of namespace %s are unknown: %s", unknown, len(mine), name, c.reason(ctx, name, example)),
+				"a pod whose calls are unknown does not count for scaling, and is not released"})
 		}
 	}
 	if pods == 0 {

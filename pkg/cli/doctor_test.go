@@ -67,7 +67,7 @@ func TestDoctor(t *testing.T) {
 			objects: []runtime.Object{newPod("c", pending, func(p *corev1.Pod) {
 				p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "agent", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CreateContainerConfigError", Message: `secret "voice-secrets" not found`}}}}
 			})},
-			want: []string{"OK opt-in every guarded pod is in an enabled namespace: 3 pods", `FAIL pods 1 of 3 guarded pods, such as voice/c, cannot start: container agent cannot be made: secret "voice-secrets" not found; create what is missing, such as the Secret that the pod template names`},
+			want: []string{"OK opt-in every guarded pod is in an enabled namespace: 3 pods", `FAIL pods 1 of 3 guarded pods, such as voice/c, cannot start: container agent cannot be created: secret "voice-secrets" not found; create what is missing, such as the Secret that the pod template names`},
 		},
 		"MountMissing": {
 			reason: "The kubelet says it in an Event alone.", failed: true,
@@ -93,7 +93,7 @@ func TestDoctor(t *testing.T) {
 			want: []string{
 				"OK opt-in every guarded pod is in an enabled namespace: 4 pods",
 				"WARN pods 1 of 4 guarded pods, such as voice/d, belong to a Job, which drain-guard does not follow: they leave in drains, but not in its scale-downs and rollouts; if it has a scale subresource, name it in drainGuard.owners of callguard's chart; let a pod go with annotation callguard.dev/leave",
-				"WARN calls of 2 of the 4 pods of namespace voice they are not known: active_calls is not known: 1 of 1 pods are unknown; pod c: its agent does not answer; a pod that is not known is not scaled on, and not let go",
+				"WARN calls the calls of 2 of the 4 pods of namespace voice are unknown: active_calls is not known: 1 of 1 pods are unknown; pod c: its agent does not answer; a pod whose calls are unknown does not count for scaling, and is not released",
 			},
 		},
 		"Door": {
@@ -174,7 +174,7 @@ func TestDoctor(t *testing.T) {
 					return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "leases"}, leader.LeaseName)
 				})
 			},
-			want: []string{"FAIL drain-guard no drain-guard leads: there is no lease callguard-system/drain-guard; see Deployment callguard-system/drain-guard, or set --callguard-namespace; no pod is let go; calls are held all the same"},
+			want: []string{"FAIL drain-guard no drain-guard leads: there is no lease callguard-system/drain-guard; see Deployment callguard-system/drain-guard, or set --callguard-namespace; no pod is released; calls are held all the same"},
 		},
 		"NoGuardNorDoor": {
 			reason: "Nothing is said to be held where the policies do not stand.", failed: true, change: func(t *testing.T, s *stage) {
@@ -282,7 +282,7 @@ func TestDoctor(t *testing.T) {
 			reason: "Who may not read the target reads that it may be guarded.", objects: []runtime.Object{autoscaler("gone", 0)},
 			change: func(_ *testing.T, s *stage) { s.refuse("get", "deployments") },
 			want: []string{
-				"OK versions plugin dev, policies dev, drain-guard not known: ", "OK doors all admission policies are as this version has them (the guard's settings",
+				"OK versions plugin dev, policies dev, drain-guard not known: ", "OK doors all admission policies are as this version has them (drain-guard's settings",
 				"WARN autoscalers HorizontalPodAutoscaler voice/gone may scale Deployment gone to zero (whether its pods are guarded is not known: ",
 			},
 		},
@@ -309,7 +309,7 @@ func TestDoctor(t *testing.T) {
 			},
 			want: []string{
 				"WARN metrics-api v1beta1.custom.metrics.k8s.io is served by callguard-system/prometheus-adapter, not by callguard's Service callguard-system/metrics-adapter: autoscalers and this plugin read no calls",
-				"WARN calls of the 2 pods of namespace voice they are not known: the metrics API does not answer: no such metric; the guard asks",
+				"WARN calls the calls of the 2 pods of namespace voice are unknown: the metrics API does not answer: no such metric; the guard asks",
 			},
 		},
 		"HalfTaken": {
@@ -320,14 +320,14 @@ func TestDoctor(t *testing.T) {
 		},
 		"Beside": {
 			reason: "Who else answers, and that all is well.", change: func(_ *testing.T, s *stage) { s.before = `{"service":"monitoring/prometheus-adapter"}` },
-			want: []string{"OK metrics-api custom.metrics.k8s.io is available, by Service callguard-system/metrics-adapter, which passes on to monitoring/prometheus-adapter what is none of its metrics"},
+			want: []string{"OK metrics-api custom.metrics.k8s.io is available, by Service callguard-system/metrics-adapter, which forwards requests for other metrics to monitoring/prometheus-adapter"},
 		},
 		"PutBack": {
 			reason: "It was taken, and another chart's upgrade has put it back.", failed: true, change: func(_ *testing.T, s *stage) {
 				s.before = `{"service":"callguard-system/prometheus-adapter"}`
 				s.owners = map[string]string{"v1beta1": "prometheus-adapter", "v1beta2": "metrics-adapter"}
 			},
-			want: []string{"FAIL metrics-api callguard had taken v1beta1.custom.metrics.k8s.io beside another adapter, and it was put back to callguard-system/prometheus-adapter: autoscalers and this plugin read no calls there; calls are held all the same; " +
+			want: []string{"FAIL metrics-api callguard had taken over v1beta1.custom.metrics.k8s.io from another adapter, and it names callguard-system/prometheus-adapter again: autoscalers and this plugin read no calls there; calls are held all the same; " +
 				"take it out of what applies it, such as the other adapter's chart; then: kubectl annotate apiservice v1beta1.custom.metrics.k8s.io callguard.dev/before- && kubectl rollout restart deployment metrics-adapter -n callguard-system"},
 		},
 		"Unreadable": {
@@ -340,11 +340,11 @@ func TestDoctor(t *testing.T) {
 		},
 		"Metrics": {
 			reason: "Unknown is not zero.", failed: true, change: func(_ *testing.T, s *stage) { s.metrics = errors.New("LiveKit is silent") },
-			want: []string{"FAIL calls of the 2 pods of namespace voice they are not known: the metrics API does not answer: LiveKit is silent"},
+			want: []string{"FAIL calls the calls of the 2 pods of namespace voice are unknown: the metrics API does not answer: LiveKit is silent"},
 		},
 		"OnePod": {
 			reason: "One of them is.", change: func(_ *testing.T, s *stage) { delete(s.calls, "b") },
-			want: []string{"WARN calls of 1 of the 2 pods of namespace voice they are not known: active_calls is not known: 1 of 1 pods are unknown; pod b: its agent does not answer"},
+			want: []string{"WARN calls the calls of 1 of the 2 pods of namespace voice are unknown: active_calls is not known: 1 of 1 pods are unknown; pod b: its agent does not answer"},
 		},
 		"NoRights": {
 			reason: "What may not be read is not checked, and no OK.", change: func(_ *testing.T, s *stage) {

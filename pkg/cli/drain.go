@@ -182,7 +182,7 @@ func (o *drainOptions) list(ctx context.Context, c *cluster, node string) ([]*co
 		}
 	}
 	if len(data) > 0 {
-		errs = append(errs, fmt.Errorf("cannot evict pods whose data in emptyDir volumes goes with them (use --delete-emptydir-data to go on): %s", some(data)))
+		errs = append(errs, fmt.Errorf("cannot evict pods with emptyDir volumes, whose data would be deleted (use --delete-emptydir-data to continue): %s", some(data)))
 	}
 	return pods, list.Warnings(), errors.Join(errs...)
 }
@@ -443,7 +443,7 @@ func (o *drainOptions) interrupted(ctx context.Context, timeout bool, nodes []*e
 			_, _ = fmt.Fprintf(o.ErrOut, "  %s: %s\n", s.name(), s)
 		}
 	}
-	_, _ = fmt.Fprintf(o.ErrOut, "Their calls go on, and callguard lets each guarded pod go after its last one.\n"+
+	_, _ = fmt.Fprintf(o.ErrOut, "Their calls go on, and callguard releases each guarded pod after its last call.\n"+
 		"To go on: %s\nTo keep the %s: kubectl uncordon %s (pods that take no new call still go)\n",
 		o.command(names...), strings.TrimPrefix(plural(len(touched), "node"), fmt.Sprint(len(touched))+" "), strings.Join(touched, " "))
 	return errWaiting

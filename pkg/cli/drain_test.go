@@ -479,11 +479,11 @@ func TestRefused(t *testing.T) {
 		"Unlocked": {reason: "Nothing holds its calls.", objects: []runtime.Object{newPod("u", released(call.Unlock))}, want: "pod voice/u was unlocked"},
 		"Pending":  {reason: "It is evicted past its budget.", objects: []runtime.Object{newPod("p", pending)}, want: "pod voice/p is Pending while a container of it runs"},
 		"Data": {reason: "Somebody may miss it.", objects: []runtime.Object{newPod("d", emptyDir("data"))},
-			want: "cannot evict pods whose data in emptyDir volumes goes with them (use --delete-emptydir-data to go on): voice/d"},
-		"DataBesideAJournal": {reason: "The journal is exempt, and nothing else of its pod.", objects: []runtime.Object{newPod("d", journal, emptyDir("data"))}, want: "(use --delete-emptydir-data to go on): voice/d"},
+			want: "cannot evict pods with emptyDir volumes, whose data would be deleted (use --delete-emptydir-data to continue): voice/d"},
+		"DataBesideAJournal": {reason: "The journal is exempt, and nothing else of its pod.", objects: []runtime.Object{newPod("d", journal, emptyDir("data"))}, want: "(use --delete-emptydir-data to continue): voice/d"},
 		"SharedJournal": {reason: "What the agent writes beside it is data.", objects: []runtime.Object{newPod("d", journal, func(p *corev1.Pod) {
 			p.Spec.Containers = []corev1.Container{{Name: "agent", VolumeMounts: []corev1.VolumeMount{{Name: "journal", MountPath: "/data"}}}}
-		})}, want: "(use --delete-emptydir-data to go on): voice/d"},
+		})}, want: "(use --delete-emptydir-data to continue): voice/d"},
 		"Unmanaged":  {reason: "As kubectl drain.", objects: []runtime.Object{newPod("bare", func(p *corev1.Pod) { p.OwnerReferences = nil })}, want: "use --force to override"},
 		"NoEviction": {reason: "Nothing is deleted instead.", want: "the API server serves no evictions", change: func(_ *testing.T, s *stage) { s.fake.Resources[0].APIResources = nil }},
 	}

@@ -94,7 +94,7 @@ func (o *drainOptions) ask(ctx context.Context, c *cluster, nodes []*emptying) e
 		text = append(text, plural(guarded, "pod")+" held for calls: callguard lets each go after its last one, and deletes it")
 	}
 	if others > 0 {
-		text = append(text, plural(others, "pod")+" kept by PodDisruptionBudgets of others: nobody evicts them now")
+		text = append(text, plural(others, "pod")+" kept by other PodDisruptionBudgets: they cannot be evicted now")
 	}
 	resume := o.command(names...)
 	text = append(text, "To see what is left: kubectl calls status "+strings.Join(names, " "), "To go on: "+resume)
@@ -128,7 +128,7 @@ func (c *cluster) noPlaces(ctx context.Context, nodes []*emptying, list []standi
 	var texts []string
 	for _, pod := range pods {
 		if _, why := room.take(pod); why != "" {
-			texts = append(texts, fmt.Sprintf("%s: its replacement finds no place, by what nodes and pods say now: %s; until there is one it goes on serving", pod.Namespace+"/"+pod.Name, why))
+			texts = append(texts, fmt.Sprintf("%s: its replacement fits on no node at present: %s; until one fits, the pod goes on serving", pod.Namespace+"/"+pod.Name, why))
 		}
 	}
 	return texts

@@ -78,7 +78,7 @@ func (o *endOptions) run(ctx context.Context, c *cluster, namespace, name string
 	case !isGuarded(pod):
 		return fmt.Errorf("pod %s/%s is not guarded, and callguard does not hold it; kubectl delete pod ends it", namespace, name)
 	case !admission.Locked(pod):
-		return fmt.Errorf("pod %s/%s is not held: it was let go, is ending, or has no running container", namespace, name)
+		return fmt.Errorf("pod %s/%s is not held: it was released, is terminating, or has no running container", namespace, name)
 	}
 	who, err := c.client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	if err != nil {
@@ -86,13 +86,13 @@ func (o *endOptions) run(ctx context.Context, c *cluster, namespace, name string
 	}
 	group := c.administered(ctx).doors.BreakGlassGroup
 	if !c.memberOf(ctx, group) {
-		return fmt.Errorf("you are not a member of group %s, and nobody else may end pod %s/%s; nothing was changed; for members: --as=USER --as-group=%s", group, namespace, name, group)
+		return fmt.Errorf("you are not a member of group %s, and only members may end pod %s/%s; nothing was changed; for members: --as=USER --as-group=%s", group, namespace, name, group)
 	}
 	counted := c.calls(ctx, namespace).of(name)
 	event := o.event(pod, who.Status.UserInfo.Username, counted, c.now())
 	events := c.client.CoreV1().Events(namespace)
 	if _, err := events.Create(ctx, event, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err != nil {
-		return fmt.Errorf("cannot leave an Event that says who ended pod %s/%s and why: %w; nothing was changed", namespace, name, err)
+		return fmt.Errorf("cannot write an Event about who ended pod %s/%s and why: %w; nothing was changed", namespace, name, err)
 	}
 	_, _ = fmt.Fprintf(o.Out, "%s/%s on %s: %s. What calls it holds end with it, within its grace of %d s.\n", namespace, name, pod.Spec.NodeName, held(counted), ptr.Deref(pod.Spec.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds))
 	if !o.yes {
@@ -106,7 +106,7 @@ func (o *endOptions) run(ctx context.Context, c *cluster, namespace, name string
 	}
 	_, _ = fmt.Fprintf(o.Out, "pod/%s ends\n", name)
 	if _, err := events.Create(ctx, event, metav1.CreateOptions{}); err != nil {
-		return fmt.Errorf("pod %s/%s ends, and no Event says who ended it and why: %w", namespace, name, err)
+		return fmt.Errorf("pod %s/%s ends, but no Event could be written about who ended it and why: %w", namespace, name, err)
 	}
 	return nil
 }
@@ -131,7 +131,7 @@ func (o *endOptions) ask(name string) error {
 		return nil
 	}
 	if err != nil && text == "" {
-		return errors.New("no answer; nothing was changed; use --yes if nobody can answer")
+		return errors.New("no answer; nothing was changed; use --yes to skip the question")
 	}
 	return errors.New("that is not its name; nothing was changed")
 }

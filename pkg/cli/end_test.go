@@ -37,7 +37,7 @@ func TestEnd(t *testing.T) {
 		"Nobody":    {reason: "Neither is silence.", groups: []string{group}, err: "no answer; nothing was changed"},
 		"NoMember":  {reason: "The policy would refuse it.", yes: true, err: "you are not a member of group callguard:break-glass"},
 		"NoEvent": {reason: "Nobody ends calls without a trace.", groups: []string{group}, yes: true, change: func(s *stage) { s.refuse("create", "events") },
-			err: "cannot leave an Event that says who ended pod voice/a and why: events is forbidden: no right to create; nothing was changed"},
+			err: "cannot write an Event about who ended pod voice/a and why: events is forbidden: no right to create; nothing was changed"},
 		"Released":  {reason: "It ends by itself.", pod: newPod("a", released(call.NodeDrain)), groups: []string{group}, yes: true, err: "pod voice/a is not held"},
 		"Unguarded": {reason: "It is nobody's business here.", pod: newPod("a", unguarded), groups: []string{group}, yes: true, err: "pod voice/a is not guarded"},
 	}

@@ -357,7 +357,7 @@ func (o *listOptions) complain(out io.Writer, list PodList, found map[string]cou
 		}
 	}
 	if unknown > 0 {
-		_, _ = fmt.Fprintf(out, "The calls of %d of %d pods are not known; kubectl calls why %s says more\n", unknown, len(list.Items), example)
+		_, _ = fmt.Fprintf(out, "The calls of %d of %d pods are unknown; kubectl calls why %s shows the reason\n", unknown, len(list.Items), example)
 	}
 }
 

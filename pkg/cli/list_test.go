@@ -36,7 +36,7 @@ b       node-1   draining   2       drain        2m      60m
 c       node-1   released   ?       scale-down   2m      60m
 TOTAL   3 pods              2+?
 `,
-			errOut: "The calls of 1 of 3 pods are not known; kubectl calls why c -n voice says more\n",
+			errOut: "The calls of 1 of 3 pods are unknown; kubectl calls why c -n voice shows the reason\n",
 		},
 		"All": {
 			reason: "Where the label has no effect, that is said.", options: listOptions{output: outputWide},
@@ -47,7 +47,7 @@ voice       b        node-1   draining      2       drain        2m      60m   D
 voice       c        node-1   released      ?       scale-down   2m      60m   Deployment/web     rooms,worker
 TOTAL       4 pods                          2+?
 `,
-			errOut: "The calls of 2 of 4 pods are not known; kubectl calls why d -n off says more\n",
+			errOut: "The calls of 2 of 4 pods are unknown; kubectl calls why d -n off shows the reason\n",
 		},
 		"NoMetrics": {
 			reason: "One line says why nothing is known.", namespace: voice, metrics: errors.New("503 by the\nserver"),
@@ -61,7 +61,7 @@ TOTAL   3 pods              ?
 		},
 		"Fullest": {
 			reason: "Who may hold the most comes first.", namespace: voice, options: listOptions{sortBy: byCalls, output: outputName}, want: "pod/c\npod/b\npod/a\n",
-			errOut: "The calls of 1 of 3 pods are not known; kubectl calls why c -n voice says more\n",
+			errOut: "The calls of 1 of 3 pods are unknown; kubectl calls why c -n voice shows the reason\n",
 		},
 		"None": {reason: "As kubectl says it.", namespace: "empty", errOut: "No guarded pods found in namespace empty.\n"},
 		"JSON": {
@@ -88,7 +88,7 @@ TOTAL   3 pods              ?
     ]
 }
 `,
-			errOut: "The calls of 1 of 1 pods are not known; kubectl calls why d -n off says more\n",
+			errOut: "The calls of 1 of 1 pods are unknown; kubectl calls why d -n off shows the reason\n",
 		},
 		"YAML": {
 			reason: "The same in YAML; with nothing there is an empty list.", namespace: "empty", options: listOptions{output: outputYAML},

@@ -18,7 +18,7 @@ import (
 func checkNodes(args []string, selector, command string) error {
 	switch {
 	case selector != "" && len(args) > 0:
-		return fmt.Errorf("--selector and node %s, and only one of them says which nodes; use %s -l %s", args[0], command, selector)
+		return fmt.Errorf("--selector and node %s cannot be combined; use %s -l %s", args[0], command, selector)
 	case selector != "":
 		return checkSelector(selector)
 	case len(args) == 0 || slices.Contains(args, ""):

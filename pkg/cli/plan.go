@@ -191,7 +191,7 @@ func (s standing) wouldWaitFor(p Planned) string {
 	case s.unprotected != "", !s.guarded:
 		return cmp.Or(s.String(), nothing)
 	case s.state == call.Released:
-		return "nothing: it was let go"
+		return "nothing: it was released"
 	}
 	var parts []string
 	switch n, known := s.calls.Calls(); {

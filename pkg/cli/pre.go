@@ -115,7 +115,7 @@ func (c *cluster) checkInstalled(ctx context.Context) finding {
 	if c.absent(ctx, c.administered(ctx)) {
 		return finding{ok, check, "it is not installed in namespace " + c.callguard + ", and its admission policies are not there", ""}
 	}
-	return finding{warn, check, "it is there already, or may not be looked for: a Deployment, a lease or an admission policy of callguard's", "kubectl calls doctor checks it; helm upgrade goes on with it"}
+	return finding{warn, check, "a Deployment, a lease or an admission policy of callguard already exists, or you may not look for them", "check it with kubectl calls doctor; update it with helm upgrade"}
 }
 
 // checkTaken checks who serves custom metrics. A cluster has one adapter for them.

@@ -67,7 +67,7 @@ func TestDoctorBefore(t *testing.T) {
 		"Escalate": {reason: "Kubernetes lets nobody give away what they have not.", err: errWarned, change: func(s *stage) { s.may("escalate clusterroles") }, want: "WARN rights you may create all that the chart has, and not escalate clusterroles"},
 		"Budget": {reason: "Drains would give up.", err: errWarned, objects: []runtime.Object{newPod("a"), otherBudget("second")},
 			want: "WARN other-budgets PodDisruptionBudget voice/second matches pods with label callguard.dev/guarded, such as a"},
-		"Installed": {reason: "Another command checks it.", err: errWarned, objects: []runtime.Object{newGuardDeployment()}, want: "WARN callguard it is there already"},
+		"Installed": {reason: "Another command checks it.", err: errWarned, objects: []runtime.Object{newGuardDeployment()}, want: "WARN callguard a Deployment, a lease or an admission policy of callguard already exists"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newBareStage(t, append([]runtime.Object{kubelet("node-1", "v1.37.1")}, tc.objects...)...)

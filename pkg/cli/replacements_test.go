@@ -111,7 +111,7 @@ func TestDryRunWithoutPlace(t *testing.T) {
 	gone := func(n *corev1.Node) {
 		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown}}
 	}
-	const no = "Warning: voice/s: its replacement finds no place, by what nodes and pods say now: %; until there is one it goes on serving\n"
+	const no = "Warning: voice/s: its replacement fits on no node at present: %; until one fits, the pod goes on serving\n"
 	cases := map[string]struct {
 		reason  string
 		objects []runtime.Object

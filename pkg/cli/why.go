@@ -212,7 +212,7 @@ func nodeWaits(x guard.Explanation) string {
 	if x.Facts.LetGoBy.IsZero() {
 		return "calls win, and the node waits for them"
 	}
-	return "the pod is let go in time for it"
+	return "the pod is released in time for that"
 }
 
 // explainOne explains a pod; found is false if it has ended.

@@ -33,11 +33,11 @@ func TestLimit(t *testing.T) {
 	}{
 		"None":      {reason: "By default it is held for ever."},
 		"Hold":      {reason: "A deadline that releases nothing is no limit.", deadline: call.Deadline{After: time.Hour}},
-		"Team":      {reason: "The team's own.", deadline: release, want: clock(noon().Add(time.Hour)) + ", by annotation callguard.dev/drain-deadline: it is let go then, with its calls"},
-		"Admin":     {reason: "The administrator's bounds it.", deadline: release, most: time.Minute, want: clock(noon().Add(time.Minute)) + ", by the guard's --max-hold: it is let go then, with its calls"},
+		"Team":      {reason: "The team's own.", deadline: release, want: clock(noon().Add(time.Hour)) + ", by annotation callguard.dev/drain-deadline; it is released then, with its calls"},
+		"Admin":     {reason: "The administrator's bounds it.", deadline: release, most: time.Minute, want: clock(noon().Add(time.Minute)) + ", by the guard's --max-hold; it is released then, with its calls"},
 		"ScaleDown": {reason: "A scale-down ends no call.", most: time.Minute, change: func(x *guard.Explanation) { x.Intent.Intent = call.ScaleDown }, want: clock(noon().Add(time.Minute)) + ", by the guard's --max-hold, unless it is known to hold calls"},
 		"NodeEnds": {reason: "The end of its node is a limit.", deadline: release, change: func(x *guard.Explanation) { x.Facts.LetGoBy = noon().Add(time.Minute) },
-			want: clock(noon().Add(time.Minute)) + ", by the guard's --node-termination-limit: it is let go then, with its calls"},
+			want: clock(noon().Add(time.Minute)) + ", by the guard's --node-termination-limit; it is released then, with its calls"},
 		"Cancelled": {reason: "Nobody waits for it any more.", most: time.Minute, change: func(x *guard.Explanation) { x.Facts.Standing = time.Time{} }},
 		"Undated":   {reason: "Only the guard knows since when.", most: time.Minute, change: func(x *guard.Explanation) { x.Intent.At = time.Time{} }},
 	}
@@ -79,7 +79,7 @@ State:           draining, and should go (drain) for 2m, since ` + since + `
 Calls:           2, by the metrics API 1s ago
 Verdict:         Hold by rule calls: it holds calls
 Waits for:       its callers to hang up
-At most until:   ` + clock(noon().Add(8*time.Minute)) + `, by the guard's --max-hold: it is let go then, with its calls
+At most until:   ` + clock(noon().Add(8*time.Minute)) + `, by the guard's --max-hold; it is released then, with its calls
 Do:              wait; to end its calls now: kubectl calls end POD (break glass)
 Events from drain-guard (anybody may write such):
   2m    SetAside   Pod voice/a is set aside
@@ -160,7 +160,7 @@ Verdict:     Hold by rule settle: it is idle; waiting in case a call is still be
 Waits for:   a short time, in which a call that is still being connected would appear; with call-gate, until it has read the drain annotation
 Do:          wait some seconds; if it lasts, check that call-gate's --order-file is the pod's annotations
 Unsure:      the metrics API has one number for all witnesses: 0 says that none of them counts a call, not that each of them answers. A Held Event names one that does not
-Unsure:      the guard's settings are taken for the defaults: deployments.apps "drain-guard" not found
+Unsure:      drain-guard's settings are assumed to be the defaults: deployments.apps "drain-guard" not found
 Events:  none by callguard
 `,
 		},
@@ -169,7 +169,7 @@ Events:  none by callguard
 			want: `Pod:         voice/a on node-1
 State:       serving
 Calls:       0, by the metrics API 1s ago
-Verdict:     Serve by rule serving: nobody wants the pod to go
+Verdict:     Serve by rule serving: nothing asks the pod to leave
 Waits for:   nothing
 Do:          nothing; to have it go, drain its node, or annotate it with callguard.dev/leave
 Events:  not known: events is forbidden: no right to list

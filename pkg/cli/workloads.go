@@ -128,7 +128,7 @@ func (t template) deadlyProbes() (list []string) {
 	for _, c := range slices.Concat(t.spec.Spec.InitContainers, t.spec.Spec.Containers) {
 		p := c.LivenessProbe
 		if p != nil && p.HTTPGet != nil && (p.HTTPGet.Path == "/readyz" || p.HTTPGet.Path == "/healthz/realtime") {
-			list = append(list, fmt.Sprintf("the liveness probe of container %s asks %s, which says no while LiveKit or the Realtime API is away: the kubelet then ends the container with its calls", c.Name, p.HTTPGet.Path))
+			list = append(list, fmt.Sprintf("the liveness probe of container %s asks %s, which fails while LiveKit or the Realtime API is down: the kubelet then restarts the container and ends its calls", c.Name, p.HTTPGet.Path))
 		}
 	}
 	return list

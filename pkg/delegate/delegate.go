@@ -166,7 +166,7 @@ func (d *Delegate) read(ctx context.Context) (answers bool) {
 		d.mu.Unlock()
 		switch {
 		case err != nil && (was == nil || was.Error() != err.Error()):
-			d.cfg.Log.Warn("The other adapter does not list its metrics; callguard's own go on", "service", d.cfg.Service, "version", version, "err", err)
+			d.cfg.Log.Warn("The other adapter does not list its metrics; callguard's own metrics are still served", "service", d.cfg.Service, "version", version, "err", err)
 		case err == nil && was != nil:
 			d.cfg.Log.Info("The other adapter lists its metrics", "service", d.cfg.Service, "version", version, "resources", len(found))
 		}
@@ -194,7 +194,7 @@ func (d *Delegate) list(ctx context.Context, version string) ([]metav1.APIResour
 	}
 	var list metav1.APIResourceList
 	if err := json.Unmarshal(a.body, &list); err != nil {
-		return nil, fmt.Errorf("its list is none of Kubernetes': %w", err)
+		return nil, fmt.Errorf("its list of resources is not Kubernetes': %w", err)
 	}
 	resources := make([]metav1.APIResource, 0, len(list.APIResources))
 	for _, r := range list.APIResources {
@@ -291,7 +291,7 @@ func (d *Delegate) pass(w http.ResponseWriter, r *http.Request, gv schema.GroupV
 	d.metrics.count(outcome, time.Since(began))
 	if err != nil {
 		// No Retry-After: see package metricsapi.
-		unavailable := apierrors.NewServiceUnavailable(fmt.Sprintf("this metric is none of callguard's, and adapter %s, which served it before, is not there for it: %v", d.cfg.Service, err))
+		unavailable := apierrors.NewServiceUnavailable(fmt.Sprintf("this metric is not callguard's, and adapter %s, which serves it, is not available: %v", d.cfg.Service, err))
 		responsewriters.ErrorNegotiated(unavailable, apiserver.Codecs, gv, w, r)
 		return
 	}

@@ -223,7 +223,7 @@ func TestWhatItAnswersAndWhatItDoesNot(t *testing.T) {
 		"TokenRefused": {
 			reason: "A 401 would have the caller believe that their own credentials are wrong.",
 			answer: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) },
-			status: http.StatusServiceUnavailable, want: "adapter monitoring/other, which served it before, is not there for it: it does not take the token", outcome: failed,
+			status: http.StatusServiceUnavailable, want: "adapter monitoring/other, which serves it, is not available: it does not take the token", outcome: failed,
 		},
 		"Redirect": {
 			reason: "The token is for nobody else.",
@@ -272,7 +272,7 @@ func TestWhatItAnswersAndWhatItDoesNot(t *testing.T) {
 		"Down": {
 			reason: "An outage names who is out.",
 			change: func(o *other, _ *Config) { o.Close() },
-			status: http.StatusServiceUnavailable, want: "adapter monitoring/other, which served it before, is not there for it: dial tcp", outcome: failed,
+			status: http.StatusServiceUnavailable, want: "adapter monitoring/other, which serves it, is not available: dial tcp", outcome: failed,
 		},
 		"WrongAuthority": {
 			reason: "Whoever answers in its place gets no token.",
@@ -456,7 +456,7 @@ func TestListsThatAreNone(t *testing.T) {
 		want    string
 	}{
 		"NoSuchVersion": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) }, true, "it answers 404 Not Found"},
-		"Rubbish":       {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") }, false, "its list is none of Kubernetes'"},
+		"Rubbish":       {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") }, false, "its list of resources is not Kubernetes'"},
 		"Huge": {func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write(bytes.Repeat([]byte(" "), maxDiscovery+1))
 		}, false, "larger than 8 MiB"},

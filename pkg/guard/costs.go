@@ -73,7 +73,7 @@ func (g *Guard) writeCost(ctx context.Context, m *member) {
 		return
 	}
 	if _, err := g.steps.patch(ctx, m.object, change{Annotations: map[string]*string{costAnnotation: &cost}}); err != nil {
-		g.cfg.Log.Debug("A deletion cost is not written; the next round will", "pod", m.NamespacedName.String(), "err", err)
+		g.cfg.Log.Debug("Cannot write a deletion cost; retrying", "pod", m.NamespacedName.String(), "err", err)
 	}
 }
 

@@ -101,7 +101,7 @@ func TestEvents(t *testing.T) {
 		},
 		"Held": {
 			reason: "A hold of five seconds is worth an Event, and only one.", objects: web(cordoned, leaver(), webPod("b", elsewhere)), looks: []int{0, 4, 5, 6, 60},
-			want: onEach("Normal Held: Pod voice/a stays (drain): its witness rooms cannot tell whether it holds calls: nobody has answered yet", "Pod voice/a", "Deployment voice/web", "Node node-1"),
+			want: onEach("Normal Held: Pod voice/a stays (drain): its witness rooms cannot tell whether it holds calls: there is no answer yet", "Pod voice/a", "Deployment voice/web", "Node node-1"),
 		},
 		"HeldBriefly": {reason: "A shorter one is not.", objects: web(cordoned, leaver(), webPod("b", elsewhere)), looks: []int{0, 4}},
 		"OwnDeadline": {
@@ -118,7 +118,7 @@ func TestEvents(t *testing.T) {
 		},
 		"NodeEnds": {
 			reason: "Karpenter has a time for the node, and calls win.", objects: web(ending, leaver(), webPod("b", elsewhere)), looks: []int{0, 5, 3600},
-			want: onEach("Normal Held: Pod voice/a stays (drain): its witness rooms cannot tell whether it holds calls: nobody has answered yet; Karpenter's terminationGracePeriod of its node ends 2026-01-01T12:02:00Z, and the node waits for its calls all the same",
+			want: onEach("Normal Held: Pod voice/a stays (drain): its witness rooms cannot tell whether it holds calls: there is no answer yet; Karpenter's terminationGracePeriod of its node ends 2026-01-01T12:02:00Z, and the node waits for its calls all the same",
 				"Pod voice/a", "Deployment voice/web", "Node node-1"),
 		},
 		"NodeEndsSetAside": {
@@ -130,7 +130,7 @@ func TestEvents(t *testing.T) {
 			reason: "Or that does, as the administrator wants: the pod's 40 s of grace and a minute before it.", limits: verdict.Limits{NodeEnds: true},
 			objects: web(ending, leaver(grace(40)), webPod("b", elsewhere)), looks: []int{0, 19, 20},
 			want: append([]string{"Warning ShortGrace on Deployment voice/web: terminationGracePeriodSeconds is 40, shorter than the 1h0m0s an agent may take to finish its calls; use 3600"}, append(
-				onEach("Normal Held: Pod voice/a stays (drain): its witness rooms cannot tell whether it holds calls: nobody has answered yet; Karpenter's terminationGracePeriod of its node ends 2026-01-01T12:02:00Z, and it is let go in time for that, with its calls (--node-termination-limit)",
+				onEach("Normal Held: Pod voice/a stays (drain): its witness rooms cannot tell whether it holds calls: there is no answer yet; Karpenter's terminationGracePeriod of its node ends 2026-01-01T12:02:00Z, and it is released in time for that, with its calls (--node-termination-limit)",
 					"Pod voice/a", "Deployment voice/web", "Node node-1"),
 				onEach("Warning ForcedRelease: Pod voice/a may go (drain): its node is about to end (--node-termination-limit)", "Pod voice/a", "Deployment voice/web", "Node node-1")...)...),
 			forced: 1, audit: `level=WARN msg="Pod is released by force" pod=voice/a uid=a intent=drain rule=deadline`,
@@ -154,7 +154,7 @@ func TestEvents(t *testing.T) {
 		"LongGrace": {reason: "As long as the agent's own patience is enough.", objects: web(fine, webPod("a", grace(3600))), looks: once},
 		"GateWithoutPort": {
 			reason: "Whoever applied it was warned, and runs it all the same: it is said once.", objects: web(fine, webPod("a", withGate)), looks: []int{0, 1},
-			want: []string{`Warning PodTemplateMistake on Deployment voice/web: its pods have a call-gate and no annotation callguard.dev/gate-port, so nobody asks the gate, and it does not count; add callguard.dev/gate-port: "8089" to the pod template, or the port of --status-address`},
+			want: []string{`Warning PodTemplateMistake on Deployment voice/web: its pods have a call-gate but no annotation callguard.dev/gate-port, so the calls that call-gate counts are not read; add callguard.dev/gate-port: "8089" to the pod template, or the port of --status-address`},
 		},
 		"GateWithPort":       {reason: "That is how it should be.", objects: web(fine, webPod("a", withGate, annotation(call.GatePortAnnotation, "8089"))), looks: once},
 		"GateAmongWitnesses": {reason: "Its port is known then.", objects: web(fine, webPod("a", withGate, annotation(call.WitnessesAnnotation, "gate"))), looks: once},
@@ -164,7 +164,7 @@ func TestEvents(t *testing.T) {
 		},
 		"SecretMissing": {
 			reason: "The kubelet knows it, and nobody needs a right to read Secrets.", objects: web(fine, webPod("a", withoutSecret)), looks: []int{0, 1},
-			want: []string{`Warning CannotStart on Deployment voice/web: of pods such as a, container agent cannot be made: secret "voice-secrets" not found; nothing takes their place, and a drain waits for them; create what is missing`},
+			want: []string{`Warning CannotStart on Deployment voice/web: pods such as a cannot start: container agent cannot be created: secret "voice-secrets" not found; they are not replaced, and a drain waits for them; create what is missing`},
 		},
 		"NotEnabled": {
 			reason: "The label alone does nothing.", objects: web(cordoned, webPod("a"), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: voice}}), looks: []int{0, 1},

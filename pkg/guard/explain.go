@@ -151,7 +151,7 @@ func (e Explainer) leases(ctx context.Context, nodes []string) func(string) (boo
 func (e Explainer) explain(w *workload, m *member, p plan) Explanation {
 	x := Explanation{Pod: m.object, State: call.StateOf(m.object.Labels, m.object.Annotations)}
 	if kind := m.notFollowed(); kind != "" {
-		x.Unsure = append(x.Unsure, fmt.Sprintf("whether its owner, a %s, wants it gone only the guard can know, and only of kinds that drainGuard.owners of callguard's chart names", kind))
+		x.Unsure = append(x.Unsure, fmt.Sprintf("whether its owner, a %s, wants it to leave is known to drain-guard only, and only for kinds in drainGuard.owners of callguard's chart", kind))
 	}
 	for _, j := range p.judged {
 		if j.member == m {

@@ -45,7 +45,7 @@ func TestExplain(t *testing.T) {
 		want    said
 	}{
 		"Serving": {reason: "Nobody wants it to go.", objects: []runtime.Object{newNode(false), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a")},
-			want: said{State: call.Serving, Outcome: verdict.Serve, Rule: "serving", Why: "nobody wants the pod to go"}},
+			want: said{State: call.Serving, Outcome: verdict.Serve, Rule: "serving", Why: "nothing asks the pod to leave"}},
 		"Cordoned": {reason: "The verdict is about to be carried out, and the state is still the pod's own.", objects: []runtime.Object{cordoned, newDeployment("web", 1), newReplicaSet("1", 1), webPod("a")},
 			want: said{State: call.Serving, Intent: marked, Outcome: verdict.SetAside, Rule: "bounds", Why: "a replacement comes first"}},
 		"Doors": {reason: "While a door is open the guard does nothing.", objects: []runtime.Object{cordoned, newDeployment("web", 1), newReplicaSet("1", 1), webPod("a")}, doors: errors.New("one is missing"),
@@ -67,7 +67,7 @@ func TestExplain(t *testing.T) {
 			want: said{State: call.Serving, Intent: call.Mark{Intent: call.Operator}, Outcome: verdict.SetAside, Rule: "bounds", Why: "a replacement comes first"}},
 		"Tainted": {reason: "Cluster Autoscaler's taint carries no date, and counts only after a while.",
 			objects: []runtime.Object{newNode(false, corev1.Taint{Key: "ToBeDeletedByClusterAutoscaler", Effect: corev1.TaintEffectNoSchedule}), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a")},
-			want:    said{State: call.Serving, Outcome: verdict.Serve, Rule: "serving", Why: "nobody wants the pod to go", Unsure: 1}},
+			want:    said{State: call.Serving, Outcome: verdict.Serve, Rule: "serving", Why: "nothing asks the pod to leave", Unsure: 1}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

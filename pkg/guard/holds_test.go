@@ -291,7 +291,7 @@ func TestLeftToEviction(t *testing.T) {
 	released := func(intent call.Intent) edit { return label(call.ReleasedLabel, string(intent)) }
 	removal := corev1.Taint{Key: "karpenter.sh/disrupted", Effect: corev1.TaintEffectNoSchedule}
 	bare := Key{NamespacedName: voicePod("a"), APIVersion: "v1", Kind: "Pod", UID: "a"}
-	left := []string{"Normal LeftToEviction on Pod voice/a: Pod voice/a holds no call and takes none, and is left to an eviction: it has no owner that would create it again; evict it with: kubectl drain node-1"}
+	left := []string{"Normal LeftToEviction on Pod voice/a: Pod voice/a holds no call and accepts none. It is left to an eviction, because it has no owner that would recreate it; evict it with: kubectl drain node-1"}
 	cases := map[string]struct {
 		reason  string
 		key     Key

@@ -25,7 +25,7 @@ const (
 // calls. Policies only warned about them when the template was applied.
 func mistakes(pod *corev1.Pod) (list []string) {
 	if slices.ContainsFunc(pod.Spec.InitContainers, isGate) && namesNoGate(pod) {
-		list = append(list, fmt.Sprintf("its pods have a call-gate and no annotation %s, so nobody asks the gate, and it does not count; add %s: \"8089\" to the pod template, or the port of --status-address",
+		list = append(list, fmt.Sprintf("its pods have a call-gate but no annotation %s, so the calls that call-gate counts are not read; add %s: \"8089\" to the pod template, or the port of --status-address",
 			call.GatePortAnnotation, call.GatePortAnnotation))
 	}
 	if len(pod.Status.ContainerStatuses) > 1 {
@@ -48,7 +48,7 @@ func namesNoGate(pod *corev1.Pod) bool {
 func CannotStart(pod *corev1.Pod) string {
 	for _, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 		if w := c.State.Waiting; w != nil && w.Reason == configError {
-			return fmt.Sprintf("container %s cannot be made: %s", c.Name, call.Plain(w.Message, maxConfigError))
+			return fmt.Sprintf("container %s cannot be created: %s", c.Name, call.Plain(w.Message, maxConfigError))
 		}
 	}
 	return ""

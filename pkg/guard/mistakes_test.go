@@ -30,8 +30,8 @@ func TestMistakesOfATrimmedPod(t *testing.T) {
 		"None":         {change: func(metav1.Object) {}},
 		"Gate":         {change: withGate, mistakes: 1},
 		"Helper":       {change: withHelper, mistakes: 1},
-		"Secret":       {change: withoutSecret, cannotStart: `container agent cannot be made: secret "voice-secrets" not found`},
-		"Key":          {change: initWithoutKey, cannotStart: "container call-gate cannot be made: couldn't find key api-key in Secret voice/livekit"},
+		"Secret":       {change: withoutSecret, cannotStart: `container agent cannot be created: secret "voice-secrets" not found`},
+		"Key":          {change: initWithoutKey, cannotStart: "container call-gate cannot be created: couldn't find key api-key in Secret voice/livekit"},
 		"OnlyStarting": {change: starting},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -78,8 +78,8 @@ func TestMountEvents(t *testing.T) {
 	var got []string
 	eventually(t, "the last is told", func() bool { got = told(); return len(got) > 1 })
 	want := []string{
-		`Warning CannotStart on Deployment voice/web: of pods such as a, volume keys cannot be mounted: secret "voice-keys" not found; nothing takes their place, and a drain waits for them; create what is missing`,
-		`Warning CannotStart on Deployment voice/web: of pods such as b, volume keys cannot be mounted: configmap "prompts" not found; nothing takes their place, and a drain waits for them; create what is missing`,
+		`Warning CannotStart on Deployment voice/web: pods such as a cannot start: volume keys cannot be mounted: secret "voice-keys" not found; they are not replaced, and a drain waits for them; create what is missing`,
+		`Warning CannotStart on Deployment voice/web: pods such as b cannot start: volume keys cannot be mounted: configmap "prompts" not found; they are not replaced, and a drain waits for them; create what is missing`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Events: -want, +got:\n%s", diff)

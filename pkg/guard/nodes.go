@@ -140,6 +140,6 @@ func (j judgement) aboutNode() string {
 	case j.facts.LetGoBy.IsZero():
 		return fmt.Sprintf("; Karpenter's terminationGracePeriod of its node ends %s, and the node waits for its calls all the same", ends.UTC().Format(time.RFC3339))
 	default:
-		return fmt.Sprintf("; Karpenter's terminationGracePeriod of its node ends %s, and it is let go in time for that, with its calls (--node-termination-limit)", ends.UTC().Format(time.RFC3339))
+		return fmt.Sprintf("; Karpenter's terminationGracePeriod of its node ends %s, and it is released in time for that, with its calls (--node-termination-limit)", ends.UTC().Format(time.RFC3339))
 	}
 }

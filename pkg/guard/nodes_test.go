@@ -114,7 +114,7 @@ func TestTwoMinutes(t *testing.T) {
 		if err != nil || call.StateOf(pod.Labels, pod.Annotations) != call.Draining || pod.Annotations[call.AsideAnnotation] == "" {
 			t.Errorf("pod %s is not set aside and draining: %v %v, %v", name, pod.Labels, pod.Annotations, err)
 		}
-		want := "Warning Held on Pod voice/" + name + ": Pod voice/" + name + " stays (drain): its witness rooms cannot tell whether it holds calls: nobody has answered yet; " +
+		want := "Warning Held on Pod voice/" + name + ": Pod voice/" + name + " stays (drain): its witness rooms cannot tell whether it holds calls: there is no answer yet; " +
 			"its node goes within minutes (taint aws-node-termination-handler/spot-itn), and calls that last longer end with it"
 		if !slices.Contains(told(), want) {
 			t.Errorf("no Event names %s:\n%v", name, told())

@@ -99,7 +99,7 @@ func (o *others) follow(ctx context.Context, wanted schema.GroupResource) {
 		var err error
 		if kind, err = o.find(wanted); err != nil && err.Error() != said {
 			said = err.Error()
-			o.log.Warn("Owners of pods are not followed; looking for their kind again", "resource", wanted.String(), "err", err)
+			o.log.Warn("Cannot follow owners of pods; retrying", "resource", wanted.String(), "err", err)
 		}
 		return err == nil, nil
 	})
@@ -214,7 +214,7 @@ func (o *others) ask(ctx context.Context, namespace string, ref metav1.OwnerRefe
 	is, err := o.client.Resource(kind.resource).Namespace(namespace).Get(ctx, ref.Name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err) && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse):
-		return nil, errors.New("the API server does not have its kind any more, so nobody knows whether it is gone: " + err.Error()) // which is no "not found"
+		return nil, errors.New("the API server no longer serves its kind, so it is unknown whether it is gone: " + err.Error()) // which is no "not found"
 	case err != nil:
 		return nil, err
 	}

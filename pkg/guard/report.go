@@ -198,7 +198,7 @@ func (r *report) stepped(w *workload, j judgement) {
 		r.log.Warn("Pod is released by force", "pod", j.NamespacedName.String(), "uid", j.UID, "intent", j.intent.Intent,
 			"rule", j.verdict.Rule, "why", j.verdict.Why, "readings", describe(j.facts.Readings))
 	} else {
-		r.log.Info("Pod goes on", "pod", j.NamespacedName.String(), "intent", j.intent.Intent, "step", j.verdict.Outcome, "rule", j.verdict.Rule, "why", j.verdict.Why)
+		r.log.Info("Pod changed state", "pod", j.NamespacedName.String(), "intent", j.intent.Intent, "step", j.verdict.Outcome, "rule", j.verdict.Rule, "why", j.verdict.Why)
 	}
 	r.tell(w, j, step)
 }
@@ -291,12 +291,12 @@ func (r *report) complaints(w *workload, drainTimeout time.Duration) {
 		}
 		if kind := m.notFollowed(); kind != "" && r.once(w.key, "not followed") {
 			r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonNotFollowed,
-				"callguard does not follow a %s: pods of it, such as %s, leave when their node is drained, but not because it shrinks, rolls out or is deleted; if it has a scale subresource, name it in drainGuard.owners of callguard's chart; let such a pod go with: kubectl annotate pod %s %s=",
+				"callguard does not follow a %s: pods of it, such as %s, leave when their node is drained, but not when it scales down, rolls out or is deleted; if it has a scale subresource, name it in drainGuard.owners of callguard's chart; let such a pod leave with: kubectl annotate pod %s %s=",
 				kind, m.Name, m.Name, call.LeaveAnnotation)
 		}
 		for _, err := range m.complaints {
 			if r.once(w.key, err.Error()) {
-				r.log.Warn("An annotation is not understood; its default applies", "workload", w.key.String(), "err", err)
+				r.log.Warn("Invalid annotation; its default applies", "workload", w.key.String(), "err", err)
 				r.events.Eventf(reference(w.key), corev1.EventTypeWarning, ReasonBadAnnotation, "%s; until then its default applies", err)
 			}
 		}
@@ -322,7 +322,7 @@ func (r *report) complaints(w *workload, drainTimeout time.Duration) {
 // cannotStart tells that pods of a workload lack what they name.
 func (r *report) cannotStart(key Key, pod, why string) {
 	if r.once(key, why) {
-		r.events.Eventf(reference(key), corev1.EventTypeWarning, ReasonCannotStart, "of pods such as %s, %s; nothing takes their place, and a drain waits for them; create what is missing", pod, why)
+		r.events.Eventf(reference(key), corev1.EventTypeWarning, ReasonCannotStart, "pods such as %s cannot start: %s; they are not replaced, and a drain waits for them; create what is missing", pod, why)
 	}
 }
 
@@ -339,7 +339,7 @@ func (r *report) notEnabled(key Key) {
 func (r *report) leftToEviction(w *workload, m *member) {
 	if r.once(w.key, "left to an eviction") {
 		r.events.Eventf(m.object, corev1.EventTypeNormal, ReasonLeft,
-			"Pod %s holds no call and takes none, and is left to an eviction: it has no owner that would create it again; evict it with: kubectl drain %s", m.NamespacedName, m.Node)
+			"Pod %s holds no call and accepts none. It is left to an eviction, because it has no owner that would recreate it; evict it with: kubectl drain %s", m.NamespacedName, m.Node)
 	}
 }
 
@@ -357,21 +357,21 @@ func (r *report) foreignBudget(pdb *policyv1.PodDisruptionBudget, pod *corev1.Po
 	}
 	text := fmt.Sprintf("PodDisruptionBudget %s/%s matches pods that callguard guards, such as %s: Kubernetes answers evictions of pods with two budgets with 500, on which kubectl drain gives up; delete it, and use annotation %s of the workload",
 		pdb.Namespace, pdb.Name, pod.Name, call.MinAvailableAnnotation)
-	r.log.Warn("Another budget matches guarded pods", "budget", pdb.Namespace+"/"+pdb.Name, "pod", pod.Name)
+	r.log.Warn("Another PodDisruptionBudget matches guarded pods", "budget", pdb.Namespace+"/"+pdb.Name, "pod", pod.Name)
 	r.events.Event(pdb, corev1.EventTypeWarning, ReasonForeignBudget, text)
 	r.events.Event(pod, corev1.EventTypeWarning, ReasonForeignBudget, text)
 }
 
 // budgetLost reports that no budget locks the guarded pods of a namespace.
 func (r *report) budgetLost(namespace string, why error) {
-	r.log.Warn("A namespace is not locked; nothing of it is released", "namespace", namespace, "err", why)
+	r.log.Warn("The PodDisruptionBudget of a namespace is not in effect; no pod of it is released", "namespace", namespace, "err", why)
 	r.events.Eventf(&corev1.ObjectReference{APIVersion: policyv1.SchemeGroupVersion.String(), Kind: budgetKind, Namespace: namespace, Name: BudgetName},
 		corev1.EventTypeWarning, ReasonBudget, "Guarded pods of namespace %s are not locked against evictions by a PodDisruptionBudget, and none is released: %s; drain-guard makes it again", namespace, why)
 }
 
 // ownerMissing reports that the owner of the budgets is missing.
 func (r *report) ownerMissing() {
-	r.log.Warn("The owner of the budgets is missing; existing ones stay in effect, and none can be created", "clusterrole", BudgetOwner)
+	r.log.Warn("The owner of the PodDisruptionBudgets is missing; existing ones stay in effect, and none can be created", "clusterrole", BudgetOwner)
 	if r.about != nil {
 		r.events.Eventf(r.about, corev1.EventTypeWarning, ReasonBudgetOwner,
 			"ClusterRole %s, which owns every PodDisruptionBudget named %s, is missing: existing ones stay in effect, and none can be created for another namespace; apply the chart again", BudgetOwner, BudgetName)

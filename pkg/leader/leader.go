@@ -69,7 +69,7 @@ func Find(ctx context.Context, client kubernetes.Interface, namespace string, wi
 			return "", ctx.Err()
 		case <-deadline.C:
 			if holder == "" {
-				return "", fmt.Errorf("%w: nobody holds lease %s/%s", ErrNone, namespace, LeaseName)
+				return "", fmt.Errorf("%w: lease %s/%s has no holder", ErrNone, namespace, LeaseName)
 			}
 			return "", fmt.Errorf("%w: %s holds lease %s/%s and has not renewed it within %s", ErrNone, holder, namespace, LeaseName, within)
 		case <-tick.C:

@@ -37,7 +37,7 @@ func TestFind(t *testing.T) {
 	}{
 		"Leads":    {reason: "It renews its lease.", lease: holder("one"), renews: true, want: "one"},
 		"Dead":     {reason: "The lease alone is no proof.", lease: holder("one"), err: "one holds lease callguard-system/drain-guard and has not renewed it"},
-		"Nobody":   {reason: "It was given up.", lease: holder(""), err: "nobody holds"},
+		"Nobody":   {reason: "It was given up.", lease: holder(""), err: "has no holder"},
 		"Unlocked": {reason: "An unlock holds it forever.", lease: holder(UnlockHolder), renews: true, err: "callguard was unlocked"},
 		"None":     {reason: "There never was one.", lease: &corev1.Namespace{}, err: "there is no lease"},
 	}

@@ -80,7 +80,7 @@ func (c *Client) Dispatches(ctx context.Context, room string) ([]Dispatch, error
 // metadata and attributes. LiveKit looks for it at once, and only once.
 func (c *Client) Dispatch(ctx context.Context, room string, d Dispatch) error {
 	if d.tooLong {
-		return fmt.Errorf("a dispatch says more than %d KiB, or has a name of more than %d bytes, and is not repeated", maxOrder>>10, call.MaxAgentName)
+		return fmt.Errorf("a dispatch has more than %d KiB of metadata, or a name of more than %d bytes, and is not repeated", maxOrder>>10, call.MaxAgentName)
 	}
 	request := protowire.AppendString(protowire.AppendTag(nil, createName, protowire.BytesType), d.AgentName)
 	request = protowire.AppendString(protowire.AppendTag(request, createRoom, protowire.BytesType), room)

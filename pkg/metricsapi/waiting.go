@@ -18,7 +18,7 @@ import (
 
 // nobodyKnows is for a provider without a source of waiting calls.
 func nobodyKnows(call.Project, time.Time) (call.Waiting, error) {
-	return call.Waiting{}, errors.New("nobody asks LiveKit which calls wait for an agent")
+	return call.Waiting{}, errors.New("LiveKit is not asked which calls wait for an agent")
 }
 
 // queue has the calls that wait for some workloads.

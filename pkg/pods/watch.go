@@ -116,7 +116,7 @@ func (w *Watcher) setPod(obj any) {
 	p, errs := FromPod(pod)
 	if fresh := w.store.SetPod(p); fresh {
 		for _, err := range errs {
-			w.log.Warn("A pod's annotation is not understood; its default applies", "pod", p.NamespacedName.String(), "err", err)
+			w.log.Warn("Invalid annotation on a pod; its default applies", "pod", p.NamespacedName.String(), "err", err)
 		}
 	}
 	w.onChange()
@@ -147,7 +147,7 @@ func (w *Watcher) tellFormer(o *Object) {
 		return
 	}
 	if former := w.store.Former(o); len(former) > 0 {
-		w.log.Info("Pods of an earlier workload of this name count for it until they are gone",
+		w.log.Info("Pods of an earlier workload with this name count as its own until they are gone",
 			"kind", o.Kind, "name", o.NamespacedName.String(), "pods", len(former), "such", former[0].Name)
 	}
 }

@@ -354,7 +354,7 @@ func TestMadeAgain(t *testing.T) {
 	w.setPod(pod("new", by(ReplicaSet, "web-1", "rs2")))
 	w.setObject(deployment("d2"))
 	counts("The new one has its own and the orphans.", "a", "aside", "new")
-	if n := strings.Count(log.String(), "Pods of an earlier workload of this name count for it"); n != 1 {
+	if n := strings.Count(log.String(), "Pods of an earlier workload with this name count as its own"); n != 1 {
 		t.Errorf("it was said %d times: %s", n, &log)
 	}
 	w.deleteObject(deployment("d"))

@@ -166,16 +166,16 @@ func (p *Prober) tell(was string, o Outcome) {
 		log := p.cfg.Log.With("class", v.Class, "reason", v.Reason, "ready", v.Ready, "why", v.Why)
 		switch {
 		case v.Class == OK:
-			log.Info("Realtime takes sessions")
+			log.Info("The Realtime API accepts sessions")
 		case v.Ready:
-			log.Warn("Realtime takes no session; the pod stays ready")
+			log.Warn("The Realtime API accepts no session; the pod stays ready")
 		default:
-			log.Error("Realtime takes no session; the pod is not ready")
+			log.Error("The Realtime API accepts no session; the pod is not ready")
 		}
 		p.said = v
 	}
 	if m := o.SessionModel; o.Class() == OK && m != was && p.mismatch(m) {
-		p.cfg.Log.Warn("A session has another model than the one asked for", "asked", p.cfg.Model, "got", m)
+		p.cfg.Log.Warn("A session uses a different model than requested", "asked", p.cfg.Model, "got", m)
 	}
 }
 
@@ -210,7 +210,7 @@ func (p *Prober) learn(ctx context.Context, key string, now time.Time) {
 	case err != nil:
 		p.cfg.Log.Debug("The model could not be looked up", "model", p.cfg.Model, "err", p.secrets.clean(err.Error(), key))
 	case found.unseen && !was.unseen:
-		p.cfg.Log.Warn("The key does not see the model; sessions open, and their responses may fail", "model", p.cfg.Model)
+		p.cfg.Log.Warn("The API key has no access to the model; sessions open, but their responses may fail", "model", p.cfg.Model)
 	case !found.shutdown.IsZero() && found != was:
 		p.cfg.Log.Warn("The model will be shut down; choose another", "model", p.cfg.Model, "on", found.shutdown.Format(time.DateOnly))
 	}

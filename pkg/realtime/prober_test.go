@@ -600,7 +600,7 @@ func TestLoop(t *testing.T) {
 	if most := a.most.Load(); most != 1 {
 		t.Errorf("%d probes at once", most)
 	}
-	for what, n := range map[string]int{`msg="Realtime takes sessions"`: 3, "the pod is not ready": 2} {
+	for what, n := range map[string]int{`msg="The Realtime API accepts sessions"`: 3, "the pod is not ready": 2} {
 		if got := strings.Count(p.logs.String(), what); got != n {
 			t.Errorf("the log says %d times %s; want %d\n%s", got, what, n, p.logs)
 		}
@@ -695,7 +695,7 @@ func TestAbout(t *testing.T) {
 	p := newProber(t, a, nil)
 	p.probe(t.Context())
 	code, got := p.get(t)
-	want := []string{"the session has another model than the one asked for", "the model will be shut down on 2027-01-20; choose another"}
+	want := []string{"the session uses a different model than requested", "the model will be shut down on 2027-01-20; choose another"}
 	if diff := cmp.Diff(want, got.Warnings); code != http.StatusOK || got.SessionModel != "gpt-realtime-mini" || diff != "" {
 		t.Errorf("%d, %+v\n%s", code, got, diff)
 	}
@@ -710,7 +710,7 @@ callguard_realtime_model_shutdown_timestamp_seconds 1.8004032e+09
 	if err := testutil.GatherAndCompare(p.registry, strings.NewReader(metrics), "callguard_realtime_model_mismatch", "callguard_realtime_model_shutdown_timestamp_seconds"); err != nil {
 		t.Error(err)
 	}
-	for _, text := range []string{"has another model", "will be shut down"} {
+	for _, text := range []string{"uses a different model", "will be shut down"} {
 		if n := strings.Count(p.logs.String(), text); n != 1 {
 			t.Errorf("the log says %d times %q\n%s", n, text, p.logs)
 		}
@@ -718,7 +718,7 @@ callguard_realtime_model_shutdown_timestamp_seconds 1.8004032e+09
 	for range 2 {
 		p.probe(t.Context())
 	}
-	for _, text := range []string{"has another model", "will be shut down"} {
+	for _, text := range []string{"uses a different model", "will be shut down"} {
 		if n := strings.Count(p.logs.String(), text); n != 1 {
 			t.Errorf("the log repeats %q\n%s", text, p.logs)
 		}
@@ -732,11 +732,11 @@ func TestUnseen(t *testing.T) {
 	p := newProber(t, a, nil)
 	p.probe(t.Context())
 	code, got := p.get(t)
-	want := []string{"the key does not see the model; sessions open, and their responses may fail"}
+	want := []string{"the API key has no access to the model; sessions open, but their responses may fail"}
 	if diff := cmp.Diff(want, got.Warnings); code != http.StatusOK || diff != "" {
 		t.Errorf("%d, %+v\n%s", code, got, diff)
 	}
-	if !strings.Contains(p.logs.String(), "does not see the model") || strings.Contains(p.told(t), key) {
+	if !strings.Contains(p.logs.String(), "has no access to the model") || strings.Contains(p.told(t), key) {
 		t.Errorf("the log must warn, and not tell the key: %s", p.told(t))
 	}
 }

@@ -57,10 +57,10 @@ func (p *Prober) answer() Answer {
 		a.Age = &age
 	}
 	if r.Mismatch {
-		a.Warnings = append(a.Warnings, "the session has another model than the one asked for")
+		a.Warnings = append(a.Warnings, "the session uses a different model than requested")
 	}
 	if r.Unseen {
-		a.Warnings = append(a.Warnings, "the key does not see the model; sessions open, and their responses may fail")
+		a.Warnings = append(a.Warnings, "the API key has no access to the model; sessions open, but their responses may fail")
 	}
 	if !r.Shutdown.IsZero() {
 		a.Warnings = append(a.Warnings, "the model will be shut down on "+r.Shutdown.Format(time.DateOnly)+"; choose another")

@@ -88,7 +88,7 @@ func (r Rules) Judge(s State, calls *call.Reading, now time.Time) Verdict {
 		v.Why += "; it stays ready because it holds calls"
 	case !known && v.Class != Pending: // a pod that has just started has not been ready yet
 		v.Ready, v.Held = true, true
-		v.Why += "; it stays ready because nobody knows whether it holds calls: " + calls.Reason()
+		v.Why += "; it stays ready because it is unknown whether it holds calls: " + calls.Reason()
 	}
 	return v
 }

@@ -47,7 +47,7 @@ func TestJudge(t *testing.T) {
 		"FatalRow":       {reason: "A success ends a row.", rules: rules, probes: []Outcome{well, refused, well, refused}, want: Verdict{Ready: true, Class: Fatal, Reason: KeyRejected}},
 		"FatalBusy":      {reason: "Calls are held whatever Realtime says.", rules: rules, probes: []Outcome{well, refused, refused}, calls: &one, want: Verdict{Ready: true, Class: Fatal, Reason: KeyRejected, Held: true, Why: "because it holds calls"}},
 		"FatalIdle":      {reason: "An idle pod is not held.", rules: rules, probes: []Outcome{well, refused, refused}, calls: &none, want: Verdict{Class: Fatal, Reason: KeyRejected}},
-		"FatalUnknown":   {reason: "Unknown is never zero.", rules: rules, probes: []Outcome{well, refused, refused}, calls: &unknown, want: Verdict{Ready: true, Class: Fatal, Reason: KeyRejected, Held: true, Why: "nobody knows whether it holds calls: connection refused"}},
+		"FatalUnknown":   {reason: "Unknown is never zero.", rules: rules, probes: []Outcome{well, refused, refused}, calls: &unknown, want: Verdict{Ready: true, Class: Fatal, Reason: KeyRejected, Held: true, Why: "it is unknown whether it holds calls: connection refused"}},
 		"WellBusy":       {reason: "Who is ready anyway is not held.", rules: rules, probes: []Outcome{well}, calls: &one, want: Verdict{Ready: true, Class: OK}},
 		"GraceOverBusy":  {reason: "Calls are held past the grace.", rules: rules, probes: []Outcome{well, lost}, later: time.Hour, calls: &one, want: Verdict{Ready: true, Class: Degraded, Reason: Unreachable, Held: true}},
 		"Fresh":          {reason: "A success is believed for a while.", rules: rules, probes: []Outcome{well}, later: 4 * time.Minute, want: Verdict{Ready: true, Class: OK}},

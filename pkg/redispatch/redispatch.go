@@ -160,10 +160,10 @@ func (d *Dispatcher) send(ctx context.Context, project call.Project, orders []or
 		case err != nil:
 			o.failed()
 			d.total.WithLabelValues("error").Inc()
-			d.cfg.Log.Warn("Cannot ask LiveKit again for an agent; trying again", "project", project, "err", err)
+			d.cfg.Log.Warn("Cannot ask LiveKit to dispatch an agent again; retrying", "project", project, "err", err)
 		case sent:
 			d.total.WithLabelValues("sent").Inc()
-			d.cfg.Log.Info("Asked LiveKit again for an agent, for a call waits and a pod can take it",
+			d.cfg.Log.Info("Asked LiveKit to dispatch an agent again: a call waits, and a pod can take it",
 				"project", project, "agent", call.Plain(o.agent, call.MaxAgentName), "waits", time.Since(o.room.Since).Round(time.Second))
 		default:
 			d.total.WithLabelValues("needless").Inc()

@@ -109,7 +109,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 	var err error
 	if w.own, err = w.cfg.Own(); err != nil {
-		w.cfg.Log.Warn("Cannot tell which replica this is; it is counted besides all that are listed", "err", err)
+		w.cfg.Log.Warn("Cannot tell which of the listed replicas this is; it is counted in addition to them", "err", err)
 	}
 	factory := informers.NewSharedInformerFactoryWithOptions(w.cfg.Client, 0,
 		informers.WithNamespace(w.cfg.Service.Namespace), informers.WithTransform(trim),
@@ -138,7 +138,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 func (w *Watcher) cannot(ctx context.Context, r *cache.Reflector, err error) {
 	cache.DefaultWatchErrorHandler(ctx, r, err)
 	if apierrors.IsForbidden(err) && !w.silent.Swap(true) {
-		w.cfg.Log.Warn("The account may not read the EndpointSlices of the replicas, so their number is not known; apply the rights of the chart",
+		w.cfg.Log.Warn("No permission to read the EndpointSlices of the replicas, so their number is unknown; apply the chart's RBAC objects",
 			"service", w.cfg.Service.String(), "assumed", w.Count(), "err", err)
 	}
 }

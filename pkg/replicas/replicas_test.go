@@ -162,7 +162,7 @@ func TestForbidden(t *testing.T) {
 	}
 	allowed.Store(true)
 	counts(t, w, 3, "it may read them now")
-	if n := strings.Count(log.String(), "may not read the EndpointSlices"); n != 1 {
+	if n := strings.Count(log.String(), "No permission to read the EndpointSlices"); n != 1 {
 		t.Errorf("%d lines of the log say so, want one:\n%s", n, log)
 	}
 }

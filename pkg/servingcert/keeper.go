@@ -301,7 +301,7 @@ func (k *Keeper) note(err error) {
 	case apierrors.IsConflict(err):
 		return
 	case err == nil && k.told != nil:
-		k.cfg.Log.Info("The serving certificate's authority stands in the APIServices", "apiServices", k.cfg.Names)
+		k.cfg.Log.Info("Published the serving certificate's authority in the APIServices", "apiServices", k.cfg.Names)
 	case err != nil && (k.told == nil || err.Error() != k.told.Error()):
 		k.cfg.Log.Warn("Cannot publish the serving certificate's authority", "err", err, "ready", k.published == nil)
 	}

@@ -247,10 +247,10 @@ func (t *trial) named(ctx context.Context) (string, error) {
 			return err
 		}
 		if len(room.Agents) == 0 {
-			return errors.New("LiveKit lists no agent that runs in a pod of yours; agents that LiveKit Cloud hosts are none of callguard's")
+			return errors.New("LiveKit lists no agent that runs in one of your pods; callguard does not handle agents that LiveKit Cloud hosts")
 		}
 		if uid = room.Agents[0].Pod; uid == "" {
-			return fmt.Errorf("the agent does not say in which pod it is (attribute %s), so no drain waits for its calls by what LiveKit says; give the pod a call-gate, and have the agent's LIVEKIT_URL lead there, or accept jobs with that attribute (docs/opt-in.md)", call.PodAttribute)
+			return fmt.Errorf("the agent does not say in which pod it is (attribute %s), so callguard cannot assign LiveKit's calls to the pod, and no drain waits for them; give the pod a call-gate and set the agent's LIVEKIT_URL to it, or accept jobs with that attribute (docs/opt-in.md)", call.PodAttribute)
 		}
 		return nil
 	})
@@ -263,7 +263,7 @@ func (t *trial) named(ctx context.Context) (string, error) {
 	}
 	i := slices.IndexFunc(now, func(p Pod) bool { return p.UID == uid })
 	if i < 0 {
-		return "", fmt.Errorf("the agent is in pod %s, which is no guarded pod of namespace %s: agents of another namespace or cluster work for the same LiveKit project; name theirs with --namespace, or give each a project of its own", call.Plain(string(uid), maxWord), t.Namespace)
+		return "", fmt.Errorf("the agent is in pod %s, which is not a guarded pod of namespace %s: agents of another namespace or cluster use the same LiveKit project; set --namespace, or give each its own project", call.Plain(string(uid), maxWord), t.Namespace)
 	}
 	t.pod = now[i]
 	return fmt.Sprintf("the agent is in pod %s on %s", t.pod, cmp.Or(t.pod.Node, "no node")), nil
@@ -367,7 +367,7 @@ func (t *trial) free(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	return "nobody counts the call any more", nil
+	return "the call is no longer counted", nil
 }
 
 // counters returns the names of the counters, for messages.

@@ -54,7 +54,7 @@ func (l *Line) Dial(ctx context.Context, room, agentName string) (Caller, error)
 		request.Agents = []*protocol.RoomAgentDispatch{{AgentName: agentName}}
 	}
 	if _, err := l.rooms.CreateRoom(ctx, request); err != nil {
-		return nil, fmt.Errorf("LiveKit makes no room: %s; LiveKit's log says why", said(err))
+		return nil, fmt.Errorf("LiveKit cannot create a room: %s; LiveKit's log has the reason", said(err))
 	}
 	token, err := auth.NewAccessToken(l.credentials.APIKey, l.credentials.APISecret).SetIdentity(callerIdentity).SetValidFor(tokenLife).
 		SetVideoGrant(&auth.VideoGrant{RoomJoin: true, Room: room}).ToJWT()
@@ -65,7 +65,7 @@ func (l *Line) Dial(ctx context.Context, room, agentName string) (Caller, error)
 	err = joined.JoinWithContextAndToken(ctx, l.credentials.URL, token, lksdk.WithLogger(logger.GetDiscardLogger()), lksdk.WithAutoSubscribe(false))
 	if err != nil {
 		joined.Disconnect()
-		return nil, fmt.Errorf("LiveKit takes the key and lets no caller in from here: %s; its ports for media (rtc.tcp_port, rtc.udp_port or its TURN server) have to be open to whoever calls", strings.ReplaceAll(call.Plain(err.Error(), maxWord), token, "…"))
+		return nil, fmt.Errorf("LiveKit accepts the key, but no caller can connect from here: %s; its ports for media (rtc.tcp_port, rtc.udp_port or its TURN server) have to be open to callers", strings.ReplaceAll(call.Plain(err.Error(), maxWord), token, "…"))
 	}
 	return caller{joined}, nil
 }

@@ -106,7 +106,7 @@ func (s silence) amongPods() string {
 	case busy == serving:
 		return fmt.Sprintf("all pods that serve (%d) hold calls, %d together, so they may be full; add replicas, or have the autoscaler begin earlier (a lower averageValue). %s", serving, calls, s.elsewhere())
 	case unknown > 0:
-		return fmt.Sprintf("of the pods that serve (%d) the calls of %d are not known; kubectl calls why POD says the reason. %s", serving, unknown, s.elsewhere())
+		return fmt.Sprintf("of the %d pods that serve, the calls of %d are unknown; kubectl calls why POD shows the reason. %s", serving, unknown, s.elsewhere())
 	default:
 		return fmt.Sprintf("of the pods that serve (%d) %d without a call, so not all are full. %s", serving, serving-busy, s.elsewhere())
 	}

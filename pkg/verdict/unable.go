@@ -22,7 +22,7 @@ func (u Unable) Sentence() string {
 	case u.Why == call.Refused:
 		return "LiveKit refuses the key of pod " + u.Pod
 	case u.Why == call.NotLiveKit:
-		return "what answers at the LIVEKIT_URL of call-gate of pod " + u.Pod + " takes no workers"
+		return "what answers at the LIVEKIT_URL of call-gate of pod " + u.Pod + " accepts no workers"
 	case u.Why == call.Unreachable:
 		return "call-gate of pod " + u.Pod + " cannot reach LiveKit"
 	case u.Why == call.NoWorker:

@@ -54,7 +54,7 @@ func (rs Rules) Judge(f Facts) Verdict {
 			return v
 		}
 	}
-	return Verdict{Outcome: Hold, Rule: defaultRule, Why: "no rule lets the pod go"}
+	return Verdict{Outcome: Hold, Rule: defaultRule, Why: "no rule releases the pod"}
 }
 
 // defaultRule is the rule that a verdict names if all rules abstained.

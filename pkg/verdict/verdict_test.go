@@ -26,12 +26,12 @@ func TestJudge(t *testing.T) {
 	}{
 		"NoRules": {
 			reason: "Without a rule that lets it go, a pod stays.",
-			want:   Verdict{Outcome: Hold, Rule: "default", Why: "no rule lets the pod go"},
+			want:   Verdict{Outcome: Hold, Rule: "default", Why: "no rule releases the pod"},
 		},
 		"AllAbstain": {
 			reason: "Rules without an opinion are as good as none.",
 			rules:  Rules{says{name: "one"}, says{name: "two"}},
-			want:   Verdict{Outcome: Hold, Rule: "default", Why: "no rule lets the pod go"},
+			want:   Verdict{Outcome: Hold, Rule: "default", Why: "no rule releases the pod"},
 		},
 		"FirstOpinionWins": {
 			reason: "The order of the rules decides between them.",

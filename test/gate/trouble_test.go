@@ -127,7 +127,7 @@ func TestLiveKitDownAtStart(t *testing.T) {
 		}
 		return nil
 	})
-	if !g.says(t, "LiveKit takes workers again") {
+	if !g.says(t, "LiveKit accepts workers again") {
 		t.Error("the log does not say that LiveKit is back")
 	}
 	s.dial(t, "first")

@@ -137,7 +137,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 		Log:       log,
 	})
 	book := witness.New(projects, agents, gates, func(pod *call.Pod) {
-		log.Warn("LiveKit lists calls that their pod has known nothing of for 5 minutes, as after it was killed; they no longer count for scaling; delete the rooms",
+		log.Warn("LiveKit lists calls that their pods have not known for 5 minutes, for example because an agent was killed; they no longer count for scaling; delete the rooms",
 			"pod", pod.NamespacedName, "project", pod.Project, "rooms", projects.RoomSIDs(pod))
 	})
 	every := func() []*call.Pod { return store.In("", func(*call.Pod) bool { return true }) }

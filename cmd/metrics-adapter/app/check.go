@@ -137,7 +137,7 @@ func get(ctx context.Context, client rest.Interface, path string, into any) erro
 		return err
 	}
 	if err := json.Unmarshal(text, into); err != nil {
-		return fmt.Errorf("the answer is not what was asked for: %w", err)
+		return fmt.Errorf("unexpected answer: %w", err)
 	}
 	return nil
 }

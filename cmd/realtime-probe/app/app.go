@@ -85,7 +85,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("cannot listen: %w; choose another --bind-address", err)
 	}
-	log.Info("Realtime is probed", "host", base.Host, "model", o.model, "mode", o.mode, "address", listener.Addr().String())
+	log.Info("Probing the Realtime API", "host", base.Host, "model", o.model, "mode", o.mode, "address", listener.Addr().String())
 	group, ctx := errgroup.WithContext(ctx)
 	if asked != nil {
 		asked.Watch(pod.UID)

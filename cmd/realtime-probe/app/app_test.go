@@ -95,7 +95,7 @@ func TestProxy(t *testing.T) {
 		_ = probe.Process.Signal(os.Interrupt) // it may have ended
 		_ = probe.Wait()
 	})
-	within(t, said, "a session opens", func() bool { return strings.Contains(said.String(), "Realtime takes sessions") })
+	within(t, said, "a session opens", func() bool { return strings.Contains(said.String(), "The Realtime API accepts sessions") })
 	if through.Load() == 0 {
 		t.Error("the session did not go through the proxy")
 	}
@@ -185,7 +185,7 @@ func TestProgram(t *testing.T) {
 	calls.Store(-1)
 	within(t, said, "the gate is silent, so it is held again", func() bool {
 		code, a := get()
-		return code == 200 && a.Held && a.Calls == nil && strings.Contains(a.Why, "nobody knows")
+		return code == 200 && a.Held && a.Calls == nil && strings.Contains(a.Why, "it is unknown")
 	})
 	cancel()
 	select {

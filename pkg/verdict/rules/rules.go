@@ -19,7 +19,7 @@ import (
 )
 
 // All are the rules, in the order in which they are asked:
-//   - serving: nobody wants the pod to go
+//   - serving: nothing asks the pod to leave
 //   - ended: nothing runs in it
 //   - patience: to draining, after it has waited long enough for others
 //   - bounds: from serving to aside

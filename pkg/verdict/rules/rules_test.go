@@ -71,8 +71,8 @@ func TestStory(t *testing.T) {
 		forced  bool
 		says    string // "rule: sentence"
 	}{
-		{"Before anything happens.", serving(), verdict.Serve, false, "serving: nobody wants the pod to go"},
-		{"Its container restarts, and nobody wants it to go.", with(serving(), func(f *verdict.Facts) { f.Pod.Running = false }), verdict.Serve, false, "serving: nobody wants the pod to go"},
+		{"Before anything happens.", serving(), verdict.Serve, false, "serving: nothing asks the pod to leave"},
+		{"Its container restarts, and nobody wants it to go.", with(serving(), func(f *verdict.Facts) { f.Pod.Running = false }), verdict.Serve, false, "serving: nothing asks the pod to leave"},
 		{"Its node is cordoned.", wanted(call.NodeDrain), verdict.SetAside, false, "bounds: a replacement comes first"},
 		{"Its neighbour was first.", with(wanted(call.NodeDrain), func(f *verdict.Facts) { f.Workload.Coming, f.Workload.Able = 1, 2 }), verdict.Hold, false,
 			"bounds: replacement pods are not ready yet"},
@@ -85,7 +85,7 @@ func TestStory(t *testing.T) {
 			"floor: too few others of its workload can take calls; it goes on serving until replacements are ready"},
 		{"The replacement is ready.", aside(4), verdict.Drain, false, "floor: enough other pods can take calls"},
 		{"Marked just now, and nobody was asked since.", draining(call.NodeDrain, 10, call.Reading{}, call.Reading{}), verdict.Hold, false,
-			"unknown: its witness rooms cannot tell whether it holds calls: nobody has answered yet"},
+			"unknown: its witness rooms cannot tell whether it holds calls: there is no answer yet"},
 		{"A call goes on.", draining(call.NodeDrain, 60, known(1, 59), known(1, 60)), verdict.Hold, false, "calls: it holds calls"},
 		{"The agent does not answer meanwhile.", draining(call.NodeDrain, 61, known(1, 60), call.Unknown("no route")), verdict.Hold, false, "calls: it holds calls"},
 		{"The call is over, says LiveKit.", draining(call.NodeDrain, 90, known(0, 89), call.Unknown("no route")), verdict.Hold, false,
@@ -99,7 +99,7 @@ func TestStory(t *testing.T) {
 		{"And no call was on its way.", draining(call.NodeDrain, 31, known(0, 31), known(0, 31)), verdict.Release, false, "idle: its calls are over"},
 		{"The gate makes it sure at once.", with(draining(call.NodeDrain, 11, known(0, 11), known(0, 11)), func(f *verdict.Facts) { f.Sealed = true }), verdict.Release, false,
 			"idle: its calls are over"},
-		{"A pod without witnesses is not known to be idle.", draining(call.NodeDrain, 9999), verdict.Hold, false, "default: no rule lets the pod go"},
+		{"A pod without witnesses is not known to be idle.", draining(call.NodeDrain, 9999), verdict.Hold, false, "default: no rule releases the pod"},
 
 		{"The team's own deadline.", with(draining(call.NodeDrain, 3600, known(2, 3599), known(2, 3599)), func(f *verdict.Facts) { f.Deadline = call.Deadline{After: time.Hour, Release: true} }),
 			verdict.Release, true, "deadline: its own callguard.dev/drain-deadline has passed"},
@@ -170,14 +170,14 @@ func TestStory(t *testing.T) {
 			"calls: it holds calls"},
 		{"LiveKit has dropped its agent.",
 			with(draining(call.LostNode, 999, known(0, 999), call.Unknown("no route")), func(f *verdict.Facts) { f.LeaseExpired, f.Readings[0].Since = true, at(900) }),
-			verdict.Release, false, "lostnode: its node is lost and LiveKit has no agent of it"},
+			verdict.Release, false, "lostnode: its node is lost and LiveKit lists no agent of it"},
 		{"LiveKit has agents that may be its.", with(draining(call.LostNode, 999, known(0, 999).WithUnattributed(), call.Unknown("no route")), func(f *verdict.Facts) { f.LeaseExpired, f.Readings[0].Since = true, at(900) }),
 			verdict.Hold, false, "unknown: its witness worker cannot tell whether it holds calls: no route; its node is lost, but there are agents in LiveKit that name no pod in attribute callguard.dev/pod"},
 		{"Nobody knows whether its node is lost.", with(draining(call.LostNode, 999, known(0, 999), call.Unknown("no route")), func(f *verdict.Facts) { f.LeaseUnread, f.Readings[0].Since = errors.New("forbidden"), at(900) }),
 			verdict.Hold, false, "unknown: its witness worker cannot tell whether it holds calls: no route; whether its node is lost is not known: forbidden"},
 		{"Its Deployment is deleted meanwhile.",
 			with(draining(call.Orphan, 999, known(0, 999), call.Unknown("no route")), func(f *verdict.Facts) { f.LostSince, f.LeaseExpired, f.Readings[0].Since = cordon, true, at(900) }),
-			verdict.Release, false, "lostnode: its node is lost and LiveKit has no agent of it"},
+			verdict.Release, false, "lostnode: its node is lost and LiveKit lists no agent of it"},
 	}
 	for _, tc := range steps {
 		got := All().Judge(tc.facts)

@@ -306,7 +306,7 @@ func Get[Answer any](ctx context.Context, client *http.Client, url string, parse
 		// The error contains no text from the server.
 		return answer, fmt.Errorf("%s answered %d %s", url, resp.StatusCode, http.StatusText(resp.StatusCode))
 	case packed != "" && packed != "identity":
-		return answer, fmt.Errorf("%s answered with an encoding that it was not asked for; it has to answer plain JSON", url)
+		return answer, fmt.Errorf("%s answered with an encoding that was not requested; it has to answer plain JSON", url)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxAnswer+1))
 	if err != nil {

@@ -210,7 +210,7 @@ func TestAsk(t *testing.T) {
 		"/busy":    server.URL + "/busy answered 503",
 		"/cut":     server.URL + "/cut cannot be asked: it ends the connection",
 		"/many":    server.URL + "/many: strconv",
-		"/packed":  server.URL + "/packed answered with an encoding that it was not asked for",
+		"/packed":  server.URL + "/packed answered with an encoding that was not requested",
 		"/headers": server.URL + "/headers cannot be asked: ",
 		"/long":    server.URL + "/long answered more than 16384 bytes",
 		"/enough":  "", // for who parses it

@@ -51,7 +51,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"project"}),
 		unread: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "callguard", Name: "livekit_unread_rooms",
-			Help: "Rooms of a project that cannot be read and have changed since they were, so that nobody knows whose agents are in them. They have the effect of unattributed agents.",
+			Help: "Rooms of a project that have changed and cannot be read, so it is unknown which pods have agents in them. They have the same effect as unattributed agents.",
 		}, []string{"project"}),
 		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "callguard", Name: "livekit_waiting_rooms",

@@ -255,7 +255,7 @@ func (r *Reader) sweepForEver(ctx context.Context) {
 		}
 		switch {
 		case err != nil && failed == nil:
-			r.cfg.Log.Warn("Cannot read LiveKit; its pods will be unknown", "project", r.cfg.Project, "err", err, "after", r.cfg.MaxStaleness, "detail", livekit.Detail(err))
+			r.cfg.Log.Warn("Cannot read LiveKit; the calls of its pods will be unknown", "project", r.cfg.Project, "err", err, "after", r.cfg.MaxStaleness, "detail", livekit.Detail(err))
 		case err == nil && failed != nil:
 			r.cfg.Log.Info("LiveKit answers again", "project", r.cfg.Project)
 		}
@@ -487,7 +487,7 @@ func (r *Reader) readQueued(ctx context.Context) {
 		}
 		if c, err := r.connect(ctx, time.Now()); err == nil {
 			if err := r.read(ctx, c, room, false); err != nil {
-				r.cfg.Log.Debug("Cannot read a room; the next sweep will", "project", r.cfg.Project, "err", err)
+				r.cfg.Log.Debug("Cannot read a room; retrying", "project", r.cfg.Project, "err", err)
 			}
 		}
 		r.queue.Done(room)

@@ -183,7 +183,7 @@ func (r *Reader) Waiting(now time.Time) (call.Waiting, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if r.cfg.WaitAfter == 0 {
-		return call.Waiting{}, errors.New("nobody asks which calls wait for an agent")
+		return call.Waiting{}, errors.New("LiveKit is not asked which calls wait for an agent")
 	}
 	if err := r.fresh(now); err != nil {
 		return call.Waiting{}, err

@@ -98,7 +98,7 @@ const maxConnections = 512
 // Serve accepts webhooks from a listener until ctx is done, and waits until everything is
 // passed on. It closes the listener.
 func (w *Webhooks) Serve(ctx context.Context, listener net.Listener) error {
-	w.log.Info("Taking LiveKit's webhooks", "address", listener.Addr().String(), "path", WebhookPath)
+	w.log.Info("Listening for LiveKit's webhooks", "address", listener.Addr().String(), "path", WebhookPath)
 	if err := crowd.Serve(ctx, listener, w.Handler(), maxConnections, w.log); err != nil {
 		return fmt.Errorf("cannot take webhooks: %w", err)
 	}
@@ -339,7 +339,7 @@ func (w *Webhooks) forward(req *http.Request, body []byte) {
 			defer cancel()
 			if err := w.forwardTo(ctx, peer, path, token, body); err != nil {
 				w.metrics.forwards.WithLabelValues("error").Inc()
-				w.log.Debug("Cannot pass a webhook on", "peer", peer, "err", err)
+				w.log.Debug("Cannot forward a webhook", "peer", peer, "err", err)
 				return
 			}
 			w.metrics.forwards.WithLabelValues("ok").Inc()

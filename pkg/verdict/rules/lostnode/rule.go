@@ -37,7 +37,7 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 			r.At().After(f.Pod.DrainingSince) && r.At().Sub(r.Since) >= f.Limits.LostQuiet
 	}
 	if quiet && !busy {
-		return verdict.Verdict{Outcome: verdict.Release, Why: "its node is lost and LiveKit has no agent of it"}
+		return verdict.Verdict{Outcome: verdict.Release, Why: "its node is lost and LiveKit lists no agent of it"}
 	}
 	if f.Limits.LostAfter > 0 && f.Now.Sub(f.LostSince) >= f.Limits.LostAfter {
 		return verdict.Verdict{Outcome: verdict.Release, Why: "its node has been lost for longer than --lost-node-release-after", Forced: true}

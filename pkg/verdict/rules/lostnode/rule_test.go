@@ -16,7 +16,7 @@ func TestRule(t *testing.T) {
 	const quiet = time.Minute
 	lost := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	drained := lost.Add(10 * time.Second)
-	release := verdict.Verdict{Outcome: verdict.Release, Why: "its node is lost and LiveKit has no agent of it"}
+	release := verdict.Verdict{Outcome: verdict.Release, Why: "its node is lost and LiveKit lists no agent of it"}
 	forced := verdict.Verdict{Outcome: verdict.Release, Why: "its node has been lost for longer than --lost-node-release-after", Forced: true}
 	abstain := verdict.Verdict{}
 	// reads is a witness that has said so for a time, up to a minute after the drain.

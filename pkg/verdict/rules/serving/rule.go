@@ -27,5 +27,5 @@ func (Rule) Judge(f verdict.Facts) verdict.Verdict {
 	if f.Intent.Intent != "" {
 		return verdict.Verdict{}
 	}
-	return verdict.Verdict{Outcome: verdict.Serve, Why: "nobody wants the pod to go"}
+	return verdict.Verdict{Outcome: verdict.Serve, Why: "nothing asks the pod to leave"}
 }

@@ -19,12 +19,12 @@ func TestRule(t *testing.T) {
 	}{
 		"Nobody": {
 			reason: "A pod that nobody wants to go serves.",
-			want:   verdict.Verdict{Outcome: verdict.Serve, Why: "nobody wants the pod to go"},
+			want:   verdict.Verdict{Outcome: verdict.Serve, Why: "nothing asks the pod to leave"},
 		},
 		"NobodyAndEnded": {
 			reason: "A container that restarts is the kubelet's affair.",
 			facts:  verdict.Facts{Pod: verdict.Pod{State: call.Serving, Running: false}},
-			want:   verdict.Verdict{Outcome: verdict.Serve, Why: "nobody wants the pod to go"},
+			want:   verdict.Verdict{Outcome: verdict.Serve, Why: "nothing asks the pod to leave"},
 		},
 	}
 	for _, intent := range call.Intents() {

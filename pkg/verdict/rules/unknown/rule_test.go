@@ -43,7 +43,7 @@ func TestRule(t *testing.T) {
 		"NeverAsked": {
 			reason: "A witness that was not asked yet cannot tell.",
 			facts:  facts(call.Draining, verdict.Reading{Witness: call.Rooms}),
-			want:   verdict.Verdict{Outcome: verdict.Hold, Why: "its witness rooms cannot tell whether it holds calls: nobody has answered yet"},
+			want:   verdict.Verdict{Outcome: verdict.Hold, Why: "its witness rooms cannot tell whether it holds calls: there is no answer yet"},
 		},
 		"AllKnown": {reason: "Everybody can tell.", facts: facts(call.Draining, zero)},
 		"None":     {reason: "Nobody is asked.", facts: facts(call.Draining)},
