@@ -33,9 +33,9 @@ const ranked = 4
 // NewTurns returns so many workers, none of which is busy.
 func NewTurns[T any](all int) *Turns[T] { return &Turns[T]{workers: NewWorkers(all)} }
 
-// Take takes a worker for something of a namespace, or puts it in line. Those of a higher rank, 0 to Highest, go first, but for every
-// fifth turn, which is the first's in line: nobody waits for more than five times as many as are before him. What is taken is to
-// be given back.
+// Take takes a worker for something of a namespace, or queues it. Higher ranks, from 0 to Highest, go first, except in every fifth
+// turn, which goes to the first in the queue: so nothing waits for more than five times as many as are before it. What is taken has
+// to be given back.
 func (t *Turns[T]) Take(namespace string, what T, rank int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
