@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +27,9 @@ const (
 	Passing Weight = iota
 	// Lasting is for what matters to people only once it has lasted for a while.
 	Lasting
+	// Final is for the last step of a pod. It is reported at once if the pod has an Event already. Otherwise it waits, and if the
+	// pod is gone by then, only its workload and node have the Event.
+	Final
 	// Notable is for what is reported at once.
 	Notable
 )
@@ -35,12 +39,13 @@ type Weight int
 
 // waits returns how long an Event on a pod waits for the next step.
 func (w Weight) waits() time.Duration {
-	return [...]time.Duration{15 * time.Second, 10 * time.Second, 0}[w]
+	return [...]time.Duration{15 * time.Second, 10 * time.Second, time.Minute, 0}[w]
 }
 
 const (
-	// gathers is how long Events on a workload or node wait for those about its other pods.
-	gathers = 10 * time.Second
+	// gathers is how long Events on a workload or node wait for those about its other pods, and gathersOn how long if there were
+	// others a moment ago.
+	gathers, gathersOn = 15 * time.Second, time.Minute
 	// perSecond and burst limit what is handed to the recorder, whose own queue drops Events when it is
 	// full.
 	perSecond, burst = 50, 200
@@ -56,6 +61,9 @@ type Step struct {
 	Type, Reason string
 	What, Why    string
 	Weight       Weight
+
+	// ripe is when the step has lasted for long enough to be reported.
+	ripe time.Time
 }
 
 // Outbox reports the steps of pods in few Events. An Event that is likely to be followed by
@@ -69,6 +77,10 @@ type Outbox struct {
 
 	mu    sync.Mutex
 	boxes map[types.UID]*box
+	// told are the pods that have an Event of their own.
+	told map[types.UID]bool
+	// shared is when workloads and nodes had their last Event.
+	shared map[types.UID]time.Time
 }
 
 // box has the Events that wait on one object.
@@ -76,11 +88,13 @@ type box struct {
 	object runtime.Object
 	due    time.Time
 	steps  map[types.UID]Step // by pod
+	shared bool               // the object is a workload or a node
+	gone   bool               // the object is a pod that does not exist any more
 }
 
 // NewOutbox returns an Outbox that hands due Events to the recorder while Run is running.
 func NewOutbox(recorder record.EventRecorder) *Outbox {
-	return &Outbox{recorder: recorder, limit: flowcontrol.NewTokenBucketPassiveRateLimiter(perSecond, burst), boxes: map[types.UID]*box{}}
+	return &Outbox{recorder: recorder, limit: flowcontrol.NewTokenBucketPassiveRateLimiter(perSecond, burst), boxes: map[types.UID]*box{}, told: map[types.UID]bool{}, shared: map[types.UID]time.Time{}}
 }
 
 // Tell queues the Event about a pod's step, on the pod and on others, such as its workload.
@@ -88,18 +102,42 @@ func (o *Outbox) Tell(now time.Time, pod *corev1.Pod, s Step, others ...*corev1.
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if was := o.boxes[pod.UID]; was != nil && was.steps[pod.UID].Type == corev1.EventTypeWarning {
-		o.write(was)
+		o.write(now, pod.UID, was)
 	}
-	o.boxes[pod.UID] = &box{object: pod, due: now.Add(s.Weight.waits()), steps: map[types.UID]Step{pod.UID: s}}
+	if s.Weight == Final && (o.told[pod.UID] || len(others) == 0) {
+		s.Weight = Notable
+	}
+	s.ripe = now.Add(s.Weight.waits())
+	o.boxes[pod.UID] = &box{object: pod, due: s.ripe, steps: map[types.UID]Step{pod.UID: s}}
 	for _, ref := range others {
 		b := o.boxes[ref.UID]
 		if b == nil {
-			b = &box{object: ref, due: now.Add(gathers), steps: map[types.UID]Step{}}
+			b = &box{object: ref, due: now.Add(gathersOn), steps: map[types.UID]Step{}, shared: true}
 			o.boxes[ref.UID] = b
+		}
+		if soon := now.Add(gathers); b.due.After(soon) && (s.Weight == Notable || now.Sub(o.shared[ref.UID]) > gathersOn) {
+			b.due = soon
+		}
+		if s.Weight > Passing {
+			s.ripe = now
 		}
 		if b.steps[pod.UID].Type != corev1.EventTypeWarning {
 			b.steps[pod.UID] = s
 		}
+	}
+}
+
+// Gone forgets a pod that does not exist any more, and its final Event if that still waits: its workload or node has it.
+func (o *Outbox) Gone(pod types.UID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.told, pod)
+	switch b := o.boxes[pod]; {
+	case b == nil:
+	case b.steps[pod].Weight == Final:
+		delete(o.boxes, pod)
+	default:
+		b.gone = true
 	}
 }
 
@@ -137,12 +175,16 @@ func (o *Outbox) handOver(now time.Time, accepts func() bool) {
 	slices.SortFunc(due, func(a, b entry) int {
 		return cmp.Or(-cmp.Compare(a.weight, b.weight), a.due.Compare(b.due), cmp.Compare(a.uid, b.uid))
 	})
+	maps.DeleteFunc(o.shared, func(_ types.UID, at time.Time) bool { return now.Sub(at) > gathersOn })
 	for _, e := range due {
 		if !accepts() {
 			return
 		}
-		o.write(o.boxes[e.uid])
-		delete(o.boxes, e.uid)
+		b := o.boxes[e.uid]
+		o.write(now, e.uid, b)
+		if b.due = now.Add(gathers); len(b.steps) == 0 {
+			delete(o.boxes, e.uid)
+		}
 	}
 }
 
@@ -156,13 +198,23 @@ func (b *box) weight() (most Weight) {
 	return most
 }
 
-// write writes the Events of a box. Pods that do the same for the same reason share one.
-func (o *Outbox) write(b *box) {
+// write writes the Events that wait on an object, except of steps that may be followed yet. Pods that do the same for the same
+// reason share one.
+func (o *Outbox) write(now time.Time, uid types.UID, b *box) {
 	type same struct{ kind, reason, what, why string }
 	groups := map[same][]string{}
-	for _, s := range b.steps {
-		key := same{s.Type, s.Reason, s.What, s.Why}
-		groups[key] = append(groups[key], s.Pod.String())
+	for pod, s := range b.steps {
+		if now.IsZero() || !s.ripe.After(now) {
+			key := same{s.Type, s.Reason, s.What, s.Why}
+			groups[key] = append(groups[key], s.Pod.String())
+			delete(b.steps, pod)
+		}
+	}
+	switch {
+	case b.shared && len(groups) > 0:
+		o.shared[uid] = now
+	case !b.shared && !b.gone:
+		o.told[uid] = true
 	}
 	keys := make([]same, 0, len(groups))
 	for key, names := range groups {

@@ -25,7 +25,7 @@ type waiting[T any] struct {
 }
 
 // Highest is the highest rank.
-const Highest = 2
+const Highest = 3
 
 // ranked is how many turns of a few go to who has the highest rank; the last of them is the first's in line.
 const ranked = 4

@@ -34,7 +34,7 @@ func TestNoStepOnACache(t *testing.T) {
 				t.Fatal(err)
 			}
 			if tc.live {
-				if s, err = g.live.live(t.Context(), key, s, false); err != nil {
+				if s, err = g.live.live(t.Context(), key, s, current{}); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -14,37 +14,49 @@ import (
 )
 
 const (
-	// large is from how many pods on a workload counts as large, so that a look uses what informers have, if that
-	// is recent enough, instead of a live read.
+	// large is from how many pods on a workload counts as large, so that a look waits for informers before it lists them.
 	large = 100
-	// asNew is how old that may be. It is longer than the time between two looks at one of many large workloads on a busy API
+	// asNew is how old what informers have of pods may be. It is longer than the time between two looks at one of many large workloads on a busy API
 	// server, and not much longer than a list of thousands of pods takes there.
 	asNew = 10 * time.Second
+	// ownersNew is how long a workload's owners, once read, are taken from the informers: only people and autoscalers change them,
+	// and no call depends on them. It bounds what an informer that has lost its watch does not see.
+	ownersNew = time.Minute
 	// awaited is how often informers are asked whether they have the guard's last step by now, and awaitEvery how long it waits
 	// in between: a list of thousands of pods costs the API server more than half a second.
 	awaited, awaitEvery = 10, 50 * time.Millisecond
 )
 
-// asOfNow returns a workload as informers know it, and whether that is as good as read anew. A large one they have a moment for.
-func (g *Guard) asOfNow(ctx context.Context, key Key, was *snapshot) (*snapshot, bool, error) {
+// current says what of a workload need not be read, because informers have it as it was a moment ago.
+type current struct {
+	// owners are its owners if they were read then; nil if not.
+	owners *ownersRead
+	pods   bool
+}
+
+// ownersRead is when the owners of a workload were read, and what its own owner selects, which never changes and informers do not keep.
+type ownersRead struct {
+	at       time.Time
+	selector string
+}
+
+// asOfNow returns a workload as informers know it, and what of that is as good as read anew. Informers get a moment to catch up
+// with a large one.
+func (g *Guard) asOfNow(ctx context.Context, key Key, was *snapshot) (*snapshot, current, error) {
+	is := current{owners: g.writes.lastRead(key, g.now())}
 	for tried := 0; ; tried++ {
-		if len(was.pods) < g.large || !g.writes.has(key, g.now()) {
-			return was, false, nil
-		}
-		if g.writes.in(was.pods, key, g.now()) {
-			return was, true, nil
-		}
-		if tried == g.awaited {
-			return was, false, nil
+		is.pods = g.writes.in(was.pods, key, g.now())
+		if is.pods || len(was.pods) < g.large || !g.writes.has(key, g.now()) || tried == g.awaited {
+			return was, is, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, false, ctx.Err()
+			return nil, is, ctx.Err()
 		case <-time.After(awaitEvery):
 		}
 		var err error
 		if was, err = g.cluster.cached(key); err != nil {
-			return nil, false, err
+			return nil, is, err
 		}
 	}
 }
@@ -61,9 +73,11 @@ type written struct {
 type writes struct {
 	mu   sync.Mutex
 	last map[Key]written
+	// read is when the owners of each workload were read last.
+	read map[Key]ownersRead
 }
 
-func newWrites() *writes { return &writes{last: map[Key]written{}} }
+func newWrites() *writes { return &writes{last: map[Key]written{}, read: map[Key]ownersRead{}} }
 
 // enter records a step that began at the given time, and the pod as it is after it. Of several steps at the same time the
 // latest counts.
@@ -75,6 +89,24 @@ func (w *writes) enter(key Key, pod *corev1.Pod, began time.Time) {
 		return
 	}
 	w.last[key] = written{pod: pod.UID, version: pod.ResourceVersion, began: began}
+}
+
+// reads records that the owners of a workload were read.
+func (w *writes) reads(key Key, r ownersRead) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.read, func(_ Key, last ownersRead) bool { return r.at.Sub(last.at) > ownersNew })
+	w.read[key] = r
+}
+
+// lastRead returns when the owners of a workload were read, if that was a moment ago.
+func (w *writes) lastRead(key Key, now time.Time) *ownersRead {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if r, is := w.read[key]; is && now.Sub(r.at) <= ownersNew {
+		return &r
+	}
+	return nil
 }
 
 // has reports whether a step with a workload was taken a moment ago.

@@ -58,9 +58,9 @@ func TestKnownAsOfAStep(t *testing.T) {
 	}
 }
 
-// TestLargeWorkloadIsListedOnce sets many pods aside in two looks: the second uses what the informer has, which holds the
-// steps of the first. Of a small workload, and of an informer that lags behind, the pods are listed for each.
-func TestLargeWorkloadIsListedOnce(t *testing.T) {
+// TestWorkloadIsReadOnce sets many pods aside in two looks: the second uses what the informers have, which hold the
+// steps of the first. Of an informer that lags behind, the pods are listed for each. The Deployment is read once.
+func TestWorkloadIsReadOnce(t *testing.T) {
 	for name, tc := range map[string]struct {
 		pods  int
 		lags  bool
@@ -68,12 +68,16 @@ func TestLargeWorkloadIsListedOnce(t *testing.T) {
 	}{
 		"Large": {pods: 2 * large, lists: 1},
 		"Lags":  {pods: 2 * large, lags: true, lists: 2},
-		"Small": {pods: large - 1, lists: 2},
+		"Small": {pods: large - 1, lists: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			objects := []runtime.Object{enabledNamespace(), newNode(true), newDeployment("web", int32(tc.pods), maxSurge(intstr.FromString("100%"))), newReplicaSet("1", int32(tc.pods))}
+			deployment, set := newDeployment("web", int32(tc.pods), maxSurge(intstr.FromString("100%"))), newReplicaSet("1", int32(tc.pods))
+			deployment.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+			deployment.Spec.Template.Labels = map[string]string{"app": "web", call.GuardedLabel: "true"}
+			set.Spec.Template.Labels = deployment.Spec.Template.Labels
+			objects := []runtime.Object{enabledNamespace(), newNode(true), deployment, edited(set, []edit{label("app", "web")})}
 			for i := range tc.pods {
-				objects = append(objects, webPod(fmt.Sprintf("a%03d", i), version("1")))
+				objects = append(objects, webPod(fmt.Sprintf("a%03d", i), version("1"), label("app", "web")))
 			}
 			g, client := newGuard(t, objects...)
 			if tc.lags { // informers have no pod as it is after a step
@@ -86,18 +90,24 @@ func TestLargeWorkloadIsListedOnce(t *testing.T) {
 					return handled, obj, err
 				})
 			}
-			lists, set := 0, 0
+			lists, owners, aside := 0, 0, 0
 			for range 2 {
 				client.ClearActions()
 				if _, err := g.reconcile(t.Context(), workloadKey(pods.Deployment, "web")); err != nil {
 					t.Fatal(err)
 				}
 				for _, action := range client.Actions() {
-					if list, is := action.(clienttesting.ListAction); is && action.Matches("list", "pods") && strings.Contains(list.GetListRestrictions().Labels.String(), call.GuardedLabel+"=true") {
+					switch {
+					case action.Matches("get", "deployments"):
+						owners++
+					case action.Matches("list", "pods"):
 						lists++
+						if selects := action.(clienttesting.ListAction).GetListRestrictions().Labels.String(); !strings.Contains(selects, "app=web") {
+							t.Errorf("pods of other workloads are listed, too: those with %s", selects)
+						}
 					}
 				}
-				set += len(patched(t, client.Actions()))
+				aside += len(patched(t, client.Actions()))
 				eventually(t, "the informer has the steps", func() bool {
 					s, err := g.cluster.cached(workloadKey(pods.Deployment, "web"))
 					if err != nil {
@@ -109,14 +119,17 @@ func TestLargeWorkloadIsListedOnce(t *testing.T) {
 							n++
 						}
 					}
-					return n == set
+					return n == aside && (tc.lags || g.writes.in(s.pods, workloadKey(pods.Deployment, "web"), g.now()))
 				})
 			}
 			if lists != tc.lists {
 				t.Errorf("the pods were listed %d times for two looks; want %d", lists, tc.lists)
 			}
-			if want := min(2*least, tc.pods); set != want {
-				t.Errorf("%d pods were set aside; want %d, each once", set, want)
+			if owners != 1 {
+				t.Errorf("the Deployment was read %d times for two looks; want 1", owners)
+			}
+			if want := min(2*least, tc.pods); aside != want {
+				t.Errorf("%d pods were set aside; want %d, each once", aside, want)
 			}
 		})
 	}

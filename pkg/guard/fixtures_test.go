@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
 
@@ -244,6 +246,7 @@ func (m *moving) advance(by time.Duration) { m.passed.Add(int64(by)) }
 func newGuardBy(t testing.TB, now func() time.Time, objects ...runtime.Object) (*Guard, *fake.Clientset) {
 	t.Helper()
 	client := fake.NewClientset(withNodes(objects)...)
+	countVersions(client)
 	g, err := New(Config{
 		Client: client, Doors: open{}, Recorder: record.NewFakeRecorder(1000),
 		Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
@@ -264,6 +267,22 @@ func newGuardBy(t testing.TB, now func() time.Time, objects ...runtime.Object) (
 	eventually(t, "the informers know everything", func() bool { return g.cluster.ready() && g.cluster.ownerSynced() })
 	client.ClearActions()
 	return g, client
+}
+
+// countVersions gives a pod another resourceVersion with each patch, as the API server does.
+func countVersions(client *fake.Clientset) {
+	store := clienttesting.ObjectReaction(client.Tracker())
+	client.PrependReactor("patch", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		handled, obj, err := store(action)
+		pod, is := obj.(*corev1.Pod)
+		if err != nil || !is {
+			return handled, obj, err
+		}
+		pod = pod.DeepCopy()
+		before, _ := strconv.Atoi(pod.ResourceVersion) // 0 where a test needs none
+		pod.ResourceVersion = strconv.Itoa(before + 1)
+		return handled, pod, client.Tracker().Update(action.GetResource(), pod, pod.Namespace)
+	})
 }
 
 // withNodes adds the nodes of pods that the test has not defined.

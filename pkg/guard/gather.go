@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"golang.org/x/sync/semaphore"
@@ -123,11 +124,35 @@ const (
 
 // live reads a workload as it is now: its owner, the pods that the owner selects, in pages, and by name what
 // else the cache has of it. Owners are read before what they own, and a missing one is requested by name, so
-// that an owner that was created meanwhile does not count as gone. If known is set, the pods are taken from the
-// cache.
-func (r *liveReader) live(ctx context.Context, key Key, was *snapshot, known bool) (*snapshot, error) {
+// that an owner that was created meanwhile does not count as gone. What is current in the cache is taken from there.
+func (r *liveReader) live(ctx context.Context, key Key, was *snapshot, is current) (*snapshot, error) {
 	s := &snapshot{owners: map[types.UID]*owner{}, gone: map[types.UID]bool{}, others: r.others}
 	selected := map[string]bool{}
+	if is.owners != nil && was.owners[key.UID] != nil {
+		maps.Copy(s.owners, was.owners)
+		selected[is.owners.selector] = true
+	} else if err := r.allOwners(ctx, s, key, selected, was.owners); err != nil {
+		return nil, err
+	}
+	if is.pods {
+		s.pods = was.pods
+	} else if err := r.allPods(ctx, s, key.Namespace, selected, was.pods); err != nil {
+		return nil, err
+	}
+	if err := s.askForMissing(ctx, r.client, key.Namespace); err != nil {
+		return nil, err
+	}
+	for selector := range selected {
+		if err := s.askForStrangers(ctx, r.client, key.Namespace, selector); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// allOwners adds the owner of a workload, what it owns, and by name the other owners that were known, and to selected what they
+// select.
+func (r *liveReader) allOwners(ctx context.Context, s *snapshot, key Key, selected map[string]bool, known map[types.UID]*owner) error {
 	add := func(ref metav1.OwnerReference) error {
 		found, err := ask(ctx, r.client, r.others, key.Namespace, ref)
 		switch {
@@ -145,39 +170,26 @@ func (r *liveReader) live(ctx context.Context, key Key, was *snapshot, known boo
 	}
 	if key.APIVersion == appsGroup || r.others.has(metav1.OwnerReference{APIVersion: key.APIVersion, Kind: key.Kind}) {
 		if err := add(metav1.OwnerReference{APIVersion: key.APIVersion, Kind: key.Kind, Name: key.Name, UID: key.UID}); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if top := s.owners[key.UID]; top != nil && key.Kind == pods.Deployment {
 		list, err := r.client.AppsV1().ReplicaSets(key.Namespace).List(ctx, metav1.ListOptions{LabelSelector: top.selector})
 		if err != nil {
-			return nil, fmt.Errorf("cannot list the ReplicaSets of %s: %w", key, err)
+			return fmt.Errorf("cannot list the ReplicaSets of %s: %w", key, err)
 		}
 		for i := range list.Items {
 			s.add(ofReplicaSet(&list.Items[i]))
 		}
 	}
-	for _, o := range was.owners { // if the workload's owner is gone or of an unknown kind
+	for _, o := range known { // if the workload's owner is gone or of an unknown kind
 		if s.owners[o.ref.UID] == nil && !s.gone[o.ref.UID] {
 			if err := add(o.ref); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
-	if known {
-		s.pods = was.pods
-	} else if err := r.allPods(ctx, s, key.Namespace, selected, was.pods); err != nil {
-		return nil, err
-	}
-	if err := s.askForMissing(ctx, r.client, key.Namespace); err != nil {
-		return nil, err
-	}
-	for selector := range selected {
-		if err := s.askForStrangers(ctx, r.client, key.Namespace, selector); err != nil {
-			return nil, err
-		}
-	}
-	return s, nil
+	return nil
 }
 
 // allPods adds the guarded pods that selectors match, and by name the other pods that were

@@ -71,7 +71,7 @@ func TestLiveReadsTheWorkload(t *testing.T) {
 				}
 			}
 			client.ClearActions()
-			s, err := g.live.live(t.Context(), key, was, false)
+			s, err := g.live.live(t.Context(), key, was, current{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -116,7 +116,7 @@ func TestLiveInPages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := g.live.live(t.Context(), key, was, false)
+	s, err := g.live.live(t.Context(), key, was, current{})
 	if err != nil || len(s.pods) != 2 {
 		t.Errorf("of two pages: %v, %v", s, err)
 	}

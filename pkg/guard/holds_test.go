@@ -215,7 +215,7 @@ func TestStrangers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			now, err := g.live.live(t.Context(), tc.key, cached, false)
+			now, err := g.live.live(t.Context(), tc.key, cached, current{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -243,7 +243,7 @@ func TestOthersAreFollowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	look := func() (*snapshot, error) { return g.live.live(t.Context(), key, cached, false) }
+	look := func() (*snapshot, error) { return g.live.live(t.Context(), key, cached, current{}) }
 	live, err := look()
 	if err != nil {
 		t.Fatal(err)

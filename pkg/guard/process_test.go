@@ -202,7 +202,7 @@ func (p *process) clone(w *world) *process {
 	}
 	c.guard.deleted, c.guard.failed = maps.Clone(p.guard.deleted), maps.Clone(p.guard.failed)
 	c.swept, c.spared = p.swept, p.spared
-	c.guard.writes.last = maps.Clone(p.guard.writes.last)
+	c.guard.writes.last, c.guard.writes.read = maps.Clone(p.guard.writes.last), maps.Clone(p.guard.writes.read)
 	from, to := p.kept(), c.kept()
 	for i := range from {
 		for uid, e := range from[i].records {
@@ -251,6 +251,11 @@ func (p *process) memory() string {
 	if p.w.known {
 		for _, last := range p.guard.writes.last {
 			fmt.Fprintf(&b, "wrote %s %s %d|", last.pod, last.version, last.began.UnixMilli())
+		}
+	}
+	for key := range p.guard.writes.read {
+		if last := p.guard.writes.lastRead(key, p.w.now); last != nil {
+			fmt.Fprintf(&b, "read %d|", last.at.UnixMilli())
 		}
 	}
 	for _, uid := range slices.Sorted(maps.Keys(p.guard.deleted)) {

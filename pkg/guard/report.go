@@ -183,7 +183,7 @@ func (r *report) stepped(w *workload, j judgement) {
 			step.Weight = events.Notable
 		}
 	case verdict.Release:
-		step.Reason, step.What, step.Weight = ReasonReleased, "may go", events.Notable
+		step.Reason, step.What, step.Weight = ReasonReleased, "may go", events.Final
 		r.metrics.releases.WithLabelValues(string(j.intent.Intent)).Inc()
 		if since := j.facts.Pod.DrainingSince; !since.IsZero() {
 			r.metrics.held.WithLabelValues(string(j.intent.Intent)).Observe(j.facts.Now.Sub(since).Seconds())
@@ -192,7 +192,7 @@ func (r *report) stepped(w *workload, j judgement) {
 		return
 	}
 	if j.verdict.Forced {
-		step.Type, step.Reason = corev1.EventTypeWarning, ReasonForced
+		step.Type, step.Reason, step.Weight = corev1.EventTypeWarning, ReasonForced, events.Notable
 		r.metrics.forced.Inc()
 		// This line is for audits.
 		r.log.Warn("Pod is released by force", "pod", j.NamespacedName.String(), "uid", j.UID, "intent", j.intent.Intent,
@@ -426,6 +426,7 @@ func by(reason string) string {
 
 // forget drops what is remembered of a pod.
 func (r *report) forget(uid types.UID) {
+	r.steps.Gone(uid)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.held, uid)

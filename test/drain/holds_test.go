@@ -334,7 +334,7 @@ func TestCrashedAgentBesideAnother(t *testing.T) {
 	drain := s.drain(pod.Spec.NodeName)
 	s.ends(drain, inTime)
 	s.gone(soon, crashed...)
-	s.told(s.ns, "Pod", pod.Name, guard.ReasonReleased, "its calls are over")
+	s.told(s.ns, "Deployment", lab.AgentName, guard.ReasonReleased, pod.Name+" may go (drain): its calls are over")
 	s.noneDropped()
 }
 
