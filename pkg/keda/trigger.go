@@ -5,6 +5,7 @@ package keda
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -52,10 +53,9 @@ func read(ref *externalscaler.ScaledObjectRef) (trigger, error) {
 	if t.metric != metricsapi.ActiveCalls && t.metric != metricsapi.WaitingCalls {
 		mistakes = append(mistakes, fmt.Errorf("metric is %q; use %s or %s", t.metric, metricsapi.ActiveCalls, metricsapi.WaitingCalls))
 	}
-	target, err := resource.ParseQuantity(metadata[targetKey])
-	t.target = target.AsApproximateFloat64()
-	if err != nil || target.MilliValue() < 1 || t.target > mostCalls {
-		mistakes = append(mistakes, fmt.Errorf(`target is %q; use a number above 0, such as "5" calls a pod`, metadata[targetKey]))
+	var ok bool
+	if t.target, ok = parseTarget(metadata[targetKey]); !ok {
+		mistakes = append(mistakes, fmt.Errorf(`target is %.200q; use a number above 0 without an exponent, such as "5" calls a pod`, metadata[targetKey]))
 	}
 	if len(mistakes) > 0 {
 		return trigger{}, fmt.Errorf("metadata of a trigger of ScaledObject %s/%s: %w", ref.GetNamespace(), ref.GetName(), errors.Join(mistakes...))
@@ -63,5 +63,20 @@ func read(ref *externalscaler.ScaledObjectRef) (trigger, error) {
 	return t, nil
 }
 
-// mostCalls is a target that nobody means.
-const mostCalls = 1e6
+const (
+	// mostCalls is a target that nobody means.
+	mostCalls = 1e6
+	// longestTarget is the most bytes of a target.
+	longestTarget = 32
+)
+
+// parseTarget reads a target. One with an exponent is refused: Kubernetes' library works out all digits of 1e999999999, which
+// takes minutes and gigabytes.
+func parseTarget(text string) (target float64, ok bool) {
+	if len(text) > longestTarget || strings.ContainsAny(text, "eE") {
+		return 0, false
+	}
+	q, err := resource.ParseQuantity(text)
+	target = q.AsApproximateFloat64()
+	return target, err == nil && q.MilliValue() >= 1 && target <= mostCalls
+}

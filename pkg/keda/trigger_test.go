@@ -36,6 +36,7 @@ func TestRead(t *testing.T) {
 		"Other":    {reason: "No other metric is for scaling to zero.", metadata: map[string]string{"deployment": "a", "metric": "busy_pods", "target": "5"}, mistakes: []string{`metric is "busy_pods"`}},
 		"Zero":     {reason: "A HorizontalPodAutoscaler divides by it.", metadata: map[string]string{"deployment": "a", "metric": "active_calls", "target": "0"}, mistakes: []string{`target is "0"`}},
 		"Negative": {reason: "So it does by this.", metadata: map[string]string{"deployment": "a", "metric": "active_calls", "target": "-1"}, mistakes: []string{`target is "-1"`}},
+		"Endless":  {reason: "All its digits would take gigabytes.", metadata: map[string]string{"deployment": "a", "metric": "active_calls", "target": "1e999999999"}, mistakes: []string{`target is "1e999999999"; use a number above 0 without an exponent`}},
 		"Huge":     {reason: "No pod holds so many.", metadata: map[string]string{"deployment": "a", "metric": "active_calls", "target": "9e18"}, mistakes: []string{`target is "9e18"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
