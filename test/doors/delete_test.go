@@ -18,10 +18,11 @@ func populate(t *testing.T, namespace string) {
 	pending := agentPod("pending")
 	pending.Spec.SchedulerName = "nobody"
 	create(t, namespace, pending)
-	serving(t, namespace, "serving", "unready", "crashing", "aside", "draining", "released", "terminating", "shortened", "leaving", "terminated")
+	serving(t, namespace, "serving", "unready", "crashing", "failed", "aside", "draining", "released", "terminating", "shortened", "leaving", "terminated")
 	kubeletReports(t, namespace, "unready", unready)
 	kubeletReports(t, namespace, "crashing", crashing)
 	kubeletReports(t, namespace, "terminated", ended)
+	kubeletReports(t, namespace, "failed", func(s *corev1.PodStatus) { s.Phase = corev1.PodFailed })
 	guardPatches(t, namespace, "aside", `{"metadata":{"labels":{"pod-template-hash":"x-aside"},"annotations":{"callguard.dev/hash":"x","callguard.dev/aside":"drain 2026-01-01T00:00:00Z"}}}`)
 	for _, name := range []string{"draining", "released", "leaving"} {
 		guardPatches(t, namespace, name, `{"metadata":{"annotations":{"callguard.dev/draining":"drain 2026-01-01T00:00:00Z"}}}`)
@@ -54,6 +55,7 @@ func TestDelete(t *testing.T) {
 		"serving":     {reason: "It may hold calls.", held: true, runs: true},
 		"unready":     {reason: "A pod that is not ready may hold calls all the same.", held: true, runs: true},
 		"crashing":    {reason: "A pod whose container waits to be started again holds none."},
+		"failed":      {reason: "A node that shuts down reports so while its containers still run.", held: true, runs: true},
 		"aside":       {reason: "Its calls go on.", held: true, runs: true},
 		"draining":    {reason: "Its calls go on.", held: true, runs: true},
 		"released":    {reason: "Its calls are over; what still ends has the grace.", runs: true, least: 600},

@@ -37,7 +37,8 @@ func stolen(t *testing.T) kubernetes.Interface {
 func TestLeash(t *testing.T) {
 	ctx := t.Context()
 	here, elsewhere, bare := enabled(t, "leash"), namespace(t, "leash-elsewhere", nil), namespace(t, "leash-bare", map[string]string{call.EnabledLabel: "true"})
-	serving(t, here, "serving", "going")
+	serving(t, here, "serving", "going", "crashing")
+	kubeletReports(t, here, "crashing", crashing)
 	_, err := stage.admin.CoreV1().Pods(here).Patch(ctx, "serving", types.MergePatchType, []byte(`{"metadata":{"annotations":{"example.org/inject":"no"}}}`), metav1.PatchOptions{})
 	trial.Must(t, err)
 	guardPatches(t, here, "going", `{"metadata":{"labels":{"callguard.dev/released":"drain"}}}`)
@@ -117,6 +118,7 @@ func TestLeash(t *testing.T) {
 		"make a budget":               {makes(bare, nothing), allowed},
 		// What an attacker would.
 		"delete a pod with calls":         {remove(here, "serving", true), "callguard-"},
+		"delete one that starts again":    {remove(here, "crashing", true), released},
 		"delete an unguarded pod":         {remove(here, "plain"), whose},
 		"delete it in earnest":            {remove(here, "plain", true), "callguard-leash: "},
 		"delete a pod elsewhere":          {remove(elsewhere, "plain"), whose},

@@ -135,7 +135,8 @@ func (c *cluster) awaitDoors(ctx context.Context) error {
 	}
 	if err := refuses("callguard-tamper-binding", func() error {
 		return pods.Bind(ctx, &corev1.Binding{
-			ObjectMeta: metav1.ObjectMeta{Name: "probe", Labels: map[string]string{call.ReleasedLabel: "x"}}, Target: corev1.ObjectReference{Name: "node-1"},
+			// Not by a label: a mutant no longer judges labels, and TestBinding has to notice it.
+			ObjectMeta: metav1.ObjectMeta{Name: "probe", Annotations: map[string]string{call.DrainingAnnotation: "x"}}, Target: corev1.ObjectReference{Name: "node-1"},
 		}, metav1.CreateOptions{DryRun: dry()})
 	}); err != nil {
 		return err
