@@ -48,6 +48,35 @@ func TestCatalogue(t *testing.T) {
 	}
 }
 
+// TestTogether: nearly all mutants of a package share a test binary, and what is compiled for it is Go.
+func TestTogether(t *testing.T) {
+	of := map[string][]Mutant{}
+	for _, m := range Catalogue() {
+		if !m.ofPolicies() {
+			of[m.Package] = append(of[m.Package], m)
+		}
+	}
+	for where, mutants := range of {
+		files, has, err := together(filepath.Join("..", ".."), mutants)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for path, text := range files {
+			if _, err := parser.ParseFile(token.NewFileSet(), path, text, parser.SkipObjectResolution); err != nil {
+				t.Error(err)
+			}
+		}
+		for _, m := range mutants {
+			if !has[m.Name] {
+				t.Logf("%s is compiled by itself", m.Name)
+			}
+		}
+		if len(has)*10 < len(mutants)*9 {
+			t.Errorf("of %d mutants of %s only %d share a test binary", len(mutants), where, len(has))
+		}
+	}
+}
+
 // TestDocs compares the table of docs/proof.md with the catalogue.
 func TestDocs(t *testing.T) {
 	trial.Documented(t, "../../docs/proof.md", "mutants", Table(), *update)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,6 +51,7 @@ func (o options) choose(all []Mutant) (chosen []Mutant, err error) {
 type runner struct {
 	root, dir string
 	out       io.Writer
+	together  map[string]bool // mutants that are in the test binary of their package
 }
 
 func newRunner(ctx context.Context, out io.Writer) (*runner, error) {
@@ -61,7 +63,7 @@ func newRunner(ctx context.Context, out io.Writer) (*runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &runner{root: filepath.Dir(strings.TrimSpace(string(root))), dir: dir, out: out}, nil
+	return &runner{root: filepath.Dir(strings.TrimSpace(string(root))), dir: dir, out: out, together: map[string]bool{}}, nil
 }
 
 func (r *runner) close() { _ = os.RemoveAll(r.dir) } // a temporary folder
@@ -71,11 +73,16 @@ type result struct {
 	passed bool
 	// failed says that the named test failed, and not something before it.
 	failed bool
+	// late says that it did so because testWithin was over. Unless the mutant waits, the machine has too much to do.
+	late   bool
 	output string
 }
 
 // runAll runs each named test once as it is, which has to pass, and then for each mutant, for which it has to fail.
 func (r *runner) runAll(ctx context.Context, mutants []Mutant) error {
+	if err := r.join(ctx, mutants); err != nil {
+		return err
+	}
 	if err := r.sound(ctx, mutants); err != nil {
 		return err
 	}
@@ -83,7 +90,7 @@ func (r *runner) runAll(ctx context.Context, mutants []Mutant) error {
 	var broken []error
 	for _, m := range mutants {
 		began := time.Now()
-		killed, err := r.kills(ctx, m)
+		got, err := r.try(ctx, m)
 		if ctx.Err() != nil {
 			return fmt.Errorf("interrupted at %s", m.Name)
 		}
@@ -92,9 +99,11 @@ func (r *runner) runAll(ctx context.Context, mutants []Mutant) error {
 		case err != nil:
 			word = "BROKEN"
 			broken = append(broken, fmt.Errorf("%s: %w", m.Name, err))
-		case !killed:
+		case !got.failed:
 			word = "SURVIVES"
 			survivors = append(survivors, m.Name)
+		case got.late:
+			word = "too slow"
 		}
 		r.printf("%-8s  %-42s %-28s %-32s %4.0f s\n", word, m.Name, m.Package, m.Test, time.Since(began).Seconds())
 	}
@@ -106,6 +115,36 @@ func (r *runner) runAll(ctx context.Context, mutants []Mutant) error {
 }
 
 func (r *runner) printf(format string, args ...any) { _, _ = fmt.Fprintf(r.out, format, args...) }
+
+// join compiles the tests of each package with all of its mutants, if they compile so.
+func (r *runner) join(ctx context.Context, mutants []Mutant) error {
+	packages := map[string][]Mutant{}
+	for _, m := range mutants {
+		if !m.ofPolicies() {
+			packages[m.Package] = append(packages[m.Package], m)
+		}
+	}
+	for where, of := range packages {
+		files, has, err := together(r.root, of)
+		if err != nil {
+			return err
+		}
+		overlay, err := r.overlay(files)
+		if err != nil {
+			return err
+		}
+		err = r.compile(ctx, where, r.binary(where), overlay)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			r.printf("%s does not compile with all of its mutants at once, so each is compiled by itself: %v\n", where, err)
+			continue
+		}
+		maps.Copy(r.together, has)
+	}
+	return nil
+}
 
 // sound runs the tests of the mutants on what is not changed.
 func (r *runner) sound(ctx context.Context, mutants []Mutant) error {
@@ -129,34 +168,35 @@ func (r *runner) sound(ctx context.Context, mutants []Mutant) error {
 	return nil
 }
 
-// kills reports whether the test of a mutant notices it.
-func (r *runner) kills(ctx context.Context, m Mutant) (bool, error) {
+// try runs the test of a mutant, which notices it by failing.
+func (r *runner) try(ctx context.Context, m Mutant) (result, error) {
 	text, err := os.ReadFile(filepath.Join(r.root, m.File))
 	if err != nil {
-		return false, err
+		return result{}, err
 	}
 	if n := strings.Count(string(text), m.Old); n != m.times() {
-		return false, fmt.Errorf("the text to change occurs %d times in %s; want %d", n, m.File, m.times())
+		return result{}, fmt.Errorf("the text to change occurs %d times in %s; want %d", n, m.File, m.times())
 	}
-	changed := []byte(strings.ReplaceAll(string(text), m.Old, m.New))
+	changed := strings.ReplaceAll(string(text), m.Old, m.New)
 	if m.ofPolicies() {
 		folder, err := r.manifests(m, changed)
 		if err != nil {
-			return false, err
+			return result{}, err
 		}
-		got, err := r.test(ctx, m, r.binary(m.Package), lab.ManifestsVariable+"="+folder)
-		return got.failed, err
+		return r.test(ctx, m, r.binary(m.Package), lab.ManifestsVariable+"="+folder)
 	}
-	overlay, err := r.overlay(m, changed)
+	if r.together[m.Name] {
+		return r.test(ctx, m, r.binary(m.Package), mutantVariable+"="+m.Name)
+	}
+	overlay, err := r.overlay(map[string]string{filepath.Join(r.root, m.File): changed})
 	if err != nil {
-		return false, err
+		return result{}, err
 	}
 	binary := filepath.Join(r.dir, "mutant.test")
 	if err := r.compile(ctx, m.Package, binary, overlay); err != nil {
-		return false, err
+		return result{}, err
 	}
-	got, err := r.test(ctx, m, binary)
-	return got.failed, err
+	return r.test(ctx, m, binary)
 }
 
 // binary is where the tests of a package are, compiled as they are.
@@ -166,7 +206,7 @@ func (r *runner) binary(where string) string {
 
 // compile compiles the tests of a package, unless they are.
 func (r *runner) compile(ctx context.Context, where, binary, overlay string) error {
-	args := []string{"test", "-c", "-ldflags=-s -w", "-o", binary} // linking takes most of the time
+	args := []string{"test", "-c", "-vet=off", "-ldflags=-s -w", "-o", binary} // linking takes most of the time
 	if overlay != "" {
 		args = append(args, "-overlay", overlay)
 	} else if _, err := os.Stat(binary); err == nil {
@@ -180,19 +220,25 @@ func (r *runner) compile(ctx context.Context, where, binary, overlay string) err
 	return nil
 }
 
-// overlay writes what replaces the file of a mutant.
-func (r *runner) overlay(m Mutant, changed []byte) (string, error) {
-	file := filepath.Join(r.dir, filepath.Base(m.File))
-	text, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(r.root, m.File): file}})
+// overlay writes what replaces files, or is there besides.
+func (r *runner) overlay(files map[string]string) (string, error) {
+	replace := map[string]string{}
+	for i, name := range slices.Sorted(maps.Keys(files)) {
+		replace[name] = filepath.Join(r.dir, fmt.Sprintf("%d-%s", i, filepath.Base(name)))
+		if err := os.WriteFile(replace[name], []byte(files[name]), 0o600); err != nil {
+			return "", err
+		}
+	}
+	text, err := json.Marshal(map[string]any{"Replace": replace})
 	if err != nil {
 		return "", err
 	}
 	overlay := filepath.Join(r.dir, "overlay.json")
-	return overlay, errors.Join(os.WriteFile(file, changed, 0o600), os.WriteFile(overlay, text, 0o600))
+	return overlay, os.WriteFile(overlay, text, 0o600)
 }
 
 // manifests writes the manifests with the file of a mutant into a folder.
-func (r *runner) manifests(m Mutant, changed []byte) (string, error) {
+func (r *runner) manifests(m Mutant, changed string) (string, error) {
 	folder := filepath.Join(r.dir, "manifests")
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return "", err
@@ -207,7 +253,7 @@ func (r *runner) manifests(m Mutant, changed []byte) (string, error) {
 			return "", err
 		}
 		if filepath.Base(file) == filepath.Base(m.File) {
-			text = changed
+			text = []byte(changed)
 		}
 		if err := os.WriteFile(filepath.Join(folder, filepath.Base(file)), text, 0o600); err != nil {
 			return "", err
@@ -237,7 +283,7 @@ func (r *runner) test(ctx context.Context, m Mutant, binary string, env ...strin
 	if err != nil && !failed {
 		return result{}, fmt.Errorf("%s did not come to run:\n%s", m.Test, text)
 	}
-	return result{passed: err == nil, failed: failed, output: text}, nil
+	return result{passed: err == nil, failed: failed, late: strings.Contains(text, "panic: test timed out"), output: text}, nil
 }
 
 // pattern matches a test, or a part of it, and nothing else.
