@@ -39,6 +39,9 @@ func TestBook(t *testing.T) {
 	withKey := func(n int) func(*book, time.Time) {
 		return func(b *book, now time.Time) { b.tell(n, 1, nil, true, now, now) }
 	}
+	late := func(n int) func(*book, time.Time) { // they were asked a second ago
+		return func(b *book, now time.Time) { b.tell(n, 1, nil, false, now.Add(-time.Second), now) }
+	}
 	silent := func(b *book, now time.Time) { b.tell(0, 0, errSilent, false, now, now) }
 	mute := func(b *book, now time.Time) { b.tell(0, 0, errSilent, true, now, now) } // with a key
 	unseen := func(id string) func(*book, time.Time) {
@@ -102,6 +105,13 @@ func TestBook(t *testing.T) {
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"},
 				{30, leave("a"), "0/0/1/0"}, {30.1, take("b"), "0/1/1/0"}, {30.2, number(0), "0/1/0/0"}, {31, number(1), "0/1/0/0"},
+			},
+		},
+		"OldNumber": {
+			reason: "A number from before a launch lacks the launched job, and not the one that works after its call.",
+			steps: []step{
+				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"},
+				{61, take("b"), "0/1/1/0"}, {62, runs("b"), "0/1/1/0"}, {62.5, late(1), "0/1/1/0"}, {64, number(2), "0/1/1/0"}, {70, number(1), "0/1/0/0"},
 			},
 		},
 		"SlowLaunch": {

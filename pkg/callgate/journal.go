@@ -118,8 +118,12 @@ func (j *journal) read() (l legacy, err error) {
 	for _, e := range entries {
 		raw, err := os.ReadFile(filepath.Join(j.dir, e.Name()))
 		number := func(n *int) {
-			if err == nil {
-				*n, err = strconv.Atoi(strings.TrimSpace(string(raw)))
+			if err != nil {
+				return
+			}
+			var is uint64
+			if is, err = strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 31); err == nil {
+				*n = int(is)
 			}
 		}
 		switch e.Name() {
