@@ -268,6 +268,14 @@ func TestSecretRewritten(t *testing.T) {
 	}
 	first.set(func() { clear(first.rooms) })
 	trial.Eventually(t, "the call is over", is(p, old, 0))
+	second.set(func() { second.rooms["s"] = agentOf("PA_2", "old") })
+	trial.Eventually(t, "its container has started again, and has a call on the new server", is(p, old, 1))
+	second.set(func() { clear(second.rooms) })
+	trial.Eventually(t, "that call is over, too", is(p, old, 0))
+	second.set(func() {
+		second.break_ = func(w http.ResponseWriter) bool { w.WriteHeader(http.StatusBadGateway); return true }
+	})
+	trial.Eventually(t, "nobody knows while the new server does not answer", func() bool { return !p.Reading(old, time.Now()).Known() })
 	p.Want(map[call.Project]call.Births{team: call.Births{}.With(young.Born)})
 	trial.Eventually(t, "the old server is read no more", func() bool {
 		p.mu.RLock()
