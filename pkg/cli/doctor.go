@@ -262,6 +262,7 @@ func (c *cluster) checkAutoscalers(ctx context.Context, namespace string, s scen
 			}
 		}
 	}
+	list = append(list, c.checkScaledObjects(ctx, namespace, s)...)
 	return bounded(list, finding{ok, check, "no HorizontalPodAutoscaler may scale a guarded workload to zero", ""})
 }
 

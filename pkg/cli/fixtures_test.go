@@ -225,6 +225,8 @@ type stage struct {
 	owners map[string]string
 	// before is what APIServices note of the adapter that had them; empty: nothing.
 	before string
+	// scaledObjects are KEDA's; they are asked for where KEDA is installed.
+	scaledObjects []scaledObject
 }
 
 // newStage returns a stage on which all is well, at noon.
@@ -316,6 +318,9 @@ func (s *stage) get(_ context.Context, asked string, into any) error {
 			Spec:       apiregistrationv1.APIServiceSpec{Service: &apiregistrationv1.ServiceReference{Namespace: "callguard-system", Name: owner}},
 			Status:     apiregistrationv1.APIServiceStatus{Conditions: []apiregistrationv1.APIServiceCondition{{Type: apiregistrationv1.Available, Status: apiregistrationv1.ConditionTrue}}},
 		})
+	}
+	if asked == "/apis/keda.sh/v1alpha1/scaledobjects" {
+		return assign(into, map[string]any{"items": s.scaledObjects})
 	}
 	if strings.HasSuffix(asked, "/proxy/calls") {
 		if s.gate == "" {

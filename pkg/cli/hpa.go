@@ -47,7 +47,7 @@ func hpaMistakes(hpa *autoscalingv2.HorizontalPodAutoscaler, of metav1.ObjectMet
 // misspelt reports whether a metric looks like one of callguard's and is none. Metrics that
 // another adapter derives from callguard's series in Prometheus begin with their prefix.
 func misspelt(name string) bool {
-	served := []string{activeCalls, "busy_pods", "draining_pods", "waiting_calls", untilIdle}
+	served := []string{activeCalls, "busy_pods", "draining_pods", waitingCalls, untilIdle}
 	plain := strings.ToLower(name)
 	return !slices.Contains(served, name) && strings.Contains(plain, "call") && !strings.HasPrefix(plain, "callguard_")
 }
