@@ -40,7 +40,7 @@ func TestValues(t *testing.T) {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s\nmanifests/doors.yaml is not what charts/callguard renders to; run hack/update-manifests.sh (-chart, +manifests):\n%s", tc.reason, diff)
 			}
-			if len(got.Policies) != 13 || len(got.Bindings) != 13 || len(got.MutatingPolicies) != 1 || len(got.MutatingBindings) != 1 ||
+			if len(got.Policies) != 14 || len(got.Bindings) != 14 || len(got.MutatingPolicies) != 1 || len(got.MutatingBindings) != 1 ||
 				got.PriorityClass == nil || got.BudgetOwner == nil {
 				t.Errorf("%s\n%d policies, %d bindings, %d mutating policies, %d mutating bindings, PriorityClass %t, budget owner %t; if you added or removed a policy, adjust the numbers here",
 					tc.reason, len(got.Policies), len(got.Bindings), len(got.MutatingPolicies), len(got.MutatingBindings), got.PriorityClass != nil, got.BudgetOwner != nil)

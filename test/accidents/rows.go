@@ -141,6 +141,7 @@ func policies() []Row {
 		},
 		without("Policy `callguard-birth-advice`", "nobody: it warns, and holds nobody", policy, "callguard-birth-advice"),
 		without("Policy `callguard-workload-advice`", "nobody: it warns, and holds nobody", policy, "callguard-workload-advice"),
+		without("Policy `callguard-budget-advice`", "nobody: it warns, and holds nobody", policy, "callguard-budget-advice"),
 		{
 			Object: "MutatingAdmissionPolicy `callguard-grace`", What: "deleted " + person, Notices: alerted, Heals: again,
 			Opens:   "an eviction may shorten the grace of a released pod",

@@ -88,9 +88,6 @@ A Deployment of agents, with its account and, where callguard does not guard it,
 {{- if not .guarded }}
 {{- with .budget }}
 {{ include "voice-lib.budget" (dict "ctx" $.ctx "component" $.component "field" .field "value" .value "unhealthy" "IfHealthyBudget") }}
-    # Pods of a revision that callguard guards have its budget; with two, their evictions would fail.
-    matchExpressions:
-    - {key: callguard.dev/guarded, operator: NotIn, values: ["true"]}
 {{- end }}
 {{- end }}
 {{- end }}

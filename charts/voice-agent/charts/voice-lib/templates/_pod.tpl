@@ -249,4 +249,7 @@ spec:
   selector:
     matchLabels:
       {{- include "voice-lib.selectorLabels" . | nindent 6 }}
+    # What callguard guards has callguard's budget; with two, evictions would fail.
+    matchExpressions:
+    - {key: callguard.dev/guarded, operator: NotIn, values: ["true"]}
 {{- end }}
