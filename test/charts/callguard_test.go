@@ -547,6 +547,30 @@ func TestAddonOwners(t *testing.T) {
 	}
 }
 
+// TestAddonAgentDrainTimeout has the guard and the policy that warns of short graces agree on what is short.
+func TestAddonAgentDrainTimeout(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		set        []string
+		arg        bool
+		least, use string
+	}{
+		{least: ">= 3600\"", use: "terminationGracePeriodSeconds: 4020'"},
+		{set: []string{"drainGuard.agentDrainTimeoutSeconds=600"}, arg: true, least: ">= 600\"", use: "terminationGracePeriodSeconds: 1020'"},
+	} {
+		r := addon{set: tc.set}.must(t)
+		if args := r.pods(t)["drain-guard"].Spec.Containers[0].Args; slices.Contains(args, "--agent-drain-timeout=600s") != tc.arg {
+			t.Errorf("with %v the guard has %v", tc.set, args)
+		}
+		advice := r.files["callguard/templates/doors/workload-advice.yaml"]
+		for _, want := range []string{tc.least, tc.use} {
+			if !strings.Contains(advice, want) {
+				t.Errorf("with %v the policy has no %q", tc.set, want)
+			}
+		}
+	}
+}
+
 // TestAddonOldValues: an upgrade with --reuse-values brings the values of the last
 // release, and none of the new ones.
 func TestAddonOldValues(t *testing.T) {
@@ -570,6 +594,7 @@ func TestAddonOldValues(t *testing.T) {
 			delete(of("serviceMonitor"), key)
 		}
 		delete(of("livekit"), "secretKeys")
+		delete(of("drainGuard"), "agentDrainTimeoutSeconds")
 		for _, key := range []string{"hostNetwork", "securePort", "webhookPort"} {
 			delete(of("metricsAdapter"), key)
 		}

@@ -22,6 +22,7 @@ import (
 func agentTemplate() corev1.PodTemplateSpec {
 	pod, always := agentPod("agent"), corev1.ContainerRestartPolicyAlways
 	pod.Labels["app"] = "agent"
+	pod.Spec.TerminationGracePeriodSeconds = new(int64(4020))
 	pod.Annotations = map[string]string{call.GatePortAnnotation: "8089"}
 	pod.Spec.InitContainers = []corev1.Container{{Name: "gate", Image: "callguard:dev", Command: []string{"/call-gate"}, RestartPolicy: &always}}
 	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: pod.Labels, Annotations: pod.Annotations}, Spec: pod.Spec}
@@ -73,6 +74,12 @@ func TestWorkloadAdvice(t *testing.T) {
 		}, warns: []string{"a guarded pod has more than one regular container: while one of them has not started, the pod is evicted whatever calls the others hold; make helpers native sidecars: initContainers with restartPolicy: Always"}},
 		"NoPriority": {reason: "It is tried first when the scheduler preempts.", change: func(o object) { o.template.Spec.PriorityClassName = "" },
 			warns: []string{"a guarded pod has no priority, and the scheduler may try to preempt it, again and again; write under spec.template.spec: priorityClassName: callguard-calls"}},
+		"ShortGrace": {reason: "Kubernetes' default cuts calls that outlive it.", change: func(o object) { o.template.Spec.TerminationGracePeriodSeconds = nil },
+			warns: []string{"terminationGracePeriodSeconds is 30, and an agent that is told to end may take 3600 s to finish its calls (drain_timeout): those that last longer are cut; write under spec.template.spec: terminationGracePeriodSeconds: 4020"}},
+		"JustEnough": {reason: "It is as long as an agent drains.", change: func(o object) { o.template.Spec.TerminationGracePeriodSeconds = new(int64(3600)) }},
+		"UnguardedShortGrace": {reason: "Nobody is held, so nobody is told.", change: func(o object) {
+			o.template.Labels[call.GuardedLabel], o.template.Spec.TerminationGracePeriodSeconds = "false", new(int64(5))
+		}},
 		"ToleratesAll": {reason: "Karpenter takes the node past every door.", change: func(o object) {
 			o.template.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
 		}, warns: []string{bears}},
