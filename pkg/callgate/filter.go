@@ -4,6 +4,7 @@ package callgate
 
 import (
 	"log/slog"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -19,8 +20,9 @@ type filter struct {
 	book  *book
 	url   string // LiveKit's, for assignments
 	log   *slog.Logger
-	kind  atomic.Int32 // the worker's message type, binary or text; 0 until it has sent one
-	known atomic.Bool  // the worker has registered
+	kind  atomic.Int32            // the worker's message type, binary or text; 0 until it has sent one
+	known atomic.Bool             // the worker has registered
+	load  atomic.Pointer[float64] // what the worker last reported; nil if nothing
 }
 
 // fromAgent handles a frame of the worker. It returns what is passed on to LiveKit, and
@@ -45,6 +47,7 @@ func (s *filter) fromAgent(f frame, now time.Time) (passed, after *frame, err er
 		changed, err := s.answered(m, f, now)
 		return &changed, nil, err
 	case *livekit.WorkerMessage_UpdateWorker:
+		s.reports(msg.UpdateWorker)
 		if s.book.isDraining() {
 			full, err := f.full(m)
 			return orAsItIs(full, f, err)
@@ -61,6 +64,17 @@ func (s *filter) fromAgent(f frame, now time.Time) (passed, after *frame, err er
 		s.book.adopt(s.id, msg.MigrateJob.GetJobIds(), now)
 	}
 	return &f, nil, nil
+}
+
+// reports keeps the load that the worker reports. One that says only that it is full, as
+// LiveKit Agents for Node do when they end, reports none.
+func (s *filter) reports(u *livekit.UpdateWorkerStatus) {
+	load := float64(u.GetLoad())
+	if !(load >= 0) || load == 0 && u.GetStatus() == livekit.WorkerStatus_WS_FULL {
+		s.load.Store(nil)
+		return
+	}
+	s.load.Store(new(math.Round(min(load, 1)*1000) / 1000)) // a float32 would have a tail of digits
 }
 
 // answered stamps a yes, or turns it into a no if the order to drain came between the offer

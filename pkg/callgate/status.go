@@ -43,8 +43,20 @@ func (g *Gate) calls(w http.ResponseWriter, r *http.Request) {
 func (g *Gate) answer(now time.Time) gate.Answer {
 	a := g.book.answer(now)
 	g.able.tell(&a)
+	a.Load = g.load()
 	a.LiveKit = g.upstream.String()
 	return a
+}
+
+// load returns the highest load that a connected worker has reported; nil if none has.
+func (g *Gate) load() (highest *float64) {
+	g.sessions.Range(func(_, s any) bool {
+		if load := s.(*session).load.Load(); load != nil && (highest == nil || *load > *highest) {
+			highest = load
+		}
+		return true
+	})
+	return highest
 }
 
 func (g *Gate) readyz(w http.ResponseWriter, _ *http.Request) {

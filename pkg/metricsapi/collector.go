@@ -3,9 +3,13 @@
 package metricsapi
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/lengths"
 	"github.com/callguard/callguard/pkg/pods"
 )
 
@@ -32,6 +36,18 @@ func (collector) waits() *prometheus.Desc {
 		[]string{"namespace", "workload"}, nil)
 }
 
+func (collector) load() *prometheus.Desc {
+	return prometheus.NewDesc("callguard_worker_load",
+		"Mean load that the workers of a Deployment or StatefulSet report to LiveKit, from 0 to 1 (full), as call-gate sees it. Only of pods that are neither aside nor leaving; absent while no load of them is known.",
+		[]string{"namespace", "workload"}, nil)
+}
+
+func (collector) lasts() *prometheus.Desc {
+	return prometheus.NewDesc("callguard_call_length_seconds",
+		"How long calls of a Deployment or StatefulSet last: a share of them, given by the quantile, ends within this time. Absent until 20 calls were seen to end since metrics-adapter started.",
+		[]string{"namespace", "workload", QuantileLabel}, nil)
+}
+
 func (collector) left() *prometheus.Desc {
 	return prometheus.NewDesc("callguard_drain_seconds_left",
 		"In how many seconds the calls of those pods of a node are over that are aside or draining, in half of such cases, as seconds_until_idle of the metrics API. Absent while that is not known.",
@@ -44,6 +60,8 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 	out <- c.busy()
 	out <- c.waits()
 	out <- c.left()
+	out <- c.load()
+	out <- c.lasts()
 }
 
 // Collect implements prometheus.Collector.
@@ -67,13 +85,43 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 			}
 		}
 		for _, s := range c.subjects(d, "", labels.Everything()) {
+			workload := d.kind + "/" + s.name.Name
+			if load, known := c.meanLoad(s.pods, f.now); known {
+				out <- prometheus.MustNewConstMetric(c.load(), prometheus.GaugeValue, load, s.name.Namespace, workload)
+			}
+			if curve, known := c.lengths.known(d.kind, s.name); known {
+				for label, chance := range quantiles() {
+					length := lengths.Over([]lengths.Call{{Like: curve}}, chance)
+					out <- prometheus.MustNewConstMetric(c.lasts(), prometheus.GaugeValue, length.Seconds(), s.name.Namespace, workload, label)
+				}
+			}
 			t := look.tally(s.pods)
 			if t.tooLittleKnown(ActiveCalls) != nil {
 				continue
 			}
-			workload := d.kind + "/" + s.name.Name
 			out <- prometheus.MustNewConstMetric(c.calls(), prometheus.GaugeValue, float64(t.calls), s.name.Namespace, workload)
 			out <- prometheus.MustNewConstMetric(c.busy(), prometheus.GaugeValue, float64(t.busy), s.name.Namespace, workload)
 		}
 	}
+}
+
+// quantiles are those of the lengths of calls, by label.
+func quantiles() map[string]float64 { return map[string]float64{"0.5": 0.5, "0.9": 0.9, "0.99": 0.99} }
+
+// nobodySays is the Load of a Provider that has none.
+func nobodySays(*call.Pod, time.Time) (float64, bool) { return 0, false }
+
+// meanLoad returns the mean load of those pods that may be sent calls, as far as it is known.
+func (p *Provider) meanLoad(members []*call.Pod, now time.Time) (mean float64, known bool) {
+	sum, n := 0.0, 0
+	for _, pod := range members {
+		if pod.State != call.Serving {
+			continue
+		}
+		if load, known := p.Load(pod, now); known {
+			sum += load
+			n++
+		}
+	}
+	return sum / float64(max(1, n)), n > 0
 }

@@ -8,8 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/callguard/callguard/pkg/call"
+	"github.com/callguard/callguard/pkg/lengths"
+	"github.com/callguard/callguard/pkg/pods"
 )
 
 // TestCollector shows the calls of each workload, and nothing where too little is known.
@@ -69,5 +75,71 @@ func TestDrainsLeft(t *testing.T) {
 	p.lengths.Ages = aged(map[string][]time.Duration{"c": {9 * time.Minute, 9 * time.Minute}, "d": {5 * time.Minute, 5 * time.Minute, 5 * time.Minute, 5 * time.Minute}})
 	if got := left(p); got != "node-2 5 min" {
 		t.Errorf("calls of ten minutes, of which some are five old, are over in: %q", got)
+	}
+}
+
+// exported are the series of a metric, each with its labels and value.
+func exported(t *testing.T, p *Provider, name string) (series []string) {
+	t.Helper()
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(p.Collector())
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			text := ""
+			for _, l := range m.GetLabel() {
+				text += l.GetValue() + " "
+			}
+			series = append(series, fmt.Sprintf("%s%.3g", text, m.GetGauge().GetValue()))
+		}
+	}
+	return series
+}
+
+// TestLoads shows the mean load of each workload: of pods that serve, as far as it is known.
+func TestLoads(t *testing.T) {
+	p := testProvider(allKnown())
+	if got := exported(t, p, "callguard_worker_load"); got != nil {
+		t.Errorf("nobody knows a load, and it says %q", got)
+	}
+	loads := map[string]float64{"a": 0.25, "b": 0, "c": 1, "d": 1} // c is draining, d is aside
+	p.Load = func(pod *call.Pod, _ time.Time) (float64, bool) { load, known := loads[pod.Name]; return load, known }
+	if diff := cmp.Diff([]string{"voice Deployment/web 0.125"}, exported(t, p, "callguard_worker_load")); diff != "" {
+		t.Errorf("loads: -want, +got:\n%s", diff)
+	}
+	delete(loads, "b")
+	if diff := cmp.Diff([]string{"voice Deployment/web 0.25"}, exported(t, p, "callguard_worker_load")); diff != "" {
+		t.Errorf("an unknown load is not zero: -want, +got:\n%s", diff)
+	}
+}
+
+// TestLengthsOfWorkloads shows how long calls last of workloads of which enough have ended, and that are still there.
+func TestLengthsOfWorkloads(t *testing.T) {
+	const name = "callguard_call_length_seconds"
+	p := testProvider(allKnown())
+	learn(t, p, "c", lengths.Enough-1)
+	if got := exported(t, p, name); got != nil {
+		t.Errorf("too few calls have ended, and it says %q", got)
+	}
+	learn(t, p, "c", 100)
+	got := exported(t, p, name)
+	if len(got) != 3 {
+		t.Fatalf("want three quantiles of Deployment web, got %q", got)
+	}
+	for i, quantile := range []string{"0.5", "0.9", "0.99"} {
+		var seconds float64
+		if _, err := fmt.Sscanf(got[i], "voice "+quantile+" Deployment/web %g", &seconds); err != nil || seconds < 500 || seconds > 800 {
+			t.Errorf("calls of ten minutes, and it says %q", got[i])
+		}
+	}
+	p.store.DeleteObject(pods.Deployment, types.NamespacedName{Namespace: "voice", Name: "web"}, "Deploymentweb")
+	if got := exported(t, p, name); got != nil {
+		t.Errorf("the Deployment is gone, and it says %q", got)
 	}
 }

@@ -36,6 +36,8 @@ const StateLabel = "state"
 type Provider struct {
 	// Waiting returns what is known of the calls of a LiveKit project that wait for an agent.
 	Waiting func(call.Project, time.Time) (call.Waiting, error)
+	// Load returns the load that a pod's worker reports, from 0 to 1, if it is known.
+	Load func(*call.Pod, time.Time) (load float64, known bool)
 
 	store   *pods.Store
 	ledger  *witness.Ledger
@@ -47,7 +49,7 @@ var _ provider.CustomMetricsProvider = (*Provider)(nil)
 
 // New returns a Provider that takes its answers from store, ledger and lengths.
 func New(store *pods.Store, l *witness.Ledger, lengths *Lengths, now func() time.Time) *Provider {
-	return &Provider{Waiting: nobodyKnows, store: store, ledger: l, now: now, lengths: lengths}
+	return &Provider{Waiting: nobodyKnows, Load: nobodySays, store: store, ledger: l, now: now, lengths: lengths}
 }
 
 // ListAllMetrics lists the metrics, which never change.

@@ -86,6 +86,23 @@ func (l *Lengths) Of(pod *call.Pod) *lengths.Table {
 	return table
 }
 
+// known returns the lengths of the calls of a workload that is not looked for among others,
+// and whether enough of them have ended.
+func (l *Lengths) known(kind string, name types.NamespacedName) (*lengths.Curve, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	of := l.of[name.Namespace]
+	if of == nil {
+		return nil, false
+	}
+	table, has := of.Get(kind + "/" + name.Name)
+	if !has {
+		return nil, false
+	}
+	curve := table.(*lengths.Table).Curve()
+	return curve, curve.Ended() >= lengths.Enough
+}
+
 // quantile returns the quantile that a selector names; the median if it names none.
 func quantile(selector labels.Selector) (float64, error) {
 	if selector == nil || selector.Empty() {

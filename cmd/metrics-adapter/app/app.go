@@ -149,7 +149,7 @@ func run(ctx context.Context, o *Options, log *slog.Logger) error {
 		return gates.Ages(pod, now)
 	}
 	metrics := metricsapi.New(store, book, lengths, time.Now)
-	metrics.Waiting = projects.Waiting
+	metrics.Waiting, metrics.Load = projects.Waiting, gates.Load
 	registry.MustRegister(metrics.Collector())
 	again, err := redispatch.New(redispatch.Config{
 		Waiting: projects.Waiting, Pods: every, Dispatch: projects.DispatchAgain, Mine: peers.Mine,

@@ -62,6 +62,10 @@ type Answer struct {
 	Unable    call.Ability `json:"unable,omitempty"`
 	UnableWhy string       `json:"unableWhy,omitempty"`
 
+	// Load is what the pod's worker last reported to LiveKit, from 0 to 1 (full); of several
+	// workers the highest. It is nil while none has.
+	Load *float64 `json:"load,omitempty"`
+
 	// LiveKit is the URL of the server to which the gate connects the pod's agents.
 	LiveKit string `json:"livekit,omitempty"`
 
@@ -137,7 +141,7 @@ func parseJobs(body []byte, pod types.UID) (Answer, json.RawMessage, error) {
 	)
 	err := fields(body, map[string]any{
 		"pod": &a.Pod, "at": &a.At, "known": &known, "reason": &a.Reason, "used": &used, "calls": &calls,
-		"draining": &a.Draining, "drained": &a.Drained, "able": &a.Able, "unable": &a.Unable, "livekit": &a.LiveKit, jobsField: &jobs,
+		"draining": &a.Draining, "drained": &a.Drained, "able": &a.Able, "unable": &a.Unable, "livekit": &a.LiveKit, "load": &a.Load, jobsField: &jobs,
 	})
 	switch {
 	case err != nil:

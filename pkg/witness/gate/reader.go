@@ -29,6 +29,7 @@ type Reader struct {
 	*poll.Poller[Answer]
 
 	lives *lives // nil unless it learns
+	loads *loads // the same
 }
 
 // NewReader returns a Reader. Ask works at once, Reading needs Run. What a pod holds
@@ -37,13 +38,16 @@ func NewReader(cfg poll.Config) *Reader {
 	return &Reader{Poller: poll.New(cfg, subject(Answer.reading))}
 }
 
-// NewLearner returns the same that also learns how long the calls of pods last of which no
-// other witness does. table is where those of a pod are learnt; it may return nil.
+// NewLearner returns the same that also keeps the loads of pods, and learns how long the
+// calls of pods last of which no other witness does. table is where those of a pod are learnt; it may return nil.
 func NewLearner(cfg poll.Config, table func(*call.Pod) *lengths.Table) *Reader {
 	l := &lives{table: table, gap: gaps * cfg.Interval, of: map[types.UID]*seen{}}
 	s := subject(Answer.reading)
-	s.Get, s.Heard, s.Gone = getLives, l.heard, l.gone
-	return &Reader{poll.New(cfg, s), l}
+	w := &loads{stale: cfg.MaxStaleness, of: map[types.UID]load{}}
+	s.Get = getLives
+	s.Heard = func(pod *call.Pod, a Answer, at time.Time) { l.heard(pod, a, at); w.heard(pod, a, at) }
+	s.Gone = func(pod types.UID) { l.gone(pod); w.gone(pod) }
+	return &Reader{poll.New(cfg, s), l, w}
 }
 
 // NewLenientReader returns a Reader for which such a gate has no calls. Use it only where
