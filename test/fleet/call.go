@@ -104,7 +104,7 @@ func (c *Call) observeLocked() observation {
 	case linkUp:
 		o.Agent = agentAbsent
 		for _, m := range members {
-			if _, dead := c.killed[m.identity]; m.kind == lksdk.ParticipantAgent && !dead {
+			if _, dead := c.killed[m.identity]; m.kind == lksdk.ParticipantAgent && !dead && !c.losses.isJoining(m.identity) {
 				o.Agent = agentPresent
 				c.agents[m.identity] = m.pod
 				c.roster.forget(m.identity)

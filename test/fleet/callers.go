@@ -101,19 +101,12 @@ func (cs *Callers) Dial(ctx context.Context, room string, o DialOptions) (*Call,
 	}
 	token, err := cs.token(room, o)
 	if err == nil {
-		c.lkRoom = lksdk.NewRoom(c.roster.callback())
-		joinCtx, cancel := context.WithTimeout(ctx, joinTimeout)
-		err = c.lkRoom.JoinWithContextAndToken(joinCtx, cs.project.URL, token, lksdk.WithLogger(cs.sdkLog))
-		cancel()
-		if err != nil {
-			abandon(c.lkRoom)
-		}
+		c.lkRoom, err = join(ctx, c.roster, cs.project.URL, token, cs.sdkLog)
 	}
 	if err != nil {
 		c.look(func(o *observation) { o.GaveUp = true })
 		return nil, fmt.Errorf("caller cannot join room %q at %s: %w; check that LiveKit listens there", room, cs.project.URL, err)
 	}
-	c.roster.joined(c.lkRoom)
 	c.stopped.Go(c.follow)
 	if err := c.answer(ctx, o.AnswerWithin); err != nil {
 		c.stopped.Wait()

@@ -17,10 +17,7 @@ import (
 	"github.com/pion/webrtc/v4"
 )
 
-const (
-	joinTimeout = 10 * time.Second
-	lookAgain   = 500 * time.Millisecond
-)
+const lookAgain = 500 * time.Millisecond
 
 // job is one agent in one room: from its launch, before it joins, until it has left.
 type job struct {
@@ -30,6 +27,7 @@ type job struct {
 	started            time.Time
 	speaks             bool // it publishes a track
 	roster             *roster
+	joins              func(agent string) (end func())
 	sdkLog             protologger.Logger
 
 	terminated chan struct{} // closed when LiveKit ends the job
@@ -80,16 +78,13 @@ func (j *job) run(ctx context.Context) outcome {
 		return outcome{}
 	}
 
-	room := lksdk.NewRoom(j.roster.callback())
-	joinCtx, cancel := context.WithTimeout(ctx, joinTimeout)
-	err := room.JoinWithContextAndToken(joinCtx, j.url, j.token, lksdk.WithLogger(j.sdkLog))
-	cancel()
+	joined := j.joins(j.identity)
+	room, err := join(ctx, j.roster, j.url, j.token, j.sdkLog)
+	joined()
 	if err != nil {
-		abandon(room)
 		j.finish()
 		return outcome{err: fmt.Errorf("cannot join room %q as %s at %s: %w; look at LiveKit's log", j.room, j.identity, j.url, err)}
 	}
-	j.roster.joined(room)
 	if j.speaks {
 		if err := speak(room); err != nil {
 			j.finish()
@@ -193,10 +188,6 @@ func (j *job) kill() (wasOn bool) {
 	}
 	return wasOn
 }
-
-// abandon closes the connections of a room without telling LiveKit. OnDisconnected is what the SDK's engine calls
-// when a connection is over; unlike Disconnect it sends no leave message.
-func abandon(room *lksdk.Room) { room.OnDisconnected(livekit.DisconnectReason_CLIENT_INITIATED) }
 
 // firstHuman picks the participant an agent answers to.
 func firstHuman(members []member) string {

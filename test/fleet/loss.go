@@ -58,6 +58,7 @@ type losses struct {
 	watchers map[int]func(Loss)
 	next     int
 	holders  map[[2]string]holder
+	joining  map[string]bool // identities of agents that try to join their rooms
 }
 
 // add records l and tells every watcher before it returns.
@@ -112,4 +113,27 @@ func (ls *losses) holder(project, room string) holder {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	return ls.holders[[2]string{project, room}]
+}
+
+// joins remembers that an agent tries to join its room, until it has joined or given up.
+func (ls *losses) joins(agent string) (end func()) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.joining == nil {
+		ls.joining = map[string]bool{}
+	}
+	ls.joining[agent] = true
+	return func() {
+		ls.mu.Lock()
+		defer ls.mu.Unlock()
+		delete(ls.joining, agent)
+	}
+}
+
+// isJoining reports whether an agent of the fleet tries to join its room. LiveKit lists it already then, although nobody can hear
+// it, and it may take another attempt.
+func (ls *losses) isJoining(agent string) bool {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return ls.joining[agent]
 }

@@ -82,7 +82,7 @@ func newProcess(pod *corev1.Pod, cfg Config, gate *sidecar, lost *losses) (*proc
 		project: func() (Project, bool) { return cfg.LiveKit(pod) },
 		answers: b.answers, shutdown: b.shutdown, dice: b.pool.dice,
 		log: log, sdkLog: sdkLogger(log),
-		onLaunch: p.launched, onEnd: p.ended,
+		onLaunch: p.launched, onEnd: p.ended, joins: lost.joins,
 	}).init()
 	if gate != nil {
 		p.worker.via = gate.agentURL

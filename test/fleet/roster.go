@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
@@ -53,17 +54,23 @@ func newRoster(project Project, room string) *roster {
 	return &roster{project: project, name: room, poke: make(chan struct{}, 1), left: map[string]livekit.DisconnectReason{}}
 }
 
-// callback gives what the SDK must call.
-func (r *roster) callback() *lksdk.RoomCallback {
-	return &lksdk.RoomCallback{
-		OnParticipantConnected: func(*lksdk.RemoteParticipant) { r.change(nil) },
-		OnParticipantDisconnected: func(p *lksdk.RemoteParticipant) {
-			r.change(func() { r.left[p.Identity()] = p.DisconnectReason() })
-		},
-		OnReconnecting: func() { r.change(func() { r.link = linkAway }) },
-		OnReconnected:  func() { r.change(func() { r.link = linkUnsure }) },
-		OnDisconnected: func() { r.change(func() { r.link = linkCut }) },
+// callback gives what the SDK must call. Nothing of it is heard after forget.
+func (r *roster) callback() (callback *lksdk.RoomCallback, forget func()) {
+	var forgotten atomic.Bool
+	change := func(f func()) {
+		if !forgotten.Load() {
+			r.change(f)
+		}
 	}
+	return &lksdk.RoomCallback{
+		OnParticipantConnected: func(*lksdk.RemoteParticipant) { change(nil) },
+		OnParticipantDisconnected: func(p *lksdk.RemoteParticipant) {
+			change(func() { r.left[p.Identity()] = p.DisconnectReason() })
+		},
+		OnReconnecting: func() { change(func() { r.link = linkAway }) },
+		OnReconnected:  func() { change(func() { r.link = linkUnsure }) },
+		OnDisconnected: func() { change(func() { r.link = linkCut }) },
+	}, func() { forgotten.Store(true) }
 }
 
 // change applies f and leaves a token in poke.

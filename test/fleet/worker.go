@@ -57,6 +57,7 @@ type worker struct {
 	sdkLog     protologger.Logger
 	// onLaunch and onEnd are told of every job. onEnd is called after the agent left its room.
 	onLaunch func(*job)
+	joins    func(agent string) (end func()) // told of an agent that tries to join its room
 	onEnd    func(*job, outcome)
 
 	jobsRunning sync.WaitGroup
@@ -369,7 +370,7 @@ func (w *worker) release(id string) {
 func (w *worker) launch(project Project, assignment *livekit.JobAssignment) {
 	id := assignment.GetJob().GetId()
 	j := newJob(assignment, project, agentIdentity(id), w.sdkLog)
-	j.speaks = w.speaks
+	j.speaks, j.joins = w.speaks, w.joins
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	timer, expected := w.reserved[id]
