@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-# Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), KUBERNETES=version (test), SEED, DURATION, RATE, FAULTS, REPLAY, BASELINE (soak), ONLY (mutants), CI (tests print every result).
+# Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), KUBERNETES=version (test), SEED, DURATION, RATE, PACE, NODES, FAULTS, REPLAY, BASELINE (soak), ONLY (mutants), CI (tests print every result).
 UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/... ./test/monitoring/... ./test/reference/... ./test/python/... ./test/soak ./test/accidents ./test/mutants
 # They visit every state of small worlds, in step, and are slow under the race detector.
 MODELS := Interleavings|NothingWaitsForEver|NoJobIsTakenForOver|FindsBrokenRules|NodeHours
@@ -110,9 +110,9 @@ mutants-policies: ## The same for the admission policies, each on a local cluste
 	go run ./test/mutants --policies $(if $(ONLY),--only $(ONLY))
 
 .PHONY: soak
-soak: ## Play DURATION=10m of calls, disruptions and faults, drawn from SEED=1, RATE=1 calls a second; or REPLAY=file; FAULTS=no leaves out faults, BASELINE=article and others play it without callguard (report in _output/soak)
+soak: ## Play DURATION=10m of calls, disruptions and faults, drawn from SEED=1, RATE=1 calls a second, at PACE=1, on NODES=10; or REPLAY=file; FAULTS=no leaves out faults, BASELINE=article and others play it without callguard (report in _output/soak)
 	go test -v -count=1 -timeout 0 -tags soak -run TestSoak ./test/soak -out $(CURDIR)/_output/soak $(if $(BASELINE),-baseline $(BASELINE)) \
-		$(if $(REPLAY),-replay $(abspath $(REPLAY)),$(if $(SEED),-seed $(SEED)) $(if $(DURATION),-duration $(DURATION)) $(if $(RATE),-rate $(RATE)) $(if $(filter no,$(FAULTS)),-faults=false))
+		$(if $(REPLAY),-replay $(abspath $(REPLAY)),$(if $(SEED),-seed $(SEED)) $(if $(DURATION),-duration $(DURATION)) $(if $(RATE),-rate $(RATE)) $(if $(PACE),-pace $(PACE)) $(if $(NODES),-nodes $(NODES)) $(if $(filter no,$(FAULTS)),-faults=false))
 
 .PHONY: bench
 bench: bench-growth ## Measure how all grows, what reading calls costs at 5,000 pods, and how the guard empties 50 nodes of as many (about 25 minutes; needs root)

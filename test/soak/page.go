@@ -24,7 +24,7 @@ const (
 	row        = 15.0
 	axis       = 18.0
 	mostPoints = 600
-	ticks      = 10
+	mostTicks  = 12
 )
 
 // page is what the template shows: the report, and its drawings as coordinates.
@@ -135,13 +135,26 @@ func (r Report) x(at Offset) float64 {
 	return pageLeft + (pageWidth-pageLeft-pageRight)*min(1, at.Seconds()/r.Lasted.Seconds())
 }
 
+// ticks are at round times, so many that people can read them.
 func (r Report) ticks() []tick {
-	var list []tick
-	for n := range ticks + 1 {
-		at := r.Lasted * Offset(n) / ticks
-		list = append(list, tick{X: r.x(at), Text: time.Duration(at).Round(time.Second).String(), Anchor: "middle"})
+	steps := []time.Duration{5 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour}
+	distance := 2 * time.Hour
+	for _, step := range slices.Backward(steps) {
+		if time.Duration(r.Lasted)/step <= mostTicks {
+			distance = step
+		}
 	}
-	list[ticks].Anchor = "end" // else it is cut off
+	list := []tick{{X: r.x(0), Text: "0s", Anchor: "middle"}}
+	for at := distance; at <= time.Duration(r.Lasted); at += distance {
+		t := tick{X: r.x(Offset(at)), Text: at.String(), Anchor: "middle"}
+		if at%time.Minute == 0 {
+			t.Text = fmt.Sprintf("%dm", at/time.Minute)
+		}
+		if t.X > pageWidth-3*pageRight {
+			t.Anchor = "end" // else it is cut off
+		}
+		list = append(list, t)
+	}
 	return list
 }
 

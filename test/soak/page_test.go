@@ -19,8 +19,8 @@ import (
 // aRun is a run of ten minutes with a call of every outcome.
 func aRun() Report {
 	r := Report{
-		Began: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), Seed: 42, Rate: 1, Duration: seconds(600), Lasted: seconds(640),
-		Machine: Machine{System: "linux/amd64", Processors: 2, Go: "go1.26", Kubernetes: "v1.36.0"},
+		Began: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), Seed: 42, Rate: 1, Pace: 1, Nodes: Nodes, Duration: seconds(600), Lasted: seconds(640),
+		Machine: Machine{System: "linux/amd64", Processors: 2, Go: "go1.26", Kubernetes: "v1.36.0", LiveKit: "v1.9.0", Revision: "0123456"},
 		Calls: []CallRecord{
 			{N: 0, Workload: Python, Pod: "agent-a", Node: "node-1", Began: 0, Answered: true, Answer: seconds(1), Length: seconds(99), Ended: seconds(100)},
 			{N: 1, Workload: Node, Pod: "agent-b", Node: "node-2", Began: seconds(50), Answered: true, Answer: seconds(1), Length: seconds(300), Ended: seconds(200), Cause: "killed at the end of <the> grace"},
@@ -86,7 +86,7 @@ func TestPage(t *testing.T) {
 		"1 of 2 drains did not end",
 		"replay-42.json",
 		"completed 1", "dropped 1", "unanswered 1",
-		"2 processors, linux/amd64, go1.26, Kubernetes v1.36.0",
+		"10 nodes", "2 processors, linux/amd64, go1.26, Kubernetes v1.36.0, LiveKit v1.9.0, callguard 0123456",
 		"Nodes and agents' processes are simulated",
 		"a drain beyond its longest call 1 8s 8s 8s 8s", "of those without a fault in that time 0 0s",
 		"1 disruption and 1 fault; passed over, because they could not be done then: 1 and 0",
@@ -123,8 +123,13 @@ func TestPage(t *testing.T) {
 func TestDrawing(t *testing.T) {
 	t.Parallel()
 	p := aRun().page()
-	if first, last := p.TimeLine.Ticks[0], p.TimeLine.Ticks[ticks]; first.X != pageLeft || last.X != pageWidth-pageRight || last.Text != "10m40s" {
-		t.Errorf("the time line goes from %v to %v; want all of its width and 10m40s", first, last)
+	var times []string
+	for _, tick := range p.TimeLine.Ticks {
+		times = append(times, tick.Text)
+	}
+	first, last := p.TimeLine.Ticks[0], p.TimeLine.Ticks[len(times)-1]
+	if want := "0s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m"; strings.Join(times, " ") != want || first.X != pageLeft || last.X != 1107.5 {
+		t.Errorf("the time line is marked %s, from %g to %g; want %s, from %g to 10 of 10m40s", times, first.X, last.X, want, pageLeft)
 	}
 	if want := "170.0,91.3 "; !strings.HasPrefix(p.TimeLine.Calls, want) { // one of up to three calls
 		t.Errorf("the calls begin at %.20s; want %s", p.TimeLine.Calls, want)

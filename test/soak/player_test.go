@@ -97,6 +97,7 @@ func newPlayer(t *testing.T, stage *lab.Lab, schedule Schedule, baseline Baselin
 	t.Cleanup(p.callers.Close)
 	for _, w := range Workloads() {
 		p.next[w], p.rollout[w], p.waiting[w] = &sync.Mutex{}, &sync.Mutex{}, map[string]bool{}
+		p.replicas[w] = Replicas + more(schedule.Nodes)
 	}
 	return p
 }
@@ -128,7 +129,7 @@ func (p *player) prepare(ctx context.Context) error {
 		if err := p.stage.Namespace(ctx, ns); err != nil {
 			return err
 		}
-		d := lab.Agent(ns, Replicas)
+		d := lab.Agent(ns, int32(p.replicas[w]))
 		d.Spec.Template.Annotations = timing(w)
 		d.Spec.Template.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
 			MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway,
@@ -141,7 +142,7 @@ func (p *player) prepare(ctx context.Context) error {
 		} else if slices.Contains(Gated(), w) {
 			lab.Gated(&d.Spec.Template, lab.GateKind, true)
 		}
-		p.images[w], p.replicas[w] = d.Spec.Template.Spec.Containers[0].Image, Replicas
+		p.images[w] = d.Spec.Template.Spec.Containers[0].Image
 		if err := p.created(ctx, d); err != nil {
 			return err
 		}
@@ -153,7 +154,7 @@ func (p *player) prepare(ctx context.Context) error {
 				n++
 			}
 		}
-		if want := Replicas * len(Workloads()); n != want {
+		if want := (Replicas + more(p.schedule.Nodes)) * len(Workloads()); n != want {
 			return false, fmt.Errorf("%d of %d", n, want)
 		}
 		return true, nil

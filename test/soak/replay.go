@@ -3,6 +3,7 @@
 package soak
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,6 +45,7 @@ func Read(path string) (Schedule, error) {
 	if err := json.Unmarshal(text, &s); err != nil {
 		return Schedule{}, fmt.Errorf("%s is no schedule: %w; use a file that a run wrote", path, err)
 	}
+	s.Pace, s.Nodes = cmp.Or(s.Pace, 1), cmp.Or(s.Nodes, Nodes)
 	if err := s.Validate(); err != nil {
 		return Schedule{}, fmt.Errorf("%s cannot be played: %w", path, err)
 	}
@@ -60,6 +62,7 @@ func (s Schedule) Validate() error {
 	if s.Rate < slowest || s.Rate > fastest {
 		wrong("rate is %g calls a second; use %g to %g, such as 1", s.Rate, slowest, fastest)
 	}
+	errs = append(errs, validateStage(s.Pace, s.Nodes)...)
 	for i, c := range s.Calls {
 		if c.At < 0 || c.Length <= 0 || c.At+c.Length > s.Duration {
 			wrong("call %d is from %s for %s; it must be within the duration of %s", i, c.At, c.Length, s.Duration)
@@ -70,7 +73,7 @@ func (s Schedule) Validate() error {
 	}
 	steps := func(list []Step, what string, kinds []Kind) {
 		for i, step := range list {
-			if err := step.validate(s.Duration, kinds); err != nil {
+			if err := step.validate(s, kinds); err != nil {
 				wrong("%s %d: %w", what, i, err)
 			}
 		}
@@ -81,7 +84,8 @@ func (s Schedule) Validate() error {
 }
 
 // validate reports the first mistake of a step.
-func (s Step) validate(duration Offset, kinds []Kind) error {
+func (s Step) validate(of Schedule, kinds []Kind) error {
+	duration := of.Duration
 	about := []Kind{RollOut, RollOutBad, ScaleUp, ScaleDown, DeletePods, KillGate, HoldGate, KillAgent}
 	switch {
 	case !slices.Contains(kinds, s.Kind):
@@ -92,12 +96,12 @@ func (s Step) validate(duration Offset, kinds []Kind) error {
 		return fmt.Errorf("the workload of a %q is %q; use one of %q where it is about one, else leave it out", s.Kind, s.Workload, Workloads())
 	case (s.Kind == KillGate || s.Kind == HoldGate) && !slices.Contains(Gated(), s.Workload):
 		return fmt.Errorf("workload %q has no gate; use one of %q", s.Workload, Gated())
-	case s.Node < 0 || s.Node >= Nodes:
-		return fmt.Errorf("node is %d; use 0 to %d", s.Node, Nodes-1)
-	case s.Count < 0 || s.Count > Nodes:
-		return fmt.Errorf("count is %d; use up to %d", s.Count, Nodes)
-	case s.Replicas < 0 || s.Replicas > 2*mostReplicas:
-		return fmt.Errorf("replicas is %d; use up to %d", s.Replicas, 2*mostReplicas)
+	case s.Node < 0 || s.Node >= of.Nodes:
+		return fmt.Errorf("node is %d; use 0 to %d", s.Node, of.Nodes-1)
+	case s.Count < 0 || s.Count > of.Nodes:
+		return fmt.Errorf("count is %d; use up to %d", s.Count, of.Nodes)
+	case s.Replicas < 0 || s.Replicas > 2*(mostReplicas+more(of.Nodes)):
+		return fmt.Errorf("replicas is %d; use up to %d", s.Replicas, 2*(mostReplicas+more(of.Nodes)))
 	case s.For < 0 || s.For > duration:
 		return fmt.Errorf("it lasts %s; it must not be longer than the duration of %s", s.For, duration)
 	case s.Pick < 0:

@@ -65,6 +65,7 @@ func TestWrongFiles(t *testing.T) {
 		"TooLong":     {reason: "A run ends with its last call.", text: `{"duration": "1m", "calls": [{"at": "1s", "length": "60s", "workload": "node"}]}`, says: `call 0 is from 1s for 1m0s; it must be within the duration of 1m0s`},
 		"NoKind":      {reason: "A disruption is no fault.", text: `{"duration": "1m", "faults": [{"at": "1s", "kind": "drain"}]}`, says: `fault 0: kind is "drain"; use one of`},
 		"NoGate":      {reason: "Only gated agents have one.", text: `{"duration": "1m", "faults": [{"at": "1s", "kind": "gate killed", "workload": "node"}]}`, says: `workload "node" has no gate; use one of ["python-gated" "node-gated"]`},
+		"NoStage":     {reason: "A stage has at least the usual nodes.", text: `{"duration": "1m", "nodes": 3}`, says: `there are 3 nodes; use 10 to 100`},
 		"NoSuchNode":  {reason: "The stage has ten nodes.", text: `{"duration": "1m", "disruptions": [{"at": "1s", "kind": "drain", "node": 10, "count": 1}]}`, says: `disruption 0: node is 10; use 0 to 9`},
 		"AboutNobody": {reason: "A rollout is one of a workload.", text: `{"duration": "1m", "disruptions": [{"at": "1s", "kind": "rollout"}]}`, says: `the workload of a "rollout" is ""; use one of`},
 	} {

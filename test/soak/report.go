@@ -44,12 +44,18 @@ type PodCount struct {
 // all is how many pods there were.
 func (c PodCount) all() int { return c.Serving + c.NotReady + c.Aside + c.Draining + c.Released }
 
-// Machine is what a run ran on.
+// Machine is what a run ran on, and which versions ran.
 type Machine struct {
 	System     string `json:"system"`
 	Processors int    `json:"processors"`
+	Memory     string `json:"memory,omitempty"`
+	// Load is the load before the run, over 1, 5 and 15 minutes.
+	Load       string `json:"load,omitempty"`
 	Go         string `json:"go"`
 	Kubernetes string `json:"kubernetes"`
+	LiveKit    string `json:"livekit"`
+	// Revision is the last commit that changed what callguard ships, with a "+" if that has been changed since.
+	Revision string `json:"revision"`
 }
 
 // Report is everything that a run has to tell.
@@ -59,6 +65,8 @@ type Report struct {
 	Baseline Baseline `json:"baseline,omitempty"`
 	Seed     uint64   `json:"seed"`
 	Rate     float64  `json:"rate"`
+	Pace     float64  `json:"pace"`
+	Nodes    int      `json:"nodes"`
 	From     Offset   `json:"from,omitempty"`
 	Duration Offset   `json:"duration"` // of the schedule
 	Lasted   Offset   `json:"lasted"`

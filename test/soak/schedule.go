@@ -83,7 +83,7 @@ func Workloads() []string { return []string{Python, Node, PythonGated, NodeGated
 func Gated() []string { return []string{PythonGated, NodeGated} }
 
 const (
-	// Nodes is how many nodes a stage has.
+	// Nodes is how many nodes a stage has, unless more are asked for.
 	Nodes = 10
 	// LeastNodes is how many of them stay open at any time.
 	LeastNodes = 4
@@ -93,11 +93,14 @@ const (
 	leastReplicas, mostReplicas = 2, 6
 	shortest, longest           = time.Minute, 24 * time.Hour
 	slowest, fastest            = 0.1, 20.0
+	easiest, hardest            = 0.1, 5.0
+	mostNodes                   = 100
 
-	between      = 10 * time.Second // disruptions, on average
+	between      = 10 * time.Second // disruptions, on average, at a pace of 1
 	betweenFault = 20 * time.Second
 	atEnds       = 10 * time.Second // nothing is disrupted at the start and at the end
 	leastCall    = 2 * time.Second
+	briefCall    = 6 * time.Second
 )
 
 // Call is a caller of the schedule.
@@ -131,6 +134,10 @@ type Schedule struct {
 	Duration Offset `json:"duration"`
 	// Rate is how many calls begin in a second, on average.
 	Rate float64 `json:"rate"`
+	// Pace is how many times as close as usual disruptions and faults come. A file without it has been drawn at 1.
+	Pace float64 `json:"pace,omitempty"`
+	// Nodes is how many nodes the stage has. A file without it means those of the constant.
+	Nodes int `json:"nodes,omitempty"`
 	// From is where in the schedule of its seed a part begins; zero for a whole one.
 	From        Offset `json:"from,omitempty"`
 	Calls       []Call `json:"calls"`
@@ -144,6 +151,10 @@ type Options struct {
 	Duration time.Duration
 	// Rate is how many calls begin in a second, on average.
 	Rate float64
+	// Pace is how many times as close as usual disruptions and faults come.
+	Pace float64
+	// Nodes is how many nodes the stage has.
+	Nodes int
 	// NoFaults leaves out the faults. Processes then live for the whole run, which shows what they take over time.
 	NoFaults bool
 }
@@ -157,7 +168,18 @@ func (o Options) Validate() error {
 	if !(o.Rate >= slowest && o.Rate <= fastest) { // NaN is neither
 		errs = append(errs, fmt.Errorf("rate is %g calls a second; use %g to %g, such as 1", o.Rate, slowest, fastest))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, validateStage(o.Pace, o.Nodes)...)...)
+}
+
+// validateStage checks what options and schedules have in common.
+func validateStage(pace float64, nodes int) (errs []error) {
+	if !(pace >= easiest && pace <= hardest) {
+		errs = append(errs, fmt.Errorf("pace is %g; use %g to %g, such as 1", pace, easiest, hardest))
+	}
+	if nodes < Nodes || nodes > mostNodes {
+		errs = append(errs, fmt.Errorf("there are %d nodes; use %d to %d, such as 40", nodes, Nodes, mostNodes))
+	}
+	return errs
 }
 
 // Draw draws a schedule. The same options give the same schedule. Calls, disruptions and faults are drawn apart, so the rate
@@ -167,12 +189,12 @@ func Draw(o Options) (Schedule, error) {
 		return Schedule{}, err
 	}
 	s := Schedule{
-		Seed: o.Seed, Duration: Offset(o.Duration), Rate: o.Rate,
+		Seed: o.Seed, Duration: Offset(o.Duration), Rate: o.Rate, Pace: o.Pace, Nodes: o.Nodes,
 		Calls:       drawCalls(dice{rand.New(rand.NewPCG(o.Seed, 1))}, o),
-		Disruptions: drawSteps(dice{rand.New(rand.NewPCG(o.Seed, 2))}, o.Duration, between, Disruptions()),
+		Disruptions: drawSteps(dice{rand.New(rand.NewPCG(o.Seed, 2))}, o, between, Disruptions()),
 	}
 	if !o.NoFaults {
-		s.Faults = drawSteps(dice{rand.New(rand.NewPCG(o.Seed, 3))}, o.Duration, betweenFault, Faults())
+		s.Faults = drawSteps(dice{rand.New(rand.NewPCG(o.Seed, 3))}, o, betweenFault, Faults())
 	}
 	return s, nil
 }
@@ -189,7 +211,8 @@ func (d dice) number(least, most int) int { return least + d.IntN(most-least+1) 
 func (d dice) of(list []string) string { return list[d.IntN(len(list))] }
 
 // drawCalls draws one call for each workload that lasts the whole run, and callers who come at random: seven of ten for
-// seconds, two for a minute or so, one for minutes.
+// seconds, two for a minute or so, one for minutes. At more than a call a second, all further calls are brief, so that the
+// number of calls at once grows much less than the rate.
 func drawCalls(d dice, o Options) []Call {
 	var calls []Call
 	for _, workload := range Workloads() {
@@ -203,6 +226,8 @@ func drawCalls(d dice, o Options) []Call {
 		}
 		var length time.Duration
 		switch n := d.IntN(10); {
+		case o.Rate > 1 && d.Float64()*o.Rate > 1:
+			length = d.time(leastCall, briefCall)
 		case n < 7:
 			length = d.time(leastCall, 20*time.Second)
 		case n < 9:
@@ -216,9 +241,9 @@ func drawCalls(d dice, o Options) []Call {
 
 // drawSteps draws steps at about this distance. All kinds come once, in any order, then all once more, and so on; in a short
 // run they come closer, so that each comes.
-func drawSteps(d dice, duration, distance time.Duration, kinds []Kind) []Step {
-	window := duration - 2*atEnds
-	distance = min(distance, window/time.Duration(len(kinds)))
+func drawSteps(d dice, o Options, distance time.Duration, kinds []Kind) []Step {
+	window := o.Duration - 2*atEnds
+	distance = min(time.Duration(float64(distance)/o.Pace), window/time.Duration(len(kinds)))
 	var steps []Step
 	var bag []Kind
 	for slot := time.Duration(0); slot+distance <= window; slot += distance {
@@ -226,11 +251,23 @@ func drawSteps(d dice, duration, distance time.Duration, kinds []Kind) []Step {
 			bag = slices.Clone(kinds)
 			d.Shuffle(len(bag), func(i, j int) { bag[i], bag[j] = bag[j], bag[i] })
 		}
-		step := drawStep(d, bag[0])
+		step := drawStep(d, bag[0]).on(o.Nodes)
 		step.At = Offset(atEnds + slot + d.time(0, distance-time.Millisecond))
 		steps, bag = append(steps, step), bag[1:]
 	}
 	return steps
+}
+
+// more is how many more replicas each workload has on a larger stage.
+func more(nodes int) int { return (nodes - Nodes) / 10 }
+
+// on is the step on a stage of so many nodes: it is drawn for one of the usual size.
+func (s Step) on(nodes int) Step {
+	s.Node = s.Node * nodes / Nodes
+	if s.Replicas > 0 {
+		s.Replicas += more(nodes)
+	}
+	return s
 }
 
 func drawStep(d dice, kind Kind) Step {
@@ -279,7 +316,7 @@ func drawStep(d dice, kind Kind) Step {
 func (s Schedule) Tail(end, length Offset) Schedule {
 	end = min(end, s.Duration)
 	from := max(0, end-length)
-	tail := Schedule{Seed: s.Seed, Duration: end - from, Rate: s.Rate, From: s.From + from}
+	tail := Schedule{Seed: s.Seed, Duration: end - from, Rate: s.Rate, Pace: s.Pace, Nodes: s.Nodes, From: s.From + from}
 	for _, c := range s.Calls {
 		begin, over := max(c.At, from), min(c.At+c.Length, end)
 		if begin < over {

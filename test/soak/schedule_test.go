@@ -14,7 +14,7 @@ import (
 
 func draw(t *testing.T, seed uint64, duration time.Duration) Schedule {
 	t.Helper()
-	s, err := Draw(Options{Seed: seed, Duration: duration, Rate: 1})
+	s, err := Draw(Options{Seed: seed, Duration: duration, Rate: 1, Pace: 1, Nodes: Nodes})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func (s Schedule) as(seed uint64) Schedule { s.Seed = seed; return s }
 func TestMoreCallsChangeNoStep(t *testing.T) {
 	t.Parallel()
 	few := draw(t, 3, 10*time.Minute)
-	many, err := Draw(Options{Seed: 3, Duration: 10 * time.Minute, Rate: 5})
+	many, err := Draw(Options{Seed: 3, Duration: 10 * time.Minute, Rate: 5, Pace: 1, Nodes: Nodes})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,9 +49,68 @@ func TestMoreCallsChangeNoStep(t *testing.T) {
 	}
 }
 
+// TestRateDoesNotFillTheStage: who asks for ten times as many calls wants more of them, not ten times as many at once.
+func TestRateDoesNotFillTheStage(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(5) {
+		s, err := Draw(Options{Seed: seed, Duration: 10 * time.Minute, Rate: 12, Pace: 1, Nodes: Nodes})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []CallRecord
+		lengthy := 0
+		for _, c := range s.Calls {
+			all = append(all, CallRecord{Began: c.At, Ended: c.At + c.Length})
+			if time.Duration(c.Length) > time.Minute {
+				lengthy++
+			}
+		}
+		if most := mostAtOnce(all); len(all) < 6500 || most > 160 || lengthy < 100 {
+			t.Errorf("seed %d has %d calls, %d at once and %d of more than a minute; want 7,000 or so, 160 at most and 100 at least", seed, len(all), most, lengthy)
+		}
+	}
+}
+
+func TestPaceBringsStepsCloser(t *testing.T) {
+	t.Parallel()
+	usual := draw(t, 3, 10*time.Minute)
+	fast, err := Draw(Options{Seed: 3, Duration: 10 * time.Minute, Rate: 1, Pace: 2.5, Nodes: Nodes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(usual.Calls, fast.Calls); diff != "" {
+		t.Errorf("the pace changes calls:\n%s", diff)
+	}
+	if d, f := len(fast.Disruptions), len(fast.Faults); d != 145 || f != 72 {
+		t.Errorf("in 580 s there are %d disruptions and %d faults; want one each 4 s, and one each 8 s", d, f)
+	}
+}
+
+// TestLargerStage has drains on all of its nodes, and more replicas.
+func TestLargerStage(t *testing.T) {
+	t.Parallel()
+	s, err := Draw(Options{Seed: 3, Duration: time.Hour, Rate: 1, Pace: 1, Nodes: 40})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Validate(); err != nil {
+		t.Error(err)
+	}
+	quarters, most := map[int]bool{}, 0
+	for _, step := range s.Disruptions {
+		if step.Count > 0 && step.Workload == "" {
+			quarters[step.Node/10] = true
+		}
+		most = max(most, step.Replicas)
+	}
+	if len(quarters) != 4 || most != mostReplicas+3 {
+		t.Errorf("nodes of %d of four quarters are drained, and a workload has up to %d replicas; want all and %d", len(quarters), most, mostReplicas+3)
+	}
+}
+
 func TestNoFaults(t *testing.T) {
 	t.Parallel()
-	s, err := Draw(Options{Seed: 3, Duration: 10 * time.Minute, Rate: 1, NoFaults: true})
+	s, err := Draw(Options{Seed: 3, Duration: 10 * time.Minute, Rate: 1, Pace: 1, Nodes: Nodes, NoFaults: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,8 +250,8 @@ func TestWrongOptions(t *testing.T) {
 		give   Options
 		says   []string
 	}{
-		"TooShort": {reason: "Nothing fits into seconds.", give: Options{Duration: time.Second, Rate: 1}, says: []string{"duration is 1s; use 1m0s to 24h0m0s"}},
-		"Both":     {reason: "All mistakes are told at once.", give: Options{Duration: 48 * time.Hour}, says: []string{"duration is 48h0m0s", "rate is 0 calls a second; use 0.1 to 20"}},
+		"TooShort": {reason: "Nothing fits into seconds.", give: Options{Duration: time.Second, Rate: 1, Pace: 1, Nodes: Nodes}, says: []string{"duration is 1s; use 1m0s to 24h0m0s"}},
+		"Both":     {reason: "All mistakes are told at once.", give: Options{Duration: 48 * time.Hour}, says: []string{"duration is 48h0m0s", "rate is 0 calls a second; use 0.1 to 20", "pace is 0; use 0.1 to 5", "there are 0 nodes; use 10 to 100"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,6 +27,8 @@ var (
 	seed     = flag.Uint64("seed", 1, "which schedule to draw")
 	duration = flag.Duration("duration", 10*time.Minute, "how long the schedule is")
 	rate     = flag.Float64("rate", 1, "how many calls begin in a second, on average")
+	pace     = flag.Float64("pace", 1, "how many times as close as usual disruptions and faults come")
+	nodes    = flag.Int("nodes", Nodes, "how many nodes the stage has; larger ones have more agents, too")
 	faults   = flag.Bool("faults", true, "have faults, and not disruptions only")
 	replay   = flag.String("replay", "", "play this file, which a run wrote, instead of drawing a schedule")
 	without  = flag.String("baseline", "", "have no callguard and no faults, but what people do without it: article, grace600, grace-drain-timeout, maxUnavailable0 or agones-like")
@@ -72,8 +73,12 @@ func TestSoak(t *testing.T) {
 	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	rest.SetDefaultWarningHandler(rest.NoWarnings{}) // the policies' advice, with each change
+	machine, err := machineBefore(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
 	stage, err := lab.Open(ctx, lab.Options{
-		Name: lab.InstanceName("soak"), Nodes: Nodes, MaxJobs: maxJobs(schedule, baseline), Seed: schedule.Seed, Progress: os.Stderr,
+		Name: lab.InstanceName("soak"), Nodes: schedule.Nodes, MaxJobs: maxJobs(schedule, baseline), Seed: schedule.Seed, Progress: os.Stderr,
 		Guard: baseline == "", NoAdapter: baseline != "", GuardArgs: guardArgs(),
 	})
 	if err != nil {
@@ -91,7 +96,7 @@ func TestSoak(t *testing.T) {
 		t.Fatalf("the agents cannot take calls: %v", err)
 	}
 	p.play(ctx)
-	report := p.report(dir)
+	report := p.report(dir, machine)
 	name := fmt.Sprintf("soak-%d", schedule.Seed)
 	if baseline != "" {
 		name += "-" + string(baseline)
@@ -101,6 +106,13 @@ func TestSoak(t *testing.T) {
 		t.Error(err)
 	}
 	t.Logf("%s\nreport: %s\n        %s", report.Account, data, page)
+	if baseline == "" {
+		path, err := report.Short().Write(filepath.Join(dir, "short"))
+		if err != nil {
+			t.Error(err)
+		}
+		t.Logf("its short form, for docs/figures/soak: %s", path)
+	}
 	t.Logf("its line of the table in docs/soak.md:\n%s", report.Toll().Line(baseline))
 	for _, failure := range report.Failures {
 		t.Error(failure)
@@ -113,7 +125,7 @@ func TestSoak(t *testing.T) {
 // theSchedule draws what the flags ask for, or reads it.
 func theSchedule(baseline Baseline) (Schedule, error) {
 	if *replay == "" {
-		return Draw(Options{Seed: *seed, Duration: *duration, Rate: *rate, NoFaults: !*faults || baseline != ""})
+		return Draw(Options{Seed: *seed, Duration: *duration, Rate: *rate, Pace: *pace, Nodes: *nodes, NoFaults: !*faults || baseline != ""})
 	}
 	s, err := Read(*replay)
 	if baseline != "" {
@@ -123,13 +135,13 @@ func theSchedule(baseline Baseline) (Schedule, error) {
 }
 
 // report accounts for the run. A replay is written if a call was dropped.
-func (p *player) report(dir string) Report {
+func (p *player) report(dir string, machine Machine) Report {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.schedule
 	r := Report{
-		Began: p.zero.UTC().Truncate(time.Second), Baseline: p.baseline, Seed: s.Seed, Rate: s.Rate, From: s.From, Duration: s.Duration, Lasted: p.lasted,
-		Machine: Machine{System: runtime.GOOS + "/" + runtime.GOARCH, Processors: runtime.NumCPU(), Go: runtime.Version()},
+		Began: p.zero.UTC().Truncate(time.Second), Baseline: p.baseline, Seed: s.Seed, Rate: s.Rate, Pace: s.Pace, Nodes: s.Nodes, From: s.From, Duration: s.Duration, Lasted: p.lasted,
+		Machine: machine,
 		Steps:   p.steps, Pods: p.pods, Usage: p.usage, Calls: p.calls,
 	}
 	if version, err := p.stage.Client.Discovery().ServerVersion(); err == nil {

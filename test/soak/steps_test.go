@@ -110,9 +110,10 @@ func (p *player) take(first, count int) (nodes []string) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i := range 2 * Nodes {
-		node := local.NodeName((first+i)%Nodes + 1)
-		if wanted := used[node] || i >= Nodes; wanted && len(nodes) < count && Nodes-len(p.busy) > LeastNodes && !p.busy[node] {
+	all := p.schedule.Nodes
+	for i := range 2 * all {
+		node := local.NodeName((first+i)%all + 1)
+		if wanted := used[node] || i >= all; wanted && len(nodes) < count && all-len(p.busy) > LeastNodes && !p.busy[node] {
 			p.busy[node] = true
 			nodes = append(nodes, node)
 		}
