@@ -114,6 +114,10 @@ soak: ## Play DURATION=10m of calls, disruptions and faults, drawn from SEED=1, 
 	go test -v -count=1 -timeout 0 -tags soak -run TestSoak ./test/soak -out $(CURDIR)/_output/soak $(if $(BASELINE),-baseline $(BASELINE)) \
 		$(if $(REPLAY),-replay $(abspath $(REPLAY)),$(if $(SEED),-seed $(SEED)) $(if $(DURATION),-duration $(DURATION)) $(if $(RATE),-rate $(RATE)) $(if $(PACE),-pace $(PACE)) $(if $(NODES),-nodes $(NODES)) $(if $(filter no,$(FAULTS)),-faults=false))
 
+.PHONY: soak-page
+soak-page: ## Open a soak's report in a browser, and look at it (needs Debian's chromium)
+	go test -v -count=1 -tags page -run TestPageInBrowser ./test/soak
+
 .PHONY: bench
 bench: bench-growth ## Measure how all grows, what reading calls costs at 5,000 pods, and how the guard empties 50 nodes of as many (about 25 minutes; needs root)
 	go run ./test/bench
