@@ -23,8 +23,9 @@ import (
 )
 
 const (
-	// leadsWithin is how long nobody may lead after a guard that led has ended: 10 s, and more on a busy machine.
-	leadsWithin = time.Minute
+	// leadsWithin is how long nobody may lead after a guard that led has ended: 10 s, more on a busy machine, and more while
+	// kube-apiserver is away.
+	leadsWithin = heardWithin + time.Minute
 	// adapterAway is how long an adapter that was killed stays away.
 	adapterAway = Offset(2 * time.Second)
 	// LiveKit is held for a part of each turn. Its participants' connections survive that.
@@ -59,7 +60,11 @@ func (g *guards) all() []*lab.Guard {
 
 // standBy starts a guard that is ready to lead.
 func (g *guards) standBy(ctx context.Context) error {
-	guard, err := g.stage.StartGuard(ctx, guardArgs()...)
+	var guard *lab.Guard
+	err := heard(ctx, func() (err error) {
+		guard, err = g.stage.StartGuard(ctx, guardArgs()...)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -155,7 +160,7 @@ func (p *player) replaceAdapter(ctx context.Context, kill bool) (string, error) 
 		}
 		p.pause(ctx, adapterAway)
 	}
-	return "", p.stage.RestartAdapter(ctx)
+	return "", heard(ctx, func() error { return p.stage.RestartAdapter(ctx) })
 }
 
 func (p *player) holdAdapter(ctx context.Context, s Step) (string, error) {

@@ -90,6 +90,7 @@ func TestPage(t *testing.T) {
 		"Nodes and agents' processes are simulated",
 		"a drain beyond its longest call 1 8s 8s 8s 8s", "of those without a fault in that time 0 0s",
 		"1 disruption and 1 fault; passed over, because they could not be done then: 1 and 0",
+		"Did not come: drain of several nodes; cordon, taken back; rollout;", "LiveKit slow; kube-apiserver killed",
 		"drain at 30s, until 1m50s; node-1",
 		"guard that leads killed at 1m30s",
 		"node-1 from 30s to 1m48s, 1 call, the last until 1m40s, then 8s more, with a fault in that time",

@@ -64,6 +64,7 @@ type player struct {
 	sessions      map[types.UID]bool // pods that are locked for their call, of baseline agones-like
 	adapter       sync.Mutex
 	livekit       sync.Mutex
+	plane         sync.Mutex // the control plane and what callguard has in it: one thing is wrong at a time
 
 	zero time.Time // when the schedule began
 	end  context.CancelFunc

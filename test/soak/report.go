@@ -97,6 +97,18 @@ func (r Report) Done(faults bool) (done, passed int) {
 	return done, passed
 }
 
+// Missing lists the kinds of steps that were never done: the run was too short for them, or they were passed over each time. A
+// run without any fault shall have none.
+func (r Report) Missing() []Kind {
+	kinds := Disruptions()
+	if slices.ContainsFunc(r.Steps, StepRecord.Fault) {
+		kinds = append(kinds, Faults()...)
+	}
+	return slices.DeleteFunc(kinds, func(kind Kind) bool {
+		return slices.ContainsFunc(r.Steps, func(s StepRecord) bool { return s.Kind == kind && !s.Passed })
+	})
+}
+
 // Judge says what is wrong with a run, in sentences.
 func (a Account) Judge() []string {
 	var wrong []string

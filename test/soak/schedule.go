@@ -56,6 +56,13 @@ const (
 	HoldGate    Kind = "gate paused"
 	KillAgent   Kind = "agent killed"
 	SlowLiveKit Kind = "LiveKit slow"
+
+	KillAPIServer   Kind = "kube-apiserver killed"
+	HoldAPIServer   Kind = "kube-apiserver paused"
+	KillEtcd        Kind = "etcd killed"
+	HoldEtcd        Kind = "etcd paused"
+	KillControllers Kind = "controller-manager killed"
+	KillScheduler   Kind = "scheduler killed"
 )
 
 // Disruptions lists the kinds of steps that a cluster's owner takes.
@@ -65,7 +72,10 @@ func Disruptions() []Kind {
 
 // Faults lists the kinds of steps that nobody wants.
 func Faults() []Kind {
-	return []Kind{KillGuard, PauseGuard, StopGuard, KillAdapter, HoldAdapter, StopAdapter, KillGate, HoldGate, KillAgent, SlowLiveKit}
+	return slices.Concat(
+		[]Kind{KillGuard, PauseGuard, StopGuard, KillAdapter, HoldAdapter, StopAdapter, KillGate, HoldGate, KillAgent, SlowLiveKit},
+		[]Kind{KillAPIServer, HoldAPIServer, KillEtcd, HoldEtcd, KillControllers, KillScheduler},
+	)
 }
 
 // The workloads of a run: agents with the protocol and the timing of both SDKs, with and without call-gate.
@@ -98,6 +108,9 @@ const (
 
 	between      = 10 * time.Second // disruptions, on average, at a pace of 1
 	betweenFault = 20 * time.Second
+	// In a short run steps come closer, and no closer than that.
+	leastBetween, leastBetweenFault = 4 * time.Second, 8 * time.Second
+
 	atEnds       = 10 * time.Second // nothing is disrupted at the start and at the end
 	leastCall    = 2 * time.Second
 	briefCall    = 6 * time.Second
@@ -191,10 +204,10 @@ func Draw(o Options) (Schedule, error) {
 	s := Schedule{
 		Seed: o.Seed, Duration: Offset(o.Duration), Rate: o.Rate, Pace: o.Pace, Nodes: o.Nodes,
 		Calls:       drawCalls(dice{rand.New(rand.NewPCG(o.Seed, 1))}, o),
-		Disruptions: drawSteps(dice{rand.New(rand.NewPCG(o.Seed, 2))}, o, between, Disruptions()),
+		Disruptions: drawSteps(dice{rand.New(rand.NewPCG(o.Seed, 2))}, o, leastBetween, between, Disruptions()),
 	}
 	if !o.NoFaults {
-		s.Faults = drawSteps(dice{rand.New(rand.NewPCG(o.Seed, 3))}, o, betweenFault, Faults())
+		s.Faults = drawSteps(dice{rand.New(rand.NewPCG(o.Seed, 3))}, o, leastBetweenFault, betweenFault, Faults())
 	}
 	return s, nil
 }
@@ -239,11 +252,12 @@ func drawCalls(d dice, o Options) []Call {
 	}
 }
 
-// drawSteps draws steps at about this distance. All kinds come once, in any order, then all once more, and so on; in a short
-// run they come closer, so that each comes.
-func drawSteps(d dice, o Options, distance time.Duration, kinds []Kind) []Step {
+// drawSteps draws steps at about this distance. All kinds come once, in any order, then all once more, and so on. In a short
+// run they come closer, down to the least distance, so that each comes; in a shorter one it depends on the seed which come.
+func drawSteps(d dice, o Options, least, distance time.Duration, kinds []Kind) []Step {
 	window := o.Duration - 2*atEnds
-	distance = min(time.Duration(float64(distance)/o.Pace), window/time.Duration(len(kinds)))
+	distance = time.Duration(float64(distance) / o.Pace)
+	distance = min(distance, max(least, window/time.Duration(len(kinds))))
 	var steps []Step
 	var bag []Kind
 	for slot := time.Duration(0); slot+distance <= window; slot += distance {
@@ -303,8 +317,12 @@ func drawStep(d dice, kind Kind) Step {
 		s.Workload, s.Pick = d.of(Workloads()), d.IntN(1000)
 	case PauseGuard, HoldAdapter:
 		lasts(3*time.Second, 20*time.Second)
-	case SlowLiveKit:
+	case SlowLiveKit, HoldAPIServer, HoldEtcd:
 		lasts(3*time.Second, 10*time.Second)
+	case KillAPIServer, KillEtcd:
+		lasts(0, 5*time.Second)
+	case KillControllers, KillScheduler:
+		lasts(0, 10*time.Second)
 	case KillGuard, StopGuard, KillAdapter, StopAdapter:
 	}
 	return s

@@ -123,7 +123,7 @@ func TestNoFaults(t *testing.T) {
 
 func TestScheduleHasEverything(t *testing.T) {
 	t.Parallel()
-	for _, duration := range []time.Duration{time.Minute, 2 * time.Minute, 10 * time.Minute, time.Hour} {
+	for _, duration := range []time.Duration{5 * time.Minute, 10 * time.Minute, time.Hour} {
 		for seed := range uint64(20) {
 			s := draw(t, seed, duration)
 			for _, kind := range Disruptions() {
@@ -148,6 +148,37 @@ func TestScheduleHasEverything(t *testing.T) {
 				if i > 0 && c.At < s.Calls[i-1].At {
 					t.Fatalf("seed %d has a call at %s after one at %s", seed, c.At, s.Calls[i-1].At)
 				}
+			}
+		}
+	}
+}
+
+// TestShortSchedules has no room for all kinds: none comes twice before every other has come, and other seeds have the others.
+func TestShortSchedules(t *testing.T) {
+	t.Parallel()
+	for _, duration := range []time.Duration{time.Minute, 2 * time.Minute, 3 * time.Minute} {
+		came := map[Kind]bool{}
+		for seed := range uint64(50) {
+			s := draw(t, seed, duration)
+			for _, list := range []struct {
+				steps []Step
+				kinds []Kind
+			}{{s.Disruptions, Disruptions()}, {s.Faults, Faults()}} {
+				count := map[Kind]int{}
+				for _, step := range list.steps {
+					count[step.Kind]++
+					came[step.Kind] = true
+				}
+				for _, kind := range list.kinds {
+					if rounds := (len(list.steps) + len(list.kinds) - 1) / len(list.kinds); count[kind] > rounds || count[kind] < rounds-1 {
+						t.Errorf("seed %d has %s %d times among %d steps of %d kinds in %s", seed, kind, count[kind], len(list.steps), len(list.kinds), duration)
+					}
+				}
+			}
+		}
+		for _, kind := range slices.Concat(Disruptions(), Faults()) {
+			if !came[kind] {
+				t.Errorf("no seed has a %s in %s", kind, duration)
 			}
 		}
 	}

@@ -119,6 +119,9 @@ func TestSoak(t *testing.T) {
 		t.Logf("its short form, for docs/figures/soak: %s", path)
 	}
 	t.Logf("its line of the table in docs/soak.md:\n%s", report.Toll().Line(baseline))
+	if missing := report.Missing(); len(missing) > 0 {
+		t.Logf("did not come: %q", missing)
+	}
 	for _, failure := range report.Failures {
 		t.Error(failure)
 	}

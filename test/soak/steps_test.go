@@ -37,7 +37,7 @@ const (
 	// drainAgain is the pause before a kubectl that gave up is started once more.
 	drainAgain = Offset(time.Second)
 	// undoWithin bounds what has to be taken back although the run is over.
-	undoWithin = 30 * time.Second
+	undoWithin = heardWithin + 30*time.Second
 )
 
 // passedOver is why a step was not done.
@@ -97,6 +97,8 @@ func (p *player) do(ctx context.Context, s Step) (said string, err error) {
 		return p.killAgent(ctx, s)
 	case SlowLiveKit:
 		return p.slowLiveKit(ctx, s)
+	case KillAPIServer, HoldAPIServer, KillEtcd, HoldEtcd, KillControllers, KillScheduler:
+		return p.controlPlane(ctx, s)
 	}
 	return "", fmt.Errorf("nobody knows how to do a %q", s.Kind)
 }
@@ -134,7 +136,11 @@ func (p *player) open(ctx context.Context, node string) error {
 
 func (p *player) cordon(ctx context.Context, node string, closed bool) error {
 	patch := fmt.Appendf(nil, `{"spec":{"unschedulable":%t}}`, closed)
-	if _, err := p.stage.Client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+	err := heard(ctx, func() error {
+		_, err := p.stage.Client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, patch, metav1.PatchOptions{})
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("cannot cordon %s, or uncordon it: %w", node, err)
 	}
 	return nil
@@ -202,7 +208,10 @@ func (p *player) created(ctx context.Context, d *appsv1.Deployment) error {
 }
 
 func (p *player) patch(ctx context.Context, workload, patch string) error {
-	_, err := p.stage.Client.AppsV1().Deployments(namespaceOf(workload)).Patch(ctx, lab.AgentName, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
+	err := heard(ctx, func() error {
+		_, err := p.stage.Client.AppsV1().Deployments(namespaceOf(workload)).Patch(ctx, lab.AgentName, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("cannot change the Deployment of %s: %w", workload, err)
 	}
@@ -255,11 +264,18 @@ func (p *player) scale(ctx context.Context, s Step) (string, error) {
 
 // guarded lists the pods of a namespace, or of all.
 func (p *player) guarded(ctx context.Context, namespace string) ([]corev1.Pod, error) {
-	list, err := p.stage.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: call.GuardedLabel + "=true"})
+	var pods []corev1.Pod
+	err := heard(ctx, func() error {
+		list, err := p.stage.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: call.GuardedLabel + "=true"})
+		if err == nil {
+			pods = list.Items
+		}
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot list pods: %w", err)
 	}
-	return list.Items, nil
+	return pods, nil
 }
 
 // code is the status with which the API answered.
