@@ -86,7 +86,7 @@ func (s Schedule) Validate() error {
 // validate reports the first mistake of a step.
 func (s Step) validate(of Schedule, kinds []Kind) error {
 	duration := of.Duration
-	about := []Kind{RollOut, RollOutBad, ScaleUp, ScaleDown, DeletePods, KillGate, HoldGate, KillAgent}
+	about := []Kind{RollOut, RollOutBad, ScaleUp, ScaleDown, DeletePods, KillGate, HoldGate, KillAgent, AlterBudget, AlterLabels}
 	switch {
 	case !slices.Contains(kinds, s.Kind):
 		return fmt.Errorf("kind is %q; use one of %q", s.Kind, kinds)

@@ -63,6 +63,12 @@ const (
 	HoldEtcd        Kind = "etcd paused"
 	KillControllers Kind = "controller-manager killed"
 	KillScheduler   Kind = "scheduler killed"
+
+	AlterPolicy Kind = "policy or binding altered"
+	AlterBudget Kind = "budget altered"
+	AlterRights Kind = "rights of the guard taken"
+	AlterKey    Kind = "key of LiveKit altered"
+	AlterLabels Kind = "labels altered"
 )
 
 // Disruptions lists the kinds of steps that a cluster's owner takes.
@@ -75,6 +81,7 @@ func Faults() []Kind {
 	return slices.Concat(
 		[]Kind{KillGuard, PauseGuard, StopGuard, KillAdapter, HoldAdapter, StopAdapter, KillGate, HoldGate, KillAgent, SlowLiveKit},
 		[]Kind{KillAPIServer, HoldAPIServer, KillEtcd, HoldEtcd, KillControllers, KillScheduler},
+		[]Kind{AlterPolicy, AlterBudget, AlterRights, AlterKey, AlterLabels},
 	)
 }
 
@@ -323,6 +330,12 @@ func drawStep(d dice, kind Kind) Step {
 		lasts(0, 5*time.Second)
 	case KillControllers, KillScheduler:
 		lasts(0, 10*time.Second)
+	case AlterPolicy, AlterRights, AlterKey:
+		s.Pick = d.IntN(1000)
+		lasts(2*time.Second, 15*time.Second)
+	case AlterBudget, AlterLabels:
+		s.Workload, s.Pick = d.of(Workloads()), d.IntN(1000)
+		lasts(2*time.Second, 15*time.Second)
 	case KillGuard, StopGuard, KillAdapter, StopAdapter:
 	}
 	return s

@@ -99,6 +99,8 @@ func (p *player) do(ctx context.Context, s Step) (said string, err error) {
 		return p.slowLiveKit(ctx, s)
 	case KillAPIServer, HoldAPIServer, KillEtcd, HoldEtcd, KillControllers, KillScheduler:
 		return p.controlPlane(ctx, s)
+	case AlterPolicy, AlterBudget, AlterRights, AlterKey, AlterLabels:
+		return p.alter(ctx, s)
 	}
 	return "", fmt.Errorf("nobody knows how to do a %q", s.Kind)
 }
