@@ -77,7 +77,8 @@ func (f *Fleet) newSidecar(pod *corev1.Pod) (*sidecar, error) {
 		log: f.cfg.Log.With("gate", pod.Namespace+"/"+pod.Name), volume: filepath.Join(home, "podinfo"), over: make(chan struct{}),
 	}
 	journal := filepath.Join(home, "journal")
-	if err := errors.Join(os.MkdirAll(s.volume, 0o755), os.MkdirAll(journal, 0o755)); err != nil {
+	// Of a node that had no power the journal is left. What the kubelet writes from the pod it writes anew.
+	if err := errors.Join(os.RemoveAll(s.volume), os.MkdirAll(s.volume, 0o755), os.MkdirAll(journal, 0o755)); err != nil {
 		return nil, fmt.Errorf("cannot make the volumes of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	if err := s.write(pod.Annotations); err != nil {
