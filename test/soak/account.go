@@ -28,13 +28,17 @@ const (
 	Dropped Outcome = "dropped"
 	// LostWithAgent: it ended under its caller because the schedule killed its agent, which no add-on survives.
 	LostWithAgent Outcome = "lost with its agent"
+	// LostWithNode: the schedule cut the power of its node, which no add-on survives either.
+	LostWithNode Outcome = "lost with its node"
+	// LostWithoutGuard: the schedule had opted its workload out, which gives its calls up.
+	LostWithoutGuard Outcome = "lost while its workload was opted out"
 	// Unanswered: no agent came.
 	Unanswered Outcome = "unanswered"
 )
 
 // Outcomes lists them, as a report does.
 func Outcomes() []Outcome {
-	return []Outcome{Completed, EndedByCaller, Dropped, LostWithAgent, Unanswered}
+	return []Outcome{Completed, EndedByCaller, Dropped, LostWithAgent, LostWithNode, LostWithoutGuard, Unanswered}
 }
 
 // CallRecord is what happened to one call, from its caller's side.
@@ -56,8 +60,8 @@ type CallRecord struct {
 	Detail string `json:"detail,omitempty"`
 	// Stopped says that the run was over before anybody answered.
 	Stopped bool `json:"stopped,omitempty"`
-	// Crashed says that the schedule killed the agent.
-	Crashed bool `json:"crashed,omitempty"`
+	// Lost is what the schedule itself made of the call, if it did: see Deed.
+	Lost Outcome `json:"lost,omitempty"`
 	// Able says that, when the caller came and for a while after, an agent was there that could have answered.
 	Able bool `json:"able,omitempty"`
 }
@@ -69,8 +73,8 @@ func (c CallRecord) Outcome() Outcome {
 		return EndedByCaller
 	case !c.Answered:
 		return Unanswered
-	case c.Cause != "" && c.Crashed:
-		return LostWithAgent
+	case c.Cause != "" && c.Lost != "":
+		return c.Lost
 	case c.Cause != "":
 		return Dropped
 	case c.Ended-c.Began-c.Answer+slack < c.Length:
@@ -160,7 +164,7 @@ func Sum(calls []CallRecord, drains []DrainRecord, steps []StepRecord) Account {
 				a.Answerable++
 			}
 			a.Wrong = append(a.Wrong, c)
-		case Dropped, LostWithAgent:
+		case Dropped, LostWithAgent, LostWithNode, LostWithoutGuard:
 			a.Wrong = append(a.Wrong, c)
 		case Completed, EndedByCaller:
 		}

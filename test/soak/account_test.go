@@ -41,11 +41,11 @@ func TestOutcomes(t *testing.T) {
 		},
 		"AgentKilled": {
 			reason: "The schedule itself ended it, and says so.",
-			call:   CallRecord{Answered: true, Length: seconds(20), Ended: seconds(3), Cause: "agent process crashed", Crashed: true}, want: LostWithAgent,
+			call:   CallRecord{Answered: true, Length: seconds(20), Ended: seconds(3), Cause: "agent process crashed", Lost: LostWithAgent}, want: LostWithAgent,
 		},
 		"AgentKilledBefore": {
 			reason: "Of a killed agent nobody had the call yet: that is unanswered, not lost.",
-			call:   CallRecord{Length: seconds(20), Ended: seconds(60), Crashed: true}, want: Unanswered,
+			call:   CallRecord{Length: seconds(20), Ended: seconds(60), Lost: LostWithAgent}, want: Unanswered,
 		},
 		"StoppedBefore": {
 			reason: "The run was over while the caller still waited.",
@@ -83,7 +83,7 @@ func TestSum(t *testing.T) {
 		{Step: Step{At: seconds(43), Kind: KillGate}, Ended: seconds(43), Passed: true},
 	})
 	want := Account{
-		Calls: 5, Outcomes: map[Outcome]int{Completed: 2, EndedByCaller: 0, Dropped: 1, LostWithAgent: 0, Unanswered: 2},
+		Calls: 5, Outcomes: map[Outcome]int{Completed: 2, EndedByCaller: 0, Dropped: 1, LostWithAgent: 0, LostWithNode: 0, LostWithoutGuard: 0, Unanswered: 2},
 		Late: 1, Answerable: 1, Most: 4,
 		Wrong:  []CallRecord{nobody, missed, dropped},
 		Answer: Spread{Count: 3, Median: seconds(2), P90: seconds(20), P99: seconds(20), Most: seconds(20)},

@@ -237,6 +237,15 @@ func (p *player) pick(s Step) (fleet.AgentState, bool) {
 	return agents[s.Pick%len(agents)], true
 }
 
+// did notes what the schedule does now. What ends at once is found soon after.
+func (p *player) did(d Deed) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d.From = p.now()
+	d.To = d.From + crashSeen
+	p.deeds = append(p.deeds, d)
+}
+
 // killAgent kills an agent, whose calls are lost with it. Nobody waits for an agent then.
 func (p *player) killAgent(ctx context.Context, s Step) (string, error) {
 	p.next[s.Workload].Lock()
@@ -250,9 +259,7 @@ func (p *player) killAgent(ctx context.Context, s Step) (string, error) {
 		return "", passedOver("there is no agent")
 	}
 	a := agents[s.Pick%len(agents)]
-	p.mu.Lock()
-	p.crashed[a.Pod.Name] = p.now()
-	p.mu.Unlock()
+	p.did(Deed{Outcome: LostWithAgent, Cause: string(fleet.CauseCrash), Pod: a.Pod.Name})
 	if err := p.stage.Fleet.Kill(a.Pod); err != nil {
 		return "", passedOver(err.Error()) // it has just ended
 	}

@@ -190,7 +190,7 @@ func TestReportFiles(t *testing.T) {
 
 func TestJudge(t *testing.T) {
 	t.Parallel()
-	lost := CallRecord{Answered: true, Length: seconds(20), Ended: seconds(3), Cause: "agent process crashed", Crashed: true}
+	lost := CallRecord{Answered: true, Length: seconds(20), Ended: seconds(3), Cause: "agent process crashed", Lost: LostWithAgent}
 	unable := CallRecord{Length: seconds(20), Ended: seconds(60)}
 	if wrong := Sum([]CallRecord{lost, unable}, nil, nil).Judge(); len(wrong) > 0 {
 		t.Errorf("a call lost with an agent that was killed, and one without any agent, fail a run: %v", wrong)

@@ -38,14 +38,17 @@ const (
 	ableFor = 5 * time.Second
 	// answerWithin is how long a caller waits: people hang up sooner, and what is late is accounted for as late.
 	answerWithin = 90 * time.Second
-	// crashSeen is how long after its agent was killed a call may be found lost.
+	// crashSeen is how long after its agent or its node was killed a call may be found lost.
 	crashSeen = Offset(5 * time.Second)
 	// namespacePrefix begins the namespaces of workloads.
 	namespacePrefix = "soak-"
 )
 
-// guardArgs are the guard's flags. Agents that obey the draining annotation need no longer settle window.
-func guardArgs() []string { return []string{"--settle=3s", "--candidate-delay=5s"} }
+// guardArgs are the guard's flags. Agents that obey the draining annotation need no longer settle window, and nodes are lost for
+// less than a minute.
+func guardArgs() []string {
+	return []string{"--settle=3s", "--candidate-delay=5s", "--lost-node-quiet=5s"}
+}
 
 func namespaceOf(workload string) string { return namespacePrefix + workload }
 
@@ -72,9 +75,10 @@ type player struct {
 	mu       sync.Mutex
 	waiting  map[string]map[string]bool // workload → rooms that have no agent yet
 	where    map[string]place           // room → who had the call
-	crashed  map[string]Offset          // pod → when its agent was killed
-	busy     map[string]bool            // nodes that are cordoned
-	images   map[string]string          // workload → its agents' image
+	deeds    []Deed
+	away     map[string]bool   // nodes whose kubelet is away
+	busy     map[string]bool   // nodes that are cordoned
+	images   map[string]string // workload → its agents' image
 	replicas map[string]int
 	calls    []CallRecord
 	drains   []DrainRecord
@@ -92,7 +96,7 @@ func newPlayer(t *testing.T, stage *lab.Lab, schedule Schedule, baseline Baselin
 	p := &player{
 		t: t, stage: stage, schedule: schedule, baseline: baseline, sessions: map[types.UID]bool{}, callers: stage.NewCallers(), rooms: lab.Telephone(1),
 		next: map[string]*sync.Mutex{}, rollout: map[string]*sync.Mutex{}, guards: guards{stage: stage, names: map[string]*lab.Guard{}},
-		waiting: map[string]map[string]bool{}, where: map[string]place{}, crashed: map[string]Offset{}, busy: map[string]bool{},
+		waiting: map[string]map[string]bool{}, where: map[string]place{}, away: map[string]bool{}, busy: map[string]bool{},
 		images: map[string]string{}, replicas: map[string]int{},
 	}
 	t.Cleanup(p.callers.Close)
@@ -136,6 +140,7 @@ func (p *player) prepare(ctx context.Context) error {
 			MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway,
 			LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": lab.AgentName}},
 		}}
+		d.Spec.Template.Spec.Tolerations = impatient()
 		if p.baseline != "" {
 			if err := p.asBaseline(ctx, d); err != nil {
 				return err
@@ -170,6 +175,9 @@ func (p *player) prepare(ctx context.Context) error {
 	}
 	if p.baseline != "" {
 		return nil
+	}
+	if err := p.autoscale(ctx); err != nil {
+		return err
 	}
 	return p.guards.begin(ctx)
 }
@@ -299,9 +307,10 @@ func (p *player) settled(ctx context.Context) {
 			if err != nil {
 				return false, err
 			}
-			p.mu.Lock()
-			want := p.replicas[w]
-			p.mu.Unlock()
+			want, err := p.wanted(ctx, w)
+			if err != nil {
+				return false, err
+			}
 			serving, how := 0, []string(nil)
 			for _, pod := range list.Items {
 				state := call.StateOf(pod.Labels, pod.Annotations)
@@ -369,7 +378,9 @@ func (p *player) call(ctx context.Context, n int, c Call) {
 	if loss, lost := up.Dropped(); lost {
 		r.Cause, r.Detail = string(loss.Cause), loss.Detail
 		r.Pod, r.Node, r.Ended = loss.Pod.Name, loss.Node, Offset(loss.At.Sub(p.zero))
-		r.Crashed = loss.Cause == fleet.CauseCrash && p.killedBefore(loss.Pod.Name, r.Ended)
+		p.mu.Lock()
+		r.Lost = LostBy(r, p.deeds)
+		p.mu.Unlock()
 	}
 	p.keep(room, r)
 }
@@ -383,13 +394,6 @@ func (p *player) expect(workload, room string, waits bool) {
 		return
 	}
 	delete(p.waiting[workload], room)
-}
-
-func (p *player) killedBefore(pod string, at Offset) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	killed, is := p.crashed[pod]
-	return is && at >= killed && at-killed < crashSeen
 }
 
 // keep keeps the record of a call that is over. A dropped one ends the run.
@@ -410,7 +414,7 @@ func (p *player) keep(room string, r CallRecord) {
 		}
 	case Unanswered:
 		p.t.Logf("call %d to %s, from %s, was not answered until %s: %s", r.N, r.Workload, short(r.Began), short(r.Ended), r.Detail)
-	case Completed, EndedByCaller, LostWithAgent:
+	case Completed, EndedByCaller, LostWithAgent, LostWithNode, LostWithoutGuard:
 	}
 }
 

@@ -86,7 +86,7 @@ func (s Schedule) Validate() error {
 // validate reports the first mistake of a step.
 func (s Step) validate(of Schedule, kinds []Kind) error {
 	duration := of.Duration
-	about := []Kind{RollOut, RollOutBad, ScaleUp, ScaleDown, DeletePods, KillGate, HoldGate, KillAgent, AlterBudget, AlterLabels}
+	about := []Kind{RollOut, RollOutBad, ScaleUp, ScaleDown, DeletePods, OptOut, KillGate, HoldGate, KillAgent, AlterBudget, AlterLabels}
 	switch {
 	case !slices.Contains(kinds, s.Kind):
 		return fmt.Errorf("kind is %q; use one of %q", s.Kind, kinds)
@@ -96,6 +96,8 @@ func (s Step) validate(of Schedule, kinds []Kind) error {
 		return fmt.Errorf("the workload of a %q is %q; use one of %q where it is about one, else leave it out", s.Kind, s.Workload, Workloads())
 	case (s.Kind == KillGate || s.Kind == HoldGate) && !slices.Contains(Gated(), s.Workload):
 		return fmt.Errorf("workload %q has no gate; use one of %q", s.Workload, Gated())
+	case (s.Kind == ScaleUp || s.Kind == ScaleDown) && !slices.Contains(ByHand(), s.Workload):
+		return fmt.Errorf("workload %q is scaled by its HPA; use one of %q", s.Workload, ByHand())
 	case s.Node < 0 || s.Node >= of.Nodes:
 		return fmt.Errorf("node is %d; use 0 to %d", s.Node, of.Nodes-1)
 	case s.Count < 0 || s.Count > of.Nodes:

@@ -66,6 +66,7 @@ func TestWrongFiles(t *testing.T) {
 		"NoKind":      {reason: "A disruption is no fault.", text: `{"duration": "1m", "faults": [{"at": "1s", "kind": "drain"}]}`, says: `fault 0: kind is "drain"; use one of`},
 		"NoGate":      {reason: "Only gated agents have one.", text: `{"duration": "1m", "faults": [{"at": "1s", "kind": "gate killed", "workload": "node"}]}`, says: `workload "node" has no gate; use one of ["python-gated" "node-gated"]`},
 		"NoStage":     {reason: "A stage has at least the usual nodes.", text: `{"duration": "1m", "nodes": 3}`, says: `there are 3 nodes; use 10 to 100`},
+		"OfItsHPA":    {reason: "People do not scale what an HPA scales.", text: `{"duration": "1m", "disruptions": [{"at": "1s", "kind": "scale-up", "workload": "node", "replicas": 4}]}`, says: `workload "node" is scaled by its HPA; use one of ["python"`},
 		"NoSuchNode":  {reason: "The stage has ten nodes.", text: `{"duration": "1m", "disruptions": [{"at": "1s", "kind": "drain", "node": 10, "count": 1}]}`, says: `disruption 0: node is 10; use 0 to 9`},
 		"AboutNobody": {reason: "A rollout is one of a workload.", text: `{"duration": "1m", "disruptions": [{"at": "1s", "kind": "rollout"}]}`, says: `the workload of a "rollout" is ""; use one of`},
 	} {

@@ -46,6 +46,7 @@ const (
 	ScaleDown   Kind = "scale-down"
 	DeletePods  Kind = "deletes"
 	EvictAll    Kind = "storm of evictions"
+	OptOut      Kind = "opt-out, taken back"
 	KillGuard   Kind = "guard that leads killed"
 	PauseGuard  Kind = "guard that leads paused"
 	StopGuard   Kind = "guard that leads restarted"
@@ -64,6 +65,9 @@ const (
 	KillControllers Kind = "controller-manager killed"
 	KillScheduler   Kind = "scheduler killed"
 
+	LoseNode   Kind = "node lost"
+	LoseReport Kind = "kubelet away"
+
 	AlterPolicy Kind = "policy or binding altered"
 	AlterBudget Kind = "budget altered"
 	AlterRights Kind = "rights of the guard taken"
@@ -73,7 +77,7 @@ const (
 
 // Disruptions lists the kinds of steps that a cluster's owner takes.
 func Disruptions() []Kind {
-	return []Kind{DrainNode, DrainNodes, TakeBack, RollOut, RollOutBad, ScaleUp, ScaleDown, DeletePods, EvictAll}
+	return []Kind{DrainNode, DrainNodes, TakeBack, RollOut, RollOutBad, ScaleUp, ScaleDown, DeletePods, EvictAll, OptOut}
 }
 
 // Faults lists the kinds of steps that nobody wants.
@@ -82,6 +86,7 @@ func Faults() []Kind {
 		[]Kind{KillGuard, PauseGuard, StopGuard, KillAdapter, HoldAdapter, StopAdapter, KillGate, HoldGate, KillAgent, SlowLiveKit},
 		[]Kind{KillAPIServer, HoldAPIServer, KillEtcd, HoldEtcd, KillControllers, KillScheduler},
 		[]Kind{AlterPolicy, AlterBudget, AlterRights, AlterKey, AlterLabels},
+		[]Kind{LoseNode, LoseReport},
 	)
 }
 
@@ -98,6 +103,12 @@ func Workloads() []string { return []string{Python, Node, PythonGated, NodeGated
 
 // Gated lists those of them that have a call-gate.
 func Gated() []string { return []string{PythonGated, NodeGated} }
+
+// Scaled is the workload that an HPA scales on its calls.
+const Scaled = Node
+
+// ByHand lists those that people scale.
+func ByHand() []string { return []string{Python, PythonGated, NodeGated} }
 
 const (
 	// Nodes is how many nodes a stage has, unless more are asked for.
@@ -118,9 +129,9 @@ const (
 	// In a short run steps come closer, and no closer than that.
 	leastBetween, leastBetweenFault = 4 * time.Second, 8 * time.Second
 
-	atEnds       = 10 * time.Second // nothing is disrupted at the start and at the end
-	leastCall    = 2 * time.Second
-	briefCall    = 6 * time.Second
+	atEnds    = 10 * time.Second // nothing is disrupted at the start and at the end
+	leastCall = 2 * time.Second
+	briefCall = 6 * time.Second
 )
 
 // Call is a caller of the schedule.
@@ -308,11 +319,14 @@ func drawStep(d dice, kind Kind) Step {
 		s.Workload = d.of(Workloads())
 		lasts(10*time.Second, 20*time.Second)
 	case ScaleUp:
-		s.Workload, s.Replicas = d.of(Workloads()), d.number(Replicas+1, mostReplicas)
+		s.Workload, s.Replicas = d.of(ByHand()), d.number(Replicas+1, mostReplicas)
 	case ScaleDown:
-		s.Workload, s.Replicas = d.of(Workloads()), d.number(leastReplicas, Replicas)
+		s.Workload, s.Replicas = d.of(ByHand()), d.number(leastReplicas, Replicas)
 	case DeletePods:
 		s.Workload, s.Count, s.Pick = d.of(Workloads()), d.number(1, 4), d.IntN(1000)
+	case OptOut:
+		s.Workload = d.of(Workloads())
+		lasts(3*time.Second, 10*time.Second)
 	case EvictAll:
 		lasts(5*time.Second, 15*time.Second)
 	case KillGate:
@@ -330,6 +344,9 @@ func drawStep(d dice, kind Kind) Step {
 		lasts(0, 5*time.Second)
 	case KillControllers, KillScheduler:
 		lasts(0, 10*time.Second)
+	case LoseNode, LoseReport:
+		s.Node, s.Count = d.IntN(Nodes), 1
+		lasts(5*time.Second, 45*time.Second)
 	case AlterPolicy, AlterRights, AlterKey:
 		s.Pick = d.IntN(1000)
 		lasts(2*time.Second, 15*time.Second)

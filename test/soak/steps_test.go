@@ -101,6 +101,10 @@ func (p *player) do(ctx context.Context, s Step) (said string, err error) {
 		return p.controlPlane(ctx, s)
 	case AlterPolicy, AlterBudget, AlterRights, AlterKey, AlterLabels:
 		return p.alter(ctx, s)
+	case LoseNode, LoseReport:
+		return p.loseNode(ctx, s)
+	case OptOut:
+		return p.optOut(ctx, s)
 	}
 	return "", fmt.Errorf("nobody knows how to do a %q", s.Kind)
 }
@@ -311,7 +315,7 @@ func (p *player) deletePods(ctx context.Context, s Step) (string, error) {
 		pod := pods[(s.Pick+i)%len(pods)]
 		err := p.stage.Client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
 		codes[code(err)]++
-		if state := call.StateOf(pod.Labels, pod.Annotations); err == nil && p.baseline == "" && pod.DeletionTimestamp == nil && ready(pod) && state == call.Serving {
+		if state := call.StateOf(pod.Labels, pod.Annotations); err == nil && p.baseline == "" && !p.givenUp(s.Workload) && pod.DeletionTimestamp == nil && ready(pod) && state == call.Serving {
 			return answers(codes), fmt.Errorf("pod %s/%s was deleted while it served", pod.Namespace, pod.Name)
 		}
 	}

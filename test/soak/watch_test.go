@@ -41,6 +41,7 @@ func (p *player) watch(ctx context.Context) {
 	}
 	every(lookForCalls, p.seeCalls)
 	every(lookAtPods, p.seePods)
+	every(lookAtReports, p.reportPods)
 	if p.baseline == "" {
 		every(lookAtUsage, p.seeUsage)
 	}
