@@ -108,7 +108,7 @@ func (p *player) accident(ctx context.Context, scene *accidents.Scene, row accid
 			return err
 		}
 	}
-	err = lab.Eventually(scene.Context, healedWithin, row.Name()+" is healed", func() (bool, error) {
+	err = lab.Eventually(context.WithoutCancel(ctx), healedWithin, row.Name()+" is healed", func() (bool, error) {
 		var errs []error
 		for _, guard := range p.guards.all() { // one may be dead or paused
 			scene.Guard = guard
