@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-# Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), KUBERNETES=version (test), SEED, DURATION, RATE, PACE, NODES, FAULTS, REPLAY, BASELINE (soak), ONLY (mutants), CI (tests print every result).
+# Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), KUBERNETES=version (test), SEED, DURATION, RATE, PACE, NODES, FAULTS, REPLAY, BASELINE, TAIL (soak), ONLY (mutants), CI (tests print every result).
 UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/... ./test/monitoring/... ./test/reference/... ./test/python/... ./test/soak ./test/accidents ./test/mutants
 # They visit every state of small worlds, in step, and are slow under the race detector.
 MODELS := Interleavings|NothingWaitsForEver|NoJobIsTakenForOver|FindsBrokenRules|NodeHours
@@ -111,7 +111,7 @@ mutants-policies: ## The same for the admission policies, each on a local cluste
 
 .PHONY: soak
 soak: ## Play DURATION=10m of calls, disruptions and faults, drawn from SEED=1, RATE=1 calls a second, at PACE=1, on NODES=10; or REPLAY=file; FAULTS=no leaves out faults, BASELINE=article and others play it without callguard (report in _output/soak)
-	go test -v -count=1 -timeout 0 -tags soak -run TestSoak ./test/soak -out $(CURDIR)/_output/soak $(if $(BASELINE),-baseline $(BASELINE)) \
+	go test -v -count=1 -timeout 0 -tags soak -run TestSoak ./test/soak -out $(CURDIR)/_output/soak $(if $(BASELINE),-baseline $(BASELINE)) $(if $(TAIL),-tail $(TAIL)) \
 		$(if $(REPLAY),-replay $(abspath $(REPLAY)),$(if $(SEED),-seed $(SEED)) $(if $(DURATION),-duration $(DURATION)) $(if $(RATE),-rate $(RATE)) $(if $(PACE),-pace $(PACE)) $(if $(NODES),-nodes $(NODES)) $(if $(filter no,$(FAULTS)),-faults=false))
 
 .PHONY: soak-page

@@ -141,3 +141,36 @@ func TestSpread(t *testing.T) {
 		t.Errorf("no length is spread (-want +got):\n%s", diff)
 	}
 }
+
+func TestTailsHaveALimit(t *testing.T) {
+	t.Parallel()
+	drain := func(tail float64, fault, done bool) Tail {
+		return Tail{DrainRecord: DrainRecord{Node: "node-1", Began: seconds(50), Done: done}, Tail: seconds(tail), Fault: fault}
+	}
+	for name, tc := range map[string]struct {
+		reason string
+		tails  []Tail
+		want   []string
+	}{
+		"Within":    {reason: "As long as is allowed is not too long.", tails: []Tail{drain(20, false, true)}},
+		"TooLong":   {reason: "Each drain is held to it.", tails: []Tail{drain(1, false, true), drain(20.5, false, true)}, want: []string{"the drain of node-1 at 50s was 20.5s longer than its longest call, without a fault; 20s is allowed"}},
+		"Fault":     {reason: "A drain waits while nobody can judge its pods.", tails: []Tail{drain(1, false, true), drain(60, true, true)}},
+		"NotEnded":  {reason: "One that did not end is told by Judge.", tails: []Tail{drain(1, false, true), drain(60, false, false)}},
+		"NoneKnown": {reason: "Drains that all had a fault show nothing.", tails: []Tail{drain(1, true, true)}, want: []string{"none of 1 drain ended without a fault after its longest call, so nothing is known about the limit of 20s; use a longer run, or another seed"}},
+		"NoDrain":   {reason: "No drain shows nothing, either.", want: []string{"none of 0 drains ended without a fault after its longest call, so nothing is known about the limit of 20s; use a longer run, or another seed"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := Account{Tails: tc.tails}
+			for _, tail := range tc.tails {
+				if tail.Done && !tail.Fault {
+					a.Undisturbed.Count++
+				}
+			}
+			got := a.JudgeTails(seconds(20))
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", tc.reason, diff)
+			}
+		})
+	}
+}

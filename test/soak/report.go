@@ -124,6 +124,28 @@ func (a Account) Judge() []string {
 	return wrong
 }
 
+// JudgeTails says which drains were longer than their longest call by more than is allowed. A drain with a fault in that time is
+// not held to it. A run in which all of them had one shows nothing, which is wrong, too.
+func (a Account) JudgeTails(most Offset) []string {
+	var wrong []string
+	for _, t := range a.Tails {
+		if t.Done && !t.Fault && t.Tail > most {
+			wrong = append(wrong, fmt.Sprintf("the drain of %s at %s was %s longer than its longest call, without a fault; %s is allowed", t.Node, short(t.Began), short(t.Tail), short(most)))
+		}
+	}
+	if a.Undisturbed.Count == 0 {
+		wrong = append(wrong, fmt.Sprintf("none of %s ended without a fault after its longest call, so nothing is known about the limit of %s; use a longer run, or another seed", many(len(a.Tails), "drain"), short(most)))
+	}
+	return wrong
+}
+
+// Counts says how much of the schedule was done.
+func (r Report) Counts() string {
+	disruptions, withoutRoom := r.Done(false)
+	faults, impossible := r.Done(true)
+	return fmt.Sprintf("%s and %s done, %d and %d passed over", many(disruptions, "disruption"), many(faults, "fault"), withoutRoom, impossible)
+}
+
 // String is the account in a few lines, for a log.
 func (a Account) String() string {
 	var outcomes []string

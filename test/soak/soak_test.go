@@ -33,6 +33,7 @@ var (
 	faults   = flag.Bool("faults", true, "have faults, and not disruptions only")
 	replay   = flag.String("replay", "", "play this file, which a run wrote, instead of drawing a schedule")
 	without  = flag.String("baseline", "", "have no callguard and no faults, but what people do without it: article, grace600, grace-drain-timeout, maxUnavailable0 or agones-like")
+	tail     = flag.Duration("tail", 0, "by how much a drain may be longer than its longest call, if no fault is under way then; 0 for any")
 	out      = flag.String("out", filepath.Join("..", "..", "_output", "soak"), "the folder of reports and replays")
 )
 
@@ -110,7 +111,7 @@ func TestSoak(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	t.Logf("%s\nreport: %s\n        %s", report.Account, data, page)
+	t.Logf("%s\n%s\nreport: %s\n        %s", report.Counts(), report.Account, data, page)
 	if baseline == "" {
 		path, err := report.Short().Write(filepath.Join(dir, "short"))
 		if err != nil {
@@ -159,6 +160,9 @@ func (p *player) report(dir string, machine Machine) Report {
 	r.Failures = p.failures
 	if p.baseline == "" { // of the others it is the result
 		r.Failures = append(r.Account.Judge(), p.failures...)
+		if *tail > 0 {
+			r.Failures = append(r.Failures, r.Account.JudgeTails(Offset(*tail))...)
+		}
 	}
 	if p.dropped == nil {
 		return r
