@@ -89,6 +89,8 @@ const (
 // Project is one LiveKit project: where it is and the key that signs its tokens.
 type Project struct {
 	URL, APIKey, APISecret string
+	// Via is where workers and gates reach the server, if not at URL. Agents are in their rooms by URL.
+	Via string
 }
 
 // Config holds what a Fleet needs.
@@ -100,6 +102,9 @@ type Config struct {
 	NodeClient func(node string) (kubernetes.Interface, error)
 	// LiveKit says which project a pod works for. False means not known yet; the fleet asks again.
 	LiveKit func(*corev1.Pod) (Project, bool)
+	// Before, where set, listens at the address of a gate's status, where others ask, and carries what comes to the address of
+	// the gate itself, until stop is called. Probes ask the gate itself, as on its node.
+	Before func(address, to string) (stop func(), err error)
 	// MaxJobs is how many jobs a worker runs at once, 10 when 0. LiveKit offers nothing to workers whose load is
 	// above agents.target_load of its own configuration (default 0.7): set that to 1 where MaxJobs must be reached.
 	MaxJobs int

@@ -114,7 +114,11 @@ func (k *kubelet) look(ctx context.Context, probes []*probe) {
 			p.ready = true
 		case !now.Before(p.next):
 			p.next = now.Add(p.period)
-			code, err := ask(ctx, p.url)
+			url := p.url
+			if p.sidecar && gate != nil {
+				url = gate.direct(url)
+			}
+			code, err := ask(ctx, url)
 			// A gate of an earlier version has no such page, and its pod would not have this probe.
 			if err == nil && (code >= 200 && code < 400 || p.sidecar && code == http.StatusNotFound) {
 				p.ready, p.wrong = true, 0

@@ -3,6 +3,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,11 +39,13 @@ const (
 type sidecar struct {
 	log        *slog.Logger
 	volume     string // the downwardAPI volume
-	statusURL  string
+	statusURL  string // where others ask
+	ownURL     string // where the gate answers: statusURL, unless something is before it
 	agentURL   string
 	start      func() (GateProcess, error)
 	agent      atomic.Pointer[process] // whose GET /worker it is; nil while none runs
 	stopWorker func()
+	stopBefore func() // nil without Config.Before
 	work       sync.WaitGroup
 
 	mu       sync.Mutex
@@ -90,16 +93,25 @@ func (f *Fleet) newSidecar(pod *corev1.Pod) (*sidecar, error) {
 	}
 	agent, status := net.JoinHostPort(pod.Status.PodIP, strconv.Itoa(agentPort)), net.JoinHostPort(pod.Status.PodIP, strconv.Itoa(port))
 	s.agentURL, s.statusURL = "ws://"+agent, "http://"+status
+	if f.cfg.Before != nil {
+		others := status
+		status = net.JoinHostPort(pod.Status.PodIP, strconv.Itoa(port+1))
+		if s.stopBefore, err = f.cfg.Before(others, status); err != nil {
+			s.stopWorker()
+			return nil, err
+		}
+	}
+	s.ownURL = "http://" + status
 	args := append([]string{
 		"--bind-address=" + agent, "--status-address=" + status, "--worker-ports=" + strconv.Itoa(workers),
 		"--order-file=" + filepath.Join(s.volume, "annotations"), "--journal=" + journal,
 	}, strings.Fields(pod.Annotations[GateArgsAnnotation])...)
 	env := []string{
-		"LIVEKIT_URL=" + project.URL, "LIVEKIT_API_KEY=" + project.APIKey, "LIVEKIT_API_SECRET=" + project.APISecret, "POD_UID=" + string(pod.UID),
+		"LIVEKIT_URL=" + cmp.Or(project.Via, project.URL), "LIVEKIT_API_KEY=" + project.APIKey, "LIVEKIT_API_SECRET=" + project.APISecret, "POD_UID=" + string(pod.UID),
 	}
 	s.start = func() (GateProcess, error) { return f.cfg.Gate(pod, pod.Annotations[GateAnnotation], args, env) }
 	if s.process, err = s.start(); err != nil {
-		s.stopWorker()
+		s.stop()
 		return nil, fmt.Errorf("cannot start the gate of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	s.work.Go(s.keep)
@@ -183,7 +195,23 @@ func (s *sidecar) end(atOnce bool) {
 		s.log.Error("The gate did not end well", "err", err)
 	}
 	s.work.Wait()
+	s.stop()
+}
+
+// stop ends what listens for the gate.
+func (s *sidecar) stop() {
 	s.stopWorker()
+	if s.stopBefore != nil {
+		s.stopBefore()
+	}
+}
+
+// direct is the URL of a page of the gate for its own node, which nothing is between.
+func (s *sidecar) direct(url string) string {
+	if rest, ok := strings.CutPrefix(url, s.statusURL); ok {
+		return s.ownURL + rest
+	}
+	return url
 }
 
 // runs reports whether there is a process.
@@ -202,14 +230,14 @@ func (s *sidecar) runs() bool {
 func (s *sidecar) started(ctx context.Context) error {
 	end := time.Now().Add(gateStart)
 	for {
-		code, err := ask(ctx, s.statusURL+"/healthz")
+		code, err := ask(ctx, s.ownURL+"/healthz")
 		switch {
 		case err == nil && code == http.StatusOK:
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case time.Now().After(end):
-			return fmt.Errorf("the gate does not answer at %s within %s: %w", s.statusURL, gateStart, err)
+			return fmt.Errorf("the gate does not answer at %s within %s: %w", s.ownURL, gateStart, err)
 		}
 		wait(ctx, gatePace)
 	}

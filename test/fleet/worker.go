@@ -3,6 +3,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -132,9 +133,7 @@ func (w *worker) session(ctx context.Context) (opened bool, err error) {
 		return false, fmt.Errorf("the pod has no LiveKit project yet; make Config.LiveKit know it")
 	}
 	there := project
-	if w.via != "" {
-		there.URL = w.via
-	}
+	there.URL = cmp.Or(w.via, project.Via, project.URL)
 	conn, err := dialAgent(ctx, there)
 	if err != nil {
 		return false, err

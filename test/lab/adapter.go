@@ -83,11 +83,15 @@ func (l *Lab) StartAdapter(ctx context.Context, args ...string) (*Adapter, error
 	if err != nil {
 		return nil, err
 	}
+	liveKit, err := l.adapterLiveKit()
+	if err != nil {
+		return nil, err
+	}
 	a := &Adapter{Port: ports[0]}
 	a.Process, err = l.start(environment(l.clock), AdapterName, program, l.log(AdapterName, a.Port), a.Port, append([]string{
 		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", a.Port),
 		"--lister-kubeconfig=" + kubeconfig, "--authentication-kubeconfig=" + kubeconfig, "--authorization-kubeconfig=" + kubeconfig,
-		"--livekit-url=" + l.LiveKits[0].URL, "--livekit-api-key-file=" + key, "--livekit-api-secret-file=" + secret,
+		"--livekit-url=" + liveKit, "--livekit-api-key-file=" + key, "--livekit-api-secret-file=" + secret,
 		"--livekit-allow-cidr=" + loopback,
 	}, args...)...)
 	if err != nil {

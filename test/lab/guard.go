@@ -92,10 +92,14 @@ func (l *Lab) StartGuardOf(ctx context.Context, program string, args ...string) 
 	if err != nil {
 		return nil, err
 	}
+	liveKit, err := l.guardLiveKit()
+	if err != nil {
+		return nil, err
+	}
 	g := &Guard{Port: ports[0], Log: l.log(GuardName, ports[0]), url: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
 	common = append(common,
 		fmt.Sprintf("--bind-address=127.0.0.1:%d", g.Port),
-		"--livekit-url="+l.LiveKits[0].URL, "--livekit-api-key-file="+key, "--livekit-api-secret-file="+secret)
+		"--livekit-url="+liveKit, "--livekit-api-key-file="+key, "--livekit-api-secret-file="+secret)
 	args = append(common, args...)
 	l.mu.Lock()
 	ahead := l.clock
@@ -184,6 +188,9 @@ func (l *Lab) Unlock(ctx context.Context) (string, error) {
 // guardFlags are those that say where a guard belongs.
 func (l *Lab) guardFlags(ctx context.Context) ([]string, error) {
 	kubeconfig, err := l.Cluster.ServiceAccountKubeconfig(ctx, GuardNamespace, GuardName)
+	if err == nil {
+		kubeconfig, err = l.guardKubeconfig(kubeconfig)
+	}
 	if err != nil {
 		return nil, err
 	}

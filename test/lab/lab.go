@@ -66,6 +66,8 @@ type Options struct {
 	Programs string
 	// Seed makes the random times of agents repeat themselves.
 	Seed uint64
+	// Linked puts links between the programs, which can be in trouble: see Lab.Links.
+	Linked bool
 	// NoFleet leaves out the fleet and the callers: guarded pods have no process.
 	NoFleet  bool
 	Progress io.Writer
@@ -92,6 +94,8 @@ type Lab struct {
 	Adapter *Adapter
 	// Guard is nil without Options.Guard.
 	Guard *Guard
+	// Links is nil without Options.Linked.
+	Links *Links
 	// Fleet and Callers are nil with Options.NoFleet.
 	Fleet   *fleet.Fleet
 	Callers *fleet.Callers
@@ -132,6 +136,9 @@ func Open(ctx context.Context, o Options) (*Lab, error) {
 		return nil, err
 	}
 	l := &Lab{Cluster: cluster, clock: o.Clock, memory: o.MemoryLimit, gateClock: o.Clocks.Nodes, progress: o.Progress, built: map[string]bool{}, programs: o.Programs, stopEars: func() {}, ears: ears{said: map[string]string{}}}
+	if o.Linked {
+		l.Links = newLinks()
+	}
 	if err := l.set(ctx, o, webhooks); err != nil {
 		return nil, errors.Join(err, l.Close(context.WithoutCancel(ctx)))
 	}
@@ -197,6 +204,13 @@ func (l *Lab) startAdapter(ctx context.Context, o Options, webhooks string) erro
 }
 
 func (l *Lab) startFleet(ctx context.Context, o Options) error {
+	var before func(string, string) (func(), error)
+	if l.Links != nil {
+		before = func(address, to string) (func(), error) {
+			_, stop, err := l.Links.Gates.Listen(address, to)
+			return stop, err
+		}
+	}
 	played, err := fleet.New(fleet.Config{
 		Client: l.Client,
 		NodeClient: func(node string) (kubernetes.Interface, error) {
@@ -206,7 +220,7 @@ func (l *Lab) startFleet(ctx context.Context, o Options) error {
 			}
 			return kubernetes.NewForConfig(config)
 		},
-		LiveKit: l.projectOf,
+		LiveKit: l.linkedProjectOf, Before: before,
 		MaxJobs: o.MaxJobs, Seed: o.Seed,
 		Gate:    l.gate(o.OldGate), //nolint:contextcheck // a gate lives with its pod
 		Volumes: filepath.Join(l.Cluster.Dir(), "volumes"),
@@ -242,7 +256,9 @@ func (l *Lab) Close(ctx context.Context) error {
 	if l.stopFleet != nil {
 		errs = append(errs, l.stopFleet())
 	}
-	errs = append(errs, l.Detach(), l.release(), l.Cluster.Down(ctx))
+	errs = append(errs, l.Detach())
+	l.Links.close()
+	errs = append(errs, l.release(), l.Cluster.Down(ctx))
 	return errors.Join(errs...)
 }
 
