@@ -76,7 +76,14 @@ func (l *Lab) gate(old string) func(*corev1.Pod, string, []string, []string) (fl
 			return nil, fmt.Errorf("there is no gate of kind %q; use %q or %q", kind, GateKind, OldGateKind)
 		}
 		log := filepath.Join(l.Cluster.Dir(), "logs", gateName+"-"+pod.Namespace+"-"+pod.Name+".log")
-		return startIn(append(environment(l.gateClock), env...), gateName, program, log, args...)
+		process, err := startIn(append(environment(l.gateClock), env...), gateName, program, log, args...)
+		if err != nil {
+			return nil, err
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.gates[pod.UID] = process
+		return process, nil
 	}
 }
 

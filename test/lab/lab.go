@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -114,6 +115,7 @@ type Lab struct {
 	built    map[string]bool // programs, by name
 	programs string          // Options.Programs
 	guards   []*Guard        // all that were ever started
+	gates    map[types.UID]*Process
 	confined []*confinement
 }
 
@@ -135,7 +137,7 @@ func Open(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Cluster: cluster, clock: o.Clock, memory: o.MemoryLimit, gateClock: o.Clocks.Nodes, progress: o.Progress, built: map[string]bool{}, programs: o.Programs, stopEars: func() {}, ears: ears{said: map[string]string{}}}
+	l := &Lab{Cluster: cluster, clock: o.Clock, memory: o.MemoryLimit, gateClock: o.Clocks.Nodes, progress: o.Progress, built: map[string]bool{}, gates: map[types.UID]*Process{}, programs: o.Programs, stopEars: func() {}, ears: ears{said: map[string]string{}}}
 	if o.Linked {
 		l.Links = newLinks()
 	}
