@@ -86,15 +86,15 @@ func (s Schedule) Validate() error {
 // validate reports the first mistake of a step.
 func (s Step) validate(of Schedule, kinds []Kind) error {
 	duration := of.Duration
-	about := []Kind{RollOut, RollOutBad, ScaleUp, ScaleDown, DeletePods, OptOut, KillGate, HoldGate, KillAgent, AlterBudget, AlterLabels}
+	about := []Kind{RollOut, RollOutBad, ScaleUp, ScaleDown, DeletePods, OptOut, KillGate, HoldGate, FullDisk, KillAgent, AlterBudget, AlterLabels}
 	switch {
 	case !slices.Contains(kinds, s.Kind):
 		return fmt.Errorf("kind is %q; use one of %q", s.Kind, kinds)
 	case s.At < 0 || s.At > duration:
 		return fmt.Errorf("it is at %s; it must be within the duration of %s", s.At, duration)
-	case slices.Contains(about, s.Kind) != slices.Contains(Workloads(), s.Workload):
+	case (slices.Contains(about, s.Kind) || s.Link == AgentsLiveKit) != slices.Contains(Workloads(), s.Workload):
 		return fmt.Errorf("the workload of a %q is %q; use one of %q where it is about one, else leave it out", s.Kind, s.Workload, Workloads())
-	case (s.Kind == KillGate || s.Kind == HoldGate) && !slices.Contains(Gated(), s.Workload):
+	case (s.Kind == KillGate || s.Kind == HoldGate || s.Kind == FullDisk) && !slices.Contains(Gated(), s.Workload):
 		return fmt.Errorf("workload %q has no gate; use one of %q", s.Workload, Gated())
 	case (s.Kind == ScaleUp || s.Kind == ScaleDown) && !slices.Contains(ByHand(), s.Workload):
 		return fmt.Errorf("workload %q is scaled by its HPA; use one of %q", s.Workload, ByHand())
@@ -109,5 +109,5 @@ func (s Step) validate(of Schedule, kinds []Kind) error {
 	case s.Pick < 0:
 		return fmt.Errorf("pick is %d; use 0 or more", s.Pick)
 	}
-	return nil
+	return s.validateLink()
 }

@@ -68,6 +68,8 @@ func TestWrongFiles(t *testing.T) {
 		"NoStage":     {reason: "A stage has at least the usual nodes.", text: `{"duration": "1m", "nodes": 3}`, says: `there are 3 nodes; use 10 to 100`},
 		"OfItsHPA":    {reason: "People do not scale what an HPA scales.", text: `{"duration": "1m", "disruptions": [{"at": "1s", "kind": "scale-up", "workload": "node", "replicas": 4}]}`, says: `workload "node" is scaled by its HPA; use one of ["python"`},
 		"NoSuchNode":  {reason: "The stage has ten nodes.", text: `{"duration": "1m", "disruptions": [{"at": "1s", "kind": "drain", "node": 10, "count": 1}]}`, says: `disruption 0: node is 10; use 0 to 9`},
+		"NoLink":      {reason: "Connections are between two.", text: `{"duration": "1m", "faults": [{"at": "1s", "kind": "connections cut"}]}`, says: `the link of a "connections cut" is ""; use one of ["drain-guard and LiveKit"`},
+		"LinkOfNone":  {reason: "A gate is killed on its node.", text: `{"duration": "1m", "faults": [{"at": "1s", "kind": "gate killed", "workload": "node-gated", "link": "drain-guard and gates"}]}`, says: `the link of a "gate killed" is "drain-guard and gates"; use one of`},
 		"AboutNobody": {reason: "A rollout is one of a workload.", text: `{"duration": "1m", "disruptions": [{"at": "1s", "kind": "rollout"}]}`, says: `the workload of a "rollout" is ""; use one of`},
 	} {
 		t.Run(name, func(t *testing.T) {

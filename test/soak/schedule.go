@@ -55,6 +55,7 @@ const (
 	StopAdapter Kind = "adapter restarted"
 	KillGate    Kind = "gate killed"
 	HoldGate    Kind = "gate paused"
+	FullDisk    Kind = "disk of a gate full"
 	KillAgent   Kind = "agent killed"
 	SlowLiveKit Kind = "LiveKit slow"
 
@@ -83,10 +84,11 @@ func Disruptions() []Kind {
 // Faults lists the kinds of steps that nobody wants.
 func Faults() []Kind {
 	return slices.Concat(
-		[]Kind{KillGuard, PauseGuard, StopGuard, KillAdapter, HoldAdapter, StopAdapter, KillGate, HoldGate, KillAgent, SlowLiveKit},
+		[]Kind{KillGuard, PauseGuard, StopGuard, KillAdapter, HoldAdapter, StopAdapter, KillGate, HoldGate, FullDisk, KillAgent, SlowLiveKit},
 		[]Kind{KillAPIServer, HoldAPIServer, KillEtcd, HoldEtcd, KillControllers, KillScheduler},
 		[]Kind{AlterPolicy, AlterBudget, AlterRights, AlterKey, AlterLabels},
 		[]Kind{LoseNode, LoseReport},
+		networkFaults(),
 	)
 }
 
@@ -155,6 +157,8 @@ type Step struct {
 	Replicas int `json:"replicas,omitempty"`
 	// For is how long it lasts where something is taken back.
 	For Offset `json:"for,omitempty"`
+	// Link is between whom connections are in trouble.
+	Link Link `json:"link,omitempty"`
 	// Pick chooses among the pods that there are then.
 	Pick int `json:"pick,omitempty"`
 }
@@ -334,6 +338,9 @@ func drawStep(d dice, kind Kind) Step {
 	case HoldGate:
 		s.Workload, s.Pick = d.of(Gated()), d.IntN(1000)
 		lasts(3*time.Second, 10*time.Second)
+	case FullDisk:
+		s.Workload, s.Pick = d.of(Gated()), d.IntN(1000)
+		lasts(5*time.Second, 15*time.Second)
 	case KillAgent:
 		s.Workload, s.Pick = d.of(Workloads()), d.IntN(1000)
 	case PauseGuard, HoldAdapter:
@@ -353,6 +360,8 @@ func drawStep(d dice, kind Kind) Step {
 	case AlterBudget, AlterLabels:
 		s.Workload, s.Pick = d.of(Workloads()), d.IntN(1000)
 		lasts(2*time.Second, 15*time.Second)
+	case SlowNetwork, LossyNetwork, CutNetwork:
+		return drawNetwork(d, kind)
 	case KillGuard, StopGuard, KillAdapter, StopAdapter:
 	}
 	return s

@@ -85,7 +85,7 @@ func TestSoak(t *testing.T) {
 	}
 	stage, err := lab.Open(ctx, lab.Options{
 		Name: lab.InstanceName("soak"), Nodes: schedule.Nodes, MaxJobs: maxJobs(schedule, baseline), Seed: schedule.Seed, Progress: os.Stderr,
-		NodeLeaseSeconds: nodeLeaseSeconds, ControllerManagerArgs: nodeArgs(), Guard: baseline == "", NoAdapter: baseline != "", GuardArgs: guardArgs(),
+		NodeLeaseSeconds: nodeLeaseSeconds, ControllerManagerArgs: nodeArgs(), Linked: baseline == "", Guard: baseline == "", NoAdapter: baseline != "", GuardArgs: guardArgs(),
 	})
 	if err != nil {
 		t.Fatalf("cannot set the stage: %v", err)

@@ -93,6 +93,8 @@ func (p *player) do(ctx context.Context, s Step) (said string, err error) {
 		return p.killGate(ctx, s)
 	case HoldGate:
 		return p.holdGate(ctx, s)
+	case FullDisk:
+		return p.fullDisk(ctx, s)
 	case KillAgent:
 		return p.killAgent(ctx, s)
 	case SlowLiveKit:
@@ -105,6 +107,8 @@ func (p *player) do(ctx context.Context, s Step) (said string, err error) {
 		return p.loseNode(ctx, s)
 	case OptOut:
 		return p.optOut(ctx, s)
+	case SlowNetwork, LossyNetwork, CutNetwork:
+		return p.network(ctx, s)
 	}
 	return "", fmt.Errorf("nobody knows how to do a %q", s.Kind)
 }
