@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-# Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), KUBERNETES=version (test), SEED, DURATION, RATE, PACE, NODES, FAULTS, REPLAY, BASELINE, TAIL (soak), ONLY (mutants), CI (tests print every result).
+# Variables a caller may set: KEEP=1 (demo), NAME=instance (cluster-*), KUBERNETES=version (test), SEED, DURATION, RATE, PACE, NODES, FAULTS, REPLAY, BASELINE, TAIL (soak), ONLY (mutants), FUZZTIME (fuzz), CI (tests print every result).
 UNIT := ./cmd/... ./pkg/... ./manifests/... ./hack/... ./test/fleet/... ./test/lab/... ./test/bench/... ./test/monitoring/... ./test/reference/... ./test/python/... ./test/soak ./test/accidents ./test/mutants
 # They visit every state of small worlds, in step, and are slow under the race detector.
 MODELS := Interleavings|NothingWaitsForEver|NoJobIsTakenForOver|FindsBrokenRules|NodeHours
@@ -102,12 +102,16 @@ model: ## Explore more states of the models of gate and guard than `make unit` d
 	go test -v -count=1 -timeout 60m -run '$(MODELS)' ./pkg/guard -model 40000
 
 .PHONY: mutants
-mutants: ## Break callguard in one place at a time: a named test has to notice each (about half an hour; ONLY=gate/ for a part)
+mutants: ## Break callguard in one place at a time: a named test has to notice each (about 5 minutes; ONLY=gate/ for a part)
 	go run ./test/mutants $(if $(ONLY),--only $(ONLY))
 
 .PHONY: mutants-policies
-mutants-policies: ## The same for the admission policies, each on a local cluster (about 20 minutes)
+mutants-policies: ## The same for the admission policies, each on a local cluster (about 6 minutes)
 	go run ./test/mutants --policies $(if $(ONLY),--only $(ONLY))
+
+.PHONY: fuzz
+fuzz: ## Throw random bytes at whatever reads what others send, FUZZTIME=1m for each target (about 20 minutes)
+	hack/fuzz.sh $(FUZZTIME)
 
 .PHONY: soak
 soak: ## Play DURATION=10m of calls, disruptions and faults, drawn from SEED=1, RATE=1 calls a second, at PACE=1, on NODES=10; or REPLAY=file; FAULTS=no leaves out faults, BASELINE=article and others play it without callguard (report in _output/soak)
