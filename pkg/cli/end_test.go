@@ -16,6 +16,13 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
+// belongs makes the user alice, who is in these groups.
+func (s *stage) belongs(groups ...string) {
+	s.fake.PrependReactor("create", "selfsubjectreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, &authenticationv1.SelfSubjectReview{Status: authenticationv1.SelfSubjectReviewStatus{UserInfo: authenticationv1.UserInfo{Username: "alice", Groups: groups}}}, nil
+	})
+}
+
 // TestEnd ends a pod for a member of the break-glass group who says so, with the pod's own grace, and leaves an Event.
 func TestEnd(t *testing.T) {
 	const group = "callguard:break-glass"
@@ -49,9 +56,7 @@ func TestEnd(t *testing.T) {
 			}
 			s := newStage(t, newNamespace(voice, true), newGuardDeployment(), pod)
 			s.calls = map[string]int64{"a": 2}
-			s.fake.PrependReactor("create", "selfsubjectreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
-				return true, &authenticationv1.SelfSubjectReview{Status: authenticationv1.SelfSubjectReviewStatus{UserInfo: authenticationv1.UserInfo{Username: "alice", Groups: tc.groups}}}, nil
-			})
+			s.belongs(tc.groups...)
 			var deleted []clienttesting.DeleteActionImpl
 			var told []*corev1.Event
 			s.fake.PrependReactor("delete", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {

@@ -147,7 +147,7 @@ func (o *tryOptions) run(ctx context.Context, c *cluster, namespace string) erro
 		Show: func(s trycall.Step) {
 			steps = append(steps, triedStep{s, s.Took.Round(time.Millisecond).Seconds()})
 			if o.output == "" {
-				_, _ = fmt.Fprintf(o.Out, "%-5s %-8s %7s  %s\n", s.Outcome, s.Name, s.Took.Round(10*time.Millisecond), oneLine(s.Said))
+				o.show(s)
 			}
 		},
 	})
@@ -160,6 +160,11 @@ func (o *tryOptions) run(ctx context.Context, c *cluster, namespace string) erro
 		return errors.Join(err, printJSON(o.Out, result))
 	}
 	return err
+}
+
+// show prints a step as it ends.
+func (o *tryOptions) show(s trycall.Step) {
+	_, _ = fmt.Fprintf(o.Out, "%-5s %-8s %7s  %s\n", s.Outcome, s.Name, s.Took.Round(10*time.Millisecond), oneLine(s.Said))
 }
 
 // tryExit returns the exit code of an error of try, and ExitFailed for other errors.

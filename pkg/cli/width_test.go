@@ -16,7 +16,10 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/callguard/callguard/pkg/trycall"
 	"github.com/callguard/callguard/test/trial"
 )
 
@@ -75,6 +78,26 @@ func TestWidths(t *testing.T) {
 		"doctor": func(t *testing.T, s *stage, c *common) error {
 			return ignoring(errWarned, report(c.Out, s.examine(t.Context(), ""), ""))
 		},
+		"doctor-pre": func(t *testing.T, _ *stage, c *common) error {
+			s := newBareStage(t, kubelet(longNode, "v1.32.1"), newPod("voice-agent-77594dd9bf-lp467"), otherBudget("voice-agent"))
+			s.owners = map[string]string{"v1beta1": "prometheus-adapter"}
+			s.may("create apiservices", "create deployments")
+			return ignoring(errFailed, report(c.Out, s.examineBefore(t.Context()), ""))
+		},
+		"version": func(t *testing.T, s *stage, c *common) error {
+			s.refuse("get", "deployments")
+			v := s.versions(t.Context())
+			v.Revision = "d33f5760a6c1d33f5760a6c1"
+			return printVersions(c.Out, v, "")
+		},
+		"end": func(t *testing.T, s *stage, c *common) error {
+			s.belongs("callguard:break-glass")
+			s.fake.PrependReactor("delete", "pods", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, nil })
+			s.fake.PrependReactor("create", "events", func(clienttesting.Action) (bool, runtime.Object, error) { return true, &corev1.Event{}, nil })
+			c.In = bytes.NewBufferString(pod + "\n")
+			return (&endOptions{common: c, reason: "ticket 4711"}).run(t.Context(), s.cluster, voice, pod)
+		},
+		"try": triedSteps,
 		"drain-help": func(_ *testing.T, _ *stage, c *common) error {
 			cmd := newDrain(c)
 			cmd.SetOut(c.Out)
@@ -98,6 +121,25 @@ func TestWidths(t *testing.T) {
 			})
 		}
 	}
+}
+
+// triedSteps are what try shows of a call that is answered from afar, and not counted.
+func triedSteps(_ *testing.T, _ *stage, c *common) error {
+	o := &tryOptions{common: c}
+	const inPod = "voice/voice-agent-77594dd9bf-lp467"
+	for _, s := range []trycall.Step{
+		{Name: trycall.StepKey, Outcome: trycall.Done, Took: 20 * time.Millisecond, Said: "LiveKit at wss://voice-7f3a9c2e.livekit.cloud takes the key"},
+		{Name: trycall.StepDial, Outcome: trycall.Done, Took: 80 * time.Millisecond, Said: "a caller is in room callguard-try-99d76268c2f9"},
+		{Name: trycall.StepAnswer, Outcome: trycall.Done, Took: 1270 * time.Millisecond, Said: "an agent is there"},
+		{Name: trycall.StepSpeak, Outcome: trycall.Done, Took: 140 * time.Millisecond, Said: "the agent publishes a track"},
+		{Name: trycall.StepPod, Outcome: trycall.Done, Took: 10 * time.Millisecond, Said: "the agent is in pod " + inPod + " on " + longNode},
+		{Name: trycall.StepGate, Outcome: trycall.Unchecked, Took: 3 * time.Second, Said: "not checked, for pods are not reached from here: http://10.244.113.27:8089/calls cannot be asked: it does not answer in time"},
+		{Name: trycall.StepMetrics, Outcome: trycall.Failed, Took: 30 * time.Second, Said: "the metrics API counts no call of pod " + inPod + ": autoscalers do not see it; the metrics-adapter's LiveKit project has to be this one (wss://voice-7f3a9c2e.livekit.cloud), see kubectl calls doctor"},
+		{Name: trycall.StepHangUp, Outcome: trycall.Done, Took: 3 * time.Second, Said: "the agent has left after its caller"},
+	} {
+		o.show(s)
+	}
+	return nil
 }
 
 // ignoring leaves out an error that is no mistake.
