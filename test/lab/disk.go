@@ -36,5 +36,12 @@ func (l *Lab) FillDisk(pod types.UID) (free func() error, err error) {
 	if err := limit(0); err != nil {
 		return nil, err
 	}
-	return func() error { return limit(unix.RLIM_INFINITY) }, nil
+	return func() error {
+		select {
+		case <-gate.Done():
+			return nil // the next one has room
+		default:
+			return limit(unix.RLIM_INFINITY)
+		}
+	}, nil
 }

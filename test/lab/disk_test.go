@@ -11,8 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// writer writes a line into a file again and again. After each it makes a folder, for which a full disk has room.
-const writer = `cd "$0"; trap '' XFSZ; n=0; while :; do echo line >> file; mkdir "turn-$n"; n=$((n+1)); done`
+// writer writes a line into a file again and again. After each it makes an empty file, for which a full disk has room. No
+// other process writes there, so nothing is written once it is killed.
+const writer = `cd "$0"; trap '' XFSZ; n=0; while :; do echo line >> file; : > "turn-$n"; n=$((n+1)); sleep 0.02; done`
 
 func TestFullDiskTakesNothing(t *testing.T) {
 	t.Parallel()

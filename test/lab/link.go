@@ -3,7 +3,6 @@
 package lab
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -54,7 +53,7 @@ func NewLink() *Link { return &Link{mended: make(chan struct{}), conns: map[net.
 
 // Listen carries what comes to an address to another one, until stop is called. Port 0 is any free port; at is the address.
 func (l *Link) Listen(address, to string) (at string, stop func(), err error) {
-	listener, err := net.Listen("tcp", address) //nolint:noctx // it is there at once
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return "", nil, fmt.Errorf("cannot put a link before %s: %w", to, err)
 	}
@@ -141,9 +140,7 @@ func (l *Link) carry(from net.Conn, to string) {
 	if !l.keep(from) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), dialWithin)
-	defer cancel()
-	there, err := (&net.Dialer{}).DialContext(ctx, "tcp", to)
+	there, err := net.DialTimeout("tcp", to, dialWithin) //nolint:noctx // a connection of a link ends with the link
 	if err != nil {
 		reset(from) // as if nobody listened
 		return

@@ -19,7 +19,7 @@ import (
 // echo listens, and answers each line with itself.
 func echo(t *testing.T) (address string) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it is there at once
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func linked(t *testing.T) (*lab.Link, string, net.Conn) {
 
 func dial(t *testing.T, at string) net.Conn {
 	t.Helper()
-	conn, err := net.Dial("tcp", at) //nolint:noctx // it is there at once
+	conn, err := net.Dial("tcp", at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func TestClosedLinkLetsNobodyWait(t *testing.T) {
 		t.Fatalf("a cut link says %v; want nothing", err)
 	}
 	link.Close()
-	if _, err := net.DialTimeout("tcp", at, soon); !errors.Is(err, syscall.ECONNREFUSED) { //nolint:noctx // it is there at once
+	if _, err := net.DialTimeout("tcp", at, soon); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a closed link answers %v; want a refusal", err)
 	}
 	if _, _, err := link.Listen("127.0.0.1:0", at); err == nil {

@@ -24,10 +24,10 @@ func (p *player) fullDisk(ctx context.Context, s Step) (string, error) {
 	p.next[s.Workload].Lock()
 	defer p.next[s.Workload].Unlock()
 	if err := p.nobodyOnTheWay(ctx, s.Workload); err != nil {
-		return a.Pod.Name + ", not killed", free()
+		return fmt.Sprintf("%s, not killed: %v", a.Pod.Name, err), free()
 	}
 	if err := p.stage.Fleet.KillGate(a.Pod); err != nil {
-		return a.Pod.Name + ", whose pod then ended", nil
+		return fmt.Sprintf("%s, not killed: %v", a.Pod.Name, err), nil
 	}
 	return fmt.Sprintf("%s, killed after %s", a.Pod.Name, short(p.now()-s.At)), nil
 }
