@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Compares the Go benchmarks of the hot paths with those of another revision, such as the previous release: prints what
-# benchstat makes of six runs of each. Benchmarks that only one of them has are shown alone. Allocations and bytes compare on
-# any machine, times only on one that does nothing else.
+# Compares the Go benchmarks of the hot paths with those of another revision, such as the previous release. It runs each six
+# times and prints benchstat's comparison. Benchmarks that only one revision has are shown alone. Allocations and bytes can
+# be compared on any machine, times only on an idle one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Builds packages of callguard into a folder, or into a file where there is one package, and shows the progress:
+# Builds packages of callguard into a folder, or a single package into a file, and shows the progress:
 #   hack/build.sh bin/ ./cmd/...
-# The flags are those of the local cluster's programs (hack/cluster/local): what both need is compiled once.
+# The flags are those of the local cluster's programs (hack/cluster/local), so that shared packages are compiled
+# once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,11 +13,11 @@ shift
 export CGO_ENABLED=0
 build=(build -trimpath -buildvcs=false -ldflags "-s -w" -o "$output" "$@")
 
-# Before anything is compiled, the go command says what it would compile, which takes it a moment.
+# First the go command lists what it would compile, which takes a moment.
 echo "$output: counting what is to be built"
 total=$(go "${build[0]}" -n "${build[@]:1}" 2>&1 | grep -c '/compile -o ' || true)
 
-# left N: how long the rest takes at the pace so far; nothing while too little is done to tell.
+# left N: estimates the remaining time from the pace so far; prints nothing if too little is done.
 left() {
 	if (($1 >= total)); then
 		printf ', linking'
@@ -33,10 +34,10 @@ follow() {
 		if IFS= read -r -t 2 line; then
 			case $line in
 			"exit "[0-9]*) return "${line#exit }" ;;
-			*[[:space:]#:]*) printf '%s\n' "$line" >&2 ;; # what the compiler says
+			*[[:space:]#:]*) printf '%s\n' "$line" >&2 ;; # messages of the compiler
 			*) compiled=$((compiled + 1)) ;;
 			esac
-		elif (($? <= 128)); then # not the time limit: whoever built is gone
+		elif (($? <= 128)); then # not the time limit: the build has exited
 			return 1
 		fi
 		if ((SECONDS >= said + 5)); then

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Runs the tests for which clocks matter, with the clocks of the programs ten minutes apart, one way and then the
-# other: guards, metrics-adapter, gates, kube-apiserver, controllers and nodes. hack/cluster/clock makes such programs.
+# Runs the tests that depend on clocks with the programs' clocks ten minutes apart, one way and then the other: guards,
+# metrics-adapter, gates, kube-apiserver, controllers and nodes. hack/cluster/clock builds such programs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

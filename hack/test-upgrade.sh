@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Builds call-gate and drain-guard of an earlier commit, and upgrades pods that have that gate and a cluster that has that
-# guard and its manifests, with calls up: test-upgrade.sh COMMIT. It needs the history of this checkout.
+# Builds call-gate and drain-guard of an earlier commit, and upgrades pods with that gate and a cluster with that guard
+# and its manifests, during calls: test-upgrade.sh COMMIT. It needs the history of this checkout.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Runs every hack/update-*.sh: each rewrites what its namesake among hack/verify-*.sh checks.
+# Runs every hack/update-*.sh: each rewrites what the verify script of the same name checks.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

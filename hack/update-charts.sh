@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Writes what the charts' values.yaml say: values.schema.json, for charts with "# @schema" in it, and README.md, for
-# charts with a README.md.gotmpl. Arguments are folders of charts; without any, all of charts/.
+# Generates from the charts' values.yaml: values.schema.json, for charts with "# @schema" in it, and README.md, for
+# charts with a README.md.gotmpl. Arguments are folders of charts; the default is all of charts/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if (($# == 0)); then
@@ -17,7 +17,7 @@ for chart in "$@"; do
 		printf '%s\n' "$schema" >"$chart/values.schema.json"
 	fi
 	if [[ -f "$chart/README.md.gotmpl" ]]; then
-		# Its warnings are about the library chart inside, which has no values.
+		# Its warnings are about the included library chart, which has no values.
 		"$docs" --log-level error --chart-search-root "$chart" --chart-to-generate "$chart" \
 			--sort-values-order file --ignore-non-descriptions
 	fi

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Renders charts/callguard into manifests/, for kubectl apply and for the guard, which compares the admission policies of
-# the cluster with them. Nothing there is managed by Helm. The go command builds Helm from hack/tools/helm and keeps it in its build cache. An argument names another
-# folder to write to.
+# Renders charts/callguard into manifests/, for kubectl apply and for drain-guard, which compares the cluster's admission
+# policies with them. Nothing there is managed by Helm. The go command builds Helm from hack/tools/helm and keeps it in
+# its build cache. An argument names another folder to write to.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=${1:-manifests}
 
 helm=$(go tool -n -modfile=hack/tools/helm/go.mod helm)
 
-# render FILE WHAT FLAGS...: FILE says in its head WHAT it is.
+# render FILE WHAT FLAGS...: FILE's header says WHAT it is.
 render() {
 	local file=$1 what=$2
 	shift 2

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # Tidies go.mod and go.sum of the product and of test/charts. hack/verify-modules.sh says why the modules under
-# hack/tools are left.
+# hack/tools are left out.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Makes the Go code of pkg/keda/externalscaler/externalscaler.proto, beside it or into the folder that is given. protoc itself
-# is not needed.
+# Generates the Go code of pkg/keda/externalscaler/externalscaler.proto, next to it or into the given folder. It does not need
+# protoc.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

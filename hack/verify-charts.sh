@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # Checks that Helm finds nothing wrong with the charts with each of their ci/*-values.yaml, that they render the same
-# twice and from nothing but their values, and that what hack/update-charts.sh writes is up to date.
+# twice and only from their values, and that the files that hack/update-charts.sh writes are up to date.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,7 +16,7 @@ wrong() {
 }
 
 for chart in charts/*; do
-	# What a render cannot repeat, and what a secret must not come from. _cluster.tpl looks at what stands there, only to
+	# Functions that differ between renders, and must not create a secret. _cluster.tpl looks at the cluster, but only to
 	# refuse.
 	if grep -rnE 'lookup "|rand(Alpha|Numeric|Ascii|Bytes|Int)|uuidv4|gen(PrivateKey|CA|SelfSigned|Signed)|\(now|now \|' \
 		"$chart/templates" $(compgen -G "$chart/charts/*/templates") |
@@ -36,7 +36,7 @@ for chart in charts/*; do
 		cmp "$fresh/one" "$fresh/two" || wrong "$chart renders differently each time with $values"
 	done
 
-	# In a copy, where the generators may write.
+	# Generators write into a copy.
 	copy=$fresh/$(basename "$chart")
 	cp -r "$chart" "$copy"
 	hack/update-charts.sh "$copy"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Checks that every link of a Markdown file to a file of this repository leads somewhere, and its anchor to a heading.
+# Checks that every link in a Markdown file to a file of this repository has a target, and its anchor a heading.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# anchors FILE: those of its headings, as GitHub makes them.
+# anchors FILE: the anchors of its headings, as GitHub generates them.
 anchors() {
 	grep -E '^#+ ' "$1" | sed -E 's/^#+ //' | tr '[:upper:]' '[:lower:]' | sed -E 's/[^a-z0-9 _-]//g; s/ /-/g'
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Checks that Helm finds nothing wrong with charts/callguard, and that manifests/ is what it renders to.
+# Checks that Helm finds nothing wrong with charts/callguard, and that manifests/ matches its rendering.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Checks that go.mod and go.sum, of the product and of test/charts, name exactly what the code needs, and that each
-# module under hack/tools names all that its tools need. The latter are not tidied: tidy also wants the tests of every
-# dependency, and some of those need module versions that the public proxy does not serve.
+# Checks that go.mod and go.sum, of the product and of test/charts, have exactly what the code needs, and that each
+# module under hack/tools has all that its tools need. The latter are not tidied, because tidy also wants the tests of
+# every dependency, and some of those need module versions that the public proxy does not serve.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

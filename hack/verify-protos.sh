@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Checks that the Go code of KEDA's protocol is what its definition gives.
+# Checks that the Go code of KEDA's protocol matches its definition.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # Checks that docs/ has every flag, metric, Event reason, label, annotation, admission policy, right and hold, and none that
-# is gone, and that every command in the documentation exists.
+# no longer exists, and that every command in the documentation exists.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -23,14 +23,14 @@ const (
 	letter      = 6.4 // width of one, in pixels
 )
 
-// colour is that of the nth line of a graph, in Grafana's order.
+// colour returns the colour of the nth line of a graph, in Grafana's order.
 func colour(n int) string {
 	all := [...]string{"#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#c8f2c2"}
 	return all[n%len(all)]
 }
 
-// Draw asks a Prometheus for the panels of a dashboard's upper part, and returns an SVG of them as they were at a time.
-// rows is how many rows of Grafana's grid are drawn.
+// Draw asks a Prometheus for the panels of a dashboard's upper part, and returns an SVG of them at a point in time.
+// rows is how many rows of Grafana's grid it draws.
 func Draw(ctx context.Context, p *Prometheus, panels []Panel, rows int, from, to time.Time) (string, error) {
 	var b strings.Builder
 	_, _ = fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="Inter,Helvetica,Arial,sans-serif" font-size="12">
@@ -65,7 +65,7 @@ type line struct {
 	points []point
 }
 
-// last is its value at the end, if it has one then.
+// last returns its value at the end, if there is one.
 func (l line) last(to time.Time) (float64, bool) {
 	if len(l.points) == 0 {
 		return 0, false
@@ -74,7 +74,7 @@ func (l line) last(to time.Time) (float64, bool) {
 	return end.value, float64(to.Unix())-end.at < 2*every.Seconds()
 }
 
-// graph is a panel with its series.
+// graph draws a panel with its series.
 type graph struct {
 	panel    Panel
 	lines    []line
@@ -107,7 +107,7 @@ func text(b *strings.Builder, x, y float64, class, what string) {
 	_, _ = fmt.Fprintf(b, "<text x=\"%.1f\" y=\"%.1f\" class=%q>%s</text>\n", x, y, class, html.EscapeString(what))
 }
 
-// stat is the last value.
+// stat draws the last value.
 func (g graph) stat(b *strings.Builder, width, height int) {
 	shown := "No data"
 	for _, l := range g.lines {
@@ -118,7 +118,7 @@ func (g graph) stat(b *strings.Builder, width, height int) {
 	_, _ = fmt.Fprintf(b, "<text x=\"%d\" y=\"%d\" class=\"big\" text-anchor=\"middle\">%s</text>\n", width/2, height/2+headline/2+6, html.EscapeString(shown))
 }
 
-// table has a row for each series that there is at the end, the largest first.
+// table draws a row for each series that exists at the end, the largest first.
 func (g graph) table(b *strings.Builder, width, height int) {
 	lines := slices.DeleteFunc(slices.Clone(g.lines), func(l line) bool { _, ok := l.last(g.to); return !ok })
 	value := func(l line) float64 { v, _ := l.last(g.to); return v }
@@ -149,7 +149,7 @@ func (g graph) table(b *strings.Builder, width, height int) {
 	}
 }
 
-// curves are all series over the time, from 0 on, with a legend below.
+// curves draws all series over time, from 0, with a legend below.
 func (g graph) curves(b *strings.Builder, width, height int) {
 	most, unit := 0.0, g.panel.FieldConfig.Defaults.Unit
 	for _, l := range g.lines {
@@ -182,7 +182,7 @@ func (g graph) curves(b *strings.Builder, width, height int) {
 		_, _ = fmt.Fprintf(b, "<path d=%q fill=\"none\" stroke=%q stroke-width=\"1.5\"/>\n", path(l.points, x, y), colour(i))
 		size := float64(len(l.name))*letter + 26
 		if l.name == "" || edge+size > right {
-			continue // as much of the legend as there is room for
+			continue // no room for more of the legend
 		}
 		_, _ = fmt.Fprintf(b, "<path d=\"M%.1f %dh12\" stroke=%q stroke-width=\"3\"/>\n", edge, height-12, colour(i))
 		text(b, edge+16, float64(height-8), "", l.name)
@@ -190,7 +190,7 @@ func (g graph) curves(b *strings.Builder, width, height int) {
 	}
 }
 
-// path leaves a gap where there are no values.
+// path leaves gaps where there are no values.
 func path(points []point, x, y func(float64) float64) string {
 	var b strings.Builder
 	for i, v := range points {
@@ -203,7 +203,7 @@ func path(points []point, x, y func(float64) float64) string {
 	return b.String()
 }
 
-// roundUp is the end of an axis that has four parts.
+// roundUp returns the upper end of an axis with four parts.
 func roundUp(most float64) float64 {
 	if most <= 0 {
 		return 1

@@ -9,7 +9,7 @@ import (
 	"regexp"
 )
 
-// Panel is one of a dashboard, as Grafana's JSON has it.
+// Panel is one panel of a dashboard, as in Grafana's JSON.
 type Panel struct {
 	Type    string `json:"type"` // row, stat, timeseries or table
 	Title   string `json:"title"`
@@ -46,7 +46,7 @@ func Panels(dashboard []byte) ([]Panel, error) {
 
 var labelOfLegend = regexp.MustCompile(`{{ *(\w+) *}}`)
 
-// legend is the name of a series with these labels.
+// legend returns the name of a series with these labels.
 func (t Target) legend(labels map[string]string) string {
 	return labelOfLegend.ReplaceAllStringFunc(t.LegendFormat, func(found string) string {
 		return labels[labelOfLegend.FindStringSubmatch(found)[1]]

@@ -25,18 +25,18 @@ import (
 )
 
 const (
-	// every is how often Prometheus asks, and rateInterval over how long its rates are taken.
+	// every is the scrape interval, and rateInterval the range of rates.
 	every        = time.Second
 	rateInterval = "20s"
 	readyWithin  = 30 * time.Second
 	askWithin    = 10 * time.Second
 )
 
-// Scrape is a program that Prometheus asks for its metrics.
+// Scrape is a program whose metrics Prometheus scrapes.
 type Scrape struct {
 	Name    string // of the pod that it stands for
 	Address string // host:port
-	// TLS is how it is asked; nil is plain HTTP.
+	// TLS configures the connection; nil means plain HTTP.
 	TLS *TLS
 }
 
@@ -54,7 +54,7 @@ type Prometheus struct {
 	scrapes []Scrape
 }
 
-// Start starts the Prometheus of the PATH, with its data in a folder of its own. It asks nobody yet.
+// Start starts the Prometheus of the PATH, with its data in a new folder. It scrapes nothing yet.
 func Start(ctx context.Context, port int) (*Prometheus, error) {
 	program, err := exec.LookPath("prometheus")
 	if err != nil {
@@ -88,7 +88,7 @@ func (p *Prometheus) Stop() error {
 	return errors.Join(p.process.Kill(), os.RemoveAll(p.dir))
 }
 
-// Add has it ask another program.
+// Add makes it scrape another program.
 func (p *Prometheus) Add(ctx context.Context, s Scrape) error {
 	p.scrapes = append(p.scrapes, s)
 	if err := p.configure(); err != nil {
@@ -103,7 +103,7 @@ func (p *Prometheus) configure() error {
 	jobs := []map[string]any{}
 	for _, s := range p.scrapes {
 		job := map[string]any{
-			"job_name": s.Name, "honor_labels": true, // a metric's own pod is another one than that which serves it
+			"job_name": s.Name, "honor_labels": true, // the label pod of a metric is not the pod that serves it
 			"static_configs": []map[string]any{{"targets": []string{s.Address}, "labels": map[string]string{"pod": s.Name}}},
 		}
 		if s.TLS != nil {
@@ -125,7 +125,7 @@ func (p *Prometheus) configure() error {
 	return os.WriteFile(p.config(), text, 0o600)
 }
 
-// series is one of an answer.
+// series is one series of an answer.
 type series struct {
 	Labels map[string]string `json:"metric"`
 	Points []point           `json:"values"`

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command image builds the image of callguard from this checkout, without a
-// container engine: every program, static, and nothing else. The same checkout
-// and the same Go make the same digest, which it prints. It pushes nothing:
-// hack/release does.
+// Command image builds the image of callguard from this checkout, without a container
+// engine: every program, static, and nothing else. The same checkout and the same Go
+// produce the same digest, which it prints. It pushes nothing; hack/release does.
 package main
 
 import (

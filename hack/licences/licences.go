@@ -27,10 +27,10 @@ import (
 	"github.com/callguard/callguard/hack/oci"
 )
 
-// Module is one that programs are linked of.
+// Module is a module that is linked into programs.
 type Module struct {
-	// Path and Version are those of the module that is linked, also where it replaces another. The standard library is
-	// called stdlib, as in package URLs.
+	// Path and Version are those of the module that is linked, even if it replaces another. The standard library is called stdlib,
+	// as in package URLs.
 	Path, Version string
 	// Licence is an SPDX expression, such as "Apache-2.0 AND MIT".
 	Licence string
@@ -44,19 +44,19 @@ type Text struct {
 	File, Content string
 }
 
-// permitted are the licences under which a module may be linked into what is released under Apache-2.0. MPL-2.0 asks that its source
-// can be had, which the module's path and version say.
+// permitted are the licences under which a module may be linked into what is released under Apache-2.0. MPL-2.0 requires that
+// its source is available, which the module's path and version ensure.
 func permitted() []string {
 	return []string{"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MPL-2.0"}
 }
 
-// named is what a file is called that may hold a licence or a notice. LICENSE.docs is that of the documentation, which is not linked.
+// named matches the names of files that may be a licence or a notice. LICENSE.docs is the documentation's, which is not linked.
 var named = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|patents)([-_.].*)?$`)
 
-// agreed is how much of a text has to be known words of licences, in per cent. A copyright line is none of them.
+// agreed is the percentage of a text that has to match known licences. A copyright line matches none.
 const agreed = 75
 
-// goPackage is what `go list` says of a package.
+// goPackage is the part of `go list` that is read.
 type goPackage struct {
 	Dir      string
 	Standard bool
@@ -72,7 +72,7 @@ type goModule struct {
 // Linked returns the modules that are linked into the programs of a checkout on any of these platforms, in order of their paths.
 // packages are patterns, such as ./cmd/...
 func Linked(ctx context.Context, checkout string, platforms []oci.Platform, packages ...string) ([]Module, error) {
-	folders := map[goModule]map[string]bool{} // of a module: those whose packages are linked
+	folders := map[goModule]map[string]bool{} // of each module: those whose packages are linked
 	for _, p := range platforms {
 		list, err := dependencies(ctx, checkout, p, packages)
 		if err != nil {
@@ -133,7 +133,7 @@ func dependencies(ctx context.Context, checkout string, p oci.Platform, packages
 	}
 }
 
-// standardLibrary is that of the Go that builds what is released.
+// standardLibrary is that of the Go version that builds releases.
 func standardLibrary(ctx context.Context, checkout string) (Module, error) {
 	out, err := goCommand(ctx, checkout, oci.Platform{}, "env", "GOROOT", "GOVERSION")
 	if err != nil {
@@ -207,7 +207,7 @@ func textsIn(root, dir string) ([]Text, error) {
 	return texts, nil
 }
 
-// judge names the licences of a module, and what is wrong with them.
+// judge returns the licences of a module, and what is wrong with them.
 func judge(texts []Text) (string, error) {
 	found := map[string]bool{}
 	for _, t := range texts {
@@ -236,7 +236,7 @@ func judge(texts []Text) (string, error) {
 	return strings.Join(names, " AND "), nil
 }
 
-// isNotice reports whether a file goes with a licence and is none.
+// isNotice reports whether a file belongs to a licence without being one.
 func isNotice(file string) bool {
 	name := strings.ToLower(filepath.Base(file))
 	return strings.HasPrefix(name, "notice") || strings.HasPrefix(name, "patents")

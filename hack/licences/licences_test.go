@@ -65,7 +65,8 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// TestLinked reads the licences of what this package is linked of, and of a module that keeps what it took from others in a folder below.
+// TestLinked reads the licences of this package's dependencies, and of a module that
+// keeps code of others in a folder.
 func TestLinked(t *testing.T) {
 	modules, err := Linked(t.Context(), "../..", []oci.Platform{{System: "linux", Arch: "amd64"}, {System: "windows", Arch: "arm64"}}, "./hack/licences", "k8s.io/apimachinery/pkg/util/json")
 	if err != nil {

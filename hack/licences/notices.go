@@ -36,7 +36,8 @@ func Notices(modules []Module) string {
 	return out.String()
 }
 
-// plain takes out what differs between copies of one text and says nothing: ends of lines, blanks before them, empty lines around.
+// plain removes differences between copies of one text that mean nothing: line endings,
+// trailing blanks, surrounding empty lines.
 func plain(text string) string {
 	lines := strings.Split(strings.ReplaceAll(text, "\r\n", "\n"), "\n")
 	for i, line := range lines {

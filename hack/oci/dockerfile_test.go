@@ -15,13 +15,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// instruction is one of a Dockerfile, such as COPY, with its words.
+// instruction is a line of a Dockerfile, such as COPY, split into words.
 type instruction struct {
 	name  string
 	words []string
 }
 
-// stages reads a Dockerfile: the instructions of each FROM, which comes first.
+// stages parses a Dockerfile: each starts with its FROM.
 func stages(t *testing.T, file string) [][]instruction {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -59,7 +59,7 @@ func shellWords(line string) []string {
 	return words
 }
 
-// all returns the words of every instruction of that name.
+// all returns the words of every instruction with that name.
 func all(stage []instruction, name string) (words []string) {
 	for _, i := range stage {
 		if i.name == name {
@@ -137,7 +137,7 @@ func TestDockerfileMakesTheSameImage(t *testing.T) {
 			t.Errorf("instructions of the published stage (-want +got):\n%s", diff)
 		}
 		got := map[string][]string{"FROM": all(final, "FROM"), "COPY": all(final, "COPY"), "USER": all(final, "USER")}
-		// Programs puts every program at the root, and what they are licensed under.
+		// Programs puts every program at the root, and their licences with them.
 		copied := slices.Concat([]string{"--from=build", "/out/", "/"}, Licences(), []string{"/"})
 		want := map[string][]string{"FROM": {"scratch"}, "COPY": copied, "USER": {Nobody}}
 		if diff := cmp.Diff(want, got); diff != "" {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package oci builds container images from files, without a container engine: the
-// same files make the same image, bit for bit. It pulls and runs nothing.
+// Package oci builds container images from files, without a container engine: the same files produce the same image,
+// bit for bit. It pulls and runs nothing.
 package oci
 
 import (
@@ -27,15 +27,15 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// Nobody is the user of images that name none: the one that distroless images call nonroot.
+// Nobody is the user of images that set none: the one that distroless images call nonroot.
 const Nobody = "65532:65532"
 
-// Image says what an image of one layer holds.
+// Image describes an image of one layer.
 type Image struct {
-	// Files are the paths in the image and where each is on this machine. A folder
-	// stands for all it holds; symbolic links are kept as they are.
+	// Files maps paths in the image to paths on this machine. A folder includes everything below it; symbolic links are
+	// kept as they are.
 	Files map[string]string
-	// Text are further files by path, readable by all.
+	// Text has further files by path, readable by all.
 	Text       map[string]string
 	Entrypoint []string
 	Env        []string
@@ -43,13 +43,14 @@ type Image struct {
 	// User is Nobody when empty.
 	User   string
 	Labels map[string]string
-	// Created is when the image says it was made. The zero time is 1970.
+	// Created is the creation date of the image. The zero time is 1970.
 	Created time.Time
-	// Platform is that of this machine when nil.
+	// Platform is this machine's if nil.
 	Platform *v1.Platform
 }
 
-// Write makes a file in the format of docker save, which ctr, kind and k3s can import, and returns the image's digest.
+// Write writes a file in the format of docker save, which ctr, kind and k3s can import, and returns the image's
+// digest.
 func (i Image) Write(file, ref string) (digest string, err error) {
 	tag, err := name.NewTag(ref)
 	if err != nil {
@@ -66,7 +67,7 @@ func (i Image) Write(file, ref string) (digest string, err error) {
 	return hash.String(), err
 }
 
-// Build makes the image.
+// Build builds the image.
 func (i Image) Build() (v1.Image, error) {
 	if i.Created.IsZero() {
 		i.Created = time.Unix(0, 0).UTC()
@@ -174,7 +175,7 @@ func (i Image) entries() (map[string]entry, error) {
 			if err != nil {
 				return err
 			}
-			if file == from && d.Type()&fs.ModeSymlink != 0 { // what it leads to is meant
+			if file == from && d.Type()&fs.ModeSymlink != 0 { // use its target
 				if info, err = os.Stat(file); err != nil {
 					return err
 				}
@@ -207,7 +208,7 @@ func (i Image) entries() (map[string]entry, error) {
 	return all, nil
 }
 
-// readable is a mode that does not depend on the umask of whoever made the file.
+// readable returns a mode that does not depend on the umask of whoever created the file.
 func readable(m fs.FileMode) fs.FileMode {
 	if m.IsDir() || m&0o100 != 0 {
 		return m.Type() | 0o755

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// Index makes one image for several platforms. Whoever pulls it gets the one for their platform.
+// Index combines images for several platforms into one. Whoever pulls it gets the one for their platform.
 func Index(images ...Image) (v1.ImageIndex, error) {
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, i := range images {
@@ -33,8 +33,8 @@ func Index(images ...Image) (v1.ImageIndex, error) {
 	return index, nil
 }
 
-// WriteArchive makes a file of an image for several platforms, in the format that podman and skopeo call oci-archive.
-// The same image and date make the same file. The archive names the image ref, such as a tag.
+// WriteArchive writes an image for several platforms to a file, in the format that podman and skopeo call
+// oci-archive. The same image and date produce the same file. The archive names the image ref, such as a tag.
 func WriteArchive(file string, index v1.ImageIndex, ref string, created time.Time) error {
 	dir, err := os.MkdirTemp(filepath.Dir(file), ".archive-")
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// program makes a folder with one program, as if built at that time by somebody with that umask.
+// program creates a folder with one program, as if built at that time by somebody with that
+// umask.
 func program(t *testing.T, mode os.FileMode, built time.Time) Image {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "guard")

@@ -13,18 +13,17 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// Platform is one that programs are built for, as Go names it.
+// Platform is a platform that programs are built for, with Go's names.
 type Platform struct{ System, Arch string }
 
-// Platforms are those that kubectl-calls is released for. The other programs run on Linux alone.
+// Platforms are those that kubectl-calls is released for. The other programs run on Linux only.
 func Platforms() []Platform {
 	return []Platform{{"darwin", "amd64"}, {"darwin", "arm64"}, {"linux", "amd64"}, {"linux", "arm64"}, {"windows", "amd64"}}
 }
 
-// Programs builds every program of this repository for Linux on arch, such as amd64,
-// into a folder, and returns the image that holds them all with the licences that
-// go with them. repository is the folder of the checkout, and version what the programs
-// say that they are. The files must stay until the image is written.
+// Programs builds every program of this repository for Linux on arch, such as amd64, into a folder, and returns the
+// image that contains all of them and their licences. repository is the folder of the checkout, and version is what the
+// programs report. The files must stay until the image is written.
 func Programs(ctx context.Context, repository, dir, arch, version string) (Image, error) {
 	image := Image{Files: map[string]string{}, Text: map[string]string{}, Labels: labels(), Platform: &v1.Platform{OS: "linux", Architecture: arch}}
 	if err := Build(ctx, repository, dir+string(filepath.Separator), "linux", arch, version, "./cmd/..."); err != nil {
@@ -47,14 +46,14 @@ func Programs(ctx context.Context, repository, dir, arch, version string) (Image
 	return image, nil
 }
 
-// Development is the version of what is no release.
+// Development is the version of unreleased builds.
 const Development = "dev"
 
-// Licences are the files of a checkout that go with its programs.
+// Licences are the files of a checkout that are shipped with its programs.
 func Licences() []string { return []string{"LICENSE", "THIRD_PARTY_NOTICES"} }
 
-// Build builds packages of a checkout so that the same source and the same Go make the same bytes, wherever the checkout
-// lies. output is a file, or a folder with a separator at its end.
+// Build builds packages of a checkout so that the same source and the same Go produce the same bytes, wherever the
+// checkout is. output is a file, or a folder with a separator at its end.
 func Build(ctx context.Context, repository, output, system, arch, version string, packages ...string) error {
 	output, err := filepath.Abs(output)
 	if err != nil {
@@ -71,7 +70,7 @@ func Build(ctx context.Context, repository, output, system, arch, version string
 	return nil
 }
 
-// buildFlags, buildEnvironment and labels stand in the Dockerfile, too.
+// buildFlags, buildEnvironment and labels are in the Dockerfile, too.
 func buildFlags(version string) []string {
 	return []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X github.com/callguard/callguard/manifests.version=" + version}
 }
@@ -80,8 +79,8 @@ func buildEnvironment() []string {
 	return []string{"CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GOTOOLCHAIN=" + Toolchain}
 }
 
-// Toolchain is the Go that builds whatever is released, which go.mod names, too: a patch release without known vulnerabilities. The go
-// command fetches it, whatever its own version.
+// Toolchain is the Go version that builds releases, the same as in go.mod: a patch release without known
+// vulnerabilities. The go command downloads it, whatever its own version.
 const Toolchain = "go1.26.11"
 
 func labels() map[string]string {
@@ -92,7 +91,7 @@ func labels() map[string]string {
 	}
 }
 
-// Source is where the source of callguard is published.
+// Source is where callguard's source is published.
 const Source = "https://github.com/callguard/callguard"
 
 // LocalArch is the architecture of this machine, as Go and OCI call it.

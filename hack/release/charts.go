@@ -17,12 +17,12 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// chart is one that is released.
+// chart is a chart that is released.
 type chart struct {
 	name string
-	// image is where its values name callguard's image.
+	// image is the path of callguard's image in its values.
 	image []string
-	// tag says that its values need the tag. The other chart takes its appVersion.
+	// tag means that its values need the tag. The other chart uses its appVersion.
 	tag bool
 }
 
@@ -33,7 +33,7 @@ func charts() []chart {
 	}
 }
 
-// chartMeta is what is read of a Chart.yaml.
+// chartMeta is the part of a Chart.yaml that is read.
 type chartMeta struct {
 	Version string `yaml:"version"`
 }
@@ -50,7 +50,7 @@ func readChart(dir string) (chartMeta, error) {
 	return meta, nil
 }
 
-// packageChart makes the archive of a chart that installs image, of this release, by digest.
+// packageChart packages a chart that installs image, of this release, by digest.
 func (r *release) packageChart(ctx context.Context, c chart, digest, dir, work string) (string, error) {
 	staged := filepath.Join(work, c.name)
 	if err := r.source.copyTree(ctx, filepath.Join("charts", c.name), staged); err != nil {
@@ -80,7 +80,7 @@ func (r *release) packageChart(ctx context.Context, c chart, digest, dir, work s
 	if err := writeFile(values, text); err != nil {
 		return "", err
 	}
-	// The tables of its README and its schema say what the values say.
+	// The tables of its README and its schema repeat the values.
 	cmd := exec.CommandContext(ctx, filepath.Join("hack", "update-charts.sh"), staged)
 	cmd.Dir = r.source.dir
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -90,14 +90,14 @@ func (r *release) packageChart(ctx context.Context, c chart, digest, dir, work s
 		return "", err
 	}
 	file := filepath.Join(dir, c.name+"-"+r.version+".tgz")
-	// Helm takes the date of a push from the file.
+	// Helm takes the date of a push from the file's.
 	if err := os.Chtimes(file, r.source.created, r.source.created); err != nil {
 		return "", fmt.Errorf("cannot date %s: %w", file, err)
 	}
 	return file, nil
 }
 
-// pushChart pushes an archive and returns the digest that the registry knows it by.
+// pushChart pushes an archive and returns its digest in the registry.
 func (r *release) pushChart(ctx context.Context, file string) (string, error) {
 	said, err := r.tools.run(ctx, helm, "push", file, "oci://"+r.registry.host+"/charts", "--plain-http")
 	if err != nil {
@@ -110,7 +110,7 @@ func (r *release) pushChart(ctx context.Context, file string) (string, error) {
 	return digest[1], nil
 }
 
-// checkChart pulls a chart by digest, as users do, and sees that it is the one that was made and that it installs image.
+// checkChart pulls a chart by digest, as users do, and checks that it is the one that was packaged and that it installs image.
 func (r *release) checkChart(ctx context.Context, c chart, digest, file, image, work string) error {
 	if err := os.MkdirAll(work, 0o755); err != nil {
 		return fmt.Errorf("cannot make a folder for what is pulled: %w", err)
@@ -143,7 +143,7 @@ func (r *release) checkChart(ctx context.Context, c chart, digest, file, image, 
 	return checkImages(c.name, rendered, image)
 }
 
-// checkImages looks for a program of callguard's that a rendered chart would start from another image than that of the release.
+// checkImages looks for programs of callguard that a rendered chart would start from another image than the release's.
 func checkImages(name, rendered, image string) error {
 	repository, _, _ := strings.Cut(image, ":")
 	found := false
@@ -161,7 +161,7 @@ func checkImages(name, rendered, image string) error {
 	return nil
 }
 
-// setValue sets one scalar of a values.yaml and leaves every other character, comments too, as it is.
+// setValue sets one scalar of a values.yaml and keeps every other character, including comments.
 func setValue(text []byte, value string, keys ...string) ([]byte, error) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(text, &document); err != nil {
@@ -182,7 +182,7 @@ func setValue(text []byte, value string, keys ...string) ([]byte, error) {
 	lines := strings.SplitAfter(string(text), "\n")
 	line := lines[at.Line-1]
 	before, rest := line[:at.Column-1], line[at.Column-1:]
-	// As it is written: quoted, or up to what ends a plain scalar. The values set here have no quotes of their own.
+	// The scalar as it is written: quoted, or up to the end of a plain scalar. The values set here need no quotes.
 	written := regexp.MustCompile(`^(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^\s,}\]]*)`).FindString(rest)
 	lines[at.Line-1] = before + fmt.Sprintf("%q", value) + rest[len(written):]
 	out := []byte(strings.Join(lines, ""))
@@ -207,7 +207,7 @@ func checkValue(text []byte, value string, keys []string) error {
 	return nil
 }
 
-// child is the value of a key of a map.
+// child returns the value of a key of a map.
 func child(node *yaml.Node, key string) *yaml.Node {
 	if node.Kind != yaml.MappingNode {
 		return nil

@@ -17,15 +17,16 @@ import (
 type checkout struct {
 	dir      string
 	revision string
-	// created is the date that everything made of it carries.
+	// created is the date of everything that is made from it.
 	created time.Time
-	// changed says that there is more here than the revision has.
+	// changed means that the checkout differs from the revision.
 	changed bool
 	// licences are SPDX expressions of the modules that programs are linked of, by path@version.
 	licences map[string]string
 }
 
-// openCheckout reads what git says of a folder. epoch, in seconds, stands for the commit's date unless it is empty.
+// openCheckout reads what git reports about a folder. epoch, in seconds, replaces the commit's date unless it is
+// empty.
 func openCheckout(ctx context.Context, dir, epoch string) (*checkout, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -51,7 +52,7 @@ func openCheckout(ctx context.Context, dir, epoch string) (*checkout, error) {
 	return c, err
 }
 
-// copyTree copies a folder of the checkout, without what git does not know of.
+// copyTree copies a folder of the checkout, without files that git does not track.
 func (c *checkout) copyTree(ctx context.Context, from, to string) error {
 	list, err := c.git(ctx, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", from)
 	if err != nil {
@@ -73,7 +74,7 @@ func (c *checkout) copyTree(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// git runs it in the checkout, whoever owns that.
+// git runs git in the checkout, whoever owns it.
 func (c *checkout) git(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "git", append([]string{"-c", "safe.directory=" + c.dir, "-C", c.dir}, args...)...)
 	var complaint strings.Builder

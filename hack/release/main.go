@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command release makes everything that a release of callguard publishes, from this
-// checkout: the image for each platform, both charts, the plugin, what they are made
-// of and their checksums. It pushes image and charts to a registry that lives on
-// loopback for as long as the command runs, signs them there and checks what users
-// will check. It publishes nothing: no other machine is asked for anything.
+// checkout: the image for each platform, both charts, the plugin, their bills of
+// materials and checksums. It pushes image and charts to a registry on loopback that runs
+// as long as the command, signs them there and checks what users will check. It publishes
+// nothing, and connects to no other machine.
 package main
 
 import (

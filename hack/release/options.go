@@ -39,7 +39,7 @@ this run, the provenance with them, verified with cosign, and pulled again. Neit
 type options struct {
 	version string
 	output  string
-	// target is where a real release would publish: the charts name it.
+	// target is where a real release would be published: the charts name it.
 	target string
 	twice  bool
 }

@@ -21,7 +21,7 @@ import (
 // pluginProgram is the kubectl plugin, and its folder under cmd.
 const pluginProgram = "kubectl-calls"
 
-// pluginOn is what the plugin is called on a platform.
+// pluginOn returns the plugin's file name on a platform.
 func pluginOn(p oci.Platform) string {
 	if p.System == "windows" {
 		return pluginProgram + ".exe"
@@ -89,7 +89,7 @@ type tarFile struct {
 	data []byte
 }
 
-// writeTarball packs files so that the same ones make the same bytes.
+// writeTarball packs files so that the same files produce the same bytes.
 func writeTarball(file string, created time.Time, files ...tarFile) error {
 	var packed bytes.Buffer
 	zipped := gzip.NewWriter(&packed)
@@ -108,7 +108,7 @@ func writeTarball(file string, created time.Time, files ...tarFile) error {
 	return writeFile(file, packed.Bytes())
 }
 
-// plugin is krew's description of one; see https://krew.sigs.k8s.io/docs/developer-guide/plugin-manifest/.
+// plugin is krew's description of a plugin; see https://krew.sigs.k8s.io/docs/developer-guide/plugin-manifest/.
 type plugin struct {
 	APIVersion string            `yaml:"apiVersion"`
 	Kind       string            `yaml:"kind"`

@@ -19,7 +19,7 @@ import (
 	"github.com/callguard/callguard/hack/oci"
 )
 
-// A manifest as krew wants it: https://krew.sigs.k8s.io/docs/developer-guide/plugin-manifest/.
+// A manifest in krew's format: https://krew.sigs.k8s.io/docs/developer-guide/plugin-manifest/.
 const wantManifest = `apiVersion: krew.googlecontainertools.github.com/v1alpha2
 kind: Plugin
 metadata:
@@ -75,7 +75,7 @@ func TestKrewManifest(t *testing.T) {
 	}
 }
 
-// pluginCheckout is a repository with nothing but a plugin.
+// pluginCheckout creates a repository that contains only a plugin.
 func pluginCheckout(t *testing.T) *checkout {
 	t.Helper()
 	dir := t.TempDir()
@@ -115,7 +115,7 @@ func TestPluginIsPackedTheSameTwice(t *testing.T) {
 	}
 }
 
-// checkPlugin reads what krew would download, and the bill of materials.
+// checkPlugin checks what krew would download, and the bill of materials.
 func checkPlugin(t *testing.T, dir string, p oci.Platform) {
 	t.Helper()
 	name := "kubectl-calls_v1.2.3_" + p.System + "_" + p.Arch + ".tar.gz"

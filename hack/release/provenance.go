@@ -10,9 +10,10 @@ import (
 	"github.com/callguard/callguard/hack/oci"
 )
 
-// provenanceFile says of what a release was made, and how. It is an SLSA provenance without the subject, which cosign adds for image and
-// charts. The same source makes the same file, so it has no time, no machine and no name of who ran it: whoever signs it vouches for
-// those. See https://slsa.dev/spec/v1.0/provenance.
+// provenanceFile records what a release was made from, and how. It is an SLSA provenance
+// without the subject, which cosign adds for image and charts. The same source produces
+// the same file, so it contains no time, no machine and no user: whoever signs it vouches
+// for those. See https://slsa.dev/spec/v1.0/provenance.
 const provenanceFile = "provenance.json"
 
 type provenance struct {
@@ -34,7 +35,7 @@ type dependency struct {
 	Digest map[string]string `json:"digest,omitempty"`
 }
 
-// provenanceOf says how a version is made of a checkout.
+// provenanceOf describes how a version is made from a checkout.
 func provenanceOf(c *checkout, version, target string) ([]byte, error) {
 	source := "git+" + oci.Source + "@" + c.revision
 	var p provenance
@@ -57,7 +58,7 @@ func provenanceOf(c *checkout, version, target string) ([]byte, error) {
 	return append(out, '\n'), nil
 }
 
-// byModule are the licences of modules, by path@version.
+// byModule maps modules, as path@version, to their licences.
 func byModule(modules []licences.Module) map[string]string {
 	known := map[string]string{}
 	for _, m := range modules {

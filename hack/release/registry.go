@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 )
 
-// loopback is an OCI registry on this machine, for this run.
+// loopback is an OCI registry on this machine, for this run only.
 type loopback struct {
 	host   string
 	server *http.Server
@@ -45,7 +45,7 @@ func startRegistry(dir string) (*loopback, error) {
 	return r, nil
 }
 
-// stop ends it, with whatever is asked of it just then.
+// stop ends it, including requests in progress.
 func (r *loopback) stop() error {
 	err := r.server.Close()
 	if served := <-r.done; !errors.Is(served, http.ErrServerClosed) {

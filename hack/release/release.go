@@ -23,7 +23,7 @@ import (
 
 const modulePath = "github.com/callguard/callguard"
 
-// release is one run.
+// release is the state of one run.
 type release struct {
 	options
 	source   *checkout
@@ -32,27 +32,27 @@ type release struct {
 	out      io.Writer
 }
 
-// imageName is what the image will be called where it is published.
+// imageName is the name under which the image will be published.
 func (r *release) imageName() string { return r.target + "/callguard" }
 
-// pushed is what a registry has.
+// pushed is something in a registry.
 type pushed struct {
-	// path is where, on any registry.
+	// path is its path, the same in any registry.
 	path, digest string
 }
 
-// made is what comes out of one making.
+// made is the result of making a release once.
 type made struct {
 	// sums is the content of checksums.txt.
 	sums  string
 	image pushed
-	// unsigned is the image for one platform: in the registry, and not signed by itself.
+	// unsigned is the image for one platform: pushed, but not signed by itself.
 	unsigned pushed
 	charts   map[string]pushed
 	files    map[string]string
 }
 
-// rehearse makes a release, signs it and checks it. What it leaves is whole, or not there.
+// rehearse makes a release, signs it and checks it. It leaves a complete result or none.
 func rehearse(ctx context.Context, o options, out io.Writer) (err error) {
 	if err := replaceable(o.output); err != nil {
 		return err
@@ -114,7 +114,8 @@ func rehearse(ctx context.Context, o options, out io.Writer) (err error) {
 	return err
 }
 
-// makeAll makes everything into dir, with a folder for what is left behind, and pushes what a registry holds.
+// makeAll makes everything into dir and pushes what belongs into a registry. Other files go to a folder for
+// leftovers.
 func (r *release) makeAll(ctx context.Context, dir, work string) (*made, error) {
 	for _, d := range []string{dir, work} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -161,7 +162,8 @@ func (r *release) makeAll(ctx context.Context, dir, work string) (*made, error) 
 	return m, writeFile(filepath.Join(dir, checksumsFile), []byte(m.sums))
 }
 
-// makeImage builds the programs for each platform, makes one image of them, and says what it is made of.
+// makeImage builds the programs for each platform, combines them into one image, and writes its bill of
+// materials.
 func (r *release) makeImage(ctx context.Context, m *made, dir, work string) error {
 	var images []oci.Image
 	for _, arch := range []string{"amd64", "arm64"} {
@@ -206,7 +208,7 @@ func (r *release) makeImage(ctx context.Context, m *made, dir, work string) erro
 	return r.writeImageBill(manifest, images, m.image, filepath.Join(dir, r.file("image.spdx.json")))
 }
 
-// writeImageBill says which programs and modules the image holds, platform by platform.
+// writeImageBill lists the programs and modules in the image, by platform.
 func (r *release) writeImageBill(manifest *v1.IndexManifest, images []oci.Image, index pushed, file string) error {
 	container := func(name, digest string) part {
 		return part{
@@ -266,7 +268,7 @@ func (r *release) signAll(ctx context.Context, m *made, dir, private string) err
 	return nil
 }
 
-// checkAll pulls what was pushed.
+// checkAll pulls and checks what was pushed.
 func (r *release) checkAll(ctx context.Context, m *made, work string) error {
 	ref, err := name.NewDigest(r.here(m.image))
 	if err != nil {
@@ -285,21 +287,21 @@ func (r *release) checkAll(ctx context.Context, m *made, work string) error {
 	return nil
 }
 
-// here is where the registry of this run has it, published where that of a real release will.
+// here is its reference in this run's registry, published the one in a real release's.
 func (r *release) here(p pushed) string { return r.registry.host + "/" + p.path + "@" + p.digest }
 
 func (r *release) published(p pushed) string {
 	return r.target + "/" + p.path + ":" + r.version + "@" + p.digest
 }
 
-// file is the name of a file of the image.
+// file returns the name of a file of the image.
 func (r *release) file(what string) string { return "callguard-" + r.version + "-" + what }
 
 func (r *release) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(r.out, format+"\n", args...)
 }
 
-// same compares two checksums files and names what differs.
+// same compares two checksums files and names the differences.
 func same(one, two string) error {
 	if one == two {
 		return nil
@@ -313,7 +315,7 @@ func same(one, two string) error {
 	return fmt.Errorf("made twice, these are not the same: %s; whatever is made of a commit must not depend on time, folder or order", strings.Join(differ, ", "))
 }
 
-// replaceable keeps a slip in --output from costing somebody his files.
+// replaceable keeps a mistake in --output from deleting somebody's files.
 func replaceable(output string) error {
 	files, err := os.ReadDir(output)
 	if errors.Is(err, os.ErrNotExist) {
@@ -333,7 +335,7 @@ func replaceable(output string) error {
 	return nil
 }
 
-// replace puts what was made where it belongs.
+// replace moves the result to its place.
 func replace(output, dir string) error {
 	if err := os.RemoveAll(output); err != nil {
 		return fmt.Errorf("cannot remove the earlier release: %w", err)

@@ -60,7 +60,7 @@ func TestHelpSaysWhatIsMade(t *testing.T) {
 	}
 }
 
-// repository is a checkout of one commit, with a chart, and one file that git is to ignore.
+// repository creates a checkout of one commit, with a chart, and one file that git ignores.
 func repository(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -186,7 +186,8 @@ func TestSameNamesWhatDiffers(t *testing.T) {
 	}
 }
 
-// The program under test is its own example: it was linked of go-containerregistry and more.
+// The program under test serves as its own example: it links go-containerregistry and
+// others.
 func TestBillNamesModulesOnce(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -236,7 +237,7 @@ func TestBillNamesModulesOnce(t *testing.T) {
 	}
 }
 
-// TestBillRefusesUnknownLicences: what nobody knows the licence of is not released.
+// TestBillRefusesUnknownLicences: a module without a known licence is not released.
 func TestBillRefusesUnknownLicences(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {

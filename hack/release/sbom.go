@@ -25,7 +25,7 @@ import (
 )
 
 // bill lists what a released thing is made of, as an SPDX document. It is read from the programs themselves, so it names
-// what the linker took, not all that go.mod asks for.
+// what was linked, not everything that go.mod requires.
 type bill struct {
 	document *spdx.Document
 	version  string
@@ -33,12 +33,12 @@ type bill struct {
 	licences map[string]string
 }
 
-// part is one thing of a bill.
+// part is one item of a bill.
 type part struct {
 	name, version string
 	// purpose is one of SPDX's words, such as CONTAINER.
 	purpose string
-	// sum is the SHA-256 of it, in hexadecimal, if it has one.
+	// sum is its SHA-256, in hexadecimal, if it has one.
 	sum string
 	// url is its package URL.
 	url string
@@ -46,14 +46,14 @@ type part struct {
 	licence string
 }
 
-// newBill begins the bill of a thing that the document is about, and that was made of a checkout.
+// newBill begins the bill of something that was made from a checkout, and that the document is about.
 func newBill(of part, c *checkout) *bill {
 	b := &bill{version: of.version, known: map[common.ElementID]bool{}, licences: c.licences, document: &spdx.Document{
 		SPDXVersion:    spdx.Version,
 		DataLicense:    spdx.DataLicense,
 		SPDXIdentifier: "DOCUMENT",
 		DocumentName:   of.name + "-" + of.version,
-		// Has to be unique to the document, and the same for the same content.
+		// It has to be unique to the document, and the same for the same content.
 		DocumentNamespace: fmt.Sprintf("%s/sbom/%s/%s-%s", oci.Source, of.version, of.name, of.sum),
 		CreationInfo: &spdx.CreationInfo{
 			Creators: []common.Creator{{CreatorType: "Organization", Creator: "callguard"}, {CreatorType: "Tool", Creator: "callguard-release-" + of.version}},
@@ -64,7 +64,7 @@ func newBill(of part, c *checkout) *bill {
 	return b
 }
 
-// add names a part, once, and returns what it is called in the document.
+// add adds a part once, and returns its identifier in the document.
 func (b *bill) add(p part) common.ElementID {
 	// SPDX allows few characters, so two names may look the same without the sum.
 	sum := sha256.Sum256(fmt.Append(nil, p.purpose, p.name, p.version, p.sum, p.url))
@@ -96,14 +96,14 @@ func (b *bill) relate(from common.ElementID, how string, to common.ElementID) {
 	})
 }
 
-// contain adds a part of another.
+// contain adds a part to another.
 func (b *bill) contain(whole common.ElementID, p part) common.ElementID {
 	id := b.add(p)
 	b.relate(whole, common.TypeRelationshipContains, id)
 	return id
 }
 
-// program adds a program of ours that is part of another thing, and every module it was linked of.
+// program adds a program of ours that is part of something else, and every module that it links.
 func (b *bill) program(whole common.ElementID, file string) error {
 	info, err := buildinfo.ReadFile(file)
 	if err != nil {
@@ -131,7 +131,7 @@ func (b *bill) program(whole common.ElementID, file string) error {
 	return nil
 }
 
-// sortedModules are the modules that were linked, with what took their place.
+// sortedModules returns the linked modules, and their replacements.
 func sortedModules(deps []*debug.Module) []*debug.Module {
 	linked := make([]*debug.Module, len(deps))
 	for i, m := range deps {
@@ -144,7 +144,7 @@ func sortedModules(deps []*debug.Module) []*debug.Module {
 	return linked
 }
 
-// moduleURL is the package URL of a Go module.
+// moduleURL returns the package URL of a Go module.
 func moduleURL(module, version string) string {
 	return "pkg:golang/" + module + "@" + strings.ReplaceAll(version, "+", "%2B")
 }

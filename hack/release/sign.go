@@ -11,16 +11,16 @@ import (
 	"path/filepath"
 )
 
-// signer signs with a key pair that was made for this run, and tells no transparency log.
+// signer signs with a key pair that was created for this run, and uses no transparency log.
 type signer struct {
 	tools *tools
-	// key and public are files.
+	// key and public are file names.
 	key, public string
-	// services and roots are files that name no service and no authority: cosign would fetch lists of them otherwise.
+	// services and roots are files without any service or authority: otherwise cosign would download lists of them.
 	services, roots string
 }
 
-// newSigner makes a key pair; the private one stays in dir, which should go with the run.
+// newSigner creates a key pair; the private key stays in dir, which should be deleted after the run.
 func newSigner(ctx context.Context, t *tools, dir string) (*signer, error) {
 	s := &signer{tools: t, services: filepath.Join(dir, "services.json"), roots: filepath.Join(dir, "roots.json")}
 	prefix := filepath.Join(dir, "cosign")
@@ -35,7 +35,7 @@ func newSigner(ctx context.Context, t *tools, dir string) (*signer, error) {
 	return s, err
 }
 
-// sign signs what a registry has under a digest; verify is what users will do.
+// sign signs a digest in a registry; verify is what users will do.
 func (s *signer) sign(ctx context.Context, ref string) error {
 	_, err := s.tools.run(ctx, cosign, "sign", "--yes", "--key", s.key, "--signing-config", s.services, "--trusted-root", s.roots, ref)
 	return err
@@ -46,8 +46,8 @@ func (s *signer) verify(ctx context.Context, ref string) error {
 	return err
 }
 
-// attest signs a statement about what a registry has under a digest, and verifies that it is there. kind is one of cosign's, and
-// predicate the file that has the statement.
+// attest signs a statement about a digest in a registry, and verifies that it is there. kind is one of cosign's, and predicate
+// is the file with the statement.
 func (s *signer) attest(ctx context.Context, ref, kind, predicate string) error {
 	if _, err := s.tools.run(ctx, cosign, "attest", "--yes", "--key", s.key, "--signing-config", s.services, "--trusted-root", s.roots, "--type", kind, "--predicate", predicate, ref); err != nil {
 		return err
@@ -56,7 +56,7 @@ func (s *signer) attest(ctx context.Context, ref, kind, predicate string) error 
 	return err
 }
 
-// refuses sees that cosign finds nothing where nobody signed: a check that lets everything through checks nothing.
+// refuses checks that cosign finds nothing where nothing was signed: a check that accepts everything is none.
 func (s *signer) refuses(ctx context.Context, ref string) error {
 	const withoutSignature = 10 // cosign's exit code
 	err := s.verify(ctx, ref)

@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// tools are Helm and cosign as a release runs them: with a home of their own, so that no login, cache or key of this
-// user's is read or written, and unable to reach anything but loopback.
+// tools are Helm and cosign as a release runs them: with their own home, so that they use no login, cache or key of
+// this user, and unable to reach anything but loopback.
 type tools struct {
 	paths       map[string]string
 	environment []string
@@ -25,7 +25,7 @@ const (
 	cosign = "cosign"
 )
 
-// buildTools builds them, unless Go's cache has them, and gives them dir for a home.
+// buildTools builds them, unless they are in Go's cache, with dir as their home.
 func buildTools(ctx context.Context, c *checkout, dir string) (*tools, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make a home for the tools: %w", err)
@@ -43,17 +43,17 @@ func buildTools(ctx context.Context, c *checkout, dir string) (*tools, error) {
 	t.environment = []string{
 		"HOME=" + dir, "TMPDIR=" + dir, "PATH=" + os.Getenv("PATH"),
 		"DOCKER_CONFIG=" + filepath.Join(dir, "docker"),
-		// Helm writes the date of a push in the zone of the machine.
+		// Helm writes the date of a push in the machine's time zone.
 		"TZ=UTC", "SOURCE_DATE_EPOCH=" + strconv.FormatInt(c.created.Unix(), 10),
-		// Of a key that is gone when the release is made.
+		// The password of a key that is deleted after the run.
 		"COSIGN_PASSWORD=" + rand.Text(),
-		// Nobody listens there. Loopback needs no proxy, so only what would leave this machine fails.
+		// Nothing listens there. Loopback uses no proxy, so only connections to other machines fail.
 		"HTTP_PROXY=http://127.0.0.1:9", "HTTPS_PROXY=http://127.0.0.1:9",
 	}
 	return t, nil
 }
 
-// run returns what a tool says.
+// run returns the output of a tool.
 func (t *tools) run(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, t.paths[name], args...)
 	cmd.Env = t.environment

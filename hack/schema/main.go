@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Schema writes the values.schema.json of a Helm chart from its values.yaml, to
+// Command schema writes the values.schema.json of a Helm chart from its values.yaml, to
 // standard output: `go run ./hack/schema charts/voice-agent`.
 //
-// It infers what it can and asks for the rest. It renders no chart and checks no
-// values: that is Helm's.
+// It infers what it can and takes the rest from annotations. It renders no chart and
+// checks no values: Helm does that.
 package main
 
 import (

@@ -16,17 +16,17 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// annotation begins a comment that says what a value alone does not.
+// annotation begins a comment that adds to what a value shows.
 const annotation = "@schema"
 
-// Words of annotations that are none of JSON schema's.
+// Keywords of annotations that are not JSON schema's.
 const (
-	// like names the key at the root whose keys an object may have beside its own, or
-	// null for one.
+	// like names the key at the root whose keys an object may have besides its own, or null
+	// for none.
 	like = "like"
-	// aliases, of such a key at the root, are other names of some of its keys.
+	// aliases, of such a key at the root, are other names for some of its keys.
 	aliases = "aliases"
-	// told lists names that the templates refuse in words.
+	// told lists names that the templates refuse with an explanation.
 	told = "told"
 )
 
@@ -65,10 +65,10 @@ func OfChart(dir string) ([]byte, error) {
 	return schema, nil
 }
 
-// Of returns the schema of a values.yaml, in draft 07, which every Helm reads.
-// An object may have no keys but those of the file. Besides these, the root takes
-// what Helm itself puts there: global, a key for each dependency, and enabled,
-// for a chart that has this one as a part.
+// Of returns the schema of a values.yaml, in draft 07, which every Helm version reads. An
+// object may have only the keys of the file. The root also allows what Helm itself adds:
+// global, a key for each dependency, and enabled, for a chart that has this one as a
+// part.
 func Of(values []byte, title string, dependencies []string) ([]byte, error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal(values, &doc); err != nil {
@@ -112,14 +112,14 @@ func Of(values []byte, title string, dependencies []string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// walk goes through a file once and gathers every mistake on its way.
+// walk reads a file once and collects every mistake.
 type walk struct{ errs []error }
 
 func (w *walk) wrong(line int, format string, args ...any) {
 	w.errs = append(w.errs, fmt.Errorf("line %d: %w", line, fmt.Errorf(format, args...)))
 }
 
-// mapping is the schema of an object that may have no keys but these.
+// mapping returns the schema of an object that may have only these keys.
 func (w *walk) mapping(path string, node *yaml.Node) object {
 	properties := object{}
 	for i := 0; i+1 < len(node.Content); i += 2 {
@@ -129,7 +129,7 @@ func (w *walk) mapping(path string, node *yaml.Node) object {
 	return object{"type": "object", "properties": properties, "additionalProperties": false}
 }
 
-// value is the schema of one key: what its value shows, and its comments over it.
+// value returns the schema of one key, from its value and the comments above it.
 func (w *walk) value(path string, key, node *yaml.Node) object {
 	said := object{}
 	w.lay(said, key.Line, key.HeadComment)
@@ -137,7 +137,7 @@ func (w *walk) value(path string, key, node *yaml.Node) object {
 		said["description"] = text
 	}
 	if _, ok := said["$ref"]; ok {
-		return said // In draft 07 nothing beside a $ref counts.
+		return said // Draft 07 ignores everything beside a $ref.
 	}
 
 	shown := object{}
@@ -166,8 +166,8 @@ func (w *walk) value(path string, key, node *yaml.Node) object {
 	return shown
 }
 
-// likeness gives objects below that are like a key of the root what that has, as
-// references, but for the keys that they have themselves.
+// likeness gives objects that are like a key of the root the keys of that one, as
+// references, except for keys of their own.
 func (w *walk) likeness(root, properties object) {
 	for _, name := range slices.Sorted(maps.Keys(properties)) {
 		value, _ := properties[name].(object)
@@ -195,8 +195,8 @@ func (w *walk) likeness(root, properties object) {
 	}
 }
 
-// orNull lets null through, which people give to a key to have it as if nobody had said
-// anything. Helm takes it out itself only of values with a default.
+// orNull also allows null, with which people unset a key. Helm itself removes null only
+// from values with a default.
 func orNull(shape any) {
 	schema, _ := shape.(object)
 	switch types := schema["type"].(type) {
@@ -212,8 +212,8 @@ func orNull(shape any) {
 	}
 }
 
-// tell lets the names through that are told, here and below, and takes out what is no
-// JSON schema.
+// tell allows the names that are told, here and below, and removes what is not JSON
+// schema.
 func tell(schema object) {
 	delete(schema, aliases)
 	properties, _ := schema["properties"].(object)
@@ -254,7 +254,7 @@ func (w *walk) scalar(path string, key, node *yaml.Node, said object) object {
 	return shown
 }
 
-// lay puts the annotations of a comment over a schema. Several lines are one
+// lay merges the annotations of a comment into a schema. Several lines are one
 // annotation.
 func (w *walk) lay(schema object, line int, comment string) {
 	var text []string
@@ -274,8 +274,8 @@ func (w *walk) lay(schema object, line int, comment string) {
 	maps.Copy(schema, said)
 }
 
-// description is the prose of a comment: what follows "--" where there is one,
-// all of it otherwise, and only what stands next to the key.
+// description returns the prose of a comment: what follows "--" if there is one,
+// otherwise all of it, and only what is next to the key.
 func description(comment string) string {
 	var words []string
 	for l := range strings.Lines(comment) {

@@ -149,7 +149,7 @@ func TestRoot(t *testing.T) {
 	}
 }
 
-// TestMistakes checks that each is named with its line and a way out, all at once.
+// TestMistakes checks that each is named with its line and a solution, all at once.
 func TestMistakes(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ values, want string }{

@@ -26,10 +26,10 @@ import (
 	"time"
 )
 
-// Offset is the environment variable that holds by how much a program's clock is ahead, such as 10m or -10m.
+// Offset is the environment variable that sets how far a program's clock is ahead, such as 10m or -10m.
 const Offset = "CALLGUARD_CLOCK_OFFSET"
 
-// compiled is the variable that tells link.sh which package time to take.
+// compiled is the variable that tells link.sh which package time to link.
 const compiled = "CALLGUARD_TIME"
 
 //go:embed link.sh
@@ -45,17 +45,17 @@ func edits() [][2]string {
 	}
 }
 
-// Sum differs where this package would build other programs of the same source.
+// Sum changes whenever this package would build different programs from the same source.
 func Sum() string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q%s", edits(), link))
 	return hex.EncodeToString(sum[:8])
 }
 
-// Environment is what a program is started with whose clock is ahead by so much.
+// Environment returns the environment for a program whose clock should be ahead by offset.
 func Environment(ahead time.Duration) []string { return []string{Offset + "=" + ahead.String()} }
 
-// Prepare compiles package time in a folder that is there, with the environment of the build, and returns what makes a
-// go build with -trimpath use it: one argument, and an environment.
+// Prepare compiles package time into an existing folder, with the environment of the build. It returns one argument and an
+// environment, with which a go build with -trimpath uses it.
 func Prepare(ctx context.Context, dir string, env []string) (arg string, environment []string, err error) {
 	root, err := goCommand(ctx, env, "env", "GOROOT")
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/callguard/callguard/hack/cluster/clock"
 )
 
-// program prints its time, and whether what it measures fits what it reads.
+// program prints its time, and whether a measured duration is right.
 const program = `package main
 
 import (

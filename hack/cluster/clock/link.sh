@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Runs a tool of the go command, as its -toolexec. The linker gets another package time, the file CALLGUARD_TIME, and a
-# version of its own, so that no program made by it is taken for one with the machine's clock.
+# Runs a tool of the go command, as its -toolexec. The linker gets another package time, the file CALLGUARD_TIME, and
+# another version, so that Go's cache does not mix up its programs with ordinary ones.
 set -euo pipefail
 
 if [[ ${1##*/} != link ]]; then

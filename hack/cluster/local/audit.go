@@ -9,10 +9,11 @@ import (
 
 const auditPolicy = "audit-policy"
 
-// AuditLog is the file in which kube-apiserver records what Config.AuditUsers ask for: an audit.k8s.io/v1 Event per line.
+// AuditLog is the file in which kube-apiserver records the requests of Config.AuditUsers: an audit.k8s.io/v1 Event per
+// line.
 func (c *Cluster) AuditLog() string { return c.layout().audit() }
 
-// writeAuditPolicy has kube-apiserver record who asks for what, and none of the content. JSON is YAML.
+// writeAuditPolicy makes kube-apiserver record who requests what, without the content. JSON is YAML.
 func writeAuditPolicy(s state, l layout) error {
 	if len(s.Config.AuditUsers) == 0 {
 		return nil

@@ -22,7 +22,7 @@ import (
 	"github.com/callguard/callguard/hack/cluster/clock"
 )
 
-// ensureTools returns the folder of the programs of each module, building what is not there yet.
+// ensureTools returns the folder of the programs of each module, and builds missing ones.
 func ensureTools(ctx context.Context, cfg Config, out *progress) (map[string]string, error) {
 	plans, err := planTools(ctx, cfg)
 	if err != nil {
@@ -68,7 +68,7 @@ func names(plans []buildPlan) string {
 	return strings.Join(list, ", ")
 }
 
-// cached is the folder in the user's cache folder that the module is built into, where others find it.
+// cached returns the folder in the user's cache folder into which the module is built, so that others find it.
 func (p buildPlan) cached() (string, error) {
 	cache, err := cacheDir()
 	if err != nil {
@@ -98,7 +98,8 @@ func planTools(ctx context.Context, cfg Config) ([]buildPlan, error) {
 	return plans, group.Wait()
 }
 
-// ensure builds a module once, whoever else asks for it. A folder with the final name is always whole.
+// ensure builds a module once, even if several processes ask for it. A folder with the final name is always
+// complete.
 func (p buildPlan) ensure(ctx context.Context, dir string, out *progress) error {
 	if built, err := exists(dir); built || err != nil {
 		return err
@@ -113,7 +114,7 @@ func (p buildPlan) ensure(ctx context.Context, dir string, out *progress) error 
 	if built, err := exists(dir); built || err != nil {
 		return err
 	}
-	// The lock is ours, so whatever lies here is of a build that was cut off.
+	// We hold the lock, so any leftovers are from an interrupted build.
 	unfinished := dir + ".unfinished"
 	if err := os.RemoveAll(unfinished); err != nil {
 		return fmt.Errorf("cannot remove a cut-off build: %w", err)
@@ -130,10 +131,10 @@ func (p buildPlan) ensure(ctx context.Context, dir string, out *progress) error 
 	return nil
 }
 
-// tellEvery is how often a build tells how far it is.
+// tellEvery is the interval of progress lines.
 const tellEvery = 8 * time.Second
 
-// build runs the go command and tells all the time how far it is.
+// build runs the go command and reports its progress.
 func (p buildPlan) build(ctx context.Context, dir string, out *progress) error {
 	began := time.Now()
 	what := strings.Join(p.programs(), ", ")
@@ -226,8 +227,8 @@ func exists(path string) (bool, error) {
 	return err == nil, err
 }
 
-// Program returns the path of one program that instances run, such as "livekit-server", for those who need it alone.
-// It is built first where it is not there yet.
+// Program returns the path of one program that instances run, such as "livekit-server", for callers that need it
+// alone. It builds the program if it is missing.
 func Program(ctx context.Context, name string, out io.Writer) (string, error) {
 	repository, err := repositoryRoot()
 	if err != nil {

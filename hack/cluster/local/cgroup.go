@@ -17,8 +17,8 @@ import (
 
 const cgroupMount = "/sys/fs/cgroup"
 
-// cgroup is the control group of everything that an instance with real nodes
-// runs in its pods, and of what runs the pods.
+// cgroup is the control group of everything that an instance with real nodes runs in its pods, and of the processes
+// that run them.
 func cgroup(instance string) string { return "/callguard/" + instance }
 
 // runtimeCgroup holds containerd and its shims, nodeCgroup the pods of a node.
@@ -44,8 +44,8 @@ func hierarchies() ([]string, error) {
 	return all, nil
 }
 
-// makeCgroup makes a control group in every hierarchy. A cpuset starts empty, and takes no process until it is told
-// its CPUs and memory.
+// makeCgroup creates a control group in every hierarchy. A cpuset starts empty, and accepts no process until its
+// CPUs and memory are set.
 func makeCgroup(group string) error {
 	all, err := hierarchies()
 	if err != nil {
@@ -73,7 +73,7 @@ func makeCgroup(group string) error {
 	return nil
 }
 
-// joinCgroup puts a process, and what it starts from now on, into a control group.
+// joinCgroup puts a process, and what it starts from then on, into a control group.
 func joinCgroup(group string, pid int) error {
 	all, err := hierarchies()
 	if err != nil {
@@ -87,7 +87,7 @@ func joinCgroup(group string, pid int) error {
 	return nil
 }
 
-// clearCgroup kills everything in a control group and removes it, with those below.
+// clearCgroup kills all processes in a control group and removes it and its children.
 func clearCgroup(ctx context.Context, group string) error {
 	all, err := hierarchies()
 	if err != nil {
@@ -101,12 +101,12 @@ func clearCgroup(ctx context.Context, group string) error {
 				if err == nil && d.IsDir() {
 					dirs = append(dirs, path)
 				}
-				return nil // a group that goes while it is looked at is what is wanted
+				return nil // the group disappeared meanwhile, which is the goal
 			})
 			if err != nil {
 				return false, err
 			}
-			for _, dir := range slices.Backward(dirs) { // the lower ones first
+			for _, dir := range slices.Backward(dirs) { // children first
 				raw, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 				for line := range strings.FieldsSeq(string(raw)) {
 					if pid, err := strconv.Atoi(line); err == nil && pid > 0 {
@@ -122,7 +122,7 @@ func clearCgroup(ctx context.Context, group string) error {
 	})
 }
 
-// unmountBelow takes away what kubelets and containerd mounted in an instance's folder, the innermost first.
+// unmountBelow unmounts what kubelets and containerd mounted in an instance's folder, the innermost first.
 func unmountBelow(dir string) error {
 	raw, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

@@ -28,18 +28,18 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// downTimeout bounds ending the processes of an instance, also when the caller's context has ended.
+// downTimeout limits how long ending the processes of an instance may take, even if the caller's context has ended.
 const downTimeout = 20 * time.Second
 
-// Cluster is one instance. Its facts live in its folder, so that any number of processes may hold the same instance.
+// Cluster is one instance. Its state is in its folder, so that any number of processes can use the same instance.
 type Cluster struct {
 	name string
 	dir  string
 	out  *progress
 }
 
-// Up returns a healthy instance with this config. One that runs already is returned as it is;
-// one that is broken, or was started from another config or other programs, is reported and replaced.
+// Up returns a healthy instance with this config. It returns a running one as it is. One that is broken, or was started
+// with another config or other programs, is reported and replaced.
 func Up(ctx context.Context, cfg Config) (*Cluster, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.Validate(); err != nil {
@@ -81,7 +81,7 @@ func Up(ctx context.Context, cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	if err := c.bringUp(ctx, cfg, tools); err != nil {
-		// The caller's context may be why it failed; the processes must go all the same.
+		// The caller's context may be the cause; the processes must be ended all the same.
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), downTimeout)
 		defer cancel()
 		return nil, errors.Join(fmt.Errorf("%w\nthe logs are kept in %s", err, c.KeptLogs()), c.destroy(last))
@@ -89,7 +89,7 @@ func Up(ctx context.Context, cfg Config) (*Cluster, error) {
 	return c, nil
 }
 
-// Open returns an instance that Up made, healthy or not.
+// Open returns an instance that Up created, healthy or not.
 func Open(name string) (*Cluster, error) {
 	if name == "" {
 		name = DefaultName
@@ -120,13 +120,13 @@ func (c *Cluster) Down(ctx context.Context) error {
 // Name of the instance.
 func (c *Cluster) Name() string { return c.name }
 
-// Dir is the folder of the instance. It goes with it.
+// Dir is the folder of the instance. Down removes it.
 func (c *Cluster) Dir() string { return c.dir }
 
-// KeptLogs is where the logs of the instance are after Down, until the next one of that name ends.
+// KeptLogs is the folder with the logs of the instance after Down, until the next instance of that name ends.
 func (c *Cluster) KeptLogs() string { return c.dir + ".logs" }
 
-// Config is what the instance was started from.
+// Config is the config that the instance was started with.
 func (c *Cluster) Config() (Config, error) {
 	s, err := c.state()
 	return s.Config, err
@@ -155,7 +155,7 @@ func (c *Cluster) Kubectl() (string, error) {
 	return filepath.Join(s.Tools[moduleKubernetes], programKubectl), nil
 }
 
-// ErrNoInstance says that Up never made the instance, or Down removed it.
+// ErrNoInstance means that Up never created the instance, or Down removed it.
 var ErrNoInstance = errors.New("no such instance")
 
 func newCluster(name string, out io.Writer) (*Cluster, error) {
@@ -168,7 +168,7 @@ func newCluster(name string, out io.Writer) (*Cluster, error) {
 
 func (c *Cluster) layout() layout { return layout{dir: c.dir} }
 
-// lock keeps other processes from starting or ending the same instance.
+// lock keeps other processes from starting or ending the same instance at the same time.
 func (c *Cluster) lock(ctx context.Context) (unlock func(), err error) {
 	return lock(ctx, c.dir+".lock", func() {
 		c.out.printf("%s: another process starts or stops it; waiting", c.name)
@@ -183,7 +183,7 @@ func (c *Cluster) state() (state, error) {
 	return s, err
 }
 
-// update changes the state under a lock; what fn returns as an error is not saved.
+// update changes the state under a lock. If fn returns an error, nothing is saved.
 func (c *Cluster) update(ctx context.Context, fn func(*state) error) error {
 	unlock, err := lock(ctx, c.layout().lock(), nil)
 	if err != nil {

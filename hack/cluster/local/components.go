@@ -9,7 +9,7 @@ import (
 	"strconv"
 )
 
-// Names of the components there is one of. Nodes and LiveKit servers are named by NodeName and LiveKitName.
+// Names of the components that exist once. Nodes and LiveKit servers are named by NodeName and LiveKitName.
 const (
 	Etcd              = "etcd"
 	APIServer         = "kube-apiserver"
@@ -17,13 +17,13 @@ const (
 	Scheduler         = "kube-scheduler"
 )
 
-// NodeName is the name of a simulated node, counted from 1, and of the component that plays it.
+// NodeName is the name of a simulated node, counted from 1, and of the component that simulates it.
 func NodeName(i int) string { return "node-" + strconv.Itoa(i) }
 
 // LiveKitName is the name of a LiveKit server, counted from 1, and of its component.
 func LiveKitName(i int) string { return "livekit-" + strconv.Itoa(i) }
 
-// Ports beyond the one a component is named for.
+// Ports beyond the one that has the component's name.
 const (
 	portEtcdPeer    = "etcd-peer"
 	portEtcdHealth  = "etcd-health"
@@ -48,7 +48,7 @@ func portNames(cfg Config) []string {
 	return names
 }
 
-// layout knows the files of an instance's folder.
+// layout knows the paths in an instance's folder.
 type layout struct{ dir string }
 
 func (l layout) pki(name string) string { return filepath.Join(l.dir, "pki", name) }
@@ -61,7 +61,7 @@ func (l layout) logs() string              { return filepath.Join(l.dir, "logs")
 func (l layout) audit() string             { return filepath.Join(l.logs(), "audit.log") }
 func (l layout) lock() string              { return filepath.Join(l.dir, "state.lock") }
 
-// components lists everything an instance runs, in the order in which it is started.
+// components lists everything an instance runs, in start order.
 func components(s state, l layout) []component {
 	list := []component{etcd(s, l), apiServer(s, l)}
 	if !s.Config.Bare {
@@ -108,7 +108,7 @@ func etcd(s state, l layout) component {
 			"--listen-metrics-urls=" + httpURL(s.Ports[portEtcdHealth]),
 			"--cert-file=" + l.pki("etcd.crt"), "--key-file=" + l.pki("etcd.key"),
 			"--client-cert-auth", "--trusted-ca-file=" + l.pki("etcd-ca.crt"),
-			// The data are thrown away with the instance.
+			// The data is deleted with the instance.
 			"--unsafe-no-fsync", "--log-level=warn",
 		},
 	}
@@ -140,9 +140,10 @@ func apiServer(s state, l layout) component {
 			"--kubelet-preferred-address-types=InternalIP")
 	} else {
 		c.Args = append(c.Args,
-			// Only so is an adapter outside the cluster reached, behind a Service of type ExternalName localhost.
+			// This is the only way to reach an adapter outside the cluster, behind a Service of type ExternalName
+			// localhost.
 			"--enable-aggregator-routing=false",
-			// No pod network leads here, and EndpointSlices refuse loopback addresses.
+			// The API server reaches no pod network, and EndpointSlices refuse loopback addresses.
 			"--endpoint-reconciler-type=none")
 	}
 	if len(s.Config.AuditUsers) > 0 {
@@ -159,10 +160,10 @@ func controllerManager(s state, l layout) component {
 		"--tls-cert-file=" + l.pki("control-plane.crt"), "--tls-private-key-file=" + l.pki("control-plane.key"),
 		"--use-service-account-credentials",
 		"--service-account-private-key-file=" + l.pki("sa.key"), "--root-ca-file=" + l.pki("ca.crt"),
-		// One of its kind needs no election, and would wait for its own old lease when restarted.
+		// A single replica needs no election, and after a restart would wait for its own old lease.
 		"--leader-elect=false",
 		"--horizontal-pod-autoscaler-sync-period=2s",
-		// It asks for a token per controller when it starts, four seconds' worth at the default rate.
+		// It requests a token for each controller at its start, which takes four seconds at the default rate.
 		"--kube-api-qps=200", "--kube-api-burst=400",
 	}
 	return component{
@@ -182,7 +183,7 @@ func scheduler(s state, l layout) component {
 			"--bind-address=127.0.0.1", "--secure-port=" + strconv.Itoa(s.Ports[Scheduler]),
 			"--tls-cert-file=" + l.pki("control-plane.crt"), "--tls-private-key-file=" + l.pki("control-plane.key"),
 			"--leader-elect=false",
-			// At the default rate it binds 50 pods a second, and would be what a cluster of thousands waits for.
+			// At the default rate it binds 50 pods a second, and a cluster of thousands would wait for it.
 			"--kube-api-qps=1000", "--kube-api-burst=2000",
 		},
 	}
@@ -209,10 +210,10 @@ func liveKit(s state, l layout, lk LiveKit) component {
 	}
 }
 
-// apiServerAddress is loopback, but where pods have to reach it.
+// apiServerAddress is loopback, unless pods have to reach it.
 func (s state) apiServerAddress() string {
 	switch {
-	case s.Config.IPv6Services: // of the family of its own Service
+	case s.Config.IPv6Services: // of the same family as its own Service
 		return hostAddress6(s.Network)
 	case s.Config.Kubelets:
 		return hostAddress(s.Network)
@@ -220,7 +221,7 @@ func (s state) apiServerAddress() string {
 	return "127.0.0.1"
 }
 
-// serviceNetwork holds the addresses of Services; the API server's own Service has the first.
+// serviceNetwork contains the addresses of Services; the API server's own Service has the first.
 func (s state) serviceNetwork() string {
 	if s.Config.IPv6Services {
 		return "fd00:10::/112"

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// What a Config without values asks for.
+// Defaults of Config.
 const (
 	DefaultName          = "default"
 	DefaultNodes         = 4
@@ -30,7 +30,7 @@ const (
 	maxLease    = 3600
 )
 
-// Config says what an instance consists of. The zero value is a usable one.
+// Config describes an instance. The zero value is usable.
 type Config struct {
 	// Name tells instances apart: each has its own folder, ports and pod addresses.
 	Name string `json:"name"`
@@ -42,30 +42,30 @@ type Config struct {
 	LiveKits int `json:"liveKits"`
 	// WebhookURLs receive the webhooks of every LiveKit server, signed with that server's API key.
 	WebhookURLs []string `json:"webhookURLs,omitempty"`
-	// ControllerManagerArgs are flags added last to kube-controller-manager's, so that they win.
+	// ControllerManagerArgs are appended to kube-controller-manager's flags, so that they override others.
 	ControllerManagerArgs []string `json:"controllerManagerArgs,omitempty"`
-	// NodeLeaseSeconds is how long a node counts as alive after its kubelet was heard last; it is heard four times as often.
+	// NodeLeaseSeconds is how long a node counts as alive after its last heartbeat; heartbeats come four times as often.
 	NodeLeaseSeconds int `json:"nodeLeaseSeconds"`
-	// Kubelets makes the nodes real: a kubelet and a containerd each, which run what their pods say. It needs root and
-	// Debian's containerd, and network namespaces of its own keep its traffic apart. LiveKits may be 0 then.
+	// Kubelets makes the nodes real: each has a kubelet and a containerd, which run the pods' containers. It needs root and
+	// Debian's containerd. Network namespaces keep its traffic apart. LiveKits may be 0 then.
 	Kubelets bool `json:"kubelets,omitempty"`
-	// Bare leaves out kube-controller-manager, kube-scheduler and what plays the nodes, which are registered and called
-	// ready once: whoever asks for it does what these do. kube-apiserver, etcd and LiveKit are left.
+	// Bare leaves out kube-controller-manager, kube-scheduler and what simulates the nodes, which are registered and marked
+	// ready once: the caller has to do the work of these. kube-apiserver, etcd and LiveKit remain.
 	Bare bool `json:"bare,omitempty"`
-	// IPv6Services has real nodes with addresses of both families, and Services with IPv6 addresses alone, the API server's
-	// among them. LiveKit still finds its media addresses among those of IPv4.
+	// IPv6Services gives real nodes addresses of both families, and Services only IPv6 addresses, including the API
+	// server's. LiveKit still uses IPv4 addresses for media.
 	IPv6Services bool `json:"ipv6Services,omitempty"`
 	// ClusterDomain is the DNS domain of Services on real nodes.
 	ClusterDomain string `json:"clusterDomain,omitempty"`
-	// AuditUsers are those whose requests kube-apiserver records, one JSON line each, in the file AuditLog.
+	// AuditUsers are the users whose requests kube-apiserver records, one JSON line each, in the file AuditLog.
 	AuditUsers []string `json:"auditUsers,omitempty"`
-	// Clocks says which components' clocks are wrong.
+	// Clocks sets which components' clocks are wrong.
 	Clocks Clocks `json:"clocks,omitzero"`
-	// Progress receives short lines on what is being built and started. It is no part of what an instance is.
+	// Progress receives short lines on what is being built and started. It does not count as part of the config.
 	Progress io.Writer `json:"-"`
 }
 
-// Clocks says by how much, in whole seconds, the clocks of an instance's components are ahead of this machine's.
+// Clocks holds how far, in whole seconds, the clocks of an instance's components are ahead of this machine's.
 type Clocks struct {
 	APIServer time.Duration `json:"apiServer"`
 	// Controllers are kube-controller-manager and kube-scheduler.
@@ -74,7 +74,7 @@ type Clocks struct {
 	Nodes time.Duration `json:"nodes"`
 }
 
-// of is by how much a component's clock is ahead.
+// of returns how far a component's clock is ahead.
 func (c Clocks) of(comp component) time.Duration {
 	switch {
 	case comp.Name == APIServer:
@@ -87,7 +87,7 @@ func (c Clocks) of(comp component) time.Duration {
 	return 0
 }
 
-// withDefaults fills in what was left at zero.
+// withDefaults fills in zero fields.
 func (c Config) withDefaults() Config {
 	if c.Name == "" {
 		c.Name = DefaultName
@@ -113,7 +113,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Validate reports every mistake at once, each with a value that would work. Up fills in what is zero before.
+// Validate reports every mistake at once, each with a value that would work. Up fills in zero fields first.
 func (c Config) Validate() error {
 	var errs []error
 	if err := validateName(c.Name); err != nil {
@@ -160,7 +160,7 @@ func validateCount(what string, is, most, good int) error {
 	return nil
 }
 
-// same reports whether two configs ask for the same instance.
+// same reports whether two configs describe the same instance.
 func (c Config) same(other Config) bool {
 	a, errA := json.Marshal(c.withDefaults())
 	b, errB := json.Marshal(other.withDefaults())

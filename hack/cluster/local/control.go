@@ -10,11 +10,12 @@ import (
 	"time"
 )
 
-// stopPatience is how long a component may take to end on SIGTERM. livekit-server would wait for its last participant.
+// stopPatience is how long a component may take to end after SIGTERM. livekit-server would wait for its last
+// participant.
 const stopPatience = 10 * time.Second
 
-// Start starts a component that is not running, with the arguments it had, and waits until it is healthy.
-// A node registers first, as a kubelet does, so kube-apiserver must run.
+// Start starts a component that is not running, with its earlier arguments, and waits until it is healthy. A node
+// registers first, as a kubelet does, so kube-apiserver must run.
 func (c *Cluster) Start(ctx context.Context, name string) error {
 	s, err := c.state()
 	if err != nil {
@@ -35,7 +36,7 @@ func (c *Cluster) Start(ctx context.Context, name string) error {
 	return c.waitHealthy(ctx, name)
 }
 
-// Stop ends a component with SIGTERM, and with SIGKILL when it takes longer than ten seconds.
+// Stop ends a component with SIGTERM, and with SIGKILL if it takes longer than ten seconds.
 func (c *Cluster) Stop(ctx context.Context, name string) error {
 	p, err := c.process(name)
 	if err != nil {
@@ -46,7 +47,7 @@ func (c *Cluster) Stop(ctx context.Context, name string) error {
 	} else if err != nil {
 		return err
 	}
-	if err := p.signal(syscall.SIGCONT); err != nil && !errors.Is(err, errGone) { // a paused one hears nothing
+	if err := p.signal(syscall.SIGCONT); err != nil && !errors.Is(err, errGone) { // a paused process does not handle signals
 		return err
 	}
 	patient, cancel := context.WithTimeout(ctx, stopPatience)
@@ -66,12 +67,12 @@ func (c *Cluster) Kill(ctx context.Context, name string) error {
 	return p.kill(ctx)
 }
 
-// Pause holds a component with SIGSTOP: it keeps its connections and answers nothing.
+// Pause stops a component with SIGSTOP: it keeps its connections and answers nothing.
 func (c *Cluster) Pause(ctx context.Context, name string) error {
 	return c.hold(ctx, name, syscall.SIGSTOP, true)
 }
 
-// Continue lets a paused component go on. It returns when the component runs, which may be before it is healthy.
+// Continue resumes a paused component. It returns when the component runs, possibly before it is healthy.
 func (c *Cluster) Continue(ctx context.Context, name string) error {
 	return c.hold(ctx, name, syscall.SIGCONT, false)
 }

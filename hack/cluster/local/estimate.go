@@ -14,15 +14,15 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// estimate tells how far the builds of all modules are, and about how long they will still take.
+// estimate tracks the progress of all builds, and estimates how long they will still take.
 type estimate struct {
 	began    time.Time
-	total    int // packages to compile, 0 when nobody has counted
+	total    int // packages to compile, 0 if not counted
 	compiled atomic.Int64
 }
 
-// estimateBuilds counts what is to be compiled for the plans that are not built yet. Packages that several share count
-// once: most have the same version and flags, and are compiled once.
+// estimateBuilds counts what must be compiled for the plans that are not built yet. Packages that several plans share
+// count once: most have the same version and flags, and are compiled once.
 func estimateBuilds(ctx context.Context, missing []buildPlan) (*estimate, error) {
 	packages := make([][]string, len(missing))
 	group, ctx := errgroup.WithContext(ctx)
@@ -40,7 +40,7 @@ func estimateBuilds(ctx context.Context, missing []buildPlan) (*estimate, error)
 	return &estimate{began: time.Now(), total: len(slices.Compact(all))}, nil
 }
 
-// uncompiled names the packages that the go command would have to compile now.
+// uncompiled returns the names of the packages that the go command would have to compile.
 func (p buildPlan) uncompiled(ctx context.Context) ([]string, error) {
 	cmd := exec.CommandContext(ctx, "go", slices.Insert(p.arguments(p.dir), 1, "-n")...)
 	cmd.Dir, cmd.Env = p.dir, buildEnvironment()
@@ -56,7 +56,7 @@ func lastLine(text string) string {
 	return text[strings.LastIndex(text, "\n")+1:]
 }
 
-// compiledIn reads what go build -n prints: the name of the package stands behind -p of each run of the compiler.
+// compiledIn parses the output of go build -n: the package's name follows -p in each run of the compiler.
 func compiledIn(script string) []string {
 	var packages []string
 	for line := range strings.Lines(script) {
@@ -69,7 +69,7 @@ func compiledIn(script string) []string {
 	return packages
 }
 
-// String is how far the builds are.
+// String describes the progress.
 func (e *estimate) String() string {
 	passed, done := time.Since(e.began), int(e.compiled.Load())
 	text := fmt.Sprintf("%d of %d packages compiled, %s", min(done, e.total), e.total, minutes(passed))
@@ -82,16 +82,16 @@ func (e *estimate) String() string {
 	return text
 }
 
-// remaining is how long the rest takes at the pace so far; 0 while too little is done to tell.
+// remaining estimates the remaining time from the pace so far; 0 if too little is done.
 func remaining(passed time.Duration, done, total int) time.Duration {
-	const enough = 20 // one in so many
+	const enough = 20 // one package in this many
 	if done*enough < total || done >= total {
 		return 0
 	}
 	return passed * time.Duration(total-done) / time.Duration(done)
 }
 
-// minutes writes a time as 1:23.
+// minutes formats a time as 1:23.
 func minutes(d time.Duration) string {
 	d = d.Round(time.Second)
 	return fmt.Sprintf("%d:%02d", int(d.Minutes()), int(d.Seconds())%60)

@@ -49,9 +49,9 @@ func TestRemaining(t *testing.T) {
 	}
 }
 
-// TestSharedModulesHaveOneVersion holds what keeps a cold start short: a package that callguard and a program of the
-// local cluster share is compiled once only if both want the same version of its module. LiveKit and Kubernetes, which
-// is what is tested against, have the versions that they were released with.
+// TestSharedModulesHaveOneVersion keeps a cold start short: a package that callguard and a program of the local
+// cluster share is compiled only once if both use the same version of its module. LiveKit and Kubernetes, which are
+// tested against, keep the versions that they were released with.
 func TestSharedModulesHaveOneVersion(t *testing.T) {
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Fatal("no go command; install Go")

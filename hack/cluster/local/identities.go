@@ -29,10 +29,10 @@ const (
 	clientBurst = 1000
 )
 
-// nodeUser is the identity of a node's kubelet.
+// nodeUser is the user name of a node's kubelet.
 func nodeUser(node string) string { return "system:node:" + node }
 
-// RESTConfig mints a client certificate for a user in groups. Group system:masters may do everything.
+// RESTConfig creates a client certificate for a user in groups. Group system:masters may do everything.
 func (c *Cluster) RESTConfig(user string, groups ...string) (*rest.Config, error) {
 	s, err := c.state()
 	if err != nil {
@@ -41,12 +41,12 @@ func (c *Cluster) RESTConfig(user string, groups ...string) (*rest.Config, error
 	return restConfig(s, c.layout(), user, groups)
 }
 
-// AdminConfig is the identity that may do everything.
+// AdminConfig returns an identity that may do everything.
 func (c *Cluster) AdminConfig() (*rest.Config, error) {
 	return c.RESTConfig(adminUser, adminGroup)
 }
 
-// NodeConfig is the identity of a node: it may change its own Node and the status of its own pods, and little else.
+// NodeConfig returns the identity of a node: it may change its own Node and the status of its own pods, and little else.
 func (c *Cluster) NodeConfig(node string) (*rest.Config, error) {
 	return c.RESTConfig(nodeUser(node), nodesGroup)
 }
@@ -70,7 +70,8 @@ func (c *Cluster) AdminKubeconfig() (string, error) {
 	return c.KubeconfigFor(adminUser, adminGroup)
 }
 
-// ServiceAccountKubeconfig asks for a token of an existing service account, good for a year, and writes a kubeconfig with it.
+// ServiceAccountKubeconfig requests a token for an existing service account, valid for a year, and writes a kubeconfig with
+// it.
 func (c *Cluster) ServiceAccountKubeconfig(ctx context.Context, namespace, name string) (string, error) {
 	config, err := c.AdminConfig()
 	if err != nil {
@@ -130,7 +131,7 @@ func saveKubeconfig(path, server string, ca []byte, auth clientcmdapi.AuthInfo, 
 	return writeFile(path, raw)
 }
 
-// fileName is readable, and different for each user and groups whatever characters they hold.
+// fileName is readable, and unique for each user and groups, whatever characters they contain.
 func fileName(user string, groups []string) string {
 	sum := sha256.Sum256([]byte(user + "\x00" + strings.Join(groups, "\x00")))
 	readable := regexp.MustCompile(`[^A-Za-z0-9.-]+`).ReplaceAllString(user, "-")

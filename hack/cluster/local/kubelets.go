@@ -21,7 +21,7 @@ import (
 	"github.com/callguard/callguard/hack/oci"
 )
 
-// Components that real nodes add.
+// Additional components of real nodes.
 const (
 	KubeProxy = "kube-proxy"
 	CoreDNS   = "coredns"
@@ -39,10 +39,10 @@ const (
 	cniPlugins       = "/usr/lib/cni" // Debian's containernetworking-plugins
 )
 
-// debianPackages are what real nodes take from the machine.
+// debianPackages are the Debian packages that real nodes need.
 const debianPackages = "containerd runc containernetworking-plugins iptables iproute2 conntrack"
 
-// checkMachine says what real nodes lack here.
+// checkMachine returns what is missing on this machine for real nodes.
 func checkMachine() error {
 	if os.Geteuid() != 0 {
 		return errors.New("real nodes need root; run as root, or use simulated nodes")
@@ -59,7 +59,7 @@ func checkMachine() error {
 	return nil
 }
 
-// nodeDir holds what a node's containerd and kubelet keep.
+// nodeDir is the folder for the data of a node's containerd and kubelet.
 func (l layout) nodeDir(node string, parts ...string) string {
 	return filepath.Join(append([]string{l.dir, "nodes", node}, parts...)...)
 }
@@ -86,7 +86,7 @@ func realNode(s state, l layout, i int) []component {
 	}
 }
 
-// servicesOfNodes lists what makes Services and their names work: one of each, since all nodes share one network.
+// servicesOfNodes lists the components that provide Services and DNS: one of each, since all nodes share one network.
 func servicesOfNodes(s state, l layout) []component {
 	health := func(name, path string) string {
 		return fmt.Sprintf("http://%s:%d%s", nodeAddress(s.Network), s.Ports[name], path)
@@ -103,7 +103,7 @@ func servicesOfNodes(s state, l layout) []component {
 	}
 }
 
-// writeNodes writes everything that real nodes read.
+// writeNodes writes the configuration of real nodes.
 func writeNodes(s state, l layout) error {
 	ca, err := loadAuthority(l.pki(""), "ca")
 	if err != nil {
@@ -135,7 +135,7 @@ func writeNodes(s state, l layout) error {
 		"clientConnection": map[string]any{"kubeconfig": l.kubeconfig(KubeProxy)}, "clusterCIDR": strings.Join(podNetworks(s), ","),
 		"hostnameOverride":   NodeName(1),
 		"healthzBindAddress": fmt.Sprintf("%s:%d", nodeAddress(s.Network), s.Ports[KubeProxy]),
-		// The kernel's own limits stay as they are.
+		// Keep the kernel's own limits.
 		"conntrack": map[string]any{"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
 	}, "", "  ")
 	if err != nil {
@@ -160,11 +160,11 @@ func kubeletConfig(s state, l layout, name string) map[string]any {
 		"authorization": map[string]any{"mode": "Webhook"},
 		"clusterDomain": s.Config.ClusterDomain, "clusterDNS": []string{nodeAddress(s.Network)}, "resolvConf": "",
 		"containerRuntimeEndpoint": "unix://" + l.socket(name),
-		// Each node removes what it does not know below its own control group.
+		// Each node removes unknown groups below its own control group.
 		"cgroupDriver": "cgroupfs", "cgroupRoot": nodeCgroup(s.Config.Name, name), "failCgroupV1": false,
 		"failSwapOn": false, "maxPods": s.Config.PodsPerNode, "nodeLeaseDurationSeconds": s.Config.NodeLeaseSeconds,
 		"podLogsDir": l.nodeDir(name, "logs"), "volumePluginDir": l.nodeDir(name, "plugins"),
-		// The disk is the machine's: no node may throw out pods for it, nor images that cannot be pulled again.
+		// The disk belongs to the machine: no node may evict pods for it, or delete images that cannot be pulled again.
 		"evictionHard":                map[string]string{"memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%"},
 		"imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
 	}
@@ -184,7 +184,7 @@ func containerdConfig(s state, l layout, i int) string {
 		fmt.Sprintf("address = \"%s:%d\"", nodeAddress(s.Network), s.Ports[containerdName(i)]),
 		"[" + cri + "]",
 		fmt.Sprintf("sandbox_image = %q", pauseImage),
-		// Where root lacks CAP_SYS_RESOURCE, runc cannot lower a score.
+		// If root lacks CAP_SYS_RESOURCE, runc cannot lower a score.
 		"restrict_oom_score_adj = true",
 		"netns_mounts_under_state_dir = true",
 		"[" + cri + ".cni]",
@@ -198,7 +198,7 @@ func containerdConfig(s state, l layout, i int) string {
 	}, "\n")
 }
 
-// addresses are those of every node.
+// addresses returns the addresses of every node.
 func addresses(s state) []string {
 	if s.Config.IPv6Services {
 		return []string{nodeAddress(s.Network), nodeAddress6(s.Network)}
@@ -255,8 +255,8 @@ func (c *Cluster) startKubelets(ctx context.Context, s state, pause string) erro
 	if err := runtimes.Wait(); err != nil {
 		return err
 	}
-	// Each kubelet clears /var/lib/kubelet/device-plugins, a path that no flag moves, and then listens there, before its node is
-	// ready. Of two that do so at once one finds its address taken, and ends.
+	// Each kubelet clears /var/lib/kubelet/device-plugins, a path that no flag changes, and then listens there, before its node
+	// is ready. If two do so at the same time, one finds its address in use and exits.
 	for i := range s.Config.Nodes {
 		if err := c.Start(ctx, NodeName(i+1)); err != nil {
 			return err
@@ -268,7 +268,7 @@ func (c *Cluster) startKubelets(ctx context.Context, s state, pause string) erro
 	return nil
 }
 
-// waitReady returns when a node is ready.
+// waitReady waits until a node is ready.
 func (c *Cluster) waitReady(ctx context.Context, node string) error {
 	client, err := c.adminClient()
 	if err != nil {
@@ -291,7 +291,7 @@ func (c *Cluster) waitReady(ctx context.Context, node string) error {
 	return nil
 }
 
-// pause builds the image of the process that holds a pod's namespaces, and returns its file.
+// pause builds the image of the process that keeps a pod's namespaces, and returns its file.
 func (c *Cluster) pause(ctx context.Context) (string, error) {
 	repository, err := repositoryRoot()
 	if err != nil {
@@ -308,7 +308,7 @@ func (c *Cluster) pause(ctx context.Context) (string, error) {
 	return file, err
 }
 
-// LoadImage gives an image, a file in the format of docker save, to every real node.
+// LoadImage loads an image, a file in the format of docker save, into every real node.
 func (c *Cluster) LoadImage(ctx context.Context, file string) error {
 	s, err := c.state()
 	if err != nil {

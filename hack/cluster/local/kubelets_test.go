@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// TestNetworksDiffer gives instances with real nodes networks of their own, and others none.
+// TestNetworksDiffer: instances with real nodes have different networks, and others have
+// none.
 func TestNetworksDiffer(t *testing.T) {
 	real := Config{Kubelets: true}
 	first, err := freeNetwork(real, nil)
@@ -31,7 +32,7 @@ func TestNetworksDiffer(t *testing.T) {
 	}
 }
 
-// TestNodesDoNotMeet gives two nodes nothing that they would fight over.
+// TestNodesDoNotMeet: two nodes share nothing that they would conflict over.
 func TestNodesDoNotMeet(t *testing.T) {
 	s := state{Config: Config{Name: "two", Nodes: 2, Kubelets: true, PodsPerNode: 20, NodeLeaseSeconds: 40}, Network: 1, Ports: map[string]int{}}
 	for i, name := range portNames(s.Config) {

@@ -9,7 +9,7 @@ import (
 	"fmt"
 )
 
-// LiveKit is one LiveKit server: its address and the key that speaks for its project.
+// LiveKit is one LiveKit server: its address and the key of its project.
 type LiveKit struct {
 	Name      string `json:"name"`
 	URL       string `json:"url"`
@@ -17,13 +17,13 @@ type LiveKit struct {
 	APISecret string `json:"apiSecret"`
 }
 
-// String leaves the secret out, so that a log line cannot hold it by accident.
+// String omits the secret, so that a log line cannot contain it by accident.
 func (l LiveKit) String() string { return l.Name + " " + l.URL }
 
 // EnvFile holds the address, key and secret as environment variables; only its owner can read it.
 func (c *Cluster) EnvFile(liveKit string) string { return c.layout().env(liveKit) }
 
-// newLiveKits makes a random key and secret for each server.
+// newLiveKits creates a random key and secret for each server.
 func newLiveKits(cfg Config, ports map[string]int) []LiveKit {
 	var out []LiveKit
 	for i := range cfg.LiveKits {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// lock waits until no other process, nor another goroutine of this one, holds the file.
-// waiting is called once when it has to wait. The kernel drops the lock with its holder, so none is ever stale.
+// lock waits until no other process, nor another goroutine of this one, holds the lock on the file. It calls
+// waiting once if it has to wait. The kernel releases the lock when its holder ends, so no lock is ever stale.
 func lock(ctx context.Context, path string, waiting func()) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

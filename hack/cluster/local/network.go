@@ -10,26 +10,25 @@ import (
 	"strings"
 )
 
-// An instance with real nodes has a network namespace of its own, in which its
-// kubelets, bridges and pods are, and one cable to it. kube-apiserver stands at
-// this end of the cable; what an instance does to iptables and bridges goes with
-// the namespace.
+// An instance with real nodes has its own network namespace, which contains its kubelets,
+// bridges and pods, and a veth pair into it. kube-apiserver runs at this end of the pair. The
+// instance's changes to iptables and bridges disappear with the namespace.
 
-// lastNetwork bounds how many such instances run side by side.
+// lastNetwork limits how many such instances run at the same time.
 const lastNetwork = 60
 
 // netns is the name of an instance's network namespace.
 func netns(instance string) string { return "callguard-" + instance }
 
-// hostAddress and nodeAddress are the two ends of the cable.
+// hostAddress and nodeAddress are the two ends of the pair.
 func hostAddress(network int) string { return fmt.Sprintf("10.254.%d.1", network) }
 func nodeAddress(network int) string { return fmt.Sprintf("10.254.%d.2", network) }
 
-// podNetwork holds the pods of all nodes; each node has a part of it.
+// podNetwork contains the pods of all nodes; each node has a part of it.
 func podNetwork(network int) string        { return fmt.Sprintf("10.%d.0.0/16", 64+network) }
 func nodePodNetwork(network, i int) string { return fmt.Sprintf("10.%d.%d.0/24", 64+network, i) }
 
-// The same of IPv6, where an instance has it.
+// The same for IPv6, if the instance has it.
 func hostAddress6(network int) string       { return fmt.Sprintf("fd00:254:%d::1", network) }
 func nodeAddress6(network int) string       { return fmt.Sprintf("fd00:254:%d::2", network) }
 func podNetwork6(network int) string        { return fmt.Sprintf("fd00:64:%d::/48", network) }
@@ -38,7 +37,8 @@ func cable(network int) (host, inner string) {
 	return fmt.Sprintf("cg%dh", network), fmt.Sprintf("cg%dn", network)
 }
 
-// freeNetwork finds a number that no other instance has, or 0 for an instance without a network.
+// freeNetwork returns a number that no other instance has, or 0 for an instance without a
+// network.
 func freeNetwork(cfg Config, others []state) (int, error) {
 	if !cfg.Kubelets {
 		return 0, nil
@@ -51,7 +51,7 @@ func freeNetwork(cfg Config, others []state) (int, error) {
 	return 0, fmt.Errorf("cannot find a network: %d instances with real nodes have one each; stop one you no longer need", lastNetwork)
 }
 
-// makeNetwork replaces what an instance of this name or number may have left.
+// makeNetwork first removes leftovers of an instance with this name or number.
 func makeNetwork(ctx context.Context, instance string, network int, six bool) error {
 	removeNetwork(ctx, instance, network)
 	ns := netns(instance)
@@ -85,17 +85,17 @@ func makeNetwork(ctx context.Context, instance string, network int, six bool) er
 	return nil
 }
 
-// removeNetwork takes namespace, cable and route away. It may be gone already.
+// removeNetwork removes namespace, veth pair and route. They may be gone already.
 func removeNetwork(ctx context.Context, instance string, network int) {
 	host, _ := cable(network)
 	_ = runLine(ctx, "ip netns delete "+netns(instance))
 	_ = runLine(ctx, "ip link delete "+host)
 }
 
-// netnsFile is where iproute2 keeps a namespace.
+// netnsFile is the file that iproute2 keeps for a namespace.
 func netnsFile(instance string) string { return "/run/netns/" + netns(instance) }
 
-// runLine runs a command whose words hold no spaces.
+// runLine runs a command whose words contain no spaces.
 func runLine(ctx context.Context, line string) error {
 	words := strings.Fields(line)
 	out, err := exec.CommandContext(ctx, words[0], words[1:]...).CombinedOutput()

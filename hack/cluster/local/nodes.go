@@ -18,12 +18,12 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// stages say what a simulated kubelet does with its node and its pods.
+// stages define what a simulated kubelet does with its node and its pods.
 //
 //go:embed stages/*.yaml
 var stages embed.FS
 
-// writeStages puts all stages into the one file kwok reads.
+// writeStages joins all stages into the one file that kwok reads.
 func writeStages(l layout) error {
 	entries, err := stages.ReadDir("stages")
 	if err != nil {
@@ -40,7 +40,7 @@ func writeStages(l layout) error {
 	return writeFile(l.config(programKwok), []byte(strings.Join(all, "\n---\n")))
 }
 
-// allowKwok grants the nodes what kwok reads and a kubelet does not: a list of the nodes, when it starts, and the node leases.
+// allowKwok grants the nodes what kwok reads and a kubelet does not: a list of nodes, at its start, and the node leases.
 func allowKwok(ctx context.Context, client kubernetes.Interface) error {
 	const name = "callguard:kwok"
 	_, err := client.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{
@@ -64,8 +64,8 @@ func allowKwok(ctx context.Context, client kubernetes.Interface) error {
 	return nil
 }
 
-// registerNodes creates all nodes of a bare instance, and takes off the taint that kube-apiserver gives every new node and
-// kube-controller-manager would take off.
+// registerNodes creates all nodes of a bare instance, and removes the taint that kube-apiserver adds to every new node and
+// kube-controller-manager would remove.
 func (c *Cluster) registerNodes(ctx context.Context, s state, client kubernetes.Interface) error {
 	for i := range s.Config.Nodes {
 		name := NodeName(i + 1)
@@ -79,7 +79,7 @@ func (c *Cluster) registerNodes(ctx context.Context, s state, client kubernetes.
 	return nil
 }
 
-// registerNode creates the Node as the node itself, as a kubelet does. A node that is registered already stays as it is.
+// registerNode creates the Node as the node's user, as a kubelet does. A registered node stays as it is.
 func (c *Cluster) registerNode(ctx context.Context, s state, name string) error {
 	client, err := c.nodeClient(name)
 	if err != nil {
@@ -93,7 +93,7 @@ func (c *Cluster) registerNode(ctx context.Context, s state, name string) error 
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("cannot register %s: %w", name, err)
 	}
-	// kwok holds its lease under a name it makes up at each start, and would wait for that of its former self to expire.
+	// kwok holds its lease under a new name at each start, and would wait until the lease under its old name expires.
 	err = client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Delete(ctx, name, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("cannot drop the former lease of %s: %w", name, err)
@@ -108,7 +108,7 @@ func nodeObject(s state, name, kubeletVersion string) *corev1.Node {
 		corev1.ResourceMemory: resource.MustParse("256Gi"),
 		corev1.ResourcePods:   *resource.NewQuantity(int64(s.Config.PodsPerNode), resource.DecimalSI),
 	}
-	var conditions []corev1.NodeCondition // whoever plays the node says that it is ready
+	var conditions []corev1.NodeCondition // whatever simulates the node sets it ready
 	if s.Config.Bare {
 		now := metav1.Now()
 		conditions = []corev1.NodeCondition{{
@@ -144,14 +144,14 @@ func nodeSlice(s state, name string) int {
 	return 0
 }
 
-// podCIDR is the part of a node's slice that its kwok gives addresses from. Each start has the next part: a kwok that was
-// restarted does not know which addresses its pods have already.
+// podCIDR is the part of a node's slice from which its kwok assigns addresses. Each start uses the next part, because a
+// restarted kwok does not know which addresses its pods already have.
 func podCIDR(slice, start int) string {
 	const parts, size = 16, 16
 	return fmt.Sprintf("127.%d.%d.0/20", slice, start%parts*size)
 }
 
-// nodeReady says why a node is not ready, or nothing.
+// nodeReady returns why a node is not ready, or an empty string.
 func nodeReady(n *corev1.Node) string {
 	for _, cond := range n.Status.Conditions {
 		if cond.Type != corev1.NodeReady {

@@ -14,7 +14,7 @@ import (
 
 const rootModule = "github.com/callguard/callguard"
 
-// cacheDir is where built programs and instances live, outside the checkout.
+// cacheDir is the folder of built programs and instances, outside the checkout.
 func cacheDir() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
@@ -35,7 +35,7 @@ func clustersDir() (string, error) {
 	return dir, nil
 }
 
-// repositoryRoot walks up from the working folder to the module of this repository, so that tests in any folder find it.
+// repositoryRoot finds the module of this repository from the working folder upwards, so that tests work in any folder.
 func repositoryRoot() (string, error) {
 	start, err := os.Getwd()
 	if err != nil {

@@ -20,8 +20,8 @@ import (
 
 const certificateLife = 365 * 24 * time.Hour
 
-// authority signs certificates. A cluster has three: its own, etcd's, and the front proxy's,
-// which vouches to aggregated API servers for what kube-apiserver says about the caller.
+// authority signs certificates. A cluster has three: its own, etcd's, and the front proxy's, with which aggregated API
+// servers verify what kube-apiserver tells them about the caller.
 type authority struct {
 	cert *x509.Certificate
 	key  crypto.Signer
@@ -31,7 +31,7 @@ type authority struct {
 // keyPair is a certificate and its private key, both PEM.
 type keyPair struct{ cert, key []byte }
 
-// writePKI makes all keys of an instance in a folder. The control plane answers at address as well.
+// writePKI creates all keys of an instance in a folder. The control plane's certificates include address.
 func writePKI(dir, address string) error {
 	files := map[string][]byte{}
 	put := func(name string, kp keyPair, err error) error {
@@ -171,7 +171,7 @@ func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), nil
 }
 
-// clientTemplate is an identity as Kubernetes reads it: the common name is the user, the organizations are its groups.
+// clientTemplate is an identity as Kubernetes reads it: the common name is the user, the organizations are the groups.
 func clientTemplate(user string, groups []string) *x509.Certificate {
 	return &x509.Certificate{
 		Subject:     pkix.Name{CommonName: user, Organization: groups},

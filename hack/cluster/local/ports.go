@@ -12,21 +12,21 @@ import (
 	"strconv"
 )
 
-// Ports come from below the range that Linux gives to outgoing connections (32768 up): while a component is down,
-// nobody's connection may take its port, nor a client that keeps dialing it connect to itself.
+// Ports are below the range of Linux's outgoing connections (from 32768): while a component is down, no connection can
+// take its port, and a client that keeps dialing it cannot connect to itself.
 const (
 	firstPort = 20000
 	lastPort  = 32000
 )
 
-// Pod addresses are slices 127.X.0.0/16 from these; what lies below is used by machines themselves.
+// Pod addresses are slices 127.X.0.0/16 from this number on; lower ones are used by machines themselves.
 const (
 	firstSlice = 16
 	lastSlice  = 254
 )
 
-// FreePorts returns n different loopback ports on which nobody listens now, neither on TCP nor on UDP. It leaves out
-// those that are besides it, such as what it returned before.
+// FreePorts returns n different loopback ports on which nothing listens now, on TCP or UDP. It excludes the ports in
+// besides, for example those it returned before.
 func FreePorts(n int, besides ...int) ([]int, error) {
 	taken := map[int]bool{}
 	for _, port := range besides {
@@ -35,8 +35,8 @@ func FreePorts(n int, besides ...int) ([]int, error) {
 	return freePorts(n, taken)
 }
 
-// freePorts leaves out ports that are spoken for, though perhaps not listened on now. It holds those that it has chosen
-// until it has them all.
+// freePorts excludes ports that are reserved, even if nothing listens on them now. It keeps the chosen ports open until
+// it has all.
 func freePorts(n int, taken map[int]bool) (ports []int, err error) {
 	var held []io.Closer
 	defer func() {
@@ -61,7 +61,7 @@ func freePorts(n int, taken map[int]bool) (ports []int, err error) {
 	return ports, nil
 }
 
-// hold listens on a port, and reports whether it could. What it returns is to be closed either way.
+// hold listens on a port, and reports whether it could. The caller closes the result in both cases.
 func hold(port int) (held []io.Closer, ok bool) {
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	tcp, err := net.Listen("tcp", addr)
@@ -75,7 +75,7 @@ func hold(port int) (held []io.Closer, ok bool) {
 	return []io.Closer{tcp, udp}, true
 }
 
-// freeSlices finds n pod address slices in a row that no other instance has; the answer is X of the first, 127.X.0.0/16.
+// freeSlices finds n consecutive pod address slices that no other instance has. It returns X of the first, 127.X.0.0/16.
 func freeSlices(n int, others []state) (int, error) {
 	taken := map[int]bool{}
 	for _, s := range others {
@@ -95,7 +95,7 @@ func freeSlices(n int, others []state) (int, error) {
 	return 0, fmt.Errorf("cannot find pod addresses for %d nodes: other instances have them; use fewer nodes or stop instances you no longer need", n)
 }
 
-// portsOf are the ports that instances have, and those of the receivers of their webhooks, which may not listen yet.
+// portsOf returns the ports of instances and of the receivers of their webhooks, which may not listen yet.
 func portsOf(states []state) map[int]bool {
 	taken := map[int]bool{}
 	for _, s := range states {

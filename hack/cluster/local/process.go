@@ -14,18 +14,18 @@ import (
 	"time"
 )
 
-// process names one process for good: a number that the kernel gave to another process since is not it.
+// process identifies one process for good, even if the kernel reuses its number.
 type process struct {
 	PID int `json:"pid"`
-	// Started is the boot and the clock tick the process started at.
+	// Started is the boot and the clock tick at which the process started.
 	Started string `json:"started"`
 }
 
-// errGone says that the process is no longer there.
+// errGone means that the process has exited.
 var errGone = errors.New("the process is gone")
 
-// startProcess runs a program in a session of its own, so that it outlives its starter, with more in its environment and
-// its output in a file.
+// startProcess runs a program in its own session, so that it outlives its starter, with additional environment variables
+// and with its output in a file.
 func startProcess(program string, args, env []string, log string) (process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -34,14 +34,14 @@ func startProcess(program string, args, env []string, log string) (process, erro
 	defer func() { _ = out.Close() }()
 	cmd := exec.Command(program, args...) //nolint:noctx // it outlives its starter
 	cmd.Stdout, cmd.Stderr = out, out
-	// Nothing of the starter's environment configures it; etcd and client-go would read some.
+	// Nothing in the starter's environment configures it; etcd and client-go would read some variables.
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}, env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return process{}, err
 	}
 	stat, err := readProcessStat(cmd.Process.Pid)
-	// Only reaps it when it ends before its starter; whether it lives is read from the kernel.
+	// This only reaps the process if it ends before its starter; whether it is alive is read from the kernel.
 	go func() { _ = cmd.Wait() }()
 	if err != nil {
 		_ = cmd.Process.Kill()
@@ -50,19 +50,19 @@ func startProcess(program string, args, env []string, log string) (process, erro
 	return process{PID: cmd.Process.Pid, Started: stat.started}, nil
 }
 
-// alive reports whether this very process still runs (or is paused).
+// alive reports whether this very process still exists, running or paused.
 func (p process) alive() bool {
 	stat, err := readProcessStat(p.PID)
 	return err == nil && stat.started == p.Started && !stat.ended()
 }
 
-// paused reports whether the process is held by SIGSTOP.
+// paused reports whether the process is stopped by SIGSTOP.
 func (p process) paused() bool {
 	stat, err := readProcessStat(p.PID)
 	return err == nil && stat.started == p.Started && stat.letter == "T"
 }
 
-// signal reaches this very process or none: the handle is taken first and the identity is checked after.
+// signal reaches this very process or none: it takes the handle first and checks the identity afterwards.
 func (p process) signal(sig syscall.Signal) error {
 	if p.PID <= 0 {
 		return errGone
@@ -83,7 +83,7 @@ func (p process) signal(sig syscall.Signal) error {
 	return nil
 }
 
-// waitGone returns when the process has ended.
+// waitGone waits until the process has ended.
 func (p process) waitGone(ctx context.Context) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -97,7 +97,7 @@ func (p process) waitGone(ctx context.Context) error {
 	return nil
 }
 
-// kill ends the process at once and waits until it is gone. One that is gone already is fine.
+// kill ends the process at once and waits until it is gone. It may be gone already.
 func (p process) kill(ctx context.Context) error {
 	if err := p.signal(syscall.SIGKILL); errors.Is(err, errGone) {
 		return nil
@@ -107,7 +107,7 @@ func (p process) kill(ctx context.Context) error {
 	return p.waitGone(ctx)
 }
 
-// processStat is what the kernel says of a process.
+// processStat is what the kernel reports about a process.
 type processStat struct {
 	started, letter string
 	threads         int
@@ -127,7 +127,7 @@ func readProcessStat(pid int) (processStat, error) {
 	if err != nil {
 		return processStat{}, err
 	}
-	// The program's name stands in parentheses and may itself hold spaces and parentheses.
+	// The program's name is in parentheses and may contain spaces and parentheses.
 	_, rest, found := lastCut(string(raw), ")")
 	fields := strings.Fields(rest)
 	if !found || len(fields) < 20 {

@@ -17,6 +17,6 @@ type progress struct {
 func (p *progress) printf(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// A progress line that cannot be written is no reason to stop.
+	// Failing to write a progress line is no reason to stop.
 	_, _ = fmt.Fprintf(p.w, format+"\n", args...)
 }

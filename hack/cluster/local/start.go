@@ -21,13 +21,13 @@ import (
 )
 
 const (
-	// startTimeout bounds the wait for one component, which takes a few seconds, and on a busy machine many times that.
+	// startTimeout limits the wait for one component, which takes a few seconds, and many times that on a busy machine.
 	startTimeout = 5 * time.Minute
 	pollInterval = 100 * time.Millisecond
 	logTail      = 12
 )
 
-// bringUp makes an instance of nothing and starts it.
+// bringUp creates an instance and starts it.
 func (c *Cluster) bringUp(ctx context.Context, cfg Config, tools map[string]string) error {
 	began := time.Now()
 	s, err := c.claim(ctx, cfg, tools)
@@ -62,7 +62,7 @@ func (c *Cluster) bringUp(ctx context.Context, cfg Config, tools map[string]stri
 	return nil
 }
 
-// claim chooses ports and addresses that no other instance has and writes them down before anybody else can choose.
+// claim chooses ports and addresses that no other instance has, and records them before another process can choose.
 func (c *Cluster) claim(ctx context.Context, cfg Config, tools map[string]string) (state, error) {
 	s := state{Format: stateFormat, Config: cfg, Tools: tools, Ports: map[string]int{}}
 	clusters := filepath.Dir(c.dir)
@@ -94,7 +94,7 @@ func (c *Cluster) claim(ctx context.Context, cfg Config, tools map[string]string
 	return s, s.save(c.dir)
 }
 
-// writeInstance writes everything the components read.
+// writeInstance writes everything that the components read.
 func writeInstance(s state, l layout) error {
 	if err := os.MkdirAll(l.logs(), 0o700); err != nil {
 		return fmt.Errorf("cannot make the folder of the logs: %w", err)
@@ -136,7 +136,7 @@ func writeInstance(s state, l layout) error {
 	return nil
 }
 
-// startAll starts everything in parallel that does not need another first.
+// startAll starts everything in parallel, except what needs another component first.
 func (c *Cluster) startAll(ctx context.Context, s state) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, lk := range s.LiveKits {
@@ -174,7 +174,7 @@ func (c *Cluster) startAll(ctx context.Context, s state) error {
 	return group.Wait()
 }
 
-// waitForPods returns when the first pod could be created: its namespace has a service account by then.
+// waitForPods waits until the first pod can be created, that is, until its namespace has a service account.
 func waitForPods(ctx context.Context, client kubernetes.Interface) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -191,7 +191,7 @@ func waitForPods(ctx context.Context, client kubernetes.Interface) error {
 	return nil
 }
 
-// spawn starts the process of a component, unless it runs.
+// spawn starts the process of a component unless it runs already.
 func (c *Cluster) spawn(ctx context.Context, name string) error {
 	return c.update(ctx, func(s *state) error {
 		comp, err := s.component(name)
@@ -224,7 +224,7 @@ func (c *Cluster) spawn(ctx context.Context, name string) error {
 	})
 }
 
-// waitHealthy returns when a component works. If it ends or takes too long, the error holds the end of its log.
+// waitHealthy waits until a component works. If it ends or takes too long, the error includes the end of its log.
 func (c *Cluster) waitHealthy(ctx context.Context, name string) error {
 	s, err := c.state()
 	if err != nil {
@@ -259,7 +259,7 @@ func (c *Cluster) waitHealthy(ctx context.Context, name string) error {
 	return fmt.Errorf("cannot start %s: %w; correct what its log says and try again. It ends with:\n%s", name, err, tail(comp.Log, logTail))
 }
 
-// poll asks until the answer is yes, an error, or the context ends.
+// poll calls ask until the answer is yes, an error, or the context ends.
 func poll(ctx context.Context, ask func() (bool, error)) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -275,7 +275,7 @@ func poll(ctx context.Context, ask func() (bool, error)) error {
 	}
 }
 
-// tail is the last lines of a log.
+// tail returns the last lines of a log.
 func tail(path string, lines int) string {
 	const most = 16 << 10
 	raw, err := os.ReadFile(path)

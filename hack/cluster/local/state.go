@@ -13,16 +13,16 @@ import (
 	"time"
 )
 
-// stateFormat changes whenever an older state no longer describes what this code would start.
+// stateFormat changes whenever an older state no longer matches what this code would start.
 const stateFormat = 5
 
-// state is all that is known of an instance, one file in its folder.
+// state describes an instance, in one file in its folder.
 type state struct {
 	Format int    `json:"format"`
 	Config Config `json:"config"`
-	// Ready is set once everything was seen healthy together.
+	// Ready is set once all components were healthy at the same time.
 	Ready bool `json:"ready"`
-	// Tools are the folders of the programs, by module, each named by what it was built from.
+	// Tools are the folders of the programs, by module; each name depends on what was built.
 	Tools map[string]string `json:"tools"`
 	Ports map[string]int    `json:"ports"`
 	// FirstSlice is X of node-1's pod addresses 127.X.0.0/16; node-2 has the next.
@@ -41,15 +41,15 @@ type component struct {
 	Log     string   `json:"log"`
 	// Health answers 200 when the component works.
 	Health string `json:"health"`
-	// Node is the name of the node whose kubelet this is, or the kwok that plays it, else empty.
+	// Node is the name of the node whose kubelet or kwok this is, else empty.
 	Node string `json:"node,omitempty"`
-	// Inside says that it runs in the network namespace of the nodes.
+	// Inside means that it runs in the network namespace of the nodes.
 	Inside bool `json:"inside,omitempty"`
 	// Cgroup is the control group it and its children start in, or empty.
 	Cgroup string `json:"cgroup,omitempty"`
-	// Clock is by how much the component's clock is ahead of this machine's.
+	// Clock is how far the component's clock is ahead of this machine's.
 	Clock time.Duration `json:"clock,omitempty"`
-	// Starts counts how often it was started.
+	// Starts counts its starts.
 	Starts  int     `json:"starts"`
 	Process process `json:"process"`
 }
@@ -69,7 +69,7 @@ func loadState(dir string) (state, error) {
 	return s, nil
 }
 
-// save replaces the state file in one step, so that a reader never finds half of it.
+// save replaces the state file atomically, so that a reader never finds half of it.
 func (s state) save(dir string) error {
 	raw, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
@@ -78,7 +78,7 @@ func (s state) save(dir string) error {
 	return writeFile(stateFile(dir), raw)
 }
 
-// component finds a component by name; the error lists the names there are.
+// component finds a component by name; the error lists all names.
 func (s state) component(name string) (component, error) {
 	i := slices.IndexFunc(s.Components, func(c component) bool { return c.Name == name })
 	if i < 0 {
@@ -124,7 +124,7 @@ func otherStates(clusters, but string) ([]state, error) {
 	return out, nil
 }
 
-// writeFile writes a file only its owner can read, in one step.
+// writeFile atomically writes a file that only its owner can read.
 func writeFile(path string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)

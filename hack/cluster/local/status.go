@@ -24,7 +24,7 @@ const (
 	probesAtATime = 8
 )
 
-// ComponentStatus says how one component is.
+// ComponentStatus is the state of one component.
 type ComponentStatus struct {
 	Name    string
 	PID     int
@@ -34,7 +34,7 @@ type ComponentStatus struct {
 	Log     string
 }
 
-// Status says how every component is, in the order in which they are started.
+// Status is the state of every component, in start order.
 func (c *Cluster) Status(ctx context.Context) ([]ComponentStatus, error) {
 	s, err := c.state()
 	if err != nil {
@@ -68,7 +68,7 @@ func (c *Cluster) status(ctx context.Context, s state) []ComponentStatus {
 	return out
 }
 
-// judge lists why an instance cannot stand for one freshly started from this config. No fault: it can.
+// judge lists why an instance cannot be used like a fresh one with this config. No fault means that it can.
 func judge(s state, cfg Config, tools map[string]string, statuses []ComponentStatus) []string {
 	switch {
 	case s.Format != stateFormat:
@@ -92,7 +92,7 @@ func judge(s state, cfg Config, tools map[string]string, statuses []ComponentSta
 	return faults
 }
 
-// prober asks components how they are.
+// prober probes components.
 type prober struct {
 	http *http.Client
 	kube *kubernetes.Clientset
@@ -143,7 +143,7 @@ func (p *prober) probe(ctx context.Context, c component) error {
 	if why := nodeReady(n); why != "" {
 		return errors.New(why)
 	}
-	// A node stays Ready for a while after its kwok died; only the lease says that the kwok of now is at work.
+	// A node stays Ready for a while after its kwok died; only the lease shows that the current kwok works.
 	lease, err := p.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, c.Node, metav1.GetOptions{})
 	if err != nil {
 		return fmt.Errorf("cannot read its lease: %w", err)

@@ -20,21 +20,21 @@ import (
 	"github.com/callguard/callguard/hack/cluster/clock"
 )
 
-// The modules under hack/tools, each a folder of its own so that none of their dependencies reach the product's go.mod.
+// The modules under hack/tools, each in its own folder, so that their dependencies stay out of the product's go.mod.
 const (
 	moduleKubernetes = "kubernetes"
 	moduleEtcd       = "etcd"
 	moduleKwok       = "kwok"
 	moduleLiveKit    = "livekit"
 	moduleCoreDNS    = "coredns"
-	// moduleKubelets is what real nodes need besides: simulated ones have neither kubelet nor kube-proxy.
+	// moduleKubelets is what real nodes need in addition: simulated ones have neither kubelet nor kube-proxy.
 	moduleKubelets = "kubelets"
 )
 
-// clocked names the programs of a module with a clock that can be wrong.
+// clocked names the programs of a module whose clocks can be set wrong.
 func clocked(module string) string { return module + "-clock" }
 
-// The programs built from them.
+// The programs that are built from them.
 const (
 	programAPIServer         = "kube-apiserver"
 	programControllerManager = "kube-controller-manager"
@@ -45,20 +45,20 @@ const (
 	programLiveKit           = "livekit-server"
 )
 
-// toolModule is one module under hack/tools and what is built of it.
+// toolModule is one module under hack/tools and what is built from it.
 type toolModule struct {
 	name string // of its programs' folder
-	// folder is the module's under hack/tools.
+	// folder is the module's folder under hack/tools.
 	folder string
-	// program names the one program of the module. Empty: every tool keeps the name of its folder.
+	// program is the name of the module's only program. If empty, every tool has the name of its folder.
 	program string
-	// only names what is built of it. Empty: everything.
+	// only restricts what is built. If empty, everything is built.
 	only []string
-	// clock has the programs' clocks be wrong by what their environment says.
+	// clock builds programs whose clocks can be set wrong by their environment.
 	clock bool
 }
 
-// toolModules lists what an instance runs. All that there is runs in one with real nodes.
+// toolModules lists the modules that an instance runs. One with real nodes runs all of them.
 func toolModules(cfg Config) []toolModule {
 	modules := []toolModule{
 		{name: moduleEtcd, folder: moduleEtcd, program: programEtcd},
@@ -85,17 +85,17 @@ func toolModules(cfg Config) []toolModule {
 	return modules
 }
 
-// buildPlan is all that decides what comes out of a build.
+// buildPlan is everything that determines the result of a build.
 type buildPlan struct {
 	toolModule
 	dir      string // the module's source
 	packages []string
 	ldflags  string
 	sum      string
-	estimate *estimate // of all builds this is one of; nil for none
+	estimate *estimate // of all builds that this one belongs to; nil for none
 }
 
-// goMod is what is read of `go mod edit -json`.
+// goMod is the part of `go mod edit -json` that is read.
 type goMod struct {
 	Tool    []struct{ Path string }
 	Require []struct{ Path, Version string }
@@ -155,7 +155,7 @@ func planBuild(ctx context.Context, repository string, m toolModule) (buildPlan,
 	return p, nil
 }
 
-// kubernetesVersionFlags make the programs report the version of the module they are built from.
+// kubernetesVersionFlags makes the programs report the version of the module they are built from.
 func kubernetesVersionFlags(version string) string {
 	const variable = "-X k8s.io/component-base/version."
 	major, minor, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
@@ -163,7 +163,7 @@ func kubernetesVersionFlags(version string) string {
 	return fmt.Sprintf("%sgitVersion=%s %sgitMajor=%s %sgitMinor=%s", variable, version, variable, major, variable, minor)
 }
 
-// arguments of the go command that builds everything of the plan into a folder, with more flags.
+// arguments returns those of the go command that builds the whole plan into a folder, with more flags.
 func (p buildPlan) arguments(out string, more ...string) []string {
 	if p.program != "" {
 		out = filepath.Join(out, p.program)
@@ -173,7 +173,7 @@ func (p buildPlan) arguments(out string, more ...string) []string {
 	return slices.Concat([]string{"build", "-v", "-trimpath", "-buildvcs=false", "-ldflags=" + p.ldflags, "-o", out}, more, p.packages)
 }
 
-// programs are the names of what is built.
+// programs returns the names of what is built.
 func (p buildPlan) programs() []string {
 	if p.program != "" {
 		return []string{p.program}
@@ -185,7 +185,7 @@ func (p buildPlan) programs() []string {
 	return names
 }
 
-// buildEnvironment is the caller's, without cgo and without a workspace: the module alone decides.
+// buildEnvironment is the caller's environment, without cgo and without a workspace, so that only the module decides.
 func buildEnvironment() []string {
 	return append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 }

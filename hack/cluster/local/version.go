@@ -14,20 +14,20 @@ import (
 	"regexp"
 )
 
-// versionVariable is the environment variable that names another Kubernetes than that of
-// hack/tools/kubernetes for all instances, such as v1.34.4.
+// versionVariable is the environment variable that selects another Kubernetes version than
+// that of hack/tools/kubernetes for all instances, such as v1.34.4.
 const versionVariable = "CALLGUARD_KUBERNETES"
 
 var (
 	releases = regexp.MustCompile(`^v1\.(\d+\.\d+)$`)
 	moduleOf = regexp.MustCompile(`(?m)^module .*$`)
-	// staging is a replacement that holds only within Kubernetes' own repository.
+	// staging is a replacement that is valid only within Kubernetes' own repository.
 	staging = regexp.MustCompile(`=> \./staging/src/(\S+)`)
 )
 
-// kubernetesModule is the folder of a module like hack/tools/kubernetes, of a version. It is
-// Kubernetes' own go.mod, with the releases of its staging modules, and so builds with
-// exactly the dependencies of that release.
+// kubernetesModule returns the folder of a module like hack/tools/kubernetes, of another
+// version. It is Kubernetes' own go.mod, with the releases of its staging modules, and so
+// builds with exactly the dependencies of that release.
 func kubernetesModule(ctx context.Context, version string) (string, error) {
 	release := releases.FindStringSubmatch(version)
 	if release == nil {

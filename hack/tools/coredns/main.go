@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command coredns answers the names of a local cluster: CoreDNS itself, with no
-// more of its plugins than that takes, for the clouds' SDKs build for minutes.
+// Command coredns answers DNS in a local cluster: CoreDNS itself with only the plugins
+// that this needs, because the clouds' SDKs take minutes to build.
 package main
 
 import (

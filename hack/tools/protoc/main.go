@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command protoc makes code of one .proto file, which imports no other, by the plugins of protoc that are given, and without
-// protoc itself, which is no Go program.
+// Command protoc generates code from one .proto file without imports, with the given plugins of protoc, and without protoc
+// itself, which is no Go program.
 package main
 
 import (
@@ -57,7 +57,7 @@ func run(args []string) error {
 	return nil
 }
 
-// generate writes what a plugin makes of a request.
+// generate writes a plugin's output.
 func generate(plugin string, request []byte, folder string) error {
 	cmd := exec.Command(plugin)
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(request), os.Stderr
