@@ -22,26 +22,26 @@ import (
 type Row struct {
 	// Object and What name it, in the docs and in the test.
 	Object, What string
-	// Notices and Heals say who notices it and what restores the object.
+	// Notices and Heals name who notices it and what restores the object.
 	Notices, Heals string
-	// Refused is the door that refuses the act; empty where it happens.
+	// Refused is the policy that refuses the act; empty if it is not refused.
 	Refused string
-	// Opens says why calls may be lost until the object is restored; empty where they cannot.
+	// Opens says why calls may be lost until the object is restored; empty if they cannot be.
 	Opens string
 
 	Do func(*Scene) error
-	// Noticed is nil once it is noticed; no function where nobody has to.
+	// Noticed returns nil once it is noticed. The function is nil if nobody has to notice.
 	Noticed func(*Scene) error
-	// Mend is what a person does; no function where it heals by itself.
+	// Mend is what a person does. It is nil if callguard or Kubernetes restores the object.
 	Mend func(*Scene) error
-	// Healed is nil when all is as before.
+	// Healed returns nil when everything is as before.
 	Healed func(*Scene) error
 }
 
 // Name is the name of the row's test.
 func (r Row) Name() string { return r.Object + ", " + r.What }
 
-// Who does it.
+// The user of the act.
 const (
 	person = "by an administrator"
 	editor = "by a member of the namespace's team"
@@ -67,14 +67,14 @@ func locked(s *Scene) error { return s.Locked(s.Namespace) }
 
 func doors(s *Scene) error { return s.Apply("doors.yaml") }
 
-// refused is an act that a door refuses.
+// refused is an act that a policy refuses.
 func refused(object, what, door string, do func(*Scene) error) Row {
 	return Row{Object: object, What: what, Notices: asker + " by `" + door + "`", Heals: nothing, Refused: door, Do: do, Healed: func(s *Scene) error {
 		return errors.Join(s.DoorsShut(), s.Locked(s.Namespace))
 	}}
 }
 
-// taken is a policy, or a binding, that is deleted.
+// taken deletes a policy or a binding.
 func taken(kind, name, opens string) Row {
 	words := map[string]string{policy: "Policy", binding: "Binding"}[kind]
 	return Row{
@@ -84,7 +84,7 @@ func taken(kind, name, opens string) Row {
 	}
 }
 
-// altered is a policy or a binding that refuses less than it should.
+// altered changes a policy or a binding so that it refuses less than it should.
 func altered(kind, name, what, patch, opens string) Row {
 	words := map[string]string{policy: "Policy", binding: "Binding"}[kind]
 	return Row{
@@ -94,7 +94,7 @@ func altered(kind, name, what, patch, opens string) Row {
 	}
 }
 
-// without is an object that is deleted, and nobody has to notice.
+// without deletes an object whose absence nobody has to notice.
 func without(object, notices string, args ...string) Row {
 	saved := ""
 	return Row{
@@ -111,7 +111,7 @@ func without(object, notices string, args ...string) Row {
 	}
 }
 
-// Rows are all accidents, in the order in which they are played.
+// Rows returns all accidents, in the order in which they are played.
 func Rows() []Row {
 	var rows []Row
 	for _, part := range [][]Row{policies(), bindings(), words(), budgets(), owners(), namespaces(), pods(), rights(), others(), leases(), workloads(), processes()} {
@@ -429,7 +429,7 @@ func others() []Row {
 	}
 }
 
-// rewrite changes a file of LiveKit's key as a mounted Secret changes.
+// rewrite changes a file of LiveKit's key the way a mounted Secret changes.
 func rewrite(s *Scene, file, text string) error {
 	return os.WriteFile(filepath.Join(s.Lab.Cluster.Dir(), file), []byte(text), 0o600)
 }
@@ -484,7 +484,8 @@ func leases() []Row {
 	}
 }
 
-// workloads are owners of pods that talk, in the quiet namespace: none is made again.
+// workloads are the owners of pods with calls in the quiet namespace. None of them is
+// recreated.
 func workloads() []Row {
 	row := func(object, what string, args ...string) Row {
 		var before int
@@ -522,15 +523,15 @@ func workloads() []Row {
 	}
 }
 
-// OwnerKind is the CustomResourceDefinition whose object, named OwnerName, owns a pod of
-// the quiet namespace, which is named QuietName.
+// OwnerKind is the CustomResourceDefinition of the object, named OwnerName, that owns pod
+// QuietName in the quiet namespace.
 const (
 	OwnerKind = "fleets.example.com"
 	OwnerName = "own"
 	QuietName = "accidents-quiet"
 )
 
-// draining counts the pods of the quiet namespace that take no new call.
+// draining counts the pods of the quiet namespace that accept no new call.
 func (s *Scene) draining() (n int, err error) {
 	list, err := s.Lab.Client.CoreV1().Pods(QuietName).List(s.Context, metav1.ListOptions{})
 	if err != nil {
@@ -578,7 +579,7 @@ func processes() []Row {
 	}
 }
 
-// Table is what docs/lock.md says.
+// Table is the table in docs/lock.md.
 func Table() string {
 	var b strings.Builder
 	b.WriteString("\n| object | what happens to it | calls | who notices | what restores it |\n|---|---|---|---|---|\n")

@@ -27,18 +27,18 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// Scene is where a row plays.
+// Scene is the environment of a row.
 type Scene struct {
 	// Context of the row.
 	Context context.Context
 	Lab     *lab.Lab
-	// Guard is the one that lives.
+	// Guard is the running drain-guard.
 	Guard *lab.Guard
-	// Namespace has pods that talk, and a node of theirs is being drained.
+	// Namespace has pods with calls, and one of its nodes is being drained.
 	Namespace string
-	// Quiet has a pod that talks, and nobody drains.
+	// Quiet has a pod with a call, on a node that is not drained.
 	Quiet string
-	// Talking are pods of Namespace whose calls are up and whose node is drained.
+	// Talking are the pods of Namespace that have calls and whose node is drained.
 	Talking []string
 	// Dir is for files.
 	Dir string
@@ -58,8 +58,8 @@ func (s *Scene) Break(args ...string) error {
 	return err
 }
 
-// Save keeps an object as a file that can be put back, and returns its path. A change
-// may be made to it.
+// Save writes an object to a file that can be applied again, and returns its path. It may be changed
+// first.
 func (s *Scene) Save(change func(map[string]any), args ...string) (string, error) {
 	out, err := s.Lab.Kubectl(s.Context, append([]string{"get", "-o", "json"}, args...)...)
 	if err != nil {
@@ -101,7 +101,7 @@ func (s *Scene) Apply(name string) error {
 	return s.Run("apply", "--server-side", "--force-conflicts", "-f", path)
 }
 
-// Says reports whether the guard's metric is at least so much.
+// Says reports whether a metric of the guard is at least this high.
 func (s *Scene) Says(name string, least float64) error {
 	m, err := s.Guard.Metrics(s.Context)
 	if err != nil {
@@ -113,13 +113,13 @@ func (s *Scene) Says(name string, least float64) error {
 	return nil
 }
 
-// DoorsShut is nil while the guard says that the doors are in force, and is ready.
+// DoorsShut is nil while the guard reports the policies in effect, and is ready.
 func (s *Scene) DoorsShut() error {
 	return errors.Join(s.Guard.Ready(s.Context), s.Says("callguard_policies_in_force", 1))
 }
 
-// DoorsOpen is nil when the guard's readiness, its metric and an Event on its Deployment
-// name a door that is not in force.
+// DoorsOpen is nil when the guard's readiness, its metric and an Event on its Deployment name a
+// policy that is not in effect.
 func (s *Scene) DoorsOpen(door string) error {
 	ready := s.Guard.Ready(s.Context)
 	if ready == nil || !strings.Contains(ready.Error(), door) {
@@ -131,7 +131,7 @@ func (s *Scene) DoorsOpen(door string) error {
 	return s.Event(lab.GuardNamespace, lab.GuardName, admission.ReasonNotInForce, door)
 }
 
-// Event is nil once there is an Event of the row on an object, with a reason and a text.
+// Event is nil once the row has caused an Event on an object, with this reason and text.
 func (s *Scene) Event(namespace, name, reason, text string) error {
 	list, err := s.Lab.Client.CoreV1().Events(namespace).List(s.Context, metav1.ListOptions{
 		FieldSelector: fields.Set{"involvedObject.name": name, "reason": reason}.String(),
@@ -147,7 +147,7 @@ func (s *Scene) Event(namespace, name, reason, text string) error {
 	return fmt.Errorf("there is no Event %s on %s/%s with %q", reason, namespace, name, text)
 }
 
-// Locked is nil while a namespace's budget locks its pods.
+// Locked is nil while a namespace's budget protects its pods.
 func (s *Scene) Locked(namespace string) error {
 	pdb, err := s.Lab.Client.PolicyV1().PodDisruptionBudgets(namespace).Get(s.Context, guard.BudgetName, metav1.GetOptions{})
 	if err != nil {
@@ -156,7 +156,7 @@ func (s *Scene) Locked(namespace string) error {
 	return guard.BudgetLocks(pdb)
 }
 
-// Doctor is nil when `kubectl calls doctor` says a text.
+// Doctor is nil when `kubectl calls doctor` prints a text.
 func (s *Scene) Doctor(text string) error {
 	cmd, err := s.Lab.AdminCalls(s.Context, "doctor")
 	if err != nil {
@@ -169,7 +169,7 @@ func (s *Scene) Doctor(text string) error {
 	return nil
 }
 
-// There is nil while an object is there and is not being deleted.
+// There is nil while an object exists and is not being deleted.
 func (s *Scene) There(args ...string) error {
 	out, err := s.Lab.Kubectl(s.Context, append([]string{"get", "-o", "jsonpath={.metadata.deletionTimestamp}"}, args...)...)
 	if err == nil && strings.TrimSpace(out) != "" {

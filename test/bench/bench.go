@@ -12,14 +12,14 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// What must hold.
+// Limits that must hold.
 const (
 	shareOfNative   = 0.03
 	shareOfMetadata = 0.25
 	mostMemory      = 200 << 20
 )
 
-// command sets the stage, measures and clears it.
+// command sets up the stage, measures and cleans up.
 func command(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
 	o := newOptions()
 	if err := o.parse(args, stderr); err != nil {
@@ -64,7 +64,7 @@ type bench struct {
 	out, progress io.Writer
 }
 
-// measure does all measurements and says what does not hold.
+// measure takes all measurements and reports which limits do not hold.
 func (b *bench) measure(ctx context.Context, pod string) error {
 	results, err := b.compare(ctx, requests(pod))
 	if err != nil {
@@ -86,5 +86,5 @@ func (b *bench) measure(ctx context.Context, pod string) error {
 }
 
 func (b *bench) printf(w io.Writer, format string, args ...any) {
-	_, _ = fmt.Fprintf(w, format, args...) // what nobody reads is no reason to stop
+	_, _ = fmt.Fprintf(w, format, args...) // failing to print progress is no reason to stop
 }

@@ -19,10 +19,10 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// call puts an agent of each pod into a room of its own, and waits until every
-// pod is known and every call is counted. The leave that it returns is never nil.
+// call puts an agent of each pod into its own room, and waits until every pod is known
+// and every call is counted. The leave that it returns is never nil.
 func (b *bench) call(ctx context.Context, pods []corev1.Pod) (leave func(), err error) {
-	lksdk.SetLogger(logger.GetDiscardLogger()) // pion says every step otherwise
+	lksdk.SetLogger(logger.GetDiscardLogger()) // otherwise pion logs every step
 	b.printf(b.progress, "putting %d agents into rooms\n", b.calls)
 	var mu sync.Mutex
 	var leaves []func()

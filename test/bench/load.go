@@ -17,7 +17,7 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// load is what clients that list at once were served.
+// load counts the answers to clients that list at once.
 type load struct {
 	clients int
 	lasted  time.Duration
@@ -30,8 +30,8 @@ func (l load) String() string {
 		l.clients, float64(len(l.took))/l.lasted.Seconds(), ms(percentile(l.took, 50)), ms(percentile(l.took, 99)), l.memory)
 }
 
-// underLoad lets clients list without a pause. The peak of the memory is that of
-// the adapter's whole life.
+// underLoad runs clients that list without a pause. The peak of the memory is that of the
+// adapter's whole life.
 func (b *bench) underLoad(ctx context.Context) (load, error) {
 	b.printf(b.progress, "%d clients list for %s\n", b.clients, b.load)
 	l := load{clients: b.clients}
@@ -41,7 +41,7 @@ func (b *bench) underLoad(ctx context.Context) (load, error) {
 	group, listing := errgroup.WithContext(listing)
 	var mu sync.Mutex
 	for range b.clients {
-		c, err := newClient(b.stage.Config) // with connections of its own
+		c, err := newClient(b.stage.Config) // with its own connections
 		if err != nil {
 			return l, err
 		}
@@ -50,7 +50,7 @@ func (b *bench) underLoad(ctx context.Context) (load, error) {
 				asked := time.Now()
 				_, err := c.do(listing, request{path: metricsOfPods("*"), accept: asJSON}, io.Discard)
 				if listing.Err() != nil {
-					return nil //nolint:nilerr // the time is over in the middle of an answer
+					return nil //nolint:nilerr // the time ran out during an answer
 				}
 				if err != nil {
 					return err
@@ -74,7 +74,7 @@ func (b *bench) underLoad(ctx context.Context) (load, error) {
 	return l, err
 }
 
-// start is an adapter that finds all pods there when it starts.
+// start is an adapter that starts when all pods exist.
 type start struct {
 	ready  time.Duration
 	memory memory
@@ -84,7 +84,7 @@ func (s start) String() string {
 	return fmt.Sprintf("metrics-adapter started with all pods there: ready and complete after %.1f s, %s\n", s.ready.Seconds(), s.memory)
 }
 
-// afterStart starts another adapter beside, whose informers list all pods at once.
+// afterStart starts a second adapter, whose informers list all pods at once.
 func (b *bench) afterStart(ctx context.Context) (s start, err error) {
 	b.printf(b.progress, "starting another metrics-adapter\n")
 	began := time.Now()

@@ -16,7 +16,7 @@ const (
 	podsPerNode = 600
 )
 
-// options are what the flags say.
+// options are the values of the flags.
 type options struct {
 	pods, calls, rounds, clients int
 	load                         time.Duration
@@ -27,7 +27,7 @@ func newOptions() *options {
 	return &options{pods: 5000, calls: 200, rounds: 30, clients: 8, load: 20 * time.Second}
 }
 
-// parse reads and checks the flags.
+// parse parses and validates the flags.
 func (o *options) parse(args []string, stderr io.Writer) error {
 	flags := pflag.NewFlagSet("bench", pflag.ContinueOnError)
 	flags.SetOutput(stderr)

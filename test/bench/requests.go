@@ -20,14 +20,14 @@ const (
 	metadataAsWell = ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 )
 
-// The requests that something is said about beyond their numbers.
+// The requests that have limits of their own.
 const (
 	nativeJSON     = "pods"
 	nativeMetadata = "pods, metadata only"
 	metricsJSON    = "active_calls of every pod"
 )
 
-// request is something to ask kube-apiserver.
+// request is a request to kube-apiserver.
 type request struct {
 	name, path, accept string
 	gzip               bool
@@ -37,7 +37,7 @@ func metricsOfPods(name string) string {
 	return "/apis/custom.metrics.k8s.io/v1beta2/namespaces/" + namespace + "/pods/" + name + "/active_calls"
 }
 
-// requests lists what is compared. The first is what the others are compared to.
+// requests lists what is compared. The others are compared with the first.
 func requests(pod string) []request {
 	const pods = "/api/v1/namespaces/" + namespace + "/pods"
 	const deployment = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/" + namespace + "/deployments.apps/agent/active_calls"
@@ -54,7 +54,7 @@ func requests(pod string) []request {
 	}
 }
 
-// encoding says in a word how the answer comes.
+// encoding returns the answer's encoding in a word.
 func (r request) encoding() string {
 	switch {
 	case r.gzip:
@@ -66,7 +66,7 @@ func (r request) encoding() string {
 	}
 }
 
-// client asks and does not parse.
+// client sends requests and does not parse the answers.
 type client struct {
 	http *http.Client
 	host string
@@ -74,7 +74,7 @@ type client struct {
 
 func newClient(config *rest.Config) (*client, error) {
 	config = rest.CopyConfig(config)
-	config.DisableCompression = true // whoever wants gzip says so
+	config.DisableCompression = true // requests that want gzip set the header
 	h, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a client: %w", err)
@@ -97,7 +97,7 @@ func (c *client) do(ctx context.Context, r request, into io.Writer) (int64, erro
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		why, _ := io.ReadAll(io.LimitReader(res.Body, 1000)) // what came of it
+		why, _ := io.ReadAll(io.LimitReader(res.Body, 1000)) // the error
 		return 0, fmt.Errorf("%s answers %s: %s", r.path, res.Status, why)
 	}
 	n, err := io.Copy(into, res.Body)
@@ -114,7 +114,7 @@ func (c *client) get(ctx context.Context, path, accept string) ([]byte, error) {
 	return body.Bytes(), err
 }
 
-// result is what one request took.
+// result is what one request cost.
 type result struct {
 	request
 
@@ -122,8 +122,8 @@ type result struct {
 	took  []time.Duration
 }
 
-// compare measures the requests in turn, each round from another one on, after
-// one round that does not count.
+// compare sends the requests in turn, each round beginning with the next one, after one
+// round that does not count.
 func (b *bench) compare(ctx context.Context, requests []request) ([]result, error) {
 	results := make([]result, len(requests))
 	for i, r := range requests {

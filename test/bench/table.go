@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// percentile of durations: the smallest that so many hundredths are not above.
+// percentile returns the smallest duration that is not exceeded by this percentage of
+// durations.
 func percentile(all []time.Duration, hundredths int) time.Duration {
 	if len(all) == 0 {
 		return 0

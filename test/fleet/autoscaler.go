@@ -23,25 +23,25 @@ import (
 	"k8s.io/client-go/util/retry"
 )
 
-// Autoscaler removes nodes as Cluster Autoscaler 1.36 does: it marks those that nobody needs,
-// and after a while takes the empty ones, and drains one of the others. It adds none.
+// Autoscaler removes nodes as Cluster Autoscaler 1.36 does: it marks unneeded nodes, and after a
+// while removes the empty ones and drains one of the others. It adds none.
 type Autoscaler struct {
 	Client kubernetes.Interface
-	// Nodes selects the nodes that are its own.
+	// Nodes selects the nodes that it manages.
 	Nodes string
-	// Slots is how many pods a node holds.
+	// Slots is how many pods fit on a node.
 	Slots int
-	// Scan is how often it looks, Unneeded for how long nobody must have needed a node, Evict
-	// how long it tries to evict, and Failed how long it leaves a node alone that it gave up on
+	// Scan is the interval of its checks, Unneeded how long a node must have been unneeded, Evict
+	// how long it tries to evict, and Failed how long it leaves a node alone after it gave up
 	// (--scan-interval, --scale-down-unneeded-time, --max-pod-eviction-time,
 	// --scale-down-delay-after-failure).
 	Scan, Unneeded, Evict, Failed time.Duration
-	// Remove takes the machine away.
+	// Remove removes the machine.
 	Remove func(ctx context.Context, node string) error
 	Log    *slog.Logger
 
 	mu      sync.Mutex
-	since   map[string]time.Time // nobody has needed the node
+	since   map[string]time.Time // since when each node has been unneeded
 	failed  map[string]time.Time
 	removed []string
 	gaveUp  int
@@ -53,11 +53,11 @@ const (
 	removalTaint   = "ToBeDeletedByClusterAutoscaler"
 )
 
-// needed is the part of a node below which it may be one that nobody needs
+// needed is the utilization below which a node may count as unneeded
 // (--scale-down-utilization-threshold).
 const needed = 0.5
 
-// fate is what it makes of a pod on a node that it would like to remove.
+// fate is how it treats a pod on a node that it would like to remove.
 type fate string
 
 const (
@@ -67,7 +67,7 @@ const (
 	forbids fate = "keeps its node"
 )
 
-// decision is one line of what Cluster Autoscaler decides by.
+// decision is one of Cluster Autoscaler's decisions.
 type decision struct {
 	when   string
 	is     func(*corev1.Pod, []policyv1.PodDisruptionBudget) bool
@@ -77,7 +77,7 @@ type decision struct {
 
 const safeToEvict = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 
-// decisions are asked in order, and the first that is so decides.
+// decisions are tried in order, and the first that applies decides.
 func decisions() []decision {
 	says := func(value string) func(*corev1.Pod, []policyv1.PodDisruptionBudget) bool {
 		return func(p *corev1.Pod, _ []policyv1.PodDisruptionBudget) bool { return p.Annotations[safeToEvict] == value }
@@ -127,15 +127,15 @@ func fateOf(p *corev1.Pod, budgets []policyv1.PodDisruptionBudget) decision {
 	return list[slices.IndexFunc(list, func(d decision) bool { return d.is(p, budgets) })]
 }
 
-// scene is what one look saw.
+// scene is the state at one check.
 type scene struct {
 	nodes   []corev1.Node
 	pods    map[string][]*corev1.Pod // by node; of Cluster Autoscaler, without those that go with it
 	budgets []policyv1.PodDisruptionBudget
 }
 
-// moving are the pods of a node that need room elsewhere, finishing says that others are
-// waited for, and keeps why the node is kept; empty where it may go.
+// moving returns the pods of a node that need room elsewhere; finishing reports that it waits
+// for others, and keeps why the node is kept; empty if it may be removed.
 func (s scene) moving(node string) (moving []*corev1.Pod, finishing bool, keeps string) {
 	for _, p := range s.pods[node] {
 		switch d := fateOf(p, s.budgets); d.fate {
@@ -151,12 +151,12 @@ func (s scene) moving(node string) (moving []*corev1.Pod, finishing bool, keeps 
 	return moving, finishing, ""
 }
 
-// unneeded are the nodes whose pods all fit on the others, jointly: a node that is unneeded
-// takes none, and one that takes some has less room.
+// unneeded returns the nodes whose pods all fit on the others, jointly: an unneeded node
+// receives none, and one that receives some has less room.
 func (s scene) unneeded(slots int, before map[string]time.Time) []string {
 	nodes := slices.Clone(s.nodes)
 	slices.SortStableFunc(nodes, func(a, b corev1.Node) int {
-		later := func(n string) int { // those that were unneeded stay so
+		later := func(n string) int { // nodes that were unneeded stay so
 			if _, was := before[n]; was {
 				return 0
 			}
@@ -192,8 +192,8 @@ func (s scene) unneeded(slots int, before map[string]time.Time) []string {
 	return list
 }
 
-// findRoom finds room for n pods, on the fullest nodes first, and says on which; nil where there
-// is not enough.
+// findRoom finds room for n pods, on the fullest nodes first, and returns the nodes; nil if
+// there is not enough.
 func findRoom(free map[string]int, n int) (on []string) {
 	names := slices.SortedFunc(maps.Keys(free), func(a, b string) int {
 		return cmp.Or(cmp.Compare(free[a], free[b]), strings.Compare(a, b))
@@ -212,7 +212,7 @@ func findRoom(free map[string]int, n int) (on []string) {
 	return on
 }
 
-// Run looks until ctx is done.
+// Run works until ctx ends.
 func (a *Autoscaler) Run(ctx context.Context) error {
 	a.since, a.failed = map[string]time.Time{}, map[string]time.Time{}
 	tick := time.NewTicker(a.Scan)
@@ -229,7 +229,7 @@ func (a *Autoscaler) Run(ctx context.Context) error {
 	}
 }
 
-// Removed are the nodes that it took away, and how often it gave up on one.
+// Removed returns the nodes that it removed, and how often it gave up on one.
 func (a *Autoscaler) Removed() (nodes []string, gaveUp int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -263,7 +263,7 @@ func (a *Autoscaler) look(ctx context.Context) error {
 		moving, finishing, _ := s.moving(node)
 		switch {
 		case finishing:
-			continue // it is deleted when they are gone
+			continue // the node is deleted when they are gone
 		case len(moving) == 0:
 			err = a.remove(ctx, node)
 		default:
@@ -292,7 +292,7 @@ func (a *Autoscaler) sees(ctx context.Context) (scene, error) {
 	return s, nil
 }
 
-// see looks at the selected nodes, and at all pods and budgets.
+// see reads the selected nodes, and all pods and budgets.
 func see(ctx context.Context, client kubernetes.Interface, selector string) (scene, error) {
 	s := scene{pods: map[string][]*corev1.Pod{}}
 	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: selector})
@@ -316,8 +316,8 @@ func see(ctx context.Context, client kubernetes.Interface, selector string) (sce
 	return s, nil
 }
 
-// drain taints and cordons a node, and evicts its pods until that has taken too long. Then it
-// gives up, and the node is as it was.
+// drain taints and cordons a node, and evicts its pods until the time limit. Then it gives up
+// and restores the node.
 func (a *Autoscaler) drain(ctx context.Context, node string, pods []*corev1.Pod) error {
 	if err := a.taint(ctx, node, removalTaint, corev1.TaintEffectNoSchedule, true); err != nil {
 		return err
@@ -349,7 +349,7 @@ func (a *Autoscaler) remove(ctx context.Context, node string) error {
 	if err := a.taint(ctx, node, removalTaint, corev1.TaintEffectNoSchedule, true); err != nil {
 		return err
 	}
-	// Who came between the look and the taint keeps the node for another look.
+	// A pod that arrived between the check and the taint keeps the node until another check.
 	s, err := a.sees(ctx)
 	if err != nil {
 		return err
@@ -364,7 +364,7 @@ func (a *Autoscaler) remove(ctx context.Context, node string) error {
 	return a.Remove(ctx, node)
 }
 
-// taint sets a taint or takes it off, and cordons with that of a removal.
+// taint sets or removes a taint. That of a removal also cordons or uncordons.
 func (a *Autoscaler) taint(ctx context.Context, node, key string, effect corev1.TaintEffect, set bool) error {
 	return setTaint(ctx, a.Client, node, corev1.Taint{Key: key, Value: fmt.Sprint(time.Now().Unix()), Effect: effect}, set, func(n *corev1.Node) {
 		if key == removalTaint {
@@ -373,7 +373,7 @@ func (a *Autoscaler) taint(ctx context.Context, node, key string, effect corev1.
 	})
 }
 
-// setTaint sets a taint or takes it off, and makes the other changes with it.
+// setTaint sets or removes a taint, together with other changes.
 func setTaint(ctx context.Context, client kubernetes.Interface, node string, taint corev1.Taint, set bool, others ...func(*corev1.Node)) error {
 	err := retry.OnError(retry.DefaultBackoff, apierrors.IsConflict, func() error {
 		n, err := client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
@@ -396,7 +396,7 @@ func setTaint(ctx context.Context, client kubernetes.Interface, node string, tai
 	return err
 }
 
-// evict asks for a pod's eviction, and for that of no other of its name.
+// evict requests the eviction of a pod, and of no other with its name.
 func evict(ctx context.Context, client kubernetes.Interface, p *corev1.Pod) error {
 	return client.PolicyV1().Evictions(p.Namespace).Evict(ctx, &policyv1.Eviction{
 		ObjectMeta:    metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name},

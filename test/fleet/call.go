@@ -35,16 +35,16 @@ type Call struct {
 	lost   Loss
 }
 
-// HangUp ends the call. It is safe to call again, and after a drop.
+// HangUp ends the call. It may be called repeatedly, and after a drop.
 func (c *Call) HangUp() {
 	c.look(func(o *observation) { o.HungUp = true })
 	c.stopped.Wait()
 }
 
-// Done closes when the call is over, for whatever reason.
+// Done is closed when the call is over, for whatever reason.
 func (c *Call) Done() <-chan struct{} { return c.done }
 
-// Dropped reports whether the call is lost, and how.
+// Dropped reports whether the call was lost, and how.
 func (c *Call) Dropped() (Loss, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -70,7 +70,7 @@ func (c *Call) follow() {
 	}
 }
 
-// look makes an observation, with what the caller adds to it, and accounts for it.
+// look makes an observation, adds what the caller passes, and accounts for it.
 func (c *Call) look(add func(*observation)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,12 +93,12 @@ func (c *Call) look(add func(*observation)) {
 	}
 }
 
-// observeLocked looks at the room and at what the fleet said.
+// observeLocked observes the room and what the fleet reported.
 func (c *Call) observeLocked() observation {
 	o := observation{At: c.now()}
 	members, link := c.roster.members()
 	switch link {
-	case linkAway, linkUnsure: // say nothing of the agent
+	case linkAway, linkUnsure: // these say nothing about the agent
 	case linkCut:
 		o.Cut = c.roster.cutReason()
 	case linkUp:
@@ -123,7 +123,7 @@ func (c *Call) observeLocked() observation {
 	return o
 }
 
-// told takes in what the fleet knows about the end of an agent in this room.
+// told records what the fleet knows about the end of an agent in this room.
 func (c *Call) told(l Loss) {
 	c.mu.Lock()
 	c.killed[l.Agent] = l
@@ -131,7 +131,7 @@ func (c *Call) told(l Loss) {
 	c.look(nil)
 }
 
-// lossLocked joins the account with what the fleet knows about who held the call.
+// lossLocked combines the account with what the fleet knows about who held the call.
 func (c *Call) lossLocked() Loss {
 	if c.state.Cause == "" {
 		return Loss{}
@@ -148,7 +148,7 @@ func (c *Call) lossLocked() Loss {
 	return l
 }
 
-// answer waits until an agent is there or the call is over.
+// answer waits until an agent is in the room or the call is over.
 func (c *Call) answer(ctx context.Context, within time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()

@@ -18,22 +18,23 @@ import (
 
 const defaultAnswerWithin = 20 * time.Second
 
-// ErrUnanswered says that no agent came into a caller's room in time.
+// ErrUnanswered means that no agent joined a caller's room in time.
 var ErrUnanswered = errors.New("no agent answered; check that a worker is registered and below its load")
 
-// DialOptions say who calls. The zero value is a STANDARD participant who waits 20 s for an agent.
+// DialOptions describe the caller. The zero value is a STANDARD participant who waits 20 s for an agent.
 type DialOptions struct {
 	// Identity is "caller-<room>" when empty.
 	Identity string
 	// Kind is lksdk.ParticipantStandard or lksdk.ParticipantSIP.
 	Kind lksdk.ParticipantKind
-	// AgentName asks for the agents of this name, which LiveKit sends nobody else. Empty means any without a name.
+	// AgentName requests the agents of this name, which get no other calls. If empty, any agent without a name
+	// answers.
 	AgentName string
 	// AnswerWithin is how long the caller waits for an agent.
 	AnswerWithin time.Duration
 }
 
-// Callers dials calls into one project and keeps account of them.
+// Callers dials calls into one project and accounts for them.
 type Callers struct {
 	fleet   *Fleet
 	project Project
@@ -46,7 +47,8 @@ type Callers struct {
 	report Report
 }
 
-// Report counts calls. Up is how many are dialling or going on; the rest are over, but for Dialled and Answered.
+// Report counts calls. Up counts those that are dialling or in progress; the others, except Dialled and
+// Answered, count ended calls.
 type Report struct {
 	Dialled, Answered, Unanswered, Completed, Up int
 	// Interrupted counts calls whose agent or caller was away for less than 30 s and came back.
@@ -55,7 +57,7 @@ type Report struct {
 	Dropped []Loss
 }
 
-// NewCallers makes callers for a project whose agents are in fleet. Close it after the last call.
+// NewCallers creates callers for a project whose agents are in fleet. Close it after the last call.
 func NewCallers(fleet *Fleet, project Project) *Callers {
 	c := &Callers{fleet: fleet, project: project, sdkLog: sdkLogger(fleet.cfg.Log), up: map[string]*Call{}}
 	c.unwatch = fleet.losses.watch(c.told)
@@ -82,8 +84,8 @@ func hangUpAll(calls []*Call) {
 	all.Wait()
 }
 
-// Dial joins room and returns once an agent is there. The call goes on until HangUp, or until it is dropped.
-// An unanswered call is hung up; its error wraps ErrUnanswered.
+// Dial joins room and returns once an agent is there. The call lasts until HangUp, or until it is dropped. An
+// unanswered call is hung up; its error wraps ErrUnanswered.
 func (cs *Callers) Dial(ctx context.Context, room string, o DialOptions) (*Call, error) {
 	if o.Identity == "" {
 		o.Identity = "caller-" + room
@@ -115,7 +117,7 @@ func (cs *Callers) Dial(ctx context.Context, room string, o DialOptions) (*Call,
 	return c, nil
 }
 
-// token lets a caller into a room, and asks for its agent.
+// token creates a caller's token, and requests its agent.
 func (cs *Callers) token(room string, o DialOptions) (string, error) {
 	t := auth.NewAccessToken(cs.project.APIKey, cs.project.APISecret).
 		SetVideoGrant(&auth.VideoGrant{RoomJoin: true, Room: room}).
@@ -145,7 +147,7 @@ func (cs *Callers) nextRoom() int {
 	return cs.rooms
 }
 
-// settled moves a call that is over into the report. The call's lock is held.
+// settled moves an ended call into the report. The call's lock is held.
 func (cs *Callers) settled(c *Call) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -167,7 +169,7 @@ func (cs *Callers) settled(c *Call) {
 	}
 }
 
-// told passes a loss of the fleet on to the call it belongs to.
+// told passes a loss that the fleet reports on to its call.
 func (cs *Callers) told(l Loss) {
 	cs.mu.Lock()
 	c := cs.up[l.Room]

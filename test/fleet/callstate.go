@@ -4,13 +4,13 @@ package fleet
 
 import "time"
 
-// phase is where a call is in its life.
+// phase is the phase of a call.
 type phase int
 
 const (
 	dialling phase = iota
 	answered
-	away // agent or caller is gone, and may come back within patience
+	away // agent or caller is away, and may come back within patience
 	completed
 	dropped
 	unanswered
@@ -31,13 +31,13 @@ const (
 type observation struct {
 	At    time.Time
 	Agent agentSight
-	// Left says why the last agent left, if it did so on purpose.
+	// Left is the reason of the last agent's departure, if it left on purpose.
 	Left string
-	// Cut says why the caller's own connection is over for good.
+	// Cut is the reason why the caller's own connection is over for good.
 	Cut string
 	// Lost is the cause of an agent's end, as the fleet knows it.
 	Lost Cause
-	// HungUp and GaveUp: the caller hung up; the caller waited long enough for an answer.
+	// HungUp: the caller hung up. GaveUp: the caller waited too long for an answer.
 	HungUp, GaveUp bool
 }
 
@@ -53,7 +53,7 @@ type callState struct {
 	Detail      string
 }
 
-// next accounts for one more observation. A call that is over stays as it is.
+// next accounts for another observation. An ended call stays as it is.
 func (s callState) next(o observation) callState {
 	switch {
 	case s.Phase.over():
@@ -94,8 +94,8 @@ func (s callState) dial(o observation) callState {
 	return s
 }
 
-// hangUp completes a call, unless its agent was gone by then: that caller hung up on silence. While LiveKit is away, or
-// just back and the agent not yet, nobody can tell, and the call counts as interrupted.
+// hangUp completes a call, unless its agent was already gone: then the caller hung up because of silence. While LiveKit
+// is away, or is back without the agent, that cannot be known, and the call counts as interrupted.
 func (s callState) hangUp(o observation) callState {
 	inDoubt := o.Agent == agentUnknown || s.Phase == away && s.Blind
 	if o.Agent == agentAbsent && !inDoubt {
@@ -108,7 +108,7 @@ func (s callState) hangUp(o observation) callState {
 	return s
 }
 
-// lapse drops a call whose agent or caller did not come back. It was lost when that began.
+// lapse drops a call whose agent or caller did not come back. It counts as lost since that began.
 func (s callState) lapse(o observation) callState {
 	switch {
 	case !s.Blind:

@@ -25,7 +25,7 @@ const (
 	protocolVersion = 1
 )
 
-// parseDialect reads the value of DialectAnnotation.
+// parseDialect parses the value of DialectAnnotation.
 func parseDialect(value string) (Dialect, error) {
 	switch Dialect(value) {
 	case "", Python:
@@ -36,7 +36,7 @@ func parseDialect(value string) (Dialect, error) {
 	return "", fmt.Errorf("annotation %s is %q; use %q or %q", DialectAnnotation, value, Python, Node)
 }
 
-// workerInfo is what a process says about itself.
+// workerInfo is what a process reports about itself.
 type workerInfo struct {
 	AgentName  string
 	ActiveJobs int
@@ -51,7 +51,7 @@ func (d Dialect) encode(info workerInfo) []byte {
 	return info.python()
 }
 
-// exitCode is what a drained process exits with.
+// exitCode is the exit code of a drained process.
 func (d Dialect) exitCode() int32 {
 	if d == Node {
 		return 143
@@ -59,7 +59,7 @@ func (d Dialect) exitCode() int32 {
 	return 0
 }
 
-// reportsJobs reports whether the worker tells LiveKit how its jobs go. Node never does.
+// reportsJobs reports whether the worker reports the state of its jobs to LiveKit. Node never does.
 func (d Dialect) reportsJobs() bool { return d == Python }
 
 // node is a plain object: every field, always.
@@ -97,7 +97,7 @@ func (i workerInfo) python() []byte {
 	return []byte("{\n" + strings.Join(fields, ",\n") + "\n}")
 }
 
-// pythonFloat writes a float as Python does: 2.0, not 2.
+// pythonFloat formats a float as Python does: 2.0, not 2.
 func pythonFloat(v float32) string {
 	s := strconv.FormatFloat(float64(v), 'f', -1, 32)
 	if !strings.Contains(s, ".") {

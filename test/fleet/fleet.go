@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fleet runs many LiveKit agent workers in one process: one for every running guarded pod of a cluster whose
-// nodes are simulated. It plays the container processes of those pods, so that everything else is real: livekit-server,
-// the worker protocol, the agents' and callers' connections, the Kubernetes API and the signals pods get from it.
+// Package fleet runs many LiveKit agent workers in one process: one for every running guarded pod of a cluster with simulated
+// nodes. It simulates the container processes of those pods, so that everything else is real: livekit-server, the worker
+// protocol, the agents' and callers' connections, the Kubernetes API and the signals that pods get from it.
 //
-// A process takes its time as LiveKit Agents for Python or for Node does, where its pod's annotations say so, and may have
-// a real call-gate between itself and LiveKit.
+// A process has the timing of LiveKit Agents for Python or for Node if its pod's annotations ask for it, and may have a real
+// call-gate between itself and LiveKit.
 //
-// A pod's process registers with LiveKit, joins the rooms it is given, answers GET /worker on the pod's IP, drains on
-// SIGTERM (a deletionTimestamp) and is killed when the grace ends or the pod is gone. It takes no new job once its pod is
-// marked draining. Callers are real participants,
-// and every call that ends without its caller hanging up is reported with its cause.
+// A pod's process registers with LiveKit, joins the rooms it is given, answers GET /worker on the pod's IP, drains on SIGTERM (a
+// deletionTimestamp) and is killed when the grace period ends or the pod is gone. It accepts no new job once its pod is marked
+// draining. Callers are real participants, and every call that ends without its caller hanging up is reported with its cause.
 //
-// Two properties of LiveKit show in every run. It tells participants about others who publish nothing only every 3 s, so a
-// caller sees its agent, and an agent sees its caller leave, up to 3 s late. And when it comes back empty after an
-// outage, callers and agents create their rooms again, and it dispatches a second agent if workers were back first.
+// Two properties of LiveKit show in every run. It tells participants about others who publish nothing only every 3 s, so a caller
+// sees its agent, and an agent sees its caller leave, up to 3 s late. And when it comes back empty after an outage, callers and
+// agents create their rooms again, and it dispatches a second agent if workers were back first.
 //
-// It does not replace LiveKit, carries no audio, schedules nothing, and writes nothing to the cluster but the
-// statuses of containers that exited or started again, and what readiness probes say, each as the node of its pod.
+// It does not replace LiveKit, carries no audio, schedules nothing, and writes only two things to the cluster, each as the pod's
+// node: the statuses of containers that exited or restarted, and the results of readiness probes.
 package fleet
 
 import (
@@ -37,7 +36,7 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// Fleet plays the processes of guarded pods.
+// Fleet simulates the processes of guarded pods.
 type Fleet struct {
 	cfg    Config
 	losses *losses
@@ -64,7 +63,7 @@ func New(cfg Config) (*Fleet, error) {
 	}, nil
 }
 
-// Run follows the cluster until ctx ends. It then stops every process as if killed, and returns nil when all are gone.
+// Run follows the cluster until ctx ends. It then stops every process as if killed, and returns nil when all have ended.
 func (f *Fleet) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -89,7 +88,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("fleet cannot watch nodes: %w", err)
 	}
-	// Nodes first: whether a pod went with its node is asked of them.
+	// Nodes first, because they show whether a pod was lost with its node.
 	all.Start(ctx.Done())
 	if err := synced(ctx, all); err != nil {
 		return err
@@ -123,7 +122,7 @@ func synced(ctx context.Context, factory informers.SharedInformerFactory) error 
 	return nil
 }
 
-// deleted unwraps what an informer says is gone.
+// deleted unwraps the object that an informer reports as deleted.
 func deleted[T any](o any) (T, bool) {
 	if unknown, ok := o.(cache.DeletedFinalStateUnknown); ok {
 		o = unknown.Obj
@@ -132,7 +131,7 @@ func deleted[T any](o any) (T, bool) {
 	return t, ok
 }
 
-// observe starts, terminates or kills the process of a pod, as the pod now says.
+// observe starts, terminates or kills the process of a pod, according to the pod's state.
 func (f *Fleet) observe(ctx context.Context, pod *corev1.Pod) {
 	f.mu.Lock()
 	p, alive := f.processes[pod.UID], f.alive[pod.UID]
@@ -147,7 +146,7 @@ func (f *Fleet) observe(ctx context.Context, pod *corev1.Pod) {
 	switch {
 	case !alive:
 	case pod.DeletionTimestamp != nil && ptr.Deref(pod.DeletionGracePeriodSeconds, 0) == 0 && !p.terminating():
-		p.kill(CauseForced) // without any grace
+		p.kill(CauseForced) // without any grace period
 	case pod.DeletionTimestamp != nil:
 		p.terminate(time.Duration(ptr.Deref(pod.DeletionGracePeriodSeconds, 0)) * time.Second)
 	case containerStopped(pod):
@@ -181,7 +180,7 @@ func (f *Fleet) startLocked(ctx context.Context, pod *corev1.Pod) *process {
 	return p
 }
 
-// drop ends what beside its process a node runs for a pod.
+// drop ends whatever a node runs for a pod besides its process.
 func (f *Fleet) drop(pod types.UID, atOnce bool) {
 	f.mu.Lock()
 	gate, kubelet := f.sidecars[pod], f.kubelets[pod]
@@ -233,7 +232,7 @@ func (f *Fleet) gone(pod *corev1.Pod) {
 	if _, err := nodes.Get(pod.Spec.NodeName); err != nil {
 		cause = CauseNode
 	} else if p.pastGrace(time.Now()) {
-		cause = CauseGrace // whoever took the pod away then was faster than the process's own timer
+		cause = CauseGrace // the pod was removed before the process's own timer fired
 	}
 	p.kill(cause)
 }
@@ -255,7 +254,7 @@ func (f *Fleet) exited(ctx context.Context, p *process, end exit) {
 		kubelet.pause()
 	}
 	if !there || end.cause == CauseForced || end.cause == CauseNode || end.cause == CauseStatus {
-		return // no kubelet, or nothing to tell
+		return // no kubelet, or nothing to write
 	}
 	leaving := p.terminating() || end.cause != "" && end.cause != CauseCrash
 	if err := f.writeStatus(ctx, p.pod, stoppedStatus(p.pod, p.container, end.code, leaving, time.Now())); err != nil {
@@ -275,8 +274,8 @@ func (f *Fleet) exited(ctx context.Context, p *process, end exit) {
 	}
 }
 
-// Kill crashes the agent of a pod, as SIGKILL would. Its calls are lost with CauseCrash, the pod's status shows exit
-// code 137, and the container starts again after a second unless the pod's restart policy is Never.
+// Kill crashes the agent of a pod, as SIGKILL would. Its calls are lost with CauseCrash, the pod's status has exit code 137, and
+// the container restarts after a second unless the pod's restart policy is Never.
 func (f *Fleet) Kill(pod types.NamespacedName) error {
 	f.mu.Lock()
 	var victim *process
@@ -293,7 +292,7 @@ func (f *Fleet) Kill(pod types.NamespacedName) error {
 	return nil
 }
 
-// KillGate crashes the gate of a pod, as SIGKILL would. It starts again after a second, with the files it had.
+// KillGate crashes the gate of a pod, as SIGKILL would. It restarts after a second, with the same files.
 func (f *Fleet) KillGate(pod types.NamespacedName) error {
 	gate, err := f.gateOf(pod)
 	if err != nil {
@@ -302,8 +301,8 @@ func (f *Fleet) KillGate(pod types.NamespacedName) error {
 	return gate.kill()
 }
 
-// PauseGate holds the gate of a pod, as a machine does that has no time for it: its connections stay, and say nothing. It goes on
-// with resume, which is fine with a gate that has ended meanwhile.
+// PauseGate pauses the gate of a pod, like an overloaded machine: its connections stay open and silent. resume continues it, and
+// may be called for a gate that has ended meanwhile.
 func (f *Fleet) PauseGate(pod types.NamespacedName) (resume func() error, err error) {
 	gate, err := f.gateOf(pod)
 	if err != nil {
@@ -323,7 +322,7 @@ func (f *Fleet) gateOf(pod types.NamespacedName) (*sidecar, error) {
 	return nil, fmt.Errorf("the gate of pod %s: it has none; set its annotation %s", pod, GateAnnotation)
 }
 
-// KillNode kills every process of a node, as a power cut would, and says how many there were. No status is written.
+// KillNode kills every process of a node, as a power cut would, and returns their number. No status is written.
 func (f *Fleet) KillNode(node string) int {
 	f.mu.Lock()
 	var victims []*process
@@ -340,7 +339,7 @@ func (f *Fleet) KillNode(node string) int {
 	return len(victims)
 }
 
-// AgentState is what one process does.
+// AgentState is the state of one process.
 type AgentState struct {
 	Pod  types.NamespacedName
 	UID  types.UID
@@ -348,12 +347,12 @@ type AgentState struct {
 	// ActiveJobs counts jobs from their launch, before they join a room, until their process has ended.
 	ActiveJobs int
 	Rooms      []string
-	// Waiting are the rooms of jobs that are assigned and wait for a process.
+	// Waiting are the rooms of assigned jobs that wait for a process.
 	Waiting []string
-	// Draining says that the process got SIGTERM, Closed that it, or its gate, obeys its pod's DrainingAnnotation.
+	// Draining means that the process got SIGTERM; Closed means that the process, or its gate, obeys its pod's DrainingAnnotation.
 	Draining, Closed bool
 	Registered       bool
-	// Gate is where the pod's call-gate answers, empty without one.
+	// Gate is the address of the pod's call-gate, empty without one.
 	Gate string
 }
 
@@ -385,5 +384,5 @@ func (f *Fleet) Agents() []AgentState {
 	return out
 }
 
-// Losses lists every call that ended under an agent whose caller had not left, in the order they were lost.
+// Losses lists every call whose agent ended before its caller had left, in the order in which they were lost.
 func (f *Fleet) Losses() []Loss { return f.losses.list() }

@@ -19,7 +19,7 @@ import (
 
 const lookAgain = 500 * time.Millisecond
 
-// job is one agent in one room: from its launch, before it joins, until it has left.
+// job is one agent in one room, from its launch, before it joins, until it has left.
 type job struct {
 	id, room, identity string
 	project            string // URL of the project the job came from
@@ -66,7 +66,7 @@ func newJob(assignment *livekit.JobAssignment, project Project, identity string,
 	return j
 }
 
-// run joins the room, stays until the caller has left, and leaves. Ending ctx is a SIGKILL.
+// run joins the room, stays until the caller has left, and leaves. Ending ctx is like SIGKILL.
 func (j *job) run(ctx context.Context) outcome {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -103,7 +103,7 @@ func (j *job) run(ctx context.Context) outcome {
 	return out
 }
 
-// speak publishes a track of audio.
+// speak publishes an audio track.
 func speak(room *lksdk.Room) error {
 	track, err := lksdk.NewLocalTrack(webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeOpus, ClockRate: 48_000, Channels: 2})
 	if err != nil {
@@ -113,7 +113,7 @@ func speak(room *lksdk.Room) error {
 	return err
 }
 
-// attend returns when the job is over: see outcome.
+// attend waits until the job is over: see outcome.
 func (j *job) attend(ctx context.Context) outcome {
 	again := time.NewTicker(lookAgain)
 	defer again.Stop()
@@ -157,7 +157,7 @@ func (j *job) attend(ctx context.Context) outcome {
 	}
 }
 
-// cutShort judges an end that came from LiveKit: a loss if the caller was there to the last.
+// cutShort judges an end that LiveKit caused: it is a loss if the caller was there until then.
 func (j *job) cutShort(linked, detail string) outcome {
 	if linked == "" {
 		return outcome{detail: detail, err: errors.New("no caller came: " + detail)}
@@ -174,7 +174,8 @@ func (j *job) finish() {
 	j.over = true
 }
 
-// kill ends the job as SIGKILL does: its connections close without a word. It reports whether a call was going on.
+// kill ends the job as SIGKILL does: its connections close without a message. It reports whether a call was in
+// progress.
 func (j *job) kill() (wasOn bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

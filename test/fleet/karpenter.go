@@ -22,28 +22,27 @@ import (
 )
 
 // Karpenter consolidates nodes as Karpenter does (commit 2266468 of August 2026): it removes empty ones, and those
-// whose pods fit on others or, with others, on one cheaper node. All pods are of one size, and a
-// node costs what it holds. It adds no nodes but those replacements. A node that is removed
-// keeps its object, and the taint.
+// whose pods fit on others or, with others, on one cheaper node. All pods are of one size, and a node costs as much as
+// it can hold. It adds only replacement nodes. A removed node keeps its object and the taint.
 type Karpenter struct {
 	Client kubernetes.Interface
-	// Nodes selects the nodes that are its own.
+	// Nodes selects the nodes that it manages.
 	Nodes string
-	// Slots is how many pods a node holds, Sizes how many those hold that could replace one.
+	// Slots is how many pods fit on a node, Sizes how many fit on the nodes that could replace one.
 	Slots int
 	Sizes []int
 	Times KarpenterTimes
-	// Budget is how many of the nodes may be disrupted at a time, in per cent.
+	// Budget is the percentage of the nodes that may be disrupted at a time.
 	Budget int
-	// Add makes a node of a size, and returns its name when it is ready.
+	// Add creates a node of a size, and returns its name when it is ready.
 	Add func(ctx context.Context, slots int) (node string, err error)
-	// Remove takes the machine away.
+	// Remove removes the machine.
 	Remove func(ctx context.Context, node string) error
 	Log    *slog.Logger
 
 	planner planner
 	slots   map[string]int       // of nodes that it added
-	going   map[string]time.Time // nodes that it deletes, since when
+	going   map[string]time.Time // nodes that it deletes, and since when
 
 	mu      sync.Mutex
 	removed []string
@@ -52,10 +51,10 @@ type Karpenter struct {
 
 // KarpenterTimes are the times that decide when Karpenter acts.
 type KarpenterTimes struct {
-	// After is for how long no pod must have come to a node or left it (consolidateAfter).
+	// After is how long no pod must have been added to a node or removed from it (consolidateAfter).
 	After time.Duration
-	// Poll is how often it looks for nodes, Validate how long it waits before it looks again
-	// whether a node may still go, and Drain how long a deleted node stays at least.
+	// Poll is the interval at which it looks for nodes, Validate how long it waits before it checks again whether a node
+	// may be removed, and Drain how long a deleted node stays at least.
 	Poll, Validate, Drain time.Duration
 }
 
@@ -70,7 +69,8 @@ func RealKarpenterTimes() KarpenterTimes {
 }
 
 const (
-	// podEventsEvery is how exact it knows when a pod came or left (controllers/nodeclaim/podevents/controller.go:44).
+	// podEventsEvery is the precision of its record of pods' arrivals and departures
+	// (controllers/nodeclaim/podevents/controller.go:44).
 	podEventsEvery = 10 * time.Second
 	// mostAtOnce is how many nodes it tries to consolidate together (controllers/disruption/multinodeconsolidation.go:81).
 	mostAtOnce = 100
@@ -79,7 +79,7 @@ const (
 	disruptedTaint = "karpenter.sh/disrupted"
 )
 
-// ending is what it does with a pod of a node that it deletes.
+// ending is how it treats a pod of a node that it deletes.
 type ending string
 
 const (
@@ -88,20 +88,20 @@ const (
 	ignored ending = "is neither evicted nor waited for"
 )
 
-// disruption is one line of what Karpenter makes of a pod.
+// disruption is one of Karpenter's decisions about a pod.
 type disruption struct {
 	when string
 	is   func(*corev1.Pod, []policyv1.PodDisruptionBudget) bool
-	// fate is on a node that it would like to consolidate.
+	// fate applies on a node that it would like to consolidate.
 	fate fate
-	// ending is on a node that it deletes, and room says that it finds room for the pod then,
-	// if need be on a new node.
+	// ending applies on a node that it deletes; room means that it then finds room for the pod, on a new node if
+	// necessary.
 	ending ending
 	room   bool
 	source string // in kubernetes-sigs/karpenter, pkg/
 }
 
-// disruptions are asked in order, and the first that is so decides.
+// disruptions are tried in order, and the first that applies decides.
 func disruptions() []disruption {
 	pod := func(is func(*corev1.Pod) bool) func(*corev1.Pod, []policyv1.PodDisruptionBudget) bool {
 		return func(p *corev1.Pod, _ []policyv1.PodDisruptionBudget) bool { return is(p) }
@@ -136,7 +136,7 @@ func toleratesDisruption(p *corev1.Pod) bool {
 	})
 }
 
-// blockedIf asks the pod's budget, unless the pod is not ready and its budget lets those go.
+// blockedIf checks the pod's budget, unless the pod is not ready and its budget allows evicting unready pods.
 func blockedIf(blocks func(policyv1.PodDisruptionBudget) bool) func(*corev1.Pod, []policyv1.PodDisruptionBudget) bool {
 	return func(p *corev1.Pod, budgets []policyv1.PodDisruptionBudget) bool {
 		unready := slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
@@ -160,19 +160,19 @@ func disruptionOf(p *corev1.Pod, budgets []policyv1.PodDisruptionBudget) disrupt
 	return list[slices.IndexFunc(list, func(d disruption) bool { return d.is(p, budgets) })]
 }
 
-// estate is what one look saw, and what it knows besides.
+// estate is the state at one check, with what it remembers.
 type estate struct {
 	scene
 
 	slots map[string]int
 	sizes []int
 	going map[string]bool
-	quiet map[string]bool // no pod has come or left for long enough
+	quiet map[string]bool // nodes with no arrival or departure for long enough
 	most  int             // nodes that may be disrupted at a time
 	asked map[*corev1.Pod]disruption
 }
 
-// of is what it makes of a pod. It is asked often, and answers once.
+// of returns how it treats a pod. It is called often, so the result is cached.
 func (e estate) of(p *corev1.Pod) disruption {
 	d, known := e.asked[p]
 	if !known {
@@ -182,15 +182,14 @@ func (e estate) of(p *corev1.Pod) disruption {
 	return d
 }
 
-// command is what it is about to do with nodes. Size is that of the node that replaces them; 0
-// for none.
+// command is what it is about to do with nodes. Size is that of the node that replaces them; 0 for none.
 type command struct {
 	reason string
 	nodes  []string
 	size   int
 }
 
-// method is one way to find nodes that may go.
+// method is one way to find removable nodes.
 type method struct {
 	reason string
 	find   func(e estate, candidates []string, allowed int) command
@@ -206,7 +205,7 @@ func methods() []method {
 	}
 }
 
-// decide is what it does next; no nodes for nothing.
+// decide returns its next command; no nodes if there is none.
 func (e estate) decide() command {
 	candidates := e.candidates()
 	allowed := max(0, e.most-len(e.going))
@@ -219,7 +218,7 @@ func (e estate) decide() command {
 	return command{}
 }
 
-// still is what of a command is as it was (controllers/disruption/validation.go).
+// still returns the part of a command that is still valid (controllers/disruption/validation.go).
 func (e estate) still(c command) command {
 	candidates := e.candidates()
 	if c.reason == methods()[0].reason {
@@ -233,8 +232,8 @@ func (e estate) still(c command) command {
 	return c
 }
 
-// candidates are nodes that have been quiet, with no pod that forbids it, the cheapest to empty
-// first (controllers/disruption/types.go:146,161, consolidation.go:100,149).
+// candidates are nodes that have been quiet, without a pod that forbids it, the cheapest to empty first
+// (controllers/disruption/types.go:146,161, consolidation.go:100,149).
 func (e estate) candidates() []string {
 	var list []string
 	for _, n := range e.nodes {
@@ -251,7 +250,7 @@ func (e estate) candidates() []string {
 	return list
 }
 
-// moving is how many pods of a node need room elsewhere.
+// moving counts the pods of a node that need room elsewhere.
 func (e estate) moving(node string) (n int) {
 	for _, p := range e.pods[node] {
 		if e.of(p).fate == moves {
@@ -266,7 +265,7 @@ func (e estate) empty(candidates []string, allowed int) command {
 	return command{nodes: candidates[:min(allowed, len(candidates))]}
 }
 
-// several tries the first of them, more or fewer by halves.
+// several tries the first of them, and finds by halving how many.
 func (e estate) several(candidates []string, allowed int) (found command) {
 	candidates = slices.DeleteFunc(slices.Clone(candidates), func(n string) bool { return e.moving(n) == 0 })
 	candidates = candidates[:min(allowed, mostAtOnce, len(candidates))]
@@ -290,9 +289,9 @@ func (e estate) single(candidates []string, allowed int) command {
 	return command{}
 }
 
-// fits reports whether the pods of nodes fit on the others, or with these on one new node that
-// is cheaper, of that size. Pods that wait for a node, and those of nodes that go, take their room
-// first (controllers/disruption/helpers.go:53, consolidation.go:159).
+// fits reports whether the pods of nodes fit on the others, or with these on one new node of that size that is cheaper.
+// Pods that wait for a node, and those of nodes being deleted, get their room first
+// (controllers/disruption/helpers.go:53, consolidation.go:159).
 func (e estate) fits(nodes []string) (fits bool, size int) {
 	need := e.homeless()
 	price := 0
@@ -305,7 +304,7 @@ func (e estate) fits(nodes []string) (fits bool, size int) {
 		return true, 0
 	}
 	options := slices.DeleteFunc(slices.Sorted(slices.Values(e.sizes)), func(s int) bool { return s < left || s >= price })
-	if len(nodes) > 1 { // one of the same type would do better to stay (multinodeconsolidation.go:209)
+	if len(nodes) > 1 { // keeping one of the same type would be better (multinodeconsolidation.go:209)
 		for _, n := range nodes {
 			if slices.Contains(options, e.slots[n]) {
 				options = slices.DeleteFunc(options, func(s int) bool { return s >= e.slots[n] })
@@ -318,7 +317,7 @@ func (e estate) fits(nodes []string) (fits bool, size int) {
 	return true, options[0]
 }
 
-// homeless is how many pods need room whatever happens.
+// homeless counts the pods that need room in any case.
 func (e estate) homeless() int {
 	n := len(e.pods[""])
 	for node := range e.going {
@@ -352,7 +351,7 @@ func (e estate) provisions(size int) int {
 	return (max(0, e.homeless()-e.free(nil)) + size - 1) / size
 }
 
-// planner knows when pods came and left, and when it is time to act.
+// planner remembers arrivals and departures of pods, and decides when to act.
 type planner struct {
 	KarpenterTimes
 
@@ -363,16 +362,16 @@ type planner struct {
 	due     time.Time
 }
 
-// sight is a pod as it was at the last look.
+// sight is a pod at the previous check.
 type sight struct {
 	node    string
 	leaving bool
 }
 
-// heard is when a node was first seen, and when a pod last came or left; zero for never.
+// heard is when a node was first seen, and when a pod last arrived or left; zero for never.
 type heard struct{ first, event time.Time }
 
-// quiet notes who came and left, and is the nodes that it has been quiet on.
+// quiet records arrivals and departures, and returns the nodes without any for long enough.
 func (p *planner) quiet(s scene, now time.Time) map[string]bool {
 	was, nodes := p.seen, map[string]heard{}
 	p.seen = map[types.UID]sight{}
@@ -398,7 +397,7 @@ func (p *planner) quiet(s scene, now time.Time) map[string]bool {
 			p.seen[pod.UID] = is
 		}
 	}
-	for uid, before := range was { // those that left so quickly that no look saw them leaving
+	for uid, before := range was { // pods that left between two checks
 		if _, there := p.seen[uid]; !there && !before.leaving {
 			note(before.node)
 		}
@@ -415,7 +414,7 @@ func (p *planner) quiet(s scene, now time.Time) map[string]bool {
 	return quiet
 }
 
-// act is what to do now; no nodes for nothing.
+// act returns what to do now; no nodes if nothing.
 func (p *planner) act(e estate, now time.Time) command {
 	if len(p.planned.nodes) > 0 {
 		if now.Before(p.due) {
@@ -433,11 +432,11 @@ func (p *planner) act(e estate, now time.Time) command {
 	return command{}
 }
 
-// Run looks until ctx is done.
+// Run works until ctx ends.
 func (k *Karpenter) Run(ctx context.Context) error {
 	k.planner.KarpenterTimes = k.Times
 	k.going, k.slots = map[string]time.Time{}, map[string]int{}
-	tick := time.NewTicker(min(time.Second, k.Times.Poll)) // how often it drains
+	tick := time.NewTicker(min(time.Second, k.Times.Poll)) // interval of drain steps
 	defer tick.Stop()
 	for {
 		select {
@@ -451,7 +450,7 @@ func (k *Karpenter) Run(ctx context.Context) error {
 	}
 }
 
-// Removed are the nodes that it took away, and how often it gave up on some.
+// Removed returns the nodes that it removed, and how often it gave up on some.
 func (k *Karpenter) Removed() (nodes []string, gaveUp int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -482,7 +481,7 @@ func (k *Karpenter) look(ctx context.Context) error {
 	return k.start(ctx, k.planner.act(e, now))
 }
 
-// waits reports whether a pod has found no room on such nodes (utils/pod/scheduling.go:102).
+// waits reports whether a pod found no room on such nodes (utils/pod/scheduling.go:102).
 func waits(p *corev1.Pod, nodes []corev1.Node) bool {
 	selector := labels.SelectorFromSet(p.Spec.NodeSelector)
 	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
@@ -490,8 +489,8 @@ func waits(p *corev1.Pod, nodes []corev1.Node) bool {
 	}) && slices.ContainsFunc(nodes, func(n corev1.Node) bool { return selector.Matches(labels.Set(n.Labels)) })
 }
 
-// start taints the nodes of a command, waits for what replaces them, and has them go; or gives
-// up on them where nothing does (controllers/disruption/queue.go:187,265,321).
+// start taints the nodes of a command, waits for their replacement, and deletes them; or gives up if there is no
+// replacement (controllers/disruption/queue.go:187,265,321).
 func (k *Karpenter) start(ctx context.Context, c command) error {
 	if len(c.nodes) == 0 {
 		return nil
@@ -525,8 +524,8 @@ func (k *Karpenter) start(ctx context.Context, c command) error {
 	return nil
 }
 
-// drain evicts the pods of a node that goes, without an end, and removes it when it waits for
-// none (controllers/node/termination/terminator/terminator.go:94).
+// drain evicts the pods of a deleted node, without a time limit, and removes it when it waits for none
+// (controllers/node/termination/terminator/terminator.go:94).
 func (k *Karpenter) drain(ctx context.Context, s scene, node string) error {
 	busy := false
 	for _, p := range s.pods[node] {

@@ -23,7 +23,7 @@ import (
 	"github.com/callguard/callguard/pkg/keda/externalscaler"
 )
 
-// ScaledObject is one of KEDA's, of a Deployment, with triggers of type external and external-push.
+// ScaledObject is a ScaledObject of a Deployment, with triggers of type external and external-push.
 type ScaledObject struct {
 	Namespace, Name, Deployment string
 	// Min and Max are minReplicaCount and maxReplicaCount.
@@ -36,10 +36,10 @@ type ScaledObject struct {
 	Triggers []Trigger
 }
 
-// Fallback is how many replicas there are at least once a metric has failed more than so many times in a row.
+// Fallback is the minimum number of replicas once a metric has failed more than this many times in a row.
 type Fallback struct{ Threshold, Replicas int32 }
 
-// Trigger is one of a ScaledObject.
+// Trigger is one trigger of a ScaledObject.
 type Trigger struct {
 	// Push makes it one of type external-push.
 	Push       bool
@@ -47,9 +47,9 @@ type Trigger struct {
 	Metadata   map[string]string
 }
 
-// KEDA plays KEDA's operator, and serves external.metrics.k8s.io as its metrics server does. It makes the
-// HorizontalPodAutoscaler of a ScaledObject and leaves what lies between one replica and the most to that. It sends what KEDA
-// 2.21 sends, and does with the answers what that does.
+// KEDA simulates KEDA's operator, and serves external.metrics.k8s.io as its metrics server does. It creates the
+// HorizontalPodAutoscaler of a ScaledObject, which scales between one replica and the maximum. It sends the same requests as
+// KEDA 2.21, and handles the answers in the same way.
 type KEDA struct {
 	Client kubernetes.Interface
 	Scaler externalscaler.ExternalScalerClient
@@ -71,14 +71,14 @@ type scaled struct {
 	told     Told
 }
 
-// Told is what a scaler has told of a ScaledObject: how often it was active or idle when it was asked, how often that was not
-// known, with the last error, and how often it was told to be active without being asked.
+// Told counts what a scaler reported about a ScaledObject: how often it was active or idle when asked, how often that was
+// unknown, with the last error, and how often the scaler pushed that it is active.
 type Told struct {
 	Active, Idle, Failed, Pushed int
 	Err                          error
 }
 
-// look is what KEDA knows of a ScaledObject when it decides.
+// look is what KEDA knows about a ScaledObject when it decides.
 type look struct {
 	replicas int32 // of the Deployment
 	active   bool  // by any trigger
@@ -86,7 +86,7 @@ type look struct {
 	cooled   bool  // cooldownPeriod has passed since it was last active, or it never was
 }
 
-// scaleStep is one line of what KEDA decides by.
+// scaleStep is one of KEDA's decisions.
 type scaleStep struct {
 	when   string
 	is     func(ScaledObject, look) bool
@@ -94,7 +94,7 @@ type scaleStep struct {
 	source string                   // in kedacore/keda, pkg/scaling/executor/scale_scaledobjects.go
 }
 
-// scaleSteps are asked in order, and the first that is so decides. There is no idleReplicaCount, and nothing is paused.
+// scaleSteps are tried in order, and the first that applies decides. There is no idleReplicaCount, and nothing is paused.
 func scaleSteps() []scaleStep {
 	return []scaleStep{
 		{"active, and there is none", func(_ ScaledObject, l look) bool { return l.active && l.replicas == 0 },
@@ -122,7 +122,7 @@ func stepOf(o ScaledObject, l look) scaleStep {
 	panic("the last step is always so")
 }
 
-// Follow scales a ScaledObject until ctx is done.
+// Follow scales a ScaledObject until ctx ends.
 func (k *KEDA) Follow(ctx context.Context, object ScaledObject) error {
 	s := &scaled{ScaledObject: object, failures: map[string]int32{}}
 	k.mu.Lock()
@@ -155,7 +155,7 @@ func (k *KEDA) Follow(ctx context.Context, object ScaledObject) error {
 	return g.Wait()
 }
 
-// Told returns what was told of a ScaledObject so far.
+// Told returns the counts of a ScaledObject so far.
 func (k *KEDA) Told(namespace, name string) Told {
 	k.mu.Lock()
 	s := k.objects[namespace+"/"+name]
@@ -168,12 +168,12 @@ func (k *KEDA) Told(namespace, name string) Told {
 	return s.told
 }
 
-// ref is what a scaler is sent of a trigger (NewExternalScaler in pkg/scalers/external_scaler.go).
+// ref is what a scaler receives about a trigger (NewExternalScaler in pkg/scalers/external_scaler.go).
 func (s *scaled) ref(trigger int) *externalscaler.ScaledObjectRef {
 	return &externalscaler.ScaledObjectRef{Name: s.Name, Namespace: s.Namespace, ScalerMetadata: maps.Clone(s.Triggers[trigger].Metadata)}
 }
 
-// specs are the metrics of a trigger for an HorizontalPodAutoscaler (buildMetricSpecs in pkg/scalers/external_scaler.go).
+// specs returns the metrics of a trigger for a HorizontalPodAutoscaler (buildMetricSpecs in pkg/scalers/external_scaler.go).
 func (k *KEDA) specs(ctx context.Context, s *scaled, trigger int) ([]autoscalingv2.MetricSpec, error) {
 	answer, err := k.Scaler.GetMetricSpec(ctx, s.ref(trigger))
 	if err != nil {
@@ -202,7 +202,7 @@ func (k *KEDA) specs(ctx context.Context, s *scaled, trigger int) ([]autoscaling
 
 const scaledObjectLabel = "scaledobject.keda.sh/name"
 
-// makeAutoscaler makes the HorizontalPodAutoscaler (newHPAForScaledObject in controllers/keda/hpa.go).
+// makeAutoscaler creates the HorizontalPodAutoscaler (newHPAForScaledObject in controllers/keda/hpa.go).
 func (k *KEDA) makeAutoscaler(ctx context.Context, s *scaled) error {
 	var metrics []autoscalingv2.MetricSpec
 	for i := range s.Triggers {
@@ -223,7 +223,7 @@ func (k *KEDA) makeAutoscaler(ctx context.Context, s *scaled) error {
 	return err
 }
 
-// poll asks every trigger, and takes a step (checkScalers in pkg/scaling/scale_handler.go).
+// poll asks every trigger, and makes a step (checkScalers in pkg/scaling/scale_handler.go).
 func (k *KEDA) poll(ctx context.Context, s *scaled) error {
 	s.scaling.Lock()
 	defer s.scaling.Unlock()
@@ -258,7 +258,7 @@ func (s *scaled) note(active bool, err error) {
 }
 
 // metric asks a scaler for a metric and whether it is active (GetMetricsAndActivity in pkg/scalers/external_scaler.go), and
-// has the fallback take the place of an error (GetMetricsWithFallback in pkg/fallback/fallback.go).
+// replaces an error by the fallback (GetMetricsWithFallback in pkg/fallback/fallback.go).
 func (k *KEDA) metric(ctx context.Context, s *scaled, trigger int, spec autoscalingv2.MetricSpec) (resource.Quantity, bool, error) {
 	value, active, err := func() (float64, bool, error) {
 		_, name, _ := strings.Cut(spec.External.Metric.Name, "-")
@@ -299,7 +299,7 @@ func (k *KEDA) metric(ctx context.Context, s *scaled, trigger int, spec autoscal
 	return *resource.NewMilliQuantity(spec.External.Target.AverageValue.MilliValue()*int64(replicas), resource.DecimalSI), true, nil
 }
 
-// step does what the table says.
+// step applies scaleSteps.
 func (k *KEDA) step(ctx context.Context, s *scaled, l look) error {
 	d, err := k.Client.AppsV1().Deployments(s.Namespace).GetScale(ctx, s.Deployment, metav1.GetOptions{})
 	if err != nil {
@@ -320,8 +320,8 @@ func (k *KEDA) step(ctx context.Context, s *scaled, l look) error {
 	return err
 }
 
-// listen takes a step when a scaler tells that a trigger is active, and passes over that it is not (startPushScalers in
-// pkg/scaling/scale_handler.go). After a stream it waits, and longer after each that failed (runStreamIsActive in
+// listen makes a step when a scaler pushes that a trigger is active, and ignores that it is not (startPushScalers in
+// pkg/scaling/scale_handler.go). After a stream it waits, and longer after each failed one (runStreamIsActive in
 // pkg/scalers/external_scaler.go).
 func (k *KEDA) listen(ctx context.Context, s *scaled, trigger int) error {
 	const first = 2 * time.Second
@@ -350,8 +350,8 @@ func (k *KEDA) listen(ctx context.Context, s *scaled, trigger int) error {
 	}
 }
 
-// ServeHTTP answers an autoscaler (pkg/provider/provider.go, GetScaledObjectMetrics in pkg/scaling/scale_handler.go), and the
-// discovery of kube-apiserver. Unlike KEDA's, it takes anybody's word for who they are.
+// ServeHTTP answers an autoscaler (pkg/provider/provider.go, GetScaledObjectMetrics in pkg/scaling/scale_handler.go), and
+// kube-apiserver's discovery. Unlike KEDA's, it does not authenticate the caller.
 func (k *KEDA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	const api = "/apis/external.metrics.k8s.io/v1beta1"
 	path := strings.Split(strings.TrimPrefix(r.URL.Path, api+"/namespaces/"), "/")
@@ -379,10 +379,10 @@ func (k *KEDA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func reply(w http.ResponseWriter, answer any) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(answer) // who asked may have gone
+	_ = json.NewEncoder(w).Encode(answer) // the client may be gone
 }
 
-// served is the value of a metric of a ScaledObject.
+// served returns the value of a metric of a ScaledObject.
 func (k *KEDA) served(ctx context.Context, namespace, name, metric string) (resource.Quantity, error) {
 	k.mu.Lock()
 	s := k.objects[namespace+"/"+name]

@@ -19,7 +19,7 @@ const (
 	probeFailures = 3
 )
 
-// kubelet asks the readiness probes of one pod's containers and writes what they say: of each container, and of the pod.
+// kubelet runs the readiness probes of one pod's containers and writes the results: for each container, and for the pod.
 type kubelet struct {
 	fleet *Fleet
 	pod   *corev1.Pod
@@ -28,10 +28,10 @@ type kubelet struct {
 
 	mu     sync.Mutex // held while a status is written
 	paused bool       // the agent's container does not run
-	told   string     // what was written last
+	told   string     // the last status written
 }
 
-// probe is one container and how it is asked.
+// probe is one container and its probe.
 type probe struct {
 	container string
 	sidecar   bool // an init container that runs on
@@ -64,7 +64,7 @@ func (f *Fleet) newKubelet(ctx context.Context, pod *corev1.Pod) *kubelet {
 	return k
 }
 
-// probesOf are the readiness probes of a pod. A container without one is ready while it runs.
+// probesOf returns the readiness probes of a pod. A container without one is ready while it runs.
 func probesOf(pod *corev1.Pod) []*probe {
 	var list []*probe
 	add := func(c corev1.Container, sidecar bool) {
@@ -91,7 +91,7 @@ func probesOf(pod *corev1.Pod) []*probe {
 	return list
 }
 
-// look asks the probes whose time has come, and writes what changed.
+// look runs the probes that are due, and writes changes.
 func (k *kubelet) look(ctx context.Context, probes []*probe) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -174,14 +174,14 @@ func (k *kubelet) status(probes []*probe, all bool, restarts int32, now time.Tim
 	return status
 }
 
-// pause has nothing written until resume: the agent's container has ended.
+// pause stops all writes until resume, because the agent's container has ended.
 func (k *kubelet) pause() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.paused = true
 }
 
-// resume goes on with a container that was started again, as the pod now says.
+// resume continues with a restarted container, according to the pod's current status.
 func (k *kubelet) resume(pod *corev1.Pod) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 )
 
 // silenceSDK replaces the SDK's default logger, a package variable without a lock, once per test binary.
-// Rooms made by the fleet get a logger of their own.
+// Rooms that the fleet creates have their own logger.
 var silenceSDK = sync.OnceFunc(func() { //nolint:gochecknoglobals // the logger it replaces is global too
 	lksdk.SetLogger(protologger.LogRLogger(logr.Discard()))
 })
@@ -23,7 +23,8 @@ func sdkLogger(log *slog.Logger) protologger.Logger {
 	return protologger.LogRLogger(logr.FromSlogHandler(demoted{log.Handler()}))
 }
 
-// demoted hands every record on as Debug. It checks the level itself: logr asks nobody before it logs an error.
+// demoted logs every record as Debug. It checks the level itself, because logr does not before it logs an
+// error.
 type demoted struct{ slog.Handler }
 
 func (d demoted) Enabled(ctx context.Context, _ slog.Level) bool {

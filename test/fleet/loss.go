@@ -9,10 +9,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Cause says what ended a call that should have gone on.
+// Cause is why a call ended that should have continued.
 type Cause string
 
-// Causes the fleet knows for certain, because it ended the process itself.
+// Causes that the fleet knows for certain, because it ended the process itself.
 const (
 	CauseGrace   Cause = "killed at the end of the termination grace"
 	CauseForced  Cause = "pod object deleted while its process ran"
@@ -22,7 +22,7 @@ const (
 	CauseStopped Cause = "fleet stopped"
 )
 
-// Causes the callers observe. The text after them says more.
+// Causes that the callers observe. The text after them has details.
 const (
 	CauseLiveKit   Cause = "LiveKit went away"
 	CauseAgentLeft Cause = "agent left without cause"
@@ -51,7 +51,7 @@ type holder struct {
 	node string
 }
 
-// losses remembers every loss and tells those who watch. It also remembers who held which room.
+// losses records every loss and notifies its watchers. It also records who held which room.
 type losses struct {
 	mu       sync.Mutex
 	all      []Loss
@@ -61,7 +61,7 @@ type losses struct {
 	joining  map[string]bool // identities of agents that try to join their rooms
 }
 
-// add records l and tells every watcher before it returns.
+// add records l and notifies every watcher before it returns.
 func (ls *losses) add(l Loss) {
 	ls.mu.Lock()
 	ls.all = append(ls.all, l)
@@ -81,7 +81,7 @@ func (ls *losses) list() []Loss {
 	return append([]Loss(nil), ls.all...)
 }
 
-// watch calls f with every further loss until stop is called.
+// watch calls f for every further loss until stop is called.
 func (ls *losses) watch(f func(Loss)) (stop func()) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -98,7 +98,7 @@ func (ls *losses) watch(f func(Loss)) (stop func()) {
 	}
 }
 
-// hold remembers that h took the call in room.
+// hold records that h took the call in room.
 func (ls *losses) hold(project, room string, h holder) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -108,7 +108,7 @@ func (ls *losses) hold(project, room string, h holder) {
 	ls.holders[[2]string{project, room}] = h
 }
 
-// holder gives who took the call in room last.
+// holder returns who took the call in room last.
 func (ls *losses) holder(project, room string) holder {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()

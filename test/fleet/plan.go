@@ -21,17 +21,18 @@ const (
 type Plan struct {
 	// Rooms is the prefix of the rooms' names, "call" when empty. Names do not repeat within one Callers.
 	Rooms string
-	// Steps say how many calls should be up. They start from none; what the last leaves up is hung up at the end.
+	// Steps set how many calls should be up. They start from none; calls left by the last step are hung up at the
+	// end.
 	Steps []Step
 	// Rate is how many calls arrive each second, for For; each lasts Length.
 	Rate        float64
 	For, Length time.Duration
-	// MostCalls bounds the calls that are up at once, 500 when 0.
+	// MostCalls limits the calls that are up at once, 500 if 0.
 	MostCalls int
 	Dial      DialOptions
 }
 
-// Step moves evenly to a number of calls in a time. The same number again holds it.
+// Step changes the number of calls evenly over a time. The same number again keeps it.
 type Step struct {
 	Calls int
 	Over  time.Duration
@@ -54,7 +55,7 @@ func (p Plan) validate() error {
 	return errors.Join(errs...)
 }
 
-// wanted says how many calls should be up after a time, and whether the steps are over.
+// wanted returns how many calls should be up after a time, and whether the steps are over.
 func wanted(steps []Step, after time.Duration) (calls int, over bool) {
 	from := 0
 	for _, s := range steps {
@@ -67,8 +68,9 @@ func wanted(steps []Step, after time.Duration) (calls int, over bool) {
 	return from, true
 }
 
-// Play dials and hangs up as the plan says, and returns when its last call is over. Calls that are dropped or not
-// answered are replaced where the plan has steps; they are in the Report and no error. Ending ctx hangs up all.
+// Play dials and hangs up according to the plan, and returns when its last call is over. With steps, calls that
+// are dropped or not answered are replaced; they are in the Report and cause no error. Ending ctx hangs up all
+// calls.
 func (cs *Callers) Play(ctx context.Context, plan Plan) error {
 	if err := plan.validate(); err != nil {
 		return err
@@ -114,7 +116,7 @@ type player struct {
 	up      []*Call // oldest first
 }
 
-// turn brings the calls where the plan wants them, and reports whether the plan is over.
+// turn makes the calls match the plan, and reports whether the plan is over.
 func (p *player) turn(ctx context.Context, after time.Duration) (over bool) {
 	if p.plan.Rate > 0 {
 		return p.arrive(ctx, after)
@@ -141,7 +143,7 @@ func (p *player) turn(ctx context.Context, after time.Duration) (over bool) {
 	return false
 }
 
-// arrive dials those whose time has come. Arrivals beyond the bound are turned away.
+// arrive dials the calls that are due. Arrivals beyond the limit are turned away.
 func (p *player) arrive(ctx context.Context, after time.Duration) (over bool) {
 	due := int(min(after, p.plan.For).Seconds()*p.plan.Rate) + 1
 	for ; p.arrived < due; p.arrived++ {
@@ -165,7 +167,7 @@ func (p *player) arrive(ctx context.Context, after time.Duration) (over bool) {
 	return after >= p.plan.For
 }
 
-// dial dials one call in the background and hands it to then. It is pending until then returns.
+// dial dials one call in the background and passes it to then. It is pending until then returns.
 func (p *player) dial(ctx context.Context, then func(*Call)) {
 	p.mu.Lock()
 	p.pending++
@@ -188,14 +190,14 @@ func (p *player) dial(ctx context.Context, then func(*Call)) {
 			then(call)
 			return
 		}
-		select { // no storm on a LiveKit that is away
+		select { // do not flood a LiveKit that is away
 		case <-ctx.Done():
 		case <-time.After(planRetry):
 		}
 	})
 }
 
-// take removes the calls that are over, and those beyond keep, oldest first; it returns the latter.
+// take removes the calls that are over, and the oldest ones beyond keep; it returns the latter.
 func (p *player) take(keep int) []*Call {
 	p.mu.Lock()
 	defer p.mu.Unlock()

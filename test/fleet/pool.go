@@ -12,27 +12,27 @@ import (
 
 const (
 	// idleProcesses is how many processes a worker keeps warm, and pythonInits how many of them Python initialises at a time:
-	// both SDKs say min(CPUs, 4) (Python's ServerOptions.num_idle_processes and proc_pool.MAX_CONCURRENT_INITIALIZATIONS,
+	// both SDKs use min(CPUs, 4) (Python's ServerOptions.num_idle_processes and proc_pool.MAX_CONCURRENT_INITIALIZATIONS,
 	// Node's Default.numIdleProcesses). The pods of the fleet have four CPUs.
 	idleProcesses = 4
 	pythonInits   = 4
 	// initializeTimeout is how long a process may take: initialize_process_timeout of Python's ServerOptions,
 	// initializeProcessTimeout of Node's.
 	initializeTimeout = 10 * time.Second
-	// idleMargin is how much longer Python waits for its idle processes before it registers without (ProcPool.start).
+	// idleMargin is how much longer Python waits for its idle processes before it registers without them (ProcPool.start).
 	idleMargin = 2 * time.Second
 	// acquireAttempts and launchAttempts are those of Python's ProcPool._acquire_proc and launch_job.
 	acquireAttempts = 3
 	launchAttempts  = 3
-	// poolPace is how often Python looks whether processes are missing (ProcPool._main_task).
+	// poolPace is the interval at which Python checks whether processes are missing (ProcPool._main_task).
 	poolPace = 100 * time.Millisecond
 )
 
-// errNoProcess says that the SDK gave a job up.
+// errNoProcess means that the SDK gave up on a job.
 var errNoProcess = errors.New("no process became available for the job")
 
-// pool gives jobs the processes they run in, each for one job. Both SDKs say yes to an offer, get the assignment, and only
-// then wait for a process: until it is there, the job is neither in GET /worker nor in its room.
+// pool gives jobs the processes they run in, each for one job. Both SDKs accept an offer, get the assignment, and only then
+// wait for a process: until they have one, the job is neither in GET /worker nor in its room.
 type pool interface {
 	// run keeps processes warm until ctx ends.
 	run(ctx context.Context)
@@ -42,7 +42,7 @@ type pool interface {
 	acquire(ctx context.Context) error
 }
 
-// poolSettings are what a pod's annotations say of its processes.
+// poolSettings are the annotations of a pod about its processes.
 type poolSettings struct {
 	takes   span          // to initialise
 	timeout time.Duration // after which the SDK kills a process that has not initialised
@@ -61,7 +61,7 @@ func newPool(d Dialect, s poolSettings, target func() int) pool {
 	}
 }
 
-// initialise takes as long as a process takes, and reports whether it came up before the SDK killed it.
+// initialise waits as long as a process takes, and reports whether it started before the SDK killed it.
 func (s poolSettings) initialise(ctx context.Context) bool {
 	takes := s.dice.draw(s.takes)
 	return wait(ctx, min(takes, s.timeout)) && takes <= s.timeout
@@ -94,7 +94,7 @@ type pythonPool struct {
 	work   sync.WaitGroup
 
 	mu       sync.Mutex
-	life     context.Context // nil before run and after
+	life     context.Context // nil before and after run
 	warmed   int
 	spawning int
 	waiting  int           // jobs that wait for a process
@@ -131,7 +131,7 @@ func (p *pythonPool) run(ctx context.Context) {
 	p.work.Wait()
 }
 
-// spawnLocked is _proc_spawn_task. What has begun and waits for its turn to initialise counts as spawning.
+// spawnLocked is _proc_spawn_task. A process that waits for its turn to initialise counts as spawning.
 func (p *pythonPool) spawnLocked() {
 	if p.life == nil || p.life.Err() != nil {
 		return
@@ -160,7 +160,7 @@ func (p *pythonPool) spawnLocked() {
 	})
 }
 
-// acquire is launch_job: a launch that fails is tried again with another process, a process that cannot be had is not.
+// acquire is launch_job: a failed launch is retried with another process; if no process can be had, the job is given up.
 func (p *pythonPool) acquire(ctx context.Context) error {
 	for range launchAttempts {
 		if err := p.process(ctx); err != nil {
@@ -173,8 +173,8 @@ func (p *pythonPool) acquire(ctx context.Context) error {
 	return fmt.Errorf("%w: failed to launch it after %d attempts", errNoProcess, launchAttempts)
 }
 
-// process is _acquire_proc: it takes a warm process, or waits for those that are being made; when all of these failed, it
-// tries again.
+// process is _acquire_proc: it takes a warm process, or waits for those that are starting; if all of these failed, it tries
+// again.
 func (p *pythonPool) process(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -205,7 +205,7 @@ func (p *pythonPool) process(ctx context.Context) error {
 }
 
 // nodePool is Node's ipc/proc_pool.ts: a MultiMutex of as many slots as there are idle processes, and one process at a time
-// that initialises (initMutex). A job waits for a process without end.
+// that initialises (initMutex). A job waits for a process without a time limit.
 type nodePool struct {
 	poolSettings
 
@@ -222,7 +222,7 @@ func newNodePool(s poolSettings) *nodePool {
 		poolSettings: s, slots: make(chan struct{}, s.idle), init: make(chan struct{}, 1), warmed: make(chan struct{}, s.idle),
 		ready: make(chan struct{}),
 	}
-	close(p.ready) // a Node worker registers whatever its processes do
+	close(p.ready) // a Node worker registers without waiting for its processes
 	return p
 }
 
@@ -254,7 +254,7 @@ func (p *nodePool) run(ctx context.Context) {
 	}
 }
 
-// acquire is launchJob. A launch that fails loses its job: Node logs that, and tries no other process.
+// acquire is launchJob. A failed launch loses its job: Node logs that, and tries no other process.
 func (p *nodePool) acquire(ctx context.Context) error {
 	select {
 	case <-ctx.Done():

@@ -20,7 +20,7 @@ import (
 
 const exitKilled = 137
 
-// process plays the main container of one pod: an HTTP server and a worker, from start to exit.
+// process simulates the main container of one pod: an HTTP server and a worker, from start to exit.
 type process struct {
 	pod       *corev1.Pod // as it was when the process started
 	container string
@@ -36,15 +36,15 @@ type process struct {
 
 	term      chan struct{} // closed at SIGTERM
 	sigterm   func()
-	deadlines chan time.Time // ends of the grace, the soonest last
+	deadlines chan time.Time // ends of the grace period, the soonest last
 	killed    chan struct{}
 	hangs     atomic.Bool // GET /worker gets no answer
 	marked    atomic.Bool // the pod is marked draining, and its gate's file says so
-	notice    func()      // once: the pod is marked draining
+	notice    func()      // runs once, when the pod is marked draining
 
 	mu       sync.Mutex
 	cause    Cause         // of a kill
-	grace    time.Duration // the shortest that was given
+	grace    time.Duration // the shortest that was requested
 	graceEnd time.Time     // zero before SIGTERM
 }
 
@@ -73,7 +73,7 @@ func newProcess(pod *corev1.Pod, cfg Config, gate *sidecar, lost *losses) (*proc
 		name = v
 	}
 	attributes := map[string]string{PodAttribute: string(pod.UID)}
-	if pod.Annotations[UnattributedAnnotation] == "true" || gate != nil { // which stamps the agent itself
+	if pod.Annotations[UnattributedAnnotation] == "true" || gate != nil { // the gate adds the attribute itself
 		attributes = nil
 	}
 	p.worker = (&worker{
@@ -101,7 +101,7 @@ func newProcess(pod *corev1.Pod, cfg Config, gate *sidecar, lost *losses) (*proc
 	return p, nil
 }
 
-// behaviour is what the annotations of a pod say of its process.
+// behaviour holds what a pod's annotations set for its process.
 type behaviour struct {
 	dialect           Dialect
 	maxJobs           int
@@ -149,7 +149,7 @@ func behaviourOf(annotations map[string]string, cfg Config) (behaviour, error) {
 	return b, errors.Join(errs...)
 }
 
-// parseMaxJobs reads the value of MaxJobsAnnotation.
+// parseMaxJobs parses the value of MaxJobsAnnotation.
 func parseMaxJobs(value string, otherwise int) (int, error) {
 	if value == "" {
 		return otherwise, nil
@@ -161,7 +161,7 @@ func parseMaxJobs(value string, otherwise int) (int, error) {
 	return n, nil
 }
 
-// read takes in what the pod says of its process now.
+// read takes over the pod's current annotations for its process.
 func (p *process) read(pod *corev1.Pod) {
 	p.hangs.Store(pod.Annotations[WorkerAnnotation] == "hang")
 	if p.gate != nil {
@@ -172,7 +172,7 @@ func (p *process) read(pod *corev1.Pod) {
 	}
 }
 
-// run runs the process until it exits. Ending ctx stops the fleet: everything goes, and no status is written.
+// run runs the process until it exits. Ending ctx stops the fleet: everything ends, and no status is written.
 func (p *process) run(ctx context.Context) {
 	if p.gate != nil {
 		if err := p.gate.started(ctx); err != nil {
@@ -221,7 +221,7 @@ func (p *process) await(ctx context.Context) exit {
 			p.worker.drain()
 		case <-gaveUp:
 			gaveUp = nil
-			if p.dialect == Node { // whose run ends with process.exit(1)
+			if p.dialect == Node { // its run ends with process.exit(1)
 				p.kill(CauseCrash)
 				continue
 			}
@@ -237,8 +237,8 @@ func (p *process) await(ctx context.Context) exit {
 	}
 }
 
-// terminate is the kubelet's SIGTERM, with the grace after which SIGKILL follows. As with a kubelet, the grace counts from
-// when it is heard of, by the node's clock, and only a shorter one changes it.
+// terminate is the kubelet's SIGTERM, followed by SIGKILL after the grace period. As with a kubelet, the period begins
+// when the fleet hears of it, by the node's clock, and only a shorter one changes it.
 func (p *process) terminate(grace time.Duration) {
 	end := time.Now().Add(grace)
 	p.mu.Lock()
@@ -251,14 +251,14 @@ func (p *process) terminate(grace time.Duration) {
 		return
 	}
 	select {
-	case <-p.deadlines: // an older one
+	case <-p.deadlines: // outdated
 	default:
 	}
 	p.deadlines <- end
 	p.sigterm()
 }
 
-// pastGrace reports whether the process has had all of its grace.
+// pastGrace reports whether the process has used its whole grace period.
 func (p *process) pastGrace(now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -282,7 +282,7 @@ func (p *process) terminating() bool {
 	}
 }
 
-// kill is SIGKILL: every call of the process is lost, for this cause. Only the first kill counts.
+// kill is SIGKILL: every call of the process is lost, with this cause. Only the first kill counts.
 func (p *process) kill(cause Cause) {
 	p.mu.Lock()
 	if p.cause != "" {
@@ -338,7 +338,7 @@ func (p *process) serve() (stop func(), err error) {
 	return func() { _ = server.Close(); done.Wait() }, nil
 }
 
-// handler answers as the process's dialect does.
+// handler answers in the process's dialect.
 func (p *process) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /worker", func(rw http.ResponseWriter, r *http.Request) {

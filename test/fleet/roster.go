@@ -15,10 +15,10 @@ import (
 
 const listTimeout = 2 * time.Second
 
-// roster knows who else is in a room, seen from one participant, through reconnects.
+// roster tracks who else is in a room, seen from one participant, across reconnects.
 //
-// It exists because the SDK's own list is not enough: after a resume that failed and became a full reconnect, the SDK
-// keeps participants that are gone and tells nobody. So after every reconnect the roster asks LiveKit who is there.
+// It exists because the SDK's own list is not enough: after a failed resume that became a full reconnect, the SDK keeps
+// participants that are gone, without a notification. So after every reconnect the roster asks LiveKit who is there.
 type roster struct {
 	project Project
 	name    string
@@ -33,13 +33,13 @@ type roster struct {
 	ghosts map[string]string // identity → participant sid which LiveKit does not know
 }
 
-// link is how this participant's own connection is.
+// link is the state of this participant's own connection.
 type link int
 
 const (
 	linkUp     link = iota
 	linkAway        // reconnecting
-	linkUnsure      // connected again, and not yet known who is there
+	linkUnsure      // connected again, but it is not yet known who is there
 	linkCut         // over for good
 )
 
@@ -86,10 +86,10 @@ func (r *roster) change(f func()) {
 	}
 }
 
-// joined hands the roster its room.
+// joined gives the roster its room.
 func (r *roster) joined(room *lksdk.Room) { r.change(func() { r.room = room }) }
 
-// refresh asks LiveKit who is there, if that is in doubt and it has not just asked.
+// refresh asks LiveKit who is there if that is in doubt, unless it has just asked.
 func (r *roster) refresh(ctx context.Context) {
 	r.mu.Lock()
 	room, doubt := r.room, r.link == linkUnsure || (r.link == linkUp && len(r.ghosts) > 0)
@@ -126,7 +126,7 @@ func (r *roster) refresh(ctx context.Context) {
 	}
 }
 
-// members lists who else is there; it means little unless link is linkUp.
+// members lists who else is there; it is only meaningful if link is linkUp.
 func (r *roster) members() ([]member, link) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -143,7 +143,7 @@ func (r *roster) members() ([]member, link) {
 	return out, r.link
 }
 
-// farewell gives the reason LiveKit gave when a participant left.
+// farewell returns the reason that LiveKit gave when a participant left.
 func (r *roster) farewell(identity string) (livekit.DisconnectReason, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -151,14 +151,14 @@ func (r *roster) farewell(identity string) (livekit.DisconnectReason, bool) {
 	return reason, ok
 }
 
-// forget drops an old farewell of a participant who is back.
+// forget drops the reason of a participant who is back.
 func (r *roster) forget(identity string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.left, identity)
 }
 
-// cutReason says why the connection is over.
+// cutReason returns why the connection is over.
 func (r *roster) cutReason() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -169,7 +169,7 @@ func (r *roster) cutReason() string {
 }
 
 // deliberate reports whether a participant who left for this reason meant to. LiveKit Agents ends a session at once for
-// these, and otherwise waits for the participant to come back.
+// these reasons, and otherwise waits for the participant to come back.
 func deliberate(reason livekit.DisconnectReason) bool {
 	switch reason {
 	case livekit.DisconnectReason_CLIENT_INITIATED, livekit.DisconnectReason_ROOM_DELETED, livekit.DisconnectReason_USER_REJECTED:
@@ -179,7 +179,7 @@ func deliberate(reason livekit.DisconnectReason) bool {
 	}
 }
 
-// human reports whether agents answer to this kind of participant.
+// human reports whether agents answer this kind of participant.
 func human(kind lksdk.ParticipantKind) bool {
 	return kind == lksdk.ParticipantStandard || kind == lksdk.ParticipantSIP || kind == lksdk.ParticipantConnector
 }

@@ -25,7 +25,7 @@ import (
 const (
 	gatePortAnnotation = "callguard.dev/gate-port"
 	defaultGatePort    = 8089
-	agentPort          = 7880 // where the agent's LIVEKIT_URL leads to
+	agentPort          = 7880 // the port in the agent's LIVEKIT_URL
 
 	// gateStart is how long a startup probe waits for a gate.
 	gateStart = 30 * time.Second
@@ -33,9 +33,9 @@ const (
 	askWithin = 2 * time.Second
 )
 
-// sidecar is the call-gate of a pod, with what its node does for it: the files of its volumes, and a new process where one
-// ended by itself. A pod's containers share one network address; here that is the pod's own loopback address, but for GET
-// /worker of the agent, which the gate asks for at 127.0.0.1.
+// sidecar is the call-gate of a pod, with what its node does for it: it writes the files of its volumes, and restarts the
+// process if it exits. A pod's containers share one network address. Here that is the pod's own loopback address, except
+// for GET /worker of the agent, which the gate requests at 127.0.0.1.
 type sidecar struct {
 	log        *slog.Logger
 	volume     string // the downwardAPI volume
@@ -43,17 +43,17 @@ type sidecar struct {
 	ownURL     string // where the gate answers: statusURL, unless something is before it
 	agentURL   string
 	start      func() (GateProcess, error)
-	agent      atomic.Pointer[process] // whose GET /worker it is; nil while none runs
+	agent      atomic.Pointer[process] // the agent that answers GET /worker; nil while none runs
 	stopWorker func()
 	stopBefore func() // nil without Config.Before
 	work       sync.WaitGroup
 
 	mu       sync.Mutex
 	files    int
-	written  string // annotations, as they are in the file
+	written  string // annotations as in the file
 	process  GateProcess
 	restarts int32
-	over     chan struct{} // closed when no process is started any more
+	over     chan struct{} // closed when the process is not restarted any more
 }
 
 // gated reports whether the fleet gives a pod a gate.
@@ -118,7 +118,7 @@ func (f *Fleet) newSidecar(pod *corev1.Pod) (*sidecar, error) {
 	return s, nil
 }
 
-// keep starts the process again whenever it ends by itself, as a kubelet does.
+// keep restarts the process whenever it exits, as a kubelet does.
 func (s *sidecar) keep() {
 	for {
 		s.mu.Lock()
@@ -151,14 +151,14 @@ func (s *sidecar) keep() {
 	}
 }
 
-// kill crashes the gate. It is started again.
+// kill crashes the gate, which is then restarted.
 func (s *sidecar) kill() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.process.Kill()
 }
 
-// pause holds the gate's process until resume.
+// pause stops the gate's process until resume.
 func (s *sidecar) pause() (resume func() error, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -243,7 +243,7 @@ func (s *sidecar) started(ctx context.Context) error {
 	}
 }
 
-// ask gives the status code of an answer.
+// ask returns the status code of an answer.
 func ask(ctx context.Context, url string) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
@@ -258,10 +258,10 @@ func ask(ctx context.Context, url string) (int, error) {
 	return resp.StatusCode, resp.Body.Close()
 }
 
-// probes is the client of all probes: like a kubelet's it keeps no connection.
+// probes is the client of all probes. Like a kubelet's, it keeps no connections.
 var probes = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} //nolint:gochecknoglobals // never changed
 
-// annotate brings annotations into the file of the pod, once a kubelet would have.
+// annotate writes annotations to the file of the pod, as late as a kubelet would.
 func (s *sidecar) annotate(annotations map[string]string) {
 	time.AfterFunc(noticeDelay, func() {
 		if err := s.write(annotations); err != nil {
@@ -270,8 +270,8 @@ func (s *sidecar) annotate(annotations map[string]string) {
 	})
 }
 
-// write writes annotations as a kubelet does: a folder with a new name, and a link to it that is replaced at once. An older
-// state of the pod never replaces a newer one: the mark is never taken off a pod.
+// write writes annotations as a kubelet does: into a folder with a new name, to which a link is then switched atomically.
+// An older state of the pod never replaces a newer one, so the mark never disappears.
 func (s *sidecar) write(annotations map[string]string) error {
 	var lines []string
 	for k, v := range annotations {

@@ -17,7 +17,7 @@ import (
 // span is a time between two bounds.
 type span struct{ least, most time.Duration }
 
-// parseSpan reads the value of an annotation in seconds: "8", or "0-40" for a random time between.
+// parseSpan parses an annotation in seconds: "8", or "0-40" for a random time between.
 func parseSpan(annotation, value string) (span, error) {
 	low, high, ranged := strings.Cut(value, "-")
 	if !ranged {
@@ -32,13 +32,13 @@ func parseSpan(annotation, value string) (span, error) {
 	return span{seconds(least), seconds(most)}, nil
 }
 
-// dice is a source of random numbers that many may use.
+// dice is a source of random numbers for concurrent use.
 type dice struct {
 	mu  sync.Mutex
 	rng *rand.Rand
 }
 
-// newDice gives each pod numbers of its own, the same for the same seed and UID.
+// newDice gives each pod its own numbers, the same for the same seed and UID.
 func newDice(seed uint64, pod types.UID) *dice {
 	sum := fnv.New64a()
 	_, _ = sum.Write([]byte(pod)) // never fails

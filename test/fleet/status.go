@@ -22,7 +22,7 @@ const (
 	restartDelay  = time.Second
 )
 
-// mainStatus gives the status of the container whose process the fleet plays: the one named by kubectl's
+// mainStatus returns the status of the container whose process the fleet simulates: the one in kubectl's
 // default-container annotation, else the first.
 func mainStatus(pod *corev1.Pod) (corev1.ContainerStatus, bool) {
 	name := pod.Annotations[defaultContainerAnnotation]
@@ -43,14 +43,14 @@ func containerRuns(pod *corev1.Pod) bool {
 	return ok && pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != "" && status.State.Running != nil
 }
 
-// containerStopped reports whether somebody reported the pod's container as stopped.
+// containerStopped reports whether the pod's container has been reported as stopped.
 func containerStopped(pod *corev1.Pod) bool {
 	status, _ := mainStatus(pod)
 	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed || status.State.Terminated != nil
 }
 
-// stoppedStatus is what a kubelet writes when a container of a pod has exited; of a pod that is being deleted all
-// have, and its phase is final.
+// stoppedStatus is what a kubelet writes when a container of a pod has exited. If the pod is being deleted, all
+// containers have exited, and its phase is final.
 func stoppedStatus(pod *corev1.Pod, container string, code int32, deleted bool, now time.Time) corev1.PodStatus {
 	reason, phase := "Completed", corev1.PodSucceeded
 	if code != 0 {
@@ -78,8 +78,8 @@ func stoppedStatus(pod *corev1.Pod, container string, code int32, deleted bool, 
 	return status
 }
 
-// restartedStatus is what a kubelet writes when it has started a crashed container again. One with a probe is yet to be
-// found ready.
+// restartedStatus is what a kubelet writes when it has restarted a crashed container. One with a probe is not ready
+// yet.
 func restartedStatus(pod *corev1.Pod, container string, probed bool, now time.Time) corev1.PodStatus {
 	value := corev1.ConditionTrue
 	if probed {
@@ -110,7 +110,7 @@ func ready(value corev1.ConditionStatus, now time.Time) []corev1.PodCondition {
 	}
 }
 
-// statusPatch makes a strategic merge patch of exactly these fields, for exactly this pod. The states of a container
+// statusPatch creates a strategic merge patch of exactly these fields, for exactly this pod. The states of a container
 // exclude each other, so the ones not set are written as null.
 func statusPatch(uid types.UID, status corev1.PodStatus) ([]byte, error) {
 	raw, err := json.Marshal(status)
@@ -136,7 +136,7 @@ func statusPatch(uid types.UID, status corev1.PodStatus) ([]byte, error) {
 	return json.Marshal(map[string]any{"metadata": map[string]any{"uid": uid}, "status": fields})
 }
 
-// writeStatus writes as the pod's own node, and tries until it is written, the pod is gone or ctx ends.
+// writeStatus writes as the pod's own node, and retries until it is written, the pod is gone or ctx ends.
 func (f *Fleet) writeStatus(ctx context.Context, pod *corev1.Pod, status corev1.PodStatus) error {
 	patch, err := statusPatch(pod.UID, status)
 	if err != nil {

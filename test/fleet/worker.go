@@ -28,20 +28,20 @@ const (
 	statusInterval = 2500 * time.Millisecond
 	// assignTimeout is ASSIGNMENT_TIMEOUT of both.
 	assignTimeout = 7500 * time.Millisecond
-	// heartbeat is Python's HEARTBEAT_INTERVAL: aiohttp pings after so long a silence, and gives the websocket up where no
-	// pong comes in half of it. Node pings nobody.
+	// heartbeat is Python's HEARTBEAT_INTERVAL: aiohttp pings after this time of silence, and closes the websocket if no
+	// pong arrives within half of it. Node does not ping.
 	heartbeat = 30 * time.Second
 	// maxRetries, retryStep and retryMost are those of Python's _connection_task and Node's workerWS: the delay before a
-	// retry grows by 2 s up to 10 s, and after 16 the worker gives up for good.
+	// retry grows by 2 s up to 10 s, and after 16 retries the worker gives up for good.
 	maxRetries = 16
 	retryStep  = 2 * time.Second
 	retryMost  = 10 * time.Second
-	// hotLoop keeps a worker whose websocket opens and closes at once from taking a whole CPU. Python has no such pause.
+	// hotLoop keeps a worker whose websocket closes right after it opened from using a whole CPU. Python has no such pause.
 	hotLoop = 10 * time.Millisecond
 )
 
-// worker speaks LiveKit's worker protocol for one process: it registers, answers offers and runs the jobs it gets.
-// Losing its websocket costs it nothing but new offers: jobs go on, and it registers again, until it gives up for good.
+// worker speaks LiveKit's worker protocol for one process: it registers, answers offers and runs the jobs it gets. Losing
+// its websocket costs it only new offers: jobs continue, and it registers again, until it gives up for good.
 type worker struct {
 	agentName  string
 	attributes map[string]string
@@ -49,14 +49,14 @@ type worker struct {
 	maxJobs    int
 	speaks     bool // its agents publish a track
 	project    func() (Project, bool)
-	via        string // where the agent's LIVEKIT_URL leads to, where that is not the project's own
+	via        string // address in the agent's LIVEKIT_URL, if not the project's own
 	pool       pool   // nil: processes are always warm
 	dice       *dice
 	answers    span // how long an answer to an offer takes
 	shutdown   span // how long a process works on after the call
 	log        *slog.Logger
 	sdkLog     protologger.Logger
-	// onLaunch and onEnd are told of every job. onEnd is called after the agent left its room.
+	// onLaunch and onEnd are called for every job; onEnd after the agent has left its room.
 	onLaunch func(*job)
 	joins    func(agent string) (end func()) // told of an agent that tries to join its room
 	onEnd    func(*job, outcome)
@@ -86,7 +86,7 @@ func (w *worker) init() *worker {
 	return w
 }
 
-// run keeps the worker registered until ctx ends or it gives up, then waits for its jobs to be gone. It ends no job.
+// run keeps the worker registered until ctx ends or it gives up, then waits until its jobs are gone. It ends no job.
 func (w *worker) run(ctx context.Context) {
 	w.mu.Lock()
 	w.life = ctx
@@ -116,7 +116,7 @@ func (w *worker) run(ctx context.Context) {
 		}
 		delay := min(time.Duration(retries)*retryStep, retryMost)
 		retries++
-		if w.dialect == Node { // which counts before it multiplies
+		if w.dialect == Node { // Node counts before it multiplies
 			delay = min(time.Duration(retries)*retryStep, retryMost)
 		}
 		w.log.Debug("Worker is not registered", "err", err, "retry", delay)
@@ -189,8 +189,8 @@ func (w *worker) session(ctx context.Context) (opened bool, err error) {
 	}
 }
 
-// listen makes the websocket notice when LiveKit is silent, as far as the SDK does. What it returns is called for every
-// frame that came.
+// listen makes the websocket notice that LiveKit is silent, as far as the SDK does. The function it returns is called for
+// every received frame.
 func (w *worker) listen(conn *websocket.Conn, aside *sync.WaitGroup, done <-chan struct{}) (heard func()) {
 	if w.dialect == Node {
 		return func() {}
@@ -211,7 +211,7 @@ func (w *worker) listen(conn *websocket.Conn, aside *sync.WaitGroup, done <-chan
 			case <-done:
 				return
 			case <-quiet.C:
-				_ = conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeTimeout)) // it shows in the read
+				_ = conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeTimeout)) // an error shows in the read
 			}
 		}
 	})
@@ -261,7 +261,8 @@ func (c *wire) send(msg *livekit.WorkerMessage) error {
 	return nil
 }
 
-// keepPosted tells LiveKit the worker's load every 2.5 s. A worker without the timing of its SDK also tells every change.
+// keepPosted reports the worker's load to LiveKit every 2.5 s. A worker without the timing of its SDK also reports every
+// change.
 func (w *worker) keepPosted(ctx context.Context, out *wire) {
 	tick := time.NewTicker(statusInterval)
 	defer tick.Stop()
@@ -269,7 +270,7 @@ func (w *worker) keepPosted(ctx context.Context, out *wire) {
 	for {
 		if now {
 			if err := out.send(w.status()); err != nil {
-				return // the reader sees the same loss
+				return // the reader notices the same loss
 			}
 		}
 		now = true
@@ -282,7 +283,7 @@ func (w *worker) keepPosted(ctx context.Context, out *wire) {
 	}
 }
 
-// post sends a message on the websocket there is. Without one Python keeps it (_queue_msg), and Node loses it.
+// post sends a message on the current websocket. Without one, Python keeps it (_queue_msg), and Node loses it.
 func (w *worker) post(msg *livekit.WorkerMessage) {
 	w.mu.Lock()
 	out := w.out
@@ -291,11 +292,11 @@ func (w *worker) post(msg *livekit.WorkerMessage) {
 	}
 	w.mu.Unlock()
 	if out != nil {
-		_ = out.send(msg) // the reader sees the same loss
+		_ = out.send(msg) // the reader notices the same loss
 	}
 }
 
-// status is the worker's load and whether it takes jobs. Only Python tells the number of its jobs.
+// status is the worker's load and whether it accepts jobs. Only Python reports the number of its jobs.
 func (w *worker) status() *livekit.WorkerMessage {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -310,8 +311,8 @@ func (w *worker) status() *livekit.WorkerMessage {
 	return &livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateWorker{UpdateWorker: update}}
 }
 
-// loadLocked is what the worker's load function says: one that divides its jobs by the most that it takes, and is full at
-// once where the pod is to take none. Python's counts launched jobs only; what was accepted shows in its status.
+// loadLocked is the result of the worker's load function: one that divides its jobs by the maximum, and returns full at
+// once if the pod should accept none. Python's counts launched jobs only; accepted ones show in its status.
 func (w *worker) loadLocked() float32 {
 	switch {
 	case w.closed:
@@ -323,22 +324,22 @@ func (w *worker) loadLocked() float32 {
 	}
 }
 
-// heldLocked counts the jobs from their acceptance.
+// heldLocked counts the jobs from their acceptance on.
 func (w *worker) heldLocked() int { return len(w.jobs) + len(w.waiting) + len(w.reserved) }
 
 func (w *worker) fullLocked() bool {
 	return w.draining || w.closed || w.heldLocked() >= w.maxJobs
 }
 
-// spare is how many more jobs the worker may take: for so many Python keeps processes warm.
+// spare is how many more jobs the worker may accept: Python keeps as many processes warm.
 func (w *worker) spare() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return max(w.maxJobs-len(w.jobs), 0)
 }
 
-// answer takes an offer unless the worker is full, and keeps room for it until it is assigned. The answer is to be sent
-// after a time.
+// answer accepts an offer unless the worker is full, and reserves room for it until it is assigned. The answer should be
+// sent after the returned time.
 func (w *worker) answer(offer *livekit.AvailabilityRequest, after time.Duration) *livekit.WorkerMessage {
 	id := offer.GetJob().GetId()
 	response := &livekit.AvailabilityResponse{JobId: id}
@@ -356,7 +357,7 @@ func (w *worker) answer(offer *livekit.AvailabilityRequest, after time.Duration)
 
 func agentIdentity(jobID string) string { return "agent-" + jobID }
 
-// release gives up an accepted offer that was never assigned.
+// release drops an accepted offer that was never assigned.
 func (w *worker) release(id string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -364,8 +365,8 @@ func (w *worker) release(id string) {
 	w.changedLocked()
 }
 
-// launch takes an assigned job, and starts it when it has a process. One whose assignment comes too late is unknown to
-// Python (_handle_assignment); Node has only logged that it is late.
+// launch takes an assigned job, and starts it when it has a process. If the assignment comes too late, Python does not
+// know the job (_handle_assignment); Node has only logged that it is late.
 func (w *worker) launch(project Project, assignment *livekit.JobAssignment) {
 	id := assignment.GetJob().GetId()
 	j := newJob(assignment, project, agentIdentity(id), w.sdkLog)
@@ -428,7 +429,7 @@ func (w *worker) startLocked(j *job) {
 	})
 }
 
-// report tells LiveKit how a job goes: that it was launched, and that its process has ended.
+// report tells LiveKit that a job was launched, and that its process has ended.
 func (w *worker) report(id string, status livekit.JobStatus, cause error) {
 	if !w.dialect.reportsJobs() {
 		return
@@ -440,7 +441,7 @@ func (w *worker) report(id string, status livekit.JobStatus, cause error) {
 	w.post(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateJob{UpdateJob: update}})
 }
 
-// end ends a job because LiveKit says so.
+// end ends a job on LiveKit's request.
 func (w *worker) end(id string) {
 	w.mu.Lock()
 	j := w.jobs[id]
@@ -450,7 +451,7 @@ func (w *worker) end(id string) {
 	}
 }
 
-// closeIntake takes nothing new from now on. The worker stays.
+// closeIntake stops accepting jobs. The worker stays.
 func (w *worker) closeIntake() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -458,16 +459,16 @@ func (w *worker) closeIntake() {
 	w.changedLocked()
 }
 
-// drain takes nothing new from now on. The channel drained closes when the last job has ended.
+// drain stops accepting jobs. The channel drained is closed when the last job has ended.
 func (w *worker) drain() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.draining = true
-	w.tellLocked() // both SDKs say at once that they are full
+	w.tellLocked() // both SDKs report at once that they are full
 	w.changedLocked()
 }
 
-// kill ends every job as SIGKILL does and gives those that were going on.
+// kill ends every job as SIGKILL does and returns those that were in progress.
 func (w *worker) kill() []*job {
 	w.mu.Lock()
 	w.dead, w.draining = true, true
@@ -485,7 +486,8 @@ func (w *worker) kill() []*job {
 	return on
 }
 
-// register notes the websocket on which the worker is registered, and returns what LiveKit is to be told first: Python's
+// register records the websocket on which the worker is registered, and returns the first messages to LiveKit: Python's
+// running jobs (_report_active_jobs), and what Python queued while it was away.
 // running jobs (_report_active_jobs), and what Python had to say while it was away.
 func (w *worker) register(out *wire) []*livekit.WorkerMessage {
 	w.mu.Lock()
@@ -508,7 +510,7 @@ func (w *worker) unregister() {
 	w.out = nil
 }
 
-// changedLocked has the load told to LiveKit, unless that is told at its own times, and notices the end of a drain.
+// changedLocked makes the load be reported to LiveKit, unless that has its own interval, and notices the end of a drain.
 func (w *worker) changedLocked() {
 	if w.pool == nil {
 		w.tellLocked()
@@ -523,7 +525,7 @@ func (w *worker) changedLocked() {
 	}
 }
 
-// tellLocked has the load told to LiveKit now.
+// tellLocked makes the load be reported to LiveKit now.
 func (w *worker) tellLocked() {
 	select {
 	case w.changed <- struct{}{}:

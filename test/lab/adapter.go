@@ -22,13 +22,13 @@ import (
 	"github.com/callguard/callguard/hack/cluster/local"
 )
 
-// Where the metrics-adapter's manifests put it.
+// The namespace and name in the metrics-adapter's manifests.
 const (
 	AdapterNamespace = "callguard-system"
 	AdapterName      = "metrics-adapter"
 )
 
-// APIServices are the names of the custom metrics API in its two versions.
+// APIServices returns the names of both versions of the custom metrics API.
 func APIServices() []string {
 	return []string{"v1beta1.custom.metrics.k8s.io", "v1beta2.custom.metrics.k8s.io"}
 }
@@ -40,8 +40,8 @@ type Adapter struct {
 	Webhooks string // URL
 }
 
-// install applies the manifests. The adapter runs outside the cluster, so its
-// Service is another name of this machine.
+// install applies the manifests. The adapter runs outside the cluster, so its Service is
+// an alias of this machine.
 func (l *Lab) install(ctx context.Context) error {
 	root, err := repository()
 	if err != nil {
@@ -61,11 +61,11 @@ func (l *Lab) install(ctx context.Context) error {
 	return nil
 }
 
-// loopback is where the LiveKits of the stage are, those of tenants, too.
+// loopback is the network of the stage's LiveKits, including those of tenants.
 const loopback = "127.0.0.0/8"
 
-// StartAdapter starts a metrics-adapter that serves the first LiveKit as the
-// default project. It is not in the APIServices; Lab.Adapter is.
+// StartAdapter starts a metrics-adapter that serves the first LiveKit as the default
+// project. The APIServices do not point to it; they point to Lab.Adapter.
 func (l *Lab) StartAdapter(ctx context.Context, args ...string) (*Adapter, error) {
 	program, err := l.program(ctx, AdapterName)
 	if err != nil {
@@ -100,7 +100,7 @@ func (l *Lab) StartAdapter(ctx context.Context, args ...string) (*Adapter, error
 	return a, nil
 }
 
-// publish leads the APIServices to an adapter and waits until both are available.
+// publish points the APIServices to an adapter and waits until both are available.
 func (l *Lab) publish(ctx context.Context, a *Adapter) error {
 	client, err := aggregator.NewForConfig(l.Config)
 	if err != nil {
@@ -138,14 +138,15 @@ func (l *Lab) publish(ctx context.Context, a *Adapter) error {
 	return nil
 }
 
-// Direct is how an administrator asks an adapter without kube-apiserver between.
+// Direct returns a client with which an administrator asks an adapter without going
+// through kube-apiserver.
 func (l *Lab) Direct(ctx context.Context, a *Adapter) (*rest.Config, error) {
 	client, err := aggregator.NewForConfig(l.Config)
 	if err != nil {
 		return nil, err
 	}
 	var bundle []byte
-	for _, name := range APIServices() { // the first may be another adapter's
+	for _, name := range APIServices() { // the first may belong to another adapter
 		service, err := client.ApiregistrationV1().APIServices().Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return nil, err
@@ -178,7 +179,7 @@ func repository() (string, error) {
 	return "", errors.New("this is no checkout of github.com/callguard/callguard; run it from inside one")
 }
 
-// AdapterMetrics reads an adapter's own metrics, as an administrator.
+// AdapterMetrics reads an adapter's own metrics as an administrator.
 func (l *Lab) AdapterMetrics(ctx context.Context, a *Adapter) (Metrics, error) {
 	config, err := l.Direct(ctx, a)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Request is one of the guard, as kube-apiserver recorded it.
+// Request is a request of the guard, as kube-apiserver recorded it.
 type Request struct {
 	At             time.Time
 	Verb, Resource string // pods, or pods/eviction
@@ -20,15 +20,14 @@ type Request struct {
 	Code           int
 }
 
-// GuardWrites lists what the guard has written since, refused or not. It needs
-// Options.Guard, and counts for every guard.
+// GuardWrites lists the guard's writes since a time, refused or not. It needs Options.Guard, and includes all guards.
 func (l *Lab) GuardWrites(since time.Time) ([]Request, error) {
 	all, err := l.GuardRequests(since)
 	return slices.DeleteFunc(all, func(r Request) bool { return slices.Contains([]string{"get", "list", "watch"}, r.Verb) }), err
 }
 
-// GuardRequests lists what the guard has asked of kube-apiserver since, as GuardWrites does with the writes among it. A watch
-// counts when it has ended.
+// GuardRequests lists all requests of the guard to kube-apiserver since a time, including those that GuardWrites lists. A
+// watch is recorded when it ends.
 func (l *Lab) GuardRequests(since time.Time) ([]Request, error) {
 	raw, err := os.ReadFile(l.Cluster.AuditLog())
 	if err != nil {
@@ -43,7 +42,7 @@ func (l *Lab) GuardRequests(since time.Time) ([]Request, error) {
 			ResponseStatus struct{ Code int }
 		}
 		if err := json.Unmarshal(line, &e); err != nil {
-			break // the last line is being written
+			break // the last line is incomplete
 		}
 		if e.StageTimestamp.Before(since) {
 			continue

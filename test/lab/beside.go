@@ -20,11 +20,11 @@ import (
 	"github.com/callguard/callguard/hack/cluster/local"
 )
 
-// Where the other adapter is said to be.
+// The namespace and name of the other adapter's Service.
 const (
 	OtherNamespace = "monitoring"
 	OtherName      = "other"
-	// Impostor has a certificate for the same name, of an authority that nobody trusts.
+	// Impostor has a certificate for the same name, from an authority that nobody trusts.
 	Impostor = "impostor"
 )
 
@@ -32,18 +32,18 @@ const (
 type Other struct {
 	*Process
 	Port int
-	// CA is the authority of its certificate, as PEM, and CAFile a file that has it.
+	// CA is the authority of its certificate, as PEM, and CAFile a file that contains it.
 	CA     []byte
 	CAFile string
 
 	lab     *Lab
 	program string
 	write   int // port
-	beside  int // port of the metrics-adapter beside it, in the APIServices
+	beside  int // port of the metrics-adapter in the APIServices
 	metrics int
 }
 
-// StartOther starts another adapter that lists as many metrics as given, and makes its Service.
+// StartOther starts another adapter that lists this many metrics, and creates its Service.
 func (l *Lab) StartOther(ctx context.Context, metrics int) (*Other, error) {
 	root, err := repository()
 	if err != nil {
@@ -82,7 +82,7 @@ func (l *Lab) StartOther(ctx context.Context, metrics int) (*Other, error) {
 	return o, o.Start(OtherName)
 }
 
-// certificate makes a certificate for its Service, of an authority of its own, in files of a name.
+// certificate creates a certificate for its Service, with its own authority, in files with this name.
 func (o *Other) certificate(name string) error {
 	cert, key, err := certutil.GenerateSelfSignedCertKey(OtherName+"."+OtherNamespace+".svc", nil, nil)
 	if err != nil {
@@ -96,8 +96,8 @@ func (o *Other) certificate(name string) error {
 	return nil
 }
 
-// Start starts it with the certificate of OtherName or of Impostor, always at the same ports.
-// What was posted before is lost.
+// Start starts it with the certificate of OtherName or of Impostor, always at the same ports. Metrics posted earlier are
+// lost.
 func (o *Other) Start(certificate string) error {
 	kubeconfig, err := o.lab.Cluster.AdminKubeconfig()
 	if err != nil {
@@ -112,7 +112,7 @@ func (o *Other) Start(certificate string) error {
 	return err
 }
 
-// Post gives a metric of an object a value; the object is as in namespaces/x/deployments.apps/y.
+// Post sets the value of a metric of an object, such as namespaces/x/deployments.apps/y.
 func (o *Other) Post(ctx context.Context, object, metric string, value int) error {
 	url := fmt.Sprintf("http://127.0.0.1:%d/write-metrics/%s/%s", o.write, object, metric)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(fmt.Appendf(nil, `"%d"`, value)))
@@ -126,14 +126,14 @@ func (o *Other) Post(ctx context.Context, object, metric string, value int) erro
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1000)) // the status says enough
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1000)) // the status is enough
 		return fmt.Errorf("the other adapter answers %s: %s", resp.Status, text)
 	}
 	return nil
 }
 
-// StartBeside starts a metrics-adapter beside another one, with flags as charts/callguard gives
-// it in mode compose, at the same port each time. It takes the APIServices itself.
+// StartBeside starts a metrics-adapter beside another one, with the flags that charts/callguard sets in mode compose, at
+// the same port each time. It takes over the APIServices itself.
 func (l *Lab) StartBeside(ctx context.Context, o *Other, args ...string) (*Adapter, error) {
 	a, err := l.StartAdapter(ctx, append([]string{
 		"--webhook-bind-address=", fmt.Sprintf("--secure-port=%d", o.beside), fmt.Sprintf("--service=%s/%s:%d", AdapterNamespace, AdapterName, o.beside),
@@ -147,8 +147,7 @@ func (l *Lab) StartBeside(ctx context.Context, o *Other, args ...string) (*Adapt
 	return a, nil
 }
 
-// Republish installs the metrics-adapter of the stage again, starts it again and leads the
-// APIServices to it.
+// Republish installs the stage's metrics-adapter again, restarts it and points the APIServices to it.
 func (l *Lab) Republish(ctx context.Context) error {
 	if err := l.Adapter.Stop(); err != nil {
 		return err
@@ -159,7 +158,7 @@ func (l *Lab) Republish(ctx context.Context) error {
 	return l.RestartAdapter(ctx)
 }
 
-// RestartAdapter ends the metrics-adapter of the stage, if it still runs, starts it again and leads the APIServices to it.
+// RestartAdapter stops the stage's metrics-adapter if it still runs, starts it again and points the APIServices to it.
 func (l *Lab) RestartAdapter(ctx context.Context) error {
 	if err := l.Adapter.Stop(); err != nil {
 		return err
@@ -173,7 +172,7 @@ func (l *Lab) RestartAdapter(ctx context.Context) error {
 	return l.publish(ctx, a)
 }
 
-// HandBack runs `metrics-adapter hand-back --after-uninstall` as an account, and returns what it says.
+// HandBack runs `metrics-adapter hand-back --after-uninstall` as an account, and returns its output.
 func (l *Lab) HandBack(ctx context.Context, account string) (string, error) {
 	program, err := l.program(ctx, AdapterName)
 	if err != nil {

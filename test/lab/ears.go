@@ -24,23 +24,23 @@ import (
 // listened is how long the last Events may take.
 const listened = time.Second
 
-// telephone begins the number after which a test names its rooms, as SIP trunks do.
+// telephone is the first part of the number with which a test names its rooms, as SIP trunks do.
 const telephone = "+4930555"
 
-// Telephone begins the names of rooms that are named by their callers' numbers.
+// Telephone is the first part of the names of rooms that are named by their callers' numbers.
 func Telephone(line int64) string { return fmt.Sprintf("%s%03d", telephone, line) }
 
-// token is the head of a JWT: {"alg… or {"typ… in base64.
+// token matches the beginning of a JWT: {"alg… or {"typ… in base64.
 var token = regexp.MustCompile(`eyJ(hbGc|0eXA)[A-Za-z0-9_-]*`)
 
-// ears gather what callguard's programs say in public, so that nothing is said there which is not for everybody.
+// ears collect what callguard's programs publish, to check that it contains nothing confidential.
 type ears struct {
 	mu      sync.Mutex
 	said    map[string]string // text → where it was first heard
 	planted []string
 }
 
-// listen hears every Event until ctx is done.
+// listen collects every Event until ctx ends.
 func (l *Lab) listen(ctx context.Context) error {
 	factory := informers.NewSharedInformerFactory(l.Client, 0)
 	hear := func(o any) {
@@ -58,15 +58,15 @@ func (l *Lab) listen(ctx context.Context) error {
 	return nil
 }
 
-// Plant names words that must stand in nothing that is said in public: keys and secrets. Those of the stage's LiveKits, tokens,
-// and the rooms of Telephone are planted from the start.
+// Plant adds words that must not be published: keys and secrets. Those of the stage's LiveKits, tokens, and the rooms of
+// Telephone are included from the start.
 func (l *Lab) Plant(words ...string) {
 	l.ears.mu.Lock()
 	defer l.ears.mu.Unlock()
 	l.ears.planted = append(l.ears.planted, words...)
 }
 
-// Hear takes in a text that a program said: a page of metrics, an answer, an error.
+// Hear adds a text that a program published: a page of metrics, an answer, an error.
 func (l *Lab) Hear(where, text string) {
 	l.ears.mu.Lock()
 	defer l.ears.mu.Unlock()
@@ -75,7 +75,7 @@ func (l *Lab) Hear(where, text string) {
 	}
 }
 
-// HearPage takes in what a program answers, whatever its status.
+// HearPage adds what a program answers, whatever its status.
 func (l *Lab) HearPage(ctx context.Context, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -93,8 +93,8 @@ func (l *Lab) HearPage(ctx context.Context, url string) error {
 	return err
 }
 
-// Leaks says where a planted word stands: in what was heard, in the logs of callguard's programs, or in the metrics of those
-// that run. It also says how many texts it has read; none would show nothing.
+// Leaks returns where planted words were found: in what was heard, in the logs of callguard's programs, or in the metrics of
+// running ones. It also returns how many texts it has read, because with none it would find nothing.
 func (l *Lab) Leaks(ctx context.Context) (leaks []string, read int, err error) {
 	var errs []error
 	l.mu.Lock()

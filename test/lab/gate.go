@@ -21,8 +21,8 @@ import (
 	"github.com/callguard/callguard/test/fleet"
 )
 
-// The kinds of gates, as fleet.GateAnnotation names them: that of this checkout, and one of before. The latter is
-// Options.OldGate or, where none is given, that of this checkout with the answers of one before.
+// The kinds of gates in fleet.GateAnnotation: this checkout's, and an older one. The latter is Options.OldGate or, if that is
+// empty, this checkout's with the answers of an older one.
 const (
 	GateKind    = "this"
 	OldGateKind = "old"
@@ -31,8 +31,8 @@ const (
 	gateSecretWithin = 5 * time.Second
 )
 
-// Gated puts a call-gate of a kind between the agents of a template and LiveKit, as docs/opt-in.md says. With probes, the pod is
-// ready when its agent's GET / and its gate's GET /readyz say so; without, from its start.
+// Gated puts a call-gate of a kind between the agents of a template and LiveKit, as in docs/opt-in.md. With probes, the pod is
+// ready when its agent's GET / and its gate's GET /readyz succeed; without, from its start.
 func Gated(p *corev1.PodTemplateSpec, kind string, probes bool) {
 	if p.Annotations == nil {
 		p.Annotations = map[string]string{}
@@ -87,7 +87,8 @@ func (l *Lab) gate(old string) func(*corev1.Pod, string, []string, []string) (fl
 	}
 }
 
-// projectOf is the LiveKit project of a pod's agent. Behind a gate it is that of the Secret which the pod names, as with
+// projectOf returns the LiveKit project of a pod's agent. Behind a gate it is that of the Secret which the pod names, as with
+// envFrom; else the first.
 // envFrom; else the first.
 func (l *Lab) projectOf(pod *corev1.Pod) (fleet.Project, bool) {
 	name := pod.Annotations[call.SecretAnnotation]
@@ -104,8 +105,8 @@ func (l *Lab) projectOf(pod *corev1.Pod) (fleet.Project, bool) {
 	return fleet.Project{URL: text("url"), APIKey: text("api-key"), APISecret: text("api-secret")}, true
 }
 
-// Secret makes a Secret of a LiveKit project, as pods name it in their annotations, and lets callguard read it. Its key
-// is heard of nowhere else.
+// Secret creates a Secret of a LiveKit project, as pods name it in their annotations, and lets callguard read it. Its key must
+// not be published anywhere.
 func (l *Lab) Secret(ctx context.Context, namespace, name string, lk local.LiveKit) error {
 	l.Plant(lk.APISecret)
 	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}

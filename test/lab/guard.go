@@ -18,7 +18,8 @@ import (
 	"github.com/callguard/callguard/hack/cluster/local"
 )
 
-// Where the guard's manifests put it, and the group that may open its doors.
+// The names in the guard's manifests, and the group that the admission policies let
+// through.
 const (
 	GuardNamespace  = "callguard-system"
 	GuardName       = "drain-guard"
@@ -33,9 +34,9 @@ const (
 	startAgain  = time.Second
 )
 
-// Guard is a drain-guard. As under a kubelet, its process is started again when it
-// ends by itself; not after Stop or Kill. One that loses its lease does not end: it
-// stands by, and may lead again.
+// Guard is a drain-guard. As under a kubelet, its process is restarted when it exits by
+// itself, but not after Stop or Kill. If it loses its lease it does not exit: it stands
+// by, and may lead again.
 type Guard struct {
 	Port int
 	Log  string // file
@@ -48,13 +49,13 @@ type Guard struct {
 	ended   bool // on purpose
 }
 
-// Manifest is the path of a file in manifests.
+// Manifest returns the path of a file in manifests.
 func Manifest(name string) (string, error) {
 	root, err := repository()
 	return filepath.Join(root, "manifests", name), err
 }
 
-// guardManifests are the files that install a guard's rights and admission policies.
+// guardManifests are the files with a guard's rights and admission policies.
 func guardManifests() []string { return []string{"drain-guard.yaml", "lookout.yaml", "doors.yaml"} }
 
 // InstallGuard applies the guard's rights and admission policies. It starts no guard.
@@ -68,8 +69,8 @@ func (l *Lab) InstallGuard(ctx context.Context) error {
 	return err
 }
 
-// StartGuard starts a drain-guard for the first LiveKit, with the rights of its
-// service account. There may be several. It may not be ready yet.
+// StartGuard starts a drain-guard for the first LiveKit, with the rights of its service
+// account. There may be several. It returns before the guard is ready.
 func (l *Lab) StartGuard(ctx context.Context, args ...string) (*Guard, error) {
 	program, err := l.program(ctx, GuardName)
 	if err != nil {
@@ -120,7 +121,7 @@ func (l *Lab) StartGuardOf(ctx context.Context, program string, args ...string) 
 	return g, nil
 }
 
-// keep starts the process again whenever it ends by itself.
+// keep restarts the process whenever it exits by itself.
 func (g *Guard) keep(p *Process) {
 	for {
 		<-p.ended
@@ -131,7 +132,7 @@ func (g *Guard) keep(p *Process) {
 			return
 		}
 		next, err := g.start()
-		if err != nil { // the log says that it ended; nobody is ready
+		if err != nil { // the log has the error; the guard is not ready
 			g.mu.Unlock()
 			return
 		}
@@ -140,17 +141,17 @@ func (g *Guard) keep(p *Process) {
 	}
 }
 
-// Stop asks the guard to end and waits for it. One that has ended is fine.
+// Stop asks the guard to end and waits for it. It may be called after that.
 func (g *Guard) Stop() error { return g.end((*Process).Stop) }
 
 // Kill ends the guard with SIGKILL and waits for it.
 func (g *Guard) Kill() error { return g.end((*Process).Kill) }
 
-// Pause holds the guard's process, as a machine does that has no time for it: its
-// lease runs out, and it does not know.
+// Pause pauses the guard's process, like an overloaded machine: its lease expires without
+// its knowledge.
 func (g *Guard) Pause() error { return g.do((*Process).Pause) }
 
-// Continue lets it go on.
+// Continue resumes it.
 func (g *Guard) Continue() error { return g.do((*Process).Continue) }
 
 func (g *Guard) do(what func(*Process) error) error {
@@ -166,7 +167,7 @@ func (g *Guard) end(how func(*Process) error) error {
 	return how(g.process)
 }
 
-// Unlock runs `drain-guard unlock` and returns what it says.
+// Unlock runs `drain-guard unlock` and returns its output.
 func (l *Lab) Unlock(ctx context.Context) (string, error) {
 	program, err := l.program(ctx, GuardName)
 	if err != nil {
@@ -185,7 +186,7 @@ func (l *Lab) Unlock(ctx context.Context) (string, error) {
 	return string(out), nil
 }
 
-// guardFlags are those that say where a guard belongs.
+// guardFlags are the flags that tell a guard its namespace and account.
 func (l *Lab) guardFlags(ctx context.Context) ([]string, error) {
 	kubeconfig, err := l.Cluster.ServiceAccountKubeconfig(ctx, GuardNamespace, GuardName)
 	if err == nil {
@@ -197,8 +198,8 @@ func (l *Lab) guardFlags(ctx context.Context) ([]string, error) {
 	return []string{"--kubeconfig=" + kubeconfig, "--namespace=" + GuardNamespace}, nil
 }
 
-// WaitReady waits until the guard says that it is ready: its informers are synced
-// and the doors are in force.
+// WaitReady waits until the guard reports that it is ready: its informers are synced and
+// the policies are in effect.
 func (g *Guard) WaitReady(ctx context.Context) error {
 	err := Eventually(ctx, readyWithin, "the drain-guard is ready", func() (bool, error) {
 		err := g.Ready(ctx)
@@ -210,7 +211,7 @@ func (g *Guard) WaitReady(ctx context.Context) error {
 	return nil
 }
 
-// Ready says why the guard says that it is not ready; nil when it is.
+// Ready returns why the guard is not ready; nil if it is.
 func (g *Guard) Ready(ctx context.Context) error {
 	_, err := g.get(ctx, "/readyz")
 	return err
@@ -229,7 +230,7 @@ func (g *Guard) get(ctx context.Context, path string) (string, error) {
 	return read(ctx, http.DefaultClient, g.url+path)
 }
 
-// read asks a program for a page.
+// read requests a page of a program.
 func read(ctx context.Context, client *http.Client, url string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

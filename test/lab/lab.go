@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lab sets the stage for end-to-end tests, benchmarks and the demo: a
-// local cluster with LiveKit, the metrics-adapter as a process of its own with
-// the rights of its own service account, a fleet of agents, and callers.
+// Package lab sets up the environment ("stage") of end-to-end tests, benchmarks and the demo: a local cluster with
+// LiveKit, the metrics-adapter as a process with the rights of its own service account, a fleet of agents, and callers.
 //
-// Everything on the stage is real but the nodes, which kwok simulates, and the
-// agents' processes, which the fleet plays over LiveKit's worker protocol. The
-// package asserts nothing.
+// Everything is real except the nodes, which kwok simulates, and the agents' processes, which the fleet simulates over
+// LiveKit's worker protocol. The package asserts nothing.
 package lab
 
 import (
@@ -32,40 +30,41 @@ import (
 	"github.com/callguard/callguard/test/fleet"
 )
 
-// Options say what the stage looks like.
+// Options describe the stage.
 type Options struct {
 	Name        string
 	Nodes       int
 	PodsPerNode int
 	LiveKits    int
-	// MaxJobs is how many calls an agent takes.
+	// MaxJobs is how many calls an agent accepts.
 	MaxJobs int
 	// NoAdapter leaves out the metrics-adapter.
 	NoAdapter bool
 	// AdapterArgs are added to the metrics-adapter's flags.
 	AdapterArgs []string
-	// Bare leaves out the controllers, the scheduler and what plays the nodes: the caller does what these do.
+	// Bare leaves out the controllers, the scheduler and what simulates the nodes: the caller does their work.
 	Bare bool
 	// ControllerManagerArgs are added to kube-controller-manager's flags.
 	ControllerManagerArgs []string
-	// Guard installs the drain-guard and its doors and starts it, with GuardArgs
-	// added to its flags. Lab.GuardWrites tells what guards write.
+	// Guard installs the drain-guard and its policies and starts it, with GuardArgs appended to its flags. Lab.GuardWrites
+	// lists what guards write.
 	Guard     bool
 	GuardArgs []string
-	// NodeLeaseSeconds is how long a node that is not heard counts as alive.
+	// NodeLeaseSeconds is how long a node counts as alive without a heartbeat.
 	NodeLeaseSeconds int
-	// Clocks says which components' clocks are wrong; a gate has the clock of its node.
+	// Clocks sets which components' clocks are wrong; a gate has the clock of its node.
 	Clocks local.Clocks
-	// Clock is by how much the clocks of adapter and guards are ahead of this machine's. Every second guard that is
-	// started is behind by three times as much.
+	// Clock is how far the clocks of adapter and guards are ahead of this machine's. Every second guard is behind by three
+	// times as much.
 	Clock time.Duration
 	// OldGate is a call-gate of an earlier checkout, for pods that name OldGateKind.
 	OldGate string
-	// MemoryLimit is what adapter and guards may each take, in bytes, as a container's limit. It needs root.
+	// MemoryLimit is how much memory adapter and guards may each use, in bytes, as a container's limit. It needs root.
 	MemoryLimit int64
-	// Programs is a folder with callguard's programs, as hack/build.sh makes it. Without it each is built when it is needed.
+	// Programs is a folder with callguard's programs, as hack/build.sh builds it. Without it, each program is built when it
+	// is needed.
 	Programs string
-	// Seed makes the random times of agents repeat themselves.
+	// Seed makes the random times of agents repeatable.
 	Seed uint64
 	// Linked puts links between the programs, which can be in trouble: see Lab.Links.
 	Linked bool
@@ -74,18 +73,17 @@ type Options struct {
 	Progress io.Writer
 }
 
-// InstanceName names a stage after its use and this checkout, so that two
-// checkouts can play side by side.
+// InstanceName names a stage after its use and this checkout, so that two checkouts can run tests at the same time.
 func InstanceName(use string) string {
 	root, err := repository()
 	if err != nil {
-		return use // Open says what is wrong
+		return use // Open reports the error
 	}
 	sum := sha256.Sum256([]byte(root))
 	return use + "-" + hex.EncodeToString(sum[:3])
 }
 
-// Lab is the stage, set.
+// Lab is the stage.
 type Lab struct {
 	Cluster  *local.Cluster
 	Config   *rest.Config // an administrator's
@@ -119,7 +117,7 @@ type Lab struct {
 	confined []*confinement
 }
 
-// Open sets the stage. Close clears it, also after an error of Open.
+// Open sets up the stage. Close removes it, also after an error of Open.
 func Open(ctx context.Context, o Options) (*Lab, error) {
 	ports, err := local.FreePorts(1)
 	if err != nil {
@@ -244,14 +242,14 @@ func (l *Lab) startFleet(ctx context.Context, o Options) error {
 	return nil
 }
 
-// NewCallers makes callers of their own account. Close them before the stage.
+// NewCallers creates callers with their own account. Close them before the stage.
 func (l *Lab) NewCallers() *fleet.Callers { return fleet.NewCallers(l.Fleet, project(l.LiveKits[0])) }
 
 func project(lk local.LiveKit) fleet.Project {
 	return fleet.Project{URL: lk.URL, APIKey: lk.APIKey, APISecret: lk.APISecret}
 }
 
-// Close clears the stage: callers hang up, processes end, the cluster goes.
+// Close removes the stage: callers hang up, processes end, the cluster is deleted.
 func (l *Lab) Close(ctx context.Context) error {
 	var errs []error
 	l.stopEars()
@@ -271,7 +269,7 @@ func (l *Lab) Detach() error {
 		errs = append(errs, l.Adapter.Stop())
 	}
 	l.mu.Lock()
-	guards := slices.Clone(l.guards) // one that starts again asks the stage
+	guards := slices.Clone(l.guards) // a guard that restarts calls the stage
 	l.mu.Unlock()
 	for _, g := range guards {
 		errs = append(errs, g.Stop())
@@ -301,9 +299,8 @@ func (l *Lab) KubectlAs(ctx context.Context, user string, groups []string, args 
 	return string(out), nil
 }
 
-// Eventually waits until holds returns true, which it asks ten times a second.
-// Its error is that of the last try, which is made after that time, or says that it
-// never held.
+// Eventually waits until holds returns true, and calls it ten times a second. Its error is that of the last attempt,
+// which is made at the deadline, or says that it never held.
 func Eventually(ctx context.Context, within time.Duration, what string, holds func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()

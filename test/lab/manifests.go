@@ -25,12 +25,12 @@ func KeepsGraces(client discovery.DiscoveryInterface) (bool, error) {
 	return slices.ContainsFunc(resources.APIResources, func(r metav1.APIResource) bool { return r.Name == "mutatingadmissionpolicies" }), nil
 }
 
-// ManifestsVariable names a folder from which the manifests are taken instead of the repository's: test/mutants has broken
-// ones there.
+// ManifestsVariable names a folder from which the manifests are taken instead of the repository's: test/mutants puts
+// broken ones there.
 const ManifestsVariable = "CALLGUARD_MANIFESTS"
 
-// WriteManifests writes files of manifests, joined, to a file in dir and returns its
-// path. As the chart does, it leaves out the policies that the control plane lacks.
+// WriteManifests joins manifests into one file in dir and returns its path. Like the chart, it leaves out policies that
+// the control plane does not support.
 func WriteManifests(client discovery.DiscoveryInterface, dir string, names ...string) (string, error) {
 	keeps, err := KeepsGraces(client)
 	if err != nil {

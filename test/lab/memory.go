@@ -13,15 +13,16 @@ import (
 	"strings"
 )
 
-// confinement is the memory that a program may take with all its restarts, as a container has it: a cgroup of its own. It needs root.
+// confinement limits the memory of a program, including all its restarts, as a container does, with a cgroup. It needs
+// root.
 type confinement struct {
 	name string
 	dir  string
-	// Where the kernel's first or second version of cgroups has the limit, the most that was taken, and how often it killed.
+	// The files of cgroup v1 or v2 with the limit, the peak, and the number of kills.
 	limit, peak, events string
 }
 
-// confine makes the cgroup.
+// confine creates the cgroup.
 func confine(name string, bytes int64) (*confinement, error) {
 	c := &confinement{name: name, dir: filepath.Join("/sys/fs/cgroup", "callguard-"+name), limit: "memory.max", peak: "memory.peak", events: "memory.events"}
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
@@ -31,7 +32,7 @@ func confine(name string, bytes int64) (*confinement, error) {
 	if err := errors.Join(os.Mkdir(c.dir, 0o755), os.WriteFile(filepath.Join(c.dir, c.limit), []byte(strconv.FormatInt(bytes, 10)), 0o600)); err != nil {
 		return nil, fmt.Errorf("cannot confine the memory of the %s, which needs root: %w", name, errors.Join(err, c.close()))
 	}
-	for _, swap := range []string{"memory.swap.max", "memory.memsw.limit_in_bytes"} { // what it may have besides memory, and with it
+	for _, swap := range []string{"memory.swap.max", "memory.memsw.limit_in_bytes"} { // the limit of swap in v2, of memory and swap in v1
 		file, most := filepath.Join(c.dir, swap), int64(0)
 		if swap != "memory.swap.max" {
 			most = bytes
@@ -46,13 +47,13 @@ func confine(name string, bytes int64) (*confinement, error) {
 	return c, nil
 }
 
-// command is a command line that runs a program inside.
+// command returns a command line that runs a program in the cgroup.
 func (c *confinement) command(program string, args []string) (string, []string) {
 	const enter = `echo $$ >"$0" && exec "$@"`
 	return "/bin/sh", append([]string{"-c", enter, filepath.Join(c.dir, "cgroup.procs"), program}, args...)
 }
 
-// close takes the cgroup away. Its processes must have ended.
+// close removes the cgroup. Its processes must have ended.
 func (c *confinement) close() error {
 	if err := os.Remove(c.dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot take away the cgroup of the %s: %w", c.name, err)
@@ -60,17 +61,17 @@ func (c *confinement) close() error {
 	return nil
 }
 
-// Memory is what a program of the stage has taken.
+// Memory is how much memory a program of the stage used.
 type Memory struct {
 	// Program is its name and port.
 	Program string
-	// Peak is the most it had at once, in bytes, with what the kernel holds for it.
+	// Peak is the maximum, in bytes, including kernel memory.
 	Peak int64
-	// Kills is how often the kernel has killed it for want of memory.
+	// Kills is how often the kernel killed it for lack of memory.
 	Kills int64
 }
 
-// Memory tells what adapter and guards have taken. There is nothing without Options.MemoryLimit.
+// Memory returns how much memory adapter and guards used. It is empty without Options.MemoryLimit.
 func (l *Lab) Memory() ([]Memory, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -105,7 +106,7 @@ func (c *confinement) kills() (int64, error) {
 	return 0, fmt.Errorf("%s of the %s does not say how often it was killed", c.events, c.name)
 }
 
-// start starts adapter or guard, confined where Options.MemoryLimit says so.
+// start starts adapter or guard, with Options.MemoryLimit if it is set.
 func (l *Lab) start(env []string, name, program, log string, port int, args ...string) (*Process, error) {
 	if l.memory == 0 {
 		return startIn(env, name, program, log, args...)
@@ -114,13 +115,13 @@ func (l *Lab) start(env []string, name, program, log string, port int, args ...s
 	if err != nil {
 		return nil, err
 	}
-	// As the chart sets it.
+	// As in the chart.
 	env = append(env, fmt.Sprintf("GOMEMLIMIT=%dMiB", l.memory*8/10>>20))
 	program, args = c.command(program, args)
 	return startIn(env, name, program, log, args...)
 }
 
-// confinement is that of a program, which keeps it when it starts again.
+// confinement returns the cgroup of a program, which stays the same when it restarts.
 func (l *Lab) confinement(name string) (*confinement, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -137,7 +138,7 @@ func (l *Lab) confinement(name string) (*confinement, error) {
 	return c, nil
 }
 
-// release takes all cgroups away, when what was in them has ended.
+// release removes all cgroups, once their processes have ended.
 func (l *Lab) release() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Metrics are what a program says of itself.
+// Metrics are a program's own metrics.
 type Metrics []sample
 
 type sample struct {
@@ -18,8 +18,8 @@ type sample struct {
 	value  float64
 }
 
-// Sum adds up the series of a name that have these labels, given as names and
-// values in turn. Without any series it is zero.
+// Sum adds the series of a name that have these labels, given as alternating names and
+// values. Without any series it is zero.
 func (m Metrics) Sum(name string, labels ...string) float64 {
 	var sum float64
 next:
@@ -37,8 +37,8 @@ next:
 	return sum
 }
 
-// parseMetrics reads Prometheus' text format as far as callguard writes it: one
-// series to a line, without times.
+// parseMetrics parses the part of Prometheus' text format that callguard writes: one
+// series per line, without timestamps.
 func parseMetrics(text string) (Metrics, error) {
 	series := regexp.MustCompile(`^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)$`)
 	pair := regexp.MustCompile(`([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"`)

@@ -17,10 +17,10 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// AgentName is the name of the Deployment that Agent makes, and of its pods' app.
+// AgentName is the name of the Deployment that Agent creates, and of its pods' app.
 const AgentName = "agent"
 
-// Namespace makes an enabled namespace.
+// Namespace creates an enabled namespace.
 func (l *Lab) Namespace(ctx context.Context, name string) error {
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{call.EnabledLabel: "true"}}}
 	if _, err := l.Client.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
@@ -30,8 +30,8 @@ func (l *Lab) Namespace(ctx context.Context, name string) error {
 }
 
 // DeleteNamespace deletes a namespace, kills its pods despite the admission policies, and
-// waits until there are none. Kubernetes takes ten seconds more to remove the namespace
-// itself. Nobody has to wait for that, because its name is not used again.
+// waits until none is left. Kubernetes takes ten seconds more to remove the namespace
+// itself, which nobody has to wait for, because its name is not used again.
 func (l *Lab) DeleteNamespace(ctx context.Context, name string) error {
 	breaker, err := l.breakGlass()
 	if err != nil {
@@ -53,11 +53,11 @@ func (l *Lab) DeleteNamespace(ctx context.Context, name string) error {
 		if none++; len(left.Items) > 0 {
 			none = 0
 		}
-		return none == 10, nil // for a second: controllers may not have heard yet
+		return none == 10, nil // for a second, because controllers may not know yet
 	})
 }
 
-// Template is a guarded agent's pod.
+// Template is the pod template of a guarded agent.
 func Template() corev1.PodTemplateSpec {
 	grace := int64(120)
 	return corev1.PodTemplateSpec{
@@ -81,8 +81,8 @@ func Agent(namespace string, replicas int32) *appsv1.Deployment {
 	}
 }
 
-// ObjectForm is the metric of the HPA by default: the calls of the Deployment,
-// five to a replica.
+// ObjectForm is the default metric of the HPA: the calls of the Deployment, five per
+// replica.
 func ObjectForm() autoscalingv2.MetricSpec {
 	return autoscalingv2.MetricSpec{
 		Type: autoscalingv2.ObjectMetricSourceType,
@@ -94,7 +94,7 @@ func ObjectForm() autoscalingv2.MetricSpec {
 	}
 }
 
-// PodsForm is the other: the mean over the pods.
+// PodsForm is the other metric: the mean over the pods.
 func PodsForm() autoscalingv2.MetricSpec {
 	return autoscalingv2.MetricSpec{
 		Type: autoscalingv2.PodsMetricSourceType,
@@ -107,8 +107,8 @@ func target() autoscalingv2.MetricTarget {
 	return autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: &five}
 }
 
-// Autoscaler is an HPA of the Agent from one replica to most, which shrinks
-// after the window given.
+// Autoscaler is an HPA of the Agent from one replica to most, with this window for
+// scaling down.
 func Autoscaler(namespace string, most int32, metric autoscalingv2.MetricSpec, window time.Duration) *autoscalingv2.HorizontalPodAutoscaler {
 	one, down, none := int32(1), int32(window.Seconds()), int32(0)
 	return &autoscalingv2.HorizontalPodAutoscaler{
@@ -128,8 +128,8 @@ func Autoscaler(namespace string, most int32, metric autoscalingv2.MetricSpec, w
 	}
 }
 
-// ReadyPods waits until n guarded pods of a namespace run and are ready, and
-// returns them.
+// ReadyPods waits until n guarded pods of a namespace are running and ready, and returns
+// them.
 func (l *Lab) ReadyPods(ctx context.Context, namespace string, n int) ([]corev1.Pod, error) {
 	var ready []corev1.Pod
 	err := Eventually(ctx, 2*time.Minute, fmt.Sprintf("%d pods of namespace %s are ready", n, namespace), func() (bool, error) {

@@ -23,7 +23,7 @@ import (
 	"github.com/callguard/callguard/test/fleet"
 )
 
-// OldAnswer lists the fields that a gate's answer to GET /calls had at 5a0fa9f, before gates said whether their pod is able.
+// OldAnswer lists the fields of a gate's answer to GET /calls at 5a0fa9f, before gates reported whether their pod is able.
 func OldAnswer() []string {
 	return []string{
 		"pod", "at", "known", "reason", "used", "calls", "accepted", "running", "ending", "unlisted", "offered",
@@ -31,7 +31,7 @@ func OldAnswer() []string {
 	}
 }
 
-// oldGate is a gate that answers as one of before.
+// oldGate is a gate that answers like an older one.
 type oldGate struct {
 	fleet.GateProcess
 
@@ -44,8 +44,8 @@ func (g *oldGate) Stop() error { defer g.stop(); return g.GateProcess.Stop() }
 // Kill implements fleet.GateProcess.
 func (g *oldGate) Kill() error { defer g.stop(); return g.GateProcess.Kill() }
 
-// playOldGate starts the gate of this checkout behind a proxy that leaves out what gates did not say before, and has no
-// GET /readyz.
+// playOldGate starts the gate of this checkout behind a proxy that removes newer fields from its answers, and has no GET
+// /readyz.
 func (l *Lab) playOldGate(pod *corev1.Pod, args, env []string) (fleet.GateProcess, error) {
 	ports, err := local.FreePorts(1)
 	if err != nil {
@@ -81,7 +81,7 @@ func (l *Lab) playOldGate(pod *corev1.Pod, args, env []string) (fleet.GateProces
 	return &oldGate{process, stop}, nil
 }
 
-// asBefore takes the fields out of an answer to GET /calls that were not in it before.
+// asBefore removes the newer fields from an answer to GET /calls.
 func asBefore(resp *http.Response) error {
 	if resp.Request.URL.Path != "/calls" {
 		return nil
@@ -90,7 +90,7 @@ func asBefore(resp *http.Response) error {
 	if err != nil {
 		return err
 	}
-	_ = resp.Body.Close() // it was read to its end
+	_ = resp.Body.Close() // it was read completely
 	fields := map[string]json.RawMessage{}
 	if err := json.Unmarshal(raw, &fields); err != nil {
 		return err

@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// pluginName is what kubectl looks for on PATH when it is asked for "calls".
+// pluginName is what kubectl looks for on PATH when it runs "calls".
 const pluginName = "kubectl-calls"
 
 // Plugin is the path of the plugin of this checkout.
 func (l *Lab) Plugin(ctx context.Context) (string, error) { return l.program(ctx, pluginName) }
 
-// Calls is the command "kubectl calls" of a user in groups, with the plugin of this
-// checkout on PATH. When ctx is done it is interrupted, as with Ctrl-C.
+// Calls returns the command "kubectl calls" as a user in groups, with the plugin of this
+// checkout on PATH. When ctx ends it is interrupted, as with Ctrl-C.
 func (l *Lab) Calls(ctx context.Context, user string, groups []string, args ...string) (*exec.Cmd, error) {
 	plugin, err := l.Plugin(ctx)
 	if err != nil {
@@ -38,7 +38,7 @@ func (l *Lab) Calls(ctx context.Context, user string, groups []string, args ...s
 	return cmd, nil
 }
 
-// AdminCalls is the same of an administrator.
+// AdminCalls is the same as an administrator.
 func (l *Lab) AdminCalls(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	return l.Calls(ctx, "admin", []string{adminGroup}, args...)
 }

@@ -18,8 +18,7 @@ import (
 
 const stopPatience = 20 * time.Second
 
-// Process is a program of callguard that runs beside the cluster. It does not
-// outlive the one that started it.
+// Process is a program of callguard that runs outside the cluster. It ends with the process that started it.
 type Process struct {
 	PID int
 	Log string // file
@@ -30,7 +29,7 @@ type Process struct {
 	err   error // of its end, once ended is closed
 }
 
-// environment is what a program has in its environment for its clock to be ahead.
+// environment returns the variables with which a program's clock is ahead.
 func environment(ahead time.Duration) []string {
 	if ahead == 0 {
 		return nil
@@ -43,7 +42,7 @@ func StartProcess(name, program, log string, args ...string) (*Process, error) {
 	return startIn(nil, name, program, log, args...)
 }
 
-// startIn runs a program with more in its environment and its output in a file.
+// startIn runs a program with additional environment variables and its output in a file.
 func startIn(env []string, name, program, log string, args ...string) (*Process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -58,7 +57,7 @@ func startIn(env []string, name, program, log string, args ...string) (*Process,
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go func() {
-		// Linux means the thread when it says that the parent died.
+		// Linux ends the child when the thread that started it ends, not the process.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := p.cmd.Start()
@@ -75,7 +74,7 @@ func startIn(env []string, name, program, log string, args ...string) (*Process,
 	return p, nil
 }
 
-// Alive says why the process has ended, or nothing while it runs.
+// Alive returns why the process has ended, or nil while it runs.
 func (p *Process) Alive() error {
 	select {
 	case <-p.ended:
@@ -88,7 +87,7 @@ func (p *Process) Alive() error {
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.ended }
 
-// Stop asks the process to end and waits for it. One that has ended is fine.
+// Stop asks the process to end and waits for it. It may be called after that.
 func (p *Process) Stop() error {
 	select {
 	case <-p.ended:
@@ -115,11 +114,10 @@ func (p *Process) Kill() error {
 	return nil
 }
 
-// Pause holds the process: it does nothing, and nobody is told. Kill ends it also
-// then.
+// Pause pauses the process: it does nothing, and nobody is told. Kill also ends a paused process.
 func (p *Process) Pause() error { return p.signal("pause", syscall.SIGSTOP) }
 
-// Continue lets it go on.
+// Continue resumes it.
 func (p *Process) Continue() error { return p.signal("continue", syscall.SIGCONT) }
 
 func (p *Process) signal(what string, sig syscall.Signal) error {
@@ -129,7 +127,7 @@ func (p *Process) signal(what string, sig syscall.Signal) error {
 	return nil
 }
 
-// program returns the path of a command of this checkout. Without Options.Programs it builds it, once for a stage.
+// program returns the path of a command of this checkout. Without Options.Programs it builds it, once per stage.
 func (l *Lab) program(ctx context.Context, name string) (string, error) {
 	if l.programs != "" {
 		path, err := filepath.Abs(filepath.Join(l.programs, name))
@@ -151,7 +149,7 @@ func (l *Lab) program(ctx context.Context, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// The flags are those of the control plane's programs, so packages that both use are compiled once.
+	// The flags are those of the control plane's programs, so that shared packages are compiled once.
 	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", path}
 	env := append(os.Environ(), "CGO_ENABLED=0")
 	if l.clock != 0 || l.gateClock != 0 {
@@ -175,7 +173,7 @@ func (l *Lab) program(ctx context.Context, name string) (string, error) {
 	return path, nil
 }
 
-// keyFiles writes the key of the default project, as a mounted Secret would.
+// keyFiles writes the key of the default project as a mounted Secret would.
 func (l *Lab) keyFiles() (key, secret string, err error) {
 	key, secret = filepath.Join(l.Cluster.Dir(), "api-key"), filepath.Join(l.Cluster.Dir(), "api-secret")
 	err = errors.Join(os.WriteFile(key, []byte(l.LiveKits[0].APIKey), 0o600), os.WriteFile(secret, []byte(l.LiveKits[0].APISecret), 0o600))

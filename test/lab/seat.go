@@ -19,19 +19,19 @@ import (
 	"github.com/callguard/callguard/hack/cluster/local"
 )
 
-// joinWithin bounds how long LiveKit may take to let a participant in, among
-// hundreds on a busy machine.
+// joinWithin limits how long LiveKit may take to admit a participant, among hundreds on a
+// busy machine.
 const joinWithin = time.Minute
 
-// Participant is who joins a room.
+// Participant describes who joins a room.
 type Participant struct {
 	Room, Identity string
 	Kind           lksdk.ParticipantKind
 	Attributes     map[string]string
 }
 
-// Join puts a participant into a room of a LiveKit server and returns how it
-// leaves. It is a real participant with a real connection.
+// Join puts a participant into a room of a LiveKit server and returns a function with
+// which it leaves. It is a real participant with a real connection.
 func Join(ctx context.Context, lk local.LiveKit, p Participant) (leave func(), err error) {
 	room := lksdk.NewRoom(&lksdk.RoomCallback{})
 	ctx, cancel := context.WithTimeout(ctx, joinWithin)

@@ -16,8 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
-// Upgrade has the guard's rights and doors be those of another folder of manifests, as helm upgrade does: what the folder
-// has is written, then what only the former has is deleted. It starts and ends no guard.
+// Upgrade replaces the guard's rights and policies with those of another folder of manifests, as helm upgrade does: it
+// applies that folder, then deletes what only the previous one has. It starts and stops no guard.
 func (l *Lab) Upgrade(ctx context.Context, from, to string) error {
 	before, err := installed(from)
 	if err != nil {
@@ -43,7 +43,7 @@ func (l *Lab) Upgrade(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// object names one that manifests install.
+// object identifies an object that manifests install.
 type object struct{ kind, namespace, name string }
 
 // installed lists the objects of a folder of manifests.

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nodeagent brings the real LiveKit Agents for Node to tests: installed from
-// npm into the user's cache folder, once for each package-lock.json, and packed
-// into a container image. What the agents do is in the .mjs files; nothing there
-// is callguard's. The package runs nothing by itself.
+// Package nodeagent provides the real LiveKit Agents for Node to tests: installed from npm into the user's cache folder,
+// once for each package-lock.json, and packed into a container image. The agents' code is in the .mjs files, none of which
+// is callguard's. The package runs nothing itself.
 package nodeagent
 
 import (
@@ -28,11 +27,11 @@ import (
 const (
 	// Plain is an ordinary agent.
 	Plain = "agent.mjs"
-	// Launcher starts the plain agent, in the image only, and is as particular as those of LiveKit's starters.
+	// Launcher starts the plain agent, in the image only, and is as strict as those of LiveKit's starters.
 	Launcher = "launcher.mjs"
-	// Snippet is one that does without call-gate, as docs/opt-in.md shows.
+	// Snippet is an agent without call-gate, as in docs/opt-in.md.
 	Snippet = "snippet.mjs"
-	// MCP is no agent, but an MCP server for one.
+	// MCP is an MCP server for an agent.
 	MCP = "mcp.mjs"
 )
 
@@ -82,16 +81,16 @@ func Install(ctx context.Context, progress io.Writer) (string, error) {
 		return "", fmt.Errorf("cannot install LiveKit Agents for Node: %w; install Node 20 or newer with npm\n%s", err, out)
 	}
 	if err := os.Rename(unfinished, dir); err != nil {
-		if _, there := os.Stat(dir); there != nil { // another test was faster
+		if _, there := os.Stat(dir); there != nil { // another test installed it first
 			return "", err
 		}
 	}
 	return dir, nil
 }
 
-// Image is the plain agent, or with another command whatever stands beside it, with Node and the libraries of this machine that it
-// needs. dir is what Install returned. It is of the shape of LiveKit's starter images: its user has a name, which is number
-// 10001, and a home with the application and what its build downloaded; and a launcher starts it.
+// Image is the plain agent, or another command, with Node and the libraries of this machine that it needs. dir is what
+// Install returned. It resembles LiveKit's starter images: its user has a name, the number 10001, and a home with the
+// application and what its build downloaded; and a launcher starts it.
 func Image(ctx context.Context, dir string) (oci.Image, error) {
 	image := oci.Image{
 		Files: map[string]string{"/app": dir}, WorkingDir: "/app", User: "appuser",
@@ -118,7 +117,7 @@ func Image(ctx context.Context, dir string) (oci.Image, error) {
 	}
 	library := regexp.MustCompile(`(/\S+) \(0x`)
 	for _, program := range native {
-		// It fails for what is built for another machine, which is not loaded here either.
+		// It fails for files built for another machine, which are not loaded here either.
 		out, _ := exec.CommandContext(ctx, "ldd", program).Output()
 		for line := range bytes.Lines(out) {
 			if m := library.FindSubmatch(line); m != nil {

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-# An agent that does without call-gate: what docs/opt-in.md shows stands between the marks.
+# An agent without call-gate: docs/opt-in.md shows the lines between the marks.
 # begin
 import os
 

@@ -138,7 +138,7 @@ class SnippetTest(unittest.TestCase):
                     self.file.write_text(text)
                     self.assertEqual(asyncio.run(server.load()), 1.0)
                     self.assertEqual(self.offers(server), "full")
-                    # One that was offered before the load was told.
+                    # A job that was offered before the load was reported.
                     request = JobRequest()
                     asyncio.run(server.on_request(request))
                     self.assertEqual(request.answer, PASSED_ON)

@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Documented compares what a document has between "<!-- name: begin -->" and "<!-- name:
-// end -->" with what it should have, which comes from code; or has it so, if update is true.
+// Documented compares the part of a document between "<!-- name: begin -->" and "<!-- name:
+// end -->" with the text that is generated from code, or writes that text if update is true.
 func Documented(t testing.TB, path, name, want string, update bool) {
 	t.Helper()
 	begin, end := "<!-- "+name+": begin -->\n", "<!-- "+name+": end -->"

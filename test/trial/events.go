@@ -14,8 +14,8 @@ import (
 	refs "k8s.io/client-go/tools/reference"
 )
 
-// Events is a recorder that notes each Event with the object it is on, which
-// record.FakeRecorder does not name.
+// Events is a recorder that records each Event with its object, which record.FakeRecorder
+// omits.
 type Events struct {
 	record.EventRecorder // for what nobody here calls
 

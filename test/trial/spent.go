@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Spent is the processor time that work takes in its own goroutine: other processes take
-// time from it on the clock, and none of this. On Linux.
+// Spent returns the processor time that work takes in its own goroutine, which, unlike
+// elapsed time, does not depend on other processes. On Linux.
 func Spent(t testing.TB, work func()) time.Duration {
 	t.Helper()
 	runtime.LockOSThread()
@@ -21,10 +21,10 @@ func Spent(t testing.TB, work func()) time.Duration {
 	return processor(t, unix.CLOCK_THREAD_CPUTIME_ID) - began
 }
 
-// CPU has a benchmark tell the processor time of an operation beside its time on the clock,
-// as "cpu-ns/op": that of all goroutines since CPU was called until report is, and of the
-// garbage collector; report returns it, too. What was made before is not collected
-// meanwhile. On Linux.
+// CPU makes a benchmark report the processor time of an operation besides its elapsed time,
+// as "cpu-ns/op": that of all goroutines from the call of CPU until report, and of the
+// garbage collector. report also returns it. Earlier garbage is not collected during this
+// time. On Linux.
 func CPU(b *testing.B) (report func() time.Duration) {
 	b.Helper()
 	runtime.GC()

@@ -2,7 +2,7 @@
 
 // Package trial provides polling and log capture for tests.
 //
-// It knows no package of ours, and no product code imports it.
+// It imports no package of callguard, and no product code imports it.
 package trial
 
 import (
@@ -13,19 +13,19 @@ import (
 )
 
 const (
-	// patience is how long Eventually waits: more than anything takes within a
-	// process, on a machine that is busy with other tests.
+	// patience is how long Eventually waits: longer than anything takes within a process, on
+	// a machine that is busy with other tests.
 	patience = 30 * time.Second
-	// pace and slowPace are how often Eventually and Within look.
+	// pace and slowPace are the intervals of Eventually and Within.
 	pace     = 2 * time.Millisecond
 	slowPace = 50 * time.Millisecond
 )
 
-// Eventually waits until holds says true, for what happens within a process.
+// Eventually waits until holds returns true. It is for what happens within a process.
 func Eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(pace) {
-		over := time.Now().After(deadline) // then it looks once more
+		over := time.Now().After(deadline) // it checks once more after the deadline
 		if holds() {
 			return
 		}
@@ -35,8 +35,8 @@ func Eventually(t testing.TB, what string, holds func() bool) {
 	}
 }
 
-// Within waits until holds returns nil, for what other processes have to do. After
-// the limit t fails, with what was wrong last.
+// Within waits until holds returns nil. It is for what other processes do. After the
+// limit, t fails with the last error.
 func Within(t testing.TB, limit time.Duration, what string, holds func() error) {
 	t.Helper()
 	for deadline := time.Now().Add(limit); ; time.Sleep(slowPace) {
@@ -59,7 +59,7 @@ func Must(t testing.TB, err error) {
 	}
 }
 
-// Log gathers what is written to it, and can be read meanwhile.
+// Log collects what is written to it, and can be read at any time.
 type Log struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -72,7 +72,7 @@ func (l *Log) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
-// String returns what was written so far.
+// String returns everything written so far.
 func (l *Log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

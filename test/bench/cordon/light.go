@@ -26,15 +26,15 @@ import (
 )
 
 const (
-	// kubelets is how many pods' statuses and creations are written at once.
+	// kubelets limits how many pods are created, or their statuses written, at once.
 	kubelets = 16
-	// statusEvery is how often a ReplicaSet's numbers are written, and its Deployment's.
+	// statusEvery is the interval at which the status of a ReplicaSet and its Deployment is written.
 	statusEvery = time.Second
 )
 
-// light plays what a bare control plane lacks, for the pods of one namespace: the Deployment's first ReplicaSet, as many pods of
-// it as it wants, on nodes that are not cordoned, and the nodes' kubelets.
-// It knows no rollouts, no scale-down and no evictions.
+// light does the work of the controllers that a bare control plane lacks, for the pods of one namespace: the Deployment's first
+// ReplicaSet, its pods, on nodes that are not cordoned, and the nodes' kubelets. It implements no rollouts, scale-downs or
+// evictions.
 type light struct {
 	client kubernetes.Interface            // with the rights of kube-controller-manager's controllers
 	asNode map[string]kubernetes.Interface // callguard's policies let only a pod's own node write its statuses
@@ -44,19 +44,19 @@ type light struct {
 
 	mu   sync.Mutex
 	sets map[types.UID]*replicaSet
-	next int // counts nodes and addresses
+	next int // counter for nodes and addresses
 }
 
-// replicaSet is one and what was done for it.
+// replicaSet is a ReplicaSet and the state of its pods.
 type replicaSet struct {
 	deployment *appsv1.Deployment
 	set        *appsv1.ReplicaSet
 	selector   labels.Selector
 
-	made    int             // names that were used
-	missing map[string]bool // pods that were made and not yet seen
+	made    int             // number of names used
+	missing map[string]bool // pods that were created and not yet seen
 	told    [2]int32        // replicas and ready ones, as last written
-	last    time.Time       // of writing
+	last    time.Time       // when that was written
 }
 
 const ownedBy = "owner"
@@ -68,7 +68,7 @@ func byOwner(o any) ([]string, error) {
 	return nil, nil
 }
 
-// startLight plays until ctx ends.
+// startLight runs until ctx ends.
 func startLight(ctx context.Context, cluster *local.Cluster, client kubernetes.Interface, pods, nodes cache.SharedIndexInformer) (*light, error) {
 	asNode := map[string]kubernetes.Interface{}
 	for i := range emptied + spare {
@@ -146,7 +146,7 @@ func (l *light) work(ctx context.Context) bool {
 	return true
 }
 
-// follow makes the ReplicaSet of a Deployment and keeps its pods from then on.
+// follow creates the ReplicaSet of a Deployment and then keeps its pods.
 func (l *light) follow(ctx context.Context, d *appsv1.Deployment) error {
 	hash := map[string]string{appsv1.DefaultDeploymentUniqueLabelKey: fmt.Sprintf("%x", d.UID[:8])}
 	set := &appsv1.ReplicaSet{
@@ -172,7 +172,7 @@ func (l *light) follow(ctx context.Context, d *appsv1.Deployment) error {
 	return nil
 }
 
-// keep makes the pods that a ReplicaSet lacks and writes how many it has. The queue lets nobody else work at the same set.
+// keep creates a ReplicaSet's missing pods and writes its status. The queue ensures that only one goroutine works on a set.
 func (l *light) keep(ctx context.Context, uid types.UID) error {
 	l.mu.Lock()
 	r := l.sets[uid]
@@ -219,7 +219,7 @@ func (l *light) keep(ctx context.Context, uid types.UID) error {
 	return l.tell(ctx, r, [2]int32{has, isReadyNow})
 }
 
-// podOf is the next pod of a ReplicaSet, on the next node that is not cordoned.
+// podOf returns the next pod of a ReplicaSet, on the next node that is not cordoned.
 func (l *light) podOf(r *replicaSet) *corev1.Pod {
 	template := r.set.Spec.Template.DeepCopy()
 	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
@@ -229,7 +229,7 @@ func (l *light) podOf(r *replicaSet) *corev1.Pod {
 	return pod
 }
 
-// place is the next node that is not cordoned.
+// place returns the next node that is not cordoned.
 func (l *light) place() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -243,7 +243,7 @@ func (l *light) place() string {
 	return ""
 }
 
-// tell writes a ReplicaSet's numbers and its Deployment's, now and then.
+// tell writes the status of a ReplicaSet and its Deployment, now and then.
 func (l *light) tell(ctx context.Context, r *replicaSet, numbers [2]int32) error {
 	if numbers == r.told {
 		return nil
@@ -291,7 +291,7 @@ func runs(pod *corev1.Pod) bool {
 	return false
 }
 
-// run writes that a pod's containers run, and that they are ready unless the fleet asks their probes.
+// run sets a pod's containers running, and ready unless the fleet runs their probes.
 func (l *light) run(ctx context.Context, pod *corev1.Pod) error {
 	now, started := metav1.Now(), true
 	ready := pod.Annotations[fleet.ProbedAnnotation] != "true"
@@ -323,7 +323,7 @@ func (l *light) run(ctx context.Context, pod *corev1.Pod) error {
 	return err
 }
 
-// address is the next of a node's slice of loopback, in which its own address is the last.
+// address returns the next address of a node's loopback slice. The last one is the node's own.
 func (l *light) address(node string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command cordon measures how drain-guard empties nodes: thousands of idle guarded pods
-// of some Deployments on 50 nodes, all of which are cordoned at once. It says when the
-// first pod was released and the last was gone, what the guard asked of kube-apiserver for each, and what
-// memory it took of a container's 256 MiB. Ten more pods are agents with call-gates, of which
-// it says when the first was released.
+// Command cordon measures how drain-guard empties nodes: thousands of idle guarded pods of some Deployments on 50 nodes,
+// all of which are cordoned at once. It prints when the first pod was released and the last was gone, how many requests
+// the guard sent to kube-apiserver per pod, and how much of a container's 256 MiB of memory it used. Ten more pods are
+// agents with call-gates; it prints when the first of them was released.
 //
-// kube-apiserver, etcd, the guard and LiveKit are real, and share the machine; controllers, scheduler and
-// kubelets are played in this process, which costs less than the real ones. With --whole they are real, but for the nodes,
-// which are simulated (package test/lab). It fails when a pod stays, when the guard is killed for
-// its memory or takes more than 200 MiB, or asks kube-apiserver more than 6 times for a pod.
+// kube-apiserver, etcd, the guard and LiveKit are real, and share the machine. This process simulates controllers,
+// scheduler and kubelets, which costs less than the real ones. With --whole they are real, except for the nodes, which are
+// simulated (package test/lab). It fails when a pod stays, when the guard is killed for its memory or uses more than 200
+// MiB, or when it sends more than 6 requests per pod.
 package main
 
 import (
@@ -44,12 +43,13 @@ import (
 
 const (
 	namespace = "voice"
-	// emptied are the nodes that are cordoned, and spare those that replacements go to.
+	// emptied is the number of nodes that are cordoned, and spare of those that replacements go to.
 	emptied, spare = 50, 10
 	podsPerNode    = 600
-	// memory is the limit of the chart's container, and mostMemory what it may take.
+	// memory is the limit of the chart's container, and mostMemory how much the guard may use.
 	memory, mostMemory = 256 << 20, 200 << 20
-	// mostRequests are those for a pod: aside, draining, the look before its release, released, deleted, and an Event or two.
+	// mostRequests is the limit per pod: aside, draining, the look before its release, released, deleted, and an Event or
+	// two.
 	mostRequests = 6.0
 	within       = 15 * time.Minute
 	// gates is how many pods have a call-gate, and gatedName their Deployment.
@@ -82,7 +82,7 @@ type options struct {
 	whole, kill, idle bool
 }
 
-// most is how many pods the nodes have room for: those to be emptied, and those that replacements go to.
+// most is how many pods fit on the nodes: those to be emptied, and those that replacements go to.
 func (o options) most() int {
 	if o.idle {
 		return emptied * podsPerNode * 5 / 6
@@ -164,7 +164,7 @@ func replaceGuard(ctx context.Context, stage *lab.Lab) error {
 	return err
 }
 
-// populate makes the Deployments and waits until all pods run on the nodes to be emptied.
+// populate creates the Deployments and waits until all pods run on the nodes to be emptied.
 func populate(ctx context.Context, stage *lab.Lab, watched *watched, played *light, o options) error {
 	if err := cordon(ctx, stage.Client, emptied+1, emptied+spare, true); err != nil {
 		return err
@@ -173,7 +173,7 @@ func populate(ctx context.Context, stage *lab.Lab, watched *watched, played *lig
 		d := lab.Agent(namespace, int32((o.pods+i)/o.deployments))
 		d.Name = fmt.Sprintf("%s-%d", d.Name, i)
 		d.Spec.Selector.MatchLabels["app"], d.Spec.Template.Labels["app"] = d.Name, d.Name
-		// Nobody plays its process: it ends when it is deleted.
+		// Nothing simulates its process: it ends when it is deleted.
 		d.Spec.Template.Labels[fleet.UnplayedLabel] = "true"
 		d.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64)
 		d.Spec.Template.Annotations = map[string]string{call.WitnessesAnnotation: string(call.Rooms)}
@@ -202,7 +202,7 @@ func populate(ctx context.Context, stage *lab.Lab, watched *watched, played *lig
 	return cordon(ctx, stage.Client, emptied+1, emptied+spare, false)
 }
 
-// deploy makes a Deployment, and has it followed where controllers are played.
+// deploy creates a Deployment, and starts its controllers if they are simulated.
 func deploy(ctx context.Context, stage *lab.Lab, played *light, d *appsv1.Deployment) error {
 	d, err := stage.Client.AppsV1().Deployments(namespace).Create(ctx, d, metav1.CreateOptions{})
 	if err != nil {
@@ -214,7 +214,7 @@ func deploy(ctx context.Context, stage *lab.Lab, played *light, d *appsv1.Deploy
 	return played.follow(ctx, d)
 }
 
-// cordon cordons nodes all at once, or takes that back.
+// cordon cordons or uncordons nodes, all at once.
 func cordon(ctx context.Context, client kubernetes.Interface, first, last int, closed bool) error {
 	var nodes errgroup.Group
 	for i := first; i <= last; i++ {
@@ -229,7 +229,7 @@ func cordon(ctx context.Context, client kubernetes.Interface, first, last int, c
 	return nodes.Wait()
 }
 
-// report prints what was measured, and says what does not hold.
+// report prints the measurements, and returns which limits do not hold.
 func report(stage *lab.Lab, watched *watched, began time.Time, o options) error {
 	requests, err := stage.GuardRequests(began)
 	if err != nil {
@@ -249,7 +249,7 @@ func report(stage *lab.Lab, watched *watched, began time.Time, o options) error 
 	watched.mu.Lock()
 	defer watched.mu.Unlock()
 	first, last := watched.firstRelease().Sub(began), watched.lastGone().Sub(began)
-	left := float64(len(watched.seen.gone)) // some replacements came to nodes that were cordoned a moment later
+	left := float64(len(watched.seen.gone)) // some replacements were put on nodes that were cordoned a moment later
 	perPod, pace := float64(asked)/left, left/(last-first).Seconds()
 	row := fmt.Sprintf("| %d (%d) | %.1f s | %.1f s | %.0f s | %.0f | %.1f | %.0f MiB |", o.pods, o.deployments, first.Seconds(),
 		watched.firsts["released, with a gate"].Sub(began).Seconds(), last.Seconds(), pace, perPod, float64(guard.Peak)/(1<<20))
@@ -267,7 +267,7 @@ func report(stage *lab.Lab, watched *watched, began time.Time, o options) error 
 	return errors.Join(faults...)
 }
 
-// reportIdle prints what memory the guard has taken of pods that nobody wants to go.
+// reportIdle prints how much memory the guard uses while no pod has to leave.
 func reportIdle(stage *lab.Lab, pods int) error {
 	guard, err := memoryOf(stage)
 	if err != nil {
@@ -279,7 +279,7 @@ func reportIdle(stage *lab.Lab, pods int) error {
 	return tooMuch(guard)
 }
 
-// memoryOf is what the guards have taken: of several, the most.
+// memoryOf returns how much memory the guards used; with several, the maximum.
 func memoryOf(stage *lab.Lab) (most lab.Memory, err error) {
 	took, err := stage.Memory()
 	if err != nil {
@@ -300,7 +300,7 @@ func tooMuch(guard lab.Memory) error {
 	return nil
 }
 
-// watched is what is seen of the pods.
+// watched records what happened to the pods.
 type watched struct {
 	pods cache.Store
 
@@ -309,10 +309,11 @@ type watched struct {
 
 	mu     sync.Mutex
 	began  time.Time            // zero before the cordon
-	firsts map[string]time.Time // what was seen since, and when first
+	firsts map[string]time.Time // what was seen since then, and when first
 }
 
-// notice keeps when each thing was first seen of a pod since the cordon: where the time goes before the first release.
+// notice records when each thing was first seen on a pod since the cordon: this shows where the time before the first
+// release goes.
 func (w *watched) notice(pod *corev1.Pod) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -348,7 +349,7 @@ func isReady(pod *corev1.Pod) bool {
 
 type step struct {
 	pod      types.UID
-	released bool // else gone
+	released bool // otherwise gone
 	at       time.Time
 }
 
@@ -356,11 +357,11 @@ type seen struct {
 	released, gone map[types.UID]time.Time
 }
 
-// watch follows the pods, and plays their controllers if asked to.
+// watch follows the pods, and simulates their controllers if asked to.
 func watch(ctx context.Context, stage *lab.Lab, play bool) (*watched, *light, error) {
 	config := rest.CopyConfig(stage.Config)
 	config.ContentType, config.QPS = runtime.ContentTypeProtobuf, -1
-	config.WarningHandler = rest.NoWarnings{} // on agents without a priority
+	config.WarningHandler = rest.NoWarnings{} // about agents without a priority
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, nil, err
@@ -411,8 +412,8 @@ func (w *watched) ready() (n int) {
 	return n
 }
 
-// progress says how many pods are left on the nodes to be emptied, how many of these are
-// aside and not released, and how many were released and are gone.
+// progress counts the pods left on the nodes to be emptied, those of them that are aside and not released, and those that
+// were released and are gone.
 func (w *watched) progress() (left, asides, released, gone int) {
 	for len(w.steps) > 0 {
 		s := <-w.steps

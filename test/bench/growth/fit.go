@@ -8,11 +8,11 @@ import (
 	"math"
 )
 
-// point is what was measured at a size.
+// point is a measurement at a size.
 type point struct{ size, value float64 }
 
-// exponent is that of the power of the size that fits the points best, by the least squares
-// of their logarithms: 1 is as many times as much, 0 is the same at any size.
+// exponent returns the exponent of the power of the size that fits the points best, by
+// least squares of their logarithms: 1 is linear growth, 0 is none.
 func exponent(points []point) (float64, error) {
 	var n, x, y, xx, xy float64
 	for _, p := range points {
@@ -29,7 +29,7 @@ func exponent(points []point) (float64, error) {
 	return math.Round(1e6*(n*xy-x*y)/spread)/1e6 + 0, nil // and no -0
 }
 
-// row is a series as it was measured.
+// row is a measured series.
 type row struct {
 	series
 
@@ -38,7 +38,7 @@ type row struct {
 	exponent float64
 }
 
-// comparison is a ratio as it was measured.
+// comparison is a measured ratio.
 type comparison struct {
 	ratio
 
@@ -78,7 +78,7 @@ func compare(measured results) (list []comparison, err error) {
 func (r row) first() point { return r.points[0] }
 func (r row) last() point  { return r.points[len(r.points)-1] }
 
-// judge says everything that is not as promised.
+// judge returns every limit that does not hold.
 func judge(rows []row, compared []comparison) error {
 	var errs []error
 	for _, r := range rows {

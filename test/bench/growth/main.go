@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command growth measures what callguard takes as a cluster grows: Go benchmarks of its hot
-// paths with more and more pods, autoscalers, Deployments and rooms, of each the processor
-// time or memory, and the exponent with which that grows. It fails when one of them grows
-// faster, or is more, than promised.
+// Command growth measures how callguard's costs grow with a cluster: Go benchmarks of its
+// hot paths with more and more pods, autoscalers, Deployments and rooms. For each it
+// measures processor time or memory, and the exponent of its growth. It fails when one
+// grows faster, or is larger, than docs/figures/growth.md promises.
 //
-// The benchmarks live beside what they measure, and use neither a cluster nor a network.
-// What a whole control plane takes beside them measures package test/bench.
+// The benchmarks are next to what they measure, and use neither a cluster nor a network.
+// Package test/bench measures a whole control plane.
 package main
 
 import (
@@ -22,7 +22,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-const interrupted = 130 // what a shell says of a program that Ctrl-C ended
+const interrupted = 130 // a shell's exit code for a program that Ctrl-C ended
 
 func main() { os.Exit(run()) }
 
@@ -42,7 +42,7 @@ func run() int {
 	}
 }
 
-// command measures all, writes it where it is to be written, and says what does not hold.
+// command measures everything, writes the page, and returns which limits do not hold.
 func command(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := pflag.NewFlagSet("growth", pflag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -79,13 +79,13 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	return judge(rows, compared)
 }
 
-// write puts the page and its picture into a folder, which it makes.
+// write writes the page and its picture to a folder, which it creates.
 func write(folder, text, picture string) error {
-	if err := os.MkdirAll(folder, 0o755); err != nil { //nolint:gosec // everybody may look at it
+	if err := os.MkdirAll(folder, 0o755); err != nil { //nolint:gosec // everybody may read it
 		return fmt.Errorf("cannot write the figures: %w; give --write a folder that can be made", err)
 	}
 	for name, content := range map[string]string{"growth.md": text, "growth.svg": picture} {
-		if err := os.WriteFile(filepath.Join(folder, name), []byte(content), 0o644); err != nil { //nolint:gosec // everybody may look at it
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(content), 0o644); err != nil { //nolint:gosec // everybody may read it
 			return fmt.Errorf("cannot write the figures: %w; give --write a folder that may be written", err)
 		}
 	}

@@ -44,7 +44,7 @@ func (r row) values() (all []string) {
 	return all
 }
 
-// promised is what must hold of a series.
+// promised formats the limits of a series.
 func (r row) promised() string {
 	var all []string
 	if r.steepest > 0 {
@@ -61,7 +61,7 @@ func (r row) promised() string {
 
 func list(all []string) string { return strings.Join(all, ", ") }
 
-// shown is a value in words.
+// shown formats a value.
 func shown(unit string, value float64) string {
 	switch {
 	case unit == cores:
@@ -77,7 +77,7 @@ func shown(unit string, value float64) string {
 	}
 }
 
-// digits has two that count, or all before the point.
+// digits formats a number with two significant digits, or all before the decimal point.
 func digits(value float64) string {
 	if value <= 0 {
 		return "0"
@@ -86,7 +86,7 @@ func digits(value float64) string {
 	return strconv.FormatFloat(value, 'f', after, 64)
 }
 
-// count is a number with a comma at each thousand.
+// count formats a number with a comma at each thousand.
 func count(n float64) string {
 	text := strconv.Itoa(int(n))
 	for i := len(text) - 3; i > 0; i -= 3 {

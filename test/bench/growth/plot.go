@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// Of the picture.
+// Dimensions of the picture.
 const (
 	width, height             = 860, 460
 	left, right, top, bottom  = 70, 310, 24, 52
@@ -18,9 +18,10 @@ const (
 	lineHeight, fontSize, dot = 18, 13, 3
 )
 
-// plot draws every series as an SVG with logarithmic axes. All begin at once: across is how
-// many times the first size, up how many times what was measured there, so that the slope
-// of a line is its exponent. It reads in light and in dark.
+// plot draws every series as an SVG with logarithmic axes. All start at the same point: the
+// x axis is the size relative to the first one, the y axis the measurement relative to the
+// first one, so the slope of a line is its exponent. It works on a light and a dark
+// background.
 func plot(rows []row) string {
 	across, up := 1.0, 1.0 // decades
 	for _, r := range rows {
@@ -54,7 +55,7 @@ func plot(rows []row) string {
 		var path strings.Builder
 		for j, p := range r.points {
 			x, y := at(math.Log10(p.size/r.first().size), math.Log10(p.value/r.first().value))
-			y = min(y, top+plotHeight) // what is less than at first
+			y = min(y, top+plotHeight) // values below the first one
 			command := "L"
 			if j == 0 {
 				command = "M"
@@ -92,12 +93,12 @@ func legend(b *strings.Builder, rows []row) {
 	_, _ = fmt.Fprintf(b, "<path class=\"linear\" d=\"M%d %dh20\"/><text class=\"ink\" x=\"%d\" y=\"%d\">1.00  as many times as much</text>\n", x, y-5, x+28, y)
 }
 
-// span is from which size to which.
+// span describes the range of sizes.
 func span(r row) string {
 	return fmt.Sprintf("%s to %s", count(r.first().size), count(r.last().size))
 }
 
-// colours of lines, on a light and on a dark ground.
+// colours of lines, on a light and on a dark background.
 func colours() [][2]string {
 	return [][2]string{
 		{"#0072b2", "#56b4e9"}, {"#d55e00", "#ff9d5c"}, {"#00795a", "#3ecf9f"}, {"#a34a80", "#e79bc8"},

@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-// results are what benchmarks said: by their names, such as Read/500, and by unit.
+// results maps benchmarks, such as Read/500, and units to values.
 type results map[string]map[string]float64
 
 // run runs the suite's benchmarks.
@@ -31,7 +31,7 @@ func (s suite) run(ctx context.Context, into results, progress io.Writer) error 
 	return into.read(&out)
 }
 
-// benchmarks are the names of those that it needs.
+// benchmarks returns the names of those that it needs.
 func (s suite) benchmarks() []string {
 	names := map[string]bool{}
 	for _, one := range s.series {
@@ -46,7 +46,7 @@ func (s suite) benchmarks() []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// read adds what `go test -bench` printed: of each benchmark the least of its results.
+// read adds the output of `go test -bench`: for each benchmark, the smallest result.
 // Source: https://go.dev/design/14313-benchmark-format
 func (r results) read(text io.Reader) error {
 	all, err := io.ReadAll(text)
@@ -77,7 +77,7 @@ func (r results) read(text io.Reader) error {
 	return nil
 }
 
-// points are what was measured for a series, by size.
+// points returns the measurements of a series, by size.
 func (r results) points(s series) ([]point, error) {
 	var list []point
 	for name, values := range r {

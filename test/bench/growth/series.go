@@ -2,7 +2,7 @@
 
 package main
 
-// Units of results of benchmarks.
+// Units of benchmark results.
 const (
 	processor = "cpu-ns/op" // of trial.CPU
 	cores     = "cores"
@@ -12,30 +12,30 @@ const (
 // suite is the benchmarks of a package that are run together.
 type suite struct {
 	folder string
-	time   string // that each takes, as -benchtime
-	count  int    // how often each is run; the least counts, which was disturbed least
+	time   string // of each, as -benchtime
+	count  int    // runs of each; the smallest result counts, because it was disturbed least
 	series []series
 	ratios []ratio
 }
 
-// series is what a benchmark says of more and more of something.
+// series is a benchmark over growing sizes.
 type series struct {
 	name      string // in the picture
 	what      string // one operation
 	of        string // what there is more and more of
 	benchmark string
 	unit      string
-	steepest  float64 // that the exponent may be; 0 for any
-	most      float64 // that the last value may be, in its unit; 0 for any
+	steepest  float64 // upper limit of the exponent; 0 for none
+	most      float64 // upper limit of the last value, in its unit; 0 for none
 }
 
-// ratio is what one benchmark takes of what another does.
+// ratio compares the results of two benchmarks.
 type ratio struct {
 	what, benchmark, of string
 	most                float64
 }
 
-// suites are all that is measured, with what is promised of it.
+// suites are all measurements, with their limits.
 func suites() []suite {
 	const linear, level = 1.1, 0.1
 	return []suite{

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Otheradapter is the test adapter of sigs.k8s.io/custom-metrics-apiserver, the library of
-// prometheus-adapter and others: metrics are what is posted to it. Unlike the library's own
-// program it listens where it is told to, and lists as many metrics as it is told to.
+// Command otheradapter is the test adapter of sigs.k8s.io/custom-metrics-apiserver, the
+// library of prometheus-adapter and others: it serves metrics that are posted to it. Unlike
+// the library's own program, flags set where it listens and how many metrics it lists.
 package main
 
 import (
@@ -30,7 +30,7 @@ func main() {
 	}
 }
 
-// listing lists more metrics than its provider does.
+// listing lists more metrics than its provider has.
 type listing struct {
 	provider.CustomMetricsProvider
 
