@@ -11,12 +11,12 @@ import (
 
 var update = flag.Bool("update", false, "write the table of docs/lock.md") //nolint:gochecknoglobals // a flag of the test
 
-// TestDocs compares the table of docs/lock.md with the rows that are played.
+// TestDocs compares the table in docs/lock.md with the rows.
 func TestDocs(t *testing.T) {
 	trial.Documented(t, "../../docs/lock.md", "accidents", Table(), *update)
 }
 
-// TestRows checks that each row can be played and read.
+// TestRows checks that each row is complete and readable.
 func TestRows(t *testing.T) {
 	seen := map[string]bool{}
 	for _, r := range Rows() {

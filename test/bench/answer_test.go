@@ -18,8 +18,8 @@ import (
 	"github.com/callguard/callguard/pkg/witness"
 )
 
-// BenchmarkAnswer measures what of an answer is callguard's own: no API server,
-// no encoding, no LiveKit.
+// BenchmarkAnswer measures callguard's own part of an answer: without API server,
+// encoding and LiveKit.
 func BenchmarkAnswer(b *testing.B) {
 	p := metricsapi.New(manyPods(5000), witness.New(idle{}, idle{}, idle{}, func(*call.Pod) {}), nil, time.Now)
 	info := func(resource string) provider.CustomMetricInfo {
@@ -46,7 +46,7 @@ func BenchmarkAnswer(b *testing.B) {
 	}
 }
 
-// idle is a witness that knows of no call.
+// idle is a witness that knows no call.
 type idle struct{}
 
 func (idle) Reading(_ *call.Pod, now time.Time) call.Reading { return call.Known(0, now) }

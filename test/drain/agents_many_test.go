@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// These stories load two processors as hundreds of callers do, so they are told one at a time, by make e2e-agents.
+// These stories load two processors as hundreds of callers do, so they run one at a time, by make e2e-agents.
 
 //go:build agents
 
@@ -26,7 +26,7 @@ const (
 	bursts     = 25
 	everyBurst = 5 * time.Second
 	talkFor    = 8 * time.Second
-	// answerWithin is how long a caller waits: three attempts to make a process and the queue before them.
+	// answerWithin is how long a caller waits: three attempts to start a process, and the queue before them.
 	answerWithin = 4 * time.Minute
 	agentPods    = 6
 	agentNodes   = 3
@@ -53,13 +53,13 @@ func nodeTiming() map[string]string {
 	}
 }
 
-// TestPythonAgentsAnswerAllCalls has callers come in bursts to unmodified "Python" agents behind gates while they are
-// rolled out, drained, and their gates killed. A process for each gate leaves two processors no room for other stories.
+// TestPythonAgentsAnswerAllCalls sends bursts of callers to unmodified "Python" agents behind gates while the agents are
+// rolled out and drained, and their gates killed. A process for each gate leaves two processors no room for other stories.
 func TestPythonAgentsAnswerAllCalls(t *testing.T) {
 	answersAll(t, pythonTiming())
 }
 
-// TestNodeAgentsAnswerAllCalls is the same with "Node" agents, which tell nobody how their jobs go.
+// TestNodeAgentsAnswerAllCalls is the same with "Node" agents, which do not report how their jobs go.
 func TestNodeAgentsAnswerAllCalls(t *testing.T) {
 	answersAll(t, nodeTiming())
 }
@@ -115,7 +115,7 @@ func answersAll(t *testing.T, timing map[string]string) {
 type callersIn struct {
 	s    *story
 	work sync.WaitGroup
-	next sync.Mutex // held while nobody new may call
+	next sync.Mutex // held while no new caller may call
 
 	mu      sync.Mutex
 	waiting map[string]bool // rooms whose caller has no agent yet
@@ -124,7 +124,7 @@ type callersIn struct {
 	kills   int
 }
 
-// begin has n callers come.
+// begin starts n callers.
 func (c *callersIn) begin(n int) {
 	c.work.Go(func() {
 		for i := range n {
@@ -202,7 +202,7 @@ func (c *callersIn) killGate(random *rand.Rand) {
 	}
 	a := busy[random.IntN(len(busy))]
 	if err := stage.Fleet.KillGate(types.NamespacedName{Namespace: a.Pod.Namespace, Name: a.Pod.Name}); err != nil {
-		c.s.t.Log(err) // its pod has just gone
+		c.s.t.Log(err) // its pod has just been deleted
 		return
 	}
 	c.s.t.Logf("the gate of %s was killed under %d jobs, %d of which waited for a process", a.Pod.Name, a.ActiveJobs+len(a.Waiting), len(a.Waiting))

@@ -20,7 +20,7 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// gated has agents of a timing behind gates of a kind.
+// gated deploys agents with a timing behind gates of a kind.
 func gated(timing map[string]string, kind string, probes bool) func(*appsv1.Deployment) {
 	return func(d *appsv1.Deployment) {
 		maps.Copy(d.Spec.Template.Annotations, timing)
@@ -30,7 +30,7 @@ func gated(timing map[string]string, kind string, probes bool) func(*appsv1.Depl
 	}
 }
 
-// hearGates listens to what the gates of the story's pods say to everybody, until the story is over.
+// hearGates checks everything that the gates of the story's pods publish, until the story ends.
 func (s *story) hearGates() {
 	ctx, stop := context.WithCancel(s.t.Context())
 	var done sync.WaitGroup
@@ -39,7 +39,7 @@ func (s *story) hearGates() {
 			for _, a := range s.agents() {
 				for _, page := range []string{"/metrics", "/readyz", "/healthz"} {
 					if a.Gate != "" {
-						_ = stage.HearPage(ctx, a.Gate+page) // it may be gone
+						_ = stage.HearPage(ctx, a.Gate+page) // the gate may have ended
 					}
 				}
 			}
@@ -52,8 +52,8 @@ func (s *story) hearGates() {
 	s.t.Cleanup(func() { stop(); done.Wait() })
 }
 
-// TestRolloutWithAWrongKey gives the agents a Secret whose key LiveKit refuses (case P6). The old ones serve on, and
-// people are told which Secret it is, whether or not the pods have readiness probes.
+// TestRolloutWithAWrongKey gives the agents a Secret whose key LiveKit refuses (case P6). The old ones keep serving,
+// and people are told which Secret it is, whether or not the pods have readiness probes.
 func TestRolloutWithAWrongKey(t *testing.T) {
 	t.Parallel()
 	for name, probes := range map[string]bool{"Probed": true, "ReadyFromTheirStart": false} {

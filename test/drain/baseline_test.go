@@ -15,14 +15,14 @@ import (
 const (
 	// kubernetesGrace is the termination grace period of a pod that sets none.
 	kubernetesGrace = 30
-	// talk is how long callers talk on once the script has begun. A call is
-	// longer than the grace wherever somebody needs it to be.
+	// talk is how long callers keep talking once the script has begun. A call is longer than
+	// the grace period wherever that matters.
 	talk = 50 * time.Second
 )
 
-// TestBaseline plays the same scripts with the guard and with what people use
-// today, a PodDisruptionBudget with minAvailable 1. The agents are the same: on
-// SIGTERM they take no new call and work on, within their grace.
+// TestBaseline plays the same scripts with the guard and with what people use today, a
+// PodDisruptionBudget with minAvailable 1. The agents are the same: on SIGTERM they
+// accept no new call and keep working, within their grace period.
 func TestBaseline(t *testing.T) {
 	t.Parallel()
 	scripts := []struct {
@@ -61,7 +61,7 @@ func TestBaseline(t *testing.T) {
 	}
 }
 
-// compare plays a script under six calls and says how many were dropped.
+// compare plays a script during six calls and returns how many were dropped.
 func compare(s *story, play func(*story) *command) int {
 	s.t.Helper()
 	s.deploy(6, func(d *appsv1.Deployment) {

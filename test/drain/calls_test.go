@@ -26,7 +26,7 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// plugin is a kubectl calls that runs, or has.
+// plugin is a run of kubectl calls.
 type plugin struct {
 	*command
 
@@ -53,7 +53,7 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
-// startCalls runs kubectl calls beside the story.
+// startCalls runs kubectl calls in the background.
 func (s *story) startCalls(args ...string) *plugin {
 	s.t.Helper()
 	ctx, interrupt := context.WithCancel(s.t.Context())
@@ -74,7 +74,7 @@ func (s *story) startCalls(args ...string) *plugin {
 	return p
 }
 
-// calls runs kubectl calls, and returns what it prints and its exit code.
+// calls runs kubectl calls, and returns its output and its exit code.
 func calls(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	cmd, err := stage.AdminCalls(t.Context(), args...)
@@ -95,7 +95,7 @@ func runCalls(t *testing.T, cmd *exec.Cmd) (stdout, stderr string, code int) {
 	return out.String(), errOut.String(), cmd.ProcessState.ExitCode()
 }
 
-// says fails the test if a text does not match each of the patterns.
+// says fails the test if a text does not match all of the patterns.
 func says(t *testing.T, what, text string, patterns ...string) {
 	t.Helper()
 	for _, pattern := range patterns {
@@ -105,7 +105,7 @@ func says(t *testing.T, what, text string, patterns ...string) {
 	}
 }
 
-// shown is a condition that, while it does not hold, shows what was printed.
+// shown is a condition that shows what was printed while it does not hold.
 func shown(holds bool, text string) (bool, error) {
 	if holds {
 		return true, nil
@@ -113,8 +113,8 @@ func shown(holds bool, text string) (bool, error) {
 	return false, errors.New(text)
 }
 
-// describeGuard makes the Deployment from which the guard's settings are read. The
-// guard itself runs beside the cluster, so it has no pod.
+// describeGuard creates the Deployment from which the guard's settings are read. The guard itself runs outside the cluster,
+// so it has no pod.
 func describeGuard(t *testing.T) {
 	t.Helper()
 	none, labels := int32(0), map[string]string{"app.kubernetes.io/name": lab.GuardName}
@@ -133,14 +133,14 @@ func describeGuard(t *testing.T) {
 	}
 }
 
-// TestCallsDoctor has doctor find all well, then a door missing, then all well.
+// TestCallsDoctor: doctor finds everything in order, then a missing policy, then everything in order.
 func TestCallsDoctor(t *testing.T) {
 	describeGuard(t)
 	s := tell(t, 1)
 	s.deploy(1)
 	well := func() (string, bool) {
 		out, _, code := calls(t, "doctor")
-		return out, code == 2 // the agents' grace is short, which is a warning
+		return out, code == 2 // a warning, because the agents' grace period is short
 	}
 	var out string
 	s.eventually(inTime, "doctor finds all well", func() (bool, error) {
@@ -183,8 +183,8 @@ func TestCallsDoctor(t *testing.T) {
 	}
 }
 
-// TestCalls follows an operator through a drain: who has calls, why a pod stays,
-// Ctrl-C, and again until the last caller has hung up.
+// TestCalls follows an operator through a drain: which pods have calls, why a pod stays, Ctrl-C, and again until the last
+// caller has hung up.
 func TestCalls(t *testing.T) {
 	t.Parallel()
 	describeGuard(t)
@@ -262,8 +262,8 @@ func TestCalls(t *testing.T) {
 	s.bounds(8, 4)
 }
 
-// TestCallsEnd plans a drain, and ends the one pod of its node by break-glass: within the pod's own grace, so that its caller
-// can hang up, and with an Event that says who and why.
+// TestCallsEnd plans a drain, and ends the only pod of its node by break-glass: within the pod's own grace period, so that
+// its caller can hang up, and with an Event that says who did it and why.
 func TestCallsEnd(t *testing.T) {
 	t.Parallel()
 	describeGuard(t)
@@ -304,7 +304,7 @@ func TestCallsEnd(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestCallsRefuses has drains that would hang or lose a call. The node stays as it is.
+// TestCallsRefuses: drains that would hang or lose a call are refused. The node stays as it is.
 func TestCallsRefuses(t *testing.T) {
 	t.Parallel()
 	refuses := func(s *story, patterns ...string) {
@@ -329,7 +329,7 @@ func TestCallsRefuses(t *testing.T) {
 	s.must(err)
 	refuses(s, `PodDisruptionBudget `+s.ns+`/second matches guarded pods`, `500`)
 
-	// Whoever has no rights is told which, and sees no zero.
+	// Users without rights are told which right is missing, and see no zero.
 	for _, args := range [][]string{{"-n", s.ns}, {"why", s.pods(all)[0], "-n", s.ns}, {"drain", s.nodes[0]}} {
 		cmd, err := stage.Calls(t.Context(), "nobody", []string{"nobodies"}, args...)
 		s.must(err)
@@ -341,7 +341,7 @@ func TestCallsRefuses(t *testing.T) {
 	}
 }
 
-// TestCallsRefusesNotEnabled has guarded pods where their label has no effect.
+// TestCallsRefusesNotEnabled: guarded pods where their label has no effect.
 func TestCallsRefusesNotEnabled(t *testing.T) {
 	t.Parallel()
 	s := tellPlain(t, 1)

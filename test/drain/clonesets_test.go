@@ -33,16 +33,16 @@ func cloneSets() ownerKind {
 }
 
 // cloneSetController acts as OpenKruise's does, without lifecycle hooks, volumes and partitions
-// (pkg/controller/cloneset/sync): it makes and deletes pods itself; of too many, by their deletion cost and then the
-// newest (choosePodsToDelete); for a rollout it labels old pods as ones to be deleted, or changes their image in place
-// (updatePod), as many at once as may be unavailable. The first pod that it may not delete ends the look.
+// (pkg/controller/cloneset/sync): it creates and deletes pods itself. Surplus pods are chosen by deletion cost, then the
+// newest (choosePodsToDelete). For a rollout it labels old pods for deletion, or changes their image in place (updatePod),
+// as many at once as may be unavailable. The first pod that it may not delete ends the pass.
 type cloneSetController struct {
 	*owned
 
 	made int
 }
 
-// diffs are what calculateDiffsWithExpectation finds.
+// diffs is the result of calculateDiffsWithExpectation.
 type diffs struct {
 	up, down, deletable  int
 	behind, unavailable  int // old pods, and how many pods may be unavailable for them
@@ -100,7 +100,7 @@ func (c *cloneSetController) diffs(object *unstructured.Unstructured, replicas i
 	}
 	d.behind = len(pods) - current
 	surge := min(d.maxSurge, max(
-		min(max(missing+going-d.maxMissing, 0), going), // for pods that are to be deleted
+		min(max(missing+going-d.maxMissing, 0), going), // for pods that should be deleted
 		min(d.behind, max(replicas-current, 0)),        // for old ones
 	))
 	expected := replicas + surge
@@ -111,7 +111,7 @@ func (c *cloneSetController) diffs(object *unstructured.Unstructured, replicas i
 	return d
 }
 
-// rescale makes pods, or deletes those that are named, or too many.
+// rescale creates pods, or deletes those that are named, or surplus ones.
 func (c *cloneSetController) rescale(ctx context.Context, d diffs, template corev1.PodTemplateSpec, revision string, pods []corev1.Pod, specified func(*corev1.Pod) bool) (did bool, err error) {
 	for range d.up {
 		if err := c.make(ctx, template, revision); err != nil {
@@ -141,7 +141,7 @@ func (c *cloneSetController) rescale(ctx context.Context, d diffs, template core
 	return did, nil
 }
 
-// first is which of two pods is deleted first: of an old revision, not ready, of the lower cost, the newer.
+// first returns which of two pods is deleted first: of an old revision, not ready, with the lower cost, the newer.
 func first(a, b *corev1.Pod, revision string) int {
 	yes := func(is bool) int {
 		if is {
@@ -150,7 +150,7 @@ func first(a, b *corev1.Pod, revision string) int {
 		return 1
 	}
 	cost := func(p *corev1.Pod) int {
-		n, _ := strconv.Atoi(p.Annotations[corev1.PodDeletionCost]) // zero where it is none
+		n, _ := strconv.Atoi(p.Annotations[corev1.PodDeletionCost]) // zero without a valid one
 		return n
 	}
 	return slices.Compare(
@@ -172,7 +172,7 @@ func (c *cloneSetController) make(ctx context.Context, template corev1.PodTempla
 	return err
 }
 
-// update has old pods go, or changes their image.
+// update deletes old pods, or changes their image.
 func (c *cloneSetController) update(ctx context.Context, d diffs, template corev1.PodTemplateSpec, revision string, pods []corev1.Pod, inPlace bool) error {
 	missing := 0
 	for _, p := range pods {
@@ -196,8 +196,8 @@ func (c *cloneSetController) update(ctx context.Context, d diffs, template corev
 	return nil
 }
 
-// TestCloneSet has a CloneSet roll out, by replacing pods and in place, drain, shrink and delete a pod that it names while
-// its agents talk.
+// TestCloneSet: a CloneSet rolls out, by replacing pods and in place, is drained, is scaled down and deletes a pod that it
+// names while its agents have calls.
 func TestCloneSet(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)

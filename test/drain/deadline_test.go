@@ -19,15 +19,15 @@ import (
 
 const (
 	ownDeadline = 15 * time.Second
-	// atDeadline is how late a forced release may be: the guard looks every second, and its
-	// writes and the stage's eyes take their time.
+	// atDeadline is how late a forced release may be: the guard checks every second, and its
+	// writes and the test's watch take time.
 	atDeadline = 4 * time.Second
 	shortGrace = 5 // seconds
 )
 
-// TestDeadline has a team that would rather lose a call than wait: its pods are
-// released at their own deadline, and not before, with their calls. It is told, and
-// counted, and in the log. The calls of others go on.
+// TestDeadline: a team prefers losing a call to waiting. Its pods are released at their
+// own deadline, and not before, during their calls. That is in Events, metrics and the
+// log. The calls of others go on.
 func TestDeadline(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -46,7 +46,7 @@ func TestDeadline(t *testing.T) {
 	before := s.forced()
 	began := time.Now()
 	s.does("cordon", s.nodes[0])
-	wanted := time.Now() // or up to a kubectl sooner
+	wanted := time.Now() // or a kubectl run sooner
 	drain := s.drain(s.nodes[0])
 	s.eventually(inTime, "it takes no new call", func() (bool, error) { return len(s.pods(in(call.Draining))) == 1, nil })
 
@@ -84,7 +84,7 @@ func TestDeadline(t *testing.T) {
 	s.bounds(3, 2)
 }
 
-// forced is how many pods the guard has released by force.
+// forced returns how many pods the guard has released by force.
 func (s *story) forced() float64 {
 	s.t.Helper()
 	m, err := stage.Guard.Metrics(s.t.Context())

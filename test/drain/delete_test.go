@@ -17,8 +17,8 @@ import (
 
 func cpus(n int64) *resource.Quantity { return resource.NewQuantity(n, resource.DecimalSI) }
 
-// TestImpatience tries everything with which people get rid of a pod. Each is
-// refused, or waits, and kubectl shows what to do instead.
+// TestImpatience tries everything with which people get rid of a pod. Each is refused or
+// waits, and kubectl shows what to do instead.
 func TestImpatience(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -33,7 +33,7 @@ func TestImpatience(t *testing.T) {
 		return "pod " + pod + " may hold calls. Annotate it with callguard.dev/leave, or drain its node, and it goes after its last call;" +
 			" to end its calls now, delete it as a member of group " + lab.BreakGlassGroup + "."
 	}
-	// Kubernetes itself answers evictions. It names no cure, because one can only wait.
+	// Kubernetes itself answers evictions. It suggests nothing, because one can only wait.
 	waits := []string{"pods/\"" + here[0] + "\"", "will retry after 5s", "Cannot evict pod as it would violate the pod's disruption budget", "global timeout reached: 7s"}
 	for _, tc := range []struct {
 		args string
@@ -64,8 +64,9 @@ func TestImpatience(t *testing.T) {
 	s.does("annotate", "pod", there[0], "callguard.dev/leave=please")
 	s.hangUpOn(there...)
 	s.eventually(inTime, there[0]+" may go", func() (bool, error) { return !s.watch.since(there[0], call.Released).IsZero(), nil })
-	// Not by kubectl, which may take seconds to start: the guard must not be first.
-	now := int64(1) // is kubectl's --now
+	// Not by kubectl, which may take seconds to start: the test must be faster than the
+	// guard.
+	now := int64(1) // like kubectl's --now
 	err := stage.Client.CoreV1().Pods(s.ns).Delete(t.Context(), there[0], metav1.DeleteOptions{GracePeriodSeconds: &now})
 	keeps := "pod " + there[0] + " keeps its grace period of 120 seconds, in which its calls can end. Delete it without --grace-period, --now and --force."
 	if err == nil || !strings.Contains(err.Error(), keeps) {
@@ -76,7 +77,7 @@ func TestImpatience(t *testing.T) {
 	s.noneDropped()
 }
 
-// refused runs kubectl, which must fail and show all of this.
+// refused runs kubectl, which must fail and print all of this.
 func (s *story) refused(args string, says ...string) {
 	s.t.Helper()
 	out, err := s.kubectl(strings.Fields(args)...)
@@ -90,8 +91,9 @@ func (s *story) refused(args string, says ...string) {
 	}
 }
 
-// TestBreakGlass ends calls on purpose, by the commands of SECURITY.md: an administrator impersonates the group. What is ended so is told, and
-// counted; by eviction not even the group ends a call.
+// TestBreakGlass ends calls on purpose, by the commands in SECURITY.md: an administrator
+// impersonates the group. Pods ended this way are reported and counted. Not even the
+// group can end a call by an eviction.
 func TestBreakGlass(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -123,7 +125,7 @@ func TestBreakGlass(t *testing.T) {
 	s.droppedOnlyBy(fleet.CauseGrace)
 }
 
-// deletedWhileLocked is how many locked pods were deleted, as the guard counts.
+// deletedWhileLocked returns the guard's count of locked pods that were deleted.
 func (s *story) deletedWhileLocked() float64 {
 	s.t.Helper()
 	metrics, err := stage.Guard.Metrics(s.t.Context())
@@ -131,8 +133,8 @@ func (s *story) deletedWhileLocked() float64 {
 	return metrics.Sum("callguard_deletions_while_locked_total")
 }
 
-// TestDeleteDeployment deletes the Deployment of talking agents. The pods stay
-// until their calls are over, and then go.
+// TestDeleteDeployment deletes the Deployment of agents with calls. The pods stay until
+// their calls are over, and then leave.
 func TestDeleteDeployment(t *testing.T) {
 	t.Parallel()
 	for _, cascade := range []string{"background", "foreground"} {
@@ -162,8 +164,8 @@ func TestDeleteDeployment(t *testing.T) {
 	}
 }
 
-// TestDeleteDeploymentOrphan leaves the ReplicaSet behind. Nobody wants its pods
-// to go, except one that was aside already: it has no owner left.
+// TestDeleteDeploymentOrphan leaves the ReplicaSet behind. Its pods should not leave,
+// except one that was already aside: it has no owner left.
 func TestDeleteDeploymentOrphan(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 1)
@@ -196,7 +198,7 @@ func TestTaint(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestOperatorsWish lets one pod go because an operator says so.
+// TestOperatorsWish: one pod leaves because an operator annotates it.
 func TestOperatorsWish(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -212,7 +214,7 @@ func TestOperatorsWish(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestDeleteNamespace works with talking agents in it: the kubelet ends them with
+// TestDeleteNamespace works with agents that have calls: the kubelet ends them within
 // their grace period, which callguard does not extend.
 func TestDeleteNamespace(t *testing.T) {
 	t.Parallel()

@@ -48,7 +48,7 @@ func TestDoorsOpen(t *testing.T) {
 		_, err := bindings.Create(ctx, whole, metav1.CreateOptions{})
 		return err
 	}
-	t.Cleanup(func() { // whatever happened, the next story has its doors
+	t.Cleanup(func() { // whatever happened, the next story needs the policies
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := errors.Join(restore(ctx), stage.Guard.WaitReady(ctx)); err != nil {
@@ -68,7 +68,7 @@ func TestDoorsOpen(t *testing.T) {
 	began := time.Now()
 	s.must(bindings.Delete(t.Context(), door, metav1.DeleteOptions{}))
 	s.unready(door + " is missing")
-	s.hangUpOn(leavers...) // else free to go
+	s.hangUpOn(leavers...) // otherwise they may be released
 	s.does("cordon", second)
 	held(" is missing")
 	s.told(lab.GuardNamespace, "Deployment", lab.GuardName, admission.ReasonNotInForce, door+" is missing")
@@ -98,7 +98,7 @@ func TestDoorsOpen(t *testing.T) {
 	s.noneDropped()
 }
 
-// unready waits until the guard is not ready, and says why.
+// unready waits until the guard is not ready, and returns the reason.
 func (s *story) unready(why string) {
 	s.t.Helper()
 	s.eventually(soon, "the guard is not ready: "+why, func() (bool, error) {

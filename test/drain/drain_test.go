@@ -21,26 +21,26 @@ import (
 const (
 	settle       = 20 * time.Second // the guard's default
 	kubectlRetry = 5 * time.Second
-	// settleLate is how much later than that an idle pod may be released: its witnesses
-	// have to be read after it, LiveKit every 3 s, and are asked once more.
+	// settleLate is how much later than that an idle pod may be released: its witnesses have
+	// to be read after it, LiveKit every 3 s, and are asked once more.
 	settleLate = 6 * time.Second
-	// goneLate is how long a pod takes from its eviction until it is gone. The guard
-	// would delete it itself 10 s after its release: it must not have to.
+	// goneLate is how long a pod takes from its eviction until it is gone. The guard would
+	// delete it itself 10 s after its release, which must not be necessary.
 	goneLate = 3 * time.Second
-	// lastCall is what is asked for: from the end of a node's last call to the end of
-	// its drain. A free machine takes 3.6 to 8.7 s, by where in its pauses kubectl is;
-	// at their worst, these and LiveKit's next reading alone add up to 10.2 s. So the
-	// quicker of two drains has to make it, and of each its parts have a bound, each with
-	// its own pause and the slack of a slow machine: the release within releaseLate, the
-	// pod's end as for an idle pod, and kubectl's look at it, once a second, within endLate.
+	// lastCall is the limit from the end of a node's last call to the end of its drain. An
+	// idle machine takes 3.6 to 8.7 s, depending on where in its pauses kubectl is; at their
+	// worst, these and LiveKit's next reading alone add up to 10.2 s. So the faster of two
+	// drains has to meet it, and the parts of each have limits, with their own pauses and
+	// room for a slow machine: the release within releaseLate, the pod's end as for an idle
+	// pod, and kubectl's check, once a second, within endLate.
 	lastCall    = 10 * time.Second
 	releaseLate = settleLate
 	endLate     = 3 * time.Second
 	deafCalls   = 8 // of the 16 that callers of deaf agents make
 )
 
-// TestDrain drains two nodes at once, with the guard's own settings: the idle pod
-// of each goes, the busy one stays for as long as its call lasts.
+// TestDrain drains two nodes at once, with the guard's own settings: the idle pod of each
+// leaves, the busy one stays until its call is over.
 func TestDrain(t *testing.T) {
 	withGuard(t)
 	s := tell(t, 4)
@@ -60,7 +60,8 @@ func TestDrain(t *testing.T) {
 
 	drains := map[string]*command{first: s.drain(first), second: s.drain(second)}
 	s.eventually(inTime, "replacements run and nobody on the two nodes takes new calls", func() (bool, error) {
-		// A replacement may come to the second node before its cordon does, and goes as well.
+		// A replacement may be put on the second node before that is cordoned, and leaves as
+		// well.
 		stays := s.pods(func(p *corev1.Pod) bool { return (on(first)(p) || on(second)(p)) && !leaving(p) })
 		return shown(s.watch.able() == 8 && len(stays) == 0, s.watch.describe())
 	})
@@ -114,7 +115,7 @@ func TestDrain(t *testing.T) {
 }
 
 // TestDrainCancelled uncordons a node in the middle of its drain. What has begun
-// goes on: the replacement stays, the old pod finishes and goes.
+// continues: the replacement stays, the old pod finishes and leaves.
 func TestDrainCancelled(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -133,7 +134,7 @@ func TestDrainCancelled(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestDrainOfTheOnlyReplica has nobody else to take calls: the replacement comes first.
+// TestDrainOfTheOnlyReplica: no other pod can take calls, so the replacement comes first.
 func TestDrainOfTheOnlyReplica(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -175,8 +176,8 @@ func TestDrainOfAStatefulSet(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestDrainOfDeafAgents drains agents that know nothing of the draining mark while
-// calls come and go. What slips in ends within the grace.
+// TestDrainOfDeafAgents drains agents that ignore the draining mark while calls come and
+// go. Calls that they still accept end within the grace period.
 func TestDrainOfDeafAgents(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -201,8 +202,8 @@ func TestDrainOfDeafAgents(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestCordonThatIsTolerated has replacements come to the very node that is
-// cordoned. They stay: none of them is replaced again.
+// TestCordonThatIsTolerated: replacements are put on the very node that is cordoned. They
+// stay: none of them is replaced again.
 func TestCordonThatIsTolerated(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 1)
@@ -221,8 +222,8 @@ func TestCordonThatIsTolerated(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestDrainWithoutRoom has a quota that admits no replacement. The pod goes on
-// serving until there is room.
+// TestDrainWithoutRoom: a quota admits no replacement. The pod keeps serving until there
+// is room.
 func TestDrainWithoutRoom(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -247,7 +248,7 @@ func TestDrainWithoutRoom(t *testing.T) {
 	s.waits(drain)
 	_, err = stage.Client.CoreV1().ResourceQuotas(s.ns).Patch(t.Context(), "full", types.MergePatchType, []byte(`{"spec":{"hard":{"pods":"10"}}}`), metav1.PatchOptions{})
 	s.must(err)
-	// The ReplicaSet tries again after a while that it doubles each time.
+	// The ReplicaSet retries with a delay that doubles each time.
 	s.eventually(2*inTime, "the pod of the node takes no new call", func() (bool, error) { return len(s.pods(leaving)) == len(leavers), nil })
 	s.hangUpOn(leavers...)
 	s.ends(drain, inTime)
@@ -255,8 +256,8 @@ func TestDrainWithoutRoom(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestSecondBudget has another PodDisruptionBudget on guarded pods, for which
-// evictions fail with 500. It is named, and nothing is lost.
+// TestSecondBudget: another PodDisruptionBudget selects guarded pods, so evictions fail
+// with 500. It is named, and nothing is lost.
 func TestSecondBudget(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 1)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Two hundred calls at once need the machine for themselves: make e2e-estimate.
+// Two hundred calls at once need the whole machine: make e2e-estimate.
 
 //go:build agents
 
@@ -29,20 +29,20 @@ import (
 
 const (
 	longestCall = 110 * time.Second
-	// estimateOff is how much of a drain the median may be off from half-way on.
+	// estimateOff is how far off the median may be in the second half of a drain, as a part of it.
 	estimateOff = 0.25
-	// leastLooks is how often the median has to be read from half-way on, else the test shows nothing.
+	// leastLooks is how often the median has to be read in the second half; fewer would show nothing.
 	leastLooks = 5
 )
 
 // TestEstimate drains a node of ten pods with two hundred calls of known, mixed lengths: 50 s on average and 110 s at most.
-// Callers have called again and again until the drain begins. When it ends is read as an operator does, by kubectl calls plan.
-// From half-way on the median has to be right to a quarter of what the drain takes; and the node's is never less than that of
-// any of its pods.
+// Callers call again and again until the drain begins. The estimate is read as an operator does, by kubectl calls plan. In the
+// second half the median has to be right to a quarter of the drain's length, and the node's estimate is never less than that
+// of one of its pods.
 func TestEstimate(t *testing.T) {
 	const pods, callers = 10, 200
 	describeGuard(t)
-	_, err := stage.Plugin(t.Context()) // it is built before, and not in, the drain
+	_, err := stage.Plugin(t.Context()) // built here, so that the drain does not include it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestEstimate(t *testing.T) {
 	d := lab.Agent(s.ns, pods)
 	d.Spec.Template = s.template()
 	d.Spec.Template.Labels[fleet.UnplayedLabel] = "true"
-	d.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64(shortGrace)) // they have no process that ends sooner
+	d.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64(shortGrace)) // they have no process that would end sooner
 	d.Spec.Template.Annotations = map[string]string{call.WitnessesAnnotation: string(call.Rooms)}
 	_, err = stage.Client.AppsV1().Deployments(s.ns).Create(t.Context(), d, metav1.CreateOptions{})
 	s.must(err)
@@ -93,7 +93,7 @@ func TestEstimate(t *testing.T) {
 		off := look.at.Add(look.median).Sub(over).Abs().Seconds() / took.Seconds()
 		t.Logf("%2.0f s after its beginning: in %2.0f s, nine of ten times in %2.0f s; the last call ended in %2.0f s; off by %2.0f %% of the drain",
 			after.Seconds(), look.median.Seconds(), look.p90.Seconds(), over.Sub(look.at).Seconds(), 100*off)
-		if look.longest > look.median+2*time.Second { // the pods are asked after the node
+		if look.longest > look.median+2*time.Second { // the pods are read after the node
 			t.Errorf("the node's calls are foretold to be over in %s, and those of one of its pods in %s", look.median, look.longest)
 		}
 		if after >= took/2 {
@@ -113,7 +113,7 @@ func TestEstimate(t *testing.T) {
 	says(t, "the drain", drain.out, `The calls held now are over by .* in half of such cases`, `node/`+node+` drained: `)
 }
 
-// look is what is foretold at a time: when all calls of a node are over, and those of the pod that is last.
+// look is the estimate at a time: when all calls of a node will be over, and those of its last pod.
 type look struct {
 	at                   time.Time
 	median, p90, longest time.Duration
@@ -186,12 +186,12 @@ func (s *story) metrics(path string) (values []int64, err error) {
 	return values, nil
 }
 
-// callersAgain are callers who call again as soon as a call is over. Their agents are in the
-// rooms as if the pods had put them there.
+// callersAgain are callers who call again as soon as a call is over. Their agents are in the rooms as if the pods had put them
+// there.
 type callersAgain struct {
 	began time.Time
 	work  sync.WaitGroup
-	next  sync.RWMutex // held while one calls again, for writing where nobody may
+	next  sync.RWMutex // read-locked while one calls again, write-locked while nobody may
 
 	mu    sync.Mutex
 	done  bool // nobody calls again
@@ -201,7 +201,7 @@ type callersAgain struct {
 	failed int
 }
 
-// callAgain has n callers call the story's pods, as many each.
+// callAgain starts n callers of the story's pods, the same number for each.
 func (s *story) callAgain(n int, seed uint64) *callersAgain {
 	s.t.Helper()
 	pods, err := s.watch.lister.List(labels.Everything())
@@ -216,7 +216,7 @@ func (s *story) callAgain(n int, seed uint64) *callersAgain {
 		random := rand.New(rand.NewPCG(seed, uint64(i)))
 		c.work.Go(func() { c.line(s, pods[i%len(pods)].UID, fmt.Sprintf("%s-%d", s.rooms, i), random) })
 	}
-	s.t.Cleanup(func() { // also where the test has failed
+	s.t.Cleanup(func() { // also after a failure
 		c.mu.Lock()
 		c.done = true
 		c.mu.Unlock()
@@ -225,7 +225,7 @@ func (s *story) callAgain(n int, seed uint64) *callersAgain {
 	return c
 }
 
-// line is one caller, who also calls again where a call could not begin.
+// line is one caller, who also calls again if a call could not begin.
 func (c *callersAgain) line(s *story, pod types.UID, room string, random *rand.Rand) {
 	c.next.RLock()
 	defer c.next.RUnlock()
@@ -257,7 +257,7 @@ func (c *callersAgain) line(s *story, pod types.UID, room string, random *rand.R
 	}
 }
 
-// mixedLength draws how long a call lasts: half are short, and every fifth is long.
+// mixedLength draws the length of a call: half are short, and every fifth is long.
 func mixedLength(random *rand.Rand) time.Duration {
 	between := func(a, b float64) time.Duration {
 		return time.Duration((a + (b-a)*random.Float64()) * float64(time.Second))
@@ -272,7 +272,7 @@ func mixedLength(random *rand.Rand) time.Duration {
 	}
 }
 
-// count counts calls of a pod in or out, and reports whether nobody calls again.
+// count counts the beginning or end of a pod's call, and reports whether nobody calls again.
 func (c *callersAgain) count(pod types.UID, by int) (done bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -283,7 +283,7 @@ func (c *callersAgain) count(pod types.UID, by int) (done bool) {
 	return c.done
 }
 
-// up is how many calls a pod has; all of them where it names none.
+// up returns how many calls a pod has, or all pods if it names none.
 func (c *callersAgain) up(pod types.UID) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -295,7 +295,7 @@ func (c *callersAgain) up(pod types.UID) (n int) {
 	return n
 }
 
-// last has the calls that are up be the last ones. No call begins or ends while is is asked.
+// last makes the current calls the last ones. No call begins or ends while is is called.
 func (c *callersAgain) last(is func()) {
 	c.next.Lock()
 	defer c.next.Unlock()
@@ -305,7 +305,7 @@ func (c *callersAgain) last(is func()) {
 	c.done = true
 }
 
-// wait waits until all calls are over, and returns when the last one was.
+// wait waits until all calls are over, and returns when the last one ended.
 func (c *callersAgain) wait() time.Time {
 	c.work.Wait()
 	c.mu.Lock()
@@ -313,7 +313,7 @@ func (c *callersAgain) wait() time.Time {
 	return c.over
 }
 
-// vain is how often a call could not begin, as on a busy machine.
+// vain returns how often a call could not begin, as on a busy machine.
 func (c *callersAgain) vain() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

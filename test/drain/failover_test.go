@@ -15,8 +15,8 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// How long nobody may lead after a leader was killed, or has ended in peace: 10 s and 5 s,
-// and seconds more on a busy machine.
+// How long there may be no leader after one was killed or ended properly: 10 s and 5 s,
+// and a few seconds more on a busy machine.
 const (
 	afterKill = 10*time.Second + 3*time.Second
 	afterStop = 5*time.Second + 3*time.Second
@@ -31,7 +31,7 @@ func (s *story) leader() (string, error) {
 	return ptr.Deref(lease.Spec.HolderIdentity, ""), nil
 }
 
-// leads waits until somebody leads who did not before, and returns the name.
+// leads waits until another process leads than before, and returns its name.
 func (s *story) leads(within time.Duration, before string) (name string) {
 	s.t.Helper()
 	began := time.Now()
@@ -57,9 +57,9 @@ func standBy(t *testing.T) *lab.Guard {
 	return g
 }
 
-// TestFailover has guards as they are installed, one that leads and one that stands
-// by, in the middle of a drain. The leader is killed; the next loses its lease
-// without knowing, and later leads again. Whoever leads goes on with the drain.
+// TestFailover runs guards as installed, one leader and one standby, in the middle of a
+// drain. The leader is killed. The next one loses its lease without knowing, and later
+// leads again. Whichever leads continues the drain.
 func TestFailover(t *testing.T) {
 	first := stage.Guard
 	s := tell(t, 2)
@@ -73,7 +73,7 @@ func TestFailover(t *testing.T) {
 	firstName, err := s.leader()
 	s.must(err)
 	second := standBy(t)
-	t.Cleanup(func() { // the next story has a guard, however this one ends
+	t.Cleanup(func() { // the next story needs a guard, however this one ends
 		stage.Guard = second
 		if err := second.Continue(); err != nil {
 			t.Error(err)
@@ -104,7 +104,7 @@ func TestFailover(t *testing.T) {
 	})
 	s.there(leavers[2:]...)
 
-	s.must(third.Stop()) // a leader that ends in peace gives its lease back
+	s.must(third.Stop()) // a leader that ends properly releases its lease
 	if name := s.leads(afterStop, thirdName); name != secondName {
 		t.Errorf("%s leads; want %s, which had lost its lease and stood by", name, secondName)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// withGuard gives the stage a guard with other flags, until the test is over.
+// withGuard gives the stage a guard with other flags until the test ends.
 func withGuard(t *testing.T, args ...string) {
 	t.Helper()
 	if err := stage.Guard.Stop(); err != nil {
@@ -42,7 +42,7 @@ func withGuard(t *testing.T, args ...string) {
 	})
 }
 
-// startGuard starts a guard that is the stage's from now on.
+// startGuard starts a guard that is the stage's from then on.
 func startGuard(t *testing.T, args ...string) {
 	t.Helper()
 	guard, err := stage.StartGuard(t.Context(), args...)
@@ -55,11 +55,11 @@ func startGuard(t *testing.T, args ...string) {
 	}
 }
 
-// alone are flags with which a guard waits for no lease of one that was killed.
+// alone are flags with which a guard does not wait for the lease of a killed one.
 func alone() []string { return append(guardArgs(), "--leader-elect=false") }
 
-// TestGuardKilledAtEveryStep kills the guard after each step that a pod takes on
-// its way out. Nothing goes wrong while it is dead, and afterwards the drain goes on.
+// TestGuardKilledAtEveryStep kills the guard after each step of a pod on its way out.
+// Nothing goes wrong while it is dead, and afterwards the drain goes on.
 func TestGuardKilledAtEveryStep(t *testing.T) {
 	withGuard(t, alone()...)
 	for _, step := range []call.State{call.Aside, call.Draining, call.Released} {
@@ -96,8 +96,8 @@ func TestGuardKilledAtEveryStep(t *testing.T) {
 	}
 }
 
-// TestGuardKilledAtRandom kills the guard again and again while two nodes are
-// drained and calls come and go.
+// TestGuardKilledAtRandom kills the guard again and again while two nodes are drained and
+// calls come and go.
 func TestGuardKilledAtRandom(t *testing.T) {
 	withGuard(t, alone()...)
 	s := tell(t, 3)
@@ -130,7 +130,7 @@ func TestGuardKilledAtRandom(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestTwoGuards has two guards at work that both believe they lead.
+// TestTwoGuards runs two guards that both believe they lead.
 func TestTwoGuards(t *testing.T) {
 	withGuard(t, alone()...)
 	second, err := stage.StartGuard(t.Context(), alone()...)
@@ -183,9 +183,9 @@ func TestAPIServerRestarts(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestAPIServerHangs holds kube-apiserver in the middle of a drain: connections and
-// watches stay, and say nothing. The guard is alone: with a lease that it cannot
-// renew it would stop leading, and TestFailover is about that.
+// TestAPIServerHangs pauses kube-apiserver in the middle of a drain: connections and
+// watches stay open and silent. The guard runs alone, because with a lease that it cannot
+// renew it would stop leading, which TestFailover tests.
 func TestAPIServerHangs(t *testing.T) {
 	withGuard(t, alone()...)
 	s := tell(t, 2)
@@ -206,8 +206,8 @@ func TestAPIServerHangs(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestLiveKitDown kills LiveKit in the middle of a drain: an idle pod is not
-// known to be idle until LiveKit is back.
+// TestLiveKitDown kills LiveKit in the middle of a drain: an idle pod is not known to be
+// idle until LiveKit is back.
 func TestLiveKitDown(t *testing.T) {
 	s := tell(t, 2)
 	s.deploy(4)
@@ -224,8 +224,8 @@ func TestLiveKitDown(t *testing.T) {
 	s.droppedOnlyBy(fleet.CauseLiveKit) // such calls are lost with or without Kubernetes
 }
 
-// TestWitnessHangs has an agent whose own HTTP server does not answer. It is held
-// until it does.
+// TestWitnessHangs: an agent's own HTTP server does not answer. The pod is held until it
+// does.
 func TestWitnessHangs(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)

@@ -10,8 +10,8 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// TestDrainAsksTheGateFirst drains a node whose pod has a call for long (case O19). While its gate counts the call, the
-// guard sends LiveKit nothing. When the call ends, the pod goes no later than another.
+// TestDrainAsksTheGateFirst drains a node whose pod has a long call (case O19). While its gate counts the call, the
+// guard sends no requests to LiveKit. When the call ends, the pod leaves no later than others.
 func TestDrainAsksTheGateFirst(t *testing.T) {
 	const quietFor = 20 * time.Second
 	withGuard(t)

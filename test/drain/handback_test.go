@@ -17,7 +17,8 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// listLeaving is how README.md of the chart finds pods that are aside or draining.
+// listLeaving is the command in the chart's README.md that finds pods that are aside or
+// draining.
 func listLeaving() []string {
 	return []string{
 		"get", "pods", "-l", call.GuardedLabel + "=true", "--no-headers", "-o",
@@ -25,10 +26,10 @@ func listLeaving() []string {
 	}
 }
 
-// TestUnlockLeavesTheGrace unlocks while two pods that talk are aside and their
-// Deployment wants none. Their ReplicaSet, which gets them back, deletes both. The
-// caller who hangs up within the grace period loses nothing, and the other one is
-// cut off at its end and not before.
+// TestUnlockLeavesTheGrace unlocks while two pods with calls are aside and their
+// Deployment has zero replicas. Their ReplicaSet, which gets them back, deletes both. The
+// caller who hangs up within the grace period loses nothing, and the other one is cut off
+// at its end and not before.
 func TestUnlockLeavesTheGrace(t *testing.T) {
 	const grace = 20
 	withGuard(t, guardArgs()...)
@@ -81,9 +82,9 @@ func TestUnlockLeavesTheGrace(t *testing.T) {
 	}
 }
 
-// TestOptInOfTalkingPods does what docs/opt-in.md says of a workload that runs already:
-// its pods get the label, then the namespace is enabled, and the rollout that opts
-// the workload in waits for their calls.
+// TestOptInOfTalkingPods follows docs/opt-in.md for a workload that already runs: its
+// pods get the label, then the namespace is enabled, and the rollout that opts the
+// workload in waits for their calls.
 func TestOptInOfTalkingPods(t *testing.T) {
 	t.Parallel()
 	s := begin(t, 2, false)
@@ -113,7 +114,7 @@ func TestOptInOfTalkingPods(t *testing.T) {
 	s.noneDropped()
 }
 
-// locked says that from now on the doors hold.
+// locked waits until the policies protect the pods.
 func (w *watch) locked() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

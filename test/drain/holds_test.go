@@ -28,12 +28,12 @@ import (
 const (
 	shortWait    = 15 * time.Second // --replacement-wait in TestReplacementWait
 	shortestHold = 5 * time.Second  // a drain deadline
-	// replacedAgain is how long nothing may come after each pod of TestCordonAlone was
-	// replaced: one new pod came every 18 s, without end.
+	// replacedAgain is how long no other pod may be created after each pod of TestCordonAlone
+	// was replaced: once, a new pod came every 18 s, without end.
 	replacedAgain = 40 * time.Second
 )
 
-// scarcities are why a Deployment of two has no place for a third pod.
+// scarcities are reasons why a Deployment of two has no room for a third pod.
 func scarcities() map[string]func(*story) {
 	return map[string]func(*story){
 		"AntiAffinity": func(s *story) { s.deploy(2, oneAtATime, spread) },
@@ -44,7 +44,7 @@ func scarcities() map[string]func(*story) {
 	}
 }
 
-// oneAtATime is the strategy of those who have no place for a third.
+// oneAtATime is the strategy of Deployments without room for a third pod.
 func oneAtATime(d *appsv1.Deployment) {
 	none, one := intstr.FromInt32(0), intstr.FromInt32(1)
 	d.Spec.Strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{MaxSurge: &none, MaxUnavailable: &one}
@@ -59,7 +59,7 @@ func spread(d *appsv1.Deployment) {
 	}}
 }
 
-// full has the namespace take no pod more than its two.
+// full limits the namespace to its two pods.
 func (s *story) full() {
 	s.t.Helper()
 	const pods = 2
@@ -75,7 +75,7 @@ func (s *story) full() {
 	})
 }
 
-// only is the name of the only pod on a node.
+// only returns the name of the only pod on a node.
 func (s *story) only(node string) string {
 	s.t.Helper()
 	list := s.pods(on(node))
@@ -85,7 +85,7 @@ func (s *story) only(node string) string {
 	return list[0]
 }
 
-// notForced fails the story if somebody was told that a pod was released by force.
+// notForced fails the story if an Event says that a pod was released by force.
 func (s *story) notForced(pod string) {
 	s.t.Helper()
 	list, err := stage.Client.CoreV1().Events(s.ns).List(s.t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod + ",reason=" + guard.ReasonForced})
@@ -95,8 +95,8 @@ func (s *story) notForced(pod string) {
 	}
 }
 
-// TestOptOut takes a Deployment of two out of callguard's care. Its new pods count as
-// those that take calls: the idle old one goes, and the other after its call.
+// TestOptOut removes callguard's label from a Deployment of two. Its new pods count as pods
+// that take calls: the idle old one leaves, and the other after its call.
 func TestOptOut(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -117,9 +117,9 @@ func TestOptOut(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestRolloutWithoutRoom restarts a Deployment that has no place for a third pod, and says
-// that it does without one meanwhile. Each old pod goes after its call, and leaves its
-// place to a new one.
+// TestRolloutWithoutRoom restarts a Deployment that has no room for a third pod, and gives
+// the reason while it runs with one fewer. Each old pod leaves after its call, and makes room
+// for a new one.
 func TestRolloutWithoutRoom(t *testing.T) {
 	t.Parallel()
 	for name, scarce := range scarcities() {
@@ -145,8 +145,8 @@ func TestRolloutWithoutRoom(t *testing.T) {
 	}
 }
 
-// TestReplacementWait drains a node whose pod has no other place. While it has a call it
-// serves on; once it is known to be idle and has waited, it goes, and is told of.
+// TestReplacementWait drains a node whose pod has no other place. It keeps serving while it
+// has a call; once it is known to be idle and has waited, it leaves, and an Event says so.
 func TestReplacementWait(t *testing.T) {
 	withGuard(t, append(guardArgs(), "--replacement-wait="+shortWait.String())...)
 	for name, scarce := range scarcities() {
@@ -188,8 +188,8 @@ func TestReplacementWait(t *testing.T) {
 	})
 }
 
-// TestDeadlineOfTheIdle has a team's deadline and one idle pod, and no other node. At
-// the deadline it stops taking calls. No Event says that calls were ended.
+// TestDeadlineOfTheIdle has a team's deadline and one idle pod, and no other node. At the
+// deadline the pod stops accepting calls. No Event says that calls were ended.
 func TestDeadlineOfTheIdle(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 1)
@@ -209,8 +209,8 @@ func TestDeadlineOfTheIdle(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestDrainWhileNobodyIsReady drains a node while no pod of the workload is ready, and
-// none becomes ready. The idle pod goes within minutes.
+// TestDrainWhileNobodyIsReady drains a node while no pod of the workload is ready, and none
+// becomes ready. The idle pod leaves within minutes.
 func TestDrainWhileNobodyIsReady(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -231,8 +231,8 @@ func TestDrainWhileNobodyIsReady(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestCordonAlone cordons the node of pods that tolerate it, and are replaced in place or
-// nowhere else. Each is replaced once, and what came since the cordon stays.
+// TestCordonAlone cordons the node of pods that tolerate it, and that are replaced in place
+// or not at all. Each is replaced once, and pods created after the cordon stay.
 func TestCordonAlone(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 1)
@@ -282,8 +282,9 @@ func TestCordonAlone(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestDaemonSetLeavesNode has a DaemonSet of agents that no longer wants its nodes: two lose
-// the label that it selects, and two get a taint that its pods do not tolerate. The idle pods go at once, and the others after their calls.
+// TestDaemonSetLeavesNode: a DaemonSet of agents no longer wants its nodes. Two lose the
+// label that it selects, and two get a taint that its pods do not tolerate. The idle pods
+// leave at once, and the others after their calls.
 func TestDaemonSetLeavesNode(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 4)
@@ -313,8 +314,8 @@ func TestDaemonSetLeavesNode(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestCrashedAgentBesideAnother has an agent that does not start again, beside a container
-// that runs on. Its HTTP server does not answer, and that is no reason to wait.
+// TestCrashedAgentBesideAnother: an agent does not restart, next to a container that keeps
+// running. Its HTTP server does not answer, and that is no reason to wait.
 func TestCrashedAgentBesideAnother(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -322,7 +323,7 @@ func TestCrashedAgentBesideAnother(t *testing.T) {
 	d.Spec.Template = s.template()
 	d.Spec.Template.Annotations[call.AgentContainerAnnotation] = "agent"
 	d.Spec.Template.Labels[fleet.UnplayedLabel] = "true"
-	d.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64(shortGrace)) // in which the other container ends
+	d.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64(shortGrace)) // the other container ends within it
 	d.Spec.Template.Spec.Containers = append(d.Spec.Template.Spec.Containers, corev1.Container{Name: "helper", Image: "helper:demo"})
 	_, err := stage.Client.AppsV1().Deployments(s.ns).Create(t.Context(), d, metav1.CreateOptions{})
 	s.must(err)
@@ -338,7 +339,7 @@ func TestCrashedAgentBesideAnother(t *testing.T) {
 	s.noneDropped()
 }
 
-// crash writes what a kubelet does of a pod whose agent ends again and again.
+// crash writes what a kubelet reports about a pod whose agent keeps crashing.
 func crash(ctx context.Context, pod *corev1.Pod) error {
 	config, err := stage.Cluster.NodeConfig(pod.Spec.NodeName)
 	if err != nil {
@@ -366,8 +367,8 @@ func crash(ctx context.Context, pod *corev1.Pod) error {
 	return err
 }
 
-// TestBarePodOnACordonedNode has a pod that nobody would create again. A cordon makes it stop
-// taking calls and does not end it; a drain does.
+// TestBarePodOnACordonedNode: no controller would create this pod again. A cordon makes it
+// stop accepting calls and does not end it; a drain does.
 func TestBarePodOnACordonedNode(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 1)

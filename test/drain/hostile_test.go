@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// This story has the guard for itself for minutes, so make e2e-long tells it.
+// This story needs the guard for itself for minutes, so make e2e-long runs it.
 
 //go:build long
 
@@ -36,9 +36,9 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// TestHostileTenants combines all known ways in which neighbours and outsiders could exhaust
-// the memory of adapter and guard, while an ordinary tenant drains nodes and has its calls
-// counted. Neither program is killed, and that tenant notices nothing.
+// TestHostileTenants combines all known ways in which neighbours and outsiders could exhaust the memory of adapter
+// and guard, while an ordinary tenant drains nodes and has its calls counted. Neither program is killed, and that
+// tenant notices nothing.
 func TestHostileTenants(t *testing.T) {
 	if *memory == 0 {
 		t.Fatal("this is about memory: give -memory 256, the limit of the chart")
@@ -87,14 +87,14 @@ func TestHostileTenants(t *testing.T) {
 	t.Log("X3: 120 Events of a megabyte and 100 Deployments with 0.7 MB of labels, in a namespace that is not enabled")
 	events(t, elsewhere, 120)
 	labelled(t, elsewhere, 100)
-	for _, s := range []*story{greedy, projects} { // the guard asks witnesses of pods that are to go
+	for _, s := range []*story{greedy, projects} { // the guard asks the witnesses of pods that should leave
 		s.does("annotate", "pods", "--all", "callguard.dev/leave=please")
 	}
 
 	now := well.rounds(3)
 	t.Logf("usual: %v; beside hostile tenants: %v; gates were asked %d times", usual, now, answers())
 	for what, times := range map[string][2]time.Duration{"a drain": {usual.drain, now.drain}, "a metric": {usual.metric, now.metric}} {
-		// A second is what polling is exact to.
+		// Polling is only accurate to a second.
 		if times[1] > 2*times[0]+time.Second {
 			t.Errorf("%s takes %s beside hostile tenants, %s without; want at most twice as long", what, times[1], times[0])
 		}
@@ -119,15 +119,15 @@ func TestHostileTenants(t *testing.T) {
 	}
 }
 
-// pace is how long things take a tenant.
+// pace is how long things take for a tenant.
 type pace struct {
-	// drain is from a cordon until no new call is taken, and from hanging up until the pod may go.
+	// drain is from a cordon until no new call is accepted, and from hanging up until the pod may leave.
 	drain time.Duration
-	// metric is from the answer to a call until the metrics API has it.
+	// metric is from the answer to a call until the metrics API shows it.
 	metric time.Duration
 }
 
-// rounds drains a node of the story so often, with a call on it, and returns the times in the middle.
+// rounds drains a node of the story this many times, with a call on it, and returns the median times.
 func (s *story) rounds(n int) pace {
 	s.t.Helper()
 	var drains, metrics []time.Duration
@@ -166,7 +166,7 @@ func middle(times []time.Duration) time.Duration {
 	return times[len(times)/2].Round(10 * time.Millisecond)
 }
 
-// answerWith has somebody answer at the gates' port of every pod of the story, and returns how often that was asked.
+// answerWith answers at the gates' port of every pod of the story, and returns how often it was asked.
 func (s *story) answerWith(answer func(pod *corev1.Pod) []byte) func() int64 {
 	s.t.Helper()
 	list, err := stage.Client.CoreV1().Pods(s.ns).List(s.t.Context(), metav1.ListOptions{})
@@ -178,7 +178,7 @@ func (s *story) answerWith(answer func(pod *corev1.Pod) []byte) func() int64 {
 		s.must(err)
 		server := &http.Server{ReadHeaderTimeout: soon, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			asked.Add(1)
-			_, _ = w.Write(body) // whoever asks may have had enough
+			_, _ = w.Write(body) // the client may have hung up
 		})}
 		go func() { _ = server.Serve(listener) }()
 		s.t.Cleanup(func() { _ = server.Close() })
@@ -186,12 +186,12 @@ func (s *story) answerWith(answer func(pod *corev1.Pod) []byte) func() int64 {
 	return asked.Load
 }
 
-// manyJobs is an answer of a mebibyte, in jobs that nobody needs.
+// manyJobs is an answer of a mebibyte with far too many jobs.
 func manyJobs(pod *corev1.Pod) []byte {
 	return fmt.Appendf(nil, `{"pod":%q,"known":true,"jobs":[%s{}],"calls":0}`, pod.UID, strings.Repeat("{},", 1<<20/3))
 }
 
-// hostileLiveKit answers as a LiveKit server with more rooms than anybody needs, and a crowd in each.
+// hostileLiveKit answers like a LiveKit server with far too many rooms, and a crowd in each.
 func hostileLiveKit(t *testing.T) http.Handler {
 	t.Helper()
 	const many = 20_000
@@ -216,14 +216,14 @@ func hostileLiveKit(t *testing.T) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/protobuf")
 		if strings.HasSuffix(r.URL.Path, "/ListRooms") {
-			_, _ = w.Write(list) // whoever asks may have had enough
+			_, _ = w.Write(list) // the client may have hung up
 			return
 		}
 		_, _ = w.Write(in)
 	})
 }
 
-// create makes a Deployment of one agent under a name of its own, and does not wait for it.
+// create creates a Deployment of one agent with its own name, and does not wait for it.
 func create(t *testing.T, namespace, name string, with ...func(*appsv1.Deployment)) error {
 	t.Helper()
 	d := lab.Agent(namespace, 1)
@@ -240,14 +240,14 @@ func create(t *testing.T, namespace, name string, with ...func(*appsv1.Deploymen
 	return err
 }
 
-// stalledWebhooks are the heads of webhooks that nobody signed, and no bodies.
+// stalledWebhooks sends the headers of unsigned webhooks, without bodies.
 type stalledWebhooks struct {
 	at *url.URL
 	n  int
 	up atomic.Int64 // how many were sent
 }
 
-// stallWebhooks sends so many at once.
+// stallWebhooks sends this many at once.
 func stallWebhooks(t *testing.T, n int) *stalledWebhooks {
 	t.Helper()
 	at, err := url.Parse(stage.Adapter.Webhooks)
@@ -259,7 +259,7 @@ func stallWebhooks(t *testing.T, n int) *stalledWebhooks {
 	return w
 }
 
-// again sends them, waits until they are answered or given up, and hangs up.
+// again sends them, waits until they are answered or dropped, and hangs up.
 func (w *stalledWebhooks) again(ctx context.Context) {
 	var all sync.WaitGroup
 	for range w.n {
@@ -280,7 +280,7 @@ func (w *stalledWebhooks) again(ctx context.Context) {
 	all.Wait()
 }
 
-// events makes Events of a megabyte each.
+// events creates Events of a megabyte each.
 func events(t *testing.T, namespace string, n int) {
 	t.Helper()
 	at := metav1.Now()
@@ -297,7 +297,7 @@ func events(t *testing.T, namespace string, n int) {
 	}
 }
 
-// labelled makes Deployments without pods whose labels have 0.7 MB each.
+// labelled creates Deployments without pods whose labels have 0.7 MB each.
 func labelled(t *testing.T, namespace string, n int) {
 	t.Helper()
 	labels := map[string]string{}

@@ -41,8 +41,8 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// kedaKeys are KEDA's certificate and the authority that has signed it, made before the stage is set: the adapter is told of the
-// authority when it starts.
+// kedaKeys are KEDA's certificate and its authority, created before the stage is set up, because the adapter gets the authority
+// when it starts.
 type kedaKeys struct {
 	address     string // where the adapter answers
 	caFile      string
@@ -82,8 +82,8 @@ func (k *kedaKeys) flags() []string {
 	return []string{"--keda-bind-address=" + k.address, "--keda-client-ca-file=" + k.caFile}
 }
 
-// dial connects as KEDA's operator does with a TriggerAuthentication that has caCert, tlsClientCert and tlsClientKey; with no
-// certificate where withCertificate is false.
+// dial connects as KEDA's operator does with a TriggerAuthentication that has caCert, tlsClientCert and tlsClientKey; without a
+// certificate if withCertificate is false.
 func (k *kedaKeys) dial(t *testing.T, withCertificate bool) externalscaler.ExternalScalerClient {
 	t.Helper()
 	direct, err := stage.Direct(t.Context(), stage.Adapter)
@@ -114,7 +114,7 @@ const (
 	externalAPI   = "v1beta1.external.metrics.k8s.io"
 )
 
-// serveExternalMetrics has kube-apiserver ask KEDA for external metrics.
+// serveExternalMetrics makes kube-apiserver ask KEDA for external metrics.
 func (s *story) serveExternalMetrics(keda *fleet.KEDA) {
 	s.t.Helper()
 	ctx := s.t.Context()
@@ -151,7 +151,7 @@ func (s *story) serveExternalMetrics(keda *fleet.KEDA) {
 	})
 }
 
-// follow has KEDA scale a ScaledObject until the story ends.
+// follow makes KEDA scale a ScaledObject until the story ends.
 func (s *story) follow(keda *fleet.KEDA, object fleet.ScaledObject) {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(s.t.Context())
@@ -173,11 +173,11 @@ func (s *story) replicasOf(deployment string) (int32, error) {
 	return *d.Spec.Replicas, nil
 }
 
-// TestKEDAFromZeroToZero: by KEDA's own protocol a workload goes from no agent to one for a first caller, who is answered, to
-// several, down while calls go on, and to none. A workload whose calls nobody can count never goes to none.
+// TestKEDAFromZeroToZero: by KEDA's own protocol a workload is scaled from no agent to one for a first caller, who is answered,
+// to several, down while calls go on, and to none. A workload whose calls are unknown is never scaled to none.
 func TestKEDAFromZeroToZero(t *testing.T) {
 	t.Parallel()
-	s := tell(t, 1) // of several nodes the emptiest comes first
+	s := tell(t, 1) // with several nodes, the emptiest would come first
 	keda := &fleet.KEDA{Client: stage.Client, Scaler: keys.dial(t, true)}
 	s.serveExternalMetrics(keda)
 	if _, err := keys.dial(t, false).IsActive(t.Context(), &externalscaler.ScaledObjectRef{Name: "calls", Namespace: s.ns}); status.Code(err) != codes.Unavailable {
@@ -251,7 +251,7 @@ func TestKEDAFromZeroToZero(t *testing.T) {
 	}
 }
 
-// blind is a workload whose LiveKit nobody can read.
+// blind is a workload whose LiveKit cannot be read.
 const blind = "blind"
 
 func (s *story) blind() {
@@ -286,7 +286,7 @@ func (s *story) ring(n int) (answered func() []time.Duration) {
 	}
 }
 
-// fromZero has a first caller come, who waits, and is answered as soon as an agent has started.
+// fromZero dials a first caller, who waits, and is answered as soon as an agent has started.
 func (s *story) fromZero(keda *fleet.KEDA) {
 	s.t.Helper()
 	began := time.Now()
@@ -308,7 +308,7 @@ func (s *story) fromZero(keda *fleet.KEDA) {
 	}
 }
 
-// several has more callers come than there are agents, each of whom takes one.
+// several dials more callers than there are agents; each agent takes one.
 func (s *story) several() {
 	s.t.Helper()
 	s.t.Logf("three more were answered after %v", s.ring(3)())
@@ -318,7 +318,7 @@ func (s *story) several() {
 	})
 }
 
-// back has callers hang up: agents go whose calls are over, and no others, until there is none.
+// back hangs up: only agents whose calls are over are removed, until there is none.
 func (s *story) back() {
 	s.t.Helper()
 	s.hangUp(s.calls[:2]...)

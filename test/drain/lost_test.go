@@ -18,11 +18,11 @@ import (
 )
 
 const (
-	nodeGrace  = 20 * time.Second // until a node that is not heard is lost
+	nodeGrace  = 20 * time.Second // until a node without heartbeats counts as lost
 	toleration = 5                // seconds that pods stay on it
 )
 
-// impatient has pods tolerate a lost node for a moment only.
+// impatient makes pods tolerate a lost node only briefly.
 func impatient(d *appsv1.Deployment) {
 	seconds, grace := int64(toleration), int64(10)
 	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
@@ -33,7 +33,7 @@ func impatient(d *appsv1.Deployment) {
 	d.Spec.Template.Spec.TerminationGracePeriodSeconds = &grace
 }
 
-// unplug ends the kubelet of a node until the story is over.
+// unplug stops the kubelet of a node until the story ends.
 func (s *story) unplug(node string) {
 	s.t.Helper()
 	s.must(stage.Cluster.Kill(s.t.Context(), node))
@@ -47,7 +47,7 @@ func (s *story) plugIn(ctx context.Context, node string) {
 	}
 }
 
-// replaced reports whether n pods can take calls that are not on the node.
+// replaced reports whether n pods that are not on the node can take calls.
 func (s *story) replaced(node string, n int) (bool, error) {
 	able := s.pods(func(p *corev1.Pod) bool { return ready(p) && !leaving(p) && !on(node)(p) })
 	if len(able) < n {
@@ -56,7 +56,7 @@ func (s *story) replaced(node string, n int) (bool, error) {
 	return true, nil
 }
 
-// droppedOnlyBy fails the story if a call was dropped for another cause.
+// droppedOnlyBy fails the story if a call was dropped for another reason.
 func (s *story) droppedOnlyBy(cause fleet.Cause) {
 	s.t.Helper()
 	for _, l := range s.callers.Report().Dropped {
@@ -66,8 +66,8 @@ func (s *story) droppedOnlyBy(cause fleet.Cause) {
 	}
 }
 
-// TestNodeDies cuts the power of a node. Its calls are over, and its pods are
-// replaced and let go.
+// TestNodeDies cuts the power of a node. Its calls are over, and its pods are replaced
+// and released.
 func TestNodeDies(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -96,7 +96,7 @@ func TestNodeDies(t *testing.T) {
 	}
 }
 
-// TestNodeComesBack has a kubelet away while the agents of its node talk on.
+// TestNodeComesBack stops a kubelet for a while during calls on its node.
 func TestNodeComesBack(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -119,8 +119,8 @@ func TestNodeComesBack(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestNodeObjectGone deletes a node under talking agents, which ends them outside
-// of any add-on. The guard lets their pods go, and the others talk on.
+// TestNodeObjectGone deletes a node during calls, which ends them outside callguard's
+// reach. The guard releases their pods, and the other calls go on.
 func TestNodeObjectGone(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -139,8 +139,8 @@ func TestNodeObjectGone(t *testing.T) {
 	}
 }
 
-// TestMetricBesideADeadNode has agents that nobody but themselves can count, half of them
-// on a node that dies. The others' calls are counted all the same.
+// TestMetricBesideADeadNode has agents whose calls only they themselves can count, half
+// of them on a node that dies. The others' calls are still counted.
 func TestMetricBesideADeadNode(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)

@@ -32,32 +32,31 @@ var (
 	stage *lab.Lab
 	keys  *kedaKeys
 	nodes = newPool()
-	// dialling bounds how many callers of all stories join their rooms at once.
+	// dialling limits how many callers of all stories join their rooms at once.
 	dialling = make(chan struct{}, 6)
 	// lines numbers the stories, which name their rooms by telephone numbers.
 	lines atomic.Int64
 )
 
-// apart is by how much clocks differ. LiveKit, agents and kubectl have this machine's clock. Adapter and guard are ahead of
-// it, and kube-apiserver is ahead of them. kube-controller-manager and kube-scheduler are behind it, nodes with their gates
-// behind those, and every second guard behind all.
+// apart is how far clocks differ. LiveKit, agents and kubectl have this machine's clock. Adapter and guard are ahead of it,
+// and kube-apiserver is ahead of them. kube-controller-manager and kube-scheduler are behind it, nodes with their gates are
+// further behind, and every second guard is behind all others.
 var apart = flag.Duration("clocks", 0, "set the clocks of the stage's programs so far apart, the other way round where negative")
 
-// nodeCount bounds how many stories run side by side.
+// nodeCount limits how many stories run at the same time.
 var nodeCount = flag.Int("nodes", 24, "how many nodes the stage has")
 
-// memory is what adapter and guard may each take, in MiB, as a container's limit.
+// memory is how much memory adapter and guard may each use, in MiB, as a container's limit.
 var memory = flag.Int64("memory", 0, "confine the memory of adapter and guard to so many MiB, which needs root")
 
-// guardArgs are the guard's flags unless a story is about them. A short settle
-// window is enough for agents that obey the draining annotation, and the autoscaler of
-// these tests means what it marks sooner.
+// guardArgs are the guard's flags unless a story tests others. A short settle window is enough for agents that obey the
+// draining annotation, and the autoscaler of these tests drains nodes soon after it marks them.
 func guardArgs() []string {
 	return []string{"--settle=3s", "--lost-node-quiet=5s", "--candidate-delay=5s", "--owners=" + rollouts().name() + "," + cloneSets().name()}
 }
 
-// earlier is the path of what an earlier checkout built, such as "call-gate" or "manifests"; empty where CALLGUARD_OLD names
-// no folder of such. hack/test-upgrade.sh makes one.
+// earlier is the path of something that an earlier checkout built, such as "call-gate" or "manifests"; empty if
+// CALLGUARD_OLD names no such folder. hack/test-upgrade.sh creates one.
 func earlier(name string) string {
 	dir := os.Getenv("CALLGUARD_OLD")
 	if dir == "" {
@@ -91,7 +90,7 @@ func run(m *testing.M) int {
 		Clocks: local.Clocks{APIServer: 2 * *apart, Controllers: -*apart, Nodes: -2 * *apart}, Clock: *apart,
 		AdapterArgs: keys.flags(), Guard: true, GuardArgs: guardArgs(), OldGate: earlier("call-gate"),
 		MemoryLimit: *memory << 20,
-		// A node that is not heard for 20 s is lost, instead of 50 s.
+		// A node without heartbeats counts as lost after 20 s instead of 50 s.
 		NodeLeaseSeconds: 8, ControllerManagerArgs: []string{"--node-monitor-grace-period=20s", "--node-monitor-period=1s"},
 	})
 	if err != nil {

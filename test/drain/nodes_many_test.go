@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Two hundred callers on forty nodes need the machine for themselves: make e2e-fleet.
+// Two hundred callers on forty nodes need the whole machine: make e2e-fleet.
 
 //go:build agents
 
@@ -24,8 +24,8 @@ import (
 )
 
 // TestFortyNodesLeave has eighty agents with two hundred calls on forty nodes, as at noon. Nine of ten callers hang up and the
-// Deployment shrinks to what one node can hold. An autoscaler that acts as Cluster Autoscaler does removes every node without
-// a call while twenty callers talk on, and all but one when they have hung up.
+// Deployment shrinks to what one node can hold. An autoscaler that acts like Cluster Autoscaler removes every node without a
+// call while twenty callers talk, and all but one when they have hung up.
 func TestFortyNodesLeave(t *testing.T) {
 	const size, agents, calls, slots, jobs, talkOn, left = 40, 80, 200, 5, 5, 20, 4
 	if *nodeCount < size {

@@ -19,8 +19,7 @@ import (
 )
 
 // TestNodesLeave has twelve agents on six nodes, and load falls until one node can hold all that are left. A node autoscaler
-// beside them, which acts as Cluster Autoscaler does, takes the other five, each when its last call is over, and gives up on
-// none.
+// that acts like Cluster Autoscaler removes the other five, each when its last call is over, and gives up on none.
 func TestNodesLeave(t *testing.T) {
 	t.Parallel()
 	const slots, left = 5, 4 // pods of a node, and those that are left
@@ -63,8 +62,9 @@ func TestNodesLeave(t *testing.T) {
 }
 
 // TestNodesLeaveKarpenter has twelve agents on six nodes that hold two each, and load falls until two nodes can hold all that
-// are left. Karpenter's behaviour beside them takes the other four, each when its last call is over and nothing has come to it
-// or left it for consolidateAfter. It evicts nobody: the budget of the guard makes a node with a guarded pod no candidate.
+// are left. An autoscaler that acts like Karpenter removes the other four, each when its last call is over and no pod has
+// arrived or left for consolidateAfter. It evicts no pod: because of the guard's budget, a node with a guarded pod is no
+// candidate.
 func TestNodesLeaveKarpenter(t *testing.T) {
 	t.Parallel()
 	const slots, left = 2, 4
@@ -105,7 +105,7 @@ func TestNodesLeaveKarpenter(t *testing.T) {
 	s.noneDropped()
 }
 
-// autoscaled runs a node autoscaler beside the story.
+// autoscaled runs a node autoscaler during the story.
 func (s *story) autoscaled(scaler interface {
 	Run(ctx context.Context) error
 }) {
@@ -120,7 +120,7 @@ func (s *story) autoscaled(scaler interface {
 	})
 }
 
-// inUse are the nodes with pods of the story.
+// inUse returns the nodes with pods of the story.
 func (s *story) inUse() []string {
 	return slices.DeleteFunc(slices.Clone(s.nodes), func(node string) bool { return len(s.pods(on(node))) == 0 })
 }

@@ -25,28 +25,28 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// ownerKind is a kind of owner that is none of Kubernetes' own: a definition of our own with what its has that counts
-// here, and the right that the chart's drainGuard.owners gives the guard.
+// ownerKind is a kind of owner that is not part of Kubernetes: our own definition with the fields that matter here, and
+// the right that the chart's drainGuard.owners gives the guard.
 type ownerKind struct {
 	resource schema.GroupVersionResource
 	kind     string
-	selector string // where its status has the selector of its scale subresource
+	selector string // where its status has the selector for its scale subresource
 }
 
-// name is how kubectl and the guard's --owners name it.
+// name is its name for kubectl and for the guard's --owners.
 func (k ownerKind) name() string { return k.resource.GroupResource().String() }
 
-// owned is a workload whose controller this test plays.
+// owned is a workload whose controller this test simulates.
 type owned struct {
 	*story
 	ownerKind
 
 	objects dynamic.ResourceInterface
 	self    metav1.OwnerReference
-	labels  map[string]string // what it selects pods by
+	labels  map[string]string // labels that it selects pods by
 }
 
-// own installs a kind and makes an object of it, with these fields in its spec besides replicas, selector and template.
+// own installs a kind and creates an object of it, with these fields in its spec besides replicas, selector and template.
 func (s *story) own(kind ownerKind, replicas int64, spec map[string]any) *owned {
 	s.t.Helper()
 	client, err := dynamic.NewForConfig(stage.Config)
@@ -101,7 +101,7 @@ func (s *story) own(kind ownerKind, replicas int64, spec map[string]any) *owned 
 	return o
 }
 
-// asFields is a value as an unstructured object has it.
+// asFields converts a value to its form in an unstructured object.
 func asFields(t *testing.T, value any) map[string]any {
 	t.Helper()
 	body, err := json.Marshal(value)
@@ -115,8 +115,8 @@ func asFields(t *testing.T, value any) map[string]any {
 	return fields
 }
 
-// play has a controller look at its object again and again until the story ends. What it is refused it tries again, as
-// controllers do; of a story that fails the last refusals are told.
+// play calls a controller again and again until the story ends. It retries refused requests, as controllers do; if the
+// story fails, the last refusals are logged.
 func (o *owned) play(reconcile func(context.Context, *unstructured.Unstructured) error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(o.t.Context()))
 	refused := map[string]int{}
@@ -165,7 +165,7 @@ func (o *owned) rollOutTo(image string) {
 	o.set(map[string]any{"template": asFields(o.t, pod)})
 }
 
-// scale has it want so many replicas, by its scale subresource.
+// scale sets its replicas, by its scale subresource.
 func (o *owned) scale(replicas int) {
 	o.t.Helper()
 	o.does("scale", o.name()+"/"+o.self.Name, fmt.Sprint("--replicas=", replicas))
@@ -176,12 +176,12 @@ func (o *owned) say(ctx context.Context, object *unstructured.Unstructured, stat
 	object.Object["status"] = status
 	_, err := o.objects.UpdateStatus(ctx, object, metav1.UpdateOptions{})
 	if apierrors.IsConflict(err) {
-		return nil // the next look says it
+		return nil // the next pass writes it
 	}
 	return err
 }
 
-// wants are its replicas, its pods' template and the template's hash.
+// wants returns its replicas, its pods' template and the template's hash.
 func (o *owned) wants(object *unstructured.Unstructured) (replicas int, pod corev1.PodTemplateSpec, hash string, err error) {
 	n, _, err := unstructured.NestedInt64(object.Object, "spec", "replicas")
 	if err != nil {
@@ -200,13 +200,13 @@ func (o *owned) wants(object *unstructured.Unstructured) (replicas int, pod core
 	return int(n), pod, fmt.Sprintf("%08x", sum.Sum32()), json.Unmarshal(body, &pod)
 }
 
-// number is a number of its spec.
+// number returns a number in its spec.
 func number(object *unstructured.Unstructured, fields ...string) int {
 	n, _, _ := unstructured.NestedInt64(object.Object, fields...)
 	return int(n)
 }
 
-// drainOf drains a node while its calls go on, and ends them.
+// drainOf drains a node during its calls, and ends them.
 func (o *owned) drainOf(node string) {
 	o.t.Helper()
 	busy := o.pods(on(node))
@@ -222,7 +222,7 @@ func (o *owned) drainOf(node string) {
 	o.ends(drain, inTime)
 }
 
-// refill makes a call to each agent that has none.
+// refill dials a call for each agent that has none.
 func (o *owned) refill() {
 	o.t.Helper()
 	idle := 0
@@ -234,7 +234,7 @@ func (o *owned) refill() {
 	o.first(idle)
 }
 
-// replicaSets are those that it controls.
+// replicaSets returns those that it controls.
 func (o *owned) replicaSets(ctx context.Context) (mine []appsv1.ReplicaSet, err error) {
 	list, err := stage.Client.AppsV1().ReplicaSets(o.ns).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -248,8 +248,8 @@ func (o *owned) replicaSets(ctx context.Context) (mine []appsv1.ReplicaSet, err 
 	return mine, nil
 }
 
-// TestJobIsLeftToDrains has a Job of a talking agent: nothing of it is followed, its owner is told so, and its pod leaves
-// when its node is drained, after its call.
+// TestJobIsLeftToDrains has a Job of an agent with a call: nothing about it is followed, an Event on its owner says so,
+// and its pod leaves when its node is drained, after its call.
 func TestJobIsLeftToDrains(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)

@@ -11,8 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestPreemption has pods that find no room beside agents who talk. An ordinary
-// one preempts nobody; one of Kubernetes' highest priority tries, and is refused.
+// TestPreemption has pods that find no room next to agents with calls. An ordinary one
+// preempts none; one of Kubernetes' highest priority tries, and is refused.
 func TestPreemption(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 1)

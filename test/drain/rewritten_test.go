@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// These stories have the guard for themselves for minutes, so make e2e-long tells them.
+// These stories need the guard for themselves for minutes, so make e2e-long runs them.
 
 //go:build long
 
@@ -25,8 +25,8 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// ofProject has LiveKit alone asked about the agents, in the project of a Secret, or in
-// the default one.
+// ofProject makes LiveKit the only witness of the agents, in the project of a Secret, or
+// in the default one.
 func ofProject(secret string) func(*appsv1.Deployment) {
 	return func(d *appsv1.Deployment) {
 		d.Spec.Template.Annotations[call.WitnessesAnnotation] = string(call.Rooms)
@@ -36,7 +36,7 @@ func ofProject(secret string) func(*appsv1.Deployment) {
 	}
 }
 
-// nodesOf are the nodes of pods.
+// nodesOf returns the nodes of pods.
 func (s *story) nodesOf(pods ...string) []string {
 	var names []string
 	for _, node := range s.nodes {
@@ -47,12 +47,13 @@ func (s *story) nodesOf(pods ...string) []string {
 	return names
 }
 
-// releasedOf is how many of some pods are released.
+// releasedOf returns how many of some pods are released.
 func (s *story) releasedOf(pods ...string) int {
 	return len(s.pods(func(p *corev1.Pod) bool { return slices.Contains(pods, p.Name) && stateOf(p) == call.Released }))
 }
 
-// rewrite has a Secret name another LiveKit, and its owner say that it was never another.
+// rewrite changes a Secret to another LiveKit, and annotates its owner that it was never
+// another.
 func (s *story) rewrite(secret string, lk local.LiveKit, same string) {
 	s.t.Helper()
 	text := func(v string) string { return base64.StdEncoding.EncodeToString([]byte(v)) }
@@ -60,9 +61,9 @@ func (s *story) rewrite(secret string, lk local.LiveKit, same string) {
 		call.SameURLAnnotation, same, text(lk.URL), text(lk.APIKey), text(lk.APISecret)))
 }
 
-// TestSecretRewritten has the Secret of a workload name another LiveKit while calls are
-// up in the one that its pods were born with. They are held until their calls are over.
-// A guard that has come since does not know where they are: it holds, and says why.
+// TestSecretRewritten changes the Secret of a workload to another LiveKit during calls in
+// the one that its pods started with. They are held until their calls are over. A guard
+// that started later does not know where they are: it holds, and says why.
 func TestSecretRewritten(t *testing.T) {
 	withGuard(t, alone()...)
 	s := tell(t, 3)
@@ -93,13 +94,13 @@ func TestSecretRewritten(t *testing.T) {
 	s.hangUpOn(pods[0])
 	s.always(10*s1, "it is held, as nobody knows", func() (bool, error) { return s.releasedOf(pods[0]) == 0, nil })
 	s.there(pods[0])
-	s.rewrite("lk", stage.LiveKits[0], stage.LiveKits[0].URL) // what the guard says to do
+	s.rewrite("lk", stage.LiveKits[0], stage.LiveKits[0].URL) // as the guard advises
 	s.gone(inTime, pods[0])
 	s.noneDropped()
 }
 
-// TestDefaultProjectRewritten has the files of the default project name another LiveKit,
-// and the guard start again.
+// TestDefaultProjectRewritten changes the files of the default project to another
+// LiveKit, and restarts the guard.
 func TestDefaultProjectRewritten(t *testing.T) {
 	dir := t.TempDir()
 	write := func(lk local.LiveKit) {
@@ -139,7 +140,7 @@ func TestDefaultProjectRewritten(t *testing.T) {
 	s.hangUpOn(pods[0])
 	s.always(10*s1, "it is held, as nobody knows", func() (bool, error) { return s.releasedOf(pods[0]) == 0, nil })
 	s.there(pods[0])
-	_, err := stage.Kubectl(t.Context(), "annotate", "lease", "--namespace", lab.GuardNamespace, leader.LeaseName, call.ServerAnnotation+"-") // what the guard says to do
+	_, err := stage.Kubectl(t.Context(), "annotate", "lease", "--namespace", lab.GuardNamespace, leader.LeaseName, call.ServerAnnotation+"-") // as the guard advises
 	s.must(err)
 	s.gone(2*inTime, pods[0]) // it is read again within a minute
 	s.noneDropped()

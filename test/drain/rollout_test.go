@@ -17,8 +17,8 @@ const (
 	badImage = "none" // never starts
 )
 
-// TestRollout gives four talking agents another image. The rollout ends at once;
-// the old pods go as their calls end.
+// TestRollout gives four agents with calls another image. The rollout ends at once; the
+// old pods leave as their calls end.
 func TestRollout(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -36,11 +36,11 @@ func TestRollout(t *testing.T) {
 		s.hangUpOn(pod)
 		s.gone(inTime, pod)
 	}
-	s.bounds(4+4+1, 3) // its Deployment does without one in four
+	s.bounds(4+4+1, 3) // one of four may be unavailable
 	s.noneDropped()
 }
 
-// TestRolloutRecreate waits for the last call, says so, and goes on by itself.
+// TestRolloutRecreate waits for the last call, gives the reason, and continues by itself.
 func TestRolloutRecreate(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -63,7 +63,7 @@ func TestRolloutRecreate(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestRolloutOfAStatefulSet goes pod by pod, each after its call.
+// TestRolloutOfAStatefulSet replaces pod by pod, each after its call.
 func TestRolloutOfAStatefulSet(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -86,8 +86,8 @@ func TestRolloutOfAStatefulSet(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestRolloutOfABadImage cannot start the new pods. The old ones go on serving,
-// and the rollout can be undone.
+// TestRolloutOfABadImage cannot start the new pods. The old ones keep serving, and the
+// rollout can be undone.
 func TestRolloutOfABadImage(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -107,7 +107,7 @@ func TestRolloutOfABadImage(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestRolloutUndone goes back when half of the new pods are there.
+// TestRolloutUndone undoes a rollout when half of the new pods exist.
 func TestRolloutUndone(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)

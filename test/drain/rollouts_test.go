@@ -26,7 +26,7 @@ func rollouts() ownerKind {
 }
 
 // rolloutController acts as Argo Rollouts' does on a canary without steps: a ReplicaSet for each template, whose pods it
-// selects by a label of its own (utils/replicaset), the new one grown within maxSurge and the old one shrunk by what is
+// selects by a label of its own (utils/replicaset). The new one grows within maxSurge and the old one shrinks by what is
 // available beyond maxUnavailable (CalculateReplicaCountsForBasicCanary). It deletes no pod: ReplicaSets do.
 type rolloutController struct {
 	*owned
@@ -80,7 +80,7 @@ func (c *rolloutController) reconcile(ctx context.Context, object *unstructured.
 	})
 }
 
-// make makes the ReplicaSet of a template.
+// make creates the ReplicaSet of a template.
 func (c *rolloutController) make(ctx context.Context, pod corev1.PodTemplateSpec, hash string) error {
 	none := int32(0)
 	selected := maps.Clone(c.labels)
@@ -101,12 +101,12 @@ func (c *rolloutController) resize(ctx context.Context, r *appsv1.ReplicaSet, re
 	r.Spec.Replicas = &n
 	_, err := stage.Client.AppsV1().ReplicaSets(c.ns).Update(ctx, r, metav1.UpdateOptions{})
 	if apierrors.IsConflict(err) {
-		return nil // the next look does it
+		return nil // the next pass does it
 	}
 	return err
 }
 
-// TestRolloutOfArgo has a Rollout roll out, drain, shrink and go while its agents talk.
+// TestRolloutOfArgo: a Rollout rolls out, is drained, is scaled down and is deleted while its agents have calls.
 func TestRolloutOfArgo(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)

@@ -39,8 +39,8 @@ func TestScaleToZero(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestScaleDownTakesTheIdle keeps the busy of four pods of a node where there are idle ones. Of several nodes the emptiest
-// comes first, see TestNodesLeave.
+// TestScaleDownTakesTheIdle: of four pods on a node, the idle ones leave and the busy ones stay. With several nodes the
+// emptiest comes first, see TestNodesLeave.
 func TestScaleDownTakesTheIdle(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 1)
@@ -57,8 +57,7 @@ func TestScaleDownTakesTheIdle(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestThinSpread has the autoscaler shrink ten pods with a call each to two. The
-// other eight finish beside them.
+// TestThinSpread scales ten pods with a call each down to two. The other eight finish aside.
 func TestThinSpread(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)
@@ -85,8 +84,8 @@ func TestThinSpread(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestMinAvailable lets a drain of a workload with a floor of its own go on before
-// replacements are ready: there is no room for any.
+// TestMinAvailable: a workload with its own minimum can be drained before replacements are ready; there is no room for
+// any.
 func TestMinAvailable(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)

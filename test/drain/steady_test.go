@@ -25,20 +25,20 @@ const (
 	players     = 20              // and those with one, which hold some calls with media
 	steadyFor   = time.Minute     // at least
 	seatsPerSec = 55              // calls offered; each is an agent in a room for a second, without media
-	mostSeats   = 4 * seatsPerSec // that are taken at once, or about to be, where LiveKit is slow
-	mostWrites  = 5               // that a leaving pod costs
+	mostSeats   = 4 * seatsPerSec // in progress or about to begin, if LiveKit is slow
+	mostWrites  = 5               // for each leaving pod
 
-	// What TestSteady is about is 50 calls a second, and on a free machine it is a
-	// little more: calls begin when they are due, however long it takes to begin one.
-	// On a busy machine fewer do in a second, so it goes on until this many have begun
-	// and ended, half of a free machine's minute: that the guard writes nothing holds
-	// for any length. The rate is logged.
+	// TestSteady needs 50 calls a second, and an idle machine makes a little more: calls
+	// begin when they are due, however long it takes to begin one. A busy machine makes
+	// fewer, so the test continues until this many have begun and ended, half of an idle
+	// machine's minute: it does not depend on the time that the guard writes nothing. The
+	// rate is logged.
 	leastCalls     = 1500
 	steadyPatience = 10 * time.Minute
 )
 
-// TestSteady has five hundred guarded pods and calls that begin and end. Nobody
-// wants a pod to go, so the guard writes nothing; then four go.
+// TestSteady has five hundred guarded pods and calls that begin and end. No pod should
+// leave, so the guard writes nothing; then four leave.
 func TestSteady(t *testing.T) {
 	s := tell(t, 10)
 	silent := lab.Agent(s.ns, crowd)
@@ -81,7 +81,7 @@ func TestSteady(t *testing.T) {
 				Room: room, Identity: "agent-" + room, Kind: lksdk.ParticipantAgent, Attributes: map[string]string{call.PodAttribute: pod},
 			})
 			if err != nil {
-				refused.Add(1) // a machine that is too slow for the rate
+				refused.Add(1) // the machine is too slow for the rate
 				return
 			}
 			<-time.After(time.Second)
@@ -118,9 +118,9 @@ func TestSteady(t *testing.T) {
 	s.noneDropped()
 }
 
-// writes counts what the guard has written since, by resource, but for its lease,
-// as kube-apiserver recorded it. What is refused writes nothing: the guard tries
-// the delete door every 15 s, in a dry run.
+// writes counts the guard's writes since a time, by resource, except its lease, as
+// kube-apiserver recorded them. Refused requests write nothing: the guard tries the
+// delete policy every 15 s, in a dry run.
 func (s *story) writes(since time.Time) map[string]int {
 	s.t.Helper()
 	list, err := stage.GuardWrites(since)

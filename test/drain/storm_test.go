@@ -25,19 +25,18 @@ const (
 
 	mostAsked = 10 // evictions that a client waits for at once
 
-	// What TestStorm is about is 200 evictions a second, from 20 clients, and on a free
-	// machine it is that. kube-apiserver, LiveKit, the agents and the clients share the
-	// test's machine, and a busy one answers fewer in a second. So the storm goes on,
-	// and calls come and go, until as many were answered as the 200 a second make in
-	// stormFor: every pod was asked for 40 times, however long that took. The rate is
-	// logged.
+	// TestStorm needs 200 evictions a second, from 20 clients, which an idle machine
+	// answers. kube-apiserver, LiveKit, the agents and the clients share the test's machine,
+	// and a busy one answers fewer. So the storm goes on, and calls come and go, until as
+	// many were answered as 200 a second make in stormFor: every pod was asked for 40 times,
+	// however long that took. The rate is logged.
 	leastEvictions = 200 * int(stormFor/time.Second)
 	stormPatience  = 10 * time.Minute
 	leastCallers   = 10 // who are answered meanwhile, of one a second
 )
 
-// TestStorm evicts every pod of a hundred again and again, while calls come and go
-// and two nodes are cordoned. Only pods that were released go.
+// TestStorm evicts every one of a hundred pods again and again, while calls come and go
+// and two nodes are cordoned. Only released pods leave.
 func TestStorm(t *testing.T) {
 	s := tell(t, 10)
 	s.deploy(100)
@@ -89,7 +88,7 @@ func TestStorm(t *testing.T) {
 			tick := time.NewTicker(time.Second / perSec)
 			defer tick.Stop()
 			for n := 0; !over(); n++ {
-				<-tick.C // however long the last one takes
+				<-tick.C // even if the last one is still running
 				asked <- struct{}{}
 				pods := s.pods(all)
 				storm.Go(func() { evict(pods[(i+n*stormers)%len(pods)]) })

@@ -31,12 +31,12 @@ import (
 )
 
 const (
-	// storyLabel leads a story's pods to its own nodes.
+	// storyLabel puts a story's pods on its own nodes.
 	storyLabel = "story.callguard.dev/name"
 	budgetName = "callguard"
 
-	soon   = 30 * time.Second // what only waits for controllers
-	inTime = 90 * time.Second // what waits for the guard as well
+	soon   = 30 * time.Second // for what only controllers do
+	inTime = 90 * time.Second // for what the guard does
 	setUp  = 5 * time.Minute  // until a hundred agents can take calls
 )
 
@@ -79,7 +79,7 @@ func (p *pool) give(back []string) {
 	p.more.Broadcast()
 }
 
-// story is a test with a namespace, nodes and callers of its own.
+// story is a test with its own namespace, nodes and callers.
 type story struct {
 	t       *testing.T
 	ns      string
@@ -97,8 +97,8 @@ func tell(t *testing.T, nodes int) *story {
 	return begin(t, nodes, true)
 }
 
-// tellPlain begins a story without callguard: its namespace is not enabled, and
-// the PodDisruptionBudget is the one that people use today.
+// tellPlain begins a story without callguard: its namespace is not enabled, and has the
+// PodDisruptionBudget that people use today.
 func tellPlain(t *testing.T, nodes int) *story {
 	t.Helper()
 	s := begin(t, nodes, false)
@@ -148,7 +148,7 @@ func beginIn(t *testing.T, ns string, n int, guarded bool) *story {
 	return s
 }
 
-// explain logs, for a story that failed, what was said of it and what its agents do.
+// explain logs, for a failed story, its Events and the state of its agents.
 func (s *story) explain() {
 	if !s.t.Failed() {
 		return
@@ -179,7 +179,7 @@ func (s *story) explain() {
 	s.t.Logf("the guard's log ends so:\n%s", strings.Join(lines[max(0, len(lines)-lastLines):], "\n"))
 }
 
-// lastLines is how much of Events and of the guard's log is shown of a story that failed.
+// lastLines is how many Events and lines of the guard's log are shown of a failed story.
 const lastLines = 30
 
 // clear ends a story and gives its nodes back as they were.
@@ -215,7 +215,7 @@ func (s *story) eventually(within time.Duration, what string, holds func() (bool
 	s.must(lab.Eventually(s.t.Context(), within, what, holds))
 }
 
-// always fails the story if the condition stops to hold within the time.
+// always fails the story if the condition stops holding within the time.
 func (s *story) always(during time.Duration, what string, holds func() (bool, error)) {
 	s.t.Helper()
 	end := time.Now().Add(during)
@@ -231,7 +231,7 @@ func (s *story) always(during time.Duration, what string, holds func() (bool, er
 	})
 }
 
-// template is that of a guarded agent who takes one call, on the story's nodes.
+// template is that of a guarded agent that takes one call, on the story's nodes.
 func (s *story) template() corev1.PodTemplateSpec {
 	p := lab.Template()
 	p.Annotations = map[string]string{fleet.AgentNameAnnotation: s.ns, fleet.MaxJobsAnnotation: "1"}
@@ -243,7 +243,7 @@ func (s *story) template() corev1.PodTemplateSpec {
 	return p
 }
 
-// deploy makes the Deployment of agents and waits until all can take calls.
+// deploy creates the Deployment of agents and waits until all can take calls.
 func (s *story) deploy(replicas int32, with ...func(*appsv1.Deployment)) {
 	s.t.Helper()
 	d := lab.Agent(s.ns, replicas)
@@ -256,7 +256,7 @@ func (s *story) deploy(replicas int32, with ...func(*appsv1.Deployment)) {
 	s.steady(int(replicas))
 }
 
-// stateful makes a StatefulSet of agents and waits until all can take calls.
+// stateful creates a StatefulSet of agents and waits until all can take calls.
 func (s *story) stateful(replicas int32) {
 	s.t.Helper()
 	_, err := stage.Client.AppsV1().StatefulSets(s.ns).Create(s.t.Context(), &appsv1.StatefulSet{
@@ -270,7 +270,7 @@ func (s *story) stateful(replicas int32) {
 	s.steady(int(replicas))
 }
 
-// steady waits until n pods can take calls, and has the watch begin there.
+// steady waits until n pods can take calls, and starts the watch then.
 func (s *story) steady(n int) {
 	s.t.Helper()
 	s.eventually(setUp, fmt.Sprintf("%d agents can take calls", n), func() (bool, error) {
@@ -303,15 +303,15 @@ func (s *story) registered() int {
 	return n
 }
 
-// dial makes n calls and waits until all are answered.
+// dial dials n calls and waits until all are answered.
 func (s *story) dial(n int) []*fleet.Call {
 	s.t.Helper()
 	return s.callUp(n, 1)
 }
 
-// first makes n calls to agents that have just come. Whom nobody answers dials once more,
-// as people do: LiveKit remembers for which names it has workers, and learns of the first
-// of a name some 0.1 s after that worker knows (CheckEnabled in its pkg/agent/client.go).
+// first dials n calls to new agents. Callers who get no answer dial once more, as people
+// do: LiveKit remembers for which names it has workers, and learns of the first of a name
+// some 0.1 s after that worker knows (CheckEnabled in its pkg/agent/client.go).
 func (s *story) first(n int) []*fleet.Call {
 	s.t.Helper()
 	return s.callUp(n, 2)
@@ -341,7 +341,7 @@ func (s *story) callUp(n, tries int) []*fleet.Call {
 	return calls
 }
 
-// fill makes a call to each agent that can take one.
+// fill dials a call for each agent that can take one.
 func (s *story) fill() {
 	s.t.Helper()
 	s.first(s.registered())
@@ -392,13 +392,13 @@ func (s *story) noneDropped() {
 	}
 }
 
-// talking reports whether all calls go on.
+// talking reports whether all calls are in progress.
 func (s *story) talking() bool {
 	r := s.callers.Report()
 	return len(r.Dropped) == 0 && r.Up == len(s.calls)-r.Completed
 }
 
-// so is whether something is so, and how the pods are where it is not.
+// so reports whether a condition holds, and describes the pods if it does not.
 func (s *story) so(ok bool) (bool, error) {
 	if !ok {
 		return false, errors.New(s.watch.describe())
@@ -406,7 +406,7 @@ func (s *story) so(ok bool) (bool, error) {
 	return true, nil
 }
 
-// pods are the names of the pods that are there and of which keep is true.
+// pods returns the names of the existing pods for which keep is true.
 func (s *story) pods(keep func(*corev1.Pod) bool) []string { return s.watch.names(keep) }
 
 func all(*corev1.Pod) bool { return true }
@@ -422,12 +422,12 @@ func image(name string) func(*corev1.Pod) bool {
 
 func stateOf(p *corev1.Pod) call.State { return call.StateOf(p.Labels, p.Annotations) }
 
-// leaving reports whether a pod takes no new call for good.
+// leaving reports whether a pod accepts no new call for good.
 func leaving(p *corev1.Pod) bool {
 	return p.DeletionTimestamp != nil || stateOf(p) == call.Draining || stateOf(p) == call.Released
 }
 
-// gone waits until none of the pods is there.
+// gone waits until none of the pods exists.
 func (s *story) gone(within time.Duration, pods ...string) {
 	s.t.Helper()
 	s.eventually(within, fmt.Sprintf("pods %v are gone", pods), func() (bool, error) {
@@ -439,8 +439,7 @@ func (s *story) gone(within time.Duration, pods ...string) {
 	})
 }
 
-// there fails the story if one of the pods is not there, or is on its way out of
-// the cluster.
+// there fails the story if one of the pods does not exist, or is being deleted.
 func (s *story) there(pods ...string) {
 	s.t.Helper()
 	left := s.pods(func(p *corev1.Pod) bool { return slices.Contains(pods, p.Name) && p.DeletionTimestamp == nil })
@@ -449,8 +448,8 @@ func (s *story) there(pods ...string) {
 	}
 }
 
-// bounds fails the story if there were ever more pods, or ever fewer that could
-// take calls.
+// bounds fails the story if there were ever more pods, or ever fewer that could take
+// calls.
 func (s *story) bounds(most, floor int) {
 	s.t.Helper()
 	s.watch.mu.Lock()
@@ -517,7 +516,7 @@ func (s *story) does(args ...string) {
 	s.must(err)
 }
 
-// command is a kubectl that runs.
+// command is a running kubectl.
 type command struct {
 	what  string
 	done  chan struct{}
@@ -526,7 +525,7 @@ type command struct {
 	ended time.Time
 }
 
-// start runs kubectl beside the story.
+// start runs kubectl in the background.
 func (s *story) start(args ...string) *command {
 	c := &command{what: "kubectl " + strings.Join(args, " "), done: make(chan struct{})}
 	go func() {
@@ -538,7 +537,7 @@ func (s *story) start(args ...string) *command {
 	return c
 }
 
-// drain runs kubectl drain beside the story.
+// drain runs kubectl drain in the background.
 func (s *story) drain(node string, args ...string) *command {
 	return s.start(append([]string{"drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=5m"}, args...)...)
 }
@@ -553,7 +552,7 @@ func (c *command) over() bool {
 	}
 }
 
-// ends waits until the command has ended well.
+// ends waits until the command has succeeded.
 func (s *story) ends(c *command, within time.Duration) {
 	s.t.Helper()
 	s.eventually(within, c.what+" ends", func() (bool, error) {
@@ -579,7 +578,7 @@ func (s *story) rollOut(kind, image string) {
 	s.does("set", "image", kind+"/"+lab.AgentName, "agent="+image)
 }
 
-// annotated gives agents annotations, and their workload one.
+// annotated annotates agents and, with one annotation, their workload.
 func annotated(pods map[string]string, workload map[string]string) func(*appsv1.Deployment) {
 	return func(d *appsv1.Deployment) {
 		d.Annotations = workload

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// This story has the guard for itself for minutes, so make e2e-long tells it.
+// This story needs the guard for itself for minutes, so make e2e-long runs it.
 
 //go:build long
 
@@ -27,7 +27,7 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// beside begins a story in a namespace of its own, on the nodes of another.
+// beside begins a story in its own namespace, on the nodes of another.
 func (s *story) beside(kind string) *story {
 	s.t.Helper()
 	other := &story{t: s.t, rooms: lab.Telephone(lines.Add(1)), ns: s.ns + "-" + kind}
@@ -43,8 +43,8 @@ func (s *story) beside(kind string) *story {
 	return other
 }
 
-// refusePods has a policy, not callguard's, refuse that pods of the namespace are changed
-// or deleted.
+// refusePods installs a policy of somebody else that refuses to change or delete pods of the
+// namespace.
 func (s *story) refusePods() {
 	s.t.Helper()
 	admission := stage.Client.AdmissionregistrationV1()
@@ -87,10 +87,10 @@ func podsRule() admissionregistrationv1.RuleWithOperations {
 	}
 }
 
-// hangPods has a webhook that never answers judge each change of pods of the namespace.
+// hangPods installs a webhook for changes of the namespace's pods that never answers.
 func (s *story) hangPods() {
 	s.t.Helper()
-	silent, err := (&net.ListenConfig{}).Listen(s.t.Context(), "tcp", "127.0.0.1:0") // takes connections and says nothing
+	silent, err := (&net.ListenConfig{}).Listen(s.t.Context(), "tcp", "127.0.0.1:0") // accepts connections and stays silent
 	s.must(err)
 	s.t.Cleanup(func() { _ = silent.Close() })
 	url, fails, none, patience := "https://"+silent.Addr().String()+"/", admissionregistrationv1.Fail, admissionregistrationv1.SideEffectClassNone, int32(10)
@@ -112,7 +112,7 @@ func (s *story) hangPods() {
 	s.must(err)
 }
 
-// secondBudget matches the guarded pods beside callguard's.
+// secondBudget selects the guarded pods in addition to callguard's.
 func (s *story) secondBudget() {
 	s.t.Helper()
 	_, err := stage.Client.PolicyV1().PodDisruptionBudgets(s.ns).Create(s.t.Context(), &policyv1.PodDisruptionBudget{
@@ -122,7 +122,7 @@ func (s *story) secondBudget() {
 	s.must(err)
 }
 
-// quota admits so many pods and no replacement.
+// quota admits this many pods and no replacement.
 func (s *story) quota(pods string) {
 	s.t.Helper()
 	_, err := stage.Client.CoreV1().ResourceQuotas(s.ns).Create(s.t.Context(), &corev1.ResourceQuota{
@@ -132,8 +132,8 @@ func (s *story) quota(pods string) {
 	s.must(err)
 }
 
-// TestOneTenant has a namespace for each kind of trouble, with pods that should leave, beside
-// one in which all is well. There a drain, a rollout, a scale-down and the metric take the
+// TestOneTenant has a namespace for each kind of trouble, with pods that should leave, next
+// to one without trouble. There a drain, a rollout, a scale-down and the metric take the
 // usual time, and calls are lost only with the node that dies.
 func TestOneTenant(t *testing.T) {
 	well := tell(t, 3)

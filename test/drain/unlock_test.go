@@ -17,12 +17,11 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// budgetOwner is the inert object that the namespaces' budgets belong to.
+// budgetOwner is the object that owns the namespaces' budgets, and has no other effect.
 const budgetOwner = "callguard-budget-owner"
 
-// TestUnlock has callguard let go of everything in the middle of a drain: every
-// pod may go, those aside belong to their ReplicaSet again, and nobody is deleted
-// by callguard. The next guard locks new pods.
+// TestUnlock unlocks in the middle of a drain: every pod may leave, those aside belong to
+// their ReplicaSet again, and callguard deletes none. The next guard locks new pods.
 func TestUnlock(t *testing.T) {
 	withGuard(t, guardArgs()...)
 	s := tell(t, 2)
@@ -79,8 +78,8 @@ func TestUnlock(t *testing.T) {
 	s.noneDropped()
 }
 
-// TestUninstallWithoutGuard removes the chart's objects while no process of ours
-// runs. The budgets go with their owner, and Kubernetes is as it was.
+// TestUninstallWithoutGuard deletes the chart's objects while no process of callguard
+// runs. The budgets are deleted with their owner, and Kubernetes is as it was.
 func TestUninstallWithoutGuard(t *testing.T) {
 	withGuard(t, guardArgs()...)
 	s := tell(t, 2)
@@ -110,9 +109,9 @@ func TestUninstallWithoutGuard(t *testing.T) {
 	s.eventually(inTime, "no pod is left", func() (bool, error) { return len(s.pods(all)) == 0, nil })
 }
 
-// TestBudgetOwnerDeleted deletes what owns all budgets while two drains wait for pods
-// that talk, and makes it again, as a forced sync does. The collector takes no budget,
-// no call ends, and the drains end when the callers hang up.
+// TestBudgetOwnerDeleted deletes the owner of all budgets while two drains wait for pods
+// with calls, and creates it again, as a forced sync does. The garbage collector deletes
+// no budget, no call ends, and the drains end when the callers hang up.
 func TestBudgetOwnerDeleted(t *testing.T) {
 	withGuard(t, guardArgs()...)
 	s := tell(t, 3)
@@ -129,7 +128,7 @@ func TestBudgetOwnerDeleted(t *testing.T) {
 	owner, err := roles.Get(t.Context(), budgetOwner, metav1.GetOptions{})
 	s.must(err)
 	owner.ObjectMeta = metav1.ObjectMeta{Name: owner.Name, Labels: owner.Labels}
-	t.Cleanup(func() { // whatever happened, the next story has it
+	t.Cleanup(func() { // whatever happened, the next story needs it
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if _, err := roles.Create(ctx, owner, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// The guard and the manifests of an earlier commit are made by hack/test-upgrade.sh, for make e2e-upgrade.
+// hack/test-upgrade.sh builds the guard and the manifests of an earlier commit, for make e2e-upgrade.
 
 //go:build upgrade
 
@@ -24,16 +24,16 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// patient has kubectl wait for longer than a story lasts.
+// patient makes kubectl wait for longer than a story lasts.
 const patient = "--timeout=30m"
 
-// upgrade is how the two halves of an upgrade, the doors and the guard, come in.
+// upgrade upgrades policies and guard separately.
 type upgrade struct {
 	t        *testing.T
 	old, new string // folders of manifests
 }
 
-// install begins with the doors and the guard of before. Whatever happens, the next story has those of this checkout.
+// install starts with the earlier policies and guard. Whatever happens, the next story gets those of this checkout.
 func (u upgrade) install() {
 	u.t.Helper()
 	if err := stage.Guard.Stop(); err != nil {
@@ -71,7 +71,7 @@ func (u upgrade) install() {
 	}
 }
 
-// doors are upgraded.
+// doors upgrades the policies.
 func (u upgrade) doors() {
 	u.t.Helper()
 	if err := stage.Upgrade(u.t.Context(), u.old, u.new); err != nil {
@@ -79,7 +79,7 @@ func (u upgrade) doors() {
 	}
 }
 
-// guard is upgraded: the new one starts beside the old one, as in a rollout of its Deployment.
+// guard upgrades the guard: the new one starts next to the old one, as in a rollout of its Deployment.
 func (u upgrade) guard() {
 	u.t.Helper()
 	guard, err := stage.StartGuard(u.t.Context(), guardArgs()...)
@@ -93,9 +93,9 @@ func (u upgrade) guard() {
 	}
 }
 
-// TestUpgradeOfTheGuard upgrades doors and guard while two drains and a rollout wait for calls, with pods of the old
-// guard at each step of their way out. Helm's changes may take effect in any order, so for a while there are the new
-// policies with the old guard, and for another while the reverse.
+// TestUpgradeOfTheGuard upgrades policies and guard while two drains and a rollout wait for calls, with pods of the old
+// guard at each step of their way out. Helm's changes may take effect in any order, so for a while the new policies meet
+// the old guard, and then the reverse.
 func TestUpgradeOfTheGuard(t *testing.T) {
 	manifests, err := lab.Manifest("")
 	if err != nil {
@@ -118,7 +118,7 @@ func TestUpgradeOfTheGuard(t *testing.T) {
 			s.deploy(8, gated(nil, lab.OldGateKind, false))
 			s.fill()
 
-			// A drain whose pods have their replacements: they take no new call.
+			// A drain whose pods have their replacements: they accept no new call.
 			drains := []*command{s.drain(s.nodes[0], patient)}
 			draining := s.pods(on(s.nodes[0]))
 			s.eventually(inTime, "the pods of the node take no new call", func() (bool, error) {
@@ -126,7 +126,7 @@ func TestUpgradeOfTheGuard(t *testing.T) {
 			})
 			s.first(len(draining)) // the replacements take them, which are ready before they can: no old pod is idle
 
-			// A rollout with room for two new pods, and a drain with room for no replacement: pods are aside, and go on.
+			// A rollout with room for two new pods, and a drain without room for a replacement: pods are aside, and keep serving.
 			s.room(len(s.pods(all)) + 2)
 			s.rollOut("deployment", newImage)
 			rollout := s.start("rollout", "status", "deployment/"+lab.AgentName, patient)
@@ -153,9 +153,9 @@ func TestUpgradeOfTheGuard(t *testing.T) {
 			}
 			s.there(slices.DeleteFunc(slices.Clone(old), func(pod string) bool { return pod == draining[0] })...)
 
-			// Room for all. The old pods go as their calls end, and nothing else is waited for.
+			// Room for all. The old pods leave as their calls end, and nothing else is waited for.
 			s.room(100)
-			s.ends(rollout, 3*inTime) // the ReplicaSet tries again after a while that it doubles each time
+			s.ends(rollout, 3*inTime) // the ReplicaSet retries with a delay that doubles each time
 			s.eventually(inTime, "no old pod takes a new call", func() (bool, error) {
 				return shown(len(s.pods(func(p *corev1.Pod) bool { return image(oldImage)(p) && !leaving(p) })) == 0, s.watch.describe())
 			})
@@ -180,7 +180,7 @@ func TestUpgradeOfTheGuard(t *testing.T) {
 	}
 }
 
-// room has the story's namespace take so many pods and no more.
+// room limits the story's namespace to this many pods.
 func (s *story) room(pods int) {
 	s.t.Helper()
 	const name = "room"
@@ -201,8 +201,8 @@ func (s *story) room(pods int) {
 	})
 }
 
-// locked fails the story if its budget is not as the guard of this checkout makes one, and as the cluster collects it with
-// the chart.
+// locked fails the story if its budget differs from what the guard of this checkout creates, including its owner, with
+// which it is deleted when the chart is.
 func (s *story) locked() {
 	s.t.Helper()
 	owner, err := stage.Client.RbacV1().ClusterRoles().Get(s.t.Context(), "callguard-budget-owner", metav1.GetOptions{})

@@ -14,8 +14,8 @@ import (
 )
 
 // TestUpgradeOfGates has pods with call-gates of a version that does not report whether its pod is able. They are drained as
-// before, then rolled out to gates of this checkout, all with calls up. make e2e-upgrade runs it with the real call-gate
-// of 5a0fa9f.
+// before, then rolled out to gates of this checkout, all during calls. make e2e-upgrade runs it with the real call-gate of
+// 5a0fa9f.
 func TestUpgradeOfGates(t *testing.T) {
 	t.Parallel()
 	s := tell(t, 2)

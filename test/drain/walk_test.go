@@ -13,10 +13,10 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// TestOperatorsWalk does what docs/operate.md says under "A walk", in its order and by its
-// commands: a node is drained while somebody keeps new pods from the only other one. Why the
+// TestOperatorsWalk follows docs/operate.md under "A walk", in its order and with its commands:
+// a node is drained while somebody keeps new pods off the only other one. The reason why the
 // drain waits is found and removed, the node is drained and comes back, and no call is lost.
-// Each command has to show what it shows on the page.
+// Each command has to print what the page shows.
 func TestOperatorsWalk(t *testing.T) {
 	t.Parallel()
 	describeGuard(t)
@@ -56,7 +56,7 @@ type walk struct {
 	steps []walkStep // that are still to come
 }
 
-// walkStep is a command of the page and the lines that it shows there.
+// walkStep is a command of the page and the lines that the page shows for it.
 type walkStep struct {
 	command string
 	lines   []string
@@ -85,7 +85,7 @@ func newWalk(s *story, page, heading, pod string) *walk {
 	return w
 }
 
-// next is the next command of the page, which has to be this one, as words of this story.
+// next returns the next command of the page, which has to be this one, with this story's names.
 func (w *walk) next(command string) (step walkStep, args []string) {
 	w.t.Helper()
 	if len(w.steps) == 0 || w.steps[0].command != command {
@@ -104,8 +104,8 @@ func (w *walk) next(command string) (step walkStep, args []string) {
 	return step, args
 }
 
-// alike is a line without what is another in each story: names, numbers, times, and how wide
-// columns are. names are two nodes and the namespace.
+// alike returns a line without what differs between stories: names, numbers, times, and the
+// width of columns. names are two nodes and the namespace.
 func alike(line string, names [3]string) string {
 	line = strings.ReplaceAll(line, names[2], "NAMESPACE")
 	line = regexp.MustCompile(lab.AgentName+`-[0-9a-z]+-[0-9a-z]{5}\b`).ReplaceAllString(line, "POD")
@@ -116,7 +116,8 @@ func alike(line string, names [3]string) string {
 	return strings.Join(strings.Fields(line), " ")
 }
 
-// lacks is the first line of the page that a text does not have. A line that ends in … goes on.
+// lacks returns the first line of the page that a text lacks. A line that ends in … may
+// continue.
 func (w *walk) lacks(text string, step walkStep) (line string, lacking bool) {
 	var has []string
 	for l := range strings.Lines(text) {
@@ -132,7 +133,7 @@ func (w *walk) lacks(text string, step walkStep) (line string, lacking bool) {
 	return step.lines[i], true
 }
 
-// shows runs a command that changes nothing, until it shows what the page does.
+// shows runs a command that changes nothing, until it prints what the page shows.
 func (w *walk) shows(command string) {
 	w.t.Helper()
 	step, args := w.next(command)
@@ -160,7 +161,7 @@ func (w *walk) does(command string) {
 	w.t.Logf("%s:\n%s", command, out)
 }
 
-// walking is a command that goes on while others are run.
+// walking is a command that runs while others are run.
 type walking struct {
 	*plugin
 
@@ -173,7 +174,7 @@ func (w *walk) starts(command string) walking {
 	return walking{w.startCalls(args[1:]...), step}
 }
 
-// ends waits until a command has ended well, and has shown what the page does.
+// ends waits until a command has succeeded, and has printed what the page shows.
 func (w *walk) ends(c walking) {
 	w.t.Helper()
 	w.story.ends(c.command, inTime)
@@ -183,7 +184,7 @@ func (w *walk) ends(c walking) {
 	w.t.Logf("%s:\n%s", c.step.command, c.out)
 }
 
-// over fails the test where the page has more to do.
+// over fails the test if the page has more steps.
 func (w *walk) over() {
 	w.t.Helper()
 	if len(w.steps) > 0 {

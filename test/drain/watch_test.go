@@ -22,30 +22,31 @@ import (
 	"github.com/callguard/callguard/test/fleet"
 )
 
-// watch sees every pod of a story, and what must never happen: a pod that goes a step
-// back, one that is released during a call, one that is deleted and was not released.
+// watch sees every pod of a story, and fails on what must never happen: a pod that goes a
+// step back, one that is released during a call, one that is deleted without being
+// released.
 type watch struct {
 	lister corelisters.PodNamespaceLister
 
 	mu       sync.Mutex
-	open     bool // the doors need not hold: the story is about that
+	open     bool // the policies may be disabled: the story tests that
 	faults   []string
 	maxPods  int
 	minAble  int
-	most     string // how the pods were then
+	most     string // the pods at that time
 	fewest   string
 	released map[types.UID]bool
 	moments  map[moment]time.Time
 	seen     func(*corev1.Pod)
 }
 
-// moment is a pod that was first seen in a state, or gone.
+// moment is when a pod was first seen in a state, or gone.
 type moment struct {
 	pod   string
 	state call.State
 }
 
-// gone is the state of a pod that is not there any more.
+// gone is the state of a pod that does not exist any more.
 const gone call.State = "gone"
 
 func newWatch(t *testing.T, ns string, guarded bool) *watch {
@@ -82,7 +83,7 @@ func newWatch(t *testing.T, ns string, guarded bool) *watch {
 	return w
 }
 
-// observe looks at a change of a pod. A pod that is gone is nil.
+// observe checks a change of a pod. A deleted pod is nil.
 func (w *watch) observe(was, is *corev1.Pod) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -121,7 +122,7 @@ func (w *watch) observe(was, is *corev1.Pod) {
 		return
 	}
 	w.released[is.UID] = true
-	// A call may slip into a deaf agent; one on a lost node, unlocked, or past its
+	// A deaf agent may have accepted a call; a pod on a lost node, unlocked, or past its
 	// deadline, may hold some.
 	if is.Annotations[fleet.DeafAnnotation] == "true" || is.Annotations[call.OnDeadlineAnnotation] == "Release" || intent == call.LostNode || intent == call.Unlock {
 		return
@@ -139,14 +140,14 @@ func (w *watch) noteLocked(pod string, state call.State) {
 	}
 }
 
-// since is when a pod was first seen in a state; zero if it never was.
+// since returns when a pod was first seen in a state; zero if never.
 func (w *watch) since(pod string, state call.State) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.moments[moment{pod, state}]
 }
 
-// countLocked notes how many pods there are and how many can take calls.
+// countLocked records how many pods exist and how many can take calls.
 func (w *watch) countLocked() {
 	list, _ := w.lister.List(labels.Everything()) // from memory
 	able, there := 0, 0
@@ -166,7 +167,7 @@ func (w *watch) countLocked() {
 	}
 }
 
-// reset forgets how many pods there were.
+// reset forgets the recorded numbers.
 func (w *watch) reset() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -174,7 +175,7 @@ func (w *watch) reset() {
 	w.countLocked()
 }
 
-// unlocked says that pods of the story may be deleted without a release.
+// unlocked allows pods of the story to be deleted without a release.
 func (w *watch) unlocked() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -193,7 +194,7 @@ func (w *watch) able() int {
 	return len(w.names(func(p *corev1.Pod) bool { return ready(p) && !leaving(p) }))
 }
 
-// names lists the pods of which keep is true.
+// names lists the pods for which keep is true.
 func (w *watch) names(keep func(*corev1.Pod) bool) []string {
 	list, _ := w.lister.List(labels.Everything()) // from memory
 	var names []string
@@ -206,7 +207,7 @@ func (w *watch) names(keep func(*corev1.Pod) bool) []string {
 	return names
 }
 
-// describe says in a line how the pods are.
+// describe describes the pods in a line.
 func (w *watch) describe() string {
 	list, _ := w.lister.List(labels.Everything()) // from memory
 	var parts []string

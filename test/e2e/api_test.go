@@ -33,7 +33,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestDiscovery looks for the metrics as people do.
+// TestDiscovery discovers the metrics as people do.
 func TestDiscovery(t *testing.T) {
 	out, err := stage.Kubectl(t.Context(), "api-resources", "--api-group=custom.metrics.k8s.io", "--no-headers")
 	trial.Must(t, err)
@@ -42,7 +42,7 @@ func TestDiscovery(t *testing.T) {
 			t.Errorf("kubectl api-resources does not show %s:\n%s", resource, out)
 		}
 	}
-	// The new resources must not take the names of the old ones away.
+	// The new resources must not hide the names of the old ones.
 	for _, resource := range []string{"pods", "nodes", "deployments.apps", "namespaces"} {
 		out, err := stage.Kubectl(t.Context(), "get", resource, "-A", "-o", "name")
 		trial.Must(t, err)
@@ -103,7 +103,7 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// TestErrors asks for what there is not.
+// TestErrors asks for metrics that do not exist.
 func TestErrors(t *testing.T) {
 	ns := namespace(t, "errors")
 	lonePod(t, ns)
@@ -135,7 +135,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestWhoMayAsk asks as several people.
+// TestWhoMayAsk asks as several users.
 func TestWhoMayAsk(t *testing.T) {
 	ns := namespace(t, "who")
 	path := "/apis/custom.metrics.k8s.io/v1beta2/namespaces/" + ns + "/pods/*/active_calls"
@@ -193,8 +193,8 @@ func TestAutoscalerIsOneQuestion(t *testing.T) {
 	}
 }
 
-// TestWebhooksRefused sends what LiveKit would not send to the running adapter.
-// The cases are in pkg/witness/rooms; here the whole path is tested.
+// TestWebhooksRefused sends the running adapter what LiveKit would not send. The cases are
+// in pkg/witness/rooms; this tests the whole path.
 func TestWebhooksRefused(t *testing.T) {
 	post := func(path, authorization, body string) int {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, stage.Adapter.Webhooks+path, strings.NewReader(body))
@@ -211,7 +211,7 @@ func TestWebhooksRefused(t *testing.T) {
 	}
 	for _, tc := range []struct{ want, got int }{
 		{http.StatusUnauthorized, post("", "", "{}")},
-		{http.StatusUnauthorized, post("", "x", strings.Repeat("x", 1<<20))}, // of which nothing is read
+		{http.StatusUnauthorized, post("", "x", strings.Repeat("x", 1<<20))}, // the body is not read
 		{http.StatusNotFound, post("/one/two/three", "x", "{}")},
 	} {
 		if tc.got != tc.want {
@@ -226,7 +226,7 @@ func TestWebhooksRefused(t *testing.T) {
 	}
 }
 
-// TestSelfMetrics checks that each promised metric is there.
+// TestSelfMetrics checks that each documented metric exists.
 func TestSelfMetrics(t *testing.T) {
 	page := adapterMetrics(t)
 	for _, name := range []string{
@@ -262,9 +262,9 @@ func adapterPath(t *testing.T, a *lab.Adapter, path string) string {
 	return text
 }
 
-// TestCertificateRotation runs an adapter whose certificates live for a minute,
-// and asks it without a pause, trusting just the caBundle, until it has changed
-// its certificate. No request may fail.
+// TestCertificateRotation runs an adapter whose certificates live for a minute, and keeps
+// asking it, trusting only the caBundle, until it has changed its certificate. No request
+// may fail.
 func TestCertificateRotation(t *testing.T) {
 	t.Parallel()
 	brief := adapter(t, "--certificate-lifetime=1m")
@@ -280,8 +280,8 @@ func TestCertificateRotation(t *testing.T) {
 	t.Logf("%d handshakes over %d certificates, none failed", requests, len(serials))
 }
 
-// TestCertificateFromFiles serves a certificate from outside, and a new one once
-// the files have changed, without a restart.
+// TestCertificateFromFiles serves a certificate from files, and a new one once the files
+// have changed, without a restart.
 func TestCertificateFromFiles(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -314,8 +314,7 @@ func TestCertificateFromFiles(t *testing.T) {
 	eventually(t, 90*time.Second, "it serves the second certificate", serves(issue()))
 }
 
-// adapter starts a second metrics-adapter, without webhooks, and waits until it
-// is ready.
+// adapter starts a second metrics-adapter, without webhooks, and waits until it is ready.
 func adapter(t *testing.T, args ...string) *lab.Adapter {
 	t.Helper()
 	a, err := stage.StartAdapter(t.Context(), append([]string{"--webhook-bind-address="}, args...)...)
@@ -336,8 +335,8 @@ func stop(t *testing.T, a *lab.Adapter) {
 	}
 }
 
-// handshake connects to an adapter as kube-apiserver does, trusting the caBundle
-// of the moment, and returns the serial number of the certificate.
+// handshake connects to an adapter as kube-apiserver does, trusting the current caBundle,
+// and returns the serial number of the certificate.
 func handshake(ctx context.Context, a *lab.Adapter) (string, error) {
 	config, err := stage.Direct(ctx, a)
 	if err != nil {
@@ -360,9 +359,9 @@ func handshake(ctx context.Context, a *lab.Adapter) (string, error) {
 	return resp.TLS.PeerCertificates[0].SerialNumber.String(), nil
 }
 
-// TestNoLiveKit starts an adapter whose key is missing and whose LiveKit nobody
-// has: it serves, is ready, says why in each answer, and goes on when the key
-// comes.
+// TestNoLiveKit starts an adapter whose key is missing and for whose LiveKit there is no
+// Secret: it serves, is ready, gives the reason in each answer, and continues when the key
+// arrives.
 func TestNoLiveKit(t *testing.T) {
 	t.Parallel()
 	ns := namespace(t, "no-livekit")
@@ -400,8 +399,8 @@ func TestNoLiveKit(t *testing.T) {
 	says(nobody, "connection refused")
 }
 
-// TestManifests checks the manifests that the other tests do not run, by asking
-// kube-apiserver whether it would take them.
+// TestManifests checks the manifests that the other tests do not run: kube-apiserver has to
+// accept them.
 func TestManifests(t *testing.T) {
 	out, err := stage.Kubectl(t.Context(), "apply", "--server-side", "--dry-run=server", "-f", "../../manifests/metrics-adapter-deployment.yaml")
 	trial.Must(t, err)

@@ -19,7 +19,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestAutoscale lets 30 calls arrive and end, in both forms of the metric.
+// TestAutoscale begins and ends 30 calls, with both forms of the metric.
 func TestAutoscale(t *testing.T) {
 	forms := map[string]autoscalingv2.MetricSpec{"object": lab.ObjectForm(), "pods": lab.PodsForm()}
 	for _, form := range sorted(forms) {
@@ -69,8 +69,8 @@ func upThenDown(seen []int32) bool {
 	return slices.IsSorted(seen[:top+1]) && slices.IsSortedFunc(seen[top:], func(a, b int32) int { return int(b - a) })
 }
 
-// onlyTheAutoscaler checks who has set the Deployment's replicas last, and that
-// each step has an event of the autoscaler.
+// onlyTheAutoscaler checks who has set the Deployment's replicas last, and that each step
+// has an Event of the autoscaler.
 func onlyTheAutoscaler(t *testing.T, ns string) {
 	t.Helper()
 	d, err := stage.Client.AppsV1().Deployments(ns).Get(t.Context(), lab.AgentName, metav1.GetOptions{})
@@ -82,8 +82,8 @@ func onlyTheAutoscaler(t *testing.T, ns string) {
 	}
 }
 
-// TestSetAside puts 8 busy pods aside by hand, as the guard will, beside 2 that
-// are overloaded. The mean over pods is diluted; the sum of the Deployment is not.
+// TestSetAside sets 8 busy pods aside by hand, as the guard does, next to 2 overloaded
+// ones. The mean over pods is diluted; the sum of the Deployment is not.
 func TestSetAside(t *testing.T) {
 	ns := namespace(t, "aside")
 	d := lab.Agent(ns, 10)

@@ -30,7 +30,7 @@ import (
 	lksdk "github.com/livekit/server-sdk-go/v2"
 )
 
-// namespace makes an enabled namespace that goes with the test.
+// namespace creates an enabled namespace that is deleted after the test.
 func namespace(t *testing.T, name string) string {
 	t.Helper()
 	trial.Must(t, stage.Namespace(t.Context(), name))
@@ -64,7 +64,7 @@ func metricsClient(t *testing.T, config *rest.Config) custom_metrics.CustomMetri
 func podKind() schema.GroupKind        { return schema.GroupKind{Kind: "Pod"} }
 func deploymentKind() schema.GroupKind { return schema.GroupKind{Group: "apps", Kind: "Deployment"} }
 
-// callsOf asks for a Deployment's active_calls.
+// callsOf reads a Deployment's active_calls.
 func callsOf(client custom_metrics.CustomMetricsClient, namespace, deployment string) (int64, error) {
 	value, err := client.NamespacedMetrics(namespace).GetForObject(deploymentKind(), deployment, "active_calls", labels.Everything())
 	if err != nil {
@@ -74,8 +74,8 @@ func callsOf(client custom_metrics.CustomMetricsClient, namespace, deployment st
 	return value.Value.Value(), nil
 }
 
-// play makes a Deployment of agents and an autoscaler for it, and waits until
-// one replica runs and the autoscaler is active.
+// play creates a Deployment of agents and an autoscaler for it, and waits until one
+// replica runs and the autoscaler is active.
 func play(t *testing.T, namespace string, most int32, metric autoscalingv2.MetricSpec, window time.Duration) {
 	t.Helper()
 	_, err := stage.Client.AppsV1().Deployments(namespace).Create(t.Context(), lab.Agent(namespace, 1), metav1.CreateOptions{})
@@ -120,7 +120,7 @@ func scalingActive(ctx context.Context, namespace string) (corev1.ConditionStatu
 	return "", "", nil
 }
 
-// replicas returns what the Deployment of agents is asked to have.
+// replicas returns spec.replicas of the Deployment of agents.
 func replicas(ctx context.Context, namespace string) (int32, error) {
 	d, err := stage.Client.AppsV1().Deployments(namespace).Get(ctx, lab.AgentName, metav1.GetOptions{})
 	if err != nil {
@@ -129,7 +129,7 @@ func replicas(ctx context.Context, namespace string) (int32, error) {
 	return *d.Spec.Replicas, nil
 }
 
-// recorder writes down, ten times a second, what an autoscaler does.
+// recorder records, ten times a second, what an autoscaler does.
 type recorder struct {
 	stop func()
 
@@ -173,7 +173,7 @@ func record(t *testing.T, namespace string) *recorder {
 	return r
 }
 
-// seen stops the recorder and returns the numbers of replicas in their order.
+// seen stops the recorder and returns the numbers of replicas in order.
 func (r *recorder) seen(t *testing.T) []int32 {
 	t.Helper()
 	r.stop()
@@ -185,7 +185,7 @@ func (r *recorder) seen(t *testing.T) []int32 {
 	return r.replicas
 }
 
-// dial makes calls, each in a room of its own, and waits until all are answered.
+// dial dials calls, each in its own room, and waits until all are answered.
 func dial(t *testing.T, prefix string, n int) []*fleet.Call {
 	t.Helper()
 	calls := make([]*fleet.Call, n)
@@ -214,8 +214,7 @@ func hangUp(calls []*fleet.Call) {
 	all.Wait()
 }
 
-// noneDropped fails the test if a call of the prefix ended before its caller
-// hung up.
+// noneDropped fails the test if a call with this prefix ended before its caller hung up.
 func noneDropped(t *testing.T, calls []*fleet.Call) {
 	t.Helper()
 	for _, c := range calls {
@@ -230,7 +229,7 @@ func attributed(pod *corev1.Pod) map[string]string {
 	return map[string]string{call.PodAttribute: string(pod.UID)}
 }
 
-// joinAll puts participants into rooms; they leave with the test, or before.
+// joinAll joins participants to rooms; they leave after the test, or before.
 func joinAll(t *testing.T, livekit int, participants []lab.Participant) (leave func()) {
 	t.Helper()
 	leaves := make([]func(), len(participants))
@@ -264,7 +263,7 @@ func joinAll(t *testing.T, livekit int, participants []lab.Participant) (leave f
 	return leave
 }
 
-// agentsIn are n agents of a pod, each in a room of its own.
+// agentsIn returns n agents of a pod, each in its own room.
 func agentsIn(pod *corev1.Pod, n int) []lab.Participant {
 	var ps []lab.Participant
 	for i := range n {

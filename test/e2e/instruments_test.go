@@ -17,8 +17,8 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestDroppedCallsAreCounted tests the instrument by which other tests know that
-// no call was dropped: it ends calls as Kubernetes can, and reads the cause.
+// TestDroppedCallsAreCounted tests how other tests detect dropped calls: it ends calls in
+// the ways that Kubernetes can, and reads the cause.
 func TestDroppedCallsAreCounted(t *testing.T) {
 	cases := map[string]struct {
 		grace int64
@@ -52,8 +52,8 @@ func TestDroppedCallsAreCounted(t *testing.T) {
 	}
 }
 
-// TestClusterIsReplaced runs a second instance beside the stage, breaks it, and
-// asks for it again.
+// TestClusterIsReplaced runs a second instance next to the stage, breaks it, and requests
+// it again.
 func TestClusterIsReplaced(t *testing.T) {
 	t.Parallel()
 	var progress bytes.Buffer

@@ -21,16 +21,16 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestLatency measures from dialling or hanging up of an agent to the new value
-// served through the aggregated API, with webhooks.
+// TestLatency measures the time from an agent's joining or leaving until the aggregated API
+// serves the new value, with webhooks.
 func TestLatency(t *testing.T) {
 	pod := lonePod(t, namespace(t, "latency"))
 	measure(t, metricsClient(t, stage.Config), pod, 100, time.Second)
 }
 
-// TestLatencyWithoutWebhooks measures the same of an adapter that takes none. Agents that an
-// earlier test has killed are gone from LiveKit first: where most agents leave within a
-// sweep, their pods are unknown for a while, which is another story.
+// TestLatencyWithoutWebhooks measures the same for an adapter without webhooks. First it
+// waits until LiveKit has dropped agents that an earlier test killed: if most agents leave
+// within one sweep, their pods are unknown for a while, which is not tested here.
 func TestLatencyWithoutWebhooks(t *testing.T) {
 	const shortResync = 4 * time.Second
 	pod := lonePod(t, namespace(t, "latency-without"))
@@ -58,7 +58,7 @@ func measure(t *testing.T, client custom_metrics.CustomMetricsClient, pod *corev
 		})
 		trial.Must(t, err)
 		untilServed(t, client, pod, 1)
-		joins = append(joins, time.Since(began)) // dialling is part of it
+		joins = append(joins, time.Since(began)) // including dialling
 		began = time.Now()
 		leave()
 		untilServed(t, client, pod, 0)
@@ -75,7 +75,7 @@ func measure(t *testing.T, client custom_metrics.CustomMetricsClient, pod *corev
 	}
 }
 
-// lonePod is a guarded pod that nobody plays, with rooms for its only witness.
+// lonePod is a guarded pod without a process, with rooms as its only witness.
 func lonePod(t *testing.T, ns string) *corev1.Pod {
 	t.Helper()
 	template := lab.Template()

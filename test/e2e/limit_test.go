@@ -25,24 +25,24 @@ import (
 
 const (
 	limitPerMinute = 60
-	adapterShare   = 60 // of 100 requests that LiveKit takes, all adapters together send so many
+	adapterShare   = 60 // per cent of LiveKit's limit that all adapters together use
 	limitedRooms   = 12
-	// limitedFor is longer than a minute and a sweep: a budget that is spent too early shows as a gap.
+	// limitedFor is longer than a minute and a sweep: a budget that is used up too early shows as a gap.
 	limitedFor = 100 * time.Second
 	retryAfter = 20 * time.Second
-	// onTheirWay is how long requests may arrive that were sent before the refusal came.
+	// onTheirWay is how long requests may still arrive that were sent before the refusal was received.
 	onTheirWay = 8 * time.Second
 )
 
-// limiter stands before a LiveKit and refuses past so many requests of any minute, as LiveKit Cloud does.
+// limiter is a proxy in front of a LiveKit that refuses requests above a number in any minute, as LiveKit Cloud does.
 type limiter struct {
 	url string
 
 	mu      sync.Mutex
 	most    int
-	asked   []time.Time // all requests, also refused ones
+	asked   []time.Time // all requests, including refused ones
 	refused int
-	early   int       // requests that came before the time that a refusal named
+	early   int       // requests before the time in a refusal
 	until   time.Time // the end of that time
 }
 
@@ -82,7 +82,7 @@ func (l *limiter) takes(now time.Time) bool {
 	return true
 }
 
-// inMinute counts the requests of the minute that ends at a time.
+// inMinute counts the requests in the minute before a time.
 func inMinute(asked []time.Time, end time.Time) int {
 	n := 0
 	for _, at := range asked {
@@ -94,7 +94,7 @@ func inMinute(asked []time.Time, end time.Time) int {
 }
 
 // busiest is the largest number of requests of any minute.
-// seen is what has come until now.
+// seen returns the requests so far.
 type seen struct{ asked, busiest, refused, early int }
 
 func (l *limiter) seen() seen {
@@ -107,8 +107,8 @@ func (l *limiter) seen() seen {
 	return seen{asked: len(l.asked), busiest: most, refused: l.refused, early: l.early}
 }
 
-// TestRequestsStayWithinTheLimit has 12 calls at a LiveKit that takes 60 requests a minute, and an adapter that was told so.
-// No request is refused, and the calls are known throughout.
+// TestRequestsStayWithinTheLimit has 12 calls at a LiveKit that accepts 60 requests a minute, and an adapter that knows the
+// limit. No request is refused, and the calls are always known.
 func TestRequestsStayWithinTheLimit(t *testing.T) {
 	t.Parallel()
 	ns := namespace(t, "limited")
@@ -121,8 +121,8 @@ func TestRequestsStayWithinTheLimit(t *testing.T) {
 	}
 }
 
-// TestRefusalsAreHonoured has LiveKit take fewer requests than the adapter was told. It asks none while it is to wait, and
-// never more in a minute than its own limit.
+// TestRefusalsAreHonoured: LiveKit accepts fewer requests than the adapter was told. The adapter sends none while it has to
+// wait, and never more in a minute than its own limit.
 func TestRefusalsAreHonoured(t *testing.T) {
 	t.Parallel()
 	ns := namespace(t, "refused")
@@ -138,7 +138,7 @@ func TestRefusalsAreHonoured(t *testing.T) {
 	})
 	refused := time.Now()
 	eventually(t, 5*retryAfter, "it has waited several times as long as it was told", func() (bool, error) {
-		limited.path() // for what it says meanwhile
+		limited.path() // for its answer meanwhile
 		return time.Since(refused) > 4*retryAfter, nil
 	})
 	s := l.seen()
@@ -148,14 +148,14 @@ func TestRefusalsAreHonoured(t *testing.T) {
 	}
 }
 
-// limitedAdapter is an adapter whose LiveKit has a limit.
+// limitedAdapter is an adapter whose LiveKit has a request limit.
 type limitedAdapter struct {
 	*limiter
 
 	path func() string // the answer for the pod
 }
 
-// limitedPod is a pod with calls at one of the stage's LiveKits behind a limiter, as an adapter of its own sees them.
+// limitedPod is a pod with calls at one of the stage's LiveKits behind a limiter, seen by its own adapter.
 func limitedPod(t *testing.T, ns string, which int) (*corev1.Pod, *limitedAdapter) {
 	t.Helper()
 	pod := lonePod(t, ns)
@@ -178,7 +178,7 @@ func limitedPod(t *testing.T, ns string, which int) (*corev1.Pod, *limitedAdapte
 	return pod, limited
 }
 
-// knownFor asks for the pod's calls once a second, and fails the test when they are not known or not right.
+// knownFor reads the pod's calls once a second, and fails the test when they are unknown or wrong.
 func knownFor(t *testing.T, pod *corev1.Pod, a *limitedAdapter, during time.Duration) (answers int) {
 	t.Helper()
 	end := time.Now().Add(during)

@@ -19,9 +19,9 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// stage is where all tests of the package play, each in namespaces of its own. Those
-// with callers run first, one after the other, because LiveKit gives a call to any agent;
-// then all others run in parallel, because they mostly wait.
+// stage is shared by all tests of the package; each has its own namespaces. Those with
+// callers run first, one after the other, because LiveKit gives a call to any agent; then
+// all others run in parallel, because they mostly wait.
 var stage *lab.Lab
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }

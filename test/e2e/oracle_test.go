@@ -31,8 +31,8 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// The projects of the oracle: the adapter's own, a team's, one whose agents name
-// no pod, and one whose Secret is missing.
+// The projects of the oracle: the adapter's own, a team's, one whose agents name no pod,
+// and one whose Secret is missing.
 const (
 	ownProject = iota
 	teamProject
@@ -40,14 +40,14 @@ const (
 	missingProject
 )
 
-// oraclePod is a pod and what goes on in it.
+// oraclePod is a pod and its calls.
 type oraclePod struct {
 	rooms     int    // agents of the pod, each in a room of its own
 	worker    string // body of GET /worker; a number is a status; nothing is no server
 	witnesses string
 	port      int // of GET /worker
 	project   int
-	others    string // who else is in LiveKit
+	others    string // other participants in LiveKit
 	then      string // what happens to the pod in the end
 }
 
@@ -58,7 +58,7 @@ const (
 	nodeBusy   = `{"worker_type":"JT_ROOM","active_jobs":2,"sdk_version":"1.9.0","project_type":"nodejs"}`
 )
 
-// oracleCase is a namespace with its pods, and what the metrics must say of it.
+// oracleCase is a namespace with its pods, and the expected metrics.
 type oracleCase struct {
 	reason  string
 	pods    map[string]oraclePod
@@ -124,7 +124,7 @@ func oracle() map[string]oracleCase {
 	}
 }
 
-// sum is what the namespace's own metric must be.
+// sum is the expected metric of the namespace.
 func (c oracleCase) sum() int64 {
 	total := int64(0)
 	for _, n := range c.list {
@@ -133,7 +133,7 @@ func (c oracleCase) sum() int64 {
 	return total
 }
 
-// TestOracle sets all cases up at once and asks about each with the client that
+// TestOracle sets up all cases at once and reads each with the client that
 // kube-controller-manager uses, in JSON and in protobuf.
 func TestOracle(t *testing.T) {
 	cases := oracle()
@@ -176,14 +176,14 @@ func TestOracle(t *testing.T) {
 	}
 }
 
-// oracleStage is a case on the cluster.
+// oracleStage is a case in the cluster.
 type oracleStage struct {
 	namespace string
 	c         oracleCase
 	undo      []func()
 }
 
-// check compares what the metrics say with what they must say.
+// check compares the metrics with the expected ones.
 func (s *oracleStage) check(client custom_metrics.CustomMetricsClient) error {
 	list, listErr := client.NamespacedMetrics(s.namespace).GetForObjects(podKind(), labels.Everything(), "active_calls", labels.Everything())
 	value, sumErr := client.RootScopedMetrics().GetForObject(corev1.SchemeGroupVersion.WithKind("Namespace").GroupKind(), s.namespace, "active_calls", labels.Everything())
@@ -248,8 +248,8 @@ func (s *oracleStage) set(ctx context.Context) error {
 	return nil
 }
 
-// secrets writes the projects that pods of the namespace name, and lets the
-// adapter get just those.
+// secrets creates the Secrets that pods of the namespace name, and lets the adapter get
+// only those.
 func (s *oracleStage) secrets(ctx context.Context) error {
 	named := map[int]string{}
 	for _, p := range s.c.pods {
@@ -331,7 +331,7 @@ func (s *oracleStage) pod(ctx context.Context, name string, p oraclePod) error {
 	return s.end(ctx, pod, p.then)
 }
 
-// serve answers GET /worker in the pod's name.
+// serve answers GET /worker in place of the pod.
 func (s *oracleStage) serve(ctx context.Context, address, answer string) error {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
@@ -397,7 +397,7 @@ func (s *oracleStage) participants(ctx context.Context, pod *corev1.Pod, p oracl
 	return nil
 }
 
-// end does to a pod what happens to it at last.
+// end does to a pod what its case says.
 func (s *oracleStage) end(ctx context.Context, pod *corev1.Pod, then string) error {
 	pods := stage.Client.CoreV1().Pods(s.namespace)
 	switch then {

@@ -17,20 +17,20 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// The adapter's defaults, which these tests run with.
+// The adapter's defaults, which these tests use.
 const (
 	resync       = 15 * time.Second
 	maxStaleness = 45 * time.Second
 )
 
-// answer is one look at a Deployment's active_calls.
+// answer is one reading of a Deployment's active_calls.
 type answer struct {
 	at    time.Time
 	calls int64
 	err   error
 }
 
-// watchCalls asks for active_calls ten times a second until stop.
+// watchCalls reads active_calls ten times a second until stop is called.
 func watchCalls(t *testing.T, ns string) (stop func() []answer) {
 	t.Helper()
 	client := metricsClient(t, stage.Config)
@@ -57,8 +57,8 @@ func watchCalls(t *testing.T, ns string) (stop func() []answer) {
 	return stop
 }
 
-// TestLiveKitDown kills LiveKit for a minute in mid-load. The autoscaler, which
-// may shrink at once, must not.
+// TestLiveKitDown kills LiveKit for a minute under load. The autoscaler may scale down at
+// once, but must not.
 func TestLiveKitDown(t *testing.T) {
 	ns := namespace(t, "livekit-down")
 	play(t, ns, 10, lab.ObjectForm(), 0)
@@ -101,9 +101,9 @@ func TestLiveKitDown(t *testing.T) {
 	hangUp(calls)
 }
 
-// TestLiveKitRestarts restarts LiveKit at once, empty as it is without Redis. The
-// calls outlive it, since callers and agents come back by themselves, and the
-// metric must not say in between that they are over.
+// TestLiveKitRestarts restarts LiveKit at once, empty as it is without Redis. The calls
+// outlive that, since callers and agents come back by themselves, and meanwhile the
+// metric must not say that they are over.
 func TestLiveKitRestarts(t *testing.T) {
 	ns := namespace(t, "livekit-restarts")
 	play(t, ns, 10, lab.ObjectForm(), 0)

@@ -16,8 +16,8 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestReplicasAreCounted: an adapter with the rights of the chart knows how many replicas
-// the API server lists. It runs outside of the cluster, so it counts itself besides.
+// TestReplicasAreCounted: an adapter with the chart's rights knows how many replicas the
+// API server lists. It runs outside the cluster, so it also counts itself.
 func TestReplicasAreCounted(t *testing.T) {
 	t.Parallel()
 	api := stage.Client.DiscoveryV1().EndpointSlices(lab.AdapterNamespace)

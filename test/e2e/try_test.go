@@ -26,17 +26,17 @@ import (
 const (
 	trySecret = "try" // a LiveKit key of its own
 	tryWithin = 2 * time.Minute
-	// nobodyAnswers is said where nobody can: an agent that could answers within a second or two.
+	// nobodyAnswers is how long to wait where no agent can answer: one that could answers within a second or two.
 	nobodyAnswers = "--answer-within=8s"
 )
 
-// tried is what the plugin prints of a call.
+// tried is the plugin's output about a call.
 type tried struct {
 	Room, Result, Error string
 	Steps               []struct{ Step, Outcome, Said string }
 }
 
-// outcomes are those of the steps, in a line.
+// outcomes returns the outcomes of the steps in one line.
 func (t tried) outcomes() string {
 	var parts []string
 	for _, s := range t.Steps {
@@ -45,7 +45,7 @@ func (t tried) outcomes() string {
 	return strings.Join(parts, ", ")
 }
 
-// try makes a call and returns what is said of it, and the exit code.
+// try makes a call and returns the output and the exit code.
 func try(t *testing.T, namespace string, args ...string) (tried, int) {
 	t.Helper()
 	args = append([]string{"try", "-n", namespace, "--livekit-secret", trySecret, "-o", "json", "--answer-within=20s", "--count-within=40s"}, args...)
@@ -59,7 +59,7 @@ func try(t *testing.T, namespace string, args ...string) (tried, int) {
 		t.Errorf("the call took %s", took)
 	}
 	stage.Hear("kubectl calls try", string(out)+errs.String())
-	if _, exited := err.(*exec.ExitError); err != nil && !exited { //nolint:errorlint // exec's own, as it is
+	if _, exited := err.(*exec.ExitError); err != nil && !exited { //nolint:errorlint // exec returns it unwrapped
 		t.Fatal(err)
 	}
 	if lines := strings.Count(errs.String(), "\n"); (err == nil) != (lines == 0) || lines > 1 {
@@ -73,7 +73,7 @@ func try(t *testing.T, namespace string, args ...string) (tried, int) {
 	return said, cmd.ProcessState.ExitCode()
 }
 
-// agents has a Deployment of agents in a namespace of its own, and a LiveKit key for callers.
+// agents creates a Deployment of agents in its own namespace, and a LiveKit key for callers.
 func agents(t *testing.T, name string, lk int, change func(*corev1.PodTemplateSpec)) string {
 	t.Helper()
 	ns := namespace(t, name)
@@ -93,14 +93,14 @@ func agents(t *testing.T, name string, lk int, change func(*corev1.PodTemplateSp
 	return ns
 }
 
-// gated is an agent behind a call-gate, which speaks to its caller.
+// gated is an agent behind a call-gate, which publishes audio.
 func gated(p *corev1.PodTemplateSpec) {
 	lab.Gated(p, lab.GateKind, true)
 	p.Annotations[fleet.SpeaksAnnotation] = "true"
 }
 
-// TestTry makes a call of the real plugin through the real LiveKit: an agent answers and is heard, its pod is named by a real
-// call-gate and counted by the metrics API, and all is back to nothing. No room is left.
+// TestTry makes a call with the real plugin through the real LiveKit: an agent answers and is heard, its pod is named by a
+// real call-gate and counted by the metrics API, and afterwards the counts are back to zero. No room is left.
 func TestTry(t *testing.T) {
 	ns := agents(t, "try", 0, gated)
 	said, code := try(t, ns)
@@ -118,7 +118,7 @@ func TestTry(t *testing.T) {
 	}
 }
 
-// TestTryFails: each way in which a call fails has an exit code and a word of what is wrong.
+// TestTryFails: each way in which a call fails has an exit code and an error that names it.
 func TestTryFails(t *testing.T) {
 	t.Run("Silent", func(t *testing.T) {
 		ns := agents(t, "try-silent", 0, func(p *corev1.PodTemplateSpec) { lab.Gated(p, lab.GateKind, true) })
@@ -152,7 +152,7 @@ func TestTryFails(t *testing.T) {
 	})
 }
 
-// fails tries a call that fails in one way.
+// fails makes a call that fails in one way.
 func fails(t *testing.T, namespace string, code int, outcomes, why string, args ...string) {
 	t.Helper()
 	said, got := try(t, namespace, args...)

@@ -18,7 +18,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// waitingOf asks for a Deployment's waiting_calls.
+// waitingOf reads a Deployment's waiting_calls.
 func waitingOf(client custom_metrics.CustomMetricsClient, namespace string) (int64, error) {
 	value, err := client.NamespacedMetrics(namespace).GetForObject(deploymentKind(), lab.AgentName, "waiting_calls", labels.Everything())
 	if err != nil {
@@ -28,9 +28,9 @@ func waitingOf(client custom_metrics.CustomMetricsClient, namespace string) (int
 	return value.Value.Value(), nil
 }
 
-// TestCallsThatWait: a caller asks for an agent by name, and the only one is full. The call waits, an autoscaler adds a pod
-// because of it, LiveKit is asked again when that pod is able, and the caller is answered. A room of people, meanwhile,
-// counts for nobody.
+// TestCallsThatWait: a caller requests an agent by name, and the only one is full. The call waits, so an autoscaler adds a
+// pod, the agent is dispatched again when that pod is able, and the caller is answered. Meanwhile a room of people counts
+// for no workload.
 func TestCallsThatWait(t *testing.T) {
 	const agentName = "front-desk"
 	ns := namespace(t, "waiting")

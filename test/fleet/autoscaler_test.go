@@ -24,7 +24,7 @@ func scaledPod(name, owner, safe string) *corev1.Pod {
 	return p
 }
 
-// TestAutoscalerDecides has the pods that the real one was asked about, see docs/node-autoscalers.md.
+// TestAutoscalerDecides uses the pods that the real one was tested with, see docs/node-autoscalers.md.
 func TestAutoscalerDecides(t *testing.T) {
 	locking := []policyv1.PodDisruptionBudget{{ObjectMeta: metav1.ObjectMeta{Namespace: "voice"}, Spec: policyv1.PodDisruptionBudgetSpec{
 		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "agent"}},
@@ -55,7 +55,8 @@ func TestAutoscalerDecides(t *testing.T) {
 	}
 }
 
-// TestAutoscalerNeedsNodes: nodes are unneeded jointly, and never those that their pods would have to go to.
+// TestAutoscalerNeedsNodes: nodes are unneeded jointly, and never those that their pods would have to move
+// to.
 func TestAutoscalerNeedsNodes(t *testing.T) {
 	node := func(name string) corev1.Node { return corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}} }
 	pods := func(n int, safe string) (list []*corev1.Pod) {

@@ -27,7 +27,7 @@ import (
 
 const deadline = time.Minute
 
-// eventually waits until ok, and fails with what otherwise.
+// eventually waits until ok, and otherwise fails with what.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(deadline); !ok(); {
@@ -65,13 +65,13 @@ func runningPod(annotations map[string]string) *corev1.Pod {
 	}
 }
 
-// start runs a fleet over one pod of one node, without LiveKit, and waits until the pod's process runs.
+// start runs a fleet with one pod on one node, without LiveKit, and waits until the pod's process runs.
 func start(t *testing.T, pod *corev1.Pod) (*Fleet, *fake.Clientset, string) {
 	t.Helper()
 	return startWith(t, pod, func(*Config) {})
 }
 
-// startWith is start with a changed Config.
+// startWith is start with another Config.
 func startWith(t *testing.T, pod *corev1.Pod, change func(*Config)) (*Fleet, *fake.Clientset, string) {
 	t.Helper()
 	client := fake.NewClientset(pod, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: pod.Spec.NodeName}})
@@ -109,12 +109,12 @@ func startWith(t *testing.T, pod *corev1.Pod, change func(*Config)) (*Fleet, *fa
 		}
 	})
 	eventually(t, "the process runs", func() bool { return len(f.Agents()) == 1 })
-	// Unlike a real API, the fake one does not tell a watch what happened since the list.
+	// Unlike a real API, the fake one does not send a watch the events since the list.
 	eventually(t, "pods and nodes are watched", func() bool { return watched(client, "pods") && watched(client, "nodes") })
 	return f, client, fmt.Sprintf("http://127.0.0.1:%d", port)
 }
 
-// watched reports whether a watch of these objects has begun.
+// watched reports whether a watch of these objects has started.
 func watched(client *fake.Clientset, resource string) bool {
 	return slices.ContainsFunc(client.Actions(), func(a clienttesting.Action) bool { return a.Matches("watch", resource) })
 }
@@ -157,7 +157,7 @@ func TestIdleProcessExitsAfterDrain(t *testing.T) {
 	}
 }
 
-// busy gives the only process a job that ends only by a kill.
+// busy gives the only process a job that ends only when it is killed.
 func busy(t *testing.T, f *Fleet) *process {
 	t.Helper()
 	f.mu.Lock()
@@ -237,13 +237,12 @@ func TestCallsOfAProcessThatIsEnded(t *testing.T) {
 	}
 }
 
-// TestCauseOfAPodThatIsGone has a pod vanish under a process whose own timer has not
-// fired.
+// TestCauseOfAPodThatIsGone deletes a pod before its process's own timer has fired.
 func TestCauseOfAPodThatIsGone(t *testing.T) {
 	tests := map[string]struct {
 		reason string
 		grace  time.Duration // left; none means no SIGTERM
-		node   string        // that is there
+		node   string        // that exists
 		want   Cause
 	}{
 		"AfterGrace":  {reason: "Its grace was over, whoever saw that first.", grace: -time.Millisecond, node: "node-1", want: CauseGrace},
@@ -305,7 +304,7 @@ func TestCrashedContainerStartsAgain(t *testing.T) {
 	if err := f.Kill(types.NamespacedName{Namespace: "voice", Name: "agent"}); err != nil {
 		t.Fatal(err)
 	}
-	var end *corev1.ContainerStateTerminated // it stands there for a second
+	var end *corev1.ContainerStateTerminated // it is visible for a second
 	eventually(t, "the exit is in the pod's status", func() bool { end = terminated(t, client); return end != nil })
 	if end.ExitCode != exitKilled {
 		t.Errorf("exit code %d; want %d", end.ExitCode, exitKilled)
@@ -322,7 +321,7 @@ func TestWorkerOff(t *testing.T) {
 	}
 }
 
-// annotate sets annotations of the pod; an empty value takes one away.
+// annotate sets annotations of the pod; an empty value removes one.
 func annotate(t *testing.T, client kubernetes.Interface, annotations map[string]string) {
 	t.Helper()
 	pod, err := client.CoreV1().Pods("voice").Get(t.Context(), "agent", metav1.GetOptions{})
@@ -416,7 +415,7 @@ func TestNodeIsUnwellWithoutLiveKit(t *testing.T) {
 	}
 }
 
-// get gives the body of an answer, or nothing while nobody answers.
+// get returns the body of an answer, or nothing if there is none.
 func get(t *testing.T, url string) string {
 	t.Helper()
 	client := http.Client{Timeout: deadline}

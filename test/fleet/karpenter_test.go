@@ -35,7 +35,8 @@ func agentBudget(allowed int32, change ...func(*policyv1.PodDisruptionBudget)) [
 	return []policyv1.PodDisruptionBudget{b}
 }
 
-// TestKarpenterDecides has the pods that the real one was seen with, see docs/node-autoscalers.md, and those of its source.
+// TestKarpenterDecides uses the pods that the real one was observed with, see docs/node-autoscalers.md, and those of its
+// source.
 func TestKarpenterDecides(t *testing.T) {
 	pod := func(change ...func(*corev1.Pod)) *corev1.Pod {
 		p := scaledPod("a", "ReplicaSet", "")
@@ -89,7 +90,7 @@ func TestKarpenterDecides(t *testing.T) {
 	}
 }
 
-// townOf is nodes of four pods each. Of each node are told how many plain and how many guarded pods it has.
+// townOf creates nodes of four pods each. It gets the number of plain and guarded pods of each node.
 func townOf(pods map[string][2]int) estate {
 	e := estate{
 		scene: scene{pods: map[string][]*corev1.Pod{}, budgets: agentBudget(0)},
@@ -104,7 +105,7 @@ func townOf(pods map[string][2]int) estate {
 			p := scaledPod("p", "ReplicaSet", "")
 			p.UID = types.UID(node + string(rune('0'+i)))
 			if i < pods[node][0] {
-				p.Labels = nil // of another's
+				p.Labels = nil // not the workload's
 			}
 			e.pods[node] = append(e.pods[node], p)
 		}
@@ -112,7 +113,7 @@ func townOf(pods map[string][2]int) estate {
 	return e
 }
 
-// TestKarpenterConsolidates has what it does with nodes, method by method.
+// TestKarpenterConsolidates checks what it does with nodes, method by method.
 func TestKarpenterConsolidates(t *testing.T) {
 	for name, tc := range map[string]struct {
 		pods   map[string][2]int // plain and guarded, by node
@@ -148,7 +149,7 @@ func TestKarpenterConsolidates(t *testing.T) {
 	}
 }
 
-// TestKarpenterAddsNoPhantom: for the pods of a node that goes it adds nodes, but none for those that are aside.
+// TestKarpenterAddsNoPhantom: it adds nodes for the pods of a node being deleted, but none for those that are aside.
 func TestKarpenterAddsNoPhantom(t *testing.T) {
 	e := townOf(map[string][2]int{"a": {0, 3}, "b": {4, 0}, "": {0, 3}})
 	e.going["a"] = true
@@ -164,7 +165,8 @@ func TestKarpenterAddsNoPhantom(t *testing.T) {
 	}
 }
 
-// TestKarpenterTakesItsTime: a node goes when it has been quiet for long enough and still is empty when it looks again.
+// TestKarpenterTakesItsTime: a node is removed when it has been quiet for long enough and is still empty at the second
+// check.
 func TestKarpenterTakesItsTime(t *testing.T) {
 	times := RealKarpenterTimes()
 	times.After = time.Minute
@@ -192,7 +194,7 @@ func TestKarpenterTakesItsTime(t *testing.T) {
 	}
 }
 
-// karpenterOn is one that has nodes a and b, and a pod on b where there is any.
+// karpenterOn returns a Karpenter with nodes a and b, and a pod on b if one is given.
 func karpenterOn(t *testing.T, pods ...runtime.Object) (*Karpenter, *fake.Clientset) {
 	t.Helper()
 	client := fake.NewClientset(append(pods, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}})...)
@@ -213,7 +215,7 @@ func taintsOf(t *testing.T, client *fake.Clientset, node string) []corev1.Taint 
 	return n.Spec.Taints
 }
 
-// TestKarpenterGivesUp where the replacement of a node does not come, and its taint is off again.
+// TestKarpenterGivesUp if the replacement of a node does not arrive, and removes its taint.
 func TestKarpenterGivesUp(t *testing.T) {
 	k, client := karpenterOn(t)
 	k.Add = func(ctx context.Context, _ int) (string, error) {
@@ -231,7 +233,7 @@ func TestKarpenterGivesUp(t *testing.T) {
 	}
 }
 
-// TestKarpenterDrains for as long as an eviction is refused, and removes the node then.
+// TestKarpenterDrains as long as an eviction is refused, and then removes the node.
 func TestKarpenterDrains(t *testing.T) {
 	pod := scaledPod("p", "ReplicaSet", "")
 	pod.Spec.NodeName = "b"

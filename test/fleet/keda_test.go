@@ -4,7 +4,7 @@ package fleet
 
 import "testing"
 
-// TestKEDADecides goes through every line of the table, and the one mistake of a ScaledObject that ends calls.
+// TestKEDADecides covers every line of the table, and the one mistake in a ScaledObject that ends calls.
 func TestKEDADecides(t *testing.T) {
 	t.Parallel()
 	toZero := ScaledObject{Max: 5}

@@ -18,30 +18,30 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// The model of a day: calls come and go, a HorizontalPodAutoscaler has as many pods as they
-// need, whoever is one too many is set aside and goes after its last call, and a node
-// autoscaler adds nodes where pods find no room and removes those that it may. It says what nodes
-// cost beyond those that the replicas would fill.
+// The model of a day: calls come and go, a HorizontalPodAutoscaler keeps as many pods as they need,
+// surplus pods are set aside and leave after their last call, and a node autoscaler adds nodes where
+// pods find no room and removes those that it may. It computes what nodes cost beyond those that the
+// replicas would fill.
 const (
 	modelStep   = 10 * time.Second
 	modelDay    = 24 * time.Hour
 	modelHours  = 30 * time.Hour
-	modelWarm   = 6 * time.Hour    // is not counted
+	modelWarm   = 6 * time.Hour    // not counted
 	modelStarts = 30 * time.Second // a pod
-	modelSteady = 5 * time.Minute  // of the HorizontalPodAutoscaler, before it shrinks
-	modelRoom   = 4                // times as many calls a pod takes as the HorizontalPodAutoscaler aims at
+	modelSteady = 5 * time.Minute  // of the HorizontalPodAutoscaler, before it scales down
+	modelRoom   = 4                // a pod accepts this many times the calls of the HorizontalPodAutoscaler's target
 
 	unneededTime   = 10 * time.Minute // --scale-down-unneeded-time of Cluster Autoscaler
 	candidateDelay = 5 * time.Minute  // --candidate-delay of drain-guard
 )
 
-// modelLoad is what comes in over a day, and how many pods a node holds.
+// modelLoad is the load of a day, and how many pods fit on a node.
 type modelLoad struct {
 	low, high float64 // calls at once, at night and at noon
 	mean      time.Duration
 	slots     int
 	target    int  // calls a pod
-	near      bool // new pods go to the fullest node, as with pod affinity, and not to the emptiest
+	near      bool // new pods are put on the fullest node, as with pod affinity, instead of the emptiest
 }
 
 // The loads of docs/node-autoscalers.md.
@@ -86,9 +86,9 @@ type modelPod struct {
 type modelNode struct {
 	object corev1.Node
 	pods   []*modelPod
-	empty  time.Duration // since when; negative while it is not
-	shut   bool          // takes no pods
-	shy    bool          // takes pods where no other has room
+	empty  time.Duration // since when; negative if not empty
+	shut   bool          // accepts no pods
+	shy    bool          // accepts pods only if no other has room
 }
 
 type model struct {
@@ -105,12 +105,11 @@ type model struct {
 	steps    int
 }
 
-// modelFigures are averages: nodes, those needed, and of those above need how many are empty, hold
-// nothing but calls that go on, or are there because the pods that serve are not together; and
-// the pods that are aside.
+// modelFigures are averages: nodes; nodes needed; how many of the others are empty, hold only calls that
+// continue, or exist because the serving pods are spread; and the pods that are aside.
 type modelFigures struct{ nodes, needed, empty, calls, spread, aside float64 }
 
-// above is how much more there are than are needed, in per cent.
+// above is how many more there are than needed, in per cent.
 func (f modelFigures) above() float64 { return f.share(f.nodes - f.needed) }
 
 func (f modelFigures) share(nodes float64) float64 { return 100 * nodes / f.needed }
@@ -131,10 +130,10 @@ func (m *model) serving() []*modelPod {
 	return slices.DeleteFunc(slices.Clone(m.pods), func(p *modelPod) bool { return p.aside })
 }
 
-// time is now as the clock of an autoscaler has it.
+// time is the current time for an autoscaler's clock.
 func (m *model) time() time.Time { return time.Unix(0, 0).Add(m.now) }
 
-// add makes a pod where there is room, or on a new node.
+// add creates a pod where there is room, or on a new node.
 func (m *model) add() {
 	var at *modelNode
 	m.random.Shuffle(len(m.nodes), func(i, j int) { m.nodes[i], m.nodes[j] = m.nodes[j], m.nodes[i] })
@@ -158,7 +157,7 @@ func (m *model) add() {
 	at.pods, m.pods = append(at.pods, p), append(m.pods, p)
 }
 
-// setAside is what the guard does with a pod that is to go.
+// setAside does what the guard does with a pod that should leave.
 func (p *modelPod) setAside() {
 	p.aside = true
 	p.object = scaledPod(p.object.Name, "Deployment", "on-completion")
@@ -166,7 +165,7 @@ func (p *modelPod) setAside() {
 	p.object.Annotations[doNotDisrupt] = "true"
 }
 
-// scene is what an autoscaler sees. The budget of the guard allows none.
+// scene is what an autoscaler sees. The guard's budget allows no disruption.
 func (m *model) scene() scene {
 	s := scene{pods: map[string][]*corev1.Pod{}, budgets: agentBudget(0)}
 	for _, n := range m.nodes {
@@ -185,7 +184,7 @@ func (m *model) remove(gone func(*modelNode) bool) {
 // modelScaler removes nodes.
 type modelScaler func(*model)
 
-// ofTheEmpty removes nodes that have been empty for ten minutes, and asks nobody.
+// ofTheEmpty removes nodes that have been empty for ten minutes, without conditions.
 func ofTheEmpty() modelScaler {
 	return func(m *model) {
 		m.remove(func(n *modelNode) bool { return n.empty >= 0 && m.now-n.empty >= unneededTime })
@@ -196,7 +195,7 @@ func ofTheEmpty() modelScaler {
 func asKarpenter(after time.Duration) modelScaler {
 	p := planner{KarpenterTimes: RealKarpenterTimes()}
 	p.After = after
-	asked := map[*corev1.Pod]disruption{} // for the budget stays, and a pod that changes is another
+	asked := map[*corev1.Pod]disruption{} // valid because the budget stays the same, and a changed pod is a new object
 	return func(m *model) {
 		m.remove(func(n *modelNode) bool { return n.shut })
 		e := estate{scene: m.scene(), slots: map[string]int{}, sizes: []int{1, m.slots / 2, m.slots}, going: map[string]bool{}, most: (len(m.nodes) + 9) / 10, asked: asked}
@@ -213,13 +212,13 @@ func asKarpenter(after time.Duration) modelScaler {
 	}
 }
 
-// asClusterAutoscaler decides as Cluster Autoscaler does, and the guard has pods leave that were
-// on a node before its mark.
+// asClusterAutoscaler decides as Cluster Autoscaler does, and the guard makes pods leave that were on a
+// node before its mark.
 func asClusterAutoscaler() modelScaler {
 	marked, at := map[string]time.Time{}, map[string]time.Duration{}
 	return func(m *model) {
 		if m.now%time.Minute != 0 {
-			return // often enough for times of minutes
+			return // often enough, because times are minutes
 		}
 		unneeded := m.scene().unneeded(m.slots, marked)
 		for _, n := range m.nodes {
@@ -245,7 +244,7 @@ func asClusterAutoscaler() modelScaler {
 	}
 }
 
-// calls has those that are over end, and as many begin as come.
+// calls ends the calls that are over, and begins new ones.
 func (m *model) calls() (total int) {
 	for _, p := range m.pods {
 		p.ends = slices.DeleteFunc(p.ends, func(end time.Duration) bool { return end <= m.now })
@@ -258,7 +257,7 @@ func (m *model) calls() (total int) {
 	}
 	for range begin {
 		if p := m.answers(); p != nil {
-			// Most calls are short, and some very long: log-normal, of that mean.
+			// Most calls are short, and some very long: log-normal, with that mean.
 			p.ends = append(p.ends, m.now+time.Duration(math.Exp(math.Log(m.mean.Seconds())-0.5+m.random.NormFloat64())*float64(time.Second)))
 			total++
 		}
@@ -268,7 +267,7 @@ func (m *model) calls() (total int) {
 
 func (l modelLoad) cap() int { return modelRoom * l.target }
 
-// answers is a pod by chance, the less likely the more calls it has.
+// answers picks a pod at random, the less likely the more calls it has.
 func (m *model) answers() *modelPod {
 	var able []*modelPod
 	free := 0
@@ -286,7 +285,7 @@ func (m *model) answers() *modelPod {
 	return nil
 }
 
-// scale is the HorizontalPodAutoscaler, and the guard where there are too many pods.
+// scale does what the HorizontalPodAutoscaler does, and the guard if there are too many pods.
 func (m *model) scale(order verdict.Order, total int) {
 	want := max(2, int(math.Ceil(float64(total)/float64(m.target))))
 	if math.Abs(float64(total)/float64(m.target*max(1, m.replicas))-1) <= 0.1 {
@@ -308,7 +307,7 @@ func (m *model) scale(order verdict.Order, total int) {
 	}
 }
 
-// leave has those go that are aside and idle.
+// leave removes the pods that are aside and idle.
 func (m *model) leave() {
 	gone := func(p *modelPod) bool { return p.aside && len(p.ends) == 0 }
 	m.pods = slices.DeleteFunc(m.pods, gone)
@@ -324,7 +323,7 @@ func (m *model) leave() {
 	}
 }
 
-// count adds up how it is now.
+// count adds the current state to the sums.
 func (m *model) count() {
 	now := modelFigures{nodes: float64(len(m.nodes)), needed: max(1, math.Ceil(float64(m.replicas)/float64(m.slots))), aside: float64(len(m.pods) - len(m.serving()))}
 	serve := 0
@@ -343,7 +342,7 @@ func (m *model) count() {
 	m.steps++
 }
 
-// run is a day with the leavers of that order, beside a node autoscaler.
+// run simulates a day with the given order of leaving, and a node autoscaler.
 func (l modelLoad) run(order verdict.Order, scaler modelScaler, seed int64) modelFigures {
 	m := &model{modelLoad: l, random: rand.New(rand.NewSource(seed)), replicas: 2}
 	for ; m.now < modelHours; m.now += modelStep {
@@ -360,7 +359,7 @@ func (l modelLoad) run(order verdict.Order, scaler modelScaler, seed int64) mode
 	return modelFigures{}.plus(m.over, 1/float64(m.steps))
 }
 
-// average is that of some days.
+// average returns the average of several days.
 func (l modelLoad) average(days int64, order verdict.Order, scaler func() modelScaler) (mean modelFigures) {
 	for seed := range days {
 		mean = mean.plus(l.run(order, scaler(), seed), 1/float64(days))
@@ -373,8 +372,8 @@ func (l modelLoad) withAffinity() modelLoad {
 	return l
 }
 
-// TestNodeHours: what packed costs in nodes beyond those needed, in four loads. The pods
-// that leave keep their calls whichever they are, so it costs nothing but some more of them.
+// TestNodeHours: what packing costs in nodes beyond those needed, under four loads. Leaving pods keep
+// their calls whichever they are, so it only costs a few more of them.
 func TestNodeHours(t *testing.T) {
 	for name, tc := range map[string]struct {
 		load modelLoad
@@ -404,8 +403,8 @@ func TestNodeHours(t *testing.T) {
 	}
 }
 
-// TestNodeHoursOfAutoscalers: the same beside autoscalers that decide as the real ones do.
-// Karpenter sets no mark, so guarded pods would have to be moved to save what it leaves.
+// TestNodeHoursOfAutoscalers: the same with autoscalers that decide as the real ones do. Karpenter sets
+// no mark, so guarded pods would have to be moved to save what it leaves.
 func TestNodeHoursOfAutoscalers(t *testing.T) {
 	for name, tc := range map[string]struct {
 		load modelLoad

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestProcessPools plays both SDKs' pools with processes that take their time.
+// TestProcessPools runs both SDKs' pools with slow processes.
 func TestProcessPools(t *testing.T) {
 	s := func(n ...float64) []time.Duration {
 		var all []time.Duration

@@ -25,7 +25,7 @@ type peer struct {
 	conn  *websocket.Conn
 }
 
-// startPeer runs a fleet over one pod whose LiveKit is a peer.
+// startPeer runs a fleet with one pod whose LiveKit is a peer.
 func startPeer(t *testing.T, annotations map[string]string) (*peer, *Fleet, string) {
 	t.Helper()
 	p := &peer{t: t, conns: make(chan *websocket.Conn)}
@@ -48,7 +48,7 @@ func startPeer(t *testing.T, annotations map[string]string) (*peer, *Fleet, stri
 	return p, f, url
 }
 
-// accept takes the worker's next websocket and registers it.
+// accept accepts the worker's next websocket and registers it.
 func (p *peer) accept() {
 	p.t.Helper()
 	select {
@@ -74,7 +74,7 @@ func (p *peer) send(msg *livekit.ServerMessage) {
 	}
 }
 
-// read returns the next message that is no load.
+// read returns the next message that is not about load.
 func (p *peer) read() *livekit.WorkerMessage {
 	p.t.Helper()
 	for {
@@ -95,7 +95,7 @@ func (p *peer) read() *livekit.WorkerMessage {
 	}
 }
 
-// assign offers a job, and assigns it once the worker said yes.
+// assign offers a job, and assigns it when the worker has accepted.
 func (p *peer) assign(id string) {
 	p.t.Helper()
 	p.offer(id)
@@ -105,10 +105,10 @@ func (p *peer) assign(id string) {
 	p.assigned(id, refuses)
 }
 
-// refuses is where nobody listens: a job fails at once.
+// refuses is an address at which nothing listens: a job fails at once.
 const refuses = "ws://127.0.0.1:1"
 
-// silent is where nobody answers: a job tries to join for its whole time.
+// silent is an address that never answers: a job tries to join for its whole time.
 func silent(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -133,7 +133,7 @@ func (p *peer) assigned(id, url string) {
 	p.send(&livekit.ServerMessage{Message: &livekit.ServerMessage_Assignment{Assignment: &livekit.JobAssignment{Job: theJob(id), Token: "token", Url: &url}}})
 }
 
-// TestPythonJobWaitsForItsProcess is case P1: between the assignment and the launch nobody but the worker knows of the job.
+// TestPythonJobWaitsForItsProcess is case P1: between the assignment and the launch only the worker knows about the job.
 func TestPythonJobWaitsForItsProcess(t *testing.T) {
 	p, f, url := startPeer(t, map[string]string{ProcessSecondsAnnotation: "1", IdleProcessesAnnotation: "0"})
 	p.accept()
@@ -153,7 +153,7 @@ func TestPythonJobWaitsForItsProcess(t *testing.T) {
 	}
 }
 
-// TestPythonIsUpBeforeItRegisters is case P5: GET / says OK while the worker waits for its processes.
+// TestPythonIsUpBeforeItRegisters is case P5: GET / answers OK while the worker waits for its processes.
 func TestPythonIsUpBeforeItRegisters(t *testing.T) {
 	p, f, url := startPeer(t, map[string]string{ProcessSecondsAnnotation: "3"})
 	var body string
@@ -165,7 +165,7 @@ func TestPythonIsUpBeforeItRegisters(t *testing.T) {
 	eventually(t, "the worker is registered", func() bool { return f.Agents()[0].Registered })
 }
 
-// TestPythonTellsItsJobsAgain loses the websocket under a job.
+// TestPythonTellsItsJobsAgain loses the websocket during a job.
 func TestPythonTellsItsJobsAgain(t *testing.T) {
 	for dialect, tells := range map[Dialect]bool{Python: true, Node: false} {
 		t.Run(string(dialect), func(t *testing.T) {
@@ -186,7 +186,7 @@ func TestPythonTellsItsJobsAgain(t *testing.T) {
 	}
 }
 
-// TestLateAnswer is case P9: LiveKit has given up before the yes comes.
+// TestLateAnswer is case P9: LiveKit has given up before the worker accepts.
 func TestLateAnswer(t *testing.T) {
 	p, f, _ := startPeer(t, map[string]string{AnswerSecondsAnnotation: "1"})
 	p.accept()
@@ -200,7 +200,7 @@ func TestLateAnswer(t *testing.T) {
 	}
 }
 
-// TestLateAssignment comes when Python has forgotten the offer. Node has not.
+// TestLateAssignment arrives when Python has forgotten the offer. Node has not.
 func TestLateAssignment(t *testing.T) {
 	for dialect, takes := range map[Dialect]bool{Python: false, Node: true} {
 		t.Run(string(dialect), func(t *testing.T) {
@@ -218,7 +218,7 @@ func TestLateAssignment(t *testing.T) {
 	}
 }
 
-// TestWorkerGivesUp has no LiveKit for longer than both SDKs try: 16 retries, up to 10 s apart.
+// TestWorkerGivesUp: LiveKit is away for longer than both SDKs retry: 16 retries, up to 10 s apart.
 func TestWorkerGivesUp(t *testing.T) {
 	for dialect, want := range map[Dialect]time.Duration{Python: 130 * time.Second, Node: 140 * time.Second} {
 		t.Run(string(dialect), func(t *testing.T) {

@@ -21,12 +21,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// paperGate answers as a gate does that has no worker to let through.
+// paperGate answers like a gate without a worker.
 type paperGate struct {
 	server *http.Server
 	ended  chan struct{}
 	once   sync.Once
-	held   sync.RWMutex // by Pause: nothing is answered
+	held   sync.RWMutex // by Pause: it does not answer
 }
 
 func (g *paperGate) Pause() error    { g.held.Lock(); return nil }
@@ -39,7 +39,7 @@ func (g *paperGate) Kill() error {
 }
 func (g *paperGate) Done() <-chan struct{} { return g.ended }
 
-// paperGates start gates, and remember how.
+// paperGates starts gates, and records how.
 type paperGates struct {
 	readyz atomic.Int64 // the status of GET /readyz
 
@@ -141,7 +141,7 @@ func TestGateOfAPod(t *testing.T) {
 		return strings.Contains(get(t, "http://127.0.0.1:"+gates.flag("worker-ports")+"/worker"), "worker_type")
 	})
 
-	// Readiness is what the probes say. A gate of before has no such page.
+	// Readiness is the result of the probes. An older gate has no such page.
 	eventually(t, "the pod was found unready", func() bool {
 		f.mu.Lock()
 		k := f.kubelets[pod.UID]
@@ -169,7 +169,7 @@ func TestGateOfAPod(t *testing.T) {
 	}
 	eventually(t, "the pod is ready when its gate goes on", func() bool { ready, restarts := status(); return ready && restarts == 0 })
 
-	// The order comes into the file as the kubelet brings it, and stays there under a gate that is killed.
+	// The mark appears in the file as with a kubelet, and stays there when the gate is killed.
 	order := gates.flag("order-file")
 	if raw, err := os.ReadFile(order); err != nil || strings.Contains(string(raw), DrainingAnnotation) {
 		t.Errorf("before the order its file holds %q, %v; want other annotations", raw, err)
@@ -198,7 +198,7 @@ func TestGateOfAPod(t *testing.T) {
 	}
 }
 
-// TestGateEndsAfterItsAgent has a pod deleted: a native sidecar outlives the containers it serves.
+// TestGateEndsAfterItsAgent deletes a pod: a native sidecar outlives the containers it serves.
 func TestGateEndsAfterItsAgent(t *testing.T) {
 	gates := &paperGates{}
 	gates.readyz.Store(http.StatusOK)

@@ -10,7 +10,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// idleWorker is a worker that talks to nobody.
+// idleWorker is a worker without a connection.
 func idleWorker(maxJobs int) *worker {
 	return (&worker{maxJobs: maxJobs, dialect: Node, log: slog.New(slog.DiscardHandler)}).init()
 }
@@ -28,7 +28,7 @@ func isDrained(w *worker) bool {
 	}
 }
 
-// place puts a job where an assignment would.
+// place adds a job as an assignment would.
 func place(w *worker, id string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -40,7 +40,7 @@ func place(w *worker, id string) {
 	w.changedLocked()
 }
 
-// finish takes a job away as its end would.
+// finish removes a job as its end would.
 func finish(w *worker, id string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -100,7 +100,7 @@ func TestIdleWorkerDrainsAtOnce(t *testing.T) {
 	if !isDrained(w) {
 		t.Error("an idle worker does not exit")
 	}
-	w.drain() // again, without harm
+	w.drain() // a second call has no effect
 }
 
 func TestKillGivesRunningJobsOnly(t *testing.T) {
@@ -133,7 +133,7 @@ func TestReservationLapses(t *testing.T) {
 
 func TestClosedWorkerWorksOn(t *testing.T) {
 	w := idleWorker(10)
-	w.dialect = Python // which tells the number of its jobs
+	w.dialect = Python // Python reports the number of its jobs
 	w.answer(offer("running"), 0)
 	place(w, "running")
 	w.closeIntake()

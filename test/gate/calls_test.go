@@ -15,15 +15,16 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// calls of this test: an agent's job process takes a second of CPU to start.
+// calls is the number of calls in this test: an agent's job process takes a second of CPU
+// to start.
 const (
 	allCalls = 50
 	inFlight = 4
 )
 
-// TestFiftyCalls plays an unmodified agent behind the gate: 50 calls, the gate's
-// number equal to the server's room list at every step, an order to drain in the
-// middle of it, and the end.
+// TestFiftyCalls runs an unmodified agent behind the gate: 50 calls, with the gate's
+// number equal to the server's room list at every step, the drain annotation in the
+// middle, and the end.
 func TestFiftyCalls(t *testing.T) {
 	s := startLiveKit(t)
 	port := freePorts(t, 1)[0]
@@ -41,7 +42,7 @@ func TestFiftyCalls(t *testing.T) {
 		room := fmt.Sprintf("fifty-%02d-%d", i, unanswered)
 		caller := s.dial(t, room)
 		if err := s.answered(t, room); err != nil {
-			// A busy machine: the job's process did not get through to LiveKit in time.
+			// On a busy machine, the job's process did not reach LiveKit in time.
 			t.Log(err)
 			caller.Disconnect()
 			i--
@@ -60,7 +61,7 @@ func TestFiftyCalls(t *testing.T) {
 		}
 	}
 
-	// New calls go on coming while the order is given.
+	// New calls keep coming while the pod gets the annotation.
 	stop := make(chan struct{})
 	late := make(chan []*lksdk.Room)
 	var came atomic.Int64
@@ -92,14 +93,14 @@ func TestFiftyCalls(t *testing.T) {
 			return nil
 		})
 	}
-	comes(3) // before the order
+	comes(3) // before the annotation
 	ack := g.order()
 	atOrder := g.calls()
 	t.Logf("order written → acknowledged: %s; %d calls then", ack.Round(100*time.Microsecond), atOrder.Calls)
 	if ack > time.Second {
 		t.Errorf("the order took %s; want under 1 s", ack)
 	}
-	comes(20) // after it
+	comes(20) // after the annotation
 	close(stop)
 	rooms := <-late
 	t.Logf("%d calls came while the order was given", len(rooms))
@@ -129,7 +130,7 @@ func TestFiftyCalls(t *testing.T) {
 	for _, c := range up[:len(up)-1] {
 		c.Disconnect()
 	}
-	// An agent that came too late to its caller is alone in its room for 10 s.
+	// An agent that came too late for its caller is alone in its room for 10 s.
 	trial.Within(t, patience, "one call is left", func() error {
 		if a := g.calls(); a.Calls != 1 || a.Drained {
 			return fmt.Errorf("%+v", a)
@@ -137,10 +138,10 @@ func TestFiftyCalls(t *testing.T) {
 		return nil
 	})
 	up[len(up)-1].Disconnect()
-	// A call ends when its agent has left the room and, in the pod, when its
-	// process has ended: what it does in between is the agent's work after the call.
-	// held is when the gate said last that it is not drained, by its own clock: that
-	// the test asks only now and then, and has others to ask meanwhile, is not the gate's.
+	// A call ends when its agent has left the room and, in the pod, when its process has
+	// ended: in between, the agent works on after the call. held is when the gate last
+	// reported that it is not drained, by its own clock. The test only asks now and then,
+	// and asks others too, which is not the gate's delay.
 	var left, ended, held, drained time.Time
 	trial.Within(t, patience, "the pod is drained", func() error {
 		if left.IsZero() && len(s.agents(t)) == 0 {
@@ -179,8 +180,8 @@ func TestFiftyCalls(t *testing.T) {
 	}
 }
 
-// equal waits until the gate and the server's room list say the same number, and
-// returns it.
+// equal waits until the gate and the server's room list have the same number, and returns
+// it.
 func equal(t *testing.T, s *server, g *sidecar) int {
 	t.Helper()
 	number := 0

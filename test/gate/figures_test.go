@@ -33,7 +33,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the transcript of pkg/callgate/testdata") //nolint:gochecknoglobals // a flag of the test
 
-// worker is a worker in Go: it takes every job and runs none.
+// worker is a worker in Go that accepts every job and runs none.
 type worker struct {
 	t    *testing.T
 	conn *websocket.Conn
@@ -84,8 +84,8 @@ func (w *worker) next() *livekit.ServerMessage {
 	return m
 }
 
-// job asks LiveKit for a job, takes it, and says how long all of it took: there
-// and back twice, from the request to the assignment.
+// job requests a job from LiveKit, accepts it, and returns how long all of it took: two
+// round trips, from the request to the assignment.
 func (w *worker) job(room string) (string, time.Duration) {
 	w.t.Helper()
 	begin := time.Now()
@@ -109,8 +109,8 @@ func (w *worker) end(id string) {
 	w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateJob{UpdateJob: &livekit.UpdateJobStatus{JobId: id, Status: livekit.JobStatus_JS_SUCCESS}}})
 }
 
-// TestFigures measures what the gate costs with 100 jobs that run: latency on the
-// path of a job, against the same path without the gate, and memory.
+// TestFigures measures what the gate costs during 100 jobs: latency of a job, compared
+// with the same path without the gate, and memory.
 func TestFigures(t *testing.T) {
 	const jobs, rounds = 100, 1000
 	s := startLiveKit(t)
@@ -123,8 +123,8 @@ func TestFigures(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := newGate(t, s, port, "--journal="+t.TempDir(), "--log-level=info")
-	// No agent of these jobs is in its room. A gate that could look would find that out
-	// 15 s after their start, and end them, while a slow machine is measured still.
+	// No agent of these jobs is in its room. A gate that could check that would end them 15
+	// s after their start, while a slow machine is still measuring.
 	g.env = append(g.env, "LIVEKIT_API_KEY=", "LIVEKIT_API_SECRET=")
 	g.start()
 	through, direct := dialWorker(t, s, g.agentURL), dialWorker(t, s, s.url)
@@ -134,11 +134,11 @@ func TestFigures(t *testing.T) {
 	if a := g.calls(); a.Running != jobs {
 		t.Fatalf("the gate says that %d jobs run; want %d", a.Running, jobs)
 	}
-	// The gate is to add less than 5 ms. That is a figure of a machine that has time for
-	// it: the path without the gate is 1.7 to 2.8 ms at p99 there, and the gate adds as
-	// much again at most (1.7 to 1.9 ms). A machine that is five times slower, or busy
-	// with something else, is so with and without the gate. So the gate may always
-	// add what the path without it takes twice, in the same try.
+	// The gate should add less than 5 ms. That is for an idle machine: without the gate, the
+	// path takes 1.7 to 2.8 ms at p99 there, and the gate adds at most as much again (1.7 to
+	// 1.9 ms). A machine that is five times slower, or busy, is slow with and without the
+	// gate. So the gate may always add twice what the path without it takes, in the same
+	// attempt.
 	var added, bound time.Duration
 	for try := range 3 {
 		var with, without []time.Duration
@@ -186,9 +186,9 @@ func TestFigures(t *testing.T) {
 	}
 }
 
-// TestTranscript listens to a real agent and a real LiveKit, without the gate,
-// and compares the kinds of their messages with the transcript that pkg/callgate
-// replays. With -update it writes the transcript.
+// TestTranscript records a real agent and a real LiveKit, without the gate, and compares
+// the kinds of their messages with the transcript that pkg/callgate replays. With -update
+// it writes the transcript.
 func TestTranscript(t *testing.T) {
 	type recorded struct {
 		From string `json:"from"`
@@ -264,8 +264,8 @@ func TestTranscript(t *testing.T) {
 	if err := s.answered(t, "transcript"); err != nil {
 		t.Fatal(err)
 	}
-	// LiveKit tells the worker of its agent's leaving only once its room knows the job,
-	// which may be seconds after the agent came.
+	// LiveKit reports to the worker that its agent has left only once its room knows the
+	// job, which may be seconds after the agent joined.
 	dispatches := lksdk.NewAgentDispatchServiceClient(s.url, s.key, s.secret)
 	trial.Within(t, patience, "the room knows the job", func() error {
 		list, err := dispatches.ListDispatch(t.Context(), &livekit.ListAgentDispatchRequest{Room: "transcript"})

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package gate tests call-gate as it runs in a pod: as a process of its own between
-// the real livekit-server and the real LiveKit Agents for Node.
+// Package gate tests call-gate as it runs in a pod: as a process between the real
+// livekit-server and the real LiveKit Agents for Node.
 package gate
 
 import (
@@ -23,7 +23,7 @@ import (
 // stage is what all tests share: programs, built or installed once.
 var stage struct {
 	livekit, gate, modules string
-	ports                  []int // that were given to tests
+	ports                  []int // already given to tests
 }
 
 func TestMain(m *testing.M) {

@@ -21,11 +21,11 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// farAway is a LiveKit that only the proxy finds.
+// farAway is the address of a LiveKit that only the proxy can resolve.
 const farAway = "livekit.example"
 
-// proxy is an HTTP proxy that takes every address for home's, and counts what
-// comes through. answer is its answer to CONNECT.
+// proxy is an HTTP proxy that connects every address to home, and counts connections.
+// answer is its answer to CONNECT.
 func proxy(t *testing.T, home, answer string) (url string, through *atomic.Int64) {
 	t.Helper()
 	through = &atomic.Int64{}
@@ -59,8 +59,8 @@ func proxy(t *testing.T, home, answer string) (url string, through *atomic.Int64
 	return server.URL, through
 }
 
-// TestProxy has a gate that reaches LiveKit through the proxy of its environment
-// only: workers register, and the rest of LiveKit's API works.
+// TestProxy has a gate that reaches LiveKit only through the proxy in its environment:
+// workers register, and the rest of LiveKit's API works.
 func TestProxy(t *testing.T) {
 	s := startLiveKit(t)
 	url, through := proxy(t, strings.TrimPrefix(s.url, "ws://"), "HTTP/1.1 200 OK\r\n\r\n")
@@ -85,8 +85,8 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// TestProxyRefuses has proxies that let nobody through: the worker is kept trying, the
-// log says what to check, and the gate goes on.
+// TestProxyRefuses has proxies that refuse everybody: the worker keeps trying, the log
+// says what to check, and the gate continues.
 func TestProxyRefuses(t *testing.T) {
 	for name, answer := range map[string]string{
 		"Forbidden":       "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",

@@ -28,14 +28,14 @@ import (
 )
 
 const (
-	// pace is how often a test asks whether what it waits for has happened.
+	// pace is the interval at which a test checks a condition.
 	pace = 50 * time.Millisecond
-	// patience is how long it waits for what is only to happen. An agent's process
-	// takes seconds of CPU to start, on a busy machine many times that.
+	// patience is how long it waits for something that only has to happen. An agent's
+	// process takes seconds of CPU to start, and many times that on a busy machine.
 	patience = 3 * time.Minute
 )
 
-// program is a process of the stage, with its output in a file.
+// program is a process of the test, with its output in a file.
 type program struct {
 	name string
 	cmd  *exec.Cmd
@@ -43,8 +43,8 @@ type program struct {
 	done chan struct{}
 }
 
-// start runs a program until the test ends. It gets its own process group, so
-// that an agent's job processes go with it.
+// start runs a program until the test ends. It gets its own process group, so that an
+// agent's job processes are killed with it.
 func start(t *testing.T, name, dir string, env []string, path string, args ...string) *program {
 	t.Helper()
 	log, err := os.OpenFile(filepath.Join(t.TempDir(), name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -70,7 +70,7 @@ func start(t *testing.T, name, dir string, env []string, path string, args ...st
 	return p
 }
 
-// kill ends the program and all that it started, at once, and waits.
+// kill ends the program and all its children at once, and waits.
 func (p *program) kill() {
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // it may be gone
 	<-p.done
@@ -94,8 +94,8 @@ type server struct {
 	config           string
 }
 
-// freePorts are ports that no test got before: it may be yet to listen there, or do so
-// again. The tests of this room come one after the other.
+// freePorts returns ports that no test got before, because an earlier one may start to
+// listen later, or again. The tests of this package run one after the other.
 func freePorts(t *testing.T, n int) []int {
 	t.Helper()
 	ports, err := local.FreePorts(n, stage.ports...)
@@ -106,7 +106,7 @@ func freePorts(t *testing.T, n int) []int {
 	return ports
 }
 
-// startLiveKit starts a livekit-server that offers jobs to workers of any load.
+// startLiveKit starts a livekit-server that offers jobs to workers whatever their load.
 func startLiveKit(t *testing.T) *server {
 	t.Helper()
 	ports := freePorts(t, 2)
@@ -148,7 +148,7 @@ func (s *server) start(t *testing.T) {
 	})
 }
 
-// agents are the agent participants in LiveKit's rooms, as its API lists them.
+// agents returns the agent participants in LiveKit's rooms, as its API lists them.
 func (s *server) agents(t *testing.T) []*livekit.ParticipantInfo {
 	t.Helper()
 	var agents []*livekit.ParticipantInfo
@@ -170,7 +170,7 @@ func (s *server) agents(t *testing.T) []*livekit.ParticipantInfo {
 	return agents
 }
 
-// dial has a caller join a room of its own.
+// dial joins a caller to a new room.
 func (s *server) dial(t *testing.T, room string) *lksdk.Room {
 	t.Helper()
 	caller, err := lksdk.ConnectToRoom(s.url, lksdk.ConnectInfo{
@@ -183,7 +183,7 @@ func (s *server) dial(t *testing.T, room string) *lksdk.Room {
 	return caller
 }
 
-// answered waits until the agent of a room takes part in it.
+// answered waits until the agent of a room has joined it.
 func (s *server) answered(t *testing.T, room string) error {
 	t.Helper()
 	var err error
@@ -215,7 +215,7 @@ type sidecar struct {
 	files     int
 }
 
-// startGate starts a call-gate as a pod has it.
+// startGate starts a call-gate as in a pod.
 func startGate(t *testing.T, s *server, workerPort int, args ...string) *sidecar {
 	t.Helper()
 	g := newGate(t, s, workerPort, args...)
@@ -223,7 +223,7 @@ func startGate(t *testing.T, s *server, workerPort int, args ...string) *sidecar
 	return g
 }
 
-// newGate is a call-gate that is yet to be started.
+// newGate returns a call-gate that is not started yet.
 func newGate(t *testing.T, s *server, workerPort int, args ...string) *sidecar {
 	t.Helper()
 	ports := freePorts(t, 2)
@@ -265,8 +265,8 @@ func (g *sidecar) calls() witness.Answer {
 	return a
 }
 
-// annotate writes the pod's annotations as the kubelet does: a folder with a new
-// name, and a link to it that is replaced at once.
+// annotate writes the pod's annotations as the kubelet does: into a folder with a new
+// name, to which a link is then switched atomically.
 func (g *sidecar) annotate(annotations map[string]string) {
 	g.t.Helper()
 	var text strings.Builder
@@ -290,7 +290,7 @@ func (g *sidecar) annotate(annotations map[string]string) {
 	}
 }
 
-// order has the pod drain, and returns how long the gate took to say so.
+// order orders the pod to drain, and returns how long the gate took to report it.
 func (g *sidecar) order() time.Duration {
 	g.t.Helper()
 	mark := call.Mark{Intent: call.NodeDrain, At: time.Now()}.String()
@@ -312,8 +312,8 @@ type agent struct {
 	port int
 }
 
-// startAgent starts the agent of agent/agent.mjs, or another entry, and waits
-// until it has registered.
+// startAgent starts the agent of agent/agent.mjs, or another entry file, and waits until
+// it has registered.
 func startAgent(t *testing.T, s *server, url string, port int, entry string, env ...string) *agent {
 	t.Helper()
 	a := launchAgent(t, s, url, port, entry, env...)
@@ -326,7 +326,7 @@ func startAgent(t *testing.T, s *server, url string, port int, entry string, env
 	return a
 }
 
-// jobs is what the agent says is the number of its jobs.
+// jobs returns the number of jobs that the agent reports.
 func (a *agent) jobs(t *testing.T) int {
 	t.Helper()
 	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/worker", a.port))

@@ -18,15 +18,15 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestGateKilled kills the gate in mid-call, twice: the calls go on, the worker
-// comes back, and the counts are right within 5 s, with a journal and without.
-// The second time an order to drain is in force.
+// TestGateKilled kills the gate during calls, twice: the calls go on, the worker comes
+// back, and the counts are right within 5 s, with a journal and without. The second time
+// the pod is draining.
 func TestGateKilled(t *testing.T) {
 	for _, journal := range []bool{true, false} {
 		t.Run(map[bool]string{true: "Journal", false: "NoJournal"}[journal], func(t *testing.T) {
 			s := startLiveKit(t)
 			port := freePorts(t, 1)[0]
-			args := []string{"--launch-limit=15s"} // for so long a gate without a journal believes no zero
+			args := []string{"--launch-limit=15s"} // a gate without a journal does not report zero for this long
 			if journal {
 				args = []string{"--journal=" + t.TempDir()}
 			}
@@ -72,7 +72,7 @@ func TestGateKilled(t *testing.T) {
 			if a := g.calls(); a.Draining == "" || a.Drained {
 				t.Errorf("the order must be in force after a restart: %+v", a)
 			}
-			s.dial(t, "killed-3") // the worker that came back stays refused
+			s.dial(t, "killed-3") // the worker that came back gets no new call
 			for begin := time.Now(); time.Since(begin) < time.Second; time.Sleep(50 * time.Millisecond) {
 				if a := g.calls(); a.Calls != 2 {
 					t.Fatalf("a call came to a draining pod: %+v", a)
@@ -99,8 +99,8 @@ func TestGateKilled(t *testing.T) {
 	}
 }
 
-// TestLiveKitDownAtStart starts the gate and the agent before LiveKit, and
-// restarts LiveKit under a call.
+// TestLiveKitDownAtStart starts the gate and the agent before LiveKit, and restarts
+// LiveKit during a call.
 func TestLiveKitDownAtStart(t *testing.T) {
 	s := newServer(t, freePorts(t, 2))
 	port := freePorts(t, 1)[0]
@@ -162,7 +162,7 @@ func TestWrongKey(t *testing.T) {
 	})
 }
 
-// TestWithoutGate runs the lines that docs/opt-in.md shows to those who prefer code.
+// TestWithoutGate runs the lines in docs/opt-in.md for agents without call-gate.
 func TestWithoutGate(t *testing.T) {
 	source, err := os.ReadFile(filepath.Join("..", "nodeagent", nodeagent.Snippet))
 	if err != nil {

@@ -41,7 +41,7 @@ func versions() []string {
 	return []string{"v1beta1.custom.metrics.k8s.io", "v1beta2.custom.metrics.k8s.io"}
 }
 
-// ways are the two in which Helm writes objects.
+// ways are Helm's two ways of writing objects.
 func ways() map[string]string {
 	return map[string]string{"ServerSide": "--server-side=true", "ClientSide": "--server-side=false"}
 }
@@ -56,21 +56,21 @@ func installAddon(t *testing.T, more ...string) {
 		if !t.Failed() {
 			return
 		}
-		// The next test can begin all the same.
+		// The next test can begin anyway.
 		_, err := command(context.WithoutCancel(t.Context()), "", stage.helm, "uninstall", addon, "-n", addonNamespace, "--no-hooks", "--ignore-not-found")
 		trial.Must(t, err)
 	})
 	helm(t, addonArgs("install", append([]string{"--create-namespace"}, more...)...)...)
 }
 
-// uninstallAddon takes it away as with a guard that cannot run: the hook that
-// unlocks is a Job, which no simulated node ends.
+// uninstallAddon uninstalls it as with a guard that cannot run: the hook that unlocks is a Job, which no simulated node
+// completes.
 func uninstallAddon(t *testing.T) {
 	t.Helper()
 	helm(t, "uninstall", addon, "-n", addonNamespace, "--no-hooks")
 }
 
-// TestAddon is the life of a release of charts/callguard, written in either way.
+// TestAddon runs through the life of a release of charts/callguard, with either way of writing.
 func TestAddon(t *testing.T) {
 	for name, way := range ways() {
 		t.Run(name, func(t *testing.T) {
@@ -79,7 +79,7 @@ func TestAddon(t *testing.T) {
 			makeNamespace(t, calls, map[string]string{call.EnabledLabel: "true"})
 			doorsHold(t, calls)
 
-			// The adapter puts its authority into both APIServices, and every upgrade leaves it there.
+			// The adapter writes its authority to both APIServices, and every upgrade keeps it.
 			bundles := adapterPublishes(t)
 			helm(t, addonArgs("upgrade", "--set-string", "image.tag=2")...)
 			if diff := cmp.Diff(bundles, caBundles(t)); diff != "" {
@@ -115,7 +115,7 @@ func onlyOne(t *testing.T) {
 	}
 }
 
-// manifestIsTheTemplate compares what Helm keeps with what it renders of the same values.
+// manifestIsTheTemplate compares the manifest that Helm stores with its rendering of the same values.
 func manifestIsTheTemplate(t *testing.T, values ...string) {
 	t.Helper()
 	rendered := helm(t, append([]string{"template", addon, addonChart, "-n", addonNamespace, "--no-hooks", "--dry-run=server"}, values...)...)
@@ -124,7 +124,7 @@ func manifestIsTheTemplate(t *testing.T, values ...string) {
 	}
 }
 
-// doorsHold waits until the doors hold the pods of an enabled namespace, with the budget that the guard makes.
+// doorsHold waits until the policies protect the pods of an enabled namespace, with the budget that the guard creates.
 func doorsHold(t *testing.T, namespace string) {
 	t.Helper()
 	trial.Within(t, 20*time.Second, "no guarded pod is born before its budget", func() error {
@@ -155,7 +155,7 @@ func doorsHold(t *testing.T, namespace string) {
 	doorsRefuse(t, namespace)
 }
 
-// doorsRefuse tries what the doors are for.
+// doorsRefuse tries what the policies should refuse.
 func doorsRefuse(t *testing.T, namespace string) {
 	t.Helper()
 	trial.Must(t, saysDoor(stage.client.CoreV1().Pods(namespace).Delete(t.Context(), "agent", metav1.DeleteOptions{}), "callguard-delete"))
@@ -165,7 +165,7 @@ func doorsRefuse(t *testing.T, namespace string) {
 	trial.Must(t, saysDoor(stage.client.PolicyV1().PodDisruptionBudgets(namespace).Delete(t.Context(), guard.BudgetName, metav1.DeleteOptions{}), "callguard-tamper-budget"))
 }
 
-// saysDoor wants a refusal by a door.
+// saysDoor expects a refusal by a policy.
 func saysDoor(err error, door string) error {
 	if err == nil {
 		return errors.New("it was allowed; want a refusal by " + door)
@@ -176,8 +176,8 @@ func saysDoor(err error, door string) error {
 	return nil
 }
 
-// uninstall takes the add-on away while a namespace with a guarded pod is being
-// deleted, which has to wait: the APIServices lead to no pod that answers.
+// uninstall uninstalls the add-on while a namespace with a guarded pod is being deleted, which has to wait: the APIServices
+// point to no pod that answers.
 func uninstall(t *testing.T, namespace string) {
 	t.Helper()
 	makeNamespace(t, namespace+"-empty", nil)
@@ -219,7 +219,7 @@ func gone(err error) error {
 	return fmt.Errorf("it is there (%w)", err)
 }
 
-// leftBehind lists what the chart has in the cluster. The lookout, which refuses nothing, stays on purpose.
+// leftBehind lists the chart's objects in the cluster. The lookout, which refuses nothing, stays on purpose.
 func leftBehind(t *testing.T) []string {
 	t.Helper()
 	out := kubectl(t, "", "get", "-A", "-l", "app.kubernetes.io/part-of=callguard", "-o", "name",
@@ -264,7 +264,7 @@ func caBundles(t *testing.T) map[string]string {
 	return bundles
 }
 
-// keeper is what a metrics-adapter has for its certificate, with the rights that the chart gives it.
+// keeper is a metrics-adapter's certificate keeper, with the rights that the chart gives it.
 func keeper(t *testing.T) *servingcert.Keeper {
 	t.Helper()
 	client, err := dynamic.NewForConfig(configOf(addonNamespace, "metrics-adapter"))
@@ -277,7 +277,7 @@ func keeper(t *testing.T) *servingcert.Keeper {
 	return k
 }
 
-// adapterPublishes plays one replica of the metrics-adapter until its authority stands in both APIServices.
+// adapterPublishes acts as one replica of the metrics-adapter until its authority is in both APIServices.
 func adapterPublishes(t *testing.T) map[string]string {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
@@ -297,7 +297,7 @@ func adapterPublishes(t *testing.T) map[string]string {
 	return bundles
 }
 
-// TestAnotherAdapter installs where custom metrics are somebody else's.
+// TestAnotherAdapter installs where another adapter serves custom metrics.
 func TestAnotherAdapter(t *testing.T) {
 	makeNamespace(t, "monitoring", nil)
 	theirs := &apiregistrationv1.APIService{
@@ -336,7 +336,8 @@ func TestAnotherAdapter(t *testing.T) {
 		}
 	}
 
-	// The ways out that the message names. Beside the other one, nobody takes its API while no adapter runs, and Helm never does.
+	// The solutions that the message names. With the other adapter, nothing takes over its API while no adapter runs, and Helm
+	// never does.
 	beside := func(name string) []string {
 		return []string{"--set", "metricsAdapter.mode=compose", "--set", "metricsAdapter.compose.insecure=true",
 			"--set", "metricsAdapter.compose.service.namespace=monitoring", "--set", "metricsAdapter.compose.service.name=" + name}
@@ -362,7 +363,7 @@ func TestAnotherAdapter(t *testing.T) {
 	untouched()
 }
 
-// releases are those of a namespace, with their states.
+// releases lists those of a namespace, with their states.
 func releases(t *testing.T, namespace string) map[string]string {
 	t.Helper()
 	var list []struct{ Name, Status string }
@@ -374,8 +375,8 @@ func releases(t *testing.T, namespace string) map[string]string {
 	return states
 }
 
-// TestOwnCertificate goes from selfRotate to a certificate of one's own and back.
-// caBundle changes hands: from the adapter to the chart.
+// TestOwnCertificate switches from selfRotate to the user's own certificate and back. The owner of caBundle changes from the
+// adapter to the chart.
 func TestOwnCertificate(t *testing.T) {
 	const authority = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
 	file := filepath.Join(t.TempDir(), "ca.crt")
@@ -390,7 +391,7 @@ func TestOwnCertificate(t *testing.T) {
 				if diff := cmp.Diff(before, caBundles(t)); diff != "" {
 					t.Errorf("an upgrade that failed changed caBundle (-before +after):\n%s", diff)
 				}
-				// Helm stopped half-way, as README.md says: new pods bring a certificate that nobody trusts yet.
+				// Helm stopped half-way, as README.md says: new pods have a certificate that nobody trusts yet.
 				d, err := stage.client.AppsV1().Deployments(addonNamespace).Get(t.Context(), "metrics-adapter", metav1.GetOptions{})
 				trial.Must(t, err)
 				if args := strings.Join(d.Spec.Template.Spec.Containers[0].Args, " "); !strings.Contains(args, "--tls-cert-file") {
@@ -405,7 +406,7 @@ func TestOwnCertificate(t *testing.T) {
 			if diff := cmp.Diff(own, caBundles(t)); diff != "" {
 				t.Errorf("caBundle after the change (-want +got):\n%s", diff)
 			}
-			// Replicas of before that still run cannot take it back, so later upgrades need no force.
+			// Old replicas that still run cannot take it back, so later upgrades need no force.
 			mayNotPublish(t)
 			if name == "ClientSide" {
 				uninstallAddon(t)
@@ -439,8 +440,8 @@ func mayNotPublish(t *testing.T) {
 	trial.Must(t, <-ended)
 }
 
-// TestElsewhere installs under another name what was uninstalled. The lookout that
-// stays is still that of the former release, and the chart says how to hand it over.
+// TestElsewhere installs again, under another name. The remaining lookout still belongs to the former release, and the chart
+// says how to transfer it.
 func TestElsewhere(t *testing.T) {
 	installAddon(t)
 	uninstallAddon(t)
@@ -453,13 +454,12 @@ func TestElsewhere(t *testing.T) {
 	kubectl(t, "", strings.Fields(fmt.Sprintf(annotate, addon, addonNamespace))...)
 }
 
-// TestAddonValues applies what the chart renders with each of its ci values, as a
-// server-side apply would, and mistypes one.
+// TestAddonValues applies what the chart renders with each of its ci values, as a server-side apply would, and misspells one.
 func TestAddonValues(t *testing.T) {
 	makeNamespace(t, addonNamespace, nil)
 	for _, file := range ciValues(t, addonChart) {
 		if file == "operators" {
-			continue // its kinds are not part of Kubernetes
+			continue // it has kinds that are not part of Kubernetes
 		}
 		rendered := helm(t, "template", addon, addonChart, "-n", addonNamespace, "--no-hooks", "--dry-run=server", "-f", filepath.Join(addonChart, "ci", file+"-values.yaml"))
 		kubectl(t, rendered, "apply", "--server-side", "--dry-run=server", "--force-conflicts", "-f", "-") // the lookout is there
@@ -470,7 +470,7 @@ func TestAddonValues(t *testing.T) {
 	}
 }
 
-// ciValues are the names of a chart's ci/*-values.yaml.
+// ciValues returns the names of a chart's ci/*-values.yaml.
 func ciValues(t *testing.T, chart string) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(repository, chart, "ci", "*-values.yaml"))

@@ -19,8 +19,8 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestAdapterOnTheHostsNetwork: each replica has a node of its own, the Service leads to a
-// port that the kubelet does not have, and an upgrade finds a node for the next.
+// TestAdapterOnTheHostsNetwork: each replica has its own node, the Service points to a port that the kubelet does not use,
+// and an upgrade finds a node for the next replica.
 func TestAdapterOnTheHostsNetwork(t *testing.T) {
 	installAddon(t, "--set", "metricsAdapter.hostNetwork=true")
 	const adapters = "app.kubernetes.io/name=metrics-adapter"
@@ -35,7 +35,7 @@ func TestAdapterOnTheHostsNetwork(t *testing.T) {
 	if len(nodes) != 2 {
 		t.Errorf("two replicas share a port on %v", nodes)
 	}
-	// The simulated nodes are on loopback, for which Kubernetes makes no endpoints: what they would have is what is asked for.
+	// The simulated nodes are on loopback, for which Kubernetes creates no endpoints, so the test checks what these would be.
 	service, err := stage.client.CoreV1().Services(addonNamespace).Get(t.Context(), "metrics-adapter", metav1.GetOptions{})
 	trial.Must(t, err)
 	if to := service.Spec.Ports[0].TargetPort.String(); to != pods[0].Spec.Containers[0].Ports[0].Name {
@@ -55,8 +55,8 @@ func TestAdapterOnTheHostsNetwork(t *testing.T) {
 	uninstallAddon(t)
 }
 
-// TestNobodySaysAUser: in a namespace that enforces pod security "restricted", and under a
-// policy that refuses pods which say a user, as OpenShift does, all pods come up.
+// TestNobodySaysAUser: in a namespace that enforces pod security "restricted", and under a policy that refuses pods with a
+// user, as OpenShift does, all pods start.
 func TestNobodySaysAUser(t *testing.T) {
 	const policy = "no-user"
 	policies, bindings := stage.client.AdmissionregistrationV1().ValidatingAdmissionPolicies(), stage.client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings()
@@ -105,7 +105,7 @@ func TestNobodySaysAUser(t *testing.T) {
 	uninstallAddon(t)
 }
 
-// afterwards runs kubectl when the test is over.
+// afterwards runs kubectl after the test.
 func afterwards(t *testing.T, args ...string) {
 	t.Helper()
 	t.Cleanup(func() {
@@ -114,8 +114,7 @@ func afterwards(t *testing.T, args ...string) {
 	})
 }
 
-// TestReusedValues: an upgrade with --reuse-values brings all values of the last release
-// and none that are new, and restarts nobody.
+// TestReusedValues: an upgrade with --reuse-values has all values of the last release and no new ones, and restarts no pod.
 func TestReusedValues(t *testing.T) {
 	before := filepath.Join(t.TempDir(), "callguard")
 	trial.Must(t, os.CopyFS(before, os.DirFS(filepath.Join(repository, addonChart))))

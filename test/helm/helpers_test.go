@@ -26,7 +26,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// command runs a program against the cluster, in the repository, and returns what it said.
+// command runs a program against the cluster, in the repository, and returns its output.
 func command(ctx context.Context, input, program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir, cmd.Env = repository, stage.env
@@ -47,7 +47,7 @@ func helm(t *testing.T, args ...string) string {
 	return out
 }
 
-// refused runs Helm, which has to fail and to say all that is wanted.
+// refused runs Helm, which has to fail and to print all of this.
 func refused(t *testing.T, want []string, args ...string) {
 	t.Helper()
 	out, err := command(t.Context(), "", stage.helm, args...)
@@ -68,7 +68,7 @@ func kubectl(t *testing.T, input string, args ...string) string {
 	return out
 }
 
-// configOf is an administrator's config in the name of a service account.
+// configOf returns an administrator's config that acts as a service account.
 func configOf(namespace, account string) *rest.Config {
 	config := rest.CopyConfig(stage.config)
 	config.Impersonate = rest.ImpersonationConfig{
@@ -86,7 +86,8 @@ func makeNamespace(t *testing.T, name string, labels map[string]string) {
 	}
 }
 
-// readyPods waits for so many Ready pods of a namespace with these labels, and returns them.
+// readyPods waits for this many Ready pods of a namespace with these labels, and returns
+// them.
 func readyPods(t *testing.T, namespace, selector string, n int) []corev1.Pod {
 	t.Helper()
 	var found []corev1.Pod
@@ -108,7 +109,7 @@ func readyPods(t *testing.T, namespace, selector string, n int) []corev1.Pod {
 	return found
 }
 
-// evict asks for the eviction of a pod and returns the status of the answer.
+// evict requests the eviction of a pod and returns the status of the answer.
 func evict(t *testing.T, namespace, pod string, dryRun ...string) int {
 	t.Helper()
 	err := stage.client.PolicyV1().Evictions(namespace).Evict(t.Context(), &policyv1.Eviction{
@@ -125,7 +126,7 @@ func evict(t *testing.T, namespace, pod string, dryRun ...string) int {
 	return 0
 }
 
-// guardedPod is a pod that the doors hold.
+// guardedPod is a pod that the policies protect.
 func guardedPod(name string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{call.GuardedLabel: "true"}},
@@ -136,7 +137,7 @@ func guardedPod(name string) *corev1.Pod {
 	}
 }
 
-// asGuard is a client in the name of the drain-guard.
+// asGuard is a client that acts as drain-guard.
 func asGuard(t *testing.T) kubernetes.Interface {
 	t.Helper()
 	client, err := kubernetes.NewForConfig(configOf(addonNamespace, "drain-guard"))

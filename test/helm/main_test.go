@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package helm tests what people do to the charts with Helm, on a real control
-// plane: install, scale, upgrade, roll back, hand fields over, uninstall. Nodes are
-// simulated, so pods run nothing: metrics-adapter answers nobody, and drain-guard does
-// nothing. A test that writes in their place says so.
+// Package helm tests what people do to the charts with Helm, on a real control plane: install,
+// scale, upgrade, roll back, transfer fields, uninstall. Nodes are simulated, so pods run nothing:
+// metrics-adapter answers nothing, and drain-guard does nothing. A test that writes in their place
+// says so.
 //
-// What a chart renders is tested in test/charts and manifests, and what its
-// programs do on real nodes in test/nodes.
+// test/charts and manifests test what a chart renders, and test/nodes what its programs do on real
+// nodes.
 //
-// Tests of charts/callguard have the cluster for themselves, one after the other.
-// Then those of charts/voice-agent run side by side, each in a namespace of its own.
+// Tests of charts/callguard have the cluster for themselves, one after the other. Then those of
+// charts/voice-agent run in parallel, each in its own namespace.
 package helm
 
 import (
@@ -107,7 +107,8 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// theAddon is installed once for all these tests, without its adapter: nobody answers for it here.
+// theAddon is installed once for all these tests, without its adapter, because no adapter runs
+// here.
 var theAddon = sync.OnceValue(func() error {
 	_, err := command(context.Background(), "", stage.helm, addonArgs("install", "--create-namespace", "--set", "metricsAdapter.mode=none")...)
 	return err

@@ -29,7 +29,7 @@ import (
 
 const unlockStep = "drain-guard-unlock"
 
-// runs is drain-guard in the name of an account of the add-on's namespace.
+// runs returns a command that runs drain-guard as an account of the add-on's namespace.
 func runs(t *testing.T, account string, args ...string) *exec.Cmd {
 	t.Helper()
 	path, err := program()
@@ -54,8 +54,8 @@ func guardLives(t *testing.T) (die func()) {
 	return die
 }
 
-// guardedNamespace is an enabled namespace with a guarded pod and the budget that a
-// living guard made.
+// guardedNamespace is an enabled namespace with a guarded pod and the budget that a running
+// guard created.
 func guardedNamespace(t *testing.T, name string) {
 	t.Helper()
 	makeNamespace(t, name, map[string]string{call.EnabledLabel: "true"})
@@ -76,7 +76,7 @@ func guardedNamespace(t *testing.T, name string) {
 }
 
 // lookoutIsOfARelease leaves the lookout behind as an uninstall does: a release can be
-// installed only where it is that release's, or not there.
+// installed only if the lookout belongs to it, or does not exist.
 func lookoutIsOfARelease(t *testing.T) {
 	t.Helper()
 	_, err := stage.client.AdmissionregistrationV1().ValidatingAdmissionPolicies().Get(t.Context(), "callguard-lookout", metav1.GetOptions{})
@@ -88,9 +88,9 @@ func lookoutIsOfARelease(t *testing.T) {
 	trial.Must(t, err)
 }
 
-// TestTemplateUnlocksNothing applies all that `helm template` renders, hooks and all,
-// while a guard lives. What is the step after an uninstall for Helm is an ordinary Job
-// then: it says that callguard is installed, and could do nothing else.
+// TestTemplateUnlocksNothing applies everything that `helm template` renders, including hooks,
+// while a guard runs. Helm's uninstall hook is then an ordinary Job: it says that callguard is
+// installed, and cannot do anything else.
 func TestTemplateUnlocksNothing(t *testing.T) {
 	lookoutIsOfARelease(t)
 	makeNamespace(t, addonNamespace, nil)
@@ -102,7 +102,7 @@ func TestTemplateUnlocksNothing(t *testing.T) {
 		}
 	}
 	all := strings.Join(mine, "\n---\n")
-	// The Job may be made long before the rest.
+	// The Job may be created long before the rest.
 	job := strings.Join(only(mine, "kind: Job", "kind: ServiceAccount", "name: callguard:drain-guard:unlock"), "\n---\n")
 	kubectl(t, job, "apply", "--server-side", "-f", "-")
 	trial.Within(t, 20*time.Second, "the Job's account has its rights", func() error {
@@ -138,7 +138,7 @@ func TestTemplateUnlocksNothing(t *testing.T) {
 	if !strings.Contains(string(out), "callguard is installed") {
 		t.Errorf("the Job says %q", out)
 	}
-	// Nor can its account do more by another command.
+	// Its account cannot do more with another command either.
 	if out, err := runs(t, unlockStep, "unlock").CombinedOutput(); err == nil || !strings.Contains(string(out), "forbidden") {
 		t.Errorf("the Job's account could unlock: %v %s", err, out)
 	}
@@ -148,7 +148,7 @@ func TestTemplateUnlocksNothing(t *testing.T) {
 	doorsRefuse(t, ns)
 }
 
-// only are the documents that have one of the texts.
+// only returns the documents that contain one of the texts.
 func only(docs []string, texts ...string) (found []string) {
 	for _, doc := range docs {
 		for _, text := range texts {
@@ -161,13 +161,13 @@ func only(docs []string, texts ...string) (found []string) {
 	return found
 }
 
-// TestUninstall uninstalls in each way and state that there is, and measures how long
-// budgets outlive it. Nothing of callguard may be left but the lookout.
+// TestUninstall uninstalls in every way and state, and measures how long budgets outlive it.
+// Nothing of callguard may be left except the lookout.
 func TestUninstall(t *testing.T) {
 	lookoutIsOfARelease(t)
 	deleteOwner := func(t *testing.T, ns string) {
 		t.Helper()
-		// A policy is heeded some time after it is made.
+		// A policy takes effect some time after it is created.
 		trial.Within(t, 30*time.Second, "the budget cannot be deleted", func() error {
 			return saysDoor(stage.client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), guard.BudgetName, metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}), "callguard-tamper-budget")
 		})
@@ -176,7 +176,7 @@ func TestUninstall(t *testing.T) {
 	cases := map[string]struct {
 		reason string
 		hooks  bool
-		alive  bool // the guard, in the uninstall
+		alive  bool // the guard runs during the uninstall
 		before func(t *testing.T, namespace string)
 		within time.Duration
 	}{
@@ -258,7 +258,7 @@ func TestUninstall(t *testing.T) {
 	}
 }
 
-// refusedTimes waits until the garbage collector was refused so many times more.
+// refusedTimes waits until the garbage collector was refused this many more times.
 func refusedTimes(t *testing.T, n int) {
 	t.Helper()
 	log := filepath.Join(stage.cluster.Dir(), "logs", "kube-controller-manager.log")
@@ -277,8 +277,8 @@ func refusedTimes(t *testing.T, n int) {
 	})
 }
 
-// playUnlockStep does what a node would with the Job of the uninstall: it runs the
-// Job's command in the name of its account, and reports that its pod has succeeded.
+// playUnlockStep does what a node would do with the uninstall Job: it runs the Job's command as
+// its account, and reports that its pod has succeeded.
 func playUnlockStep(ctx context.Context, t *testing.T) error {
 	t.Helper()
 	jobs := stage.client.BatchV1().Jobs(addonNamespace)
@@ -318,7 +318,7 @@ func playUnlockStep(ctx context.Context, t *testing.T) error {
 			}
 		}
 		_, err = jobs.Get(ctx, unlockStep, metav1.GetOptions{})
-		return apierrors.IsNotFound(err), ignoreNotFound(err) // Helm deletes a Job that it has seen succeed
+		return apierrors.IsNotFound(err), ignoreNotFound(err) // Helm deletes the Job after it has succeeded
 	})
 	if err != nil {
 		return fmt.Errorf("helm does not see that the Job succeeded: %w", err)

@@ -26,7 +26,7 @@ const promtool = "promtool"
 // every is how often the rules are evaluated, and how often a series has a value.
 const every = 15 * time.Second
 
-// alert is one rule, as Prometheus reads it.
+// alert is one rule in Prometheus' format.
 type alert struct {
 	Alert       string            `json:"alert"`
 	Expr        string            `json:"expr"`
@@ -40,7 +40,7 @@ type group struct {
 	Rules []alert `json:"rules"`
 }
 
-// groups are all alerts of the chart.
+// groups returns all alerts of the chart.
 func groups(t *testing.T) []group {
 	t.Helper()
 	var all []group
@@ -52,7 +52,7 @@ func groups(t *testing.T) []group {
 	return all
 }
 
-// alerts are the same by their names.
+// alerts returns the same by name.
 func alerts(t *testing.T) map[string]alert {
 	t.Helper()
 	byName := map[string]alert{}
@@ -67,7 +67,7 @@ func alerts(t *testing.T) map[string]alert {
 	return byName
 }
 
-// promtoolTest is one test of promtool's.
+// promtoolTest is one test for promtool.
 type promtoolTest struct {
 	Name        string          `json:"name"`
 	Interval    string          `json:"interval"`
@@ -92,15 +92,15 @@ type expected struct {
 	Annotations map[string]string `json:"exp_annotations"`
 }
 
-// scene is what Prometheus reads, and what comes of it.
+// scene is what Prometheus reads, and the expected alert.
 type scene struct {
 	reason string
-	// wrong are series, without their values, that are as they are while something is wrong; right are the same while all is
-	// well. A value stands for the whole time.
+	// wrong are series, without their values, with which the alert fires; right are the same series when all is well. A value stays
+	// the same for the whole time.
 	wrong, right map[string]string
-	// within is when the alert has fired; before is when it has not yet, and zero where it fires at once.
+	// within is when the alert has fired; before is when it has not yet, and zero if it fires at once.
 	before, within time.Duration
-	// labels are those of the alert beside its severity.
+	// labels are the alert's labels other than severity.
 	labels map[string]string
 }
 
@@ -279,7 +279,7 @@ func scenes() map[string]scene {
 	}
 }
 
-// TestAlertsFire has Prometheus's own promtool play each alert: what makes it fire, when, with which text, and what does not.
+// TestAlertsFire runs each alert in Prometheus's own promtool: what makes it fire, when, with which text, and what does not.
 func TestAlertsFire(t *testing.T) {
 	if _, err := exec.LookPath(promtool); err != nil {
 		t.Fatalf("%v; Debian has it in package prometheus", err)
@@ -304,7 +304,7 @@ func TestAlertsFire(t *testing.T) {
 	}
 }
 
-// play has promtool run tests of one alert.
+// play runs tests of one alert with promtool.
 func play(t *testing.T, dir, name string, tests ...promtoolTest) {
 	t.Helper()
 	write := func(file string, content any) string {
@@ -321,7 +321,7 @@ func play(t *testing.T, dir, name string, tests ...promtoolTest) {
 	}
 }
 
-// series have one value for the whole time where they are given one, and for the rest of it the last of several.
+// series keep a single value for the whole time, and the last of several for the rest of it.
 func series(values map[string]string) []inputSeries {
 	var list []inputSeries
 	for _, name := range slices.Sorted(maps.Keys(values)) {
@@ -354,7 +354,7 @@ func (s scene) expects(a alert) expected {
 	return e
 }
 
-// TestTriedCallsThatOnceSucceeded: calls that went well once, and fail now, alert as well.
+// TestTriedCallsThatOnceSucceeded: test calls that succeeded once, and fail now, also alert.
 func TestTriedCallsThatOnceSucceeded(t *testing.T) {
 	const name = "CallguardCallersUnanswered"
 	labels := map[string]string{"namespace": "voice", "cronjob": "voice-voice-agent-try"}
@@ -368,8 +368,8 @@ func TestTriedCallsThatOnceSucceeded(t *testing.T) {
 	})
 }
 
-// TestRunbooks: every alert has a paragraph of docs/alerts.md with its severity, where its runbook_url leads, and every paragraph an
-// alert.
+// TestRunbooks: every alert has a paragraph in docs/alerts.md with its severity, to which its runbook_url points, and every
+// paragraph an alert.
 func TestRunbooks(t *testing.T) {
 	page := string(read(t, "../../docs/alerts.md"))
 	paragraphs, severities := map[string]string{}, map[string]string{}
@@ -393,7 +393,7 @@ func TestRunbooks(t *testing.T) {
 	}
 }
 
-// TestOwnLabelsStay: where metrics have a label that Prometheus would give them, theirs is the one that alerts and panels go by.
+// TestOwnLabelsStay: if metrics have a label that Prometheus would set, alerts and panels use the metrics' own.
 func TestOwnLabelsStay(t *testing.T) {
 	monitors := strings.Split(string(read(t, "../../manifests/monitors.yaml")), "\n---\n")
 	found := 0

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package monitoring checks that the alerts and the dashboard ask for metrics that
-// the programs have, and that each alert fires when it should and leads to its
-// runbook. It runs none of our programs, and of Prometheus promtool alone.
+// Package monitoring checks that the alerts and the dashboard use metrics that the
+// programs have, and that each alert fires when it should and points to its runbook. It
+// runs none of callguard's programs, and of Prometheus only promtool.
 package monitoring
 
 import (
@@ -40,10 +40,10 @@ import (
 	"github.com/callguard/callguard/pkg/witness/worker"
 )
 
-// names is a registry that only remembers which metrics there are.
+// names is a registry that only records which metrics exist.
 type names map[string]described
 
-// described is what a metric says of itself.
+// described is the description of a metric.
 type described struct {
 	help   string
 	labels []string
@@ -75,7 +75,7 @@ func (n names) MustRegister(cs ...prometheus.Collector) {
 func (n names) Register(c prometheus.Collector) error { n.MustRegister(c); return nil }
 func (n names) Unregister(prometheus.Collector) bool  { return false }
 
-// registered are the metrics of the metrics-adapter and the drain-guard.
+// registered returns the metrics of the metrics-adapter and the drain-guard.
 func registered(t *testing.T) names {
 	t.Helper()
 	n := names{}
@@ -118,7 +118,7 @@ func registered(t *testing.T) names {
 	return n
 }
 
-// asked returns every expression of the alerts and of the dashboard, by where it stands.
+// asked returns every expression of the alerts and of the dashboard, with its place.
 func asked(t *testing.T) map[string]string {
 	t.Helper()
 	exprs := map[string]string{}

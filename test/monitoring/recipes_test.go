@@ -21,7 +21,7 @@ func recipes(t *testing.T) (documents []string) {
 	return documents
 }
 
-// promqlTest is a question to Prometheus, in a test of promtool's.
+// promqlTest is a query in a test for promtool.
 type promqlTest struct {
 	Expr    string   `json:"expr"`
 	At      string   `json:"eval_time"`
@@ -33,7 +33,7 @@ type sample struct {
 	Value  float64 `json:"value"`
 }
 
-// ask has Prometheus answer questions about series. Values of the latter are promtool's: "stale" is what is absent by now.
+// ask lets Prometheus answer queries about series. Their values have promtool's syntax: "stale" means absent from then on.
 func ask(t *testing.T, name string, values map[string]string, questions ...promqlTest) {
 	t.Helper()
 	input := make([]inputSeries, 0, len(values))
@@ -43,8 +43,8 @@ func ask(t *testing.T, name string, values map[string]string, questions ...promq
 	play(t, t.TempDir(), name, promtoolTest{Name: name, Interval: every.String(), InputSeries: input, Questions: questions})
 }
 
-// TestKEDAsPrometheusTrigger: the query of the page is the workload's calls, once, and without an answer while they are unknown,
-// for which KEDA is told to have no number.
+// TestKEDAsPrometheusTrigger: the query on the page returns the workload's calls, once, and nothing while they are unknown,
+// which KEDA is told to treat as missing.
 func TestKEDAsPrometheusTrigger(t *testing.T) {
 	var found []map[string]string
 	for _, text := range recipes(t) {
@@ -91,14 +91,14 @@ func TestKEDAsPrometheusTrigger(t *testing.T) {
 		series("a", "other", "Deployment/agent"):  "50x60",
 		series("a", "voice", "StatefulSet/agent"): "60x60",
 	},
-		promqlTest{query, "1m", []sample{{"{}", 7}}},                    // both replicas know
-		promqlTest{query, "4m", []sample{{"{}", 7}}},                    // one does
-		promqlTest{query, "10m", nil},                                   // nobody does
-		promqlTest{query + " or vector(0)", "10m", []sample{{"{}", 0}}}, // what KEDA would make of it by default
+		promqlTest{query, "1m", []sample{{"{}", 7}}},                    // both replicas know the calls
+		promqlTest{query, "4m", []sample{{"{}", 7}}},                    // one knows them
+		promqlTest{query, "10m", nil},                                   // none knows them
+		promqlTest{query + " or vector(0)", "10m", []sample{{"{}", 0}}}, // KEDA's default result
 	)
 }
 
-// TestPrometheusAdaptersRule: with the query of the page, written out as prometheus-adapter does, each pod has its calls.
+// TestPrometheusAdaptersRule: with the query on the page, in the form that prometheus-adapter sends, each pod has its calls.
 func TestPrometheusAdaptersRule(t *testing.T) {
 	type rule struct{ SeriesQuery, MetricsQuery string }
 	var found []rule
@@ -123,7 +123,7 @@ func TestPrometheusAdaptersRule(t *testing.T) {
 		`callguard_gate_calls{namespace="voice", pod="a", phase="accepted"}`: "1x60",
 		`callguard_gate_calls{namespace="voice", pod="b", phase="running"}`:  "0x10 stale",
 		`callguard_gate_calls{namespace="other", pod="a", phase="running"}`:  "9x60",
-		`callguard_gate_calls{phase="running"}`:                              "1x60", // of no pod
+		`callguard_gate_calls{phase="running"}`:                              "1x60", // without a pod
 	}
 	ask(t, "rule", values,
 		promqlTest{query, "1m", []sample{{`{pod="a"}`, 3}, {`{pod="b"}`, 0}}},

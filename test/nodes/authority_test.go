@@ -36,10 +36,10 @@ import (
 
 const privateNamespace = "private"
 
-// privateAuthority has a release and the add-on reach all that they ask by TLS with certificates of an authority that nobody
-// else knows: LiveKit (adapter, guard, gate), OpenAI (probe, agent), and the API server, whose authority is the cluster's own. The
-// Secret is as LiveKit's documentation makes it. A call is answered and counted, the probe and the agent get an answer, and a
-// rollout replaces the pod when the call is over.
+// privateAuthority lets a release and the add-on reach all TLS servers with certificates of a private authority: LiveKit
+// (adapter, guard, gate), OpenAI (probe, agent), and the API server, whose authority is the cluster's own. The Secret has the
+// form of LiveKit's documentation. A call is answered and counted, the probe and the agent get an answer, and a rollout replaces
+// the pod when the call is over.
 func privateAuthority(t *testing.T, p *phones) {
 	const (
 		namespace, release = privateNamespace, "standard"
@@ -118,10 +118,10 @@ func privateAuthority(t *testing.T, p *phones) {
 	leave(t, namespace, release)
 }
 
-// model is what the stand-in for OpenAI knows.
+// model is the model that the stand-in for OpenAI knows.
 const model = "gpt-realtime-2.1"
 
-// authority is one that nobody trusts who was not told to.
+// authority is a certificate authority that nobody trusts by default.
 type authority struct {
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
@@ -145,7 +145,7 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-// hostAddress is where pods reach what runs beside their cluster: kube-apiserver's own address.
+// hostAddress is the address at which pods reach programs outside the cluster: kube-apiserver's own address.
 func hostAddress(t *testing.T) string {
 	t.Helper()
 	slices, err := stage.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).List(t.Context(), metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=kubernetes"})
@@ -156,8 +156,8 @@ func hostAddress(t *testing.T) string {
 	return slices.Items[0].Endpoints[0].Addresses[0]
 }
 
-// serve stands before the story's LiveKit, and for OpenAI, until the test is over. It returns host and port, which pods reach as
-// they reach kube-apiserver.
+// serve runs TLS servers in front of the story's LiveKit, and in place of OpenAI, until the test ends. It returns host and port,
+// at which pods reach them like kube-apiserver.
 func (a *authority) serve(t *testing.T, p *phones) string {
 	t.Helper()
 	host := hostAddress(t)
@@ -181,13 +181,13 @@ func (a *authority) serve(t *testing.T, p *phones) string {
 		}
 		defer func() { _ = conn.Close() }()
 		_ = conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"session.created","event_id":"event_1","session":{"type":"realtime","object":"realtime.session","id":"sess_1","model":"`+model+`"}}`))
-		_, _, _ = conn.ReadMessage() // the asker ends it
+		_, _, _ = conn.ReadMessage() // the client ends it
 	})
 	front := httptest.NewUnstartedServer(mux)
 	trial.Must(t, front.Listener.Close())
 	front.Listener, err = net.Listen("tcp", net.JoinHostPort(host, "0"))
 	trial.Must(t, err)
-	front.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}} //nolint:gosec // the tests' own
+	front.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}} //nolint:gosec // a certificate of the test
 	front.StartTLS()
 	t.Cleanup(front.Close)
 	return front.Listener.Addr().String()

@@ -29,7 +29,7 @@ import (
 
 const pace = 100 * time.Millisecond
 
-// command runs a program against the cluster and returns what it said.
+// command runs a program against the cluster and returns its output.
 func command(ctx context.Context, program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = repository
@@ -63,8 +63,8 @@ func kubectl(t *testing.T, args ...string) string {
 	return out
 }
 
-// asWritten runs the commands that README.md shows first after a text, in a folder
-// like a checkout, with these words replaced and more added to the last one.
+// asWritten runs the commands that README.md shows first after a text, in a folder like a checkout, with these words replaced
+// and more arguments added to the last command.
 func asWritten(t *testing.T, after string, words map[string]string, more string) {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(repository, "README.md"))
@@ -98,7 +98,7 @@ func asWritten(t *testing.T, after string, words map[string]string, more string)
 	t.Logf("as README.md says:\n%s", out)
 }
 
-// describe says how the cluster is, for a test that fails.
+// describe describes the cluster, for a failed test.
 func describe(t *testing.T) {
 	t.Helper()
 	for _, args := range [][]string{
@@ -116,7 +116,7 @@ func describe(t *testing.T) {
 	}
 }
 
-// describeDropped says what LiveKit, the gates and the agents wrote of the calls that were dropped.
+// describeDropped returns what LiveKit, the gates and the agents logged about dropped calls.
 func (p *phones) describeDropped(t *testing.T) {
 	t.Helper()
 	p.mu.Lock()
@@ -138,7 +138,7 @@ func (p *phones) describeDropped(t *testing.T) {
 		}
 		t.Logf("%s (%v)\n%s", one, err, strings.Join(lines[max(0, len(lines)-30):], ""))
 	}
-	var warnings []string // an agent's process names its job, and not the room
+	var warnings []string // an agent's process logs its job, and not the room
 	for line := range strings.Lines(out) {
 		if strings.Contains(line, `{"level":40`) || strings.Contains(line, `{"level":50`) {
 			warnings = append(warnings, line)
@@ -160,7 +160,7 @@ func eventually(t *testing.T, within time.Duration, what string, holds func() er
 	t.Fatalf("did not happen within %s: %s: %v", within, what, err)
 }
 
-// pods of a namespace with these labels that are not ending.
+// pods returns the pods of a namespace with these labels that are not being deleted.
 func pods(t *testing.T, namespace, selector string) []corev1.Pod {
 	t.Helper()
 	list, err := stage.client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: selector})
@@ -174,7 +174,7 @@ func pods(t *testing.T, namespace, selector string) []corev1.Pod {
 	return out
 }
 
-// phones dial calls and keep account of those that end before they are hung up.
+// phones dial calls and record those that end before they are hung up.
 type phones struct {
 	url, key, secret string
 
@@ -188,7 +188,7 @@ type phone struct {
 	over bool // hung up
 }
 
-// dial has a caller join a room, and returns once an agent is there: one of that name, where one is given.
+// dial joins a caller to a new room, and returns once an agent is there: one with that name, if one is given.
 func (p *phones) dial(t *testing.T, name string, agents ...string) {
 	t.Helper()
 	if err := p.try(name, agents...); err != nil {
@@ -197,11 +197,11 @@ func (p *phones) dial(t *testing.T, name string, agents ...string) {
 	}
 }
 
-// errNotJoined is why a caller is in no room: LiveKit and it did not find each other in time, whatever agents do.
+// errNotJoined means that a caller is in no room: LiveKit and it did not connect in time, which has nothing to do with agents.
 var errNotJoined = errors.New("a caller cannot join room")
 
-// try does the same, and returns why nobody answered. On processors that are busy LiveKit and a caller may not find each other
-// in time: people dial again then.
+// try does the same, and returns why nobody answered. On a busy machine LiveKit and a caller may not connect in time; then
+// people dial again.
 func (p *phones) try(name string, agents ...string) error {
 	err := p.once(name, agents...)
 	if errors.Is(err, errNotJoined) {
@@ -281,7 +281,7 @@ func (p *phones) hangUp(names ...string) {
 	}
 }
 
-// going lists the calls that go on.
+// going lists the calls in progress.
 func (p *phones) going() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -292,7 +292,7 @@ func (p *phones) going() []string {
 	return names
 }
 
-// noneDropped is what everything here is about.
+// noneDropped fails if a call was dropped, which is what all these tests are about.
 func (p *phones) noneDropped(t *testing.T) {
 	t.Helper()
 	p.mu.Lock()
@@ -303,14 +303,14 @@ func (p *phones) noneDropped(t *testing.T) {
 	}
 }
 
-// agent is one in a room.
+// agent is an agent in a room.
 type agent struct {
 	*livekit.ParticipantInfo
 
 	room string
 }
 
-// agents are those in the rooms of the calls that go on, as LiveKit says.
+// agents returns those in the rooms of the calls in progress, according to LiveKit.
 func (p *phones) agents(t *testing.T) []agent {
 	t.Helper()
 	api := lksdk.NewRoomServiceClient(p.url, p.key, p.secret)
@@ -327,7 +327,7 @@ func (p *phones) agents(t *testing.T) []agent {
 	return agents
 }
 
-// holders are the rooms of each pod, by its UID.
+// holders returns the rooms of each pod, by its UID.
 func (p *phones) holders(t *testing.T) map[string][]string {
 	t.Helper()
 	rooms := map[string][]string{}

@@ -42,8 +42,8 @@ const (
 	probePort       = 8080
 )
 
-// TestInstall is the story of a team: it installs both charts, takes calls, scales
-// on them, drains a node, upgrades and rolls back in mid-call, and uninstalls.
+// TestInstall is what a team does: it installs both charts, takes calls, scales on them, drains a node, upgrades and rolls
+// back during calls, and uninstalls.
 func TestInstall(t *testing.T) {
 	t.Run("Addon", installAddon)
 	key, secret := "API"+randomName("key")[:8], randomName("secret")
@@ -72,7 +72,7 @@ func TestInstall(t *testing.T) {
 	defer p.describeDropped(t)
 	for _, s := range steps {
 		if t.Failed() {
-			return // each step stands on those before it
+			return // each step needs those before it
 		}
 		t.Run(s.name, func(t *testing.T) {
 			began := time.Now()
@@ -82,7 +82,7 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// installAddon does what README.md says under Install.
+// installAddon follows README.md under Install.
 func installAddon(t *testing.T) {
 	asWritten(t, "\n## Install\n", map[string]string{"IMAGE": callguardImage, "TAG": imageTag}, "")
 	addonWorks(t)
@@ -96,15 +96,15 @@ func addonWorks(t *testing.T) {
 	}
 }
 
-// calls is how many callers the story has. Each keeps a process busy, and two processors carry few beside a drain: a caller
-// that does not run for some seconds is lost to LiveKit, and its agent leaves.
+// calls is the number of callers. Each keeps a process busy, and two processors carry few during a drain: LiveKit loses a
+// caller that does not run for some seconds, and its agent leaves.
 var calls = flag.Int("calls", 12, "have so many callers, a multiple of four") //nolint:gochecknoglobals // a flag of the test
 
-// small are values for two nodes that share two cores, and for a story that cannot wait.
+// small are values for two nodes that share two cores, and for a test with little time.
 func small() string {
 	target := *calls / fourPods
 	if *manyCalls > 0 {
-		target = 100 // what starts and ends all the time is enough for two cores: no autoscaler beside it
+		target = 100 // no autoscaler: the pods that start and end are enough for two cores
 	}
 	return smallCluster + fmt.Sprintf("  autoscaling: {targetActiveCalls: %d, behavior: {scaleDown: {stabilizationWindowSeconds: 10}}}\n", target)
 }
@@ -126,7 +126,7 @@ agent:
   resources: {requests: {cpu: 200m, memory: 128Mi}}
 `
 
-// tryCall has "helm test" make a call, from a pod with an account of its own: a real agent answers, the call is counted by
+// tryCall makes a call with "helm test", from a pod with its own account: a real agent answers, the call is counted by
 // call-gate, which the pod reaches, and by the metrics API, and then no more.
 func tryCall(t *testing.T, _ *phones) {
 	out := helm(t, "test", voice, "-n", voiceNamespace, "--logs", "--timeout", "6m")
@@ -140,7 +140,7 @@ func tryCall(t *testing.T, _ *phones) {
 	}
 }
 
-// installVoice does what README.md says of a whole voice agent, on a small cluster.
+// installVoice follows README.md on a whole voice agent, on a small cluster.
 func installVoice(t *testing.T, p *phones) {
 	asWritten(t, "**A whole voice agent**", map[string]string{
 		"IMAGE": callguardImage, "AGENT": agentImage, "TAG": imageTag, "KEY": p.key, "SECRET": p.secret,
@@ -160,7 +160,7 @@ func installVoice(t *testing.T, p *phones) {
 	})
 	helm(t, "test", addon, "-n", addonNamespace, "--timeout", "2m")
 	bothNamings(t, p)
-	// OpenAI is out of reach here, which a pod is forgiven for five minutes.
+	// OpenAI is unreachable here, which the probe tolerates for five minutes.
 	for _, pod := range pods(t, voiceNamespace, agentSelector) {
 		status, class, err := probed(pod.Status.PodIP)
 		trial.Must(t, err)
@@ -170,7 +170,7 @@ func installVoice(t *testing.T, p *phones) {
 	}
 }
 
-// probed is what realtime-probe says at a pod's address.
+// probed returns what realtime-probe answers at a pod's address.
 func probed(address string) (status int, class string, err error) {
 	resp, err := http.Get(fmt.Sprintf("http://%s:%d/healthz/realtime", address, probePort))
 	if err != nil {
@@ -182,8 +182,8 @@ func probed(address string) (status int, class string, err error) {
 	return resp.StatusCode, answer.Class, err
 }
 
-// launched reads what the launcher of the agents' image says, which is of the shape of LiveKit's starters: with a user by
-// name, a home that holds models, a cache that must be written.
+// launched reads the output of the launcher of the agents' image, which resembles LiveKit's starters: a user with a name, a
+// home with models, and a cache that must be writable.
 func launched(t *testing.T) {
 	t.Helper()
 	const want = "launched as user 10001, HOME /app, model downloaded, cache /tmp/"
@@ -201,7 +201,7 @@ func launched(t *testing.T) {
 	}
 }
 
-// dialAll dials, and the autoscaler follows: from two pods to four.
+// dialAll dials, and the autoscaler follows from two pods to four.
 func dialAll(t *testing.T, p *phones) {
 	for i := range *calls {
 		p.dial(t, fmt.Sprintf("call-%02d", i))
@@ -219,7 +219,7 @@ func dialAll(t *testing.T, p *phones) {
 	if n := len(p.holders(t)); n < 2 {
 		t.Errorf("%d pods hold calls; want both of the first two", n)
 	}
-	// Each agent has asked the MCP server, which it knows from its environment, who calls.
+	// Each agent has asked the MCP server in its environment who calls.
 	eventually(t, 30*time.Second, "every agent knows its caller", func() error {
 		for _, a := range p.agents(t) {
 			if got, want := a.GetAttributes()["caller"], "the caller of "+a.room; got != want {
@@ -244,20 +244,18 @@ func readyAgents(t *testing.T) int {
 	return ready
 }
 
-// obeyedWithin bounds an order's way through the kubelet, which does one thing with a
-// pod at a time: an order that comes while it is at work on the step before waits for
-// that. What is asked for is under a second, which the quickest order of a drain has to
-// make: alone an order takes up to 0.4 s, behind a step up to 1 s. Here two kubelets and
-// all else share two cores, and most of the time is the kubelet's, of which callguard has
-// no part. So of each order fails only what no kubelet explains: one that missed the
-// change writes it down at its next full turn, a minute or more later.
+// obeyedWithin limits how long the drain annotation takes through the kubelet, which does one thing with a pod at a time:
+// an annotation that arrives while it works on the step before waits for that. It should take less than a second, which the
+// fastest of a drain has to meet: alone it takes up to 0.4 s, behind a step up to 1 s. Here two kubelets and everything
+// else share two cores, and most of the time is the kubelet's, not callguard's. So an annotation fails the test only if no
+// kubelet explains the delay: one that missed the change writes it at its next full sync, a minute or more later.
 const (
 	obeyedWithin = time.Second
 	obeyedAtMost = 10 * time.Second
 )
 
-// acknowledged measures how long each pod that is ordered to drain takes to obey:
-// from kube-apiserver's word of the annotation to the answer of its call-gate.
+// acknowledged measures how long each pod that should drain takes to obey: from kube-apiserver's watch event of the
+// annotation to the answer of its call-gate.
 func acknowledged(t *testing.T, took chan<- time.Duration) {
 	t.Helper()
 	watch, err := stage.client.CoreV1().Pods(voiceNamespace).Watch(t.Context(), metav1.ListOptions{LabelSelector: agentSelector})
@@ -301,7 +299,7 @@ func askGate(address string) (witness.Answer, error) {
 	return a, json.NewDecoder(resp.Body).Decode(&a)
 }
 
-// drainNode drains the node without LiveKit in mid-call.
+// drainNode drains the node without LiveKit during calls.
 func drainNode(t *testing.T, p *phones) {
 	took := make(chan time.Duration, 64)
 	acknowledged(t, took)
@@ -364,8 +362,8 @@ func drainNode(t *testing.T, p *phones) {
 	p.noneDropped(t)
 }
 
-// follow says of each pod that is on the node still when its last job had ended, by its call-gate, and when it was
-// released, evicted and gone.
+// follow records for each pod that is still on the node when its last job ended, according to its call-gate, and when it
+// was released, evicted and gone.
 func follow(t *testing.T, node string) <-chan string {
 	t.Helper()
 	list, err := stage.client.CoreV1().Pods("").List(t.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
@@ -408,7 +406,7 @@ func follow(t *testing.T, node string) <-chan string {
 	return said
 }
 
-// upgrade rolls the agents out while all others talk. Helm waits for the new pods, not for calls.
+// upgrade rolls the agents out during all calls. Helm waits for the new pods, not for calls.
 func upgrade(t *testing.T, p *phones) {
 	change(t, p, []string{
 		"upgrade", voice, "charts/voice-agent", "-n", voiceNamespace, "--reuse-values", "--set-string", "agent.env.GREETING=hello", "--wait", "--timeout", "3m",
@@ -433,7 +431,7 @@ func change(t *testing.T, p *phones, args []string) {
 			if _, old := before[string(pod.UID)]; !old {
 				continue
 			}
-			// The mark is on its way to the gate for a moment.
+			// For a moment the mark has not reached the gate.
 			a, err := askGate(pod.Status.PodIP)
 			if err != nil {
 				return err
@@ -454,8 +452,8 @@ func change(t *testing.T, p *phones, args []string) {
 	p.noneDropped(t)
 }
 
-// uninstallAddon takes callguard away under calls: first by Helm alone with the guard
-// dead, then, installed again, with its hook.
+// uninstallAddon uninstalls callguard during calls: first by Helm alone with the guard dead, then, installed again, with
+// its hook.
 func uninstallAddon(t *testing.T, p *phones) {
 	kubectl(t, "scale", "deployment/drain-guard", "-n", addonNamespace, "--replicas=0")
 	eventually(t, time.Minute, "the guard is dead", func() error {
@@ -486,7 +484,8 @@ func uninstallAddon(t *testing.T, p *phones) {
 	kubectl(t, "delete", "namespace", addonNamespace, "--timeout=60s")
 }
 
-// nothingLeft looks for what a cluster would trip over. The lookout, which refuses nothing by itself, stays on purpose.
+// nothingLeft looks for leftovers that would disturb a cluster. The lookout, which refuses nothing by itself, stays on
+// purpose.
 func nothingLeft(t *testing.T) {
 	t.Helper()
 	eventually(t, 30*time.Second, "nothing of the add-on is left", func() error {

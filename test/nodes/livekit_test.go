@@ -24,13 +24,13 @@ import (
 
 const (
 	livekitMetrics = 6789
-	// shortGrace is what the drain would have LiveKit end within, and calls outlive.
+	// shortGrace is the grace period that the drain requests for LiveKit. Calls last longer.
 	shortGrace = 15 * time.Second
 )
 
-// TestLiveKitsNodeIsDrained has two LiveKit servers that share a Redis, and drains the node of one while rooms are on it,
-// with a grace period that no call would outlive. It keeps its own: its calls go on until they are hung up, new ones go to
-// the other server, and then it is gone.
+// TestLiveKitsNodeIsDrained has two LiveKit servers that share a Redis, and drains the node of one while it has rooms,
+// with a grace period shorter than any call. The server keeps its own: its calls go on until they are hung up, new ones go
+// to the other server, and then it is gone.
 func TestLiveKitsNodeIsDrained(t *testing.T) {
 	installAddon(t)
 	p := &phones{key: "API" + randomName("key")[:8], secret: randomName("secret"), up: map[string]*phone{}}
@@ -117,7 +117,7 @@ func TestLiveKitsNodeIsDrained(t *testing.T) {
 	kubectl(t, "delete", "namespace", voiceNamespace, addonNamespace, "--timeout=120s")
 }
 
-// rooms is how many rooms a LiveKit server says that it has.
+// rooms returns how many rooms a LiveKit server reports.
 func rooms(t *testing.T, server corev1.Pod) int {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -139,7 +139,7 @@ func rooms(t *testing.T, server corev1.Pod) int {
 	return 0
 }
 
-// redis starts a Redis that pods reach as they reach kube-apiserver, and returns its address.
+// redis starts a Redis that pods reach like kube-apiserver, and returns its address.
 func redis(t *testing.T) string {
 	t.Helper()
 	free, err := net.Listen("tcp", net.JoinHostPort(hostAddress(t), "0"))

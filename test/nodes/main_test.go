@@ -33,7 +33,7 @@ import (
 
 const repository = "../.."
 
-// Images of the tests, by what they are called in the charts' values.
+// Images of the tests, by their names in the charts' values.
 const (
 	callguardImage = "callguard"
 	livekitImage   = "livekit-server"
@@ -100,7 +100,7 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// loadImages builds the images and gives them to the nodes.
+// loadImages builds the images and loads them into the nodes.
 func loadImages(ctx context.Context, progress io.Writer) error {
 	dir, err := os.MkdirTemp("", "callguard-images-")
 	if err != nil {

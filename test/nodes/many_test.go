@@ -20,7 +20,8 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// manyCalls is how many callers the step of that name has; none without the flag, for two processors need minutes for them.
+// manyCalls is the number of callers in the step of that name; none without the flag, because two processors need minutes
+// for them.
 var manyCalls = flag.Int("many-calls", 0, "have so many callers while agents are rolled out and drained and gates killed") //nolint:gochecknoglobals // a flag of the test
 
 const (
@@ -28,7 +29,7 @@ const (
 	talkFor = 3 * time.Second
 )
 
-// callMany has callers come, talk and hang up, a few at a time, while the agents are rolled out, their node is drained and
+// callMany starts callers who talk and hang up, a few at a time, while the agents are rolled out, their node is drained and
 // their gates are killed, over and over.
 func callMany(t *testing.T, p *phones) {
 	var (
@@ -51,7 +52,7 @@ func callMany(t *testing.T, p *phones) {
 				}
 				mu.Unlock()
 				if err == nil {
-					time.Sleep(talkFor) // what is said takes time
+					time.Sleep(talkFor) // a conversation takes time
 					p.hangUp(name)
 				}
 			}
@@ -100,8 +101,8 @@ func callMany(t *testing.T, p *phones) {
 		len(took), rollouts, drains, kills, took[len(took)/2].Round(10*time.Millisecond), took[len(took)-1].Round(10*time.Millisecond))
 }
 
-// killGate kills the call-gate of an agent's pod that takes calls, as the kernel does that is short of memory. Its pod has
-// it by its UID, in the name of its control group.
+// killGate kills the call-gate of an agent's pod that accepts calls, as the kernel does when it is short of memory. It
+// finds it by the pod's UID, in the name of its control group.
 func killGate(t *testing.T) int {
 	t.Helper()
 	for _, pod := range pods(t, voiceNamespace, agentSelector) {

@@ -14,16 +14,17 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// With one of these the story is an install and an autoscaler that follows calls, in a cluster of that kind.
+// With one of these flags, the test only installs, and an autoscaler follows calls, in a cluster of that
+// kind.
 var (
 	ipv6Services  = flag.Bool("ipv6-services", false, "have a cluster whose Services have IPv6 addresses alone")     //nolint:gochecknoglobals // a flag of the test
 	clusterDomain = flag.String("cluster-domain", local.DefaultClusterDomain, "have a cluster with this DNS domain") //nolint:gochecknoglobals // a flag of the test
 )
 
-// otherCluster reports whether the story is about the cluster's network.
+// otherCluster reports whether the test is about the cluster's network.
 func otherCluster() bool { return *ipv6Services || *clusterDomain != local.DefaultClusterDomain }
 
-// clusterIsOther fails where the cluster is not of the kind that the story is about.
+// clusterIsOther fails if the cluster is not of the kind that the test is about.
 func clusterIsOther(t *testing.T, _ *phones) {
 	services, err := stage.client.CoreV1().Services(metav1.NamespaceAll).List(t.Context(), metav1.ListOptions{})
 	trial.Must(t, err)

@@ -12,9 +12,9 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// bothNamings has agents find the story's LiveKit by a Secret with this chart's names, and, in privateAuthority, by one as
-// LiveKit's documentation makes it, without being told which: GET / of an agent is well, and --wait returns, only when it has
-// registered through its gate with URL, key and secret. They are gone before anybody calls.
+// bothNamings lets agents find the story's LiveKit by a Secret with this chart's names, and, in privateAuthority, by one as
+// in LiveKit's documentation, without values that name the keys: GET / of an agent succeeds, and --wait returns, only when it
+// has registered through its gate with URL, key and secret. The releases are removed before any call.
 func bothNamings(t *testing.T, p *phones) {
 	t.Helper()
 	const namespace, release = "secrets", "dashed"
@@ -29,7 +29,7 @@ func bothNamings(t *testing.T, p *phones) {
 	leave(t, namespace, release)
 }
 
-// oneAgent is what a release is told that has no LiveKit of its own, and one agent.
+// oneAgent are the values of a release without its own LiveKit, and with one agent.
 func oneAgent() []string {
 	return []string{
 		"--set", "livekit.enabled=false", "--set", "worker.enabled=false", "--set", "agent.autoscaling.enabled=false", "--set", "agent.replicas=1",
@@ -39,13 +39,13 @@ func oneAgent() []string {
 	}
 }
 
-// leave uninstalls the one release of a namespace, and deletes that when its agents are gone.
+// leave uninstalls the only release of a namespace, and deletes that when its agents are gone.
 func leave(t *testing.T, namespace, release string) {
 	t.Helper()
 	helm(t, "uninstall", release, "-n", namespace, "--wait", "--timeout", "5m")
 	eventually(t, 2*time.Minute, "the agents of other releases are gone", func() error {
 		list, err := stage.client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{})
-		if err == nil && len(list.Items) > 0 { // those that are ending, too
+		if err == nil && len(list.Items) > 0 { // including those that are ending
 			err = fmt.Errorf("%d pods", len(list.Items))
 		}
 		return err

@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// patience is for machines that have much else to do; it takes a second.
+// patience allows for busy machines; it takes a second.
 const patience = 2 * time.Minute
 
-// TestSnippet runs test_snippet.py: the lines do what docs/opt-in.md says of them.
+// TestSnippet runs test_snippet.py: the lines do what docs/opt-in.md says.
 func TestSnippet(t *testing.T) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
@@ -36,7 +36,7 @@ func TestSnippet(t *testing.T) {
 	t.Logf("%s", said)
 }
 
-// TestShown: docs/opt-in.md shows the lines that are tested, and no others.
+// TestShown: docs/opt-in.md shows exactly the tested lines.
 func TestShown(t *testing.T) {
 	source, err := os.ReadFile("snippet.py")
 	if err != nil {

@@ -21,13 +21,13 @@ import (
 
 const root = "../../"
 
-// Marks of commands that no test runs, each followed by the reason.
+// Marks of commands that no test runs, followed by the reason.
 const (
-	// cloud: it works only against something outside of this repository.
+	// cloud: it needs something outside of this repository.
 	cloud = "cloud: "
 	// reads: plain kubectl that reads or watches objects of Kubernetes' own.
 	reads = "reads: "
-	// quoted: it belongs to somebody else's text, and the page says what to run instead.
+	// quoted: it is from somebody else's text, and the page says what to run instead.
 	quoted = "quoted: "
 )
 
@@ -155,7 +155,7 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// ours reports whether a command is run or read as a whole from this repository: its target, test or file is looked up.
+// ours reports whether a command is from this repository and is run or read as a whole: its target, test or file is looked up.
 func ours(command string) bool {
 	word := strings.Fields(command)[0]
 	return word == "make" || word == "go" || strings.HasPrefix(word, "hack/")

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package live plays the accidents of test/accidents on a real control plane, one after
-// the other, in the middle of a drain: pods talk over a real LiveKit, `kubectl drain`
-// waits for them, and somebody else tries to evict them all the time. Every call has to
-// outlive every row.
+// the other, in the middle of a drain: pods have calls over a real LiveKit, `kubectl
+// drain` waits for them, and somebody else keeps trying to evict them. No call may end in
+// any row.
 package live
 
 import (
@@ -32,9 +32,10 @@ import (
 const (
 	busy  = "accidents"
 	quiet = accidents.QuietName
-	// noticed is how soon somebody has to notice, healed how soon all is well again.
+	// noticed limits how long it takes until somebody notices, healed until everything works
+	// again.
 	noticed, healed = 30 * time.Second, 60 * time.Second
-	// evictEvery is how often each pod that talks is asked to go, beside kubectl drain.
+	// evictEvery is how often each pod with a call is evicted, in addition to kubectl drain.
 	evictEvery = 500 * time.Millisecond
 )
 
@@ -62,7 +63,7 @@ func TestAccidents(t *testing.T) {
 	t.Logf("%d rows, %d calls, %d evictions refused:\n%s", len(accidents.Rows()), p.calls, p.refused.Load(), table.String())
 }
 
-// play is the drain that all rows happen in.
+// play is the drain during which all rows happen.
 type play struct {
 	t       *testing.T
 	stage   *lab.Lab
@@ -73,7 +74,7 @@ type play struct {
 	refused, passed atomic.Int64 // evictions
 }
 
-// set has callers talk in both namespaces and begins the drain.
+// set dials calls in both namespaces and begins the drain.
 func (p *play) set() {
 	t, ctx := p.t, p.t.Context()
 	p.callers = p.stage.NewCallers()
@@ -108,8 +109,8 @@ func (p *play) set() {
 	t.Cleanup(func() { cancel(); <-ended })
 	go func() {
 		defer close(ended)
-		for ctx.Err() == nil { // a second budget, and a budget that is missing, end a drain: people begin again
-			_, _ = p.stage.Kubectl(ctx, "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=5m") // what ends it is not the question
+		for ctx.Err() == nil { // a second or missing budget ends a drain, and people start it again
+			_, _ = p.stage.Kubectl(ctx, "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=5m") // why it ends does not matter
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second):
@@ -133,13 +134,13 @@ func (p *play) set() {
 	}
 }
 
-// owned makes a pod whose owner is an object of a CustomResourceDefinition.
+// owned creates a pod whose owner is an object of a CustomResourceDefinition.
 func (p *play) owned() {
 	t, ctx := p.t, p.t.Context()
 	path := t.TempDir() + "/fleet.yaml"
 	write := func(text string) {
 		trial.Must(t, os.WriteFile(path, []byte(text), 0o600))
-		p.eventually("it is made", func() error { //nolint:contextcheck // it has the test's own
+		p.eventually("it is made", func() error { //nolint:contextcheck // it uses the test's context
 			_, err := p.stage.Kubectl(ctx, "apply", "-f", path)
 			return err
 		})
@@ -163,7 +164,7 @@ func (p *play) owned() {
 	trial.Must(t, err)
 }
 
-// dial makes n calls to the agents of a namespace, one to each.
+// dial makes n calls to the agents of a namespace, one per agent.
 func (p *play) dial(ns string, n int) {
 	p.eventually(fmt.Sprintf("%d agents of %s can take calls", n, ns), func() error {
 		able := 0
@@ -186,7 +187,7 @@ func (p *play) dial(ns string, n int) {
 	}
 }
 
-// evict asks for the eviction of a pod until ctx is done.
+// evict requests the eviction of a pod again and again until ctx ends.
 func (p *play) evict(ctx context.Context, pod string) {
 	for ctx.Err() == nil {
 		err := p.stage.Client.PolicyV1().Evictions(busy).Evict(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: busy, Name: pod}})
@@ -203,7 +204,7 @@ func (p *play) evict(ctx context.Context, pod string) {
 	}
 }
 
-// up says which calls are not up; empty when all are.
+// up returns which calls are not up; empty if all are.
 func (p *play) up() string {
 	r := p.callers.Report()
 	if r.Up == p.calls && len(r.Dropped) == 0 {
@@ -212,7 +213,7 @@ func (p *play) up() string {
 	return fmt.Sprintf("%d of %d calls are up; lost: %+v", r.Up, p.calls, r.Dropped)
 }
 
-// row plays a row, and says what was measured.
+// row plays a row, and returns what was measured.
 func (p *play) row(t *testing.T, row accidents.Row) string {
 	t.Helper()
 	s := &p.scene
@@ -261,7 +262,7 @@ func (p *play) row(t *testing.T, row accidents.Row) string {
 	return line + "healed after " + after
 }
 
-// within waits until something is so, and says how long it took.
+// within waits until a condition holds, and returns how long that took.
 func within(t *testing.T, since time.Time, limit time.Duration, is func() error) (string, error) {
 	t.Helper()
 	err := lab.Eventually(t.Context(), time.Until(since.Add(limit)), "as the row says", func() (bool, error) {

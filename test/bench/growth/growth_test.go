@@ -51,7 +51,7 @@ BenchmarkServedRead/500     	   10000	     70000 ns/op	     60000 cpu-ns/op
 PASS
 `
 
-// TestResults: the least of several runs counts, with any number of processors.
+// TestResults: the smallest of several results counts, whatever the number of processors.
 func TestResults(t *testing.T) {
 	r := results{}
 	if err := r.read(strings.NewReader(printed)); err != nil {
@@ -92,10 +92,10 @@ func TestShown(t *testing.T) {
 	}
 }
 
-// measured is a row of a benchmark that takes so much at 1,000 and at 10,000 pods.
+// measured is a row of a benchmark with these results at 1,000 and at 10,000 pods.
 func measured(s series, few, many float64) row {
 	r := row{series: s, folder: "./pkg/x", points: []point{{1_000, few}, {10_000, many}}}
-	r.exponent, _ = exponent(r.points) // of two sizes it always is one
+	r.exponent, _ = exponent(r.points) // of two sizes there always is one
 	return r
 }
 
@@ -127,7 +127,7 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// all is what the suites would give: each series measured, and each ratio.
+// all returns what the suites would measure: each series, and each ratio.
 func all() (rows []row, compared []comparison) {
 	for i, suite := range suites() {
 		for _, s := range suite.series {
@@ -142,7 +142,7 @@ func all() (rows []row, compared []comparison) {
 	return rows, compared
 }
 
-// TestPage: each row names a benchmark that is there, in a folder that is.
+// TestPage: each row names an existing benchmark, in an existing folder.
 func TestPage(t *testing.T) {
 	rows, compared := all()
 	text := page(rows, compared)
@@ -176,7 +176,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// TestPlot: the picture is XML without anything from elsewhere, names each line, and draws
+// TestPlot: the picture is XML that refers to nothing outside, names each line, and draws
 // it within its axes.
 func TestPlot(t *testing.T) {
 	rows, _ := all()
@@ -201,7 +201,7 @@ func TestPlot(t *testing.T) {
 	}
 }
 
-// TestWrite makes its folder, and says what is wrong with one that cannot be.
+// TestWrite creates its folder, and reports a folder that cannot be created.
 func TestWrite(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "docs", "figures")
 	if err := write(folder, "text", "picture"); err != nil {
