@@ -124,7 +124,7 @@ func TestChart(t *testing.T) {
 	}
 }
 
-// TestChartParts checks what is there with some values, and what is not.
+// TestChartParts checks which objects exist with some values, and which do not.
 func TestChartParts(t *testing.T) {
 	const bundle, insecure = "caBundle", "insecureSkipTLSVerify:"
 	cases := map[string]struct {
@@ -190,7 +190,7 @@ func TestChartParts(t *testing.T) {
 	}
 }
 
-// rulesOf are the rights of a role; of another object none.
+// rulesOf returns the rules of a role, and none for other objects.
 func rulesOf(t *testing.T, o *unstructured.Unstructured) []rbacv1.PolicyRule {
 	t.Helper()
 	switch role := typed(t, o).(type) {
@@ -202,7 +202,7 @@ func rulesOf(t *testing.T, o *unstructured.Unstructured) []rbacv1.PolicyRule {
 	return nil
 }
 
-// TestChartRights looks each verb up in the tables that say why it is needed, and what an attacker could do with it.
+// TestChartRights looks up each verb in the tables that say why it is needed, and what an attacker could do with it.
 func TestChartRights(t *testing.T) {
 	text, err := os.ReadFile("../docs/reference/rights.md")
 	if err != nil {
@@ -244,8 +244,8 @@ func TestChartRights(t *testing.T) {
 	}
 }
 
-// TestViewerReads looks at the role that aggregates to view: it is there with and without the adapter, reads what the plugin
-// asks for, and nothing that a viewer is kept from.
+// TestViewerReads checks the role that is aggregated into view: it exists with and without the adapter, lets the plugin read
+// what it needs, and nothing that a viewer must not read.
 func TestViewerReads(t *testing.T) {
 	for _, flags := range [][]string{nil, {"--set", "metricsAdapter.mode=none"}} {
 		found := false
@@ -277,8 +277,8 @@ func TestViewerReads(t *testing.T) {
 	}
 }
 
-// TestOperatorDrains looks at the role for drains: it has all that a viewer's has, cordons and evicts, and no role that others
-// have takes it up.
+// TestOperatorDrains checks the role for drains: it has all that a viewer's has, cordons and evicts, and is aggregated into no
+// other role.
 func TestOperatorDrains(t *testing.T) {
 	rules := map[string][]rbacv1.PolicyRule{}
 	for _, o := range chart(t) {
@@ -299,8 +299,8 @@ func TestOperatorDrains(t *testing.T) {
 	}
 }
 
-// TestUnlockStep looks at the step after an uninstall: it is nothing that an install makes, has an account and rights of
-// its own, and can be left out.
+// TestUnlockStep checks the uninstall Job: an install does not create it, it has its own account and rights, and can be left
+// out.
 func TestUnlockStep(t *testing.T) {
 	const step = "drain-guard-unlock"
 	mine := func(o *unstructured.Unstructured) bool { return o.GetLabels()["app.kubernetes.io/name"] == step }
@@ -346,7 +346,7 @@ func TestUnlockStep(t *testing.T) {
 	}
 }
 
-// TestChartSteady renders twice. What differs by itself is an upgrade that changes something, or drift for GitOps.
+// TestChartSteady renders twice. A difference would make every upgrade a change, and cause drift for GitOps.
 func TestChartSteady(t *testing.T) {
 	flags := variants(t)["CertManager"]
 	if diff := cmp.Diff(install(t, flags...), install(t, flags...)); diff != "" {
@@ -354,7 +354,7 @@ func TestChartSteady(t *testing.T) {
 	}
 }
 
-// TestChartRefuses gives values that cannot work.
+// TestChartRefuses sets values that cannot work.
 func TestChartRefuses(t *testing.T) {
 	cases := map[string]struct {
 		flags []string
@@ -383,7 +383,7 @@ func TestChartRefuses(t *testing.T) {
 	}
 }
 
-// TestChartTypos writes an unknown key wherever one may be written.
+// TestChartTypos writes an unknown key at every level.
 func TestChartTypos(t *testing.T) {
 	text, err := os.ReadFile("../charts/callguard/values.schema.json")
 	if err != nil {
@@ -394,7 +394,7 @@ func TestChartTypos(t *testing.T) {
 		AdditionalProperties any                        `json:"additionalProperties"`
 		Properties           map[string]json.RawMessage `json:"properties"`
 	}
-	freeForm := []string{"affinity", "dnsConfig", "podSecurityContext", "resources", "securityContext", "strategy"} // Kubernetes says what these hold
+	freeForm := []string{"affinity", "dnsConfig", "podSecurityContext", "resources", "securityContext", "strategy"} // Kubernetes defines their content
 	levels := 0
 	var walk func(path string, raw json.RawMessage)
 	walk = func(path string, raw json.RawMessage) {
@@ -430,16 +430,16 @@ func TestChartTypos(t *testing.T) {
 	}
 }
 
-// TestAnotherAdapter installs where the custom metrics API is somebody's.
+// TestAnotherAdapter installs where another adapter may serve the custom metrics API.
 func TestAnotherAdapter(t *testing.T) {
 	beside := []string{"--set", "metricsAdapter.mode=compose", "--set", "metricsAdapter.compose.insecure=true",
 		"--set", "metricsAdapter.compose.service.namespace=callguard-system", "--set", "metricsAdapter.compose.service.name=prometheus-adapter"}
 	cases := map[string]struct {
 		reason string
-		owners map[string]string // the Service in namespace callguard-system that serves each version
+		owners map[string]string // by version: the Service in namespace callguard-system that serves it
 		taken  bool              // in mode compose
 		flags  []string
-		want   []string // each must stand in the refusal; none means that there is none
+		want   []string // each must be in the refusal; empty means no refusal
 	}{
 		"Nobody": {reason: "The API is free."},
 		"Ours":   {reason: "An upgrade finds its own.", owners: map[string]string{"v1beta1": "metrics-adapter", "v1beta2": "metrics-adapter"}},
@@ -506,7 +506,7 @@ func TestAnotherAdapter(t *testing.T) {
 	}
 }
 
-// aggregator plays a kube-apiserver with these APIServices and returns the path of a kubeconfig for it.
+// aggregator simulates a kube-apiserver with these APIServices and returns the path of a kubeconfig for it.
 func aggregator(t *testing.T, owners map[string]string, taken bool) string {
 	t.Helper()
 	mux := http.NewServeMux()
@@ -570,7 +570,7 @@ func aggregator(t *testing.T, owners map[string]string, taken bool) string {
 	return path
 }
 
-// install renders all that an install and its hooks would make.
+// install renders all that an install and its hooks would create.
 func install(t *testing.T, flags ...string) string {
 	t.Helper()
 	out, complaints, err := helm(t, append([]string{"--namespace", DefaultNamespace, "--kube-version", "1.36.0"}, flags...)...)
@@ -610,7 +610,7 @@ func idOf(o *unstructured.Unstructured) string {
 	return o.GetKind() + "/" + o.GetName()
 }
 
-// typed turns an object into one of Kubernetes' own types.
+// typed converts an object to one of Kubernetes' own types.
 func typed(t *testing.T, o *unstructured.Unstructured) runtime.Object {
 	t.Helper()
 	object, err := scheme.Scheme.New(o.GroupVersionKind())
@@ -626,7 +626,7 @@ func typed(t *testing.T, o *unstructured.Unstructured) runtime.Object {
 	return object
 }
 
-// podsOf returns what every pod of the chart is made from.
+// podsOf returns the template of every pod of the chart.
 func podsOf(t *testing.T, objects []*unstructured.Unstructured) map[string]corev1.PodTemplateSpec {
 	t.Helper()
 	pods := map[string]corev1.PodTemplateSpec{}
@@ -643,7 +643,7 @@ func podsOf(t *testing.T, objects []*unstructured.Unstructured) map[string]corev
 	return pods
 }
 
-// selectorsOf returns every selector that should choose the pods of one Deployment.
+// selectorsOf returns every selector that should match the pods of one Deployment.
 func selectorsOf(t *testing.T, objects []*unstructured.Unstructured) map[string]labels.Selector {
 	t.Helper()
 	selectors := map[string]labels.Selector{}
@@ -672,7 +672,7 @@ func selectorsOf(t *testing.T, objects []*unstructured.Unstructured) map[string]
 	return selectors
 }
 
-// restricted checks the pod security standard of that name, and what is our own custom.
+// restricted checks the pod security standard of that name, and our own rules.
 func restricted(t *testing.T, id string, pod corev1.PodTemplateSpec) {
 	t.Helper()
 	wrong := func(what string) { t.Errorf("%s: %s", id, what) }

@@ -49,7 +49,7 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// TestOlderKubernetes renders the grace door in the version that the cluster has, and leaves it out where it has none.
+// TestOlderKubernetes renders the grace policy in the version that the cluster has, and leaves it out if it has none.
 func TestOlderKubernetes(t *testing.T) {
 	cases := map[string]struct{ has, want string }{
 		"1.36":                    {has: "v1", want: "apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingAdmissionPolicy\n"},
@@ -64,7 +64,7 @@ func TestOlderKubernetes(t *testing.T) {
 	}
 }
 
-// render renders the doors of the chart.
+// render renders the chart's admission policies.
 func render(t *testing.T, flags ...string) string {
 	t.Helper()
 	out, complaints, err := helm(t, append([]string{"--show-only", "templates/doors/*.yaml"}, flags...)...)
@@ -77,7 +77,7 @@ func render(t *testing.T, flags ...string) string {
 // helm renders the chart with these flags.
 func helm(t *testing.T, flags ...string) (out, complaints string, err error) {
 	t.Helper()
-	// The go command keeps results of tests, and knows only of files that they opened themselves.
+	// The go command caches test results, and only knows about files that the test itself has opened.
 	if err := fs.WalkDir(os.DirFS("../charts/callguard"), ".", func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && !entry.IsDir() {
 			_, err = os.Stat("../charts/callguard/" + path)

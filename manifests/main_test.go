@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// helmProgram is the path of Helm, which the go command builds and keeps.
+// helmProgram is the path of Helm, which the go command builds and caches.
 var helmProgram string
 
 func TestMain(m *testing.M) {

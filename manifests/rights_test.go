@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// TestRightsThatAreGone: docs/reference/rights.md names no right that the accounts do not have.
+// TestRightsThatAreGone: docs/reference/rights.md lists no right that the accounts do not have.
 func TestRightsThatAreGone(t *testing.T) {
-	has := map[string]bool{ // of the two roles that Kubernetes itself has, see the Bindings of metrics-adapter
+	has := map[string]bool{ // rights of two roles of Kubernetes itself, see metrics-adapter's Bindings
 		"create tokenreviews": true, "create subjectaccessreviews": true, "get configmap": true, "list configmap": true, "watch configmap": true,
 	}
 	beside := []string{"--set", "metricsAdapter.mode=compose", "--set", "metricsAdapter.compose.insecure=true",
@@ -61,7 +61,7 @@ func TestRightsThatAreGone(t *testing.T) {
 					these = append(these, resource)
 				}
 			}
-			if len(these) > 0 { // else: a name of the resources of the clause before
+			if len(these) > 0 { // otherwise a name of the previous clause's resources
 				resources = these
 			}
 			for verb := range strings.FieldsFuncSeq(may, func(r rune) bool { return r == ',' || r == ' ' }) {

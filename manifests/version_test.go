@@ -4,7 +4,7 @@ package manifests
 
 import "testing"
 
-// TestVersionOfTheDoors has the doors that a program knows say its own version, which a release sets.
+// TestVersionOfTheDoors: the policies in a program carry its own version, which a release sets.
 func TestVersionOfTheDoors(t *testing.T) {
 	defer func(was string) { version = was }(version)
 	for _, version = range []string{development, "1.2.3"} {

@@ -34,8 +34,8 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// api is an API server, over HTTP, of a cluster in which callguard is installed: node-1 has guarded pods of Deployment web in
-// namespace voice, which are draining. It evicts those that hold no call.
+// api is an HTTP API server of a cluster with callguard: node-1 has guarded pods of Deployment web in namespace voice, which
+// are draining. It evicts those that hold no call.
 type api struct {
 	mu      sync.Mutex
 	objects map[string][]metav1.Object // by resource
@@ -100,7 +100,7 @@ func (a *api) hangUp(pod string) {
 	a.calls[pod] = 0
 }
 
-// ServeHTTP answers as far as the plugin asks.
+// ServeHTTP answers what the plugin requests.
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -15,34 +15,34 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// asPlugin has this test's binary be the plugin.
+// asPlugin makes this test's binary run as the plugin.
 const asPlugin = "CALLGUARD_TEST_AS_PLUGIN"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asPlugin) != "" {
-		os.Exit(run()) //nolint:forbidigo // it is main here
+		os.Exit(run()) //nolint:forbidigo // this is main here
 	}
 	m.Run()
 }
 
-// shownWithin is how long the plugin may take to show what has changed, on a machine that does much else.
+// shownWithin is how long the plugin may take to show a change, on a busy machine.
 const shownWithin = time.Minute
 
-// terminal is a real one, of tmux.
+// terminal is a real terminal, in tmux.
 type terminal struct {
 	t      *testing.T
 	socket string
 }
 
-// newTerminal runs a script in a terminal of 80 columns and 24 lines; $calls in it is the plugin. It leaves the terminal as
-// it is after the script.
+// newTerminal runs a script in a terminal of 80 columns and 24 lines; $calls in it is the plugin. After the script, the
+// terminal stays as it is.
 func newTerminal(t *testing.T, kubeconfig, script string) *terminal {
 	t.Helper()
 	program, err := os.Executable()
 	trial.Must(t, err)
 	folder := t.TempDir()
 	file := filepath.Join(folder, "script")
-	// The shell outlives Ctrl-C, to say how the plugin ended.
+	// The shell survives Ctrl-C, to print how the plugin ended.
 	text := fmt.Sprintf("trap : INT\nexport %s=1 KUBECONFIG='%s' TZ=UTC\ncalls='%s'\n%s\necho \"exit $?\"\nexec sleep 600\n", asPlugin, kubeconfig, program, script)
 	trial.Must(t, os.WriteFile(file, []byte(text), 0o600))
 	tty := &terminal{t: t, socket: filepath.Join(folder, "tmux")}
@@ -60,7 +60,7 @@ func (tty *terminal) tmux(args ...string) (string, error) {
 	return string(out), err
 }
 
-// do has tmux do something.
+// do runs a tmux command.
 func (tty *terminal) do(args ...string) string {
 	tty.t.Helper()
 	out, err := tty.tmux(args...)
@@ -105,7 +105,7 @@ func TestTerminal(t *testing.T) {
 		width          int
 		want           string
 	}{
-		{"44", "24", 44, "\n  pods left, with 3 calls\n"}, // as the plugin folds it, not tmux
+		{"44", "24", 44, "\n  pods left, with 3 calls\n"}, // folded by the plugin, not by tmux
 		{"120", "30", 120, "[##########..........]  node/node-1: 1 of 2 pods left, with 3 calls\n"},
 	} {
 		tty.do("resize-window", "-x", size.columns, "-y", size.lines)
@@ -124,7 +124,7 @@ func TestTerminal(t *testing.T) {
 	if bars(screen) != 0 {
 		t.Errorf("the display stands there still:\n%s", screen)
 	}
-	whole := tty.do("capture-pane", "-p", "-S", "-") // with what has scrolled away
+	whole := tty.do("capture-pane", "-p", "-S", "-") // including the scrollback
 	for _, want := range []string{"node/node-1 cordoned\n", "  voice/agent-a: gone\n"} {
 		if strings.Count(whole, want) != 1 {
 			t.Errorf("it has not %q once, which was above the display:\n%s", want, whole)

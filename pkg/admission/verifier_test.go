@@ -530,7 +530,7 @@ func TestGraceDoorMissing(t *testing.T) {
 			t.Fatal(err)
 		}
 		trial.Eventually(t, "without it the doors are in force, and it is said", func() bool { return d.InForce() == nil && warned() == times+1 })
-		for range 3 { // the second is taken when a look is over
+		for range 3 { // the second is accepted when a check is over
 			d.changed <- struct{}{}
 		}
 		if n := warned(); n != times+1 {
@@ -563,7 +563,7 @@ func TestDoorsUnasked(t *testing.T) {
 	}
 }
 
-// TestLocked: the API server has to refuse only to delete what may hold calls.
+// TestLocked: the API server only has to refuse to delete pods that may hold calls.
 func TestLocked(t *testing.T) {
 	running := corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}}
 	ended := corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}}}
@@ -586,7 +586,8 @@ func TestLocked(t *testing.T) {
 	}
 }
 
-// TestAdviceKnowsEveryAnnotation has the policy that warns of misspelt annotations know those that callguard reads.
+// TestAdviceKnowsEveryAnnotation: the policy that warns of misspelt annotations knows all those that callguard
+// reads.
 func TestAdviceKnowsEveryAnnotation(t *testing.T) {
 	doors, err := manifests.Parse(manifests.DefaultValues())
 	if err != nil {

@@ -44,7 +44,8 @@ func TestStands(t *testing.T) {
 	}
 }
 
-// TestTakenAndGivenBack takes every form of an APIService, and has it back as it was.
+// TestTakenAndGivenBack takes over every form of an APIService, and restores it as it
+// was.
 func TestTakenAndGivenBack(t *testing.T) {
 	t.Parallel()
 	port := int32(6443)

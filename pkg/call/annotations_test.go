@@ -12,12 +12,12 @@ import (
 
 var update = flag.Bool("update", false, "write the table of docs/reference/annotations.md") //nolint:gochecknoglobals // a flag of the test
 
-// TestReference compares the table of docs/reference/annotations.md with the one that programs go by.
+// TestReference compares the table in docs/reference/annotations.md with the one that programs use.
 func TestReference(t *testing.T) {
 	trial.Documented(t, "../../docs/reference/annotations.md", "annotations", Reference(), *update)
 }
 
-// TestMistakes: of each setting that has to have a form, another one is a mistake that names both.
+// TestMistakes: every annotation with a required form reports a value of another form, naming both.
 func TestMistakes(t *testing.T) {
 	checked := 0
 	for _, a := range Annotations() {
@@ -27,7 +27,7 @@ func TestMistakes(t *testing.T) {
 		checked++
 		wrong := "-no such value-"
 		if a.Key == AgentNameAnnotation {
-			wrong = strings.Repeat(wrong, 9) // any name will do that is not longer than this
+			wrong = strings.Repeat(wrong, 9) // names are valid up to this length
 		}
 		said := Mistakes(map[string]string{a.Key: wrong})
 		if len(said) != 1 || !strings.Contains(said[0].Error(), a.Key) || !strings.Contains(said[0].Error(), wrong) || !strings.Contains(said[0].Error(), "use ") {

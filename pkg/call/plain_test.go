@@ -42,7 +42,8 @@ func TestPlain(t *testing.T) {
 	}
 }
 
-// TestReasonsArePlain: why a number is not known may be another's word.
+// TestReasonsArePlain: the reason why a number is unknown may contain somebody else's
+// text.
 func TestReasonsArePlain(t *testing.T) {
 	reason := Unknown("the gate does not know: %s", "\x1b[2J\n"+strings.Repeat("x", 1<<20)).Reason()
 	if strings.ContainsAny(reason, "\x1b\n") || len(reason) > MaxText+len("…") {
@@ -64,7 +65,7 @@ func FuzzPlain(f *testing.F) {
 		if i := strings.IndexFunc(got, func(r rune) bool { return !unicode.IsGraphic(r) || unicode.IsControl(r) }); i >= 0 {
 			t.Errorf("Plain(%q, %d) = %q", text, most, got)
 		}
-		// What is written in JSON is still JSON, and says the same.
+		// Text that is written as JSON stays JSON with the same content.
 		raw, err := json.Marshal(text)
 		if err != nil {
 			t.Fatal(err)

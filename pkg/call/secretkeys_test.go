@@ -16,7 +16,7 @@ func TestParseSecretKeys(t *testing.T) {
 	for name, tc := range map[string]struct {
 		reason, value string
 		want          SecretKeys
-		wrong         string // what the error names
+		wrong         string // named in the error
 	}{
 		"None":      {reason: "Nothing is named."},
 		"All":       {reason: "Each of the three.", value: ExampleSecretKeys, want: SecretKeys{"LIVEKIT_URL", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET"}},
@@ -42,7 +42,7 @@ func TestParseSecretKeys(t *testing.T) {
 	}
 }
 
-// TestAmong: what is named, then callguard's names, then LiveKit's own.
+// TestAmong: the named keys come first, then callguard's names, then LiveKit's.
 func TestAmong(t *testing.T) {
 	t.Parallel()
 	ours, livekits := []string{"url", "api-key", "api-secret"}, []string{"LIVEKIT_URL", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET"}
@@ -73,7 +73,7 @@ func TestAmong(t *testing.T) {
 	}
 }
 
-// TestProjectOfKeys: other keys of a Secret are another project of the same Secret.
+// TestProjectOfKeys: other keys of a Secret are another project.
 func TestProjectOfKeys(t *testing.T) {
 	t.Parallel()
 	keys := SecretKeys{APISecret: "s", URL: "u"}

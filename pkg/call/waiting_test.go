@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestTakers: for whom of a project a call that waits counts.
+// TestTakers: for which agents of a project a waiting call counts.
 func TestTakers(t *testing.T) {
 	t.Parallel()
 	desk, sales, nameless, every := Demand{AgentName: "desk"}, Demand{AgentName: "sales"}, Demand{}, Demand{EveryRoom: true}
@@ -33,7 +33,8 @@ func TestTakers(t *testing.T) {
 	}
 }
 
-// TestDemandOf: what cannot be read has its default, which dispatches nothing and counts no room of people.
+// TestDemandOf: a value that cannot be read has its default, which dispatches nothing and counts no room of
+// people.
 func TestDemandOf(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

@@ -24,7 +24,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestAble follows what is said of a pod's ability, and whether it is ready.
+// TestAble checks the reported ability of a pod, and whether it is ready.
 func TestAble(t *testing.T) {
 	began := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	at := func(s int) time.Time { return began.Add(time.Duration(s) * time.Second) }
@@ -101,8 +101,8 @@ func registered(t testing.TB) frame {
 	return f
 }
 
-// TestReadyWhenRegistered has a worker come, register, and go, in the frames that LiveKit
-// and an agent exchange.
+// TestReadyWhenRegistered: a worker connects, registers and leaves, with the frames that
+// LiveKit and an agent exchange.
 func TestReadyWhenRegistered(t *testing.T) {
 	p := newPair(t, nil)
 	expect := func(what string, status int, able bool, workers int) {
@@ -138,12 +138,12 @@ func TestReadyWhenRegistered(t *testing.T) {
 	}
 }
 
-// sdk is how a worker of LiveKit Agents tries to connect: it counts the attempts that
-// opened no websocket, in a row, and gives up at maxRetry.
+// sdk connects as a worker of LiveKit Agents does: it counts the consecutive attempts that
+// opened no websocket, and gives up at maxRetry.
 type sdk struct {
 	name string
-	// first is the pause after a websocket that has opened and ended, in seconds: Python
-	// counts the failure after it has taken its pause from the number, Node before.
+	// first is the pause after a websocket that opened and closed, in seconds: Python counts
+	// the failure after it has computed the pause, Node before.
 	first int
 }
 
@@ -153,7 +153,7 @@ const maxRetry = 16
 // seconds.
 func (s sdk) delay(failures int) int { return min((failures-1)*2+s.first, 10) }
 
-// run tries until it is registered, or gives up; a second of its takes so long.
+// run retries until it is registered, or gives up. It scales each second to this length.
 func (s sdk) run(url string, second time.Duration, stop <-chan struct{}) error {
 	failures := 0
 	for {
@@ -182,9 +182,9 @@ func (s sdk) run(url string, second time.Duration, stop <-chan struct{}) error {
 	}
 }
 
-// TestLiveKitAwayForLong has LiveKit away for longer than workers try, with the SDKs' own
-// rules in a hundredth of their time: without the gate's patience Python never registers
-// again.
+// TestLiveKitAwayForLong: LiveKit is away for longer than workers retry, with the SDKs'
+// own rules at a hundredth of their time. Without the gate's patience Python would never
+// register again.
 func TestLiveKitAwayForLong(t *testing.T) {
 	const second = 10 * time.Millisecond
 	for _, s := range []sdk{{name: "Python", first: 0}, {name: "Node", first: 2}} {
@@ -222,7 +222,7 @@ func TestLiveKitAwayForLong(t *testing.T) {
 	}
 }
 
-// TestNobodyWaitsForARefusal: a worker that LiveKit refuses hears it at once, and gives up
+// TestNobodyWaitsForARefusal: a worker that LiveKit refuses is told at once, and gives up
 // as it would without a gate.
 func TestNobodyWaitsForARefusal(t *testing.T) {
 	g := open(t, newUpstream(t).URL, nil)
@@ -280,7 +280,7 @@ func TestHeldTogether(t *testing.T) {
 	}
 }
 
-// TestPause: the longer LiveKit has been away, the less often it is asked.
+// TestPause: the longer LiveKit has been away, the less often the gate tries it.
 func TestPause(t *testing.T) {
 	g := &Gate{patience: holdFor}
 	for away, want := range map[time.Duration]time.Duration{
@@ -292,9 +292,9 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// TestNothingForeign has everybody around the gate say a token, a room named by a
-// telephone number, and a secret wherever they can: none of it is in the log, in an
-// answer to those outside of the pod, or in a metric.
+// TestNothingForeign: everything around the gate sends a token, a room named by a
+// telephone number, and a secret wherever it can. None of it is in the log, in an answer
+// to clients outside the pod, or in a metric.
 func TestNothingForeign(t *testing.T) {
 	const token, number, secret = "eyJhbGciOiJIUzI1NiJ9.planted.token", "+4930123456789", "planted-secret"
 	planted := token + " " + number + " " + secret
@@ -372,7 +372,8 @@ func TestNothingForeign(t *testing.T) {
 				resp.Body.Close()
 				fmt.Fprintln(&told, resp.Status, resp.Header, string(body))
 			}
-			// The rest of LiveKit's API is passed on as it is, but for what the gate itself says.
+			// The rest of LiveKit's API is passed on unchanged, except what the gate itself
+			// answers.
 			if resp, err := http.Get("http" + strings.TrimPrefix(g.agentURL, "ws") + "/rtc" + query); err == nil {
 				body, _ := io.ReadAll(resp.Body)
 				resp.Body.Close()
@@ -410,7 +411,7 @@ func reserve(t testing.TB) string {
 	return l.Addr().String()
 }
 
-// serveAt is a LiveKit that registers every worker, at an address, and counts those that
+// serveAt is a LiveKit at an address that registers every worker, and counts those that
 // dial.
 func serveAt(t testing.TB, address string) *atomic.Int64 {
 	t.Helper()

@@ -441,8 +441,8 @@ func TestBook(t *testing.T) {
 	}
 }
 
-// TestNoAcceptAfterTheOrder lets many workers accept while the order comes: what
-// is accepted is in the answer that first tells the order, or never.
+// TestNoAcceptAfterTheOrder: many workers accept while the order to drain arrives. What is accepted is in the first answer
+// that reports the order, or never.
 func TestNoAcceptAfterTheOrder(t *testing.T) {
 	for range 50 {
 		now := time.Now()
@@ -474,7 +474,7 @@ func TestNoAcceptAfterTheOrder(t *testing.T) {
 	}
 }
 
-// TestTheOrderRefuses an offer that comes after it, and a yes to one that came before.
+// TestTheOrderRefuses an offer that comes after the order, and an acceptance of one that came before.
 func TestTheOrderRefuses(t *testing.T) {
 	now := time.Now()
 	b := newBook("pod", DefaultLaunchLimit, now, NewMetrics(prometheus.NewRegistry()))
@@ -525,8 +525,8 @@ func TestParseOrder(t *testing.T) {
 	}
 }
 
-// TestJournalFollowsTheBook has a gate killed after each step of a job: the next one knows of it from when its worker hears of
-// it until it has ended.
+// TestJournalFollowsTheBook kills a gate after each step of a job: the next gate knows the job from when its worker gets it
+// until it has ended.
 func TestJournalFollowsTheBook(t *testing.T) {
 	dir, now, log := t.TempDir(), time.Now(), slog.New(slog.DiscardHandler)
 	open := func() *book {
@@ -548,7 +548,7 @@ func TestJournalFollowsTheBook(t *testing.T) {
 	for _, step := range []struct {
 		what string
 		do   func()
-		want phase // empty: the next gate knows no such job
+		want phase // empty: the next gate does not know the job
 	}{
 		{"an offer", func() { b.offer(1, "a", "room", now); b.accept(1, "a", "agent", now) }, ""},
 		{"its assignment", func() { b.assign(1, "a", "room", "agent", now) }, assigned},

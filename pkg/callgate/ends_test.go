@@ -18,21 +18,21 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// answerOf is how a LiveKit answers of one room.
+// answerOf is LiveKit's answer about one room.
 type answerOf struct {
 	room livekit.Room
 	err  error
 }
 
-// answers is a LiveKit that answers of each room as it is told.
+// answers is a LiveKit with the given answer about each room.
 type answers map[string]answerOf
 
 func (a answers) Room(_ context.Context, name string) (livekit.Room, error) {
 	return a[name].room, a[name].err
 }
 
-// ours and theirs are agents under one name, as an application that gives its agent a
-// fixed identity has them.
+// ours and theirs are agents with the same name, as in an application that gives its
+// agent a fixed identity.
 func ours() livekit.Agent   { return livekit.Agent{Identity: "agent", Pod: "pod"} }
 func theirs() livekit.Agent { return livekit.Agent{Identity: "agent", Pod: "another"} }
 
@@ -44,8 +44,8 @@ func refusing(with string) answerOf {
 	return answerOf{err: &livekit.Refused{Answer: with, Cure: "check what it says"}}
 }
 
-// looking is what looks into rooms. Jobs are named as their rooms, begun one after
-// the other, and known to run.
+// looking is the part that looks into rooms. Jobs are named after their rooms, began one
+// after the other, and are known to run.
 func looking(t *testing.T, rooms answers, jobs ...string) (*ends, *trial.Log) {
 	t.Helper()
 	logs := &trial.Log{}
@@ -66,7 +66,7 @@ func looking(t *testing.T, rooms answers, jobs ...string) (*ends, *trial.Log) {
 	return e, logs
 }
 
-// seen says what the looks have found of a job.
+// seen returns what the looks found out about a job.
 func (b *book) seen(id string) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -138,15 +138,15 @@ func TestLookPastTrouble(t *testing.T) {
 	}
 }
 
-// TestLookTurns has one room cost the connection each time it is asked for: the
-// round ends there, and the next begins with those that had no turn.
+// TestLookTurns: asking about one room breaks the connection each time. The round ends
+// there, and the next one begins with the rooms that were skipped.
 func TestLookTurns(t *testing.T) {
 	e, logs := looking(t, answers{"a": {err: errors.New("connection reset")}, "b": withAgent(), "c": {}}, "a", "b", "c")
 	e.look(t.Context())
 	if got := []string{e.book.seen("a"), e.book.seen("b")}; !slices.Equal(got, []string{"no answer", "there"}) || e.book.jobs["b"].looked.After(e.book.jobs["a"].looked) {
 		t.Fatalf("after the first round: %q", got)
 	}
-	e.book.jobs["a"].looked = time.Now().Add(-2 * lookEvery) // it is due as well
+	e.book.jobs["a"].looked = time.Now().Add(-2 * lookEvery) // this one is due as well
 	e.look(t.Context())
 	if got := []string{e.book.seen("b"), e.book.seen("c")}; !slices.Equal(got, []string{"there", "absent"}) {
 		t.Errorf("after the second round: %q", got)
@@ -154,7 +154,7 @@ func TestLookTurns(t *testing.T) {
 	if !strings.Contains(logs.String(), "check that LiveKit runs") {
 		t.Errorf("the log: %s", logs)
 	}
-	// A look that the gate's own end interrupts says nothing.
+	// A look that is interrupted by the gate's own end reports nothing.
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	e.book.forgetLooks()
@@ -164,8 +164,8 @@ func TestLookTurns(t *testing.T) {
 	}
 }
 
-// TestNoLookPastTheLimit has LiveKit be asked too often: that is no news of any job,
-// and no trouble that the log would speak of.
+// TestNoLookPastTheLimit: LiveKit is asked too often. That says nothing about any job,
+// and is no problem to log.
 func TestNoLookPastTheLimit(t *testing.T) {
 	e, logs := looking(t, answers{"a": {err: &livekit.TooMany{Until: time.Now().Add(time.Minute)}}, "b": {}}, "a", "b")
 	e.look(t.Context())
@@ -177,7 +177,7 @@ func TestNoLookPastTheLimit(t *testing.T) {
 	}
 }
 
-// forgetLooks has every room be due.
+// forgetLooks makes every room due.
 func (b *book) forgetLooks() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

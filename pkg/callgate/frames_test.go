@@ -54,7 +54,7 @@ func assignmentOf(job, room string) *livekit.ServerMessage {
 	}}}
 }
 
-// TestStamp changes the frames that are changed, and nothing else in them.
+// TestStamp changes only the frames that have to be changed.
 func TestStamp(t *testing.T) {
 	unknown := protowire.AppendTag(nil, 900, protowire.BytesType)
 	unknown = protowire.AppendString(unknown, "of a later version")
@@ -131,8 +131,8 @@ type recorded struct {
 	Body []byte `json:"body"`
 }
 
-// transcript is what a real LiveKit Agents for Node 1.9.0 and a real livekit-server
-// 1.13.5 said to each other; test/gate records it with -update.
+// transcript is the conversation of a real LiveKit Agents for Node 1.9.0 and a real
+// livekit-server 1.13.5; test/gate records it with -update.
 func transcript(t testing.TB) []recorded {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join("testdata", "node.jsonl"))
@@ -155,7 +155,7 @@ func transcript(t testing.TB) []recorded {
 	return all
 }
 
-// python is what a worker of LiveKit Agents for Python says: it reports its jobs,
+// python are the messages of a worker of LiveKit Agents for Python: it reports its jobs,
 // pings, and names its jobs when it registers again.
 func python(t testing.TB) []recorded {
 	t.Helper()
@@ -196,8 +196,8 @@ func python(t testing.TB) []recorded {
 	}
 }
 
-// TestTranscripts replays what was said, both ways, through a gate: all arrives
-// as it was said, but for the frames that the gate is there to change.
+// TestTranscripts replays the messages, both ways, through a gate: all arrive unchanged,
+// except the frames that the gate has to change.
 func TestTranscripts(t *testing.T) {
 	for name, all := range map[string][]recorded{"Node": transcript(t), "Python": python(t)} {
 		for _, draining := range []bool{false, true} {
@@ -284,8 +284,8 @@ func replay(t *testing.T, all []recorded, draining bool) {
 	}
 }
 
-// FuzzFrames throws bytes at both sides: nothing panics, what is not understood
-// is passed on as it is, and no yes gets out of a draining pod.
+// FuzzFrames sends random bytes from both sides: nothing panics, what is not understood
+// is passed on unchanged, and a draining pod accepts nothing.
 func FuzzFrames(f *testing.F) {
 	for _, r := range append(transcript(f), python(f)...) {
 		f.Add(r.Kind == websocket.TextMessage, r.From == "agent", true, r.Body)

@@ -33,7 +33,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// opened is a gate that runs, and where.
+// opened is a running gate and its address.
 type opened struct {
 	*Gate
 
@@ -99,7 +99,7 @@ func (o *opened) calls(t testing.TB) gate.Answer {
 	return a
 }
 
-// upstream is a LiveKit that hands out the websockets that are opened to it.
+// upstream is a LiveKit that returns the websockets that are opened to it.
 type upstream struct {
 	*httptest.Server
 
@@ -132,7 +132,7 @@ func newUpstream(t testing.TB) *upstream {
 	return u
 }
 
-// pair is an agent's websocket and LiveKit's, with a gate between.
+// pair is an agent's websocket and LiveKit's, with a gate between them.
 type pair struct {
 	gate          *opened
 	agent, server *websocket.Conn
@@ -176,7 +176,7 @@ func next(t testing.TB, c *websocket.Conn) frame {
 	return frame{kind: kind, body: body}
 }
 
-// TestOrder gives the order as the kubelet does and looks at all that follows.
+// TestOrder orders the pod to drain as the kubelet does and checks the consequences.
 func TestOrder(t *testing.T) {
 	volume := t.TempDir()
 	write := func(n int, text string) {
@@ -199,7 +199,7 @@ func TestOrder(t *testing.T) {
 	register := binary(t, &livekit.WorkerMessage{Message: &livekit.WorkerMessage_Register{Register: &livekit.RegisterWorkerRequest{}}})
 	send(t, p.agent, register)
 	next(t, p.server)
-	// One job runs, one offer is with the agent.
+	// One job runs, and one offer has reached the agent.
 	send(t, p.server, binary(t, offerOf("a", "room-a")))
 	next(t, p.agent)
 	send(t, p.agent, binary(t, yes("a")))
@@ -217,7 +217,7 @@ func TestOrder(t *testing.T) {
 	if full, err := next(t, p.server).worker(); err != nil || full.GetUpdateWorker().GetStatus() != livekit.WorkerStatus_WS_FULL {
 		t.Errorf("LiveKit must hear that the worker is full; got %v, %v", full, err)
 	}
-	// The agent accepts what it was offered before; LiveKit hears no.
+	// The agent accepts the earlier offer; LiveKit gets a refusal.
 	send(t, p.agent, binary(t, yes("b")))
 	if no, err := next(t, p.server).worker(); err != nil || no.GetAvailability().GetJobId() != "b" || no.GetAvailability().GetAvailable() {
 		t.Errorf("an answer after the order must be no; got %v, %v", no, err)
@@ -239,7 +239,7 @@ func TestOrder(t *testing.T) {
 	write(4, call.DrainingAnnotation+"=\""+mark+"\"\n")
 	trial.Eventually(t, "the order is read again", func() bool { return !p.gate.lifted.Load() })
 
-	// A gate that is started again has the order and the job before it listens.
+	// A restarted gate knows the order and the job before it listens.
 	p.gate.stop()
 	again, err := New(Config{
 		Upstream: "ws://127.0.0.1:1", Pod: "pod", Order: filepath.Join(volume, "annotations"), Journal: journal,
@@ -263,7 +263,7 @@ func TestNoPassword(t *testing.T) {
 	}
 }
 
-// TestRoomsStayInside tells rooms to those inside the pod only.
+// TestRoomsStayInside: rooms are only shown to clients inside the pod.
 func TestRoomsStayInside(t *testing.T) {
 	p := newPair(t, nil)
 	p.gate.book.assign(1, "a", "+4930123456", "agent-a", time.Now())
@@ -282,7 +282,7 @@ func TestRoomsStayInside(t *testing.T) {
 	}
 }
 
-// TestPassThrough sends everything that is no worker's websocket past the gate.
+// TestPassThrough sends everything that is not a worker's websocket through the gate.
 func TestPassThrough(t *testing.T) {
 	u := newUpstream(t)
 	g := open(t, u.URL, nil)
@@ -307,7 +307,7 @@ func TestPassThrough(t *testing.T) {
 	if f := next(t, server); string(f.body) != "hello" {
 		t.Errorf("got %q", f.body)
 	}
-	// An agent that is asked for by plain HTTP gets LiveKit's own answer.
+	// An agent that is requested by plain HTTP gets LiveKit's own answer.
 	plain, err := http.Get("http" + strings.TrimPrefix(g.agentURL, "ws") + "/agent")
 	if err != nil {
 		t.Fatal(err)
@@ -318,8 +318,8 @@ func TestPassThrough(t *testing.T) {
 	}
 }
 
-// TestTrouble meets every kind of upstream and client that is not as it should be:
-// the client gets a clear status, the log says what to do, and nothing crashes.
+// TestTrouble has every kind of faulty upstream and client: the client gets a clear
+// status, the log says what to do, and nothing crashes.
 func TestTrouble(t *testing.T) {
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -404,7 +404,7 @@ func TestTrouble(t *testing.T) {
 	}
 }
 
-// TestTLS trusts an authority of its own, and only then.
+// TestTLS: the gate trusts a private authority only if it is configured.
 func TestTLS(t *testing.T) {
 	u := newUpstream(t)
 	secure := httptest.NewTLSServer(u.Config.Handler)
@@ -434,8 +434,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// TestStrangers lets clients that are no agents, and frames that are too large,
-// come by.
+// TestStrangers: clients that are not agents, and frames that are too large.
 func TestStrangers(t *testing.T) {
 	u := newUpstream(t)
 	g := open(t, u.URL, nil)
@@ -514,7 +513,7 @@ func TestEndAmongFrames(t *testing.T) {
 	}
 }
 
-// TestNoGoroutineStays opens and loses a thousand websockets.
+// TestNoGoroutineStays opens and closes a thousand websockets.
 func TestNoGoroutineStays(t *testing.T) {
 	u := newUpstream(t)
 	g := open(t, u.URL, nil)
@@ -547,9 +546,9 @@ func TestNoGoroutineStays(t *testing.T) {
 	}
 }
 
-// TestSoak has several workers of one pod take and end jobs at once, lose their
-// websockets and come back, and an order in the midst: what is counted is what
-// was assigned, and nothing is accepted after the order.
+// TestSoak: several workers of one pod accept and end jobs at once, lose their websockets
+// and reconnect, with an order to drain in the middle. The count matches what was
+// assigned, and nothing is accepted after the order.
 func TestSoak(t *testing.T) {
 	u := newUpstream(t)
 	g := open(t, u.URL, nil)
@@ -563,7 +562,7 @@ func TestSoak(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), duration)
 	defer cancel()
 	var all sync.WaitGroup
-	var dialing sync.Mutex // an upstream websocket is found by its order
+	var dialing sync.Mutex // upstream websockets are matched by their order
 	for w := range 4 {
 		all.Go(func() {
 			for round := 0; ctx.Err() == nil; round++ {
@@ -576,7 +575,7 @@ func TestSoak(t *testing.T) {
 				for i := 0; i < 50 && ctx.Err() == nil; i++ {
 					id := fmt.Sprintf("%d-%d-%d", w, round, i)
 					if i%3 == 0 {
-						id += "-stays" // a job that outlives its websocket
+						id += "-stays" // this job outlives its websocket
 					}
 					before := ordered.Load()
 					send(t, server, binary(t, offerOf(id, id)))
@@ -623,7 +622,7 @@ func TestSoak(t *testing.T) {
 	t.Logf("%d jobs, %d ended", assigned.Load(), ended.Load())
 }
 
-// playWorker takes every offer; jobs end at once, but for those that stay.
+// playWorker accepts every offer. Jobs end at once, except those that stay.
 func playWorker(agent *websocket.Conn) {
 	reply := func(m *livekit.WorkerMessage) {
 		if f, err := write(websocket.BinaryMessage, m); err == nil {
@@ -652,7 +651,7 @@ func playWorker(agent *websocket.Conn) {
 	}
 }
 
-// hear reads what LiveKit is told until it is what is waited for.
+// hear reads LiveKit's incoming messages until the expected one.
 func hear(t testing.TB, server *websocket.Conn, wanted func(*livekit.WorkerMessage) bool) *livekit.WorkerMessage {
 	t.Helper()
 	for {
@@ -662,8 +661,8 @@ func hear(t testing.TB, server *websocket.Conn, wanted func(*livekit.WorkerMessa
 	}
 }
 
-// TestAskersKeepTheWorker: however many connect to the status port and ask nothing, the
-// gate's memory is its own, who asks is answered, and the worker's websocket stays.
+// TestAskersKeepTheWorker: even if many connections to the status port send nothing, the
+// gate's memory stays small, requests are answered, and the worker's websocket stays open.
 func TestAskersKeepTheWorker(t *testing.T) {
 	const idle, most = 6000, 8 << 20 // bytes
 	p := newPair(t, nil)

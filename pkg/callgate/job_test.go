@@ -7,13 +7,14 @@ import (
 	"time"
 )
 
-// TestHowLongAJobThatLeftCounts: the agent has left its room, and may work on, or be about to come back.
+// TestHowLongAJobThatLeftCounts: the agent has left its room, and may still be working, or be about to
+// come back.
 func TestHowLongAJobThatLeftCounts(t *testing.T) {
 	began := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	l := limitsWith(DefaultLaunchLimit)
 	for name, tc := range map[string]struct {
 		reason          string
-		told            bool // LiveKit said that the agent left
+		told            bool // LiveKit reported that the agent left
 		counted, silent bool
 		want            time.Duration
 	}{

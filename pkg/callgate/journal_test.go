@@ -13,10 +13,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// TestJournalThatLacksAJob has a gate that could not write down a job, as in a full
-// folder. Whoever comes next must not take what is there for all.
+// TestJournalThatLacksAJob: a gate could not write down a job, for example because the
+// disk is full. The next gate must not take the journal for complete.
 func TestJournalThatLacksAJob(t *testing.T) {
-	long := strings.Repeat("x", 300) // a file of that name cannot be made
+	long := strings.Repeat("x", 300) // a file with this name cannot be created
 	cases := map[string]struct {
 		reason string
 		before func(t *testing.T, dir string)

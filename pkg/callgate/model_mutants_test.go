@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestTheModelFindsBrokenRules breaks each rule of evidence on purpose: the model that
-// finds no fault in the rules finds each of these.
+// TestTheModelFindsBrokenRules breaks each rule of evidence on purpose: the model, which
+// finds no fault in the rules, finds each of these.
 func TestTheModelFindsBrokenRules(t *testing.T) {
 	drained, stays := "drained, and", "count "
 	cases := map[string]struct {

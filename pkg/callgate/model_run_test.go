@@ -43,10 +43,10 @@ func play(runs int, m mutant) (seed uint64, failure string) {
 	return seed, failure
 }
 
-// TestNoJobIsTakenForOverWhileItMayCome plays agents of both SDKs, callers, LiveKit and
-// the gate's own deaths at random, against the real book and its looks: drained is never
-// said while a job runs or may come, the count is not below the truth for longer than a
-// number is asked for, and every job ends.
+// TestNoJobIsTakenForOverWhileItMayCome simulates agents of both SDKs, callers, LiveKit
+// and the gate's own restarts at random, with the real book and its looks. The gate never
+// reports drained while a job runs or may start, its count is below the truth only until
+// the next number, and every job ends.
 func TestNoJobIsTakenForOverWhileItMayCome(t *testing.T) {
 	if *modelSeed > 0 {
 		w := newWorld(*modelSeed, mutant{}, modelMetrics())

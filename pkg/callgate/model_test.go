@@ -19,27 +19,27 @@ import (
 	"github.com/callguard/callguard/pkg/livekit"
 )
 
-// traits are what sort of pod a world has. Times of processes are those of the SDKs:
+// traits describe the pod of a world. The durations of processes are those of the SDKs:
 // livekit-agents 1.7 (Python) and @livekit/agents 1.9 (Node).
 type traits struct {
 	python  bool // reports launches and ends, and names its jobs when it registers again
 	key     bool // the gate may look into rooms
-	page    bool // the agent tells its number
+	page    bool // the agent reports its number
 	warm    bool // it has processes ready
-	redis   bool // LiveKit's rooms outlive it
-	journal bool // the gate's jobs do
+	redis   bool // LiveKit's rooms survive its restart
+	journal bool // the gate's jobs survive its restart
 }
 
 // simJob is one call, from its offer to the end of its process.
 type simJob struct {
 	id      string
-	session uint64 // the websocket on which LiveKit knows it; another: it does not
+	session uint64 // the websocket on which LiveKit knows it; LiveKit does not know it on another
 
 	caller   bool // waits or talks
 	open     bool // there is a room
 	closed   time.Time
-	inRoom   bool // the agent is
-	listed   bool // LiveKit says so
+	inRoom   bool // the agent is in it
+	listed   bool // LiveKit lists the agent
 	accepted bool // LiveKit is about to assign it
 	waiting  bool // assigned, and its process may come
 	launched bool
@@ -49,8 +49,8 @@ type simJob struct {
 	never    bool      // its process does not end
 }
 
-// world is one pod with a real book and its looks, between an agent and a LiveKit that
-// are played in simulated time.
+// world is one pod with a real book and its looks, between an agent and a LiveKit that are
+// simulated, in simulated time.
 type world struct {
 	traits
 
@@ -87,10 +87,10 @@ type mutant struct {
 	// What the book is told wrongly.
 	oldNumbers    bool // a number counts as of its answer instead of its request
 	blindIsAbsent bool // a failed look counts as one that finds nobody
-	leaveIsEnd    bool // LiveKit's word that an agent left is its end
+	leaveIsEnd    bool // a job ends when LiveKit reports that its agent left
 	lateJournal   bool // the assignment is written down after the agent heard of it
-	noWords       bool // what the worker says of jobs is not heard
-	noNames       bool // nor the names that it says when it registers again
+	noWords       bool // the worker's job reports are ignored
+	noNames       bool // the job names at a new registration are ignored
 }
 
 type event struct {
@@ -116,11 +116,10 @@ func (e *events) Pop() any {
 
 const (
 	// lowFor is how long the count may be below the truth: the longest pause between two
-	// questions for the number, and what its answer takes.
+	// requests for the number, and the time of an answer.
 	lowFor = 4 * time.Second
-	// wellAfter is when nothing counts any more after the last process has ended: the
-	// longest work after a call and the longest doubt, and for a job that never came its
-	// limit.
+	// wellAfter is when nothing counts any more after the last process has ended: the longest
+	// work after a call and the longest doubt, and for a job that never started its limit.
 	wellAfter = 14 * time.Minute
 )
 
@@ -155,7 +154,7 @@ func newWorld(seed uint64, m mutant, counts *Metrics) *world {
 	return w
 }
 
-// sometimes has something happen in one of n worlds, once or twice.
+// sometimes makes something happen in one of n worlds, once or twice.
 func (w *world) sometimes(n int, do func()) {
 	if w.rng.IntN(n) > 0 {
 		return
@@ -180,7 +179,7 @@ func (w *world) tell(format string, args ...any) {
 	w.story = append(w.story, fmt.Sprintf("%8.3f  ", w.now.Sub(w.begun).Seconds())+fmt.Sprintf(format, args...))
 }
 
-// advance plays what happens within d.
+// advance simulates the next d.
 func (w *world) advance(d time.Duration) {
 	until := w.now.Add(d)
 	for len(w.queue) > 0 && !w.queue[0].at.After(until) && w.failure == "" {
@@ -197,7 +196,7 @@ func (w *world) advance(d time.Duration) {
 	}
 }
 
-// run plays the world to its end and returns how it went wrong.
+// run runs the world to its end and returns what went wrong.
 func (w *world) run() string {
 	ctx := context.Background()
 	pause := time.Duration(0)
@@ -216,7 +215,7 @@ func (w *world) run() string {
 		} else {
 			pause = 100 * time.Millisecond
 		}
-		if quiet > 5*time.Second { // the machine is busy, or nothing changes but time
+		if quiet > 5*time.Second { // the machine is busy, or only time passes
 			pause = min(pause+quiet/8, 12*time.Second)
 		}
 		if len(w.queue) > 0 { // an end wakes the looks
@@ -230,15 +229,15 @@ func (w *world) run() string {
 	return fmt.Sprintf("%s\n%+v\n%s", w.failure, w.traits, strings.Join(w.story, "\n"))
 }
 
-// done says what should not count any more.
+// done returns what should not count any more.
 func (w *world) done(quiet time.Duration) string {
 	if !w.up || len(w.queue) > 0 || quiet <= wellAfter {
 		return ""
 	}
-	// Where neither number nor room nor worker tells, only LiveKit's word ends a job, and
-	// that does not come after a reconnect; nor does it for a process that never ends,
-	// where rooms cannot be looked into, or Redis remembers its agent. A gate without a
-	// journal knows of such a process by number alone.
+	// If neither number nor room nor worker reports it, only LiveKit's message ends a job,
+	// and that is not sent after a reconnect. Nor is it for a process that never ends, if
+	// rooms cannot be read, or Redis remembers its agent. A gate without a journal knows such
+	// a process only by number.
 	if !w.page || !w.journal && w.restarts > 0 || slices.ContainsFunc(w.jobs, func(j *simJob) bool { return j.never && (!w.key || j.listed) }) {
 		return ""
 	}
@@ -248,13 +247,13 @@ func (w *world) done(quiet time.Duration) string {
 	return ""
 }
 
-// truth counts the calls there are: jobs that a process works on, and those for which
-// one may come while there is somebody to talk to.
+// truth counts the actual calls: jobs with a process, and those for which one may start
+// while there is a caller.
 func (w *world) truth() (n int) {
 	for _, j := range w.jobs {
 		working := j.alive
 		if working && !j.inRoom && !j.left.IsZero() {
-			// Work after a call shows in the number alone, and goes on for 5 minutes at most.
+			// Work after a call shows only in the number, and takes 5 minutes at most.
 			working = w.page && (!j.never || w.now.Sub(j.left) <= 5*time.Minute)
 		}
 		if j.accepted || working && !j.forsaken || j.waiting && !w.isForsaken(j) {
@@ -264,13 +263,13 @@ func (w *world) truth() (n int) {
 	return n
 }
 
-// isForsaken reports whether a job's room has closed, with the time that a list may be
-// wrong about that.
+// isForsaken reports whether a job's room has closed, including the time for which a list
+// may be wrong about that.
 func (w *world) isForsaken(j *simJob) bool {
 	return !j.open && !j.caller && !j.closed.IsZero() && w.now.Sub(j.closed) > 25*time.Second
 }
 
-// check compares what the gate says with the truth.
+// check compares the gate's answers with the truth.
 func (w *world) check() {
 	if !w.up || w.failure != "" {
 		return
@@ -280,8 +279,8 @@ func (w *world) check() {
 		w.tell("drained")
 		w.failure = fmt.Sprintf("drained, and %d calls are there or may come", truth)
 	}
-	// Without a journal a gate does not know what was assigned before it began; it does
-	// not say that there is nothing.
+	// Without a journal a gate does not know what was assigned before its start, and does not
+	// report zero.
 	blank := !w.journal && w.restarts > 0 && w.now.Sub(w.book.began) < w.book.limits.launch && a.Calls > 0
 	switch {
 	case !a.Known || blank || a.Calls >= truth:
@@ -294,7 +293,7 @@ func (w *world) check() {
 	}
 }
 
-// startGate starts a gate that knows what an earlier one left.
+// startGate starts a gate with what an earlier one left behind.
 func (w *world) startGate(left legacy, whole bool) {
 	w.book = newBook("pod", DefaultLaunchLimit, w.now, w.counts)
 	if w.mutant.limits != nil {
@@ -315,7 +314,7 @@ func (w *world) startGate(left legacy, whole bool) {
 
 var errGone = errors.New("connection refused")
 
-// number is the agent's page. Its answer is as old as the question.
+// number is the agent's page. Its answer is as old as the request.
 func (w *world) number(context.Context) (int, error) {
 	if !w.page {
 		return 0, errGone
@@ -341,7 +340,7 @@ func (w *world) number(context.Context) (int, error) {
 	return n, nil
 }
 
-// Room is LiveKit's answer of a room.
+// Room is LiveKit's answer about a room.
 func (w *world) Room(_ context.Context, name string) (livekit.Room, error) {
 	w.advance(w.upTo(5 * time.Millisecond))
 	i := 0
@@ -364,7 +363,7 @@ func (w *world) Room(_ context.Context, name string) (livekit.Room, error) {
 	return room, nil
 }
 
-// call has a caller come, and LiveKit offer the job.
+// call adds a caller, and LiveKit offers the job.
 func (w *world) call() {
 	j := &simJob{id: fmt.Sprint(len(w.jobs)), caller: true, open: true}
 	w.jobs = append(w.jobs, j)
@@ -466,8 +465,8 @@ func (w *world) close(j *simJob) {
 	}
 }
 
-// leave has the agent leave its room. LiveKit says so on the websocket that the job
-// came on, and its process works for a while.
+// leave makes the agent leave its room. LiveKit reports that on the websocket of the job,
+// and its process keeps working for a while.
 func (w *world) leave(j *simJob) {
 	if !j.inRoom {
 		return
@@ -491,7 +490,7 @@ func (w *world) leave(j *simJob) {
 	w.after(work, func() { w.exit(j, "ended") })
 }
 
-// unlist has LiveKit notice that the agent is gone.
+// unlist makes LiveKit notice that the agent is gone.
 func (w *world) unlist(j *simJob) {
 	j.listed = false
 	if !j.caller {
@@ -532,7 +531,7 @@ func (w *world) crash(j *simJob) {
 	}
 }
 
-// report has a Python worker say something, at once or when it is registered again.
+// report makes a Python worker report something, at once or when it is registered again.
 func (w *world) report(say func(*book)) {
 	if !w.python || w.mutant.noWords {
 		return
@@ -665,7 +664,7 @@ func (w *world) killGate() {
 	})
 }
 
-// forgetful has LiveKit's lists lose participants and rooms for a moment.
+// forgetful makes LiveKit's lists omit participants and rooms for a moment.
 func (w *world) forgetful() {
 	w.blink = w.now.Add(w.between(100*time.Millisecond, 1500*time.Millisecond))
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// TestTriedCallsHaveNoLength: a call that kubectl calls try makes is a call, which holds its pod and is counted when it ends.
-// How long it took says nothing of how long callers talk.
+// TestTriedCallsHaveNoLength: a call of kubectl calls try is a call: it holds its pod and is counted when it ends. Its length
+// says nothing about how long callers talk.
 func TestTriedCallsHaveNoLength(t *testing.T) {
 	for room, want := range map[string]uint64{"+4930555001": 1, call.TryRoomPrefix + "99d76268c2f9": 0} {
 		began := time.Unix(0, 0)

@@ -32,7 +32,7 @@ func theirs() types.NamespacedName {
 	return types.NamespacedName{Namespace: "monitoring", Name: "other"}
 }
 
-// theirAPI is v1beta1 as the other adapter's chart has it.
+// theirAPI is v1beta1 as the other adapter's chart creates it.
 func theirAPI() *apiregistrationv1.APIService {
 	s := &apiregistrationv1.APIService{}
 	s.Name = apiservice.Names()[0]
@@ -61,7 +61,7 @@ func newWorld(objects ...runtime.Object) *world {
 	return w
 }
 
-// restart is a process of the adapter that starts.
+// restart is a new process of the adapter.
 func (w *world) restart() {
 	port := int32(443)
 	w.Claim = New(Config{
@@ -82,7 +82,7 @@ func (w *world) look(t *testing.T) {
 	}
 }
 
-// owners says whose the APIServices are.
+// owners returns the Services that the APIServices point to.
 func (w *world) owners(t *testing.T) []string {
 	t.Helper()
 	var owners []string
@@ -116,7 +116,7 @@ func (w *world) is(t *testing.T, want ...string) {
 	}
 }
 
-// told returns the Events since it was called last.
+// told returns the Events since its last call.
 func (w *world) told() []string {
 	var events []string
 	for {
@@ -136,7 +136,7 @@ func (w *world) write(t *testing.T, s *apiregistrationv1.APIService) {
 	}
 }
 
-// TestNothingIsTakenTooEarly has each condition fail.
+// TestNothingIsTakenTooEarly lets each condition fail.
 func TestNothingIsTakenTooEarly(t *testing.T) {
 	t.Parallel()
 	w := newWorld(theirAPI())
@@ -150,7 +150,7 @@ func TestNothingIsTakenTooEarly(t *testing.T) {
 	if told := w.told(); len(told) > 0 || w.taken > 0 {
 		t.Errorf("told %v, %d taken", told, w.taken)
 	}
-	// An old adapter without v1beta2: to make it would lead every autoscaler there.
+	// An old adapter without v1beta2: creating that would point every autoscaler to it.
 	delete(w.answers, "v1beta1")
 	w.look(t)
 	w.is(t, ours().String(), "")
@@ -196,8 +196,8 @@ func TestAuthorityIsKept(t *testing.T) {
 	}
 }
 
-// TestPutBackIsToldAndNotFought has the other adapter's chart come back, as Helm patches and
-// as kubectl replaces.
+// TestPutBackIsToldAndNotFought: the other adapter's chart restores its APIService, with a
+// patch like Helm and with a replacement like kubectl.
 func TestPutBackIsToldAndNotFought(t *testing.T) {
 	t.Parallel()
 	for name, marked := range map[string]bool{"patched": true, "replaced": false} {
@@ -225,7 +225,7 @@ func TestPutBackIsToldAndNotFought(t *testing.T) {
 				w.look(t)
 				w.is(t, "monitoring/other", ours().String())
 			}
-			// What the Event says to do.
+			// The solution in the Event.
 			w.write(t, theirAPI())
 			w.restart()
 			w.look(t)
@@ -246,7 +246,7 @@ func TestAnotherOneIsLeftAlone(t *testing.T) {
 	}
 }
 
-// TestTheOthersUninstall takes its APIService along; callguard's autoscalers need it.
+// TestTheOthersUninstall deletes its APIService; callguard's autoscalers still need it.
 func TestTheOthersUninstall(t *testing.T) {
 	t.Parallel()
 	w := newWorld(theirAPI())

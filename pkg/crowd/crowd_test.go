@@ -57,8 +57,9 @@ func TestWhoMakesRoom(t *testing.T) {
 	}
 }
 
-// TestIdleConnectionsKeepNobodyOut: six thousand connections that ask nothing, or half a
-// question, take little memory; who asks is answered meanwhile, on a connection kept or new.
+// TestIdleConnectionsKeepNobodyOut: six thousand connections that send nothing, or half a
+// request, take little memory; meanwhile requests are answered, on a kept connection or a new
+// one.
 func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 	const idle, most = 6000, 64
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -141,8 +142,8 @@ func TestConnectionsAreForgotten(t *testing.T) {
 	}
 }
 
-// TestServeEnds: when it is told to, it lets the one who is being answered have the answer, cuts
-// off streaming clients, and accepts no more connections.
+// TestServeEnds: when it is told to end, it lets a request in progress finish, cuts off
+// streaming clients, and accepts no more connections.
 func TestServeEnds(t *testing.T) {
 	for name, streams := range map[string]bool{"Answering": false, "Streaming": true} {
 		t.Run(name, func(t *testing.T) {

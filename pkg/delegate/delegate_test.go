@@ -32,7 +32,7 @@ const theirMetric = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/shop/pods/*/
 type other struct {
 	*httptest.Server
 
-	answer atomic.Pointer[http.HandlerFunc] // to all but discovery
+	answer atomic.Pointer[http.HandlerFunc] // to everything except discovery
 	lists  atomic.Pointer[http.HandlerFunc] // discovery
 	asked  atomic.Int64
 }
@@ -50,7 +50,7 @@ func newOther(t *testing.T) *other {
 		o.asked.Add(1)
 		(*o.answer.Load())(w, r)
 	}))
-	o.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // of handshakes that are meant to fail
+	o.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // for handshakes that should fail
 	o.StartTLS()
 	t.Cleanup(o.Close)
 	return o
@@ -58,7 +58,7 @@ func newOther(t *testing.T) *other {
 
 func (o *other) answers(h http.HandlerFunc) { o.answer.Store(&h) }
 
-// list has discovery list n metrics of pods.
+// list makes discovery list n metrics of pods.
 func (o *other) list(n int) {
 	list := metav1.APIResourceList{}
 	for i := range n {
@@ -74,7 +74,7 @@ func (o *other) silent() {
 	o.lists.Store(&h)
 }
 
-// trusting believes that the other one is who it is.
+// trusting configures trust in the other adapter's certificate.
 func (o *other) trusting() *tls.Config {
 	pool := x509.NewCertPool()
 	pool.AddCert(o.Certificate())
@@ -117,7 +117,7 @@ func newStage(t *testing.T, o *other, change func(*Config)) *stage {
 	})}
 }
 
-// get asks as kube-apiserver does, for somebody whom it has authenticated.
+// get sends a request as kube-apiserver does, for a user that it has authenticated.
 func (s *stage) get(t *testing.T, path string) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
@@ -315,7 +315,7 @@ func TestWhatItAnswersAndWhatItDoesNot(t *testing.T) {
 	}
 }
 
-// counted is how many requests ended in which way.
+// counted returns how many requests ended in each way.
 func (s *stage) counted(t *testing.T) map[string]uint64 {
 	t.Helper()
 	families, err := s.registry.Gather()
@@ -333,8 +333,8 @@ func (s *stage) counted(t *testing.T) map[string]uint64 {
 	return counts
 }
 
-// TestOneThatHangsCostsNobody has more ask than may: who is too many is told so at once, and
-// our own metrics are served as ever.
+// TestOneThatHangsCostsNobody sends more requests than allowed: surplus ones are refused at
+// once, and our own metrics are served as usual.
 func TestOneThatHangsCostsNobody(t *testing.T) {
 	t.Parallel()
 	o := newOther(t)
@@ -377,7 +377,7 @@ func TestOneThatHangsCostsNobody(t *testing.T) {
 	}
 }
 
-// TestRefusedAtOnceWhileItIsOut lets it be out and come back.
+// TestRefusedAtOnceWhileItIsOut makes it unavailable and available again.
 func TestRefusedAtOnceWhileItIsOut(t *testing.T) {
 	t.Parallel()
 	o := newOther(t)
@@ -396,7 +396,7 @@ func TestRefusedAtOnceWhileItIsOut(t *testing.T) {
 	if w := s.get(t, theirMetric); w.Code != http.StatusServiceUnavailable || o.asked.Load() != before {
 		t.Errorf("while it lists nothing it is asked: %d %s", w.Code, w.Body)
 	}
-	o.list(1) // and its metrics still hang: one request finds out
+	o.list(1) // its metrics still hang, which one request finds out
 	s.read(t.Context())
 	for i, want := range []string{"it is too slow", "3 times in a row"} {
 		if w := s.get(t, theirMetric); !strings.Contains(w.Body.String(), want) {

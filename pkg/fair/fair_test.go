@@ -39,7 +39,7 @@ func TestWorkers(t *testing.T) {
 	}
 }
 
-// TestOne: a single worker goes to whoever comes first, and is given back.
+// TestOne: a single worker is given to the first who asks, and returned.
 func TestOne(t *testing.T) {
 	w := NewWorkers(1)
 	if !w.Take("a") {

@@ -9,10 +9,10 @@ import (
 	"testing"
 )
 
-// TestTurns has a namespace with three workloads that want to be looked at all the time, and one that comes once: it waits
-// for those before it, and for no other.
+// TestTurns: a namespace has three workloads that always have work, and one that has some once. The latter waits for those
+// before it, and for no others.
 func TestTurns(t *testing.T) {
-	turns := NewTurns[string](2) // a namespace alone has one
+	turns := NewTurns[string](2) // a single namespace gets one
 	if !turns.Take("voice", "hot-1", 0) {
 		t.Fatal("the first has no turn")
 	}
@@ -38,7 +38,7 @@ func TestTurns(t *testing.T) {
 	}
 }
 
-// TestTurnsOfOthers: a namespace whose line is long keeps no other waiting, and no worker rests while somebody may have it.
+// TestTurnsOfOthers: a long queue in one namespace delays no other, and no worker idles while there is work.
 func TestTurnsOfOthers(t *testing.T) {
 	turns := NewTurns[string](4)
 	busy := 0
@@ -74,7 +74,8 @@ func TestTurnsOfOthers(t *testing.T) {
 	}
 }
 
-// TestRanks: who has a higher rank passes a line of others, and none of these waits for more than five times as many.
+// TestRanks: a workload of higher rank overtakes a queue, and none of the overtaken waits for more than five times its
+// length.
 func TestRanks(t *testing.T) {
 	turns := NewTurns[string](2)
 	turns.Take("voice", "at work", 0)

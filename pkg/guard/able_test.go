@@ -21,7 +21,7 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// gates say what a test has them say, by pod, and note who was asked.
+// gates answer what a test sets, by pod, and record who was asked.
 type gates struct {
 	says  map[string]call.Ability
 	asked []string
@@ -36,7 +36,7 @@ func (g *gates) Ask(_ context.Context, pod *call.Pod) call.Reading {
 	return call.Unknown("the gate does not say: connection refused")
 }
 
-// withGates has a Guard ask these gates, and read them when the test says so.
+// withGates makes a Guard ask these gates, and read them when the test says so.
 func withGates(g *Guard, says *gates) (read func(context.Context)) {
 	g.gates = newReadings(map[call.Witness]Witness{call.Gate: says}, time.Second, func() time.Time { return g.now() })
 	g.gates.queue, g.planner.ability = noDelays{}, g.ability
@@ -71,11 +71,11 @@ func TestRolloutToAnUnable(t *testing.T) {
 	)
 	cases := map[string]struct {
 		reason string
-		old    *corev1.Pod // a, or one with other edits
+		old    *corev1.Pod // pod a, or another version of it
 		new    *corev1.Pod
 		says   map[string]call.Ability
-		until  int // seconds after noon; it is looked every five
-		mends  int // when all is well, too; zero for never
+		until  int // seconds after noon, with a look every five
+		mends  int // when everything is fine again; zero for never
 		want   []string
 	}{
 		"Able": {reason: "Its worker is registered.", new: next(), says: map[string]call.Ability{"a": call.Able, "b": call.Able}, until: 5, want: []string{drained}},
@@ -161,7 +161,7 @@ func TestRolloutToAnUnable(t *testing.T) {
 	}
 }
 
-// TestAskedJustBefore: a pod was able a moment ago. Whoever relies on it asks once more.
+// TestAskedJustBefore: a pod was able a moment ago. Before a step relies on it, it is asked once more.
 func TestAskedJustBefore(t *testing.T) {
 	b := newPod("b", controlledBy(pods.ReplicaSet, "web-2"), label(hashLabel, "2"), gate)
 	a := asidePod("a", gate, annotation(call.AsideAnnotation, "rollout 2026-01-01T11:58:00Z"))
@@ -174,7 +174,7 @@ func TestAskedJustBefore(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	look() // it was not asked yet
+	look() // the gate was not asked yet
 	read(t.Context())
 	said.says["b"] = call.Gone // the next moment
 	look()
@@ -187,7 +187,7 @@ func TestAskedJustBefore(t *testing.T) {
 	}
 }
 
-// TestGatesAreAskedInTime: only while a pod of the workload is to go.
+// TestGatesAreAskedInTime: only while a pod of the workload should leave.
 func TestGatesAreAskedInTime(t *testing.T) {
 	for name, tc := range map[string]struct {
 		reason string
@@ -248,7 +248,7 @@ func TestFactsOfTheUnable(t *testing.T) {
 	}
 }
 
-// TestUselessPods: a pod that has long been unable to take calls may stop taking them, though nobody replaces it.
+// TestUselessPods: a pod that has long been unable to take calls may stop accepting them without a replacement.
 func TestUselessPods(t *testing.T) {
 	for name, tc := range map[string]struct {
 		reason  string
@@ -279,7 +279,7 @@ func TestUselessPods(t *testing.T) {
 	}
 }
 
-// TestKeySecret finds the Secret of a pod's LiveKit key, also in what informers keep.
+// TestKeySecret finds the Secret of a pod's LiveKit key, also in a pod as informers keep it.
 func TestKeySecret(t *testing.T) {
 	env := func(name string) corev1.Container {
 		return corev1.Container{Env: []corev1.EnvVar{{Name: keyVariable, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: name}, Key: "api-key"}}}}}
@@ -318,7 +318,7 @@ func TestKeySecret(t *testing.T) {
 	}
 }
 
-// TestGatesRun has a Guard that leads read the gates by itself.
+// TestGatesRun: a leading Guard reads the gates by itself.
 func TestGatesRun(t *testing.T) {
 	said := &says{reading: call.Known(0, noon()).WithAbility(call.Refused)}
 	g, err := New(Config{Client: nil, Doors: open{}, Witnesses: map[call.Witness]Witness{call.Gate: said}, Registry: prometheus.NewRegistry()})

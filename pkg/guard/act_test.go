@@ -14,7 +14,8 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// TestNoStepOnACache: what concerns other pods of the workload is not done on what informers know, which may be behind.
+// TestNoStepOnACache: a step that concerns other pods of the workload is not decided on informers' data, which may be
+// behind.
 func TestNoStepOnACache(t *testing.T) {
 	key := workloadKey(pods.Deployment, "web")
 	for name, tc := range map[string]struct {
@@ -51,8 +52,8 @@ func TestNoStepOnACache(t *testing.T) {
 	}
 }
 
-// TestReleasedPodsAreDeleted: a released pod is left to whoever drains its node for --release-patience. One that nobody
-// evicts is deleted at once.
+// TestReleasedPodsAreDeleted: a released pod is left to whoever drains its node for --release-patience. One whose node
+// is not being drained is deleted at once.
 func TestReleasedPodsAreDeleted(t *testing.T) {
 	const patience = 10 * time.Second
 	for intent, want := range map[call.Intent]struct {

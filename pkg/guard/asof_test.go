@@ -20,7 +20,7 @@ import (
 
 func version(v string) edit { return func(o metav1.Object) { o.SetResourceVersion(v) } }
 
-// TestKnownAsOfAStep: what informers know may be decided on while it holds the guard's last step, and that is not long ago.
+// TestKnownAsOfAStep: informers' data may be used if it includes the guard's last step, and that was not long ago.
 func TestKnownAsOfAStep(t *testing.T) {
 	web := workloadKey(pods.Deployment, "web")
 	cases := map[string]struct {
@@ -80,7 +80,7 @@ func TestWorkloadIsReadOnce(t *testing.T) {
 				objects = append(objects, webPod(fmt.Sprintf("a%03d", i), version("1"), label("app", "web")))
 			}
 			g, client := newGuard(t, objects...)
-			if tc.lags { // informers have no pod as it is after a step
+			if tc.lags { // informers have not seen any pod after its step
 				store := clienttesting.ObjectReaction(client.Tracker())
 				client.PrependReactor("patch", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
 					handled, obj, err := store(action)

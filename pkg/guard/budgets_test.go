@@ -33,7 +33,7 @@ func budgetOwner() *rbacv1.ClusterRole {
 	return &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: BudgetOwner, UID: "owner"}}
 }
 
-// lockingBudget is the budget as it has to be.
+// lockingBudget is the correct budget.
 func lockingBudget(edits ...edit) *policyv1.PodDisruptionBudget {
 	most := intstr.FromInt32(2147483647)
 	pdb := &policyv1.PodDisruptionBudget{
@@ -52,10 +52,10 @@ func lockingBudget(edits ...edit) *policyv1.PodDisruptionBudget {
 	return edited(pdb, edits)
 }
 
-// steadfast are budgets that know of one that locks, and of no change.
+// steadfast returns budgets of which one locks, and that never change.
 func steadfast() *budgets {
 	index := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
-	_ = index.Add(lockingBudget()) // a key that can be made does not fail
+	_ = index.Add(lockingBudget()) // it fails only without a valid key
 	return &budgets{cluster: &cluster{budgets: policylisters.NewPodDisruptionBudgetLister(index)}}
 }
 
@@ -135,9 +135,9 @@ func TestKeepBudget(t *testing.T) {
 	}
 }
 
-// TestBudgetLost has a namespace's budget deleted and altered, and its owner deleted,
-// under a guard that runs. The namespace is mended; of what could not be, nothing is
-// released, and it is said, once each time.
+// TestBudgetLost deletes and changes a namespace's budget, and deletes its owner, while a
+// guard runs. The guard restores the namespace. In one that it cannot restore, nothing is
+// released, and an Event says so, once each time.
 func TestBudgetLost(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), budgetOwner(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a", draining, ended))
 	events := &trial.Events{}
@@ -248,7 +248,7 @@ func TestBudgetLost(t *testing.T) {
 	}
 }
 
-// TestNewPodsAskNothing: where a namespace is locked already, its next pods cost no request.
+// TestNewPodsAskNothing: if a namespace is locked already, its next pods cost no request.
 func TestNewPodsAskNothing(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), budgetOwner(), lockingBudget())
 	client.ClearActions()

@@ -18,8 +18,8 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// TestTrimOfTheLarge: anyone who may write in some namespace can create objects and Events as large as the API server accepts. Of
-// each no more is kept than of any other.
+// TestTrimOfTheLarge: anyone who may write in some namespace can create objects and Events as large as the API server accepts. No
+// more is kept of them than of others.
 func TestTrimOfTheLarge(t *testing.T) {
 	many := map[string]string{}
 	for i := range 10_000 {
@@ -51,7 +51,7 @@ func TestTrimOfTheLarge(t *testing.T) {
 	}
 }
 
-// TestTrimKeepsAnnotations: what a pod and its workload say of themselves is there when it is read.
+// TestTrimKeepsAnnotations: the annotations of a pod and its workload are kept.
 func TestTrimKeepsAnnotations(t *testing.T) {
 	for _, a := range call.Annotations() {
 		var obj metav1.Object
@@ -62,7 +62,7 @@ func TestTrimKeepsAnnotations(t *testing.T) {
 		case call.OnWorkload:
 			obj = &appsv1.Deployment{ObjectMeta: meta}
 		default:
-			continue // it is read by other means, or by policies
+			continue // it is read in other ways, or by policies
 		}
 		if _, err := trim(obj); err != nil || a.Label && obj.GetLabels()[a.Key] != "so" || !a.Label && obj.GetAnnotations()[a.Key] != "so" {
 			t.Errorf("%s is not kept: %v", a.Key, err)
@@ -70,8 +70,8 @@ func TestTrimKeepsAnnotations(t *testing.T) {
 	}
 }
 
-// TestTrimKeepsWhatAutoscalersSay: what a pod tells node autoscalers, and what a node says of its end; and of a large node no
-// more than of another.
+// TestTrimKeepsWhatAutoscalersSay: a pod's annotations for node autoscalers, and a node's marks of its end are kept; and of a
+// large node no more than of others.
 func TestTrimKeepsWhatAutoscalersSay(t *testing.T) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{safeToEvict: "true", doNotDisrupt: "true", "example.com/x": "y"}}}
 	node := &corev1.Node{

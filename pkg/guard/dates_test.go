@@ -11,9 +11,9 @@ import (
 	"github.com/callguard/callguard/pkg/pods"
 )
 
-// TestRemovalComesAgain has an autoscaler that is refused take its taint off and try again:
-// deadlines count from its first try, until it has thought better of it. A cordon that is
-// withdrawn counts from zero at once.
+// TestRemovalComesAgain: a refused autoscaler removes its taint and tries again. Deadlines
+// count from its first try, unless it gives up for longer. A removed cordon stops counting
+// at once.
 func TestRemovalComesAgain(t *testing.T) {
 	taint := corev1.Taint{Key: "ToBeDeletedByClusterAutoscaler", Effect: corev1.TaintEffectNoSchedule}
 	cases := map[string]struct {
@@ -65,8 +65,8 @@ func TestRemovalComesAgain(t *testing.T) {
 	}
 }
 
-// TestLeadsAgain has a guard lead, lose the lease and lead again hours later: what it has
-// not looked at meanwhile counts from now.
+// TestLeadsAgain: a guard leads, loses the lease and leads again hours later. What it did
+// not observe meanwhile counts from its return.
 func TestLeadsAgain(t *testing.T) {
 	g, _ := newGuard(t, enabledNamespace(), newNode(true), webPod("a"))
 	for _, f := range []fact{isWanted, stands, isUnready, hasTooMany, askedToGo, orphaned, isMisfit, isDraining, isReleased} {

@@ -17,7 +17,7 @@ import (
 	"github.com/callguard/callguard/pkg/pods"
 )
 
-// TestLockedPods: the policies are tried on pods that they have to hold, one of each namespace.
+// TestLockedPods: the policies are tried on pods that they have to protect, one per namespace.
 func TestLockedPods(t *testing.T) {
 	elsewhere := func(o metav1.Object) { o.SetNamespace("elsewhere") }
 	g, _ := newGuard(t, enabledNamespace(), webPod("a"), webPod("b"), webPod("released", label(call.ReleasedLabel, "drain")), webPod("far", elsewhere))
@@ -32,8 +32,8 @@ type gatekeeper struct{ err error }
 
 func (k *gatekeeper) InForce() error { return k.err }
 
-// TestDoorsHold has a pod that could be released with the next look. It is not while a
-// policy is missing, and the Event about it names the policy.
+// TestDoorsHold: a pod could be released with the next look. While a policy is missing it is
+// not, and the Event about it names the policy.
 func TestDoorsHold(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a", draining, ended),
 		webPod("b", func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }))

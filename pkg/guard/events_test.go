@@ -37,8 +37,8 @@ func onEach(event string, objects ...string) (events []string) {
 	return slices.Sorted(slices.Values(events))
 }
 
-// hear has a guard tell events of here, those on pods without delay. What it returns ends
-// that, and lists them.
+// hear collects a guard's Events, those on pods without delay. The function it returns stops that, and lists
+// them.
 func hear(g *Guard) (told func() []string) {
 	heard := &trial.Events{}
 	g.report.events, g.report.steps = heard, events.NewOutbox(heard)
@@ -50,7 +50,7 @@ func hear(g *Guard) (told func() []string) {
 	}
 }
 
-// TestEvents has everything that the guard tells, on whom, and what it counts.
+// TestEvents: everything that the guard reports, on which objects, and what it counts.
 func TestEvents(t *testing.T) {
 	cordoned, fine, ending := newNode(true), newNode(false), newNode(true)
 	ending.Annotations = map[string]string{terminationAnnotation: noon().Add(2 * time.Minute).Format(time.RFC3339)}
@@ -58,7 +58,7 @@ func TestEvents(t *testing.T) {
 	grace := func(seconds int64) edit {
 		return func(o metav1.Object) { o.(*corev1.Pod).Spec.TerminationGracePeriodSeconds = &seconds }
 	}
-	// It takes no new calls since a minute before noon, and its calls are unknown.
+	// It has accepted no new calls since a minute before noon, and its calls are unknown.
 	leaver := func(edits ...edit) *corev1.Pod { return asidePod("a", append([]edit{draining}, edits...)...) }
 	deadline := func(after, then string) edit {
 		return func(o metav1.Object) {
@@ -77,7 +77,7 @@ func TestEvents(t *testing.T) {
 		looks    []int // seconds after noon
 		want     []string
 		forced   int
-		audit    string // what the line says that an audit looks for
+		audit    string // text of the log line for audits
 	}{
 		"SetAside": {
 			reason: "Whoever describes the pod, its workload or its node reads why.", objects: web(cordoned, webPod("a")), looks: once,
@@ -215,7 +215,7 @@ func TestDeletedWhileLocked(t *testing.T) {
 	cases := map[string]struct {
 		reason   string
 		was, is  []edit
-		unlocked bool // or not guarded, or not held: none of our business
+		unlocked bool // or not guarded, or not held: not reported
 	}{
 		"Locked":     {reason: "Break-glass, or its node is gone."},
 		"Draining":   {reason: "It was not released yet.", was: []edit{draining}, is: []edit{draining}},
@@ -231,7 +231,7 @@ func TestDeletedWhileLocked(t *testing.T) {
 			leading(g)
 			is := webPod("a", append(tc.is, deleted)...)
 			g.podChanged(webPod("a", tc.was...), is)
-			g.podChanged(is, is) // its grace passes
+			g.podChanged(is, is) // its grace period ends
 			g.podChanged(is, nil)
 			want, n := []string{"Warning DeletedWhileLocked on Pod voice/a: Pod voice/a was deleted while it was locked: by the break-glass group, or by Kubernetes because its node is gone"}, 1.0
 			if tc.unlocked {
@@ -247,8 +247,8 @@ func TestDeletedWhileLocked(t *testing.T) {
 	}
 }
 
-// TestCounters has the counters under the names by which alerts ask for them, from
-// the start: an alert on an increase does not see a first one that comes as a one.
+// TestCounters: the counters have the names that alerts use, from the start, because an alert on an increase
+// does not see a series that begins at one.
 func TestCounters(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
 	newMetrics(registry)
@@ -265,8 +265,8 @@ callguard_deletions_while_locked_total 0
 	}
 }
 
-// TestRefusedStep has the API server refuse what the guard writes, as another
-// webhook may: the pod counts as held, and its Event says by whom.
+// TestRefusedStep: the API server refuses the guard's writes, as another webhook may: the pod counts as held,
+// and its Event says who refused.
 func TestRefusedStep(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), budgetOwner(), lockingBudget(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a"))
 	told := hear(g)
@@ -297,7 +297,7 @@ func TestRefusedStep(t *testing.T) {
 	}
 }
 
-// onPod is an edit of a pod.
+// onPod edits a pod.
 func onPod(change func(*corev1.Pod)) edit {
 	return func(o metav1.Object) {
 		if pod, is := o.(*corev1.Pod); is {
@@ -306,14 +306,14 @@ func onPod(change func(*corev1.Pod)) edit {
 	}
 }
 
-// withGate has a call-gate.
+// withGate adds a call-gate.
 func withGate(o metav1.Object) {
 	onPod(func(p *corev1.Pod) {
 		p.Spec.InitContainers = append(p.Spec.InitContainers, corev1.Container{Name: "gate", Command: []string{"/call-gate"}})
 	})(o)
 }
 
-// withHelper has a second regular container.
+// withHelper adds a second regular container.
 func withHelper(o metav1.Object) {
 	onPod(func(p *corev1.Pod) {
 		p.Spec.Containers = []corev1.Container{{Name: "agent"}, {Name: "helper"}}
@@ -321,7 +321,7 @@ func withHelper(o metav1.Object) {
 	})(o)
 }
 
-// withoutSecret has a container that waits for its Secret.
+// withoutSecret adds a container that waits for its Secret.
 func withoutSecret(o metav1.Object) {
 	onPod(func(p *corev1.Pod) {
 		p.Status.Phase, p.Status.Conditions = corev1.PodPending, nil

@@ -35,7 +35,7 @@ func TestExplain(t *testing.T) {
 	cordoned := newNode(true, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule, TimeAdded: &metav1.Time{Time: noon().Add(-time.Minute)}})
 	marked := call.Mark{Intent: call.NodeDrain, At: noon().Add(-time.Minute)}
 	holds := func(n int) func(*call.Pod) call.Reading {
-		return func(*call.Pod) call.Reading { return call.Known(n, noon().Add(time.Hour)) } // another clock
+		return func(*call.Pod) call.Reading { return call.Known(n, noon().Add(time.Hour)) } // by another clock
 	}
 	cases := map[string]struct {
 		reason  string
@@ -95,7 +95,8 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// TestExplainWithoutNodes has no right to read nodes: that is said, and the rest is told.
+// TestExplainWithoutNodes: without the right to read nodes, the explanation says so, and
+// includes everything else.
 func TestExplainWithoutNodes(t *testing.T) {
 	client := fake.NewClientset(newDeployment("web", 1), newReplicaSet("1", 1), webPod("a"))
 	client.PrependReactor("get", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {

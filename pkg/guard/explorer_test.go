@@ -10,32 +10,32 @@ import (
 	"strings"
 )
 
-// explorer visits every state that a world can come to, once.
+// explorer visits every state that a world can reach, once.
 //
-// A state is reached again from the last one in which no guard was in the middle of
-// something: that world is copied, and the actions that came after it are repeated.
+// A state is reached again from the last one in which no guard was in the middle of something:
+// that world is copied, and the later actions are repeated.
 type explorer struct {
 	seed maphash.Seed
 	seen map[uint64]bool
-	// ends is of how many states, in which no guard is in the middle of something, one
-	// is followed to its end. Zero is none.
+	// ends is how often a state in which no guard is in the middle of something is followed to its
+	// end: one in this many. Zero means never.
 	ends int
 
 	states, steps, followed, atRest int
 	failure                         string
 }
 
-// node is a state to go on from.
+// node is a state from which to continue.
 type node struct {
 	base   *world   // without guards at work; never touched
 	path   []string // from base to here
 	live   *world   // the state itself, if a guard is at work in it
 	parent *node
-	action string // that led here
+	action string // the action that led here
 }
 
-// explore visits states, breadth first, so that the first failure that is found is
-// a shortest one. It stops there, or at the limit, and reports whether it has seen all.
+// explore visits states, breadth first, so that the first failure it finds is a shortest one. It
+// stops there, or at the limit, and reports whether it has seen all.
 func (e *explorer) explore(start *world, limit int) (all bool) {
 	e.seed, e.seen = maphash.MakeSeed(), map[uint64]bool{}
 	e.visit(start)
@@ -95,7 +95,7 @@ func (e *explorer) follow(n *node) {
 	}
 }
 
-// visit notes a state, and reports whether it is new.
+// visit records a state, and reports whether it is new.
 func (e *explorer) visit(w *world) bool {
 	h := maphash.String(e.seed, w.key())
 	if e.seen[h] {
@@ -106,7 +106,7 @@ func (e *explorer) visit(w *world) bool {
 	return true
 }
 
-// replay makes the world of a node, and lists what can happen in it.
+// replay restores the world of a node, and lists what can happen in it.
 func (e *explorer) replay(n *node) ([]string, *world) {
 	w := n.live
 	if n.live = nil; w == nil {
@@ -141,7 +141,7 @@ func (e *explorer) fail(n *node, what string) {
 	e.failure = what + ", after:\n  " + strings.Join(story, "\n  ")
 }
 
-// everything is all that can happen in a world.
+// everything lists all that can happen in a world.
 func everything(w *world) []action {
 	list := w.actions()
 	for _, p := range w.guards {
@@ -150,7 +150,7 @@ func everything(w *world) []action {
 	return list
 }
 
-// idle says that no guard is in the middle of something.
+// idle reports whether no guard is in the middle of something.
 func (w *world) idle() bool {
 	return !slices.ContainsFunc(w.guards, func(p *process) bool { return len(p.tasks) > 0 })
 }
@@ -162,13 +162,14 @@ func (w *world) abandon() {
 	}
 }
 
-// over reports whether the pod that has to go is gone, and there are as many as there should be.
+// over reports whether the pod that should leave is gone, and there are as many pods as there
+// should be.
 func (w *world) over() bool {
 	return len(w.store.pods) == w.pods && (!w.drains || w.store.byUID(w.first) == nil)
 }
 
-// goes lets a world go on without misfortune, and says why the pod that has to go
-// does not. It spoils the world.
+// goes lets a world continue without misfortune, and returns why the pod that should leave does
+// not. It spoils the world.
 func (w *world) goes(evicted bool) error {
 	w.left = allowance{}
 	if w.drains && !w.store.cordoned {
@@ -181,7 +182,7 @@ func (w *world) goes(evicted bool) error {
 	w.guards = w.guards[:1]
 	defer w.abandon()
 	for range 12 {
-		for range 16 { // as many turns as the longest task has requests, and some more
+		for range 16 { // more turns than the longest task has requests
 			for _, a := range everything(w) {
 				if strings.HasPrefix(a.name, "somebody") || !evicted && strings.HasPrefix(a.name, "the evictor") {
 					continue

@@ -118,7 +118,7 @@ func webPod(name string, edits ...edit) *corev1.Pod {
 	return newPod(name, append([]edit{controlledBy(pods.ReplicaSet, "web-1"), label(hashLabel, "1")}, edits...)...)
 }
 
-// asidePod was one.
+// asidePod was a pod of ReplicaSet web-1, and is set aside.
 func asidePod(name string, edits ...edit) *corev1.Pod {
 	return newPod(name, append([]edit{
 		controlledBy(pods.Deployment, "web"), label(hashLabel, "1-aside"),
@@ -144,7 +144,7 @@ func maxSurge(value intstr.IntOrString) edit {
 	return func(o metav1.Object) { o.(*appsv1.Deployment).Spec.Strategy.RollingUpdate.MaxSurge = &value }
 }
 
-// newReplicaSet is one of Deployment web, of a revision, named web-<revision>.
+// newReplicaSet is a ReplicaSet of Deployment web, of a revision, named web-<revision>.
 func newReplicaSet(revision string, replicas int32, edits ...edit) *appsv1.ReplicaSet {
 	r := &appsv1.ReplicaSet{ObjectMeta: objectMeta("web-" + revision), Spec: appsv1.ReplicaSetSpec{
 		Replicas: &replicas,
@@ -178,7 +178,7 @@ func sipPod(name, generation string, edits ...edit) *corev1.Pod {
 	return newPod(name, append([]edit{controlledBy(daemonSet, "sip"), label(daemonPodLabel, generation)}, edits...)...)
 }
 
-// newSnapshot is a live one of these objects.
+// newSnapshot is a live snapshot of these objects.
 func newSnapshot(objects ...metav1.Object) *snapshot {
 	s := &snapshot{owners: map[types.UID]*owner{}, gone: map[types.UID]bool{}}
 	for _, obj := range objects {
@@ -205,7 +205,7 @@ func enabledNamespace(edits ...edit) *corev1.Namespace {
 	return edited(ns, edits)
 }
 
-// hearsay is a witness that says what a test has it say.
+// hearsay is a witness that answers what a test sets.
 type hearsay func(*call.Pod) call.Reading
 
 // Ask implements Witness.
@@ -229,20 +229,20 @@ func newGuard(t testing.TB, objects ...runtime.Object) (*Guard, *fake.Clientset)
 	return newGuardOf(t, objects...)
 }
 
-// newGuardOf is the same of a namespace that may have no budget.
+// newGuardOf is the same for a namespace that may have no budget.
 func newGuardOf(t testing.TB, objects ...runtime.Object) (*Guard, *fake.Clientset) {
 	t.Helper()
 	return newGuardBy(t, noon, objects...)
 }
 
-// moving is a clock that begins at noon and moves when a test moves it, even while informers read it.
+// moving is a clock that starts at noon and moves when a test moves it, even while informers read it.
 type moving struct{ passed atomic.Int64 }
 
 func (m *moving) now() time.Time           { return noon().Add(time.Duration(m.passed.Load())) }
 func (m *moving) set(after time.Duration)  { m.passed.Store(int64(after)) }
 func (m *moving) advance(by time.Duration) { m.passed.Add(int64(by)) }
 
-// newGuardBy is the same by another clock.
+// newGuardBy is the same with another clock.
 func newGuardBy(t testing.TB, now func() time.Time, objects ...runtime.Object) (*Guard, *fake.Clientset) {
 	t.Helper()
 	client := fake.NewClientset(withNodes(objects)...)
@@ -302,7 +302,7 @@ func withNodes(objects []runtime.Object) []runtime.Object {
 	return objects
 }
 
-// nodeIs has the node be so, and waits until the guard has dated what it says.
+// nodeIs updates the node, and waits until the guard has dated the change.
 func nodeIs(t *testing.T, g *Guard, client *fake.Clientset, node *corev1.Node) {
 	t.Helper()
 	if _, err := client.CoreV1().Nodes().Update(t.Context(), node, metav1.UpdateOptions{}); err != nil {
@@ -330,7 +330,7 @@ func nodeIs(t *testing.T, g *Guard, client *fake.Clientset, node *corev1.Node) {
 	})
 }
 
-// dated is all that a guard remembers the time of.
+// dated returns everything whose time a guard remembers.
 func dated(g *Guard) map[occasion]sight {
 	d := g.planner.dates
 	d.mu.Lock()
@@ -342,7 +342,7 @@ func dated(g *Guard) map[occasion]sight {
 	return all
 }
 
-// leading has a Guard take itself for the one that leads, and do nothing about it.
+// leading makes a Guard believe that it leads, without any action.
 func leading(g *Guard) {
 	g.setQueue(workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[Key]()))
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// gateFirst are readings of pods with a gate and without one, whose clock and witnesses a test moves.
+// gateFirst are readings of pods with and without a gate, whose clock and witnesses a test controls.
 type gateFirst struct {
 	*readings
 
@@ -32,12 +32,12 @@ func newGateFirst() *gateFirst {
 	return f
 }
 
-// gatedPod is a pod whose calls LiveKit and its gate count.
+// gatedPod is a pod whose calls both LiveKit and its gate count.
 func gatedPod(uid types.UID) *call.Pod {
 	return &call.Pod{UID: uid, Witnesses: []call.Witness{call.Rooms, call.Gate}, Project: call.DefaultProject}
 }
 
-// TestGateFirst: what the gate says of a pod, and whether LiveKit is asked and its project read then.
+// TestGateFirst: what the gate answers about a pod, and whether LiveKit is asked and its project is read then.
 func TestGateFirst(t *testing.T) {
 	busy, idle, silent := call.Known(1, noon()), call.Known(0, noon()), call.Unknown("the gate does not say")
 	f := newGateFirst()
@@ -114,7 +114,7 @@ func TestGateFirstOfMany(t *testing.T) {
 	}
 }
 
-// TestGateFirstBeforeARelease: LiveKit is asked just before, and only if the gate counts no call then.
+// TestGateFirstBeforeARelease: LiveKit is asked just before, and only if the gate counts no call.
 func TestGateFirstBeforeARelease(t *testing.T) {
 	f := newGateFirst()
 	pod := gatedPod("a")
@@ -129,7 +129,7 @@ func TestGateFirstBeforeARelease(t *testing.T) {
 	}
 }
 
-// TestHeldByItsGate: a pod that its gate holds is held for its calls, and nothing is reported as unknown.
+// TestHeldByItsGate: a pod whose gate counts calls is held for its calls, and nothing is reported as unknown.
 func TestHeldByItsGate(t *testing.T) {
 	gate := func(pod *call.Pod) { pod.Witnesses = []call.Witness{call.Rooms, call.Gate} }
 	g, _ := newGuard(t, enabledNamespace(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining, annotation(call.GatePortAnnotation, "8089")))
@@ -160,8 +160,8 @@ func TestHeldByItsGate(t *testing.T) {
 	}
 }
 
-// TestSealIsNews: when a gate has got the order, that is a change, even if it counted no call before, and its time
-// counts from then.
+// TestSealIsNews: a gate's confirmation that it has read the order to drain is a change, even if it counted no
+// call before, and its time counts from then.
 func TestSealIsNews(t *testing.T) {
 	e := newEntry(gatedPod("a"), noon())
 	e.enter(map[call.Witness]call.Reading{call.Gate: call.Known(0, noon())}, noon())

@@ -20,8 +20,8 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestLiveReadsTheWorkload has a workload among others in its namespace. Of those nothing is read: what a decision costs
-// is the workload's own size.
+// TestLiveReadsTheWorkload has a workload among others in its namespace. The others are not read: the cost of a decision
+// depends only on the workload's own size.
 func TestLiveReadsTheWorkload(t *testing.T) {
 	const app = "app"
 	selects := func(o metav1.Object) {
@@ -122,8 +122,7 @@ func TestLiveInPages(t *testing.T) {
 	}
 }
 
-// guardOfMany returns a guard of a number of Deployments, each with ten pods that have to
-// go.
+// guardOfMany returns a guard of a number of Deployments, each with ten pods that have to leave.
 func guardOfMany(t testing.TB, workloads int) *Guard {
 	t.Helper()
 	objects := []runtime.Object{enabledNamespace(), newNode(true)}
@@ -140,7 +139,7 @@ func guardOfMany(t testing.TB, workloads int) *Guard {
 	return g
 }
 
-// look gathers what the informers know of one of them, and plans.
+// look collects what the informers know about one of them, and plans.
 func look(t testing.TB, g *Guard, i int) {
 	t.Helper()
 	key := workloadKey(pods.Deployment, fmt.Sprint("w-", i))
@@ -153,14 +152,13 @@ func look(t testing.TB, g *Guard, i int) {
 	}
 }
 
-// BenchmarkLooks looks once at each of a number of Deployments of ten pods, all of which
-// have to go.
+// BenchmarkLooks looks once at each of a number of Deployments of ten pods, all of which have to leave.
 func BenchmarkLooks(b *testing.B) {
 	for _, n := range []int{10, 100, 500, 2_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			g := guardOfMany(b, n)
 			for i := range n {
-				look(b, g, i) // what it remembers of each pod is there from then on
+				look(b, g, i) // from then on it remembers each pod
 			}
 			report := trial.CPU(b)
 			for b.Loop() {
@@ -173,7 +171,7 @@ func BenchmarkLooks(b *testing.B) {
 	}
 }
 
-// TestLookCostsItsWorkload looks at a workload of ten pods, alone and among five thousand.
+// TestLookCostsItsWorkload looks at a workload of ten pods, alone and among five thousand others.
 func TestLookCostsItsWorkload(t *testing.T) {
 	allocations := func(workloads int) float64 {
 		g := guardOfMany(t, workloads)

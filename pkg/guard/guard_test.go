@@ -30,8 +30,8 @@ func newNode(cordoned bool, taints ...corev1.Taint) *corev1.Node {
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", UID: "node-1"}, Spec: corev1.NodeSpec{Unschedulable: cordoned, Taints: taints}}
 }
 
-// TestDates: a fact without a time of its own gets a new time each time it appears. With
-// the old date a pod that has come since would be held as one that came after.
+// TestDates: a fact without a time of its own gets a new time each time it appears. With the old time, a newer pod
+// would be held as one that was created afterwards.
 func TestDates(t *testing.T) {
 	gone := corev1.Taint{Key: "example.com/gone", Effect: corev1.TaintEffectNoExecute}
 	cases := map[string]struct {
@@ -104,8 +104,8 @@ func TestDeletesOnce(t *testing.T) {
 	}
 }
 
-// TestLeaseExpired judges a node by whether its lease changes. What time the lease says
-// is by the node's clock, which may be ahead or behind by any time.
+// TestLeaseExpired judges a node by whether its lease changes. The time in the lease is by the node's clock, which may
+// be wrong by any amount.
 func TestLeaseExpired(t *testing.T) {
 	const forty = 40 * time.Second
 	said := func(d time.Duration) *metav1.MicroTime { return &metav1.MicroTime{Time: noon().Add(d)} }
@@ -259,15 +259,15 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
-// TestChoice chooses one of two pods to go. What was read before there was one too
-// many may be a call that has ended since: it counts only when nothing newer comes.
+// TestChoice chooses which of two pods leaves. A reading from before there was a surplus may show a call that has
+// ended since: it only counts if no newer one arrives.
 func TestChoice(t *testing.T) {
 	before, after := noon().Add(-time.Millisecond), noon().Add(time.Second)
 	one := call.Known(1, after)
 	cases := map[string]struct {
 		reason string
 		a, b   call.Reading
-		// room is what LiveKit says of b, where it is not what its agent says.
+		// room is LiveKit's answer about b, if it differs from its agent's.
 		room   *call.Reading
 		waited time.Duration
 		want   []string
@@ -290,7 +290,7 @@ func TestChoice(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			look() // there is one too many from noon on
+			look() // from noon on there is one too many
 			for pod, reading := range map[types.UID]call.Reading{"a": tc.a, "b": tc.b} {
 				said := map[call.Witness]verdict.Reading{}
 				for _, w := range []call.Witness{call.Rooms, call.Worker} {
@@ -310,7 +310,8 @@ func TestChoice(t *testing.T) {
 	}
 }
 
-// TestEmptiesNodes has one pod too many. Its node is chosen by all guarded pods that stay there, also those of others.
+// TestEmptiesNodes has one surplus pod. Its node is chosen by all guarded pods that stay there, including those of
+// other workloads.
 func TestEmptiesNodes(t *testing.T) {
 	on := func(node string) edit { return func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = node } }
 	elsewhere := func(o metav1.Object) { o.SetNamespace("elsewhere") }
@@ -360,8 +361,8 @@ func TestEmptiesNodes(t *testing.T) {
 	}
 }
 
-// TestLeaseUnread cannot read whether a node is lost. That holds its pods, and says
-// so; pods of the same workload elsewhere go on.
+// TestLeaseUnread cannot read whether a node is lost. That holds its pods, with the reason; pods of the same workload
+// elsewhere can leave.
 func TestLeaseUnread(t *testing.T) {
 	lost := newNode(false, corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute})
 	cordoned := newNode(true)
@@ -391,8 +392,8 @@ func TestLeaseUnread(t *testing.T) {
 	}
 }
 
-// TestStandsBy has two guards that both see a pod deleted despite the policies. Only the
-// leading one reports it. When it no longer leads, it holds nothing.
+// TestStandsBy: two guards both see a pod deleted despite the policies. Only the leading one reports it. When it no
+// longer leads, it holds nothing.
 func TestStandsBy(t *testing.T) {
 	g, _ := newGuard(t, enabledNamespace(), newNode(false))
 	told := hear(g)
@@ -419,7 +420,7 @@ func TestStandsBy(t *testing.T) {
 	}
 }
 
-// TestHoldsEnd has a namespace disabled in mid-drain: its pods are no longer held.
+// TestHoldsEnd disables a namespace in the middle of a drain: its pods are no longer held.
 func TestHoldsEnd(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a"))
 	look := func() {
@@ -444,8 +445,8 @@ func TestHoldsEnd(t *testing.T) {
 	}
 }
 
-// TestReleasedOnce looks twice at a pod whose deadline is over, the second time with
-// eyes that have not seen the release. It is one release, and told and counted as one.
+// TestReleasedOnce looks twice at a pod whose deadline is over, the second time without having seen the release. It is
+// reported and counted as one release.
 func TestReleasedOnce(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining))
 	told := hear(g)
@@ -472,9 +473,8 @@ func TestReleasedOnce(t *testing.T) {
 	}
 }
 
-// TestForcedLooksAgain has a deadline pass while nobody had answered for a moment. The
-// witnesses are asked once more: a pod that is idle is not released by force, and one whose
-// deadline does not count any more not at all.
+// TestForcedLooksAgain: a deadline passes while no witness answers for a moment. The witnesses are asked once more: a
+// pod that is idle is not released by force, and one whose deadline no longer applies is not released at all.
 func TestForcedLooksAgain(t *testing.T) {
 	for reason, tc := range map[string]struct {
 		standing time.Time
@@ -510,7 +510,8 @@ func TestForcedLooksAgain(t *testing.T) {
 	}
 }
 
-// TestReleaseLooksAgain has something change between a verdict of idleness and the release: nothing is written then.
+// TestReleaseLooksAgain: something changes between the verdict that a pod is idle and its release: then nothing is
+// written.
 func TestReleaseLooksAgain(t *testing.T) {
 	for reason, tc := range map[string]struct {
 		uid   types.UID
@@ -544,8 +545,8 @@ func TestReleaseLooksAgain(t *testing.T) {
 	}
 }
 
-// TestMarkIsNotBefore reads a mark back, which holds whole seconds: it must not lie
-// before the moment of the step, or a reading from before it would count as after.
+// TestMarkIsNotBefore reads a mark back, which has whole seconds: it must not be before the moment of the step, or an
+// earlier reading would count as later.
 func TestMarkIsNotBefore(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a"),
 		webPod("b", func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }))

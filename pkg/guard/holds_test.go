@@ -22,8 +22,8 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestCameSince has a pod and what its node wants it gone for come in some order, before
-// and after the guard starts. A pod that may have been there before is drained.
+// TestCameSince: a pod, and the reason to leave its node, appear in some order, before and
+// after the guard starts. A pod that may have been there before the reason is drained.
 func TestCameSince(t *testing.T) {
 	const noExecute, noSchedule = corev1.TaintEffectNoExecute, corev1.TaintEffectNoSchedule
 	gone := corev1.Taint{Key: "example.com/gone", Effect: noExecute}
@@ -35,7 +35,8 @@ func TestCameSince(t *testing.T) {
 		pod     *corev1.Pod
 		replica edit
 		taints  []corev1.Taint
-		// order is what comes, and "start" when the guard has seen all that was there.
+		// order is the order of events; "start" is when the guard has seen everything that
+		// existed.
 		order []string
 		want  bool
 	}{
@@ -90,8 +91,8 @@ func TestCameSince(t *testing.T) {
 	}
 }
 
-// TestMisfit has a DaemonSet's pod on a node that may be one that it wants no pod on, by
-// the rules of its controller.
+// TestMisfit has a DaemonSet's pod on a node that the DaemonSet may not want, by the rules
+// of its controller.
 func TestMisfit(t *testing.T) {
 	selecting := func(selector map[string]string) corev1.PodSpec { return corev1.PodSpec{NodeSelector: selector} }
 	requiring := func(operator corev1.NodeSelectorOperator) corev1.PodSpec {
@@ -141,9 +142,9 @@ func TestMisfit(t *testing.T) {
 	}
 }
 
-// TestStrangers takes workloads out of callguard's care while some of their pods are still
-// guarded. The ready ones that are not count as able: as they are for a step, and as their
-// owners say while there is none to take.
+// TestStrangers opts workloads out while some of their pods are still guarded. Their ready
+// pods without the label count as able: those that exist for a step, and those in the
+// owner's status as long as there are none.
 func TestStrangers(t *testing.T) {
 	stranger := func(name, kind, owner string, edits ...edit) *corev1.Pod {
 		return newPod(name, append([]edit{controlledBy(kind, owner), func(o metav1.Object) { delete(o.GetLabels(), call.GuardedLabel) }}, edits...)...)
@@ -233,8 +234,8 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
-// TestEndingNodes has the only other pod of a workload on a node that is being taken away.
-// It will not take calls for long, so no other pod stops because of it.
+// TestEndingNodes has the only other pod of a workload on a node that is being removed. It
+// will not take calls for long, so no other pod stops accepting calls because of it.
 func TestEndingNodes(t *testing.T) {
 	const second = "node-2"
 	there := func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = second }
@@ -286,7 +287,7 @@ func TestEndingNodes(t *testing.T) {
 	}
 }
 
-// TestLeftToEviction has released pods that nobody has evicted for an hour.
+// TestLeftToEviction has released pods that were not evicted for an hour.
 func TestLeftToEviction(t *testing.T) {
 	released := func(intent call.Intent) edit { return label(call.ReleasedLabel, string(intent)) }
 	removal := corev1.Taint{Key: "karpenter.sh/disrupted", Effect: corev1.TaintEffectNoSchedule}
@@ -331,8 +332,8 @@ func TestLeftToEviction(t *testing.T) {
 	}
 }
 
-// TestDeadlinesCountFromTheIntent drains a node, cancels that and takes it up again. The
-// pod still leaves; its deadline counts from when somebody last began to wait for it.
+// TestDeadlinesCountFromTheIntent drains a node, cancels that and starts again. The pod
+// still leaves; its deadline counts from the last start.
 func TestDeadlinesCountFromTheIntent(t *testing.T) {
 	g, client := newGuard(t, enabledNamespace(), newNode(true), newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a"))
 	now := noon()
@@ -372,8 +373,8 @@ func TestDeadlinesCountFromTheIntent(t *testing.T) {
 	}
 }
 
-// TestWantedAnew has a pod that serves and is not wanted gone any more: when it is again,
-// it is so from then on.
+// TestWantedAnew has a serving pod that no longer has to leave: when it has to again, that
+// counts from then.
 func TestWantedAnew(t *testing.T) {
 	g, _ := newGuard(t, newNode(false))
 	now := noon()
@@ -394,7 +395,8 @@ func TestWantedAnew(t *testing.T) {
 	}
 }
 
-// TestMaxUnavailable reads how many replicas an owner does without during a rollout.
+// TestMaxUnavailable reads how many replicas of an owner may be unavailable during a
+// rollout.
 func TestMaxUnavailable(t *testing.T) {
 	rolling := func(surge, unavailable *intstr.IntOrString) edit {
 		return func(o metav1.Object) {
@@ -436,7 +438,7 @@ func TestMaxUnavailable(t *testing.T) {
 	}
 }
 
-// TestHoldsOfTheGuardAreDocumented has a row in docs/holds.md for each rule that is none of
+// TestHoldsOfTheGuardAreDocumented: docs/holds.md has a row for each rule that is not
 // package verdict's.
 func TestHoldsOfTheGuardAreDocumented(t *testing.T) {
 	page, err := os.ReadFile("../../docs/holds.md")

@@ -25,8 +25,8 @@ import (
 // of each world; `make model` sets it.
 var thorough = flag.Int("model", 0, "explore larger worlds, of each up to so many states") //nolint:gochecknoglobals // as package flag has it
 
-// enough is more states than a world has that is small, and as many as are visited
-// of one that is large.
+// enough is more states than a small world has, and the number of states that are visited
+// of a large one.
 const enough = 4000
 
 // scenario is a world to explore.
@@ -133,9 +133,9 @@ func scenarios() map[string]scenario {
 	}
 }
 
-// TestInterleavings has guards, agents, the kubelet, an evictor and the clock act in
-// every order, and everything fail that may fail. See world_test.go for what is
-// assumed of the others, and world.check… for the invariants.
+// TestInterleavings lets guards, agents, the kubelet, an evictor and the clock act in every
+// order, and everything fail that may fail. See world_test.go for the assumptions about the
+// others, and world.check… for the invariants.
 func TestInterleavings(t *testing.T) {
 	for name, tc := range scenarios() {
 		t.Run(name, func(t *testing.T) {
@@ -158,11 +158,11 @@ func TestInterleavings(t *testing.T) {
 	}
 }
 
-// TestInterleavingsRefute shows that the explorer sees: it finds out each guard that
-// is broken on purpose.
+// TestInterleavingsRefute shows that the explorer works: it detects each guard that is
+// broken on purpose.
 func TestInterleavingsRefute(t *testing.T) {
 	begun, soon, late := scenarios()["Marked"], scenarios()["Marked"], scenarios()["Marked"]
-	// A mark has whole seconds and may lie ahead of the clock, which has to pass it.
+	// A mark has whole seconds and may be ahead of the clock, which has to pass it.
 	begun.left, soon.left, late.left = allowance{calls: 1}, allowance{ticks: 1, calls: 1}, allowance{ticks: 2, calls: 1}
 	two, one, lies, crashes := scenarios()["MarkedTwice"], scenarios()["Released"], scenarios()["Lies"], scenarios()["Crashes"]
 	down, counts := scenarios()["ScaledDown"], scenarios()["Counted"]
@@ -253,8 +253,8 @@ func TestInterleavingsRefute(t *testing.T) {
 	}
 }
 
-// TestEvictionsRefuted shows why evictions are not refused by something that knows
-// the calls: the handler does not hold the pod between its look and its delete.
+// TestEvictionsRefuted shows why evictions are not refused by something that knows the
+// calls: the handler does not lock the pod between its check and its delete.
 func TestEvictionsRefuted(t *testing.T) {
 	cases := map[string]struct {
 		reason   string
@@ -316,7 +316,7 @@ func empty() *world {
 			metrics:  newMetrics(prometheus.NewRegistry()), views: map[string]*cluster{},
 			pods: 1, maxPods: 1,
 		},
-		// Late in a second: marks have whole ones.
+		// Late in a second, because marks have whole ones.
 		now: modelBegan(), began: modelBegan(),
 		agents: map[types.UID]agent{}, writes: map[types.UID]int{},
 	}
@@ -332,7 +332,8 @@ func stateful(w *world) *world {
 	return w
 }
 
-// told is the same pod just marked: its agent does not know yet, and has accepted an offer.
+// told is the same pod, just marked: its agent does not know yet, and has accepted an
+// offer.
 func told() *world { return tell(serving()) }
 
 // counted is the same with a gate, which counts its calls.
@@ -365,7 +366,7 @@ func deployed() *world {
 	return w
 }
 
-// asKnown is another world whose guards may go by what informers know.
+// asKnown is another world whose guards may use informers' data.
 func asKnown(start func() *world) func() *world {
 	return func() *world {
 		w := start()
@@ -374,7 +375,7 @@ func asKnown(start func() *world) func() *world {
 	}
 }
 
-// gatedDeployed is the same with gates, of which one says that it is able.
+// gatedDeployed is the same with gates, of which one reports that it is able.
 func gatedDeployed() *world {
 	w := empty()
 	w.gated = true
@@ -388,7 +389,7 @@ func gatedDeployed() *world {
 	return w
 }
 
-// scaledDown is a Deployment that has two pods and wants one.
+// scaledDown is a Deployment with two pods that wants one.
 func scaledDown() *world {
 	w := empty()
 	w.maxPods, w.maxAside = 2, 1
@@ -397,7 +398,7 @@ func scaledDown() *world {
 	return w
 }
 
-// deploy creates a Deployment of one replica with a number of pods.
+// deploy creates a Deployment of one replica with this many pods.
 func (w *world) deploy(pods int) {
 	one, yes := int32(1), true
 	w.store.deployment = &appsv1.Deployment{
@@ -410,7 +411,7 @@ func (w *world) deploy(pods int) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: modelNamespace, Name: "web-h", UID: "replicaset", OwnerReferences: []metav1.OwnerReference{owner}},
 		Spec:       appsv1.ReplicaSetSpec{Replicas: &one, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{hashLabel: "h"}}, Template: guardedTemplate()},
 	}
-	// They were there before anybody wanted one of them to go.
+	// They existed before one of them had to leave.
 	now := w.now
 	defer func() { w.now = now }()
 	w.now = now.Add(-time.Hour)
@@ -423,7 +424,7 @@ func guardedTemplate() corev1.PodTemplateSpec {
 	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{call.GuardedLabel: "true"}}}
 }
 
-// with has all rules judge on facts that are changed.
+// with makes all rules judge changed facts.
 func with(change func(*verdict.Facts)) func(verdict.Rules) verdict.Rules {
 	return func(rs verdict.Rules) verdict.Rules { return verdict.Rules{changed{rules: rs, change: change}} }
 }
@@ -442,8 +443,8 @@ func (c changed) Judge(f verdict.Facts) verdict.Verdict {
 	return c.rules.Judge(f)
 }
 
-// replaced has another rule in the place of idle: one that releases a marked pod if
-// all of its readings will do, or any of them.
+// replaced replaces rule idle by one that releases a marked pod if all of its readings, or
+// any, satisfy a condition.
 func replaced(will func(verdict.Facts, verdict.Reading) bool, anyOfThem bool) func(verdict.Rules) verdict.Rules {
 	return func(rs verdict.Rules) verdict.Rules {
 		var list verdict.Rules
@@ -479,12 +480,12 @@ func (c credulous) Judge(f verdict.Facts) verdict.Verdict {
 	return verdict.Verdict{}
 }
 
-// unadvised is of a rule that nobody asks what to do.
+// unadvised is a rule without advice.
 type unadvised struct{}
 
 func (unadvised) Advice() verdict.Advice { return verdict.Advice{} }
 
-// unmarked releases pods that are idle and were not told to take no call.
+// unmarked releases pods that are idle and were not told to accept no call.
 type unmarked struct{ unadvised }
 
 func (unmarked) Name() string { return "unmarked" }

@@ -23,32 +23,31 @@ import (
 // modelWait is how long an idle pod waits for others in the worlds that keep them away.
 const modelWait = 2 * time.Second
 
-// hardship is what may be in the way of a pod that should go, other than its calls. Each of
-// it may last forever, unless it names a time.
+// hardship is what may keep a pod from leaving, other than its calls. Each may last
+// forever, unless it has a time.
 type hardship struct {
-	// noPlace: no replacement finds a node for so long.
+	// noPlace: no replacement finds a node for this long.
 	noPlace time.Duration
-	// alone: a replacement starts only when the pod that it replaces is gone, whose place
-	// or port it needs.
+	// alone: a replacement starts only when the old pod is gone, whose place or port it needs.
 	alone bool
-	// quota is how many pods there may be, the ones that end included; zero is no limit.
+	// quota is how many pods there may be, including ending ones; zero means no limit.
 	quota int
 	// unready: no pod ever becomes ready.
 	unready bool
-	// returns: a replacement comes to the node that is drained.
+	// returns: a replacement is put on the node that is drained.
 	returns bool
 	// endless: calls do not end by themselves.
 	endless bool
-	// deadline is how long the team waits for calls; zero is forever. What it ends is
-	// not taken for lost.
+	// deadline is how long the team waits for calls; zero is forever. Calls that it ends do
+	// not count as lost.
 	deadline time.Duration
-	// doorsLost is for how long a policy is missing.
+	// doorsLost is how long a policy is missing.
 	doorsLost time.Duration
-	// mostMade is how many pods may be made in all; zero is no limit.
+	// mostMade is how many pods may be created in total; zero means no limit.
 	mostMade int
 }
 
-// tolerations let a pod come to the node that is drained.
+// tolerations let a pod be put on the node that is drained.
 func (h hardship) tolerations() []corev1.Toleration {
 	if !h.returns {
 		return nil
@@ -68,8 +67,8 @@ func (w *world) mayStart(pod *corev1.Pod) bool {
 	}
 }
 
-// strangers are the ready pods that are not guarded: one of each owner that does not
-// guard its pods any more.
+// strangers are the ready pods that are not guarded: one for each owner that no longer
+// guards its pods.
 func (w *world) strangers() *corev1.PodList {
 	list := &corev1.PodList{}
 	if rs := w.store.next; rs != nil && rs.Spec.Template.Labels[call.GuardedLabel] == "" {
@@ -83,15 +82,15 @@ func (w *world) strangers() *corev1.PodList {
 	return list
 }
 
-// hardScenario is a world in which something is in the way of a pod that should go.
+// hardScenario is a world in which something keeps a pod from leaving.
 type hardScenario struct {
 	scenario
 
 	hard hardship
-	// wait is --replacement-wait; modelForever where something else is the bound.
+	// wait is --replacement-wait; modelForever if something else is the limit.
 	wait time.Duration
-	// broken is a guard without the bound that this world is about, and want what becomes
-	// of a pod then.
+	// broken is a guard without the limit that this world tests, and want is what then happens
+	// to a pod.
 	broken mutant
 	want   string
 }
@@ -101,7 +100,7 @@ func (s hardScenario) world(m mutant) *world {
 	s.scenario.start = func() *world {
 		w := start()
 		w.hard, w.settings.Limits.ReplacementWait = s.hard, s.wait
-		for _, pod := range w.store.pods { // made before the hardship was known
+		for _, pod := range w.store.pods { // created before the hardship was known
 			pod := pod.DeepCopy()
 			if s.hard.deadline > 0 {
 				pod.Annotations = map[string]string{call.DeadlineAnnotation: s.hard.deadline.String(), call.OnDeadlineAnnotation: "Release"}
@@ -194,14 +193,14 @@ func hardships() map[string]hardScenario {
 // blindToOthers is a guard that does not count other pods that take calls.
 func blindToOthers(f *verdict.Facts) { f.Workload.Able = 0 }
 
-// both has a guard lack a rule and not see something.
+// both removes a rule from a guard and makes it blind.
 func both(m mutant, change func(*verdict.Facts)) func(verdict.Rules) verdict.Rules {
 	return func(all verdict.Rules) verdict.Rules { return with(change)(m.rules(all)) }
 }
 
-// TestNothingWaitsForEver explores worlds in which something other than calls is in the
-// way of a pod that should go. From every state that they can come to, the pod is let go
-// within a bound once its calls end; and a guard that lacks the bound is found out.
+// TestNothingWaitsForEver explores worlds in which something other than calls keeps a pod
+// from leaving. From every state that they can reach, the pod is released within a limit
+// once its calls end; and a guard without the limit is detected.
 func TestNothingWaitsForEver(t *testing.T) {
 	for name, tc := range hardships() {
 		t.Run(name, func(t *testing.T) {
@@ -235,8 +234,8 @@ func TestNothingWaitsForEver(t *testing.T) {
 	}
 }
 
-// rolledOut is a Deployment of one replica that does without it during a rollout, and has
-// begun one: the old ReplicaSet wants no pod any more, the new one wants one.
+// rolledOut is a Deployment of one replica that may be unavailable during a rollout, and
+// has begun one: the old ReplicaSet wants no pod any more, the new one wants one.
 func rolledOut() *world {
 	w := empty()
 	w.maxPods, w.maxAside = 2, 1
@@ -253,7 +252,7 @@ func rolledOut() *world {
 	return w
 }
 
-// optedOut is the same of a rollout whose new pods are not guarded.
+// optedOut is the same in a rollout whose new pods are not guarded.
 func optedOut() *world {
 	w := rolledOut()
 	w.store.deployment.Spec.Strategy.RollingUpdate = nil

@@ -21,7 +21,7 @@ import (
 	"github.com/callguard/callguard/pkg/pods"
 )
 
-// answers answers every request with a status; none is no answer.
+// answers answers every request with a status; zero means no answer.
 type answers int
 
 func (a answers) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -40,7 +40,7 @@ func TestCountWrites(t *testing.T) {
 		method, path string
 		body         string
 		answer       answers
-		want         string // the labels; empty when it does not count
+		want         string // labels; empty if it does not count
 	}{
 		"Get":        {reason: "Reading is no writing.", method: http.MethodGet, path: "/api/v1/namespaces/voice/pods/a", answer: 200},
 		"Patch":      {reason: "A step of a pod.", method: http.MethodPatch, path: "/api/v1/namespaces/voice/pods/a", answer: 200, want: `outcome="ok",resource="pods",verb="patch"`},
@@ -83,8 +83,7 @@ func TestCountWrites(t *testing.T) {
 	}
 }
 
-// TestCountWritesOfClient makes requests as the check of the policies does, every few
-// seconds.
+// TestCountWritesOfClient sends requests like the check of the policies, every few seconds.
 func TestCountWritesOfClient(t *testing.T) {
 	for _, contentType := range []string{"application/json", "application/vnd.kubernetes.protobuf"} {
 		registry := prometheus.NewPedanticRegistry()

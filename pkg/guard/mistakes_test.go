@@ -11,7 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestMistakesOfATrimmedPod: what informers keep of a pod is enough to tell its mistakes.
+// TestMistakesOfATrimmedPod: the trimmed pod in the informers is enough to find its
+// mistakes.
 func TestMistakesOfATrimmedPod(t *testing.T) {
 	initWithoutKey := onPod(func(p *corev1.Pod) {
 		p.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "call-gate", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{
@@ -48,7 +49,8 @@ func TestMistakesOfATrimmedPod(t *testing.T) {
 	}
 }
 
-// TestTrimBoundsWhatTheKubeletSays: names in it are as long as their owners like.
+// TestTrimBoundsWhatTheKubeletSays: names in a kubelet's message may be as long as their
+// owners like.
 func TestTrimBoundsWhatTheKubeletSays(t *testing.T) {
 	pod := webPod("a", withoutSecret)
 	pod.Status.ContainerStatuses[0].State.Waiting.Message = strings.Repeat("x", 100<<10)

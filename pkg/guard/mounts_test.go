@@ -14,10 +14,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// failsToMount is what a kubelet says of a volume.
+// failsToMount is a kubelet's message about a volume.
 const failsToMount = `MountVolume.SetUp failed for volume "keys" : `
 
-// TestCannotMount: of all for which a mount fails only what somebody has to make is told.
+// TestCannotMount: only failed mounts that somebody has to fix are reported.
 func TestCannotMount(t *testing.T) {
 	for name, tc := range map[string]struct {
 		reason, message, want string
@@ -44,7 +44,8 @@ func TestCannotMount(t *testing.T) {
 	}
 }
 
-// TestMountEvents: a workload whose pods lack what they mount gets one Event, whatever else kubelets say.
+// TestMountEvents: a workload whose pods lack what they mount gets one Event, whatever else kubelets
+// report.
 func TestMountEvents(t *testing.T) {
 	creating := onPod(func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodPending} })
 	g, client := newGuard(t, enabledNamespace(), newDeployment("web", 3), newReplicaSet("1", 3), webPod("a", creating), webPod("b", creating), webPod("runs"))
@@ -86,7 +87,7 @@ func TestMountEvents(t *testing.T) {
 	}
 }
 
-// TestTrimOfLargeMounts: of an Event that anybody may have written little is kept.
+// TestTrimOfLargeMounts: little is kept of an Event that anybody may have written.
 func TestTrimOfLargeMounts(t *testing.T) {
 	trimmed, err := trimMount(&corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{Name: "large", Annotations: map[string]string{"note": strings.Repeat("x", 200<<10)}},

@@ -27,7 +27,7 @@ func taint(key string, effect corev1.TaintEffect) func(*corev1.Node) {
 	return func(n *corev1.Node) { n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: key, Effect: effect}) }
 }
 
-// TestNotice has a pod on a node of which somebody says that it goes, and says after what time it is set aside.
+// TestNotice has a pod on a node that is announced to go, and checks after what time it is set aside.
 func TestNotice(t *testing.T) {
 	const never = -1
 	const noSchedule = corev1.TaintEffectNoSchedule
@@ -92,8 +92,8 @@ func TestNotice(t *testing.T) {
 	}
 }
 
-// TestTwoMinutes has three pods with calls on a node that goes in two minutes: all are replaced at once, all stop taking
-// calls as soon as one other takes them, and an Event names each whose calls may be cut.
+// TestTwoMinutes has three pods with calls on a node that goes in two minutes: all are replaced at once, all stop accepting
+// calls as soon as one other accepts them, and an Event names each whose calls may be cut.
 func TestTwoMinutes(t *testing.T) {
 	spot := newNode(false)
 	taint("aws-node-termination-handler/spot-itn", corev1.TaintEffectNoSchedule)(spot)
@@ -122,7 +122,7 @@ func TestTwoMinutes(t *testing.T) {
 	}
 }
 
-// settled waits until the informers know what was written.
+// settled waits until the informers have the latest writes.
 func settled(t *testing.T, g *Guard, client *fake.Clientset) {
 	t.Helper()
 	eventually(t, "the informers know what was written", func() bool {
@@ -137,7 +137,7 @@ func settled(t *testing.T, g *Guard, client *fake.Clientset) {
 	})
 }
 
-// TestCandidate has Cluster Autoscaler mark a node of two pods, and think better of it when one of them has begun to leave.
+// TestCandidate: Cluster Autoscaler marks a node of two pods, and removes the mark when one of them has begun to leave.
 func TestCandidate(t *testing.T) {
 	marked := newNode(false)
 	taint(candidateTaint, corev1.TaintEffectPreferNoSchedule)(marked)
@@ -197,8 +197,8 @@ func TestCandidate(t *testing.T) {
 	}
 }
 
-// TestCameToACandidate has pods on a node that Cluster Autoscaler has marked: who came when it counted already would come
-// again, and stays.
+// TestCameToACandidate has pods on a node that Cluster Autoscaler has marked: a pod that was created after the mark counted
+// would come back there, and stays.
 func TestCameToACandidate(t *testing.T) {
 	marked := newNode(false)
 	taint(candidateTaint, corev1.TaintEffectPreferNoSchedule)(marked)

@@ -33,12 +33,12 @@ const (
 	argo   = "argoproj.io/v1alpha1"
 )
 
-// newCloneSet is one of OpenKruise, as its API server serves it, with these fields besides.
+// newCloneSet is a CloneSet of OpenKruise, as its API server returns it, with these additional fields.
 func newCloneSet(replicas int64, fields ...any) *unstructured.Unstructured {
 	return newOther(kruise, "CloneSet", append([]any{replicas, "spec.replicas", "new", "status.updateRevision"}, fields...)...)
 }
 
-// newOther is an owner with fields: a value, and where it is.
+// newOther is an owner with a value at a path.
 func newOther(apiVersion, kind string, fields ...any) *unstructured.Unstructured {
 	is := &unstructured.Unstructured{Object: map[string]any{"apiVersion": apiVersion, "kind": kind}}
 	is.SetNamespace(voice)
@@ -64,7 +64,7 @@ func clonePod(name, revision string, edits ...edit) *corev1.Pod {
 	return newPod(name, append([]edit{controlledByOther(kruise, "CloneSet"), label(appsv1.ControllerRevisionHashLabelKey, revision), label(hashLabel, revision)}, edits...)...)
 }
 
-// TestOtherExcess has which pods an owner of another kind has too many of.
+// TestOtherExcess: which pods are surplus for an owner of another kind.
 func TestOtherExcess(t *testing.T) {
 	type want struct {
 		intent     call.Intent
@@ -132,7 +132,8 @@ func TestOtherExcess(t *testing.T) {
 	}
 }
 
-// TestRolloutOfAnotherKind has the pods of an Argo Rollout, which are those of its ReplicaSets, set aside by its own label.
+// TestRolloutOfAnotherKind: the pods of an Argo Rollout, which are those of its ReplicaSets, are set aside by its own
+// label.
 func TestRolloutOfAnotherKind(t *testing.T) {
 	const hash = "rollouts-pod-template-hash"
 	r := newReplicaSet("1", 1, controlledByOther(argo, "Rollout"))
@@ -159,7 +160,7 @@ func TestRolloutOfAnotherKind(t *testing.T) {
 	}
 }
 
-// TestTrimOfOthers keeps nothing of an owner that nobody reads.
+// TestTrimOfOthers keeps nothing of an owner that is not used.
 func TestTrimOfOthers(t *testing.T) {
 	is := newCloneSet(2, strings.Repeat("x", 1000), "spec.template.spec.hostname", "true", "spec.template.metadata.labels.a", []any{}, "spec.scaleStrategy.podsToDelete")
 	is.SetAnnotations(map[string]string{"large": "x", call.MinAvailableAnnotation: "1"})
@@ -177,7 +178,7 @@ func TestTrimOfOthers(t *testing.T) {
 	}
 }
 
-// TestParseOwner takes a resource with its group.
+// TestParseOwner parses a resource with its group.
 func TestParseOwner(t *testing.T) {
 	for name, want := range map[string]bool{
 		"rollouts.argoproj.io": true, "clonesets.apps.kruise.io": true,
@@ -189,7 +190,7 @@ func TestParseOwner(t *testing.T) {
 	}
 }
 
-// newGuardOfClones is a guard that follows CloneSets, beside these objects and one CloneSet.
+// newGuardOfClones is a guard that follows CloneSets, with these objects and one CloneSet.
 func newGuardOfClones(t *testing.T, served []string, of *unstructured.Unstructured, objects ...runtime.Object) (*Guard, *dynamicfake.FakeDynamicClient) {
 	t.Helper()
 	client := fake.NewClientset(withNodes(append(objects, lockingBudget()))...)
@@ -220,8 +221,8 @@ func newGuardOfClones(t *testing.T, served []string, of *unstructured.Unstructur
 	return g, other
 }
 
-// TestOthersAreFollowed has a guard look for a kind, read its objects from memory and live, and tell an owner that is gone
-// from a kind that is.
+// TestOthersAreFollowed: a guard discovers a kind, reads its objects from memory and live, and distinguishes a deleted
+// owner from a deleted kind.
 func TestOthersAreFollowed(t *testing.T) {
 	key := Key{NamespacedName: types.NamespacedName{Namespace: voice, Name: "web"}, APIVersion: kruise, Kind: "CloneSet", UID: "web"}
 	earlier := func(o metav1.Object) {
@@ -277,7 +278,7 @@ func TestOthersAreFollowed(t *testing.T) {
 	}
 }
 
-// TestOthersWithoutScale does not follow what does not say how many pods it wants.
+// TestOthersWithoutScale does not follow a kind that does not say how many pods it wants.
 func TestOthersWithoutScale(t *testing.T) {
 	g, _ := newGuardOfClones(t, []string{"clonesets"}, newCloneSet(1), enabledNamespace())
 	if kind, err := g.cluster.others.find(schema.GroupResource{Group: "apps.kruise.io", Resource: "clonesets"}); kind != nil || err == nil || !strings.Contains(err.Error(), "scale subresource") {

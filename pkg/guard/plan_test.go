@@ -22,8 +22,8 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestPlanMakesNoRequest plans for a workload whose pods have every reason to go, of a
-// planner whose facts all come from memory. It reports what else it needs to know.
+// TestPlanMakesNoRequest plans for a workload whose pods have every reason to leave, with facts that all come from memory. It
+// reports what else it needs to know.
 func TestPlanMakesNoRequest(t *testing.T) {
 	lost := newNode(true, corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute})
 	asked := map[string]int{}
@@ -36,7 +36,7 @@ func TestPlanMakesNoRequest(t *testing.T) {
 	}, noon)
 	s := newSnapshot(newDeployment("web", 1), newReplicaSet("1", 1),
 		webPod("a", gate), webPod("b", annotation(call.LeaveAnnotation, "")), asidePod("c", draining), webPod("d", label(call.ReleasedLabel, "drain")))
-	p := pl.plan(s, s.workload(workloadKey(pods.Deployment, "web"))) // it has no client, and no context
+	p := pl.plan(s, s.workload(workloadKey(pods.Deployment, "web"))) // it has neither client nor context
 	if len(p.judged) != 3 || len(p.released) != 1 || len(p.asked) < 3 || len(p.leases) != 1 {
 		t.Errorf("the plan has %d verdicts, %d released, %d to ask and leases %v", len(p.judged), len(p.released), len(p.asked), p.leases)
 	}
@@ -45,8 +45,8 @@ func TestPlanMakesNoRequest(t *testing.T) {
 	}
 }
 
-// TestSettleCountsFromTheMark: a pod that was read for long before it stopped taking calls has been quiet since it did. A
-// call that began later counts from then.
+// TestSettleCountsFromTheMark: a pod that had been read for long before it stopped accepting calls has been quiet only since
+// then. After a later call, that counts from the call.
 func TestSettleCountsFromTheMark(t *testing.T) {
 	for name, tc := range map[string]struct {
 		reason      string
@@ -102,8 +102,7 @@ func TestLeaseOnce(t *testing.T) {
 	}
 }
 
-// crowd is a planner, and what it knows of a Deployment of so many pods, of which a tenth is
-// aside, on 50 cordoned nodes.
+// crowd is a planner, and what it knows about a Deployment of this many pods, a tenth of them aside, on 50 cordoned nodes.
 func crowd(n int) (*planner, *snapshot) {
 	cordon := newNode(true)
 	pl := newPlanner(DefaultSettings(), known{
@@ -128,8 +127,8 @@ func crowd(n int) (*planner, *snapshot) {
 	return pl, newSnapshot(objects...)
 }
 
-// BenchmarkPlan plans for Deployments of which every pod has to go, one after the other: so
-// many that there are 20,000 pods in any case, of which a processor's cache holds none.
+// BenchmarkPlan plans for Deployments in which every pod has to leave, one after the other: so many that there are always
+// 20,000 pods, which fit into no processor's cache.
 func BenchmarkPlan(b *testing.B) {
 	const all = 20_000
 	key := workloadKey(pods.Deployment, "web")
@@ -141,7 +140,7 @@ func BenchmarkPlan(b *testing.B) {
 				plans = append(plans, func() { pl.plan(s, s.workload(key)) })
 			}
 			for _, plan := range plans {
-				plan() // what it remembers of each pod is there from then on
+				plan() // from then on it remembers each pod
 			}
 			report := trial.CPU(b)
 			for i := 0; b.Loop(); i++ {
@@ -152,8 +151,7 @@ func BenchmarkPlan(b *testing.B) {
 	}
 }
 
-// TestPlanCostsItsPods: of ten times as many pods a plan takes about ten times as long, and
-// not a hundred.
+// TestPlanCostsItsPods: for ten times as many pods a plan takes about ten times as long, and not a hundred.
 func TestPlanCostsItsPods(t *testing.T) {
 	key := workloadKey(pods.Deployment, "web")
 	cost := func(n int) time.Duration {
@@ -171,8 +169,7 @@ func TestPlanCostsItsPods(t *testing.T) {
 	}
 }
 
-// TestWhoMayGoGoesFirst has pods at every step: what takes a node's pods away comes before
-// what begins with others.
+// TestWhoMayGoGoesFirst has pods at every step: steps that remove pods from a node come before those that begin with others.
 func TestWhoMayGoGoesFirst(t *testing.T) {
 	idle := hearsay(func(*call.Pod) call.Reading { return call.Known(0, noon()) })
 	objects := []runtime.Object{enabledNamespace(), newNode(true), newDeployment("web", 4), newReplicaSet("1", 4)}
@@ -200,8 +197,8 @@ func TestWhoMayGoGoesFirst(t *testing.T) {
 	}
 }
 
-// TestManyAreSetAsideInTurns has room for replacements of a hundred pods at once. One look sets some aside, and the next comes
-// at once: a pod whose replacement is ready meanwhile does not wait for all hundred.
+// TestManyAreSetAsideInTurns has room for the replacements of a hundred pods at once. One look sets some aside, and the next
+// follows at once: a pod whose replacement is ready does not wait for all hundred.
 func TestManyAreSetAsideInTurns(t *testing.T) {
 	const all = 100
 	objects := []runtime.Object{enabledNamespace(), newNode(true), newDeployment("web", all, maxSurge(intstr.FromString("100%"))), newReplicaSet("1", all)}
@@ -226,8 +223,8 @@ func TestManyAreSetAsideInTurns(t *testing.T) {
 	}
 }
 
-// TestRefusedStepsLetOthersPass has a webhook of somebody refuse every change of as many pods as one look takes steps with.
-// The others continue, and the refused ones are tried again.
+// TestRefusedStepsLetOthersPass: somebody's webhook refuses every change of as many pods as one look handles. The others
+// continue, and the refused ones are retried.
 func TestRefusedStepsLetOthersPass(t *testing.T) {
 	const others = 5
 	objects := []runtime.Object{enabledNamespace(), newNode(true), newDeployment("web", least+others, maxSurge(intstr.FromString("100%"))), newReplicaSet("1", least+others)}
@@ -261,8 +258,8 @@ func TestRefusedStepsLetOthersPass(t *testing.T) {
 	}
 }
 
-// TestDrainsCountOnOthersOnce has two pods that are set aside and take calls yet, and a replacement of one: one of them may drain,
-// and each counts on the other only while that takes calls, on a node that stays for now.
+// TestDrainsCountOnOthersOnce has two pods that are set aside and still accept calls, and a replacement of one: one of them
+// may drain, and each counts on the other only while that accepts calls, on a node that stays for now.
 func TestDrainsCountOnOthersOnce(t *testing.T) {
 	there := func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-2" }
 	elsewhere := func(o metav1.Object) { o.(*corev1.Pod).Spec.NodeName = "node-3" }

@@ -36,18 +36,18 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// process is a guard that runs in a world: the code of package guard, whose every
-// request stops until the explorer answers it.
+// process is a guard that runs in a world: the code of package guard, whose every request waits
+// until the explorer answers it.
 type process struct {
 	name  string
 	w     *world
 	guard *Guard
 	view  store // what its informers have seen
-	// started says that they have seen all that was there at the start.
+	// started means that they have seen all that existed at the start.
 	started bool
 	tasks   []*task
-	// swept is when LiveKit was read last, and of which pods an agent was in a room then. It
-	// is not read while the guard has spared it.
+	// swept is when LiveKit was last read, and which pods had an agent in a room then. It is not read
+	// while the guard does not need it.
 	swept  truths
 	spared bool
 }
@@ -60,7 +60,7 @@ type truths struct {
 // task is a goroutine of a guard: a look at the workload, or a reading of a pod.
 type task struct {
 	name string
-	told uint64 // everything that it was told so far
+	told uint64 // hash of everything that it was told so far
 
 	mu      sync.Mutex
 	waiting []*question
@@ -87,7 +87,7 @@ type taskKey struct{}
 
 var errKilled = errors.New("the guard was killed")
 
-// handOver hands a request to the explorer and waits for what it makes of it.
+// handOver hands a request to the explorer and waits for the answer.
 func handOver(ctx context.Context, r *question) answer {
 	t, _ := ctx.Value(taskKey{}).(*task)
 	r.answer = make(chan answer, 1)
@@ -109,8 +109,7 @@ func newProcess(w *world, name string, view store) *process {
 	return p
 }
 
-// build puts a Guard together as New does, with the explorer in the place of
-// informers, queues and clock.
+// build assembles a Guard as New does, with the explorer in place of informers, queues and clock.
 func (p *process) build() *Guard {
 	w := p.w
 	witnesses := map[call.Witness]Witness{call.Rooms: modelWitness{call.Rooms}, call.Worker: modelWitness{call.Worker}}
@@ -126,9 +125,9 @@ func (p *process) build() *Guard {
 	}, newReport(noEvents{}, w.metrics, log))
 	g.now = func() time.Time { return w.now }
 	if w.known {
-		g.large, g.awaited = 1, 0 // what it does while it waits is for nobody to see
+		g.large, g.awaited = 1, 0 // what it does while it waits does not matter
 	}
-	g.queue, g.writers = noQueue{}, 1 // one pod after the other, or there are more worlds than anybody can visit
+	g.queue, g.writers = noQueue{}, 1 // one pod after the other, to limit the number of worlds
 	g.budgets = steadfast()
 	g.planner.dates.synced = func() bool { return p.started }
 	if w.mutant.rules != nil {
@@ -153,7 +152,7 @@ func (d modelDoors) InForce() error {
 	return nil
 }
 
-// informed is what informers know that have seen so much.
+// informed returns informers that have seen this much.
 func (w *world) informed(s store) *cluster {
 	key := s.key()
 	if c := w.views[key]; c != nil {
@@ -161,9 +160,9 @@ func (w *world) informed(s store) *cluster {
 	}
 	index := func(objs ...runtime.Object) cache.Indexer {
 		i := cache.NewIndexer(cache.MetaNamespaceKeyFunc, indexers())
-		_ = i.AddIndexers(cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}) // of an index that is empty
+		_ = i.AddIndexers(cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}) // works while the index is empty
 		for _, o := range objs {
-			_ = i.Add(o) // a key that can be made does not fail
+			_ = i.Add(o) // it fails only without a valid key
 		}
 		return i
 	}
@@ -214,7 +213,7 @@ func (p *process) clone(w *world) *process {
 	return c
 }
 
-// kept are all readings of a guard.
+// kept returns all readings of a guard.
 func (p *process) kept() []*readings {
 	if p.guard.gates == nil {
 		return []*readings{p.guard.readings}
@@ -236,13 +235,13 @@ func (p *process) key(b *strings.Builder) {
 	}
 }
 
-// memory is what a guard remembers and acts on.
+// memory is what a guard remembers and uses.
 func (p *process) memory() string {
 	var b strings.Builder
 	var seen []string
 	for o, s := range dated(p.guard) {
 		if !p.w.bounded() && slices.Contains([]fact{there, isWanted, stands, isUnready}, o.fact) {
-			continue // nothing comes of when it was
+			continue // its time does not matter
 		}
 		seen = append(seen, fmt.Sprintf("%v %d %t|", o, s.at.UnixMilli(), s.ordered))
 	}
@@ -261,10 +260,10 @@ func (p *process) memory() string {
 	for _, uid := range slices.Sorted(maps.Keys(p.guard.deleted)) {
 		fmt.Fprintf(&b, "deleted %s %d|", uid, p.guard.deleted[uid].UnixMilli())
 	}
-	// Which steps have failed is only about their order, and no world has steps for two pods at once.
+	// Failed steps only affect their order, and no world has steps for two pods at once.
 	for _, uid := range slices.Sorted(maps.Keys(p.guard.readings.records)) {
 		e := p.guard.readings.records[uid]
-		// A record is dropped after 10 s, more than the clock ever moves here.
+		// A record is dropped after 10 s, longer than the clock ever moves here.
 		quiet := e.first
 		if e.began.After(quiet) {
 			quiet = e.began
@@ -288,7 +287,7 @@ func (p *process) memory() string {
 	return b.String()
 }
 
-// start has a guard begin something and runs it up to its first request.
+// start makes a guard begin something and runs it up to its first request.
 func (p *process) start(name string, do func(context.Context)) {
 	t := &task{name: name}
 	p.tasks = append(p.tasks, t)
@@ -315,14 +314,14 @@ func (p *process) settle() {
 	}
 }
 
-// hear enters what a task was told, and all else that it may have seen since.
+// hear records what a task was told, and what else it may have seen since.
 func (t *task) hear(p *process, what string) {
 	h := fnv.New64a()
 	_, _ = fmt.Fprintf(h, "%x %s %d %s %t", t.told, what, p.w.now.UnixMilli(), p.memory(), p.view.cordoned)
 	t.told = h.Sum64()
 }
 
-// kill ends a guard as SIGKILL does: what it waits for has no effect any more.
+// kill ends a guard as SIGKILL does: pending requests have no effect any more.
 func (p *process) kill() {
 	for _, t := range p.tasks {
 		t.mu.Lock()
@@ -337,7 +336,7 @@ func (p *process) kill() {
 	p.settle()
 }
 
-// reconciling is the name of the task that looks at the workload.
+// reconciling is the name of the task that handles the workload.
 const reconciling = "looks"
 
 // actions lists what a guard can do next.
@@ -397,7 +396,7 @@ func (p *process) actions() (list []action) {
 	return list
 }
 
-// readAll reads all pods that are wanted, at once.
+// readAll reads all wanted pods, at once.
 func (p *process) readAll(outcome string) {
 	for _, r := range p.kept() {
 		for _, uid := range slices.Sorted(maps.Keys(r.records)) {
@@ -413,7 +412,7 @@ func (p *process) readAll(outcome string) {
 	}
 }
 
-// sweep is what LiveKit lists now.
+// sweep is LiveKit's current list.
 func (p *process) sweep() truths {
 	is := truths{at: p.w.now}
 	for _, uid := range slices.Sorted(maps.Keys(p.w.agents)) {
@@ -424,7 +423,7 @@ func (p *process) sweep() truths {
 	return is
 }
 
-// see moves what a guard's informers know on.
+// see advances what a guard's informers know.
 func (p *process) see(s store) {
 	p.view, p.guard.cluster = s, p.w.informed(s)
 	for _, pod := range s.pods {
@@ -445,10 +444,10 @@ func (p *process) look(ctx context.Context) {
 	switch {
 	case s.statefulSet != nil:
 		key.Kind, key.UID = "StatefulSet", "statefulset"
-	case s.deployment == nil && s.replicaSet == nil: // the pods tell whose they were
+	case s.deployment == nil && s.replicaSet == nil: // the pods still name their owner
 		key.Kind, key.Name, key.UID = "ReplicaSet", "web-h", "replicaset"
 	}
-	_, _ = p.guard.reconcile(ctx, key) // whatever it is, it will look again
+	_, _ = p.guard.reconcile(ctx, key) // it looks again after any error
 }
 
 // The outcomes of a request.
@@ -461,7 +460,7 @@ const (
 	stale     = "stale"
 )
 
-// outcomes are what may become of a request.
+// outcomes are the possible outcomes of a request.
 func (p *process) outcomes(r *question) []string {
 	list := []string{fine}
 	switch r.verb {
@@ -484,7 +483,7 @@ func (p *process) outcomes(r *question) []string {
 	return list
 }
 
-// serve answers a request, and runs the guard to its next.
+// serve answers a request, and runs the guard to its next one.
 func (p *process) serve(t *task, r *question, outcome string) {
 	w := p.w
 	var a answer
@@ -543,7 +542,7 @@ func (p *process) serve(t *task, r *question, outcome string) {
 	p.settle()
 }
 
-// write carries out what a guard writes.
+// write applies what a guard writes.
 func (w *world) write(r *question) answer {
 	if pod := w.store.pod(r.name); pod != nil && w.clean && (r.uid == "" || r.uid == pod.UID) {
 		w.writes[pod.UID]++
@@ -562,7 +561,7 @@ func (w *world) write(r *question) answer {
 	return answer{pod: pod, err: err}
 }
 
-// witness is what a witness says of a pod.
+// witness is a witness's answer about a pod.
 func (w *world) witness(name call.Witness, uid types.UID, outcome string) call.Reading {
 	a, ok := w.agents[uid]
 	is := truth{w.now, a.job, a.room}
@@ -598,7 +597,7 @@ func (w *world) witness(name call.Witness, uid types.UID, outcome string) call.R
 	return call.Known(n, is.at)
 }
 
-// lists is what LiveKit has listed of a pod when it was read last.
+// lists is LiveKit's list about a pod when it was last read.
 func (p *process) lists(uid types.UID) call.Reading {
 	switch {
 	case p.swept.at.IsZero():
@@ -616,9 +615,9 @@ func (m modelWitness) Ask(ctx context.Context, pod *call.Pod) call.Reading {
 	return handOver(ctx, &question{verb: string(m.name), uid: pod.UID}).reading
 }
 
-// modelClient is what a guard uses of an API server. Pods are read and written by
-// the explorer's leave; owners do not change, so it does not matter when they are read.
-// Whatever else is asked for panics.
+// modelClient is the part of an API server's client that a guard uses. The explorer controls when
+// pods are read and written; owners do not change, so it does not matter when they are read. Any
+// other request panics.
 type modelClient struct {
 	kubernetes.Interface
 
@@ -726,7 +725,7 @@ func (m modelReplicaSets) Get(_ context.Context, name string, _ metav1.GetOption
 	return nil, apierrors.NewNotFound(appsv1.Resource("replicasets"), name)
 }
 
-// replicaSets are those that there are.
+// replicaSets returns the existing ones.
 func (s store) replicaSets() (list []*appsv1.ReplicaSet) {
 	for _, rs := range []*appsv1.ReplicaSet{s.replicaSet, s.next} {
 		if rs != nil {
@@ -772,7 +771,7 @@ type mutant struct {
 	rules         func(verdict.Rules) verdict.Rules
 	unknownIsZero bool
 	cachedLists   bool
-	readyIsAble   bool // it asks no gate
+	readyIsAble   bool // ask no gate
 }
 
 // without drops fields from the metadata of a PATCH.
@@ -785,7 +784,7 @@ func without(fields ...string) func([]byte) []byte {
 		for _, field := range fields {
 			delete(doc["metadata"], field)
 		}
-		body, _ = json.Marshal(doc) // what was read can be written
+		body, _ = json.Marshal(doc) // it was decoded from JSON
 		return body
 	}
 }

@@ -18,19 +18,19 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// sameReading compares readings, which keep what they are to themselves.
+// sameReading compares readings, whose fields are private.
 func sameReading() cmp.Option { return cmp.AllowUnexported(call.Reading{}) }
 
 func TestEnter(t *testing.T) {
 	at := func(s int) time.Time { return noon().Add(time.Duration(s) * time.Second) }
 	const unknown = -1
 	type answers map[call.Witness]int
-	// Each step is what the witnesses say at a second of its own, from zero on.
+	// Each step is the witnesses' answers in one second, from zero on.
 	cases := map[string]struct {
 		reason  string
 		steps   []answers
 		changed []bool
-		began   time.Time // zero: no call was seen to begin
+		began   time.Time // zero: no beginning of a call was seen
 		since   map[call.Witness]time.Time
 	}{
 		"Idle": {reason: "The same zero is the same since its first time.", steps: []answers{{call.Rooms: 0}, {call.Rooms: 0}, {call.Rooms: 0}}, changed: []bool{true, false, false},
@@ -107,7 +107,7 @@ func TestMerged(t *testing.T) {
 	}
 }
 
-// says is a witness that always says the same, and counts how often it is asked.
+// says is a witness that always answers the same, and counts requests.
 type says struct {
 	reading call.Reading
 	asked   atomic.Int32
@@ -191,7 +191,7 @@ func TestReadingsWithoutWitness(t *testing.T) {
 	}
 }
 
-// TestReadingsOfManySilentPods: of two namespaces one has a thousand pods that do not answer. The other's pod is read all the same,
+// TestReadingsOfManySilentPods: one of two namespaces has a thousand pods that do not answer. The other's pod is still read,
 // again and again.
 func TestReadingsOfManySilentPods(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -237,8 +237,8 @@ type asked func(context.Context, *call.Pod) call.Reading
 
 func (a asked) Ask(ctx context.Context, pod *call.Pod) call.Reading { return a(ctx, pod) }
 
-// TestProjectsAreToldRarely wants a thousand pods of a project, which end one after the other. What projects is told is true
-// in the end, and takes a walk over all pods only when it makes a difference, or once a second.
+// TestProjectsAreToldRarely wants a thousand pods of a project, which end one after the other. The final list is right, and
+// all pods are visited only when it makes a difference, or once a second.
 func TestProjectsAreToldRarely(t *testing.T) {
 	const many = 1000
 	now := noon()
@@ -252,7 +252,7 @@ func TestProjectsAreToldRarely(t *testing.T) {
 		list = append(list, gatedPod(types.UID(fmt.Sprint(i))))
 	}
 	r.wantAll(list, false)
-	for _, pod := range list { // each gate says that it counts none, and LiveKit has to be asked from then on
+	for _, pod := range list { // each gate counts none, so LiveKit has to be asked from then on
 		r.read(t.Context(), pod.UID)
 	}
 	if told > 2 || len(wanted) != 1 {

@@ -38,8 +38,8 @@ func TestEventsArePlain(t *testing.T) {
 	}
 }
 
-// TestOrderUnread: the time for which a gate has not read the order counts whichever rule holds its pod, and ends when
-// it has read it.
+// TestOrderUnread: the time for which a gate has not read the order to drain counts whichever rule holds its pod, and
+// ends when it has read it.
 func TestOrderUnread(t *testing.T) {
 	draining := verdict.Facts{Pod: verdict.Pod{State: call.Draining}, Readings: []verdict.Reading{
 		{Reading: call.Known(1, noon()), Witness: call.Rooms}, {Reading: call.Known(1, noon()), Witness: call.Gate},
@@ -80,8 +80,8 @@ func TestOrderUnread(t *testing.T) {
 	}
 }
 
-// TestComplainsOnce has a complaint of every kind made once, as long as anything is
-// there that it is about, and nothing remembered after that.
+// TestComplainsOnce makes a complaint of every kind once as long as its object exists, and remembers nothing after
+// that.
 func TestComplainsOnce(t *testing.T) {
 	badPod := annotation(call.DeadlineAnnotation, "soon")
 	badOwner := annotation(call.MinAvailableAnnotation, "most")
@@ -122,7 +122,7 @@ func TestComplainsOnce(t *testing.T) {
 			t.Errorf("%s: %d complaints, want %d: %q", what, len(complaints), want, complaints)
 		}
 	}
-	look("each is told", 8) // the budget's on the budget and on a pod
+	look("each is told", 8) // that about the budget is on the budget and on a pod
 	look("each is told once", 0)
 	g.forgetGone()
 	look("all is there still", 0)
@@ -160,8 +160,8 @@ func TestComplainsOnce(t *testing.T) {
 	}
 }
 
-// TestQueuesAreNotTold: a pod that waits for others of its workload is told of after a moment, but not while the guard has more to do
-// with that workload than one look does. One that has calls is told of in any case.
+// TestQueuesAreNotTold: that a pod waits for others of its workload is reported after a moment, but not while the
+// guard has more to do with that workload than one look does. For a pod with calls it is always reported.
 func TestQueuesAreNotTold(t *testing.T) {
 	cases := map[string]struct {
 		rule string

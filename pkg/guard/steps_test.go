@@ -22,8 +22,8 @@ import (
 	"github.com/callguard/callguard/pkg/pods"
 )
 
-// TestSteps has the body of each step to the letter: a pod that is not the one that
-// was seen, or has changed since, must refuse it.
+// TestSteps checks the exact body of each step: if the pod is not the one that was seen, or
+// has changed since, it must be refused.
 func TestSteps(t *testing.T) {
 	web := controllerRef(appsGroup, pods.Deployment, "web")
 	blocking := true
@@ -256,7 +256,8 @@ func TestSteps(t *testing.T) {
 	}
 }
 
-// toldLeaving is what a pod tells autoscalers while it is aside, and what it told them before.
+// toldLeaving returns a pod's annotation for autoscalers while it is aside, and the earlier
+// one.
 func toldLeaving(before string) edit {
 	return func(o metav1.Object) {
 		for key, value := range leaving() {

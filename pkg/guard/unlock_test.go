@@ -27,7 +27,7 @@ func TestUnlockNamespace(t *testing.T) {
 	cases := map[string]struct {
 		reason string
 		pods   []runtime.Object
-		// written names the pods that are changed, and how each is released then.
+		// written returns the changed pods, and how each is released.
 		written map[string]string
 		said    string
 	}{
@@ -112,7 +112,7 @@ func TestUnlockNamespace(t *testing.T) {
 }
 
 // TestUnlockAfterUninstall runs the uninstall step in clusters in which callguard is not,
-// or not yet, or still installed. It acts in none but the first.
+// not yet, or still installed. It acts only in the first.
 func TestUnlockAfterUninstall(t *testing.T) {
 	doors, err := manifests.Parse(manifests.DefaultValues())
 	if err != nil {
@@ -130,7 +130,7 @@ func TestUnlockAfterUninstall(t *testing.T) {
 	cases := map[string]struct {
 		reason  string
 		objects []runtime.Object
-		// appears is made while the step looks; vanishes is what goes meanwhile.
+		// appears is created while the step looks; vanishes is deleted meanwhile.
 		appears  *appsv1.Deployment
 		vanishes bool
 		said     string

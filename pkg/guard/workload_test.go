@@ -170,7 +170,7 @@ func TestOrphaned(t *testing.T) {
 		pod     *corev1.Pod
 		objects []metav1.Object
 		gone    []types.UID
-		// want is of a live snapshot, guess of what may be behind.
+		// want is for a live snapshot, guess for one that may be behind.
 		want, guess bool
 	}{
 		"Owned":      {reason: "Everybody is there.", pod: webPod("a"), objects: []metav1.Object{web, rs}},
@@ -220,7 +220,7 @@ func TestOrphaned(t *testing.T) {
 	}
 }
 
-// surplus is an excess in words.
+// surplus describes an excess.
 type surplus struct {
 	Owner  string
 	Intent call.Intent
@@ -451,15 +451,15 @@ func TestFactsOfOthers(t *testing.T) {
 	me := w.members[slices.IndexFunc(w.members, func(m *member) bool { return m.Name == "me" })]
 	got := w.facts(s, me, w.company(noon()), call.Mark{Intent: call.NodeDrain}, noon(), verdict.Limits{}).Workload
 	// Able: those that are ready and neither aside nor leaving, and the unlocked one. Aside: those that a
-	// node wants gone and that still are there; of these one takes calls until it drains.
+	// node wants gone and that still exist; of these one accepts calls until it drains.
 	want := verdict.Workload{Desired: 4, MinAvailable: 4, Surge: 1, Able: 2, Coming: 1, Aside: 2, Leaving: 1}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want, +got:\n%s", diff)
 	}
 }
 
-// TestFactsOfAStuckPod has two pods of a dead node: neither is a replacement on its
-// way, for which the other would have to wait.
+// TestFactsOfAStuckPod has two pods of a dead node: neither is a replacement for which the other would
+// have to wait.
 func TestFactsOfAStuckPod(t *testing.T) {
 	s := newSnapshot(newDeployment("web", 4), newReplicaSet("1", 4), webPod("a"), webPod("b"), webPod("dead-1", unready), webPod("dead-2", unready))
 	w := s.workload(workloadKey(pods.Deployment, "web"))
@@ -477,8 +477,8 @@ func TestFactsOfAStuckPod(t *testing.T) {
 	}
 }
 
-// TestLaunchLimitOfAPod has pods without call-gate whose agents are slow to start a job:
-// their zero is believed after so long, and never sooner than the administrator says.
+// TestLaunchLimitOfAPod has pods without call-gate whose agents are slow to start a job: their zero
+// counts after that time, and never sooner than the administrator's limit.
 func TestLaunchLimitOfAPod(t *testing.T) {
 	cases := map[string]struct {
 		reason string
@@ -533,7 +533,7 @@ func TestMember(t *testing.T) {
 	}
 }
 
-// TestUnlocked: who was released for no reason of the guard's is not the guard's to delete.
+// TestUnlocked: the guard does not delete pods that it did not release.
 func TestUnlocked(t *testing.T) {
 	for value, want := range map[string]bool{"unlock": true, "": true, "true": true, "drain": false, "rollout": false, "lost-node": false} {
 		m := (&snapshot{}).member(webPod("a", label(call.ReleasedLabel, value)))

@@ -21,9 +21,9 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// The world that the guards of TestInterleavings live in: what etcd holds, the
-// agents in the pods, and everybody else who acts on them. Whatever happens, happens
-// in one action at a time, and the explorer chooses which is next.
+// The world of the guards of TestInterleavings: what etcd holds, the agents in the pods, and
+// everybody else who acts on them. Only one action happens at a time, and the explorer
+// chooses the next.
 //
 // What is assumed, and not explored:
 //   - A mark reaches its agent, and an offer that the agent has accepted becomes a
@@ -48,7 +48,7 @@ const (
 	freshNode    = "n2"
 )
 
-// store is what etcd holds. What it points to is never changed, only replaced: a
+// store is what etcd holds. Objects that it points to are never changed, only replaced, so a
 // copy of a store is a snapshot.
 type store struct {
 	version     int           // of all of it
@@ -82,11 +82,11 @@ func (s store) byUID(uid types.UID) *corev1.Pod {
 type agent struct {
 	heeded   bool // knows the mark
 	accepted bool // an offer that is not a call yet
-	// A call begins for both witnesses at once, and ends for each by itself: a job
-	// may be over while its agent is still in the room, and the other way round.
+	// A call begins for both witnesses at once, and ends for each separately: a job may be over
+	// while its agent is still in the room, and the other way round.
 	job, room bool
-	// able says that its worker is registered with LiveKit, as its gate says where it has
-	// one: a pod is ready before.
+	// able means that its worker is registered with LiveKit, which its gate reports if it has
+	// one: a pod is ready before that.
 	able bool
 	// marked is when the mark was written.
 	marked time.Time
@@ -101,26 +101,26 @@ type truth struct {
 
 func (a agent) busy() bool { return a.job || a.room }
 
-// allowance bounds how often each misfortune may happen. The states that are left
-// over are finite, and all of them are visited.
+// allowance limits how often each misfortune may happen. That keeps the states finite, and
+// all of them are visited.
 type allowance struct {
 	ticks, calls, kills, crashes, cordons int
-	// faults are requests of a guard that fail: before or after they take effect, or
-	// by a conflict.
+	// faults are requests of a guard that fail: before or after they take effect, or with a
+	// conflict.
 	faults int
 	// lies are witnesses that do not answer, or answer with what was true before.
 	lies int
 }
 
-// evictor is the eviction handler of the API server on behalf of one client: it
-// reads the pod, then the budgets, then deletes, and nothing holds these together.
+// evictor is the API server's eviction handler for one client: it reads the pod, then the
+// budgets, then deletes, without a lock over these.
 type evictor struct {
 	got     *corev1.Pod
-	busy    bool // what a label about calls said then
+	busy    bool // value of a label about calls when it was read
 	allowed bool
 }
 
-// world is all there is.
+// world is the whole state.
 type world struct {
 	*stage
 
@@ -138,39 +138,39 @@ type world struct {
 	wrong string
 }
 
-// stage is what a world does not change.
+// stage is the part that a world does not change.
 type stage struct {
 	settings Settings
 	metrics  *metrics
-	views    map[string]*cluster // by what they show
-	// slowReads says that the background readings are a task like others: at any time,
-	// and with anything between the answers of the witnesses. Without it a guard has
-	// read everything just before it looks.
+	views    map[string]*cluster // by content
+	// slowReads makes the background readings tasks like others: at any time, and with anything
+	// between the answers of the witnesses. Without it a guard has read everything just before
+	// it looks.
 	slowReads bool
-	// pods is how many there are in the end, and first the one that a drain is about.
+	// pods is how many there are in the end, and first the one whose node is drained.
 	pods  int
 	first types.UID
 	// drains reports that the node of the first pod is drained.
 	drains bool
-	// gated says that pods have a gate, and counted that it is the witness of their calls,
-	// beside LiveKit.
+	// gated means that pods have a gate, and counted that it is a witness of their calls,
+	// besides LiveKit.
 	gated   bool
 	counted bool
-	// known says that guards go by what informers know while that holds their last step.
+	// known means that guards may use informers' data while that includes their last step.
 	known    bool
 	maxPods  int // that are not being deleted, at any time
 	maxAside int
 	clean    bool // nothing goes wrong: writes are counted
-	// eviction reports whether the handler lets a pod go, as it was read, when it reads
-	// the budgets. Nil is callguard's budget, which is for pods that were not released
-	// then, and allows none of them.
+	// eviction reports whether the handler deletes a pod, as it was read, when it reads the
+	// budgets. Nil is callguard's budget, which selects pods that were not released at that
+	// time, and allows none of them.
 	eviction func(w *world) bool
 	mutant   mutant
-	// hard is what keeps replacements away, and the like.
+	// hard holds obstacles, such as those that keep replacements away.
 	hard hardship
 }
 
-// bounded says that a pod of this world waits for others so long, and no longer.
+// bounded means that a pod of this world waits for others for this long, and no longer.
 func (w *world) bounded() bool { return w.settings.Limits.ReplacementWait < modelForever }
 
 func (w *world) fail(format string, args ...any) {
@@ -213,12 +213,11 @@ func nextVersion(version string) string {
 	return strconv.Itoa(n + 1)
 }
 
-// versionOf is a version of the pod that was made as the so manyth: no two pods
-// share one. It counts by pod and not by cluster, so that what is independent of
-// each other leads to the same state in any order.
+// versionOf is the version of the nth created pod: no two pods share one. It counts per pod
+// and not per cluster, so that independent actions lead to the same state in any order.
 func versionOf(made, n int) string { return fmt.Sprintf("%d%03d", made, n) }
 
-// create makes a pod of an owner.
+// create creates a pod of an owner.
 func (w *world) create(name, node string, owner metav1.OwnerReference, labels map[string]string, running bool) *corev1.Pod {
 	w.made++
 	if most := w.hard.mostMade; most > 0 && w.made > most {
@@ -274,7 +273,7 @@ func released(pod *corev1.Pod) bool { return pod.Labels[call.ReleasedLabel] != "
 
 func marked(pod *corev1.Pod) bool { return pod.Annotations[call.DrainingAnnotation] != "" }
 
-// checkBounds holds the number of pods against its bounds.
+// checkBounds checks the number of pods.
 func (w *world) checkBounds() {
 	pods, aside := 0, 0
 	for _, pod := range w.store.pods {
@@ -293,7 +292,7 @@ func (w *world) checkBounds() {
 	}
 }
 
-// patch is a PATCH of a pod by a guard, as the API server carries it out.
+// patch applies a guard's PATCH of a pod, as the API server does.
 func (w *world) patch(name string, body []byte) (*corev1.Pod, error) {
 	was := w.store.pod(name)
 	if was == nil {
@@ -356,7 +355,7 @@ func merge(doc, patch map[string]any) map[string]any {
 	return doc
 }
 
-// checkStep holds what a guard writes against the invariants.
+// checkStep checks a guard's write against the invariants.
 func (w *world) checkStep(was, is *corev1.Pod) {
 	a := w.agents[was.UID]
 	for _, annotation := range []string{call.DrainingAnnotation, call.AsideAnnotation, call.HashAnnotation} {
@@ -380,14 +379,14 @@ func (w *world) checkStep(was, is *corev1.Pod) {
 	}
 }
 
-// othersAble reports whether another pod takes calls, in truth.
+// othersAble reports whether another pod really accepts calls.
 func (w *world) othersAble(than *corev1.Pod) bool {
 	return slices.ContainsFunc(w.store.pods, func(pod *corev1.Pod) bool {
 		return pod.UID != than.UID && w.agents[pod.UID].able && running(pod) && !marked(pod) && pod.DeletionTimestamp == nil
 	})
 }
 
-// delete is a DELETE of a pod past all admission, as the eviction handler does it.
+// delete deletes a pod without admission, as the eviction handler does.
 func (w *world) delete(pod *corev1.Pod, by string) {
 	if pod.DeletionTimestamp != nil {
 		return
@@ -438,7 +437,7 @@ type action struct {
 	do   func()
 }
 
-// actions lists what can happen now, but for what guards do.
+// actions lists what can happen now, except what guards do.
 func (w *world) actions() (list []action) {
 	add := func(name string, do func()) { list = append(list, action{name, do}) }
 	for _, pod := range w.store.pods {
@@ -506,7 +505,7 @@ func (w *world) actions() (list []action) {
 	}
 	switch first := w.store.byUID(w.first); {
 	case w.evictor.got == nil && (first == nil || first.DeletionTimestamp != nil || w.eviction == nil && !released(first)):
-		// Nothing to evict, or what it reads now it would not evict.
+		// There is nothing to evict, or what it reads now it would not evict.
 	case w.evictor.got == nil:
 		add("the evictor reads the pod", func() { w.evictor.got, w.evictor.busy = first, w.agents[first.UID].busy() })
 	case w.eviction != nil && !w.evictor.allowed:
@@ -536,8 +535,8 @@ func (w *world) actions() (list []action) {
 	return list
 }
 
-// mayTick reports whether the clock may move on: what must happen within the settle
-// window has happened, or there is time left.
+// mayTick reports whether the clock may move on: what must happen within the settle window
+// has happened, or there is time left.
 func (w *world) mayTick() bool {
 	for _, pod := range w.store.pods {
 		a := w.agents[pod.UID]
@@ -564,9 +563,8 @@ func (w *world) end(pod *corev1.Pod) {
 	w.store.version++
 }
 
-// replenish is the controller of the pods' owner: it makes the pods that are
-// missing and tries to delete those that are too many. It reports whether it has
-// anything to do.
+// replenish is the controller of the pods' owner: it creates missing pods and tries to delete
+// surplus ones. It reports whether it has anything to do.
 func (w *world) replenish(dry bool) bool {
 	switch {
 	case w.store.statefulSet != nil:
@@ -591,13 +589,13 @@ func (w *world) nextNode() string {
 	return freshNode
 }
 
-// replenishSet is the same of a ReplicaSet, whose pods have that hash.
+// replenishSet is the same for a ReplicaSet, whose pods have that hash.
 func (w *world) replenishSet(rs *appsv1.ReplicaSet, hash string, dry bool) bool {
 	if rs == nil {
 		return false
 	}
 	if _, guards := rs.Spec.Template.Labels[call.GuardedLabel]; !guards {
-		return false // its pods are none of this world
+		return false // its pods are not in this world
 	}
 	var active []*corev1.Pod
 	for _, pod := range w.store.pods {

@@ -22,7 +22,7 @@ import (
 	"github.com/callguard/callguard/pkg/keda/externalscaler"
 )
 
-// counts are the metrics of Deployment voice/agent; of one that is not in it nothing is known.
+// counts are the metrics of Deployment voice/agent; a missing metric is unknown.
 type counts struct {
 	mu     sync.Mutex
 	values map[string]int64
@@ -63,7 +63,7 @@ func TestIsActive(t *testing.T) {
 	for name, tc := range map[string]struct {
 		reason string
 		values map[string]int64
-		early  bool // the pods are still being read
+		early  bool // the pods have not been read yet
 		want   bool
 		code   codes.Code
 		says   string

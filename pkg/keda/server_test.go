@@ -71,11 +71,11 @@ func (a authority) sign(t *testing.T, usage x509.ExtKeyUsage) (cert, key []byte)
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 }
 
-// served is a Server that serves.
+// served is a running Server.
 type served struct {
 	address  string
 	server   authority // of its own certificate
-	clients  authority // of those that may ask
+	clients  authority // of allowed clients
 	registry *prometheus.Registry
 	stop     func()
 }
@@ -112,7 +112,7 @@ func serve(t *testing.T, metrics Metrics) served {
 	return s
 }
 
-// dial is KEDA with a certificate of an authority; of nobody, without one.
+// dial connects like KEDA with a certificate of an authority, or without one.
 func (s served) dial(t *testing.T, by *authority) externalscaler.ExternalScalerClient {
 	t.Helper()
 	roots := x509.NewCertPool()
@@ -163,7 +163,7 @@ func TestOnlyKEDAIsAnswered(t *testing.T) {
 	}
 }
 
-// TestAFirstCallIsToldAtOnce: KEDA hears of it by its stream, and never of anything else.
+// TestAFirstCallIsToldAtOnce: KEDA's stream reports it, and nothing else.
 func TestAFirstCallIsToldAtOnce(t *testing.T) {
 	t.Parallel()
 	c := &counts{values: map[string]int64{"active_calls": 0, "waiting_calls": 0, "busy_pods": 0}}

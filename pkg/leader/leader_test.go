@@ -64,7 +64,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// leaseOf returns a lease that somebody holds, for a number of seconds from now on.
+// leaseOf returns a lease that somebody holds for a number of seconds from now.
 func leaseOf(holder string, seconds int32) *coordinationv1.Lease {
 	now := metav1.NowMicro()
 	return &coordinationv1.Lease{
@@ -104,7 +104,7 @@ func TestSeizeAndTakeBack(t *testing.T) {
 			if holder := holderIn(t.Context(), t, client); holder != UnlockHolder {
 				t.Errorf("%s %q holds the lease", tc.reason, holder)
 			}
-			for range 2 { // the second guard that starts finds it free
+			for range 2 { // the second guard finds it free
 				if err := takeBack(t.Context(), client, "callguard-system"); err != nil {
 					t.Fatal(err)
 				}
@@ -116,7 +116,7 @@ func TestSeizeAndTakeBack(t *testing.T) {
 	}
 }
 
-// TestTakeBackFromNobody: without an unlock the lease stays whose it is.
+// TestTakeBackFromNobody: without an unlock the lease keeps its holder.
 func TestTakeBackFromNobody(t *testing.T) {
 	if err := takeBack(t.Context(), fake.NewClientset(), "callguard-system"); err != nil {
 		t.Errorf("without a lease: %v", err)
@@ -127,8 +127,8 @@ func TestTakeBackFromNobody(t *testing.T) {
 	}
 }
 
-// TestStandbyOfAnUnlock has a guard stand by while an unlock holds the lease. It will not
-// lead, and says that it is unlocked, until a guard that starts frees the lease.
+// TestStandbyOfAnUnlock: a guard stands by while an unlock holds the lease. It does not lead, and
+// reports that callguard is unlocked, until a starting guard frees the lease.
 func TestStandbyOfAnUnlock(t *testing.T) {
 	client := fake.NewClientset(leaseOf(UnlockHolder, 1<<30))
 	e := &Election{Client: client, Namespace: "callguard-system", Log: slog.New(slog.DiscardHandler), Lead: func(context.Context) error {
@@ -144,8 +144,8 @@ func TestStandbyOfAnUnlock(t *testing.T) {
 	trial.Eventually(t, "it sees the unlock over", func() bool { return !e.Unlocked() })
 }
 
-// TestRunLeads: a guard that starts ends an unlock, and leads, with an election and without. When
-// what it does fails, so does it.
+// TestRunLeads: a starting guard ends an unlock, and leads, with an election and without. If what
+// it runs fails, it fails, too.
 func TestRunLeads(t *testing.T) {
 	for name, elect := range map[string]bool{"Elected": true, "Alone": false} {
 		t.Run(name, func(t *testing.T) {
@@ -167,7 +167,7 @@ func TestRunLeads(t *testing.T) {
 	}
 }
 
-// running runs something until the test is over.
+// running runs something until the test ends.
 func running(t *testing.T, run func(context.Context) error) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())

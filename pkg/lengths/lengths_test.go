@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// seconds are a duration.
+// seconds converts seconds to a duration.
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
-// mixed is a length as of a workload with short, middling and long calls.
+// mixed returns a length as in a workload with short, medium and long calls.
 func mixed(r *rand.Rand) time.Duration {
 	between := func(a, b float64) time.Duration { return seconds(a + (b-a)*r.Float64()) }
 	switch n := r.Float64(); {
@@ -28,8 +28,8 @@ func mixed(r *rand.Rand) time.Duration {
 // spoken is a call of a simulation.
 type spoken struct{ began, ends time.Duration }
 
-// TestMedianFromHalfway drains 200 calls of known, mixed lengths, many times. From half-way
-// on the median that is foretold is right to a quarter of what the drain took.
+// TestMedianFromHalfway drains 200 calls of known, mixed lengths, many times. In the second half
+// the estimated median is right to a quarter of the drain's length.
 func TestMedianFromHalfway(t *testing.T) {
 	type scene struct {
 		reason  string
@@ -53,7 +53,7 @@ func TestMedianFromHalfway(t *testing.T) {
 	}
 }
 
-// drained simulates a drain, and returns how far the worst estimate from half-way on was off.
+// drained simulates a drain, and returns the error of the worst estimate in its second half.
 func drained(t *testing.T, r *rand.Rand, history time.Duration) (worst float64) {
 	t.Helper()
 	const calls = 200
@@ -77,8 +77,8 @@ func drained(t *testing.T, r *rand.Rand, history time.Duration) (worst float64) 
 	return emptied(table, open, took/40)
 }
 
-// emptied lets calls end, and returns how far the worst estimate from half-way on was off, of
-// what the drain took.
+// emptied lets calls end, and returns the error of the worst estimate in the second half,
+// relative to the drain's length.
 func emptied(table *Table, open []spoken, every time.Duration) (worst float64) {
 	took := slices.MaxFunc(open, func(a, b spoken) int { return int(a.ends - b.ends) }).ends
 	told := time.Duration(0)
@@ -105,8 +105,9 @@ func emptied(table *Table, open []spoken, every time.Duration) (worst float64) {
 	return worst
 }
 
-// TestMedianSoonAfterStart drains 200 calls of up to 110 s when lengths are learnt for as little
-// as 150 s: few of the longest have ended then, and the last ones left may outlive all before.
+// TestMedianSoonAfterStart drains 200 calls of up to 110 s when lengths have been learnt for
+// only 150 s: few of the longest have ended by then, and the last ones may be longer than all
+// before.
 func TestMedianSoonAfterStart(t *testing.T) {
 	between := func(r *rand.Rand, a, b float64) time.Duration { return seconds(a + (b-a)*r.Float64()) }
 	length := func(r *rand.Rand) time.Duration {
@@ -148,7 +149,7 @@ func TestMedianSoonAfterStart(t *testing.T) {
 	}
 }
 
-// learnt is the curve of calls of these lengths that were seen whole.
+// learnt returns the curve of completely observed calls of these lengths.
 func learnt(lengths ...time.Duration) *Curve {
 	table := &Table{}
 	for _, l := range lengths {
@@ -157,7 +158,7 @@ func learnt(lengths ...time.Duration) *Curve {
 	return table.Curve()
 }
 
-// repeated is a length, n times.
+// repeated repeats a length n times.
 func repeated(n int, l time.Duration) []time.Duration { return slices.Repeat([]time.Duration{l}, n) }
 
 func TestOver(t *testing.T) {
@@ -191,8 +192,8 @@ func TestOver(t *testing.T) {
 	}
 }
 
-// TestNeverLessThanTheLongest: whatever the calls, all of them are never foretold to be over
-// before each one by itself is, a surer answer is no earlier one, and no call is over at once.
+// TestNeverLessThanTheLongest: all calls together are never estimated to end before a single one
+// of them, a higher confidence is never earlier, and no call ends at once.
 func TestNeverLessThanTheLongest(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 2))
@@ -212,15 +213,15 @@ func TestNeverLessThanTheLongest(t *testing.T) {
 				t.Fatalf("seed %d: a call of %s is foretold to be over at once", seed, one.Age)
 			}
 		}
-		slack := longest/500 + time.Second // it is found to a thousandth
+		slack := longest/500 + time.Second // it is computed to a thousandth
 		if all, surer := Over(calls, 0.5), Over(calls, 0.9); all < longest-slack || surer < all-slack {
 			t.Errorf("seed %d: all are over after %s, nine of ten times after %s, the longest alone after %s", seed, all, surer, longest)
 		}
 	}
 }
 
-// TestShortWatch: whoever has watched for ten minutes calls of an hour, of which but the
-// oldest have ended, does not take them for calls of ten minutes.
+// TestShortWatch: ten minutes of watching calls of an hour, of which only the oldest have ended,
+// do not make them look like calls of ten minutes.
 func TestShortWatch(t *testing.T) {
 	table := &Table{}
 	for i := range 120 { // one began every half minute
@@ -234,8 +235,7 @@ func TestShortWatch(t *testing.T) {
 	}
 }
 
-// TestFollowsChange: a workload whose calls become longer is foretold longer ones, and the
-// counts stay bounded.
+// TestFollowsChange: when calls become longer, estimates do, too, and the counts stay bounded.
 func TestFollowsChange(t *testing.T) {
 	table := &Table{}
 	for range 3 * mostEnded {

@@ -26,11 +26,11 @@ const (
 	// metadataLimit is LiveKit's default limit.max_metadata_size.
 	metadataLimit = 512 << 10
 	// longName is the length of a room's name that a LiveKit with
-	// limit.max_room_name_length: 4000 took.
+	// limit.max_room_name_length: 4000 accepted.
 	longName = 1_100
 )
 
-// answering is a client of a server that gives every question this answer.
+// answering returns a client of a server that always gives this answer.
 func answering(t *testing.T, shared *Budget, answer http.HandlerFunc) *Client {
 	t.Helper()
 	ts := httptest.NewServer(answer)
@@ -40,10 +40,10 @@ func answering(t *testing.T, shared *Budget, answer http.HandlerFunc) *Client {
 	})
 }
 
-// maxItems is what a namespace's project may answer.
+// maxItems is how many items a namespace's project may have.
 const maxItems = 25_000
 
-// manyRooms are as LiveKit lists them, with metadata.
+// manyRooms returns rooms with metadata, as LiveKit lists them.
 func manyRooms(n int) *protocol.ListRoomsResponse {
 	list := &protocol.ListRoomsResponse{}
 	for i := range n {
@@ -60,7 +60,7 @@ func manyRooms(n int) *protocol.ListRoomsResponse {
 	return list
 }
 
-// manyParticipants are half agents, half callers.
+// manyParticipants returns half agents, half callers.
 func manyParticipants(n int) *protocol.ListParticipantsResponse {
 	list := &protocol.ListParticipantsResponse{}
 	for i := range n {
@@ -83,7 +83,7 @@ func manyParticipants(n int) *protocol.ListParticipantsResponse {
 	return list
 }
 
-// whole is what a list says, by LiveKit's own reading of it.
+// whole returns the content of a list, decoded by LiveKit's own code.
 func whole(list *protocol.ListParticipantsResponse) Room {
 	room := Room{Open: len(list.GetParticipants()) > 0}
 	for _, p := range list.GetParticipants() {
@@ -118,7 +118,8 @@ func whole(list *protocol.ListParticipantsResponse) Room {
 	return room
 }
 
-// TestReadsWhatLiveKitWrites: what is taken of an answer says the same as all of it.
+// TestReadsWhatLiveKitWrites: what is read from an answer equals the same part of the
+// complete answer.
 func TestReadsWhatLiveKitWrites(t *testing.T) {
 	rooms := manyRooms(20_000)
 	got, err := answering(t, NewBudget(), says(encoded(t, rooms))).Rooms(t.Context())
@@ -144,7 +145,7 @@ func TestReadsWhatLiveKitWrites(t *testing.T) {
 	}
 }
 
-// TestMetadataOfAnySize: what is passed over may be of any size, and takes no memory.
+// TestMetadataOfAnySize: skipped fields may be of any size, and take no memory.
 func TestMetadataOfAnySize(t *testing.T) {
 	large := strings.Repeat("m", metadataLimit)
 	rooms := &protocol.ListRoomsResponse{}
@@ -168,8 +169,8 @@ func TestMetadataOfAnySize(t *testing.T) {
 	}
 }
 
-// TestNamesOfAnyLength: rooms are asked for by their names, however long LiveKit lets
-// them be. One that no token can hold keeps no other from being read.
+// TestNamesOfAnyLength: rooms are requested by name, however long LiveKit lets names be.
+// A name that fits into no token does not keep other rooms from being read.
 func TestNamesOfAnyLength(t *testing.T) {
 	lk := newFake()
 	var names []string
@@ -197,8 +198,8 @@ func TestNamesOfAnyLength(t *testing.T) {
 	}
 }
 
-// TestLongAttributes: a value that is longer than any pod's UID is no pod's, whatever
-// it begins with, and its agent is one all the same.
+// TestLongAttributes: a value longer than a pod's UID is no pod's, whatever it begins
+// with, and its agent still counts as an agent.
 func TestLongAttributes(t *testing.T) {
 	uid := strings.Repeat("u", 36)
 	list := &protocol.ListParticipantsResponse{Participants: []*protocol.ParticipantInfo{
@@ -219,8 +220,8 @@ func TestLongAttributes(t *testing.T) {
 	}
 }
 
-// TestAnswersAreBounded has servers answer what no LiveKit does. An answer that is not
-// taken whole is an error, never a shorter list.
+// TestAnswersAreBounded: servers answer what no LiveKit does. An answer that is not read
+// completely is an error, never a shorter list.
 func TestAnswersAreBounded(t *testing.T) {
 	three := encoded(t, manyRooms(3))
 	cases := map[string]struct {
@@ -259,8 +260,8 @@ func TestAnswersAreBounded(t *testing.T) {
 	}
 }
 
-// TestFullBudget: while others take all, large answers are refused with the reason,
-// and ordinary rooms are read.
+// TestFullBudget: while others use up the budget, large answers are refused with the
+// reason, and ordinary rooms are read.
 func TestFullBudget(t *testing.T) {
 	shared := NewBudget()
 	if !shared.TryAcquire(maxUnderWay) {
@@ -276,9 +277,9 @@ func TestFullBudget(t *testing.T) {
 	}
 }
 
-// TestHostileProjects has twenty projects answer with the longest lists there are, of
-// long names, that do not end. No more are under way than the budget has room for, the
-// memory is bounded, and all of it comes back.
+// TestHostileProjects: twenty projects answer with the longest lists possible, with long
+// names, that do not end. No more are in progress than the budget has room for, the
+// memory is bounded, and all of it is freed.
 func TestHostileProjects(t *testing.T) {
 	const projects = 20
 	list := encoded(t, &protocol.ListRoomsResponse{Rooms: manyLong(100, maxName)})
@@ -318,7 +319,7 @@ func TestHostileProjects(t *testing.T) {
 	}
 	finish()
 	for range fit + 1 {
-		<-ended //nolint:errcheck // they are let end, so they may be taken
+		<-ended //nolint:errcheck // all of them end
 	}
 	if rooms, err := answering(t, shared, says(list)).Rooms(t.Context()); err != nil || len(rooms) != 100 {
 		t.Errorf("one such list fits: %d rooms, %v", len(rooms), err)
@@ -336,7 +337,7 @@ func manyLong(n, length int) []*protocol.Room {
 	return list
 }
 
-// TestCharge compares what an answer is charged with what it takes.
+// TestCharge compares an answer's charge with the memory that it takes.
 func TestCharge(t *testing.T) {
 	agents := &protocol.ListParticipantsResponse{}
 	for i := range 10_000 {
@@ -377,7 +378,7 @@ func TestCharge(t *testing.T) {
 	}
 }
 
-// heap is what lives.
+// heap returns the size of live objects.
 func heap() int64 {
 	runtime.GC()
 	runtime.GC()
@@ -416,8 +417,8 @@ func TestWhoHoldsACall(t *testing.T) {
 	}
 }
 
-// FuzzAnswer: whatever a server answers, what is kept of it is bounded, and all that was
-// taken of the budget is given back.
+// FuzzAnswer: whatever a server answers, what is kept of it is bounded, and all charges
+// are returned to the budget.
 func FuzzAnswer(f *testing.F) {
 	room := protowire.AppendString(protowire.AppendTag(nil, roomName, protowire.BytesType), "r")
 	f.Add(protowire.AppendBytes(protowire.AppendTag(nil, itemsField, protowire.BytesType), room))

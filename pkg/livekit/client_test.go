@@ -22,8 +22,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// number names a room as telephony does, and hush stands for what a foreign answer may
-// hold. Neither may be in an error.
+// number names a room as telephony does, and hush stands for the content of a foreign answer. Neither
+// may be in an error.
 const (
 	number = "call-+4930123456"
 	hush   = "hush-hush"
@@ -46,8 +46,8 @@ func TestRooms(t *testing.T) {
 	}
 }
 
-// TestWhoIsInARoom asks for rooms in every state that LiveKit keeps them in. Where a
-// room's node is asked, "nobody answers" takes LiveKit three seconds.
+// TestWhoIsInARoom asks about rooms in every state that LiveKit has. If a room's node is asked, LiveKit
+// takes three seconds to answer that nobody does.
 func TestWhoIsInARoom(t *testing.T) {
 	caller := &protocol.ParticipantInfo{Sid: "PA_c", Kind: protocol.ParticipantInfo_SIP, Attributes: map[string]string{"sip.phoneNumber": number}}
 	avatar := agentOf("PA_v", "pod")
@@ -102,7 +102,7 @@ func TestWhoIsInARoom(t *testing.T) {
 				if diff := cmp.Diff(tc.want, got); diff != "" {
 					t.Errorf("%s -want, +got:\n%s", tc.reason, diff)
 				}
-				lk.mu.Lock() // a request that was given up may still be served
+				lk.mu.Lock() // a cancelled request may still be served
 				asked := slices.Clone(lk.asked)
 				lk.mu.Unlock()
 				if diff := cmp.Diff(tc.asked, asked); diff != "" {
@@ -112,14 +112,14 @@ func TestWhoIsInARoom(t *testing.T) {
 					t.Errorf("the error names the room: %v", err)
 				}
 				synctest.Wait()
-				time.Sleep(nobodyAnswers) // what was given up is over
+				time.Sleep(nobodyAnswers) // cancelled requests have ended
 			})
 		})
 	}
 }
 
-// TestErrors has LiveKit, and proxies in front of it, fail in every way. The errors say
-// what happened and what to do, and repeat neither rooms nor answers.
+// TestErrors: LiveKit, and proxies in front of it, fail in every way. The errors say what happened and
+// what to do, and repeat neither rooms nor answers.
 func TestErrors(t *testing.T) {
 	answers := func(status int, contentType, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
@@ -224,13 +224,13 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// TestOneURL: whatever one program takes for LiveKit's URL, all take, and ask the same
-// server under it. A proxy that cleans paths answers what is not clean with a redirect.
+// TestOneURL: all programs interpret LiveKit's URL in the same way, and reach the same server with it. A
+// proxy that cleans paths answers unclean ones with a redirect.
 func TestOneURL(t *testing.T) {
 	lk := newFake()
 	lk.rooms["r"] = nil
 	for _, form := range []string{"http://%s", "http://%s/", "http://%s//", "WS://%s", " ws://%s\n", "HTTP://%s/"} {
-		mux := http.NewServeMux() // it cleans paths
+		mux := http.NewServeMux() // ServeMux cleans paths
 		mux.Handle("/", lk)
 		ts := httptest.NewServer(mux)
 		c := clientOf(t, nil, func(c *Config) {
@@ -255,7 +255,7 @@ func TestCancelled(t *testing.T) {
 	})
 }
 
-// TestTokensOutlastOtherClocks: a LiveKit whose clock is ten minutes ahead or behind takes what is sent.
+// TestTokensOutlastOtherClocks: a LiveKit whose clock is ten minutes ahead or behind accepts the tokens.
 func TestTokensOutlastOtherClocks(t *testing.T) {
 	lk := newFake()
 	var claims jwt.RegisteredClaims
@@ -275,8 +275,8 @@ func TestTokensOutlastOtherClocks(t *testing.T) {
 	}
 }
 
-// TestConnectionsAreKept asks 2,000 times, sixteen at once: what the first open, the next
-// ones go on with.
+// TestConnectionsAreKept sends 2,000 requests, sixteen at once: the connections of the first ones are
+// reused.
 func TestConnectionsAreKept(t *testing.T) {
 	var opened atomic.Int64
 	ts := httptest.NewUnstartedServer(says(nil))

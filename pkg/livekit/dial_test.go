@@ -25,7 +25,7 @@ import (
 func TestWhereTenantsMayLead(t *testing.T) {
 	cases := map[string]struct {
 		address string
-		// Whether anybody may lead there, and whether a Service of the tenant's may.
+		// Whether anyone may connect there, and whether a tenant's Service may be there.
 		want, service bool
 	}{
 		"Public":       {"203.0.113.7", true, true},
@@ -99,7 +99,8 @@ func TestService(t *testing.T) {
 	}
 }
 
-// TestTenantsNameTheirOwnServices: where names may lead a tenant of namespace voice, whatever they stand for.
+// TestTenantsNameTheirOwnServices: where the names of a tenant in namespace voice may point, whatever they
+// resolve to.
 func TestTenantsNameTheirOwnServices(t *testing.T) {
 	names, asked := map[string]string{
 		"livekit.voice.svc":  "livekit.voice.svc.cluster.local.",
@@ -135,8 +136,8 @@ func TestTenantsNameTheirOwnServices(t *testing.T) {
 	}
 }
 
-// TestTenantsAreNotLedInside: what a tenant names is judged after its name was resolved, and
-// nothing is sent there.
+// TestTenantsAreNotLedInside: a tenant's URL is checked after its name was resolved, and nothing is sent to a
+// forbidden address.
 func TestTenantsAreNotLedInside(t *testing.T) {
 	asked := make(chan string, 10)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -188,8 +189,8 @@ func TestTenantsAreNotLedInside(t *testing.T) {
 	}
 }
 
-// TestClassesOfNoAnswer: a tenant who names a URL learns nothing of what is there but a
-// class of error. What the network said is for the program's own log.
+// TestClassesOfNoAnswer: a tenant who names a URL learns only a class of error about what is there. The
+// network's message goes to the program's own log.
 func TestClassesOfNoAnswer(t *testing.T) {
 	dial := func(err error) error {
 		return &url.Error{Op: "Post", URL: "http://hush", Err: &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{IP: net.IPv4(10, 9, 8, 7), Port: 1}, Err: err}}

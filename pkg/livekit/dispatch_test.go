@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 )
 
-// withJob is a dispatch of which a job has come so far.
+// withJob is a dispatch with the progress of its job.
 func withJob(name string, state *protocol.JobState) *protocol.AgentDispatch {
 	d := &protocol.AgentDispatch{Id: "AD_1", AgentName: name, Room: "+1555", State: &protocol.AgentDispatchState{CreatedAt: 1}}
 	if state != nil {
@@ -21,7 +21,7 @@ func withJob(name string, state *protocol.JobState) *protocol.AgentDispatch {
 	return d
 }
 
-// TestDispatches reads what LiveKit's own code writes.
+// TestDispatches reads messages that LiveKit's own code wrote.
 func TestDispatches(t *testing.T) {
 	t.Parallel()
 	deleted := withJob("gone", nil)
@@ -59,8 +59,7 @@ func TestDispatches(t *testing.T) {
 	}
 }
 
-// TestDispatchAgain: the new dispatch says all that the first said, field by field, and nothing is dispatched that was cut
-// off.
+// TestDispatchAgain: the new dispatch repeats every field of the first, and one that was cut off is not dispatched.
 func TestDispatchAgain(t *testing.T) {
 	t.Parallel()
 	first := withJob("desk", nil)
@@ -92,8 +91,7 @@ func TestDispatchAgain(t *testing.T) {
 	}
 }
 
-// TestDispatchesOfTheLong: a name that no pod can have is not mistaken for another, and is not asked for
-// again.
+// TestDispatchesOfTheLong: a name that no pod can have is not mistaken for another, and is not dispatched again.
 func TestDispatchesOfTheLong(t *testing.T) {
 	t.Parallel()
 	f := newFake()

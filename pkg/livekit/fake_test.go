@@ -20,13 +20,13 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// nobodyAnswers is how long a server takes to say that a room's node does not answer:
-// psrpc v0.7's DefaultClientTimeout, measured at a livekit-server 1.13.5 with
-// enable_psrpc_for_get_list_participants as 3.00 s.
+// nobodyAnswers is how long a server takes to report that a room's node does not answer:
+// psrpc v0.7's DefaultClientTimeout, measured as 3.00 s with livekit-server 1.13.5 and
+// enable_psrpc_for_get_list_participants.
 const nobodyAnswers = 3 * time.Second
 
-// fake speaks the RoomService over its real wire format, through LiveKit's own server
-// stub. test/e2e asks a real livekit-server.
+// fake speaks the RoomService in its real wire format, with LiveKit's own server stub.
+// test/e2e uses a real livekit-server.
 type fake struct {
 	protocol.RoomService
 	protocol.AgentDispatchService
@@ -36,10 +36,10 @@ type fake struct {
 	byNodes bool            // a room's node is asked who is in it
 	silent  map[string]bool // rooms whose node does not answer
 	asked   []string        // methods
-	// dispatches are those of rooms, and created what was asked for.
+	// dispatches are those of rooms, and created are the requested ones.
 	dispatches map[string][]*protocol.AgentDispatch
 	created    []*protocol.CreateAgentDispatchRequest
-	// instead answers in its place, if it returns true.
+	// instead may answer first; it returns true if it has.
 	instead func(http.ResponseWriter, *http.Request) bool
 }
 
@@ -127,8 +127,8 @@ func (f *fake) CreateDispatch(ctx context.Context, req *protocol.CreateAgentDisp
 	return &protocol.AgentDispatch{Id: "AD_new", AgentName: req.AgentName, Room: req.Room, Metadata: req.Metadata}, nil
 }
 
-// direct brings requests to a handler without a network between, so that they pass in
-// a synctest's time. A request that is given up gets no answer, as over a network.
+// direct passes requests to a handler without a network, so that they take synctest's
+// time. A cancelled request gets no answer, as over a network.
 type direct struct{ http.Handler }
 
 func (d direct) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -159,11 +159,11 @@ func clientOf(t *testing.T, h http.Handler, change func(*Config)) *Client {
 	return c
 }
 
-// says answers with bytes that pass for LiveKit's.
+// says answers with bytes that look like LiveKit's.
 func says(raw []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/protobuf")
-		_, _ = w.Write(raw) // the reader may have had enough
+		_, _ = w.Write(raw) // the client may have hung up
 	}
 }
 

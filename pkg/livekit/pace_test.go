@@ -21,8 +21,8 @@ func contextThatEnds(t *testing.T, after time.Duration) (context.Context, contex
 	return ctx, cancel
 }
 
-// limited is a server that takes so many requests in any 60 seconds and answers 429
-// past them, as LiveKit Cloud does past its 1,000, with Retry-After: 20.
+// limited is a server that accepts this many requests in any 60 seconds and answers 429
+// to others, as LiveKit Cloud does above its 1,000, with Retry-After: 20.
 type limited struct {
 	http.Handler
 
@@ -31,7 +31,7 @@ type limited struct {
 	sent    []time.Time
 	most    int // in any 60 seconds
 	refused int
-	early   int // asked again before Retry-After was over
+	early   int // requests before the end of Retry-After
 	until   time.Time
 }
 
@@ -57,7 +57,7 @@ func (l *limited) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.Handler.ServeHTTP(w, r)
 }
 
-// TestNoMinuteHasMoreThanTheLimit asks as fast as the pace allows, for an hour.
+// TestNoMinuteHasMoreThanTheLimit sends requests as fast as the pace allows, for an hour.
 func TestNoMinuteHasMoreThanTheLimit(t *testing.T) {
 	for _, limit := range []int{LeastLimit, 60, 300, CloudLimit} {
 		t.Run(strconv.Itoa(limit), func(t *testing.T) {
@@ -70,7 +70,7 @@ func TestNoMinuteHasMoreThanTheLimit(t *testing.T) {
 						t.Fatal(err)
 					}
 					if sent%(20*limit) == 0 {
-						time.Sleep(2 * time.Minute) // it is idle, and may be quick again
+						time.Sleep(2 * time.Minute) // after a pause it may be fast again
 					}
 				}
 				if server.most > limit || server.refused > 0 {
@@ -84,8 +84,8 @@ func TestNoMinuteHasMoreThanTheLimit(t *testing.T) {
 	}
 }
 
-// TestTooManyRequests: after a 429 nothing is sent for as long as it says, and less
-// often than before.
+// TestTooManyRequests: after a 429 nothing is sent for the given time, and fewer requests
+// than before.
 func TestTooManyRequests(t *testing.T) {
 	date := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
 	cases := map[string]struct {
@@ -137,7 +137,7 @@ func TestTooManyRequests(t *testing.T) {
 				if _, err := c.Rooms(t.Context()); err == nil || asked != 1 {
 					t.Errorf("%s it was asked %d times before that: %v", tc.reason, asked, err)
 				}
-				time.Sleep(10 * time.Second) // what is learned leaves some seconds between two
+				time.Sleep(10 * time.Second) // the learned pace leaves some seconds between two requests
 				if _, err := c.Rooms(t.Context()); err != nil {
 					t.Errorf("%s after that: %v", tc.reason, err)
 				}
@@ -146,7 +146,7 @@ func TestTooManyRequests(t *testing.T) {
 	}
 }
 
-// TestLearnsTheLimit: a server that takes less than the limit, or one of unknown limit,
+// TestLearnsTheLimit: a server that accepts less than the limit, or has an unknown one,
 // refuses a few times and then no longer.
 func TestLearnsTheLimit(t *testing.T) {
 	for name, limit := range map[string]int{"NoLimit": 0, "PartOfCloudLimit": 300} {
@@ -190,8 +190,8 @@ func TestLimit(t *testing.T) {
 	}
 }
 
-// TestReplicasShareTheLimit has replicas come and go that ask as fast as they may, with
-// pauses after which they may be quick. No minute has more than the limit of all.
+// TestReplicasShareTheLimit: replicas come and go and send as fast as they may, with
+// pauses after which they may be fast. No minute exceeds the limit for all of them.
 func TestReplicasShareTheLimit(t *testing.T) {
 	const limit, phase = 600, 10 * time.Minute
 	phases := []int{1, 2, 3, 1, 3, 2, 1}
@@ -244,8 +244,8 @@ func TestReplicasShareTheLimit(t *testing.T) {
 	})
 }
 
-// TestShareOfMany: a share is never less than one request, and without a limit nobody has
-// one.
+// TestShareOfMany: a share is never less than one request, and without a limit there are
+// no shares.
 func TestShareOfMany(t *testing.T) {
 	for _, tc := range []struct{ limit, replicas, want int }{{600, 2, 300}, {600, 7, 85}, {24, 100, 1}, {0, 2, 0}, {600, 0, 600}} {
 		if got := NewSharedPace(tc.limit, func() int { return tc.replicas }).Limit(time.Now()); got != tc.want {

@@ -25,7 +25,7 @@ import (
 	"k8s.io/metrics/pkg/apis/custom_metrics"
 )
 
-// read asks for the calls of a Deployment.
+// read reads the calls of a Deployment.
 func read(who user.Info, namespace, name string) authorizer.AttributesRecord {
 	return authorizer.AttributesRecord{
 		User: who, Verb: "get", Namespace: namespace, APIGroup: custom_metrics.GroupName, APIVersion: "v1beta2",
@@ -33,7 +33,7 @@ func read(who user.Info, namespace, name string) authorizer.AttributesRecord {
 	}
 }
 
-// reviews is an API server that answers SubjectAccessReviews, and keeps what it was asked.
+// reviews is an API server that answers SubjectAccessReviews, and records them.
 type reviews struct {
 	mu      sync.Mutex
 	asked   []string
@@ -61,7 +61,7 @@ func (r *reviews) RoundTrip(req *http.Request) (*http.Response, error) {
 	}, err
 }
 
-// authorizer asks it as the adapter does, and remembers answers as long.
+// authorizer asks it as the adapter does, and caches answers for the same time.
 func (r *reviews) authorizer(t testing.TB) authorizer.Authorizer {
 	t.Helper()
 	client, err := kubernetes.NewForConfig(&rest.Config{
@@ -135,7 +135,7 @@ func TestWidestFirst(t *testing.T) {
 }
 
 // TestOneReviewAMinute reads 4,000 objects, many at once, for three minutes as an
-// autoscaler does: one question a minute. A right that was withdrawn ends within one.
+// autoscaler does: one question a minute. A revoked right ends within one.
 func TestOneReviewAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		may := true
@@ -168,8 +168,8 @@ func TestOneReviewAMinute(t *testing.T) {
 	})
 }
 
-// TestSameNameIsNotTheSame: an answer about one user is not used for another of that name,
-// as a token of a made-again account or with fewer groups is.
+// TestSameNameIsNotTheSame: an answer about one user is not used for another with that
+// name, such as a token of a recreated account or with fewer groups.
 func TestSameNameIsNotTheSame(t *testing.T) {
 	r := &reviews{answers: func(s authorizationv1.SubjectAccessReviewSpec) (bool, bool, error) {
 		return len(s.Groups) > 0, false, nil

@@ -18,7 +18,7 @@ import (
 	"github.com/callguard/callguard/pkg/pods"
 )
 
-// TestCollector shows the calls of each workload, and nothing where too little is known.
+// TestCollector shows the calls of each workload, and nothing if too little is known.
 func TestCollector(t *testing.T) {
 	const help = `
 # HELP callguard_active_calls Calls that the guarded pods of a Deployment or StatefulSet hold, as active_calls of the metrics API. Absent while too little is known.
@@ -38,7 +38,7 @@ callguard_busy_pods{namespace="voice",workload="StatefulSet/db"} 1
 	if err := testutil.CollectAndCompare(testProvider(allKnown()).Collector(), strings.NewReader(all)); err != nil {
 		t.Error(err)
 	}
-	// b is unknown, and may hold a call; of db nothing is known.
+	// b is unknown, and may hold a call; nothing is known about db.
 	some := known{calls: map[string]int{"a": 1, "c": 2, "d": 4}}
 	if err := testutil.CollectAndCompare(testProvider(some).Collector(), strings.NewReader(help+busy+`callguard_busy_pods{namespace="voice",workload="Deployment/web"} 4
 `)); err != nil {
@@ -46,7 +46,7 @@ callguard_busy_pods{namespace="voice",workload="StatefulSet/db"} 1
 	}
 }
 
-// TestDrainsLeft shows when pods that leave a node will be idle, and nothing of other nodes, or where nobody knows.
+// TestDrainsLeft shows when pods that leave a node will be idle, and nothing for other nodes, or if it is unknown.
 func TestDrainsLeft(t *testing.T) {
 	const name = "callguard_drain_seconds_left"
 	left := func(p *Provider) string {

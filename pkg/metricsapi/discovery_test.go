@@ -14,7 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 )
 
-// TestServes asks for paths of the API as an API server reads them.
+// TestServes checks paths of the API as an API server parses them.
 func TestServes(t *testing.T) {
 	t.Parallel()
 	infos := request.RequestInfoFactory{APIPrefixes: sets.NewString("apis")}
@@ -27,7 +27,7 @@ func TestServes(t *testing.T) {
 		"nodes/*/active_calls":                                      true,
 		"namespaces/shop/pods/*/http_requests":                      false,
 		"namespaces/shop/deployments.apps/x/http_requests":          false,
-		"namespaces/shop/services/x/active_calls":                   false, // none that callguard describes
+		"namespaces/shop/services/x/active_calls":                   false, // not a resource that callguard describes
 		"namespaces/shop/metrics/http_requests":                     false,
 		"nodes/*/cpu":                                               false,
 		"namespaces/shop/nodes/x/active_calls":                      false, // a node is in no namespace

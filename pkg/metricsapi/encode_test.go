@@ -45,7 +45,7 @@ func lists() map[string]*custom_metrics.MetricValueList {
 }
 
 // TestEncodedAsTheLibrary: in every version and encoding a list is, to the byte, what API
-// machinery makes of it, also where it writes itself.
+// machinery encodes, even where callguard encodes it itself.
 func TestEncodedAsTheLibrary(t *testing.T) {
 	for _, info := range apiserver.Codecs.SupportedMediaTypes() {
 		for _, version := range []schema.GroupVersion{v1beta1.SchemeGroupVersion, v1beta2.SchemeGroupVersion} {
@@ -66,9 +66,9 @@ func TestEncodedAsTheLibrary(t *testing.T) {
 	}
 }
 
-// BenchmarkAnswer finds and encodes what is known of 5,000 pods, as autoscalers and
-// people read it, with the JSON beside that of the library, and with what the library takes
-// to encode alone.
+// BenchmarkAnswer collects and encodes what is known about 5,000 pods, as autoscalers and
+// people read it. For comparison it runs JSON in the library, and the library's encoding
+// alone.
 func BenchmarkAnswer(b *testing.B) {
 	p := among(4995)
 	list := func() *custom_metrics.MetricValueList {

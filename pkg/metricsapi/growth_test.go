@@ -28,19 +28,19 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// everySync is how often kube-controller-manager looks at each HorizontalPodAutoscaler.
+// everySync is how often kube-controller-manager syncs each HorizontalPodAutoscaler.
 const everySync = 15 * time.Second
 
-// served is what an API server with all its handlers serves of p, to the autoscalers'
-// controller: who asks is known, and what they may is asked as the adapter asks it.
+// served serves p with all handlers of an API server, to the autoscalers' controller: the
+// user is authenticated, and authorized as in the adapter.
 func served(t testing.TB, p *Provider) (http.Handler, *reviews) {
 	t.Helper()
-	klog.SetLogger(logr.Discard()) // its lines would tear those of a benchmark apart
+	klog.SetLogger(logr.Discard()) // its lines would break up those of a benchmark
 	t.Cleanup(klog.ClearLogger)
 	asked := &reviews{answers: func(authorizationv1.SubjectAccessReviewSpec) (bool, bool, error) { return true, false, nil }}
 	generic := &genericapiserver.NewRecommendedConfig(apiserver.Codecs).Config
 	generic.ExternalAddress, generic.LoopbackClientConfig = "in.memory:443", &rest.Config{}
-	generic.MaxRequestsInFlight = 32 // as the adapter has it
+	generic.MaxRequestsInFlight = 32 // as in the adapter
 	generic.Authorization.Authorizer = asked.authorizer(t)
 	controller := &user.DefaultInfo{Name: "system:serviceaccount:kube-system:horizontal-pod-autoscaler", Groups: []string{"system:serviceaccounts", user.AllAuthenticated}}
 	generic.Authentication.Authenticator = authenticator.RequestFunc(func(*http.Request) (*authenticator.Response, bool, error) {
@@ -54,7 +54,7 @@ func served(t testing.TB, p *Provider) (http.Handler, *reviews) {
 	return server.GenericAPIServer.Handler, asked
 }
 
-// reader takes an answer and keeps its size.
+// reader reads an answer and records its size.
 type reader struct {
 	header http.Header
 	status int
@@ -65,13 +65,13 @@ func (r *reader) Header() http.Header         { return r.header }
 func (r *reader) WriteHeader(status int)      { r.status = status }
 func (r *reader) Write(b []byte) (int, error) { r.bytes += len(b); return len(b), nil }
 
-// ask reads a metric of what is in namespace voice, such as pods/*, and returns the size
-// of the answer.
+// ask reads a metric of objects in namespace voice, such as pods/*, and returns the size of
+// the answer.
 func ask(t testing.TB, handler http.Handler, what string) int {
 	path := "/apis/custom.metrics.k8s.io/v1beta2/namespaces/voice/" + what + "/" + ActiveCalls
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
 	trial.Must(t, err)
-	req.RequestURI, req.RemoteAddr, req.Host = path, "192.0.2.1:1234", "in.memory" // as a server has it
+	req.RequestURI, req.RemoteAddr, req.Host = path, "192.0.2.1:1234", "in.memory" // as in a server
 	req.Header.Set("Accept", runtime.ContentTypeJSON)
 	answer := &reader{header: http.Header{}}
 	handler.ServeHTTP(answer, req)
@@ -81,7 +81,7 @@ func ask(t testing.TB, handler http.Handler, what string) int {
 	return answer.bytes
 }
 
-// workloads is a Provider of so many Deployments of five pods each.
+// workloads is a Provider of this many Deployments of five pods each.
 func workloads(n int) *Provider {
 	store := pods.NewStore()
 	store.SetObject(&pods.Object{Kind: pods.Namespace, NamespacedName: types.NamespacedName{Name: "voice"}})
@@ -97,8 +97,8 @@ func workloads(n int) *Provider {
 	return New(store, witness.New(w, w, w, func(*call.Pod) {}), NewLengths(store), noon)
 }
 
-// BenchmarkServedRead is an autoscaler's read of a Deployment of five pods, among so many
-// pods in its namespace, by an API server's handlers.
+// BenchmarkServedRead is an autoscaler's read of a Deployment of five pods, among this many
+// pods in its namespace, through an API server's handlers.
 func BenchmarkServedRead(b *testing.B) {
 	for _, n := range []int{500, 2_000, 5_000, 20_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -113,9 +113,9 @@ func BenchmarkServedRead(b *testing.B) {
 	}
 }
 
-// BenchmarkAutoscalers is one round of so many HorizontalPodAutoscalers, each of a
-// Deployment of five pods. It reports how many processors that keeps busy, at a round every
-// 15 seconds.
+// BenchmarkAutoscalers is one round of this many HorizontalPodAutoscalers, each of a
+// Deployment of five pods. It reports how many processors that keeps busy, with a round
+// every 15 seconds.
 func BenchmarkAutoscalers(b *testing.B) {
 	for _, n := range []int{10, 100, 1_000, 4_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -131,7 +131,8 @@ func BenchmarkAutoscalers(b *testing.B) {
 	}
 }
 
-// BenchmarkServedList is a list of so many pods, as JSON, by an API server's handlers.
+// BenchmarkServedList is a list of this many pods, as JSON, through an API server's
+// handlers.
 func BenchmarkServedList(b *testing.B) {
 	for _, n := range []int{100, 1_000, 5_000, 20_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -147,8 +148,8 @@ func BenchmarkServedList(b *testing.B) {
 	}
 }
 
-// TestServedReadIsOneQuestion reads every one of many Deployments through an API server's
-// handlers: all of them together are one question of what the controller may.
+// TestServedReadIsOneQuestion reads many Deployments through an API server's handlers: all
+// reads together cause one question about the controller's rights.
 func TestServedReadIsOneQuestion(t *testing.T) {
 	const n = 400
 	handler, asked := served(t, workloads(n))
@@ -160,8 +161,8 @@ func TestServedReadIsOneQuestion(t *testing.T) {
 	}
 }
 
-// TestServedReadCostsItsWorkload: what a read takes of an API server does not grow with its
-// namespace. Allocations are counted.
+// TestServedReadCostsItsWorkload: the cost of a read in an API server does not grow with
+// its namespace. It counts allocations.
 func TestServedReadCostsItsWorkload(t *testing.T) {
 	cost := func(pods int) float64 {
 		handler, _ := served(t, among(pods-5))
@@ -174,8 +175,8 @@ func TestServedReadCostsItsWorkload(t *testing.T) {
 	}
 }
 
-// TestListCostsItsEncoding: to find what is known of 5,000 pods and to encode it, in any
-// way, takes at most half as long again as the library takes to encode it as JSON.
+// TestListCostsItsEncoding: collecting what is known about 5,000 pods and encoding it, in
+// any way, takes at most half as long again as the library takes to encode it as JSON.
 func TestListCostsItsEncoding(t *testing.T) {
 	const rounds = 10
 	p := among(4_995)

@@ -26,7 +26,7 @@ import (
 
 func noon() time.Time { return time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC) }
 
-// known answers from a map by pod name; a pod that is not in it is unknown.
+// known answers from a map by pod name; a missing pod is unknown.
 type known struct {
 	calls map[string]int
 	stale map[call.Project]error
@@ -252,7 +252,8 @@ func TestListAllMetrics(t *testing.T) {
 	}
 }
 
-// among is a Provider of Deployment web of five pods among n others in its namespace.
+// among returns a Provider of Deployment web with five pods among n others in its
+// namespace.
 func among(n int) *Provider {
 	store := pods.NewStore()
 	store.SetObject(&pods.Object{Kind: pods.Namespace, NamespacedName: types.NamespacedName{Name: "voice"}})
@@ -278,8 +279,8 @@ func readWeb(t testing.TB, p *Provider) {
 	}
 }
 
-// TestReadCostsItsWorkload: what an autoscaler's read takes does not grow with the
-// namespace. Bytes are counted, which every pod that is looked at takes some of.
+// TestReadCostsItsWorkload: the cost of an autoscaler's read does not grow with the
+// namespace. It counts bytes, because every pod that is visited takes some.
 func TestReadCostsItsWorkload(t *testing.T) {
 	const reads = 1000
 	cost := func(others int) uint64 {
@@ -298,7 +299,7 @@ func TestReadCostsItsWorkload(t *testing.T) {
 	}
 }
 
-// BenchmarkRead is the same read by itself, among so many other pods.
+// BenchmarkRead is the same read by itself, among this many other pods.
 func BenchmarkRead(b *testing.B) {
 	for _, others := range []int{500, 2_000, 5_000, 20_000} {
 		p := among(others)
@@ -337,8 +338,8 @@ func BenchmarkList5000Pods(b *testing.B) {
 	}
 }
 
-// TestDeadNode has half of a Deployment's pods on a node that is dead: nobody can ask
-// them any more. They are left out, and do not keep the others from being counted.
+// TestDeadNode has half of a Deployment's pods on a dead node, where they cannot be
+// asked. They are left out, and do not keep the others from being counted.
 func TestDeadNode(t *testing.T) {
 	cases := map[string]struct {
 		reason string

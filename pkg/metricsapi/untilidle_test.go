@@ -16,7 +16,7 @@ import (
 	"github.com/callguard/callguard/pkg/lengths"
 )
 
-// learn has n calls of ten minutes end, of the workload of a pod of namespace voice.
+// learn ends n calls of ten minutes in the workload of a pod of namespace voice.
 func learn(t *testing.T, p *Provider, pod string, n int) {
 	t.Helper()
 	table := p.lengths.Table(call.DefaultProject, types.UID("voice"+pod))
@@ -28,7 +28,7 @@ func learn(t *testing.T, p *Provider, pod string, n int) {
 	}
 }
 
-// aged says how old the calls of pods are.
+// aged has the ages of the pods' calls.
 func aged(of map[string][]time.Duration) func(*call.Pod, time.Time) []time.Duration {
 	return func(pod *call.Pod, _ time.Time) []time.Duration { return slices.Clone(of[pod.Name]) }
 }
@@ -40,7 +40,7 @@ func TestUntilIdle(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		reason             string
-		learnt             int // of Deployment web
+		learnt             int // calls of Deployment web
 		calls              map[string]int
 		resource, ns, name string
 		selector           string
@@ -102,7 +102,8 @@ func asStatus(err error, into *apierrors.APIStatus) bool {
 	return ok
 }
 
-// TestUntilIdleOfWitnesses: of a pod whose calls one by one nobody sees nothing is foretold.
+// TestUntilIdleOfWitnesses: nothing is estimated for a pod whose individual calls are
+// unknown.
 func TestUntilIdleOfWitnesses(t *testing.T) {
 	for name, tc := range map[string]struct {
 		witnesses []call.Witness
@@ -126,7 +127,7 @@ func TestUntilIdleOfWitnesses(t *testing.T) {
 	}
 }
 
-// TestUntilIdleOfSome: in a list those are left out of which too little is known.
+// TestUntilIdleOfSome: a list omits objects of which too little is known.
 func TestUntilIdleOfSome(t *testing.T) {
 	p := testProvider(allKnown())
 	learn(t, p, "a", 100) // and none of StatefulSet db

@@ -18,7 +18,7 @@ import (
 	"github.com/callguard/callguard/pkg/pods"
 )
 
-// withWaiting is testProvider with a workload "desk" of its own project in namespace voice, which has no pods.
+// withWaiting is testProvider with a workload "desk" of its own project in namespace voice, without pods.
 func withWaiting(said map[call.Project]call.Waiting) *Provider {
 	p := testProvider(allKnown())
 	for name, demand := range map[string]call.Demand{
@@ -105,7 +105,7 @@ func apiStatus(err error) int32 {
 	return 0
 }
 
-// TestWaitingCallsOfMany leaves out what is unknown of a list, and has no answer where all of it is.
+// TestWaitingCallsOfMany: a list omits what is unknown, and fails if all of it is.
 func TestWaitingCallsOfMany(t *testing.T) {
 	t.Parallel()
 	p := withWaiting(map[call.Project]call.Waiting{"voice/livekit": rooms("desk")})
@@ -118,7 +118,7 @@ func TestWaitingCallsOfMany(t *testing.T) {
 	}
 }
 
-// TestWaitingCallsInPrometheus: of what is not known there is no series.
+// TestWaitingCallsInPrometheus: unknown numbers have no series.
 func TestWaitingCallsInPrometheus(t *testing.T) {
 	t.Parallel()
 	p := withWaiting(map[call.Project]call.Waiting{"voice/livekit": rooms("desk")})

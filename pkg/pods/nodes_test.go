@@ -12,7 +12,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// TestIsNode: of nodes as the informers keep them, every address is known.
+// TestIsNode: every address of nodes in the informers is known.
 func TestIsNode(t *testing.T) {
 	kept, err := trim(&corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: "node-1"},

@@ -13,8 +13,8 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// TestOfIsEveryPod has pods, ReplicaSets and namespaces come, change and go in any order:
-// what counts for an object is what a look at every pod finds.
+// TestOfIsEveryPod: pods, ReplicaSets and namespaces are created, changed and deleted in
+// any order. The pods of an object are those that a scan of all pods finds.
 func TestOfIsEveryPod(t *testing.T) {
 	const seed = 11
 	random := rand.New(rand.NewPCG(seed, seed))

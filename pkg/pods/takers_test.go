@@ -19,7 +19,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// TestTakers: a workload takes the calls that wait also while it has no pods, and so do pods of owners of other kinds.
+// TestTakers: a workload is known to take waiting calls even without pods, and so are owners of other kinds.
 func TestTakers(t *testing.T) {
 	t.Parallel()
 	w := &Watcher{store: NewStore(), onChange: func() {}, log: slog.New(slog.DiscardHandler)}
@@ -83,7 +83,7 @@ func TestTakers(t *testing.T) {
 	}
 }
 
-// TestReady: the kubelet says so.
+// TestReady: the kubelet decides.
 func TestReady(t *testing.T) {
 	t.Parallel()
 	for status, want := range map[corev1.ConditionStatus]bool{corev1.ConditionTrue: true, corev1.ConditionFalse: false, "": false} {

@@ -64,7 +64,7 @@ func TestTrimKeepsWhatIsRead(t *testing.T) {
 	}
 }
 
-// TestTrimKeepsAnnotations: what a pod says of itself is there when it is read.
+// TestTrimKeepsAnnotations: a pod's annotations are kept.
 func TestTrimKeepsAnnotations(t *testing.T) {
 	for _, a := range call.Annotations() {
 		if a.On != call.OnPod {
@@ -79,8 +79,8 @@ func TestTrimKeepsAnnotations(t *testing.T) {
 	}
 }
 
-// TestTrimOfTheLarge: anyone who may write in some namespace can create objects as large as the API server accepts. Of each no
-// more is kept than of any other.
+// TestTrimOfTheLarge: anyone who may write in some namespace can create objects as large as the API server accepts. No more is
+// kept of them than of others.
 func TestTrimOfTheLarge(t *testing.T) {
 	many := map[string]string{}
 	for i := range 10_000 {
@@ -126,8 +126,7 @@ func TestFromPodSaysWhatItCannotRead(t *testing.T) {
 	}
 }
 
-// TestFromPodKeysOfTheSecret: which project a pod works for, and what is said of keys that
-// cannot be meant.
+// TestFromPodKeysOfTheSecret: the project that a pod works for, and the errors about impossible keys.
 func TestFromPodKeysOfTheSecret(t *testing.T) {
 	for name, tc := range map[string]struct {
 		secret, keys string
@@ -182,9 +181,9 @@ func TestAgentRuns(t *testing.T) {
 	cases := map[string]struct {
 		reason      string
 		annotations map[string]string
-		ports       []int32 // of agent, helper and other; zero is none
+		ports       []int32 // of agent, helper and other; zero: no port
 		running     []string
-		asked       string // the witnesses, of a pod that runs
+		asked       string // the witnesses that are asked while the pod runs
 	}{
 		"ByPort":      {reason: "It crashes again and again, beside a helper that runs.", ports: []int32{8081, 0, 0}, running: []string{"helper"}, asked: rooms},
 		"ByPortRuns":  {reason: "The helper has ended.", ports: []int32{8081, 0, 0}, running: []string{"agent"}, asked: both},
@@ -303,8 +302,9 @@ func TestWorkload(t *testing.T) {
 	check("A ReplicaSet that is gone leads nowhere.", Deployment, inVoice("web"), "aside")
 }
 
-// TestMadeAgain deletes a Deployment while orphans hold calls, and makes it again under
-// its name: they count for it, as their calls will be its to take, and it is said once.
+// TestMadeAgain deletes a Deployment while orphans hold calls, and creates it again with the
+// same name: they count for it, because it will get their callers' next calls. That is
+// logged once.
 func TestMadeAgain(t *testing.T) {
 	var log bytes.Buffer
 	w := &Watcher{store: NewStore(), onChange: func() {}, log: slog.New(slog.NewTextHandler(&log, nil))}

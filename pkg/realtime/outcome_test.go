@@ -135,9 +135,8 @@ func TestFirst(t *testing.T) {
 	}
 }
 
-// FuzzFirst throws bytes at the first frame: nothing panics, and nothing but the
-// event session.created is a success. What is shown is short and on one line, and
-// never the key.
+// FuzzFirst sends random bytes as the first frame: nothing panics, and only event
+// session.created is a success. What is shown is short, on one line, and never the key.
 func FuzzFirst(f *testing.F) {
 	for _, frame := range []string{
 		created, `{"type":"error","error":{"code":"invalid_api_key","message":"` + key + `"}}`, `{"type":"` + key + `"}`,

@@ -42,12 +42,12 @@ const (
 	created = `{"type":"session.created","event_id":"event_1","session":{"type":"realtime","object":"realtime.session","id":"sess_1","model":"` + model + `"}}`
 )
 
-// api is a Realtime API over TLS that does what the test wants.
+// api is a Realtime API over TLS with a behaviour that the test sets.
 type api struct {
 	*httptest.Server
 
 	mu    sync.Mutex
-	serve http.HandlerFunc // one that does not end in a session
+	serve http.HandlerFunc // a handler that opens no session
 
 	model           atomic.Value // GET /models answers this; 404 while it is empty
 	open, most, all atomic.Int64 // upgrades that run now, ran at once, ran at all
@@ -121,7 +121,7 @@ func upgraded(serve func(conn *websocket.Conn)) http.HandlerFunc {
 	}
 }
 
-// says serves a websocket with one message, and ends with the client.
+// says serves a websocket that sends one message, and ends with the client.
 func says(kind int, message []byte) http.HandlerFunc {
 	return upgraded(func(conn *websocket.Conn) {
 		_ = conn.WriteMessage(kind, message)
@@ -129,7 +129,7 @@ func says(kind int, message []byte) http.HandlerFunc {
 	})
 }
 
-// session serves a session, and keeps how the client left it.
+// session serves a session, and records how the client left it.
 func (a *api) session(event string) http.HandlerFunc {
 	return upgraded(func(conn *websocket.Conn) {
 		_ = conn.WriteMessage(websocket.TextMessage, []byte(event))
@@ -150,7 +150,7 @@ func (a *api) session(event string) http.HandlerFunc {
 	})
 }
 
-// closes serves a websocket that is closed with a code and a text.
+// closes serves a websocket that is closed with this code and text.
 func closes(code int, text string) http.HandlerFunc {
 	return upgraded(func(conn *websocket.Conn) {
 		_ = conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, text), time.Now().Add(time.Second))
@@ -166,7 +166,7 @@ func raw(b []byte) http.HandlerFunc {
 	})
 }
 
-// answers serves no websocket.
+// answers answers without a websocket.
 func answers(status int, header http.Header, body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		maps.Copy(w.Header(), header)
@@ -175,7 +175,7 @@ func answers(status int, header http.Header, body string) http.HandlerFunc {
 	}
 }
 
-// tested is a prober, and what it says.
+// tested is a prober and its output.
 type tested struct {
 	*Prober
 
@@ -184,7 +184,7 @@ type tested struct {
 	logs     *trial.Log
 }
 
-// option changes what no user can.
+// option changes settings that users cannot.
 type option func(*Prober)
 
 func withClock(c clock.Clock) option { return func(p *Prober) { p.clock = c } }
@@ -225,7 +225,7 @@ func (p *tested) writeKey(t *testing.T, content string) {
 	}
 }
 
-// get asks as a readiness probe does.
+// get requests the verdict as a readiness probe does.
 func (p *tested) get(t *testing.T) (int, Answer) {
 	t.Helper()
 	w := httptest.NewRecorder()
@@ -237,7 +237,7 @@ func (p *tested) get(t *testing.T) (int, Answer) {
 	return w.Code, a
 }
 
-// told is everything that the prober shows anybody.
+// told is everything that the prober shows to anybody.
 func (p *tested) told(t *testing.T) string {
 	t.Helper()
 	var all strings.Builder
@@ -249,7 +249,7 @@ func (p *tested) told(t *testing.T) string {
 	return all.String() + p.logs.String()
 }
 
-// run runs the prober on a listener until the test ends; it returns where.
+// run runs the prober on a listener until the test ends; it returns the address.
 func (p *tested) run(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -273,7 +273,7 @@ func (p *tested) run(t *testing.T) string {
 	return "http://" + l.Addr().String()
 }
 
-// TestSession opens one as the API wants it, and leaves it as it should be left.
+// TestSession opens a session as the API requires, and closes it properly.
 func TestSession(t *testing.T) {
 	a := newAPI(t)
 	p := newProber(t, a, func(c *Config) { c.Organization, c.Project = "org-1", "proj_1" })
@@ -311,8 +311,8 @@ func TestSession(t *testing.T) {
 	}
 }
 
-// TestFailures lets the API, and proxies in front of it, fail in every way that is known.
-// Each repeats the key where it can; nothing that the prober says has it.
+// TestFailures lets the API, and proxies in front of it, fail in every known way. Each repeats the key where it can; nothing
+// that the prober shows contains it.
 func TestFailures(t *testing.T) {
 	const event = websocket.TextMessage
 	problem := func(kind, code string) string {
@@ -414,7 +414,7 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// TestNoSuchName asks no resolver: how long one takes is not the test's matter.
+// TestNoSuchName uses no resolver, because how long one takes does not matter here.
 func TestNoSuchName(t *testing.T) {
 	o := undialed(&net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "api.invalid", IsNotFound: true}})
 	if o.Reason != Unreachable || !strings.Contains(o.Why(), "api.invalid") || !strings.Contains(o.Why(), "DNS") {
@@ -422,10 +422,10 @@ func TestNoSuchName(t *testing.T) {
 	}
 }
 
-// hasty waits no longer than a busy machine needs for the part that comes.
+// hasty waits no longer than a busy machine needs for the first part.
 func hasty(c *Config) { c.Timeout = 5 * time.Second }
 
-// trickle begins an answer and does not end it.
+// trickle begins an answer and does not finish it.
 func trickle(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Length", "100")
 	w.WriteHeader(http.StatusUnauthorized)
@@ -454,8 +454,7 @@ func plain(t *testing.T) string {
 	return s.Listener.Addr().String()
 }
 
-// TestProxies goes through one, and through one that says no in a way that the
-// websocket library does not survive by itself.
+// TestProxies uses one proxy, and one that refuses in a way that crashes the websocket library by itself.
 func TestProxies(t *testing.T) {
 	cases := map[string]struct {
 		reason string
@@ -503,7 +502,7 @@ func TestProxies(t *testing.T) {
 	}
 }
 
-// forward answers a CONNECT, and passes on what follows where it said yes.
+// forward answers a CONNECT, and forwards the connection if it accepted.
 func forward(c net.Conn, answer string) {
 	defer c.Close() //nolint:errcheck // it has ended
 	in := bufio.NewReader(c)
@@ -523,7 +522,7 @@ func forward(c net.Conn, answer string) {
 	_, _ = io.Copy(to, in)
 }
 
-// TestLoop lives through a rotated key and an outage, by a clock of its own.
+// TestLoop runs through a rotated key and an outage, with a simulated clock.
 func TestLoop(t *testing.T) {
 	a := newAPI(t)
 	valid := atomic.Value{}
@@ -542,10 +541,10 @@ func TestLoop(t *testing.T) {
 		cfg.Calls = func(time.Time) call.Reading { return calls.Load().(call.Reading) }
 	}, withClock(c), func(p *Prober) { p.chance = func() float64 { return 0.5 } })
 	p.run(t)
-	// after waits for the next probe, which comes at this pause and no sooner.
+	// after waits for the next probe, which comes after this pause and not before.
 	after := func(d time.Duration) {
 		t.Helper()
-		// The API may be at the last of a session that the prober has left.
+		// The API may still be ending a session that the prober has left.
 		trial.Eventually(t, "the loop pauses, and no session is open", func() bool { return c.HasWaiters() && a.open.Load() == 0 })
 		n := a.all.Load()
 		c.Step(d - time.Millisecond)
@@ -563,7 +562,7 @@ func TestLoop(t *testing.T) {
 	}
 	trial.Eventually(t, "a first session", func() bool { code, _ := p.get(t); return code == http.StatusOK })
 
-	valid.Store("sk-new") // the key is rotated, and the Secret is not yet here
+	valid.Store("sk-new") // the key is rotated, but the new Secret has not arrived yet
 	after(time.Minute)
 	is(200, Fatal, false)
 	after(15 * time.Second)
@@ -588,7 +587,7 @@ func TestLoop(t *testing.T) {
 	is(200, Degraded, false) // 3 min 45 s
 	trial.Eventually(t, "the loop pauses", c.HasWaiters)
 	c.Step(75 * time.Second)
-	is(503, Degraded, false) // the grace is over without another probe
+	is(503, Degraded, false) // the grace time is over without another probe
 	c.Step(-75 * time.Second)
 	after(4 * time.Minute)
 	after(5 * time.Minute)
@@ -607,8 +606,7 @@ func TestLoop(t *testing.T) {
 	}
 }
 
-// TestManyAsk asks for the verdict while a probe hangs: no request waits, and no other
-// probe begins.
+// TestManyAsk requests the verdict while a probe hangs: no request waits, and no other probe begins.
 func TestManyAsk(t *testing.T) {
 	a := newAPI(t)
 	hang := make(chan struct{})
@@ -660,7 +658,7 @@ func TestManyAsk(t *testing.T) {
 	trial.Eventually(t, "a session", func() bool { code, _ := p.get(t); return code == http.StatusOK })
 }
 
-// TestStopsInMidProbe ends while a probe hangs, and does not take that for a failure.
+// TestStopsInMidProbe ends while a probe hangs, and does not count that as a failure.
 func TestStopsInMidProbe(t *testing.T) {
 	a := newAPI(t)
 	a.does(upgraded(func(conn *websocket.Conn) { _, _, _ = conn.ReadMessage() }))
@@ -687,7 +685,7 @@ func TestStopsInMidProbe(t *testing.T) {
 	}
 }
 
-// TestAbout warns of what is no failure yet: another model, and a model's end.
+// TestAbout warns of what is no failure yet: a different model, or a model that will be shut down.
 func TestAbout(t *testing.T) {
 	a := newAPI(t)
 	a.does(a.session(`{"type":"session.created","session":{"model":"gpt-realtime-mini"}}`))
@@ -725,7 +723,7 @@ callguard_realtime_model_shutdown_timestamp_seconds 1.8004032e+09
 	}
 }
 
-// TestUnseen warns of a model that opens sessions and will not answer in them.
+// TestUnseen warns of a model that opens sessions and cannot answer in them.
 func TestUnseen(t *testing.T) {
 	a := newAPI(t)
 	a.model.Store(`{"error":{"code":"model_not_found","message":"` + key + `"}}`)

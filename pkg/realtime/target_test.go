@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestTarget: each API is asked as its own SDKs ask it.
+// TestTarget: each API is used as its own SDKs do.
 func TestTarget(t *testing.T) {
 	const (
 		resource = "wss://res.openai.azure.com"
@@ -100,11 +100,11 @@ func TestTarget(t *testing.T) {
 	}
 }
 
-// The answers of Azure OpenAI, as users have published them: of its front door to an
-// API key that comes as a bearer token (Microsoft Q&A, "Access token is missing"), to
-// a key that is none, for a deployment that is not there, for a path or version that
-// is not there, for a deployment of a model without Realtime (Q&A 5916641, misspelt
-// as it is there), and for a caller that a network rule keeps out.
+// The answers of Azure OpenAI, as users have published them: of its front door to an API
+// key sent as a bearer token (Microsoft Q&A, "Access token is missing"), to an invalid
+// key, for a deployment that does not exist, for a path or version that does not exist,
+// for a deployment of a model without Realtime (Q&A 5916641, misspelt as it is there),
+// and for a caller that a network rule keeps out.
 const (
 	azureBearer     = `{ "statusCode": 401, "message": "Unauthorized. Access token is missing, invalid, audience is incorrect (https://cognitiveservices.azure.com), or have expired." }`
 	azureKey        = `{"error":{"code":"401","message":"Access denied due to invalid subscription key or wrong API endpoint. Make sure to provide a valid key for an active subscription and use a correct regional API endpoint for your resource."}}`
@@ -114,7 +114,7 @@ const (
 	azureNetwork    = `{"error":{"code":"403","message":"Access denied due to Virtual Network/Firewall rules."}}`
 )
 
-// azureAPI answers as a resource of Azure OpenAI with one deployment, voice-1, does.
+// azureAPI answers like a resource of Azure OpenAI with one deployment, voice-1.
 func azureAPI(a *api) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		header := http.Header{"Apim-Request-Id": {"4b30c637"}, "Content-Type": {"application/json"}}
@@ -147,8 +147,8 @@ func azureAPI(a *api) http.HandlerFunc {
 	}
 }
 
-// TestAzure: with the header, the names and the path that Azure wants, sessions open;
-// without, the answer says what to set.
+// TestAzure: with Azure's header, names and path, sessions open; without, the answer says
+// what to set.
 func TestAzure(t *testing.T) {
 	cases := map[string]struct {
 		reason string
@@ -178,7 +178,7 @@ func TestAzure(t *testing.T) {
 			p := newProber(t, a, func(c *Config) {
 				c.BaseURL = a.URL
 				if tc.change(c); c.AuthHeader != APIKey && c.APIVersion == "" {
-					c.BaseURL = a.URL + "/openai" // no name of Azure's tells the paths of this one
+					c.BaseURL = a.URL + "/openai" // its host name does not show that it is Azure
 				}
 			})
 			if tc.key != "" {
@@ -200,7 +200,7 @@ func TestAzure(t *testing.T) {
 	}
 }
 
-// TestRemedy: what to do depends on who says no.
+// TestRemedy: what to do depends on who refused.
 func TestRemedy(t *testing.T) {
 	cases := map[string]struct {
 		reason string
@@ -236,7 +236,7 @@ func TestRemedy(t *testing.T) {
 	}
 }
 
-// TestByAzure: Azure is known by what it says, too.
+// TestByAzure: Azure is also recognized by its answers.
 func TestByAzure(t *testing.T) {
 	for name, tc := range map[string]struct {
 		header http.Header
@@ -255,7 +255,7 @@ func TestByAzure(t *testing.T) {
 	}
 }
 
-// TestBaseURLs: one URL, as people write it.
+// TestBaseURLs: the ways in which people write the same URL.
 func TestBaseURLs(t *testing.T) {
 	want := &url.URL{Scheme: "wss", Host: "api.openai.com", Path: "/v1"}
 	for _, raw := range []string{

@@ -26,7 +26,7 @@ func TestJudge(t *testing.T) {
 		probes []Outcome // a minute apart
 		later  time.Duration
 		calls  *call.Reading
-		want   Verdict // its Why is what the sentence has to contain
+		want   Verdict // the reason has to contain its Why
 	}{
 		"Start":          {reason: "Who has never tried does not know.", rules: rules, want: Verdict{Class: Pending, Why: "not ended yet"}},
 		"StartNoGate":    {reason: "A pod that has only just started has not been ready yet.", rules: rules, calls: &unknown, want: Verdict{Class: Pending}},

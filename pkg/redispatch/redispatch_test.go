@@ -22,7 +22,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// pod can take calls of the default project, as far as the kubelet says.
+// pod can take calls of the default project, according to the kubelet.
 func pod(uid string, change func(*call.Pod)) *call.Pod {
 	p := &call.Pod{
 		UID: types.UID(uid), State: call.Serving, Running: true, Ready: true, Witnesses: []call.Witness{call.Rooms, call.Gate},
@@ -36,7 +36,7 @@ func pod(uid string, change func(*call.Pod)) *call.Pod {
 
 // world is one in which a caller waits for agent "desk".
 type world struct {
-	mu      sync.Mutex // held by whoever reads or changes the rest while a Dispatcher runs
+	mu      sync.Mutex // guards the rest while a Dispatcher runs
 	pods    []*call.Pod
 	ability call.Ability
 	wants   []string
@@ -98,7 +98,7 @@ func (w *world) run(t *testing.T, story func()) string {
 	return strings.Join(counts, ", ")
 }
 
-// TestDispatcher: for whom LiveKit is asked again within two minutes, and how often.
+// TestDispatcher: which calls are dispatched again within two minutes, and how often.
 func TestDispatcher(t *testing.T) {
 	t.Parallel()
 	desk := []string{"desk"}
@@ -142,14 +142,15 @@ func TestDispatcher(t *testing.T) {
 	}
 }
 
-// TestNewPods: each pod that comes while a call waits is worth a try, ten seconds apart, and twenty in all.
+// TestNewPods: each pod that becomes ready while a call waits causes a try, ten seconds apart, and twenty
+// in total.
 func TestNewPods(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{wants: []string{"desk"}, ability: call.Able}
 		var at []int
 		w.run(t, func() {
-			time.Sleep(every / 2) // pods do not come at the very moment of a look
+			time.Sleep(every / 2) // pods do not appear at the moment of a check
 			for i := range 100 {
 				w.mu.Lock()
 				w.pods = append(w.pods, pod(fmt.Sprint("pod-", i), nil))
@@ -171,7 +172,7 @@ func TestNewPods(t *testing.T) {
 	})
 }
 
-// TestErrorIsNoTry: what LiveKit has not heard is asked again, for the same pod.
+// TestErrorIsNoTry: a request that LiveKit did not get is repeated, for the same pod.
 func TestErrorIsNoTry(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -14,8 +14,8 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestMine: each room falls to one of the replicas that are ready, to each about as many, and only those of one that goes
-// fall to another.
+// TestMine: each room is assigned to one of the ready replicas, about as many to each, and when one leaves, only its
+// rooms are reassigned.
 func TestMine(t *testing.T) {
 	t.Parallel()
 	as := func(own int, slice *discoveryv1.EndpointSlice) *Watcher {
@@ -56,8 +56,7 @@ func TestMine(t *testing.T) {
 	}
 }
 
-// TestMineOfAList: the API server's list decides, and while it is empty every replica is in charge of every
-// room.
+// TestMineOfAList: the API server's list decides, and while it is empty every replica is responsible for every room.
 func TestMineOfAList(t *testing.T) {
 	t.Parallel()
 	w, _ := start(t, fake.NewClientset(), io.Discard)

@@ -77,7 +77,7 @@ func counts(t *testing.T, w *Watcher, want int, when string) {
 	trial.Eventually(t, fmt.Sprintf("there are %d replicas: %s", want, when), func() bool { return w.Count() == want })
 }
 
-// TestCount has replicas come and go, and their Service deleted.
+// TestCount: replicas come and go, and their Service is deleted.
 func TestCount(t *testing.T) {
 	other := sliceOf("other", 7, 8, 9)
 	other.Labels[discoveryv1.LabelServiceName] = "other"
@@ -141,8 +141,8 @@ callguard_adapter_replicas 3
 	counts(t, w, 1, "until it is known again")
 }
 
-// TestForbidden has an account that may not read the slices, as one of an earlier chart, and
-// gets the right later.
+// TestForbidden: an account may not read the slices, as with an earlier chart, and gets the
+// right later.
 func TestForbidden(t *testing.T) {
 	client := fake.NewClientset(sliceOf("a", ours, 2, 3))
 	var allowed atomic.Bool
@@ -167,8 +167,7 @@ func TestForbidden(t *testing.T) {
 	}
 }
 
-// TestSilentAPIServer: while nobody says how many replicas there are, there are as many as
-// before.
+// TestSilentAPIServer: while the number of replicas cannot be read, the last one stays.
 func TestSilentAPIServer(t *testing.T) {
 	client := fake.NewClientset(sliceOf("a", ours, 2, 3))
 	var away atomic.Bool
@@ -183,7 +182,7 @@ func TestSilentAPIServer(t *testing.T) {
 	})
 	client.PrependWatchReactor("endpointslices", func(clienttesting.Action) (bool, watch.Interface, error) {
 		if away.Load() {
-			return true, nil, apierrors.NewResourceExpired("too old") // a list is asked for
+			return true, nil, apierrors.NewResourceExpired("too old") // requires a new list
 		}
 		w := watch.NewRaceFreeFake()
 		watched <- w
@@ -203,7 +202,8 @@ func TestSilentAPIServer(t *testing.T) {
 	counts(t, w, 2, "it is back")
 }
 
-// TestAssumed: without a Service what is assumed holds, and without a number of it one is.
+// TestAssumed: without a Service the assumed number is used, and without an assumed number
+// it is one.
 func TestAssumed(t *testing.T) {
 	for assumed, want := range map[int]int{0: 1, 1: 1, 5: 5} {
 		w, err := New(Config{Assumed: assumed, Registry: prometheus.NewRegistry()})

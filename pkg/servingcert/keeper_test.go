@@ -83,8 +83,8 @@ func verifies(t *testing.T, k *Keeper, bundle []byte, at time.Time) error {
 	return err
 }
 
-// TestRotation walks two replicas through three of their certificates'
-// lives and checks at every step that what each serves is trusted.
+// TestRotation runs two replicas through three lifetimes of their certificates and checks at every step that what
+// each serves is trusted.
 func TestRotation(t *testing.T) {
 	client := cluster(apiService("v1beta1.x", "metrics-adapter"), apiService("v1beta2.x", "metrics-adapter"))
 	replicas := []*Keeper{keeper(t, client), keeper(t, client)}
@@ -116,7 +116,7 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// TestTrustedByOtherClocks: a kube-apiserver whose clock is ten minutes ahead or behind believes a new certificate.
+// TestTrustedByOtherClocks: a kube-apiserver whose clock is ten minutes ahead or behind accepts a new certificate.
 func TestTrustedByOtherClocks(t *testing.T) {
 	client := cluster(apiService("v1beta1.x", "metrics-adapter"), apiService("v1beta2.x", "metrics-adapter"))
 	k, now := keeper(t, client), time.Now()
@@ -183,8 +183,8 @@ func TestPublishRefuses(t *testing.T) {
 	}
 }
 
-// TestPublishedStays has what was published stay so, whatever a later look runs into, and
-// go where a look shows that it went.
+// TestPublishedStays: what was published stays published, whatever error a later check gets, until a check shows
+// that it is gone.
 func TestPublishedStays(t *testing.T) {
 	type replaced = map[string]*unstructured.Unstructured
 	refusing := func(verb string) func(*fake.FakeDynamicClient) {
@@ -200,7 +200,7 @@ func TestPublishedStays(t *testing.T) {
 		after     time.Duration // since the certificate was made
 		objects   replaced      // by others, nil for deleted
 		change    func(*fake.FakeDynamicClient)
-		told      string // what is still wrong
+		told      string // the remaining problem
 		published bool
 	}{
 		"Well":          {reason: "Nothing has changed.", published: true},
@@ -241,7 +241,7 @@ func TestPublishedStays(t *testing.T) {
 	}
 }
 
-// replace has others delete and make APIServices.
+// replace deletes and creates APIServices as others do.
 func replace(t *testing.T, client dynamic.Interface, objects map[string]*unstructured.Unstructured) {
 	t.Helper()
 	for name, object := range objects {
@@ -257,9 +257,8 @@ func replace(t *testing.T, client dynamic.Interface, objects map[string]*unstruc
 	}
 }
 
-// TestBesideAnotherAdapter has another adapter take one version for good. A replica renews
-// its certificate for the other version, one that starts is ready for it, and neither
-// touches what is not theirs.
+// TestBesideAnotherAdapter: another adapter takes one version for good. A replica renews its certificate for the
+// other version, one that starts is ready for it, and neither touches what is not theirs.
 func TestBesideAnotherAdapter(t *testing.T) {
 	client := cluster(apiService("v1beta1.x", "metrics-adapter"), apiService("v1beta2.x", "metrics-adapter"))
 	replicas := []*Keeper{keeper(t, client)}
@@ -340,9 +339,8 @@ func TestMergeBundle(t *testing.T) {
 	}
 }
 
-// TestCrashLoop has one replica start again and again beside two that are healthy:
-// one of before, and one that came in the middle. Whoever serves is trusted after
-// every single write, and the healthy ones hardly write.
+// TestCrashLoop: one replica starts again and again next to two healthy ones: an earlier one, and one that started
+// in the middle. Each serving replica is trusted after every single write, and the healthy ones hardly write.
 func TestCrashLoop(t *testing.T) {
 	client := cluster(apiService("v1beta1.x", "metrics-adapter"), apiService("v1beta2.x", "metrics-adapter"))
 	now := time.Now()
@@ -366,7 +364,7 @@ func TestCrashLoop(t *testing.T) {
 	const starts = 4 * maxAuthorities
 	client.ClearActions()
 	for i := range starts {
-		if i == starts/2 { // as a rollout brings one
+		if i == starts/2 { // as in a rollout
 			late := keeper(t, client)
 			step(late, healthy)
 			healthy = append(healthy, late)
@@ -388,8 +386,8 @@ func TestCrashLoop(t *testing.T) {
 	}
 }
 
-// TestSharedUntilTaken has somebody else lead the APIServices to us, long after the start: a
-// replica is ready before, renews its certificate, and is trusted from its next look on.
+// TestSharedUntilTaken: somebody else points the APIServices to us, long after the start. A replica is ready before
+// that, renews its certificate, and is trusted from its next check on.
 func TestSharedUntilTaken(t *testing.T) {
 	client := cluster(apiService("v1beta1.x", "prometheus-adapter"))
 	k := keeper(t, client)

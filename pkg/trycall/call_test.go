@@ -24,7 +24,7 @@ const (
 	prompt  = 30 * time.Second
 )
 
-// world is a LiveKit with one agent in one pod, which does everything right.
+// world is a LiveKit with one agent in one pod, where everything works.
 type world struct {
 	refuses, closed error
 	// comesAfter, speaksAfter and staysFor are times of the agent; never is none.
@@ -34,9 +34,9 @@ type world struct {
 	gateErr                           error
 	gateCalls, apiCalls               func(up bool) call.Reading
 
-	began time.Time // when the caller came
-	left  time.Time // and went; zero before
-	over  []string  // rooms that were ended
+	began time.Time // when the caller joined
+	left  time.Time // when the caller left; zero before
+	over  []string  // rooms that were deleted
 }
 
 const never = time.Hour
@@ -192,7 +192,7 @@ func TestInterrupted(t *testing.T) {
 	})
 }
 
-// TestWhyNobodyCame: everything that is known is in one sentence, with what to do.
+// TestWhyNobodyCame: one sentence with everything that is known, and what to do.
 func TestWhyNobodyCame(t *testing.T) {
 	known := func(n int) call.Reading { return call.Known(n, time.Time{}) }
 	leaving := newPod("agent-3", known(0))

@@ -10,7 +10,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// TestIdle: a pod is idle when it is known to hold no call, and then only.
+// TestIdle: a pod is idle if it is known to hold no call, and only then.
 func TestIdle(t *testing.T) {
 	at := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	said := func(readings ...call.Reading) (list []Reading) {
@@ -36,7 +36,7 @@ func TestIdle(t *testing.T) {
 	}
 }
 
-// TestOverdue: which deadline is over of a pod that something has wanted to go for an hour.
+// TestOverdue: which deadline has passed for a pod that should have left for an hour.
 func TestOverdue(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	facts := func(change func(*Facts)) Facts {
@@ -64,9 +64,9 @@ func TestOverdue(t *testing.T) {
 	}
 }
 
-// TestFloor goes through the floors cell by cell. A row is an intent; its columns
-// are floors of workloads of 0, 1 and 4 replicas without a minimum of their own,
-// and of 4 with a minimum of 0, 2 and 9.
+// TestFloor checks the floors cell by cell. A row is an intent; its columns are floors of
+// workloads of 0, 1 and 4 replicas without a minimum of their own, and of 4 with a minimum
+// of 0, 2 and 9.
 func TestFloor(t *testing.T) {
 	workloads := []Workload{
 		{Desired: 0, MinAvailable: 0},
@@ -106,8 +106,8 @@ func TestFloor(t *testing.T) {
 	}
 }
 
-// TestFloorOfARollout has a Deployment do without some replicas while it rolls out, as it
-// would without callguard.
+// TestFloorOfARollout: some replicas of a Deployment may be unavailable during a rollout,
+// as without callguard.
 func TestFloorOfARollout(t *testing.T) {
 	for reason, tc := range map[string]struct {
 		w       Workload
@@ -150,9 +150,8 @@ func TestFloorOfRecreate(t *testing.T) {
 	}
 }
 
-// TestFloorCanBeMet says what every cell has in common: a workload that has all it
-// wants beside the pod, or all but the pod where it cannot be replaced first, is
-// never stuck.
+// TestFloorCanBeMet checks what all cells have in common: a workload that has all it wants
+// besides the pod, or all but the pod if that cannot be replaced first, is never stuck.
 func TestFloorCanBeMet(t *testing.T) {
 	for _, intent := range call.Intents() {
 		for desired := range 5 {

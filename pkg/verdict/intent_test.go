@@ -152,7 +152,7 @@ func TestBehind(t *testing.T) {
 }
 
 // TestNothingStandsBehindAMark: a node is not worth a call, so no deadline counts from an autoscaler's mark. A node that
-// goes for good is another matter.
+// really goes is different.
 func TestNothingStandsBehindAMark(t *testing.T) {
 	at := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	for want, causes := range map[string]Causes{

@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// ranked are candidates in the order in which they go, with the reason of each.
+// ranked are candidates in the order in which they leave, with the reason for each.
 func ranked() ([]Candidate, []Leaver) {
 	began := func(minute int) time.Time { return time.Date(2026, 1, 1, 12, minute, 0, 0, time.UTC) }
 	list := []struct {
@@ -61,7 +61,7 @@ func TestLeavers(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			for _, order := range Orders() { // all are on one node
+			for _, order := range Orders() { // all pods are on one node
 				if diff := cmp.Diff(tc.want, Leavers(order, candidates, tc.n, nil)); diff != "" {
 					t.Errorf("%s, %s\n-want, +got:\n%s", tc.reason, order, diff)
 				}
@@ -73,7 +73,7 @@ func TestLeavers(t *testing.T) {
 	}
 }
 
-// TestLeaversOfNodes has pods of several nodes. The others that stay on each are counted in the number beside its name.
+// TestLeaversOfNodes has pods of several nodes. The number beside a node's name counts the other pods that stay there.
 func TestLeaversOfNodes(t *testing.T) {
 	pod := func(name, node string, calls int) Candidate {
 		return Candidate{Name: name, Node: node, Running: true, Ready: true, Known: true, Calls: calls}

@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// says is a rule that always says the same.
+// says is a rule that always gives the same verdict.
 type says struct {
 	name    string
 	verdict Verdict

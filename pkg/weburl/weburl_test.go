@@ -63,7 +63,8 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// FuzzParse: what is accepted has nothing that may be secret, and is read again as the same.
+// FuzzParse: an accepted URL contains nothing that may be secret, and parses to the same
+// again.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"wss://livekit.example.com/a", "http://[::1%25x]:80", "http://x/%3Fa", "ws://a:b@c?d#e"} {
 		f.Add(seed)

@@ -15,8 +15,8 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestACallThatOnlyLiveKitKnows plays a pod of which LiveKit lists a call, once a
-// minute from minute 1 on. A LiveKit with Redis that was killed lists it forever.
+// TestACallThatOnlyLiveKitKnows has a pod of which LiveKit lists a call, once a minute
+// from minute 1 on. A LiveKit with Redis that was killed lists it forever.
 func TestACallThatOnlyLiveKitKnows(t *testing.T) {
 	minute := func(n int) time.Time { return time.Date(2026, 1, 1, 12, n, 0, 0, time.UTC) }
 	joined := minute(0)
@@ -27,7 +27,7 @@ func TestACallThatOnlyLiveKitKnows(t *testing.T) {
 		return func(at int) call.Reading { return call.Known(n, minute(at)) }
 	}
 	silent := func(int) call.Reading { return call.Unknown("it is silent") }
-	// from gives a reading until the minute, and another from then on.
+	// from returns one reading until the minute, and another from then on.
 	from := func(m int, before, after func(int) call.Reading) func(int) call.Reading {
 		return func(at int) call.Reading {
 			if at < m {
@@ -39,7 +39,7 @@ func TestACallThatOnlyLiveKitKnows(t *testing.T) {
 	cases := map[string]struct {
 		reason       string
 		rooms, other func(int) call.Reading
-		unseen       map[int]bool // minutes in which nobody looks
+		unseen       map[int]bool // minutes without a reading
 		at           int
 		want         int // -1 is unknown
 	}{
@@ -82,7 +82,8 @@ func TestACallThatOnlyLiveKitKnows(t *testing.T) {
 	}
 }
 
-// TestDisbelievedCallsAreCounted, and their pods are told once, and forgotten.
+// TestDisbelievedCallsAreCounted: they are counted, their pods get an Event once, and are
+// forgotten.
 func TestDisbelievedCallsAreCounted(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	two := witness(func() call.Reading { return call.Known(2, now) })
@@ -119,7 +120,7 @@ func TestDisbelievedCallsAreCounted(t *testing.T) {
 }
 
 // TestManyBeginAtOnce: a LiveKit that was killed contradicts all pods that held calls, at
-// once. What that takes grows as they do, and not with their square.
+// once. The cost grows linearly with their number, not quadratically.
 func TestManyBeginAtOnce(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	two := witness(func() call.Reading { return call.Known(2, now) })
@@ -142,7 +143,7 @@ func TestManyBeginAtOnce(t *testing.T) {
 	}
 }
 
-// witness says the same of every pod.
+// witness answers the same for every pod.
 type witness func() call.Reading
 
 func (w witness) Reading(*call.Pod, time.Time) call.Reading { return w() }

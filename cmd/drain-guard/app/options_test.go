@@ -47,7 +47,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// TestNamespace takes the pod's own namespace for the guard's.
+// TestNamespace: the guard's namespace is that of its own pod.
 func TestNamespace(t *testing.T) {
 	t.Setenv("POD_NAMESPACE", "calls")
 	if got := NewOptions().doors.Namespace; got != "calls" {

@@ -18,9 +18,9 @@ import (
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
-// TestPrivateAuthority: a server with a certificate of an authority that SSL_CERT_DIR
-// names is trusted, without it is not, and the public authorities are trusted all the
-// same: an image without any files of them has no others.
+// TestPrivateAuthority: a server with a certificate of an authority in SSL_CERT_DIR is
+// trusted, without that variable it is not, and the public authorities are always
+// trusted: an image without any certificate files has no others.
 func TestPrivateAuthority(t *testing.T) {
 	if url := os.Getenv("ASK"); url != "" {
 		trust()

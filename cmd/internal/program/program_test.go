@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// settings are of a program with one flag for each kind of mistake.
+// settings are those of a program with one flag for each kind of mistake.
 type settings struct {
 	color, address, file string
 	logLevel             LogLevel

@@ -13,7 +13,8 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// TestProtobufIsAskedForAndJSONIsRead: a server that has only JSON is understood.
+// TestProtobufIsAskedForAndJSONIsRead: the client also understands a server that has only
+// JSON.
 func TestProtobufIsAskedForAndJSONIsRead(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if first, _, _ := strings.Cut(r.Header.Get("Accept"), ","); first != "application/vnd.kubernetes.protobuf" {

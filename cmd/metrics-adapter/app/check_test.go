@@ -29,8 +29,8 @@ func apiService(service, available, message string) string {
 		"status": {"conditions": [{"type": "Available", "status": %q, "reason": "MissingEndpoints", "message": %q}]}}`, service, available, message)
 }
 
-// apiServer answers each path with the next of its answers, and the last forever.
-// A path it does not know is forbidden. again is told when a path is asked for again.
+// apiServer answers each path with the next of its answers, and the last one from then
+// on. An unknown path is forbidden. It calls again when a path is requested again.
 func apiServer(t *testing.T, answers map[string][]string, again func()) (kubeconfig string) {
 	t.Helper()
 	asked := map[string]bool{}
@@ -147,7 +147,7 @@ func TestCheck(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			// What is missing is asked for again. Where it does not come, that is when time is up.
+			// What is missing is requested again, until the time is up.
 			ctx, timeIsUp := context.WithCancel(t.Context())
 			defer timeIsUp()
 			again := func() {

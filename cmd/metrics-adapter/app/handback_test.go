@@ -32,7 +32,8 @@ func takenAPI(t *testing.T) *apiregistrationv1.APIService {
 	return s
 }
 
-// TestHandBackProvesTheUninstall runs it as a manifest applies it, and as an uninstall does.
+// TestHandBackProvesTheUninstall runs it as an applied manifest does, and as an uninstall
+// does.
 func TestHandBackProvesTheUninstall(t *testing.T) {
 	t.Parallel()
 	deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "callguard-system", Name: call.AdapterName}}

@@ -30,8 +30,8 @@ import (
 
 const key = "sk-proj-in-no-log"
 
-// TestProxy: the program reaches Azure OpenAI, in a name that only a proxy knows,
-// through the proxy that its environment names.
+// TestProxy: the program reaches Azure OpenAI, under a name that only a proxy can resolve,
+// through the proxy in its environment.
 func TestProxy(t *testing.T) {
 	var upgrader websocket.Upgrader
 	asked := make(chan *http.Request, 64)

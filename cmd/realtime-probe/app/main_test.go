@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// asProbe in the environment makes the test's binary the program: Go reads the
-// variables of a proxy once in a process.
+// asProbe in the environment makes the test's binary run as the program, because Go reads
+// the proxy variables once per process.
 const asProbe = "CALLGUARD_TEST_AS_PROBE"
 
 func TestMain(m *testing.M) {

@@ -10,8 +10,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// TestWire: what travels is as in pkg/scalers/externalscaler/externalscaler.proto of kedacore/keda 2.20. KEDA asks
-// StreamMetricSpec as well, and does without it.
+// TestWire: the messages are as in pkg/scalers/externalscaler/externalscaler.proto of kedacore/keda 2.20. KEDA
+// also requests StreamMetricSpec, and works without it.
 func TestWire(t *testing.T) {
 	t.Parallel()
 	want := []string{

@@ -12,8 +12,8 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// TestHoldsAreDocumented has a row in docs/holds.md for each rule, and for each sentence
-// that a held pod may get one with what bounds it. Each row is one that may be needed.
+// TestHoldsAreDocumented: docs/holds.md has a row for each rule, and for each sentence
+// that a held pod may get, with its limit. No row is superfluous.
 func TestHoldsAreDocumented(t *testing.T) {
 	page, err := os.ReadFile("../../../docs/holds.md")
 	if err != nil {

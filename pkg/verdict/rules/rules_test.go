@@ -15,9 +15,8 @@ import (
 	"github.com/callguard/callguard/pkg/verdict"
 )
 
-// TestStory follows a pod of four from the cordon of its node until it may go, and
-// then other ways that its road might have taken. The last column is what an
-// operator reads.
+// TestStory follows one of four pods from the cordon of its node until its release, and
+// then other possible courses. The last column is what an operator reads.
 func TestStory(t *testing.T) {
 	cordon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	at := func(seconds int) time.Time { return cordon.Add(time.Duration(seconds) * time.Second) }
@@ -189,8 +188,8 @@ func TestStory(t *testing.T) {
 	}
 }
 
-// TestPromises says of many thousand situations, likely and unlikely ones, what
-// must be true of every verdict.
+// TestPromises checks in many thousand situations, likely and unlikely ones, what must
+// hold for every verdict.
 func TestPromises(t *testing.T) {
 	const situations = 200_000
 	random := rand.New(rand.NewSource(20260101))
@@ -220,7 +219,7 @@ func TestPromises(t *testing.T) {
 	}
 }
 
-// promise names what a verdict breaks; empty where it breaks nothing.
+// promise names what a verdict breaks; empty if nothing.
 func promise(f verdict.Facts, v verdict.Verdict) string {
 	p := f.Pod
 	why := v.Why
@@ -267,8 +266,8 @@ func promise(f verdict.Facts, v verdict.Verdict) string {
 	}
 }
 
-// waitedEnough says that a pod which is known to hold no call has waited for others long
-// enough: until a limit, or while it took no call itself.
+// waitedEnough reports whether a pod that is known to hold no call has waited for others
+// long enough: until a limit, or while it accepted no call itself.
 func waitedEnough(f verdict.Facts) bool {
 	unready := !f.Pod.Ready && !f.Pod.UnreadySince.IsZero() && f.Now.Sub(f.Pod.UnreadySince) >= time.Minute
 	from := f.Since
@@ -279,10 +278,10 @@ func waitedEnough(f verdict.Facts) bool {
 	return f.Idle() && (unready || !halted && f.Now.Sub(from) >= f.Limits.ReplacementWait)
 }
 
-// allZero reports whether every witness says zero, on a reading after the mark and,
-// unless the gate has sealed the pod, after no call could be on its way. Without a
-// seal a gate says nothing, and LiveKit alone says so for as long. With one, LiveKit
-// need not answer for an orphan, and has to be read after the gate said so first.
+// allZero reports whether every witness reads zero, on a reading after the mark and,
+// unless the gate has sealed the pod, after no call could be on its way. Without a seal a
+// gate is no proof, and LiveKit alone has to read zero for as long. With one, LiveKit need
+// not answer for an orphan, and has to be read after the gate's first such answer.
 func allZero(f verdict.Facts) bool {
 	var sealedSince time.Time
 	for _, r := range f.Readings {
@@ -321,7 +320,7 @@ func lost(f verdict.Facts) bool {
 	return unseen && !f.LostSince.IsZero() && f.LeaseExpired
 }
 
-// situation is one of those that may be, and of many that should not.
+// situation is a possible situation, or one of many that should not happen.
 func situation(random *rand.Rand) verdict.Facts {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	maybe := func(oneIn int) bool { return random.Intn(oneIn) == 0 }
@@ -398,7 +397,7 @@ func situation(random *rand.Rand) verdict.Facts {
 	}
 	for _, w := range witnesses {
 		switch random.Intn(6) {
-		case 0: // it is not asked
+		case 0: // not asked
 		case 1:
 			f.Readings = append(f.Readings, verdict.Reading{Witness: w, Reading: call.Unknown("port 8081 of 10.0.0.7 is closed")})
 		case 2:

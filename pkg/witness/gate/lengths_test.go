@@ -22,8 +22,8 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// told is the answer of the gate of pod a whose jobs began before it, in seconds. Its clock
-// is an hour ahead of everybody's.
+// told is the answer of the gate of pod a whose jobs began this many seconds before it. Its
+// clock is an hour ahead of others.
 func told(jobs map[string]float64) string {
 	at := time.Date(2026, 1, 2, 16, 0, 0, 0, time.UTC)
 	a := Answer{Pod: "a", At: at, Known: true, Used: true, Calls: len(jobs), Running: len(jobs)}
@@ -51,8 +51,8 @@ func many(n int) map[string]float64 {
 	return jobs
 }
 
-// TestLearns: what the answers of a gate tell of calls is learnt as they are, by this
-// program's clock; and what nobody knows is no end.
+// TestLearns: lengths of calls are learnt from a gate's answers, by this program's clock; and
+// an end that was not observed does not count.
 func TestLearns(t *testing.T) {
 	type heard struct {
 		at     float64
@@ -120,7 +120,7 @@ func TestLearns(t *testing.T) {
 	}
 }
 
-// TestManyLivesCount: a pod whose calls nobody could learn from is counted all the same.
+// TestManyLivesCount: a pod whose calls could not be learnt from is still counted.
 func TestManyLivesCount(t *testing.T) {
 	answer, err := parseLives([]byte(told(many(1000))), "a")
 	if n, known := answer.reading(time.Now()).Calls(); err != nil || n != 1000 || !known || answer.Whole || answer.Lives != nil || answer.Jobs != nil {
@@ -128,7 +128,8 @@ func TestManyLivesCount(t *testing.T) {
 	}
 }
 
-// TestLearner asks a gate again and again, whose one call ends, and forgets a pod that is gone.
+// TestLearner asks a gate again and again, whose only call ends, and forgets a pod that is
+// gone.
 func TestLearner(t *testing.T) {
 	var body atomic.Value
 	body.Store(told(map[string]float64{"AJ_1": 60}))

@@ -115,8 +115,8 @@ func TestReasonsAreShort(t *testing.T) {
 	}
 }
 
-// TestJobsComeLast: what readers use of an answer comes before the part that may be of any
-// length.
+// TestJobsComeLast: the part of an answer that readers use comes before the part of
+// unlimited length.
 func TestJobsComeLast(t *testing.T) {
 	able := true
 	raw, err := json.Marshal(Answer{Reason: "r", Draining: "d", Able: &able, AbleSince: time.Now(), Unable: "u", UnableWhy: "w", LiveKit: "l", Jobs: []Job{{}}})
@@ -128,7 +128,7 @@ func TestJobsComeLast(t *testing.T) {
 	}
 }
 
-// TestPodOfAThousandJobs: an honest answer may be longer than what is read of it.
+// TestPodOfAThousandJobs: an honest answer may be longer than the part that is read.
 func TestPodOfAThousandJobs(t *testing.T) {
 	answer := Answer{Pod: "a", Known: true, Used: true, Calls: 1000, Running: 1000, Registered: 1, LiveKit: "https://livekit.example.com"}
 	for i := range answer.Calls {
@@ -141,7 +141,7 @@ func TestPodOfAThousandJobs(t *testing.T) {
 	}
 }
 
-// answering is a reader and the pod whose gate answers so.
+// answering returns a reader and the pod whose gate gives this answer.
 func answering(t *testing.T, gate http.HandlerFunc) (*Reader, *call.Pod) {
 	t.Helper()
 	server := httptest.NewServer(gate)
@@ -151,12 +151,12 @@ func answering(t *testing.T, gate http.HandlerFunc) (*Reader, *call.Pod) {
 		&call.Pod{UID: "a", IP: address.IP.String(), GatePort: address.Port, Running: true, Witnesses: []call.Witness{call.Gate}}
 }
 
-// TestHostileAnswersTakeNoMemory: the owner of a pod controls what its gate answers. What a
-// reader allocates for it all told is far less than the answer.
+// TestHostileAnswersTakeNoMemory: the owner of a pod controls what its gate answers. A
+// reader allocates far less for it than the answer's length.
 func TestHostileAnswersTakeNoMemory(t *testing.T) {
 	const (
 		asks = 10
-		most = 512 << 10 // bytes for each, with what the server of the test takes
+		most = 512 << 10 // bytes for each, including the test's server
 	)
 	head := `{"pod":"a","known":true,"calls":0,`
 	long := func(before, each, after string) []byte {
@@ -183,7 +183,7 @@ func TestHostileAnswersTakeNoMemory(t *testing.T) {
 				maps.Copy(w.Header(), tc.header)
 				_, _ = w.Write(tc.body)
 			})
-			// A learner reads more than others.
+			// A learner reads more than other readers.
 			r := NewLearner(poll.Config{Interval: time.Second, Timeout: 10 * time.Second, Registry: prometheus.NewRegistry()}, nil)
 			r.Ask(t.Context(), pod)
 			var before, after runtime.MemStats
@@ -222,7 +222,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestReader lets a gate answer, fail in every way there is, and come back.
+// TestReader: a gate answers, fails in every way, and recovers.
 func TestReader(t *testing.T) {
 	var status atomic.Int64
 	var body atomic.Value
@@ -299,8 +299,8 @@ func TestReader(t *testing.T) {
 	}
 }
 
-// TestUnused asks a gate that no worker has come to, for those who end calls on that
-// account, and for those who do not.
+// TestUnused asks a gate to which no worker has connected, for readers that may end calls
+// because of the answer, and for others.
 func TestUnused(t *testing.T) {
 	for body, want := range map[string][2]bool{ // known to the former, and to the latter
 		`{"pod":"a","known":false,"used":false,"calls":0}`: {false, true},

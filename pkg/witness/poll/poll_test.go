@@ -24,7 +24,8 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// TestPollOfManySilentPods: a thousand pods of one namespace do not answer. The pod of another is asked as often as ever.
+// TestPollOfManySilentPods: a thousand pods of one namespace do not answer. The pod of another is still asked as often as
+// usual.
 func TestPollOfManySilentPods(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const interval, timeout, during = 10 * time.Second, 2 * time.Second, 100 * time.Second
@@ -66,7 +67,7 @@ func TestPollOfManySilentPods(t *testing.T) {
 	})
 }
 
-// TestRoad asks one pod from before it runs until it is gone. Time is the test's.
+// TestRoad asks one pod from before it runs until it is gone, in simulated time.
 func TestRoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -175,7 +176,7 @@ func TestRoad(t *testing.T) {
 	})
 }
 
-// TestAsk asks a server that answers in every way there is.
+// TestAsk asks a server that answers in every way.
 func TestAsk(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -213,7 +214,7 @@ func TestAsk(t *testing.T) {
 		"/packed":  server.URL + "/packed answered with an encoding that was not requested",
 		"/headers": server.URL + "/headers cannot be asked: ",
 		"/long":    server.URL + "/long answered more than 16384 bytes",
-		"/enough":  "", // for who parses it
+		"/enough":  "", // left to the parser
 	} {
 		t.Run(path, func(t *testing.T) {
 			p := New(Config{Timeout: 10 * time.Second, Registry: prometheus.NewRegistry()}, Subject[int]{

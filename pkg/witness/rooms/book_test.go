@@ -22,7 +22,7 @@ func second(n float64) time.Time {
 	return time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC).Add(time.Duration(n * float64(time.Second)))
 }
 
-// list is what LiveKit answered about a room, asked at a second.
+// list is LiveKit's answer about a room, at a second.
 type list struct {
 	at       float64
 	room     string
@@ -130,9 +130,9 @@ func TestBook(t *testing.T) {
 	}
 }
 
-// TestBookNeverBelowTheTruth plays random rooms, hides random participants from
-// single lists, and checks after each that no pod reads fewer calls than it has
-// had without interruption.
+// TestBookNeverBelowTheTruth simulates random rooms, hides random participants from
+// single lists, and checks after each that no pod reads fewer calls than it has had
+// without interruption.
 func TestBookNeverBelowTheTruth(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	b := newBook(testConfirm, testDoubt)
@@ -149,7 +149,7 @@ func TestBookNeverBelowTheTruth(t *testing.T) {
 		}
 		var agents []livekit.Agent
 		if pod, ok := truth[room]; ok {
-			// A list may lie, but not twice in a row about the same room.
+			// A list may be wrong, but not twice in a row about the same room.
 			if hidden[room] = !hidden[room] && rng.IntN(4) == 0; !hidden[room] {
 				agents = []livekit.Agent{{SID: fmt.Sprint(room, pod), Pod: pod}}
 			}
@@ -182,7 +182,7 @@ func has(seats []seat, sid string) bool {
 	return false
 }
 
-// checkSums counts the book again and compares.
+// checkSums recomputes the book's sums and compares.
 func checkSums(t *testing.T, b *book) {
 	t.Helper()
 	seats, missing, unattributed := 0, 0, 0

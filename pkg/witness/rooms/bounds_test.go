@@ -24,8 +24,8 @@ func crowded(n int, prefix string) []livekit.Agent {
 	return agents
 }
 
-// TestRoomOfManyAgents: a room takes time by how many are in it, not by the square of
-// that; a project is locked meanwhile.
+// TestRoomOfManyAgents: the time for a room grows linearly with its participants, not
+// quadratically, because its project is locked meanwhile.
 func TestRoomOfManyAgents(t *testing.T) {
 	took := func(n int) time.Duration {
 		least := time.Hour
@@ -50,8 +50,8 @@ func TestRoomOfManyAgents(t *testing.T) {
 
 func noonAnd(seconds int) time.Time { return second(float64(seconds)) }
 
-// TestWhatIsKeptIsCharged: a hostile server's rooms take no more than its namespace may
-// have; then its project is unknown, with the reason, and others are not affected.
+// TestWhatIsKeptIsCharged: a hostile server's rooms take no more than its namespace's
+// limit; then its project is unknown, with the reason, and others are not affected.
 func TestWhatIsKeptIsCharged(t *testing.T) {
 	kept := newKept()
 	reader := func(project call.Project) *Reader {
@@ -100,7 +100,7 @@ func TestWhatIsKeptIsCharged(t *testing.T) {
 	}
 }
 
-// TestSeatsTakeWhatIsCharged holds what is charged for a seat and a room against what
+// TestSeatsTakeWhatIsCharged compares the charge for a seat and a room with the memory
 // they take.
 func TestSeatsTakeWhatIsCharged(t *testing.T) {
 	const rooms = 5000
@@ -126,7 +126,7 @@ func TestSeatsTakeWhatIsCharged(t *testing.T) {
 }
 
 // TestPodsThatComeAndGoAreCharged: a server that names other pods in each answer takes no
-// more for those of before.
+// more memory for earlier ones.
 func TestPodsThatComeAndGoAreCharged(t *testing.T) {
 	b := newBook(testConfirm, testDoubt)
 	const agents = 1000
@@ -147,8 +147,8 @@ func TestPodsThatComeAndGoAreCharged(t *testing.T) {
 	}
 }
 
-// TestNamesOfWebhooksAreBounded: anyone with a key of a project may name any room, and
-// fills neither the queue nor the memory.
+// TestNamesOfWebhooksAreBounded: anyone with a key of a project may name any room, but
+// can fill neither the queue nor the memory.
 func TestNamesOfWebhooksAreBounded(t *testing.T) {
 	r := NewReader(Config{Project: "team/livekit", Settings: Settings{Resync: time.Minute}})
 	defer r.queue.ShutDown()
@@ -164,8 +164,8 @@ func TestNamesOfWebhooksAreBounded(t *testing.T) {
 	}
 }
 
-// TestPastItsShareAProjectIsUnknown: one room that may not be kept may be anybody's, so
-// the sweep says nothing, however many others were read.
+// TestPastItsShareAProjectIsUnknown: a room that exceeds the limit may have anybody's
+// agents, so the sweep has no result, however many others were read.
 func TestPastItsShareAProjectIsUnknown(t *testing.T) {
 	s := &sweeping{}
 	for range 1000 {

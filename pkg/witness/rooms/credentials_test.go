@@ -84,7 +84,8 @@ func TestNamesOfKeys(t *testing.T) {
 	}
 }
 
-// TestFolderThatFillsLater: the Secret may be made, and completed, after the program has started.
+// TestFolderThatFillsLater: the Secret may be created, and completed, after the program has
+// started.
 func TestFolderThatFillsLater(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

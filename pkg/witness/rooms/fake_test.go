@@ -22,19 +22,19 @@ import (
 )
 
 const (
-	// nobodyAnswers is how long LiveKit takes to say that a room's node does not
-	// answer: psrpc's DefaultClientTimeout, measured at a livekit-server 1.13.5 with
-	// enable_psrpc_for_get_list_participants as 3.00 s.
+	// nobodyAnswers is how long LiveKit takes to report that a room's node does not answer:
+	// psrpc's DefaultClientTimeout, measured as 3.00 s with livekit-server 1.13.5 and
+	// enable_psrpc_for_get_list_participants.
 	nobodyAnswers = 3 * time.Second
 	// lineLife is how old the numbers in the list of rooms may be: roomUpdateInterval
 	// in LiveKit's pkg/rtc/room.go.
 	lineLife = 5 * time.Second
-	// retryAfter is what LiveKit Cloud says past its limit of requests, in seconds.
+	// retryAfter is LiveKit Cloud's Retry-After above its limit of requests, in seconds.
 	retryAfter = "20"
 )
 
-// fakeLiveKit speaks the RoomService over its real wire format. Only these unit
-// tests use it; test/e2e asks a real livekit-server.
+// fakeLiveKit speaks the RoomService in its real wire format. Only these unit tests use
+// it; test/e2e uses a real livekit-server.
 type fakeLiveKit struct {
 	protocol.RoomService
 	protocol.AgentDispatchService
@@ -46,13 +46,13 @@ type fakeLiveKit struct {
 	lines    map[string]*line                     // as they were when they were last refreshed
 	unlisted map[string]bool                      // rooms that ListRooms leaves out
 	noList   bool                                 // ListRooms fails
-	byNodes  bool                                 // a room's node is asked for its participants: of a closed room, nobody answers
+	byNodes  bool                                 // a room's node is asked for its participants; for a closed room, none answers
 	silent   map[string]bool                      // rooms whose node does not answer
-	broken   map[string]bool                      // rooms of which it answers rubbish
-	break_   func(w http.ResponseWriter) bool     // breaks an answer, and says so
+	broken   map[string]bool                      // rooms with garbage for an answer
+	break_   func(w http.ResponseWriter) bool     // breaks an answer, and returns true if it did
 	asksFor  map[string][]*protocol.AgentDispatch // of rooms
 	limit    int                                  // of requests a minute; 0 is none
-	sent     []time.Time                          // of the latest minute, those refused too
+	sent     []time.Time                          // in the last minute, including refused ones
 	most     int                                  // of sent, ever
 	refused  int
 	requests atomic.Int64 // of all kinds
@@ -175,7 +175,7 @@ func (f *fakeLiveKit) ListRooms(_ context.Context, req *protocol.ListRoomsReques
 	return answer, nil
 }
 
-// line is what the list says of a room. Agents count as publishers when they publish, and
+// line is a room's entry in the list. Agents count as publishers when they publish, and
 // not as participants.
 func (f *fakeLiveKit) line(name string) *protocol.Room {
 	if l := f.lines[name]; l != nil && time.Since(l.at) < lineLife {
@@ -194,7 +194,7 @@ func (f *fakeLiveKit) line(name string) *protocol.Room {
 	return room
 }
 
-// sidOf is an id of a room that does not hold its name.
+// sidOf returns a room id that does not contain its name.
 func sidOf(name string) string {
 	sum := fnv.New64()
 	_, _ = sum.Write([]byte(name)) // it never fails
@@ -220,8 +220,8 @@ func agentOf(sid, pod string) []*protocol.ParticipantInfo {
 	return []*protocol.ParticipantInfo{{Sid: sid, Identity: "agent-" + sid, Kind: protocol.ParticipantInfo_AGENT, IsPublisher: true, Attributes: map[string]string{call.PodAttribute: pod}}}
 }
 
-// direct brings requests to a handler, without a network between. A request that is
-// given up gets no answer, as over a network.
+// direct passes requests to a handler without a network. A cancelled request gets no
+// answer, as over a network.
 type direct struct{ http.Handler }
 
 func (d direct) RoundTrip(req *http.Request) (*http.Response, error) {

@@ -21,8 +21,8 @@ func spoke(sid string, joined float64) livekit.Agent {
 	return livekit.Agent{SID: sid, Pod: "pod-a", Joined: second(3600 + joined)}
 }
 
-// TestLengths: what the book sees of calls is learnt as they are: from join to end, across
-// reconnects, by this program's clock; and what may have been lost is no end.
+// TestLengths: lengths are learnt from calls in the book: from join to end, across
+// reconnects, by this program's clock; and a call that may only be missing has not ended.
 func TestLengths(t *testing.T) {
 	sweep := list{room: "sweep"}
 	swept := func(at float64) list { l := sweep; l.at = at; return l }
@@ -80,7 +80,7 @@ func TestLengths(t *testing.T) {
 }
 
 // TestLearntLengthIsTheCalls: calls of three minutes, seen by sweeps every 10 s, are learnt
-// as such, whoever joined when.
+// as such, whoever joined first.
 func TestLearntLengthIsTheCalls(t *testing.T) {
 	table := &lengths.Table{}
 	b := newBook(testConfirm, testDoubt)

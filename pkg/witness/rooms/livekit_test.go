@@ -26,7 +26,7 @@ import (
 // number names a room as telephony does.
 const number = "call-+4930123456"
 
-// asAdapter and asGuard are the settings that the two programs have by default.
+// asAdapter and asGuard are the default settings of the two programs.
 func asAdapter(c *Config) {
 	c.Settings = Settings{Resync: 15 * time.Second, MaxStaleness: 45 * time.Second, Timeout: 5 * time.Second, Concurrency: 16, Hints: true}
 }
@@ -47,7 +47,7 @@ func withRooms(n int) *fakeLiveKit {
 	return lk
 }
 
-// allRead reports whether the pods of a number of rooms are known to hold a call each.
+// allRead reports whether each pod of a number of rooms is known to hold a call.
 func allRead(r *Reader, n int) func() bool {
 	return func() bool {
 		for i := range n {
@@ -59,7 +59,7 @@ func allRead(r *Reader, n int) func() bool {
 	}
 }
 
-// throughout checks something for as long as it has to be true, in a synctest's time.
+// throughout checks a condition for as long as it has to hold, in a synctest's time.
 func throughout(t *testing.T, d time.Duration, what string, holds func() bool) {
 	t.Helper()
 	for began := time.Now(); time.Since(began) < d; time.Sleep(100 * time.Millisecond) {
@@ -69,7 +69,7 @@ func throughout(t *testing.T, d time.Duration, what string, holds func() bool) {
 	}
 }
 
-// soon is trial.Eventually for what takes longer than that waits.
+// soon is trial.Eventually for slower conditions.
 func soon(t *testing.T, limit time.Duration, what string, holds func() bool) {
 	t.Helper()
 	for began := time.Now(); !holds(); time.Sleep(100 * time.Millisecond) {
@@ -79,8 +79,8 @@ func soon(t *testing.T, limit time.Duration, what string, holds func() bool) {
 	}
 }
 
-// TestKnownAtSixtyRequestsAMinute keeps a limit, of a server that says it in a flag or
-// with 429, and knows all rooms throughout.
+// TestKnownAtSixtyRequestsAMinute has a limit, from a flag or from a server's 429, and knows
+// all rooms at all times.
 func TestKnownAtSixtyRequestsAMinute(t *testing.T) {
 	const (
 		rooms, limit = 12, 60
@@ -123,8 +123,8 @@ func TestKnownAtSixtyRequestsAMinute(t *testing.T) {
 	}
 }
 
-// TestErrorsAskNoMore counts requests while LiveKit fails in each way: no more than
-// while it is well.
+// TestErrorsAskNoMore counts requests while LiveKit fails in each way: no more than when it
+// works.
 func TestErrorsAskNoMore(t *testing.T) {
 	const rooms = 12
 	perMinute := func(lk *fakeLiveKit) int64 {
@@ -158,8 +158,8 @@ func TestErrorsAskNoMore(t *testing.T) {
 	}
 }
 
-// TestDeadNode silences the node of half of the rooms, which LiveKit needs three
-// seconds to say of each: their pods are unknown, and all others are known throughout.
+// TestDeadNode silences the node of half of the rooms, which LiveKit takes three seconds to
+// report for each: their pods are unknown, and all others are always known.
 func TestDeadNode(t *testing.T) {
 	const rooms = 60
 	for name, settings := range map[string]func(*Config){"Adapter": asAdapter, "Guard": asGuard} {
@@ -192,7 +192,7 @@ func TestDeadNode(t *testing.T) {
 					!strings.Contains(why, "none of its nodes answers for the room") {
 					t.Errorf("the reason is: %s", why)
 				}
-				// A release needs readings of after the mark: those of the living go on.
+				// A release needs readings after the mark: those of the living pods continue.
 				before := time.Now()
 				soon(t, 30*time.Second, "the living are read anew", func() bool { return r.Reading(podOf(rooms-1), time.Now()).At().After(before) })
 
@@ -209,8 +209,8 @@ func TestDeadNode(t *testing.T) {
 	}
 }
 
-// TestNodeDiedBefore starts where a node is dead already: nobody knows whose agents its
-// rooms have, so pods that only LiveKit knows are unknown, and others are flagged.
+// TestNodeDiedBefore starts when a node is already dead: the agents in its rooms are
+// unknown, so pods that only LiveKit counts are unknown, and others are flagged.
 func TestNodeDiedBefore(t *testing.T) {
 	lk := withRooms(4)
 	lk.byNodes, lk.silent["r0"] = true, true
@@ -234,8 +234,8 @@ func TestNodeDiedBefore(t *testing.T) {
 	})
 }
 
-// TestOneUnreadableRoom: it costs its own seats, and it is named by its id, never by
-// its name, which may be a caller's number.
+// TestOneUnreadableRoom: only its own seats are unknown, and it is identified by its id,
+// never by its name, which may be a caller's number.
 func TestOneUnreadableRoom(t *testing.T) {
 	for name, settings := range map[string]func(*Config){"Adapter": asAdapter, "Guard": asGuard} {
 		t.Run(name, func(t *testing.T) {
@@ -265,9 +265,9 @@ func TestOneUnreadableRoom(t *testing.T) {
 	}
 }
 
-// TestLargeMetadataAndLongNames: as much as LiveKit allows, or is set to allow, blinds
-// nobody: 512 KiB of metadata in each room and participant, and a name of 1,100 bytes,
-// which a server with limit.max_room_name_length: 4000 took.
+// TestLargeMetadataAndLongNames: the most that LiveKit allows, or can be set to allow, hides
+// nothing: 512 KiB of metadata in each room and participant, and a name of 1,100 bytes,
+// which a server with limit.max_room_name_length: 4000 accepted.
 func TestLargeMetadataAndLongNames(t *testing.T) {
 	lk := withRooms(3)
 	lk.metadata = strings.Repeat("m", 512<<10)
@@ -280,8 +280,8 @@ func TestLargeMetadataAndLongNames(t *testing.T) {
 	})
 }
 
-// TestManyRoomsWithinALimit: the guard reads every room before it believes a zero,
-// however long the limit makes that take, and dates it so.
+// TestManyRoomsWithinALimit: the guard reads every room before a zero counts, however long
+// that takes within the limit, and dates the zero accordingly.
 func TestManyRoomsWithinALimit(t *testing.T) {
 	const rooms = 100
 	lk := withRooms(rooms)
@@ -308,15 +308,15 @@ func TestManyRoomsWithinALimit(t *testing.T) {
 	})
 }
 
-// TestSlowLink has many rooms far away. All that is known is known throughout, and also
-// where one request in a hundred fails; the guard reads every room again, and knows of a
-// zero after a mark.
+// TestSlowLink has many rooms on a slow connection. Everything known stays known, even if
+// one request in a hundred fails; the guard reads every room again, and knows a zero after a
+// mark.
 func TestSlowLink(t *testing.T) {
 	cases := map[string]struct {
 		settings func(*Config)
 		rooms    int
 		latency  time.Duration
-		fails    int // one request in so many; 0 means none
+		fails    int // one request in this many; 0 means none
 		known    time.Duration
 	}{
 		"Adapter": {settings: asAdapter, rooms: 5_000, latency: 200 * time.Millisecond, fails: 100, known: 100 * time.Second},
@@ -353,10 +353,10 @@ func TestSlowLink(t *testing.T) {
 	}
 }
 
-// TestRequestsOfCalls has calls begin and end, with the events that LiveKit tells of them.
-// A room is read once for each of the two, and again where the list of rooms comes in
-// between: beside lists, and the sixteenth part that each sweep reads again, a change costs
-// 1.2 requests at most.
+// TestRequestsOfCalls begins and ends calls, with LiveKit's events about them. A room is
+// read once for each of the two, and again if the list of rooms arrives in between: besides
+// lists, and the sixteenth part that each sweep reads again, a change costs 1.2 requests at
+// most.
 func TestRequestsOfCalls(t *testing.T) {
 	const (
 		calls = 1_000
@@ -376,7 +376,7 @@ func TestRequestsOfCalls(t *testing.T) {
 		time.Sleep(time.Minute)
 		reads, lists := lk.requests.Load(), lk.lists.Load()
 		reads -= lists
-		// A room for each call that goes on, some 245.
+		// A room for each call in progress, some 245.
 		again := lists * int64(long/every) / rarest
 		a := float64(reads-again) / (2 * calls)
 		t.Logf("%d changes: %d lists of rooms, %d reads of a room, %d of them in turn: %.2f a change", 2*calls, lists, reads, again, a)
@@ -387,17 +387,17 @@ func TestRequestsOfCalls(t *testing.T) {
 }
 
 // TestRoomsOfACloudProject has as many rooms as an adapter can follow with 300 requests a
-// minute, its part of the 1,000 that LiveKit Cloud takes of a project. Every room is read
-// once at the start, evenly at three quarters of that. From then on all are known, while
+// minute, its part of the 1,000 that LiveKit Cloud allows a project. Every room is read once
+// at the start, evenly at three quarters of that rate. From then on all are known, while
 // calls begin and end: with webhooks a change costs a read; without them the list of rooms,
-// 4 or 5 times a minute, says which rooms have changed, and each change is in time.
+// 4 or 5 times a minute, shows which rooms have changed, and each change is noticed in time.
 func TestRoomsOfACloudProject(t *testing.T) {
 	const limit, watched, calls = 300, 50, 400
 	cases := map[string]struct {
 		rooms    int
 		webhooks bool
 		every    time.Duration // between two calls that begin
-		served   time.Duration // the longest from an agent's coming to the number
+		served   time.Duration // the longest from an agent's joining to the number
 	}{
 		"Webhooks":   {rooms: 2_000, webhooks: true, every: time.Second, served: time.Second},
 		"NoWebhooks": {rooms: 500, every: 2 * time.Second, served: 20 * time.Second},
@@ -420,7 +420,7 @@ func TestRoomsOfACloudProject(t *testing.T) {
 						play(lk, r, tc.rooms+i, 2*time.Minute, tc.webhooks)
 					})
 					all.Go(func() {
-						time.Sleep(time.Duration(i)*tc.every + 600*time.Millisecond) // play's agent comes then
+						time.Sleep(time.Duration(i)*tc.every + 600*time.Millisecond) // play's agent joins then
 						joined := time.Now()
 						for !reads(r, podOf(tc.rooms+i), 1)() && time.Since(joined) < time.Minute {
 							time.Sleep(100 * time.Millisecond)
@@ -442,7 +442,7 @@ func TestRoomsOfACloudProject(t *testing.T) {
 	}
 }
 
-// play is a call, with what LiveKit tells of it in webhooks if there are any.
+// play is a call, with LiveKit's webhooks about it if there are any.
 func play(lk *fakeLiveKit, r *Reader, i int, long time.Duration, webhooks bool) {
 	room, agent := fmt.Sprint("call-", i), agentOf(fmt.Sprint("PA_a", i), string(podOf(i)))[0]
 	agent.IsPublisher = false
@@ -477,7 +477,8 @@ func play(lk *fakeLiveKit, r *Reader, i int, long time.Duration, webhooks bool) 
 }
 
 // TestManyEvents has 2,000 webhook events a second, of agents that leave and join 1,000
-// rooms, beside 1,000 others. Each change is served at once, none is lost, and sweeps go on.
+// rooms, besides 1,000 others. Each change is served at once, none is lost, and sweeps
+// continue.
 func TestManyEvents(t *testing.T) {
 	const (
 		rooms, calls = 2_000, 1_000
@@ -549,8 +550,8 @@ func TestManyEvents(t *testing.T) {
 	})
 }
 
-// TestLimitTooLow: where rooms change faster than the limit lets them be read, the
-// project is unknown, and the reason says what to set.
+// TestLimitTooLow: if rooms change faster than the limit lets them be read, the project is
+// unknown, and the reason says what to set.
 func TestLimitTooLow(t *testing.T) {
 	lk := withRooms(500)
 	settings := func(c *Config) { asAdapter(c); c.RequestsPerMinute = 12 }
@@ -564,7 +565,7 @@ func TestLimitTooLow(t *testing.T) {
 }
 
 // TestManyAgents has more agents, in one room, than a namespace's project may have. The
-// administrator's own are known, look after look; a namespace's room cannot be read.
+// administrator's own project is known in every sweep; a namespace's room cannot be read.
 func TestManyAgents(t *testing.T) {
 	const agents = maxItems + 2 // one of them leaves
 	lk := newFakeLiveKit()
@@ -592,9 +593,9 @@ func TestManyAgents(t *testing.T) {
 	})
 }
 
-// BenchmarkManyRooms starts a reader of so many rooms, each with an agent of one of 5,000
-// pods, and says how long it takes until all are known, without latency, and what memory
-// it then takes.
+// BenchmarkManyRooms starts a reader of this many rooms, each with an agent of one of 5,000
+// pods, and reports how long it takes until all are known, without latency, and how much
+// memory it then takes.
 func BenchmarkManyRooms(b *testing.B) {
 	const pods = 5_000
 	for _, rooms := range []int{1_000, 5_000, 50_000, 100_000} {
@@ -632,7 +633,7 @@ func BenchmarkManyRooms(b *testing.B) {
 	}
 }
 
-// heap is what is in use, in bytes.
+// heap returns the bytes in use.
 func heap() int64 {
 	runtime.GC()
 	var m runtime.MemStats

@@ -58,7 +58,7 @@ func under(key string, v Version) Version {
 	return v
 }
 
-// read is one read of a project, while its newest pod is one of so many minutes after noon.
+// read is one read of a project whose newest pod was created this many minutes after noon.
 type read struct {
 	version Version
 	newest  int
@@ -71,7 +71,7 @@ func TestWhichServersAPodMayWorkFor(t *testing.T) {
 		told   string // by the pod's gate
 		born   int
 		want   []string
-		why    string // the end of the reason, where it is not known
+		why    string // the end of the reason, if it is not known
 	}{
 		"Original":          {reason: "A Secret that is as it was made was never another.", reads: []read{{original(says("a", 5)), 9}}, born: 0, want: []string{"https://a"}},
 		"Later":             {reason: "Born after what is said was written.", reads: []read{{says("a", 5), 9}}, born: 9, want: []string{"https://a"}},
@@ -116,7 +116,7 @@ func TestWhichServersAPodMayWorkFor(t *testing.T) {
 	}
 }
 
-// TestWhenASecretWasWritten reads it from what the API server writes down of each field.
+// TestWhenASecretWasWritten: the time comes from the API server's record of each field.
 func TestWhenASecretWasWritten(t *testing.T) {
 	made := metav1.NewTime(at(0))
 	wrote := func(minutes int, fields string) metav1.ManagedFieldsEntry {
@@ -160,7 +160,7 @@ func TestWhenASecretWasWritten(t *testing.T) {
 	}
 }
 
-// TestRememberedCredentials: a Secret that is gone, or that may not be read any more, is
+// TestRememberedCredentials: a Secret that was deleted, or may not be read any more, is
 // remembered for as long as a pod names it.
 func TestRememberedCredentials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -208,9 +208,9 @@ func TestRememberedCredentials(t *testing.T) {
 	})
 }
 
-// TestSecretRewritten has a Secret name another LiveKit while a call is up: the pod that
-// was born before keeps its call, until it ends; one that comes afterwards is idle, and a
-// process that starts afterwards does not know.
+// TestSecretRewritten changes a Secret to another LiveKit during a call: an older pod keeps
+// its call until that ends, a newer pod is idle, and a process that starts afterwards does
+// not know.
 func TestSecretRewritten(t *testing.T) {
 	first, second := newFakeLiveKit(), newFakeLiveKit()
 	first.rooms["r"] = agentOf("PA_1", "old")

@@ -9,8 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestRarity begins sweeps of 100 rooms, ten seconds apart, and says how many rooms of
-// which nothing is said each reads again.
+// TestRarity begins sweeps of 100 rooms, ten seconds apart, and checks how many unchanged
+// rooms each reads again.
 func TestRarity(t *testing.T) {
 	cases := map[string]struct {
 		reason string

@@ -34,12 +34,12 @@ func overNetwork(t *testing.T, server http.Handler) *Reader {
 	return runReader(t, ts.URL, http.DefaultTransport, nil)
 }
 
-// inNoTime tells a story of a Reader of lk. Its time is that of the story alone: it
-// passes when all wait for it, so that no machine is too slow for it.
+// inNoTime runs a story of a Reader of lk in simulated time, which passes when all wait
+// for it, so that no machine is too slow.
 func inNoTime(t *testing.T, lk http.Handler, change func(*Config), story func(*testing.T, *Reader)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		t.Cleanup(func() { time.Sleep(nobodyAnswers) }) // what was given up is over
+		t.Cleanup(func() { time.Sleep(nobodyAnswers) }) // cancelled requests have ended
 		story(t, runReader(t, "http://livekit.example", direct{lk}, change))
 	})
 }
@@ -84,9 +84,8 @@ func unknown(r *Reader, pod types.UID) func() bool {
 	return func() bool { return !r.Reading(pod, time.Now()).Known() }
 }
 
-// TestFailuresNeverMakeAZero breaks LiveKit in every way there is, in mid-call,
-// and watches that the call becomes unknown, is never gone, and is read again once
-// LiveKit is whole.
+// TestFailuresNeverMakeAZero breaks LiveKit in every way, during a call, and checks that
+// the call becomes unknown, is never gone, and is read again once LiveKit works.
 func TestFailuresNeverMakeAZero(t *testing.T) {
 	body := func(status int, contentType, text string) func(http.ResponseWriter) bool {
 		return func(w http.ResponseWriter) bool {
@@ -146,9 +145,9 @@ func TestFailuresNeverMakeAZero(t *testing.T) {
 	}
 }
 
-// TestClosedRoomOfWhichNobodyAnswers ends calls where LiveKit asks a room's node for
-// its participants: of a room that has closed it says that nobody answered, and not
-// that it is gone. Its call ends all the same, and the other is read on.
+// TestClosedRoomOfWhichNobodyAnswers ends calls where LiveKit asks a room's node for its
+// participants: for a closed room it reports that nobody answered, and not that it is
+// gone. The call still ends, and the other room is still read.
 func TestClosedRoomOfWhichNobodyAnswers(t *testing.T) {
 	lk := newFakeLiveKit()
 	lk.byNodes = true
@@ -184,9 +183,9 @@ func TestClosedRoomOfWhichNobodyAnswers(t *testing.T) {
 	})
 }
 
-// TestUnavailableFromAProxy has something between say that a room's participants are
-// unavailable, while the room is missing from the list for a moment: only LiveKit's
-// own word is one.
+// TestUnavailableFromAProxy: something in between reports that a room's participants are
+// unavailable, while the room is missing from the list for a moment. Only LiveKit's own
+// answer counts as an end.
 func TestUnavailableFromAProxy(t *testing.T) {
 	lk := newFakeLiveKit()
 	lk.rooms["r"] = agentOf("PA_1", "pod")
@@ -213,8 +212,8 @@ func TestUnavailableFromAProxy(t *testing.T) {
 	})
 }
 
-// TestLeftOutOfTheList has LiveKit leave a room out of its list of rooms, as it does
-// at times: the call stays known.
+// TestLeftOutOfTheList: LiveKit omits a room from its list of rooms, as it sometimes
+// does: the call stays known.
 func TestLeftOutOfTheList(t *testing.T) {
 	lk := newFakeLiveKit()
 	lk.rooms["r"] = agentOf("PA_1", "pod")
@@ -250,8 +249,8 @@ func TestRestartedEmpty(t *testing.T) {
 	})
 }
 
-// TestLostDuringAnOutage loses a single call while sweeps fail and webhooks still
-// have its room read.
+// TestLostDuringAnOutage loses a single call while sweeps fail and webhooks still cause
+// its room to be read.
 func TestLostDuringAnOutage(t *testing.T) {
 	lk := newFakeLiveKit()
 	lk.rooms["r"] = agentOf("PA_1", "pod")
@@ -276,9 +275,9 @@ func TestLostDuringAnOutage(t *testing.T) {
 	})
 }
 
-// TestListsHang is an outage in which LiveKit keeps no list of its rooms ready, while
-// those of their participants come, and are empty: what it takes from the agents' rooms
-// is in doubt for as long as that lasts, however long a sweep hangs.
+// TestListsHang is an outage in which LiveKit's list of rooms hangs, while those of their
+// participants arrive, and are empty: agents that are missing from them are in doubt for
+// as long as that lasts, however long a sweep hangs.
 func TestListsHang(t *testing.T) {
 	lk := newFakeLiveKit()
 	lk.rooms["r"] = agentOf("PA_1", "pod")
@@ -333,7 +332,7 @@ func TestCallsBeginAndEndWithinAResync(t *testing.T) {
 				}
 			}
 		}
-		synctest.Wait() // OnChange is told after the change can be read
+		synctest.Wait() // OnChange is called after the change can be read
 		if changed.Load() != 6 {
 			t.Errorf("OnChange was told of %d changes, want 6", changed.Load())
 		}

@@ -24,9 +24,8 @@ type replica struct {
 	stop func()
 }
 
-// replicaAt starts an adapter at a project of LiveKit Cloud, which has its part of the
-// adapters' share, or, without a number of replicas, as many requests as an earlier
-// version sent.
+// replicaAt starts an adapter at a project of LiveKit Cloud, with its part of the adapters' share, or, without a
+// number of replicas, with as many requests as an earlier version sent.
 func replicaAt(t *testing.T, lk *fakeLiveKit, replicas func() int) replica {
 	t.Helper()
 	cfg := Config{
@@ -56,15 +55,15 @@ func replicaAt(t *testing.T, lk *fakeLiveKit, replicas func() int) replica {
 	}}
 }
 
-// TestReplicasShareTheLimit has adapters come and go at a project of LiveKit Cloud. All of
-// them know all of its rooms, and ask for no more than their part of its requests.
+// TestReplicasShareTheLimit: adapters come and go at a project of LiveKit Cloud. All of them know all of its rooms,
+// and send no more than their part of its requests.
 func TestReplicasShareTheLimit(t *testing.T) {
 	const rooms, watched = 300, 10
 	type phase struct{ former, present int } // adapters of an earlier version, which do not share, and of this one
 	cases := map[string]struct {
 		reason string
 		phases []phase
-		most   int // requests of any minute
+		most   int // requests in any minute
 	}{
 		"ComeAndGo": {
 			reason: "However many there are, together they have 60 of 100.",
@@ -78,14 +77,14 @@ func TestReplicasShareTheLimit(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				t.Cleanup(func() { time.Sleep(nobodyAnswers) }) // what was given up is over
+				t.Cleanup(func() { time.Sleep(nobodyAnswers) }) // cancelled requests have ended
 				lk := withRooms(rooms)
 				lk.limit = tc.most
 				var alive atomic.Int64
 				count := func() int { return int(alive.Load()) }
 				var former, present []replica
-				// to makes the given number of them run. All know of a new one before it sends requests, and of a leaving one when
-				// it no longer does.
+				// to runs the given number of them. All know about a new one before it sends requests, and about a leaving one
+				// when it no longer does.
 				to := func(running []replica, n int, replicas func() int) []replica {
 					for len(running) > n {
 						running[len(running)-1].stop()

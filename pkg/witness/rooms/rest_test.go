@@ -16,7 +16,7 @@ import (
 	"github.com/callguard/callguard/pkg/livekit"
 )
 
-// wholeRead is the requests of one read of 40 rooms.
+// wholeRead is the number of requests of one read of 40 rooms.
 const wholeRead = 1 + 40
 
 // fortyRooms has an agent in each of 40 rooms, the first of which is pod a's.
@@ -28,7 +28,7 @@ func fortyRooms() *fakeLiveKit {
 	return lk
 }
 
-// rested tells a story of the default project, as drain-guard reads it, in a time of its own.
+// rested runs a story of the default project, as drain-guard reads it, in simulated time.
 func rested(t *testing.T, lk *fakeLiveKit, perMinute int, story func(p *Projects, spare func(bool))) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -59,8 +59,8 @@ func heldPod() *call.Pod {
 	return &call.Pod{UID: "pod-00", Project: call.DefaultProject, Witnesses: []call.Witness{call.Rooms, call.Gate}}
 }
 
-// TestOneHeldPodBesideFortyRooms: for 155 s nobody has to know anything of LiveKit, and it is read once, to know how much
-// there is. Once it is needed it is known after two seconds.
+// TestOneHeldPodBesideFortyRooms: for 155 s nothing needs LiveKit, and it is read once, to know its size. Once it is
+// needed it is known after two seconds.
 func TestOneHeldPodBesideFortyRooms(t *testing.T) {
 	lk := fortyRooms()
 	pod := heldPod()
@@ -98,7 +98,7 @@ func TestOneHeldPodBesideFortyRooms(t *testing.T) {
 	})
 }
 
-// TestWhatAListLacksAfterARest: after a rest no room is known to be gone because one list lacks it.
+// TestWhatAListLacksAfterARest: after a rest, a room does not count as closed because one list lacks it.
 func TestWhatAListLacksAfterARest(t *testing.T) {
 	for what, lacks := range map[string]func(lk *fakeLiveKit, is bool){
 		"the list of rooms": func(lk *fakeLiveKit, is bool) { lk.unlisted["room-00"] = is },
@@ -133,7 +133,7 @@ func TestWhatAListLacksAfterARest(t *testing.T) {
 	}
 }
 
-// TestRestEnds: a project at rest is read now and then, so that it is known how much there is, and that it can be read.
+// TestRestEnds: a project at rest is read now and then, to know its size, and that it can be read.
 func TestRestEnds(t *testing.T) {
 	lk := fortyRooms()
 	rested(t, lk, 0, func(_ *Projects, spare func(bool)) {
@@ -145,8 +145,8 @@ func TestRestEnds(t *testing.T) {
 	})
 }
 
-// TestNoRestForWhatTakesLong: a project of which a whole read takes long, for its limit of requests, is read on, so that
-// nobody has to wait once it is needed.
+// TestNoRestForWhatTakesLong: a project that takes long to read, because of its request limit, is always read, so that
+// nothing has to wait once it is needed.
 func TestNoRestForWhatTakesLong(t *testing.T) {
 	lk := fortyRooms()
 	pod := heldPod()
@@ -159,7 +159,7 @@ func TestNoRestForWhatTakesLong(t *testing.T) {
 	})
 }
 
-// TestNoRestForWhatCannotBeRead: a LiveKit that does not answer is asked on.
+// TestNoRestForWhatCannotBeRead: a LiveKit that does not answer is still asked.
 func TestNoRestForWhatCannotBeRead(t *testing.T) {
 	lk := fortyRooms()
 	lk.noList = true

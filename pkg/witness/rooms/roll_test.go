@@ -15,18 +15,18 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestRoll plays lists and reads of two rooms, and says what is to be read next and as
-// of which second all rooms are known.
+// TestRoll has lists and reads of two rooms, and checks what is read next and as of which
+// second all rooms are known.
 func TestRoll(t *testing.T) {
 	silent := errors.New("none of its nodes answers")
 	const patience = 5 * time.Second
 	type step struct {
 		at            float64
 		list          string // the rooms, and their publishers
-		room          string // else one that is asked for
+		room          string // otherwise a room that is read
 		err           error
-		counts, quiet int    // what is counted in it: publishers, and agents that do not publish
-		hook          string // else one that a webhook names
+		counts, quiet int    // participants in it: publishers, and agents that do not publish
+		hook          string // otherwise a room that a webhook names
 	}
 	both := []step{{at: 1, list: "a1 b1"}, {at: 2, room: "a", counts: 1}, {at: 3, room: "b", counts: 1}, {at: 11, list: "a1 b1"}}
 	then := func(more ...step) []step { return append(slices.Clip(both), more...) }
@@ -106,8 +106,8 @@ func TestRoll(t *testing.T) {
 	}
 }
 
-// TestReadingCostsItsPod: how many rooms a project has is nothing to the reading of a pod,
-// which every answer to an autoscaler takes one of for each pod.
+// TestReadingCostsItsPod: the number of a project's rooms does not affect the reading of a
+// pod, which every answer to an autoscaler needs for each pod.
 func TestReadingCostsItsPod(t *testing.T) {
 	cost := func(rooms int) time.Duration {
 		r := NewReader(Config{Settings: Settings{Resync: 15 * time.Second, MaxStaleness: 45 * time.Second}})
@@ -130,8 +130,8 @@ func TestReadingCostsItsPod(t *testing.T) {
 	}
 }
 
-// TestEventsThatMatter: of all that LiveKit tells of a call, in the order in which it does,
-// those of its agent have its room read: it comes, publishes, and leaves.
+// TestEventsThatMatter: of all LiveKit's events about a call, in their order, those of its
+// agent cause its room to be read: it joins, publishes, and leaves.
 func TestEventsThatMatter(t *testing.T) {
 	for _, tc := range []struct {
 		reason string

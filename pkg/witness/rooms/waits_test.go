@@ -21,7 +21,7 @@ func asksAfterThree(c *Config) {
 	c.WaitAfter = 3 * time.Second
 }
 
-// said is what a Reader says of callers without an agent, in a line; "" while it does not know.
+// said describes a Reader's callers without an agent, in a line; "" while it does not know.
 func said(r *Reader) string {
 	w, err := r.Waiting(time.Now())
 	if err != nil {
@@ -35,7 +35,7 @@ func said(r *Reader) string {
 	return fmt.Sprintf("%s; unknown %d %s", strings.Join(rooms, ", "), w.Unknown, w.Why)
 }
 
-// TestWaiting: who of those in LiveKit waits for an agent, half a minute after the Reader has begun.
+// TestWaiting: which participants in LiveKit count as waiting for an agent, half a minute after the Reader has started.
 func TestWaiting(t *testing.T) {
 	t.Parallel()
 	caller, agent := callerOf("PA_c"), agentOf("PA_a", "pod-a")
@@ -75,7 +75,7 @@ func TestWaiting(t *testing.T) {
 	}
 }
 
-// TestTriedCallsWaitForNobody: kubectl calls try says itself that nobody answered.
+// TestTriedCallsWaitForNobody: kubectl calls try reports itself if nobody answers.
 func TestTriedCallsWaitForNobody(t *testing.T) {
 	w := newWaits()
 	const room = call.TryRoomPrefix + "99d76268c2f9"
@@ -87,8 +87,8 @@ func TestTriedCallsWaitForNobody(t *testing.T) {
 	}
 }
 
-// TestWaitingEnds: a caller is heard of by webhook, waits from three seconds on, and no longer when an agent comes or the
-// caller goes.
+// TestWaitingEnds: a caller is known from a webhook, counts as waiting after three seconds, and stops when an agent joins or
+// the caller leaves.
 func TestWaitingEnds(t *testing.T) {
 	t.Parallel()
 	lk := newFakeLiveKit()
@@ -130,7 +130,7 @@ func TestWaitingWithinTheLimit(t *testing.T) {
 	})
 }
 
-// TestDispatchAgain: LiveKit is asked again for what a room asked for and did not get, and not for what has become needless.
+// TestDispatchAgain: what a room requested and did not get is dispatched again, but not what is no longer needed.
 func TestDispatchAgain(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -167,7 +167,7 @@ func TestDispatchAgain(t *testing.T) {
 	}
 }
 
-// TestUntaken: of a name that was asked for twice, one agent is enough.
+// TestUntaken: if a room requested a name twice, one agent is enough.
 func TestUntaken(t *testing.T) {
 	t.Parallel()
 	many := []livekit.Dispatch{{AgentName: "a"}, {AgentName: "a"}, {AgentName: "b"}, {AgentName: "b", Taken: true}, {}}

@@ -32,7 +32,8 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// signed is a webhook request as LiveKit signs it, by a clock that is ahead by the time given.
+// signed is a webhook request as LiveKit signs it, with a clock that is ahead by the given
+// time.
 func signed(t *testing.T, path, key, secret, body string, ahead time.Duration) *http.Request {
 	t.Helper()
 	sum := sha256.Sum256([]byte(body))
@@ -49,8 +50,8 @@ func signed(t *testing.T, path, key, secret, body string, ahead time.Duration) *
 	return req
 }
 
-// twoProjects runs the default project and team/livekit, each with a LiveKit
-// that is swept once and then never again within a test.
+// twoProjects runs the default project and team/livekit, each with a LiveKit that is swept
+// once and then never again within a test.
 func twoProjects(t *testing.T) (*Projects, map[call.Project]*fakeLiveKit, *Metrics) {
 	t.Helper()
 	team := call.SecretProject("team", "livekit", call.SecretKeys{})
@@ -94,7 +95,7 @@ func twoProjects(t *testing.T) (*Projects, map[call.Project]*fakeLiveKit, *Metri
 
 const joined = `{"event":"participant_joined","id":"EV_1","room":{"name":"r"},"participant":{"sid":"PA_1","kind":"AGENT"}}`
 
-// TestWebhookOfAnotherClock takes what LiveKit signs by a clock that is ahead or behind.
+// TestWebhookOfAnotherClock accepts what LiveKit signs with a clock that is ahead or behind.
 func TestWebhookOfAnotherClock(t *testing.T) {
 	for name, ahead := range map[string]time.Duration{"Ahead": 10 * time.Minute, "Behind": -10 * time.Minute} {
 		t.Run(name, func(t *testing.T) {
@@ -196,7 +197,7 @@ func TestNothingOfUnsignedBodiesIsRead(t *testing.T) {
 	}
 }
 
-// untouched is a body of which nothing may be read.
+// untouched is a body that must not be read.
 type untouched struct {
 	t    *testing.T
 	name string
@@ -209,8 +210,8 @@ func (u untouched) Read([]byte) (int, error) {
 
 func (u untouched) Close() error { return nil }
 
-// TestBodiesAreChargedToTheirNamespace: one tenant's stalled webhooks keep out none of
-// another tenant, nor of the default project.
+// TestBodiesAreChargedToTheirNamespace: one tenant's stalled webhooks do not keep out another
+// tenant's, nor the default project's.
 func TestBodiesAreChargedToTheirNamespace(t *testing.T) {
 	b := newShares(maxBodies, 0, bodiesShare, maxBodies)
 	taken := 0
@@ -233,8 +234,8 @@ func TestBodiesAreChargedToTheirNamespace(t *testing.T) {
 	}
 }
 
-// TestStalledRequestsOfOutsiders: a thousand who send no end of a body, or no header, take
-// little memory, and LiveKit's webhooks come through meanwhile.
+// TestStalledRequestsOfOutsiders: a thousand clients that never finish a body, or send no
+// header, take little memory, and LiveKit's webhooks still get through.
 func TestStalledRequestsOfOutsiders(t *testing.T) {
 	const outsiders, honest = 1000, 50
 	projects, _, metrics := twoProjects(t)
@@ -269,7 +270,7 @@ func TestStalledRequestsOfOutsiders(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = conn.Close() }() // the other end may have closed it
-		crowd.Go(func() {                   // until the server is tired of it
+		crowd.Go(func() {                   // until the server ends it
 			_ = conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
 			head := "POST /webhooks HTTP/1.1\r\nHost: x\r\n"
 			if i%2 == 0 {
@@ -313,7 +314,7 @@ func FuzzParseEvent(f *testing.F) {
 	})
 }
 
-// TestEventOfLiveKit: what LiveKit's own library writes is read.
+// TestEventOfLiveKit: an event written by LiveKit's own library is read.
 func TestEventOfLiveKit(t *testing.T) {
 	sent := &protocol.WebhookEvent{
 		Event: "participant_left", Id: "EV_1", Room: &protocol.Room{Name: "r"},
@@ -454,8 +455,8 @@ func TestProjectsComeAndGo(t *testing.T) {
 	trial.Eventually(t, "it is read again", func() bool { return projects.Fresh("team/livekit", time.Now()) == nil })
 }
 
-// TestTooManyProjects has a namespace name more projects than are read for one: those
-// that were read stay, the others say why they are not, and no other namespace minds.
+// TestTooManyProjects: a namespace names more projects than are read for one. Those that were
+// read stay, the others report the reason, and no other namespace is affected.
 func TestTooManyProjects(t *testing.T) {
 	projects, _, _ := twoProjects(t)
 	wanted := map[call.Project]call.Births{"team/livekit": {}, "other/livekit": {}}
@@ -475,8 +476,8 @@ func TestTooManyProjects(t *testing.T) {
 	trial.Eventually(t, "it is read when there is room", func() bool { return projects.Fresh("team/a19", time.Now()) == nil })
 }
 
-// TestWebhookOfASecretWithNamedKeys: the path of a Secret is that of its projects, under
-// whatever keys pods find them.
+// TestWebhookOfASecretWithNamedKeys: the path of a Secret serves all of its projects, whatever
+// names its keys have in pods.
 func TestWebhookOfASecretWithNamedKeys(t *testing.T) {
 	project := call.SecretProject("team", "livekit", call.SecretKeys{URL: "address"})
 	server := httptest.NewServer(newFakeLiveKit())
@@ -510,7 +511,7 @@ func TestWebhookOfASecretWithNamedKeys(t *testing.T) {
 	}
 }
 
-// TestWebhookPastTheProxy: replicas are reached by their addresses, which no proxy knows.
+// TestWebhookPastTheProxy: replicas are reached by their addresses, which no proxy can reach.
 func TestWebhookPastTheProxy(t *testing.T) {
 	t.Setenv("HTTP_PROXY", "http://192.0.2.1:3128") // nothing listens there
 	projects, _, metrics := twoProjects(t)
@@ -520,7 +521,7 @@ func TestWebhookPastTheProxy(t *testing.T) {
 	w := NewWebhooks(projects, []string{strings.TrimPrefix(peer.URL, "http://")}, metrics, slog.New(slog.DiscardHandler))
 	transport, ok := w.client.Transport.(*http.Transport)
 	if !ok || transport.Proxy != nil {
-		t.Error("webhooks are passed on through a proxy") // loopback alone would not show it
+		t.Error("webhooks are forwarded through a proxy") // loopback alone would not show it
 	}
 	w.Handler().ServeHTTP(httptest.NewRecorder(), signed(t, WebhookPath, "default-key", "default-secret", joined, 0))
 	select {
@@ -533,8 +534,8 @@ func TestWebhookPastTheProxy(t *testing.T) {
 	}
 }
 
-// TestTenantsHaveTheirOwnTransport: only the administrator's own server is asked without
-// regard to where it is.
+// TestTenantsHaveTheirOwnTransport: only the administrator's own server is reached without a
+// check of its address.
 func TestTenantsHaveTheirOwnTransport(t *testing.T) {
 	used := ""
 	by := func(name string) http.RoundTripper {

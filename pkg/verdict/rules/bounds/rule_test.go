@@ -20,7 +20,7 @@ func TestRule(t *testing.T) {
 	since := func(intent call.Intent) verdict.Verdict {
 		return verdict.Verdict{Outcome: verdict.Hold, Why: "it came after the " + string(intent) + " began, and so would its replacement; to have it go all the same, annotate it with callguard.dev/leave"}
 	}
-	// A pod of four, an hour old, of a workload where nothing is under way.
+	// One of four pods, an hour old, in a workload without anything under way.
 	facts := func(intent call.Intent, change func(*verdict.Facts)) verdict.Facts {
 		f := verdict.Facts{
 			Now: began.Add(time.Minute), Intent: call.Mark{Intent: intent, At: began},

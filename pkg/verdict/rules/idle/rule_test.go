@@ -22,13 +22,13 @@ func TestRule(t *testing.T) {
 		return verdict.Reading{Witness: w, Reading: call.Known(n, mark.Add(after))}
 	}
 	rooms := func(n int, after time.Duration) verdict.Reading { return reads(call.Rooms, n, after) }
-	// steady is LiveKit alone, which has said zero for a time.
+	// steady is LiveKit as the only witness, which has reported zero for a time.
 	steady := func(during time.Duration) verdict.Reading {
 		r := rooms(0, time.Hour)
 		r.Since = r.At().Add(-during)
 		return r
 	}
-	// saysSince is a gate that has said zero from so long after the mark on.
+	// saysSince is a gate that has reported zero since this long after the mark.
 	saysSince := func(after time.Duration) verdict.Reading {
 		r := reads(call.Gate, 0, time.Hour)
 		r.Since = mark.Add(after)

@@ -19,7 +19,7 @@ func TestRule(t *testing.T) {
 	release := verdict.Verdict{Outcome: verdict.Release, Why: "its node is lost and LiveKit lists no agent of it"}
 	forced := verdict.Verdict{Outcome: verdict.Release, Why: "its node has been lost for longer than --lost-node-release-after", Forced: true}
 	abstain := verdict.Verdict{}
-	// reads is a witness that has said so for a time, up to a minute after the drain.
+	// reads is a witness that has reported this for a time, up to a minute after the drain.
 	reads := func(w call.Witness, n int, during time.Duration) verdict.Reading {
 		at := drained.Add(2 * time.Minute)
 		return verdict.Reading{Witness: w, Reading: call.Known(n, at), Since: at.Add(-during)}

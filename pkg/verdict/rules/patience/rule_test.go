@@ -20,7 +20,7 @@ func TestRule(t *testing.T) {
 	unready := drain("it is idle, and has not been ready for a minute")
 	byTeam := drain("its own callguard.dev/drain-deadline has passed")
 	byAdministrator := drain("it was held for as long as --max-hold allows")
-	// A ready pod that holds no call, so long after something began to want it gone.
+	// A ready pod without calls, this long after it should have begun to leave.
 	facts := func(after time.Duration, change func(*verdict.Facts)) verdict.Facts {
 		now := began.Add(after)
 		f := verdict.Facts{
