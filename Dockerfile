@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
-# The image of callguard: every program, static, at the root, with its licences, and nothing else. `make image` makes the same of a checkout
-# without a container engine; hack/oci's tests see to it that the two do not part.
+# The image of callguard: every program, static, at the root, with its licences, and nothing else. `make image` builds the same from a checkout
+# without a container engine; the tests of hack/oci keep the two equal.
 FROM --platform=$BUILDPLATFORM golang:1.26.8-bookworm@sha256:dc9ad6c05acc7a88e5b71bde60a5fe3bd4b9f0db209011711b464107438a8107 AS build
 WORKDIR /src
 ENV CGO_ENABLED=0 GOOS=linux GOFLAGS= GOWORK=off GOTOOLCHAIN=go1.26.11

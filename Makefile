@@ -27,11 +27,11 @@ image: ## Build the image into _output/callguard.tar, without a container engine
 	go run ./hack/image
 
 .PHONY: release-dry-run
-release-dry-run: ## Make, sign and check a release on loopback, twice, into _output/release (the first run builds cosign: minutes)
+release-dry-run: ## Make, sign and check a release on loopback, twice, into _output/release (the first run builds cosign, which takes minutes)
 	go run ./hack/release --twice
 
 .PHONY: clean
-clean: ## Remove what build made; programs of the local cluster stay in the user's cache folder
+clean: ## Remove build results; programs of the local cluster stay in the user's cache folder
 	rm -rf bin _output
 
 ##@ Test
@@ -42,7 +42,7 @@ unit: ## Test every package by itself, with the race detector (needs gcc, python
 	go test -run '$(MODELS)' $(if $(CI),-v -count=1) ./pkg/callgate ./pkg/guard ./test/fleet
 
 .PHONY: charts
-charts: ## Test what the charts render (a module of its own: the first run compiles Helm, about 3 minutes)
+charts: ## Test what the charts render (a separate module: the first run compiles Helm, about 3 minutes)
 	go -C test/charts vet ./...
 	go -C test/charts test $(if $(CI),-v -count=1) ./...
 
@@ -51,21 +51,21 @@ e2e: ## Test on real control planes, a real LiveKit and real agents (the first r
 	go test -v -count=1 -p 2 -timeout 60m ./test/drain/... ./test/e2e/... ./test/gate/... ./test/helm/... ./test/doors/...
 
 .PHONY: e2e-long
-e2e-long: ## Test what takes minutes of waiting, in the chart's memory: LiveKit projects rewritten, one tenant for each kind of trouble, hostile ones (about 15 minutes; needs root)
+e2e-long: ## Test what takes minutes, within the chart's memory limits: changed LiveKit projects, a tenant for each kind of trouble, hostile tenants (about 15 minutes; needs root)
 	go test -v -count=1 -tags long -timeout 40m -run 'Rewritten|OneTenant|HostileTenants' ./test/drain -memory 256
 
 .PHONY: e2e-agents
-e2e-agents: ## Have 200 callers in drains, rollouts and gate kills, of agents as Python's and Node's, then of real Node agents on real nodes (about 20 minutes; needs root)
+e2e-agents: ## Test 200 callers during drains, rollouts and gate kills, with simulated Python and Node agents, then with real Node agents on real nodes (about 20 minutes; needs root)
 	go test -v -count=1 -tags agents -timeout 20m -run TestPythonAgents ./test/drain -agents-calls 200
 	go test -v -count=1 -tags agents -timeout 20m -run TestNodeAgents ./test/drain -agents-calls 200
 	go test -v -count=1 -timeout 40m ./test/nodes -run TestInstall -many-calls 200
 
 .PHONY: e2e-fleet
-e2e-fleet: ## Have 200 callers on 40 nodes, and load fall beside a node autoscaler: as many nodes are left as are needed (about 5 minutes)
+e2e-fleet: ## Test that a node autoscaler removes all unneeded nodes when load falls, from 200 callers on 40 nodes (about 5 minutes)
 	go test -v -count=1 -tags agents -timeout 20m -run TestFortyNodesLeave ./test/drain -nodes 40
 
 .PHONY: e2e-estimate
-e2e-estimate: ## Drain a node with 200 calls of known, mixed lengths: how far the estimate of its end is off (about 5 minutes)
+e2e-estimate: ## Test the estimate of a drain's end, with 200 calls of known, mixed lengths (about 5 minutes)
 	go test -v -count=1 -tags agents -timeout 20m -run TestEstimate ./test/drain -nodes 2
 
 .PHONY: e2e-accidents
@@ -73,7 +73,7 @@ e2e-accidents: ## Delete, replace and change every object of callguard in the mi
 	go test -v -count=1 -timeout 20m ./test/accidents/live
 
 .PHONY: e2e-upgrade
-e2e-upgrade: ## Test an upgrade from 5a0fa9f, of pods that have its call-gate and of the guard (needs the history, and compiles it)
+e2e-upgrade: ## Test an upgrade from commit 5a0fa9f, of pods with its call-gate and of the guard (needs the Git history, and compiles that commit)
 	hack/test-upgrade.sh 5a0fa9f
 
 .PHONY: e2e-clocks
@@ -85,7 +85,7 @@ e2e-nodes: ## Test both charts on real nodes, kubelet and containerd (needs root
 	go test -v -count=1 -timeout 30m ./test/nodes/...
 
 .PHONY: e2e-networks
-e2e-networks: ## Install both charts and scale on calls where Services have IPv6 addresses alone, then with cluster domain corp.internal (about 10 minutes; needs what e2e-nodes does)
+e2e-networks: ## Install both charts and scale on calls with IPv6-only Services, then with cluster domain corp.internal (about 10 minutes; needs what e2e-nodes does)
 	go test -v -count=1 -timeout 20m ./test/nodes -run TestInstall -ipv6-services
 	go test -v -count=1 -timeout 20m ./test/nodes -run TestInstall -cluster-domain corp.internal
 
@@ -123,12 +123,12 @@ soak-page: ## Open a soak's report in a browser, and look at it (needs Debian's 
 	go test -v -count=1 -tags page -run TestPageInBrowser ./test/soak
 
 .PHONY: bench
-bench: bench-growth ## Measure how all grows, what reading calls costs at 5,000 pods, and how the guard empties 50 nodes of as many (about 25 minutes; needs root)
+bench: bench-growth ## Measure how costs grow, reads at 5,000 pods, and how the guard empties 50 nodes with 5,000 pods (about 25 minutes; needs root)
 	go run ./test/bench
 	go run ./test/bench/cordon
 
 .PHONY: bench-growth
-bench-growth: ## Of bench: what reads, lists, plans and rooms take as there are more of them, into docs/figures (about 5 minutes; needs no cluster)
+bench-growth: ## The part of bench that measures how the cost of reads, lists, plans and rooms grows, into docs/figures (about 5 minutes; needs no cluster)
 	go run ./test/bench/growth --write docs/figures
 
 ##@ Verify
@@ -138,7 +138,7 @@ lint: ## Run the linters (the first run builds them, about 2 minutes)
 	hack/verify-lint.sh
 
 .PHONY: vulnerabilities
-vulnerabilities: ## Look for known vulnerabilities in what the programs call, on each system (about 8 minutes)
+vulnerabilities: ## Look for known vulnerabilities in the code that the programs call, on each platform (about 8 minutes)
 	hack/check-vulnerabilities.sh
 
 .PHONY: generate
@@ -152,7 +152,7 @@ verify: ## Run every hack/verify-*.sh, then list what failed
 ##@ Local cluster
 
 .PHONY: demo
-demo: ## Watch an HPA follow calls, then three drains in mid-call, on a local cluster (KEEP=1 leaves it to you)
+demo: ## Watch an HPA follow calls, then three drains during calls, on a local cluster (KEEP=1 leaves it running)
 	@hack/demo.sh $(if $(KEEP),--keep)
 
 .PHONY: cluster-up
@@ -160,9 +160,9 @@ cluster-up: ## Start a cluster with LiveKit on this machine (NAME=instance)
 	go run ./hack/cluster up $(INSTANCE)
 
 .PHONY: cluster-status
-cluster-status: ## Show every component of it (NAME=instance)
+cluster-status: ## Show every component of the cluster (NAME=instance)
 	go run ./hack/cluster status $(INSTANCE)
 
 .PHONY: cluster-down
-cluster-down: ## Stop it; its logs stay (NAME=instance)
+cluster-down: ## Stop the cluster and keep its logs (NAME=instance)
 	go run ./hack/cluster down $(INSTANCE)

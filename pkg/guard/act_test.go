@@ -52,8 +52,8 @@ func TestNoStepOnACache(t *testing.T) {
 	}
 }
 
-// TestReleasedPodsAreDeleted: a released pod is left to whoever drains its node for --release-patience. One whose node
-// is not being drained is deleted at once.
+// TestReleasedPodsAreDeleted: for --release-patience, a released pod is left to whoever drains
+// its node. One that nobody will evict, as after a scale-down, is deleted at once.
 func TestReleasedPodsAreDeleted(t *testing.T) {
 	const patience = 10 * time.Second
 	for intent, want := range map[call.Intent]struct {
