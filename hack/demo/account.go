@@ -46,8 +46,8 @@ func (a *account) add(s snapshot) {
 	a.lag = max(a.lag, behind(a.history, int(s.Active.N)))
 }
 
-// behind says how long ago the calls were last as many as active. Between two
-// points they were every number between. Nothing in history: longer than it is.
+// behind returns how long ago as many calls were up as are active now. Between two points
+// they had every number in between. Without such a point: longer than the history.
 func behind(history []point, active int) time.Duration {
 	if len(history) == 0 {
 		return 0
@@ -73,7 +73,7 @@ func (a *account) wanted() int32 {
 // agreed reports whether active_calls was always there and never far behind.
 func (a *account) agreed() bool { return a.unanswered == 0 && a.lag <= agreeWithin }
 
-// summary says how it went.
+// summary describes the result.
 func summary(a *account, r fleet.Report) string {
 	var b strings.Builder
 	say := func(what, format string, args ...any) {
@@ -96,7 +96,7 @@ func summary(a *account, r fleet.Report) string {
 	return b.String()
 }
 
-// judge names everything that should not be.
+// judge lists everything that is wrong.
 func judge(a *account, r fleet.Report) error {
 	var errs []error
 	if a.peakReplicas < a.wanted() {

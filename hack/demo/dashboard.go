@@ -21,7 +21,8 @@ const (
 	intoDrains = talk * 2 / 3
 )
 
-// dashboardPicture has a real Prometheus ask callguard all along. Without a file to write to it does nothing.
+// dashboardPicture makes a real Prometheus scrape callguard all the time. Without a file to write to it does
+// nothing.
 type dashboardPicture struct {
 	file       string
 	prometheus *dashboard.Prometheus
@@ -51,7 +52,7 @@ func newDashboard(ctx context.Context, file string, stage *lab.Lab) (*dashboardP
 	})
 }
 
-// addGuard has it ask a drain-guard as well.
+// addGuard makes it scrape a drain-guard as well.
 func (d *dashboardPicture) addGuard(ctx context.Context, guard *lab.Guard) error {
 	if d.prometheus == nil {
 		return nil
@@ -77,7 +78,7 @@ func (d *dashboardPicture) write(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(d.file, []byte(drawn), 0o644); err != nil { //nolint:gosec // everybody may look at it
+	if err := os.WriteFile(d.file, []byte(drawn), 0o644); err != nil { //nolint:gosec // everybody may read it
 		return fmt.Errorf("cannot write the dashboard: %w; give --dashboard a file in a folder that exists", err)
 	}
 	return nil

@@ -20,7 +20,7 @@ const (
 
 var errNotCleared = errors.New("cannot clear the stage")
 
-// command sets the stage, plays and clears it.
+// command sets up the stage, plays the show and cleans up.
 func command(ctx context.Context, args []string, stdin, stdout *os.File, stderr io.Writer) (err error) {
 	o := newOptions()
 	if err := o.parse(args, stderr); err != nil {

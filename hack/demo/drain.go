@@ -31,7 +31,7 @@ const (
 	sideCalls    = 7 // of the 12 that its agents take
 	// startSeconds is how long an agent takes from its start until it takes calls, as one that loads models does.
 	startSeconds = "8"
-	// kubernetesGrace is what a pod has to end in, in seconds, unless it says otherwise.
+	// kubernetesGrace is the termination grace period, in seconds, of a pod that sets none.
 	kubernetesGrace = 30
 	hourOfGrace     = 3600
 	// talk is how long the callers talk on once the node is drained.
@@ -51,7 +51,7 @@ const (
 	priorityClass = "callguard-calls"
 )
 
-// side is one of those that are compared: agents on two nodes, of which one is drained.
+// side is one of the compared variants: agents on two nodes, of which one is drained.
 type side struct {
 	title, namespace string
 	guarded          bool
@@ -66,7 +66,7 @@ type side struct {
 	over  bool
 }
 
-// theSides are callguard, what people use today, and what they think of next.
+// theSides are callguard, what people use today, and what they would try next.
 func theSides() []*side {
 	return []*side{
 		{title: "callguard", namespace: "guarded", guarded: true, grace: kubernetesGrace, node: local.NodeName(1), other: local.NodeName(2)},
@@ -78,7 +78,8 @@ func theSides() []*side {
 // nodesOfSides is how many nodes the sides have.
 const nodesOfSides = 6
 
-// secondAct drains three nodes in mid-call and shows and judges what becomes of the calls. It calls begins before it shows anything.
+// secondAct drains three nodes during calls, and shows and judges what happens to the calls. It calls begins before it
+// shows anything.
 func secondAct(ctx context.Context, stage *lab.Lab, s *screen, progress io.Writer, d *dashboardPicture, begins func()) error {
 	_, _ = fmt.Fprintln(progress, "second act: starting the drain-guard, and three times the same agents")
 	guard, err := startGuard(ctx, stage)
@@ -154,7 +155,7 @@ func (h *side) prepare(ctx context.Context, stage *lab.Lab) error {
 	return h.dial(ctx)
 }
 
-// labelNodes makes two nodes the side's own.
+// labelNodes reserves two nodes for the side.
 func (h *side) labelNodes(ctx context.Context, stage *lab.Lab) error {
 	for _, node := range []string{h.node, h.other} {
 		patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:%q}}}`, sideLabel, h.namespace)
@@ -186,8 +187,8 @@ func (h *side) agentsOf() *appsv1.Deployment {
 	return d
 }
 
-// namespaceFor makes the namespace: one that callguard guards, or one with the
-// PodDisruptionBudget that people use today.
+// namespaceFor creates the namespace: one that callguard guards, or one with the PodDisruptionBudget that people use
+// today.
 func (h *side) namespaceFor(ctx context.Context, stage *lab.Lab) error {
 	if h.guarded {
 		if err := stage.Namespace(ctx, h.namespace); err != nil {
@@ -215,7 +216,7 @@ func (h *side) namespaceFor(ctx context.Context, stage *lab.Lab) error {
 	return nil
 }
 
-// dial makes the calls that the drain comes upon.
+// dial dials the calls that are up when the drain begins.
 func (h *side) dial(ctx context.Context) error {
 	errs := make([]error, sideCalls)
 	var all sync.WaitGroup
@@ -233,7 +234,7 @@ func (h *side) dial(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// newCallers dial while the node is drained. Whether they are answered the report tells.
+// newCallers dial while the node is drained. The report has whether they are answered.
 func (h *side) newCallers(ctx context.Context) {
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -264,7 +265,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// hangUp ends every call that the drain came upon.
+// hangUp ends every call that was up when the drain began.
 func (h *side) hangUp() {
 	h.mu.Lock()
 	calls := slices.Clone(h.calls)
@@ -335,7 +336,7 @@ func drainsOver(at time.Duration, sides []sideView) bool {
 	return true
 }
 
-// look is what is to be seen of a side at one moment.
+// look is the visible state of a side at one moment.
 func (h *side) look(ctx context.Context, stage *lab.Lab) (sideView, error) {
 	r := h.callers.Report()
 	h.mu.Lock()

@@ -11,7 +11,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// sideView is what is to be seen of a side at one moment.
+// sideView is the visible state of a side at one moment.
 type sideView struct {
 	Title, Node, Other         string // Node is drained
 	Guarded                    bool
@@ -59,7 +59,7 @@ func dots(r reading) string {
 	}
 }
 
-// drain says how far the drain is, and what it waits for.
+// drain describes the progress of the drain, and what it waits for.
 func (v sideView) drain() string {
 	if v.Over {
 		return "ended after " + clock(v.Took)
@@ -100,7 +100,7 @@ func drainLines(sides []sideView) []string {
 	return lines
 }
 
-// outcome is how a side's drain went.
+// outcome is the result of a side's drain.
 type outcome struct {
 	title, node                string
 	guarded                    bool
@@ -124,7 +124,7 @@ func outcomes(sides []*side) []outcome {
 	return list
 }
 
-// drainSummary says how the second act went.
+// drainSummary describes the result of the second act.
 func drainSummary(sides []outcome) string {
 	var b strings.Builder
 	_, _ = fmt.Fprintf(&b, "%-24s%12s%12s%12s\n", "a drain in mid-call", "calls lost", "unanswered", "node empty")
@@ -149,7 +149,7 @@ func (o outcome) emptied() string {
 	return "after " + clock(o.took)
 }
 
-// judgeDrain names everything that should not be.
+// judgeDrain lists everything that is wrong.
 func judgeDrain(sides []outcome) error {
 	var errs []error
 	lost := 0

@@ -18,8 +18,8 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// keep tidies the stage, leaves it to whoever wants to look around, and returns when they press Enter or Ctrl-C: both
-// are the regular end.
+// keep tidies the stage, leaves it to whoever wants to look around, and returns when they press Enter or Ctrl-C. Both
+// are a regular end.
 func keep(ctx context.Context, w *watch, s *screen, stdin *os.File, progress *pulse) error {
 	quiet := progress.start()
 	err := tidy(ctx, w, progress)
@@ -47,7 +47,7 @@ func keep(ctx context.Context, w *watch, s *screen, stdin *os.File, progress *pu
 	return nil
 }
 
-// tidy takes away what was compared, and opens the nodes.
+// tidy removes the compared variants, and uncordons the nodes.
 func tidy(ctx context.Context, w *watch, progress io.Writer) error {
 	_, _ = fmt.Fprintln(progress, "taking away what was compared, and opening the nodes again")
 	for _, one := range theSides() {
@@ -59,8 +59,8 @@ func tidy(ctx context.Context, w *watch, progress io.Writer) error {
 			return fmt.Errorf("cannot uncordon %s: %w", one.node, err)
 		}
 	}
-	// As doctor would have it, which is possible now that callguard is installed: a rollout, for which callguard lets the
-	// agent of the first act go.
+	// As doctor wants it, which is possible now that callguard is installed: a rollout, for which callguard releases the
+	// agent of the first act.
 	better := fmt.Appendf(nil, `{"spec":{"template":{"spec":{"priorityClassName":%q,"terminationGracePeriodSeconds":%d}}}}`, priorityClass, hourOfGrace)
 	if _, err := w.stage.Client.AppsV1().Deployments(namespace).Patch(ctx, lab.AgentName, types.StrategicMergePatchType, better, metav1.PatchOptions{}); err != nil {
 		return fmt.Errorf("cannot change the agents of namespace %s: %w", namespace, err)

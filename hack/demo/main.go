@@ -22,15 +22,15 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-const interrupted = 130 // what a shell says of a program that Ctrl-C ended
+const interrupted = 130 // a shell's exit code for a program that Ctrl-C ended
 
 func main() { os.Exit(run()) }
 
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	signal.Ignore(syscall.SIGPIPE)                   // whoever stops reading must not leave a cluster behind
-	rest.SetDefaultWarningHandler(rest.NoWarnings{}) // the API server's advice to those who are not guarded is no part of the show
+	signal.Ignore(syscall.SIGPIPE)                   // a closed pipe must not leave a cluster behind
+	rest.SetDefaultWarningHandler(rest.NoWarnings{}) // the show leaves out the API server's warnings about unguarded pods
 	err := command(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	switch {
 	case err == nil, errors.Is(err, pflag.ErrHelp):

@@ -58,7 +58,7 @@ func (o *options) validate() error {
 	if most := mostReplicas * callsPerReplica; o.calls < 1 || o.calls > most {
 		errs = append(errs, fmt.Errorf("--calls is %d; use 1 to %d, such as 30", o.calls, most))
 	}
-	// A replica takes 14 calls, and two seconds may pass until the autoscaler looks.
+	// A replica accepts 14 calls, and two seconds may pass until the autoscaler checks.
 	if least := time.Duration(o.calls) * 500 * time.Millisecond; o.ramp < least || o.ramp > time.Minute {
 		errs = append(errs, fmt.Errorf("--ramp is %s; use %s to 1m, such as 35s, so that new agents are there in time and old ones finish their calls", o.ramp, least))
 	}

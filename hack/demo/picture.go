@@ -20,14 +20,15 @@ type frame struct {
 const (
 	pace      = 3               // how much faster than the show the picture is
 	lastStays = 8 * time.Second // the summary, in the picture
-	frameGap  = 1 * time.Second // of the show: what lasts shorter is not drawn
+	frameGap  = 1 * time.Second // of the show: shorter frames are not drawn
 	charWidth = 8.43            // of a monospaced font of this size
 	fontSize  = 14
 	rowHeight = 19
 	margin    = 16
 )
 
-// writePicture writes frames as an SVG that plays them, the last for longer. A viewer that plays nothing shows the last.
+// writePicture writes frames as an SVG that plays them, the last one for longer. A viewer without animation shows the
+// last.
 func writePicture(file string, frames []frame) error {
 	if len(frames) == 0 {
 		return errors.New("there is nothing to draw a picture of: nothing was shown")
@@ -38,7 +39,7 @@ func writePicture(file string, frames []frame) error {
 	return nil
 }
 
-// thin leaves out what was hardly to be seen, and never the last.
+// thin removes frames that were hardly visible, but never the last.
 func thin(frames []frame) []frame {
 	var kept []frame
 	for _, f := range frames {
@@ -51,7 +52,7 @@ func thin(frames []frame) []frame {
 	return kept
 }
 
-// picture is the SVG. Its frames lie upon each other, and each is visible in its time.
+// picture is the SVG. Its frames are on top of each other, and each is visible during its time.
 func picture(frames []frame) string {
 	first, last := frames[0].at, frames[len(frames)-1]
 	total := ((last.at-first)/pace + lastStays).Seconds()

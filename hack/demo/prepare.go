@@ -30,7 +30,7 @@ func (w *watch) prepare(ctx context.Context) error {
 		}
 	}
 	d := lab.Agent(namespace, 1)
-	// No drain of another side has to wait for the agent that is left of the first act.
+	// No drain of another side has to wait for the agent that is left from the first act.
 	d.Spec.Template.Spec.NodeSelector = map[string]string{sideLabel: theSides()[0].namespace}
 	if _, err := w.stage.Client.AppsV1().Deployments(namespace).Create(ctx, d, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("cannot make the Deployment of agents: %w", err)

@@ -12,11 +12,11 @@ import (
 
 const (
 	columns = 80 // the width of an ordinary terminal
-	// silence is how long nothing may be said while the stage is set.
+	// silence is the longest time without output while the stage is set up.
 	silence = 8 * time.Second
 )
 
-// pulse passes whole lines on, folded, and says what still goes on when it has heard nothing for a while.
+// pulse passes whole lines on, folded, and prints what is in progress after a time without output.
 type pulse struct {
 	out io.Writer
 
@@ -46,7 +46,7 @@ func (p *pulse) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// beat says what still goes on, if that is due.
+// beat prints what is in progress, if that is due.
 func (p *pulse) beat(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -38,7 +38,7 @@ func newScreen(out *os.File) *screen {
 	return s
 }
 
-// show shows a snapshot. A terminal that cannot be written to is no reason to stop.
+// show shows a snapshot. An error of the terminal does not stop the show.
 func (s *screen) show(snap snapshot) {
 	s.draw(snap.At, []string{line(snap)}, func(width, height int) string { return table(snap, width, height) })
 }
@@ -73,7 +73,7 @@ func (s *screen) draw(at time.Duration, now []string, table func(width, height i
 	s.lines = append([]string(nil), now...)
 }
 
-// rowsOf is how many rows lines take on a terminal of a width: one that has become narrower since has wrapped them.
+// rowsOf is how many rows lines take on a terminal of a width: a terminal that became narrower has wrapped them.
 func rowsOf(lines []string, width int) int {
 	rows := 0
 	for _, l := range lines {

@@ -35,7 +35,7 @@ func TestTerminalIsDrawnInPlaceAlsoWhenItHasBecomeNarrower(t *testing.T) {
 	width = 10
 	s.draw(time.Second, nil, table)
 	s.draw(2*time.Second, nil, table)
-	// The first line takes two rows of the narrower terminal, and is cut from then on.
+	// The first line takes two rows on the narrower terminal, and is cut from then on.
 	want := "twenty characters ok\nshort\n" + "\x1b[3A\x1b[J" + "twenty ch…\nshort\n" + "\x1b[2A\x1b[J" + "twenty ch…\nshort\n"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("-want, +got:\n%q", diff)

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// snapshot is what is to be seen at one moment.
+// snapshot is the visible state at one moment.
 type snapshot struct {
 	At      time.Duration // since the first call
 	Calls   int           // as the callers count

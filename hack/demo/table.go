@@ -29,7 +29,7 @@ func table(s snapshot, width, height int) string {
 	return fit(b.String(), width, height)
 }
 
-// bar is a number of calls, also to be seen from afar.
+// bar draws a number of calls, readable from a distance.
 func bar(r reading) string {
 	if r.Why != "" {
 		return "?"

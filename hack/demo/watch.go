@@ -29,7 +29,7 @@ const (
 	metric    = "active_calls"
 )
 
-// watch looks at the stage as an operator would, through kube-apiserver.
+// watch reads the stage as an operator would, through kube-apiserver.
 type watch struct {
 	stage   *lab.Lab
 	metrics custom_metrics.CustomMetricsClient

@@ -14,7 +14,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 )
 
-// TestBadInput has each mistake named, with something that would work.
+// TestBadInput: each mistake is named, with something that would work.
 func TestBadInput(t *testing.T) {
 	t.Setenv("KUBECONFIG", os.DevNull)
 	cases := map[string]struct {
@@ -63,8 +63,8 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// TestOutputIsPlain: whatever of a cluster is shown does nothing to a terminal, however it
-// is written, and JSON stays what it is.
+// TestOutputIsPlain: nothing of a cluster that is shown can control a terminal, however it
+// is written, and JSON keeps it unchanged.
 func TestOutputIsPlain(t *testing.T) {
 	shown := "NAME\tCALLS\n日本\x1b[2J\u009b1m\u202e\n"
 	want := "NAME\tCALLS\n日本\\u001b[2J\\u009b1m\\u202e\n"
@@ -130,7 +130,7 @@ func TestInNeed(t *testing.T) {
 	}
 }
 
-// TestExamples has every command show how it is used.
+// TestExamples: every command shows examples.
 func TestExamples(t *testing.T) {
 	streams, _, _, _ := genericiooptions.NewTestIOStreams()
 	root := newCommand(streams)

@@ -13,8 +13,8 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 )
 
-// TestCompleter: under the name by which kubectl asks for completion the same program
-// completes; under its own it does what it is told.
+// TestCompleter: under the name with which kubectl requests completion the program
+// completes; under its own name it runs commands.
 func TestCompleter(t *testing.T) {
 	for program, want := range map[string][]string{
 		"/usr/bin/kubectl_complete-calls": {"__complete", "drain", "no"},
@@ -27,7 +27,7 @@ func TestCompleter(t *testing.T) {
 	}
 }
 
-// TestCompletion: what is offered are the names that there are, but those that were typed.
+// TestCompletion: it offers existing names, except those already typed.
 func TestCompletion(t *testing.T) {
 	s := newDrainStage(t, spare(), scaledWorkload("agent", true))
 	for name, tc := range map[string]struct {

@@ -41,7 +41,7 @@ OK    autoscalers    no HorizontalPodAutoscaler may scale a guarded workload to 
 OK    calls          known of all running guarded pods: 3 calls in 2 pods
 `
 
-// unlabelled is a pod template that is meant to be guarded, and is not.
+// unlabelled is a pod template that should be guarded, but is not.
 func unlabelled() corev1.PodTemplateSpec {
 	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{call.GatePortAnnotation: "8089"}}}
 }
@@ -58,7 +58,7 @@ func TestDoctor(t *testing.T) {
 		reason  string
 		objects []runtime.Object
 		change  func(*testing.T, *stage)
-		want    []string // starts of lines that are not as all well
+		want    []string // starts of lines that differ from when all is well
 		failed  bool
 	}{
 		"Well": {reason: "Nothing to do."},
@@ -410,12 +410,12 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
-// found is an examination that found this.
+// found is an examination with this finding.
 func found(findings ...finding) examination {
 	return func(tell func(...finding)) { tell(findings...) }
 }
 
-// TestReport has the worst finding say how doctor ends, in JSON as well.
+// TestReport: the worst finding decides how doctor exits, in JSON as well.
 func TestReport(t *testing.T) {
 	well, bad, worse := finding{ok, "a", "is well", ""}, finding{warn, "b", "is\nodd", "look"}, finding{fail, "c", "is not", "mend it"}
 	cases := map[string]struct {
@@ -447,8 +447,7 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// TestReportWhileItLooks reads what doctor has found from a pipe, while the checks that come
-// next have no answer yet.
+// TestReportWhileItLooks reads doctor's findings from a pipe, while the next checks have no answer yet.
 func TestReportWhileItLooks(t *testing.T) {
 	s := newStage(t, newNamespace(voice, true), newBudget(voice), newGuardDeployment(), newPod("a"))
 	s.calls = map[string]int64{"a": 1}
@@ -491,7 +490,8 @@ func TestReportWhileItLooks(t *testing.T) {
 	}
 }
 
-// TestDoctorWithoutCallguard says in one line that it is not installed, and how to; and nothing of calls that are held.
+// TestDoctorWithoutCallguard: one line says that it is not installed, and how to install it; and nothing is said about
+// protected calls.
 func TestDoctorWithoutCallguard(t *testing.T) {
 	const line = "FAIL  callguard  it is not installed: there is no Deployment callguard-system/drain-guard, and no admission policy of callguard's"
 	const cure = "; to install it: helm install callguard charts/callguard --namespace callguard-system --create-namespace\n"
@@ -520,7 +520,7 @@ func TestDoctorWithoutCallguard(t *testing.T) {
 	}
 }
 
-// TestDoctorAsAViewer has what somebody may not read named as a right, with the role that has it.
+// TestDoctorAsAViewer: what the user may not read is named as a right, with the role that has it.
 func TestDoctorAsAViewer(t *testing.T) {
 	s := newStage(t, newNamespace(voice, true), newBudget(voice), newGuardDeployment(), newPod("a"))
 	for _, right := range []struct{ resource, group string }{
@@ -568,7 +568,7 @@ func mistaken(name string, change func(*appsv1.Deployment)) *appsv1.Deployment {
 	return d
 }
 
-// squeeze takes the columns' padding out.
+// squeeze removes the columns' padding.
 func squeeze(text string) string {
 	var lines []string
 	for l := range strings.SplitSeq(text, "\n") {
@@ -577,7 +577,7 @@ func squeeze(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-// TestBounded has a check with many findings name some of them.
+// TestBounded: a check with many findings names some of them.
 func TestBounded(t *testing.T) {
 	list := make([]finding, 25)
 	got := bounded(list, finding{})

@@ -27,7 +27,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// evictions answers evictions, and keeps what was asked for.
+// evictions answers evictions, and records them.
 type evictions struct {
 	mu    sync.Mutex
 	asked []policyv1.Eviction
@@ -36,7 +36,7 @@ type evictions struct {
 	tries  map[string]int
 }
 
-// on has the stage answer so. A pod that is evicted is gone.
+// on makes the stage answer this way. An evicted pod is gone.
 func (e *evictions) on(s *stage) {
 	e.tries = map[string]int{}
 	s.fake.PrependReactor("create", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
@@ -60,7 +60,7 @@ func (e *evictions) on(s *stage) {
 	})
 }
 
-// pace is how often a drain of these tests looks and tries again.
+// pace is how often a drain of these tests checks and retries.
 const pace = 50 * time.Millisecond
 
 func tooMany() error { return apierrors.NewTooManyRequests("disruption budget callguard", 0) }
@@ -83,7 +83,7 @@ func cordoned(t *testing.T, s *stage) bool {
 	return node.Spec.Unschedulable
 }
 
-// TestDrain has a pod's call end once the drain has said that it waits for it.
+// TestDrain: a pod's call ends once the drain has printed that it waits for it.
 func TestDrain(t *testing.T) {
 	s := newDrainStage(t)
 	since := clock(noon().Add(-2 * time.Minute))
@@ -128,7 +128,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestDrainWithoutGuard has the guard die under a drain, and another one take over.
+// TestDrainWithoutGuard: the guard dies during a drain, and another one takes over.
 func TestDrainWithoutGuard(t *testing.T) {
 	s := newDrainStage(t)
 	const lost, again = "no drain-guard leads: there is no lease callguard-system/drain-guard, and guarded pods stay until one does; see Deployment callguard-system/drain-guard\n", "guard-1 leads again\n"
@@ -196,8 +196,7 @@ func TestDrainInterrupted(t *testing.T) {
 	}
 }
 
-// TestDrainFails has an eviction that is refused for good: it is told at once, and
-// the other pod goes.
+// TestDrainFails: an eviction is refused for good. That is printed at once, and the other pod leaves.
 func TestDrainFails(t *testing.T) {
 	s := newDrainStage(t)
 	e := &evictions{answer: func(pod string, _ int) error {
@@ -307,7 +306,7 @@ func TestDrainOfUnprotectedPods(t *testing.T) {
 	}
 }
 
-// TestSecondBudgetInMidDrain has a second budget appear, with which evictions answer 500 until it is deleted.
+// TestSecondBudgetInMidDrain: a second budget appears, with which evictions answer 500 until it is deleted.
 func TestSecondBudgetInMidDrain(t *testing.T) {
 	s := newDrainStage(t)
 	out := &trial.Log{}
@@ -340,7 +339,7 @@ func TestSecondBudgetInMidDrain(t *testing.T) {
 	}
 }
 
-// TestDrainOfSeveralNodes cordons all before it evicts any, and says which node each line is about.
+// TestDrainOfSeveralNodes cordons all nodes before it evicts any pod, and each line names its node.
 func TestDrainOfSeveralNodes(t *testing.T) {
 	second := newNode(false)
 	second.Name, second.UID, second.Labels = "node-2", "node-2", map[string]string{"pool": "old"}
@@ -391,7 +390,8 @@ func TestDrainWithoutWaiting(t *testing.T) {
 	}
 }
 
-// TestDryRunOfUnknownCalls says that the drain could not end, and exits so; where only the plugin is blind, it says that.
+// TestDryRunOfUnknownCalls: the output and the exit code say that the drain could not end; if only the plugin cannot read
+// calls, the output says that.
 func TestDryRunOfUnknownCalls(t *testing.T) {
 	cases := map[string]struct {
 		reason  string
@@ -528,7 +528,7 @@ func TestNotesOfDrain(t *testing.T) {
 	}
 }
 
-// TestProgress says what changes, once, and never zero for unknown.
+// TestProgress prints changes once, and never zero for unknown.
 func TestProgress(t *testing.T) {
 	s := newDrainStage(t)
 	var out bytes.Buffer

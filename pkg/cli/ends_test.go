@@ -14,8 +14,8 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestEndsOfSeveralNodes: of two nodes each is asked for a better chance, so that both
-// together have the one wanted.
+// TestEndsOfSeveralNodes: with two nodes, each is read with a higher probability, so that
+// both together have the one wanted.
 func TestEndsOfSeveralNodes(t *testing.T) {
 	s := newStage(t)
 	s.ends = map[string]int64{"0.7071": 900, "0.9487": 3000, "0.5": 1, "0.9": 2}
@@ -46,7 +46,8 @@ func TestEndsUnknown(t *testing.T) {
 	}
 }
 
-// TestDrainForetells says when its calls are over, once as long as that stays true.
+// TestDrainForetells: the estimate of the calls' end is printed once, as long as it stays
+// valid.
 func TestDrainForetells(t *testing.T) {
 	s := newDrainStage(t)
 	s.ends = map[string]int64{"0.5": 600, "0.9": 2400}

@@ -36,8 +36,8 @@ func (s *stage) asks() *atomic.Int64 {
 	return n
 }
 
-// TestDrainAsksLittle drains a node of 30 pods that all hold calls, for ten minutes, at the
-// pace that drain has, by a clock that is simulated.
+// TestDrainAsksLittle drains a node of 30 pods that all hold calls, for ten minutes, at a
+// drain's usual pace, with a simulated clock.
 func TestDrainAsksLittle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var pods []runtime.Object
@@ -68,8 +68,8 @@ func TestDrainAsksLittle(t *testing.T) {
 	})
 }
 
-// TestReleasedPodsGoFirst: a pod that was let go is evicted with the next look, however many
-// others are tried in turn.
+// TestReleasedPodsGoFirst: a released pod is evicted with the next check, however many other
+// evictions are tried in turn.
 func TestReleasedPodsGoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var pods []runtime.Object
@@ -111,7 +111,7 @@ func TestReleasedPodsGoFirst(t *testing.T) {
 	})
 }
 
-// TestDrainOutlivesTheAPI: an API server that does not answer for a moment ends no drain.
+// TestDrainOutlivesTheAPI: a short outage of the API server ends no drain.
 func TestDrainOutlivesTheAPI(t *testing.T) {
 	s := newDrainStage(t)
 	(&evictions{answer: func(pod string, n int) error {
@@ -149,8 +149,8 @@ func TestParallel(t *testing.T) {
 	}
 }
 
-// TestParallelInterrupted: a node whose turn never came is not touched, and is among those
-// to go on with.
+// TestParallelInterrupted: a node whose turn has not come is not touched, and is in the command
+// to continue.
 func TestParallelInterrupted(t *testing.T) {
 	second := newNode(false)
 	second.Name, second.UID = "node-2", "node-2"
@@ -172,7 +172,8 @@ func TestParallelInterrupted(t *testing.T) {
 	}
 }
 
-// TestOnDeadline: hold ends the waiting, release is only what workload and administrator allow.
+// TestOnDeadline: hold stops waiting; release is only possible if the workload or administrator
+// allows it.
 func TestOnDeadline(t *testing.T) {
 	bounded := []edit{draining, annotated(call.DeadlineAnnotation, "20m"), annotated(call.OnDeadlineAnnotation, "Release")}
 	for name, tc := range map[string]struct {
@@ -220,7 +221,7 @@ func TestOnDeadline(t *testing.T) {
 	}
 }
 
-// TestDrainFlags has what makes no sense refused, with what would.
+// TestDrainFlags: contradictory flags are refused, with what would work.
 func TestDrainFlags(t *testing.T) {
 	for says, o := range map[string]drainOptions{
 		`--on-deadline is "kill"; use hold or release`:                {deadline: time.Minute, onDeadline: "kill"},

@@ -113,7 +113,7 @@ func grace(seconds int64) edit {
 	return func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = &seconds }
 }
 
-// gated has a call-gate that has run for so long, with a readiness probe.
+// gated adds a call-gate that has run for this long, with a readiness probe.
 func gated(ready bool, runs time.Duration) edit {
 	return func(p *corev1.Pod) {
 		p.Annotations[call.GatePortAnnotation], p.Annotations[call.SecretAnnotation] = "8089", "livekit"
@@ -175,7 +175,7 @@ func workload(replicas int32) []runtime.Object {
 	}
 }
 
-// scaledWorkload is a Deployment without pods, whose pods would be guarded or not.
+// scaledWorkload is a Deployment without pods, whose template is guarded or not.
 func scaledWorkload(name string, guarded bool) *appsv1.Deployment {
 	labels := map[string]string{}
 	if guarded {
@@ -205,31 +205,30 @@ func newGuardDeployment(args ...string) *appsv1.Deployment {
 	}
 }
 
-// stage is a cluster in which callguard is installed, and what its metrics API says.
+// stage is a cluster with callguard, and the answers of its metrics API.
 type stage struct {
 	*cluster
 
 	fake *fake.Clientset
-	// calls of pods; of others they are not known.
+	// calls of pods; for others they are unknown.
 	calls map[string]int64
 	// metrics is the error of the metrics API.
 	metrics error
-	// ends are in how many seconds nodes are idle, by quantile; it is not known otherwise.
+	// ends are the seconds until nodes are idle, by quantile; without them it is unknown.
 	ends map[string]int64
-	// gate is what gates answer through the API server; empty: that is not allowed.
+	// gate is what gates answer through the API server; empty: not allowed.
 	gate string
-	// apiServices says what is wrong with the APIServices.
+	// apiServices is the problem of the APIServices.
 	apiServices error
-	// owners are the Services of APIServices by version, instead of callguard's; of
-	// none, there is no such APIService.
+	// owners are the Services of APIServices by version, instead of callguard's; empty: there is no such APIService.
 	owners map[string]string
-	// before is what APIServices note of the adapter that had them; empty: nothing.
+	// before is the APIServices' note of the adapter that had them; empty: none.
 	before string
 	// scaledObjects are KEDA's; they are asked for where KEDA is installed.
 	scaledObjects []scaledObject
 }
 
-// newStage returns a stage on which all is well, at noon.
+// newStage returns a stage without problems, at noon.
 func newStage(t *testing.T, objects ...runtime.Object) *stage {
 	t.Helper()
 	doors, err := manifests.Parse(manifests.DefaultValues())
@@ -276,7 +275,7 @@ func newBareStage(t *testing.T, objects ...runtime.Object) *stage {
 	return s
 }
 
-// selectedPods answers a list of pods with those that its field selector means, which client-go's fake leaves out of account.
+// selectedPods lists only the pods that match the field selector, which client-go's fake ignores.
 func (s *stage) selectedPods(a clienttesting.Action) (bool, runtime.Object, error) {
 	asked, is := a.(clienttesting.ListActionImpl)
 	if !is || asked.GetListRestrictions().Fields.Empty() {
@@ -296,7 +295,7 @@ func (s *stage) selectedPods(a clienttesting.Action) (bool, runtime.Object, erro
 	return true, list, nil
 }
 
-// get plays the metrics API and the APIServices.
+// get answers for the metrics API and the APIServices.
 func (s *stage) get(_ context.Context, asked string, into any) error {
 	if strings.Contains(asked, "/apiservices/") {
 		if s.apiServices != nil {
@@ -362,7 +361,7 @@ func assign(into, from any) error {
 	return json.Unmarshal(text, into)
 }
 
-// refuse has a verb on a resource forbidden.
+// refuse forbids a verb on a resource.
 func (s *stage) refuse(verb, resource string) {
 	s.fake.PrependReactor(verb, resource, func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "", errors.New("no right to "+verb))

@@ -20,7 +20,7 @@ func onMetric(name string, target autoscalingv2.MetricTargetType) *autoscalingv2
 	return hpa
 }
 
-// managed says who set which fields of a workload, and how.
+// managed names the managers of a workload's fields.
 func managed(manager string, by metav1.ManagedFieldsOperationType, subresource, fields string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{{Manager: manager, Operation: by, Subresource: subresource, FieldsV1: metav1.NewFieldsV1(fields)}}}
 }
@@ -57,8 +57,7 @@ func TestHPAMistakes(t *testing.T) {
 	}
 }
 
-// TestDoctorOnAutoscalers: doctor tells of the mistakes of autoscalers of guarded pods, and of
-// no others.
+// TestDoctorOnAutoscalers: doctor reports mistakes in autoscalers of guarded pods, and of no others.
 func TestDoctorOnAutoscalers(t *testing.T) {
 	mine, others := onMetric("activeCalls", autoscalingv2.AverageValueMetricType), onMetric("callsPerSecond", autoscalingv2.AverageValueMetricType)
 	mine.Name, mine.Spec.ScaleTargetRef.Name = "mine", "one"
@@ -71,7 +70,7 @@ func TestDoctorOnAutoscalers(t *testing.T) {
 	}
 }
 
-// TestTwoAutoscalers: doctor tells of a workload that a ScaledObject scales and an autoscaler of one's own, too.
+// TestTwoAutoscalers: doctor also reports a workload that both a ScaledObject and another autoscaler scale.
 func TestTwoAutoscalers(t *testing.T) {
 	mine, kedas, others := autoscaler("one", 1), autoscaler("one", 1), autoscaler("two", 1)
 	mine.Name, kedas.Name, others.Name = "mine", "keda-hpa-one", "others"
@@ -82,7 +81,7 @@ func TestTwoAutoscalers(t *testing.T) {
 	}
 }
 
-// TestDeadlyProbes: a liveness probe that asks whether others are there ends calls for it.
+// TestDeadlyProbes: a liveness probe that depends on others ends calls when they are away.
 func TestDeadlyProbes(t *testing.T) {
 	for path, found := range map[string]bool{"/readyz": true, "/healthz/realtime": true, "/healthz": false, "/": false} {
 		agent := scaledWorkload("agent", true)

@@ -135,7 +135,8 @@ func TestListWithoutRights(t *testing.T) {
 	}
 }
 
-// TestWatch shows the list until it is told to stop, again when a call has begun, and not for the time alone.
+// TestWatch shows the list until it is interrupted: again when a call has begun, and not only because time
+// passed.
 func TestWatch(t *testing.T) {
 	s := newStage(t, newNamespace(voice, true), newPod("a"), newPod("b"))
 	s.calls = map[string]int64{"a": 1, "b": 0}

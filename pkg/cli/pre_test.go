@@ -38,7 +38,7 @@ func kubelet(name, version string) *corev1.Node {
 	return node
 }
 
-// TestDoctorBefore: what would fail an install is found before it, with what to do then.
+// TestDoctorBefore: problems of an install are found before it, with what to do.
 func TestDoctorBefore(t *testing.T) {
 	for name, tc := range map[string]struct {
 		reason  string

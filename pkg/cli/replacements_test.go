@@ -23,7 +23,7 @@ func aside(p *corev1.Pod) {
 	delete(p.Annotations, call.DrainingAnnotation)
 }
 
-// coming is a replacement of the pods of Deployment web, for which there is no node.
+// coming is a replacement of the pods of Deployment web that fits on no node.
 func coming(why corev1.PodCondition, waiting *corev1.ContainerStateWaiting) edit {
 	return func(p *corev1.Pod) {
 		p.Spec.NodeName, p.CreationTimestamp = "", metav1.NewTime(noon().Add(-time.Minute))
@@ -42,8 +42,8 @@ func scheduled() corev1.PodCondition {
 	return corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}
 }
 
-// TestStuckReplacement: drain and why name what keeps a replacement from running, in the words of the component
-// that refuses it.
+// TestStuckReplacement: drain and why name what keeps a replacement from running, with the message of the
+// component that refuses it.
 func TestStuckReplacement(t *testing.T) {
 	quota := workload(1)
 	set, _ := quota[1].(*appsv1.ReplicaSet)
@@ -87,7 +87,7 @@ func TestStuckReplacement(t *testing.T) {
 	}
 }
 
-// TestDryRunWithoutPlace warns that a replacement would find none, before anything is cordoned.
+// TestDryRunWithoutPlace warns that a replacement would have no room, before anything is cordoned.
 func TestDryRunWithoutPlace(t *testing.T) {
 	other := func(name string, edits ...func(*corev1.Node)) *corev1.Node {
 		node := newNode(false)

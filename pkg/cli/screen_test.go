@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestScreen: what happens once scrolls by, what changes is drawn in place, also on a terminal that has become narrower, and
-// in the end nothing of it is left.
+// TestScreen: single events scroll, changing state is drawn in place, also on a terminal that became narrower, and in the
+// end nothing of it is left.
 func TestScreen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
@@ -59,7 +59,7 @@ func TestScreen(t *testing.T) {
 	})
 }
 
-// TestFrameFits: on a small terminal the nodes come first, and what has no room is counted.
+// TestFrameFits: on a small terminal the nodes come first, and pods without room are counted.
 func TestFrameFits(t *testing.T) {
 	s := &screen{now: noon}
 	for _, name := range []string{"node-1", "node-22"} {

@@ -54,7 +54,7 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// TestStatusOfNone says that nothing is under way, and which name is wrong.
+// TestStatusOfNone: it says that no drain is in progress, and which name is wrong.
 func TestStatusOfNone(t *testing.T) {
 	s := newStage(t, newNode(false), newPod("a"))
 	common, out, errOut := newCommon()

@@ -18,7 +18,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// eventsOf reads what drain -o json has written: an object on each line, and nothing else.
+// eventsOf reads the output of drain -o json: an object on each line, and nothing else.
 func eventsOf(t *testing.T, text string) []Event {
 	t.Helper()
 	var list []Event
@@ -41,7 +41,7 @@ func find(list []Event, of happening) *Event {
 	return &Event{}
 }
 
-// TestDrainEvents: a program that reads a drain is told what people are.
+// TestDrainEvents: a program that reads a drain's events gets what people see.
 func TestDrainEvents(t *testing.T) {
 	s := newDrainStage(t)
 	s.ends = map[string]int64{"0.5": 600, "0.9": 2400}
@@ -90,7 +90,8 @@ func TestDrainEvents(t *testing.T) {
 	}
 }
 
-// TestEventsOfTheEnd: an interrupted drain says how to go on, one that is refused why, and one that does not wait what it has left.
+// TestEventsOfTheEnd: an interrupted drain says how to continue, a refused one why, and
+// one that does not wait what is left.
 func TestEventsOfTheEnd(t *testing.T) {
 	s := newDrainStage(t)
 	(&evictions{answer: func(string, int) error { return tooMany() }}).on(s)

@@ -45,7 +45,7 @@ func TestTryFlags(t *testing.T) {
 	}
 }
 
-// TestTryKey reads the key from a Secret as from a folder. No error tells a secret.
+// TestTryKey reads the key from a Secret as from a folder. No error contains a secret.
 func TestTryKey(t *testing.T) {
 	const hush = "a-secret-that-nobody-reads"
 	good := livekit.Credentials{URL: "ws://livekit.voice.svc:7880", APIKey: "APItry", APISecret: hush}
@@ -94,7 +94,7 @@ func TestTryKey(t *testing.T) {
 	}
 }
 
-// TestTryExit: who reads exit codes tells a caller without an agent from a key that is wrong.
+// TestTryExit: the exit code distinguishes a caller without an agent from a wrong key.
 func TestTryExit(t *testing.T) {
 	for want, err := range map[int]error{ExitFailed: trycall.ErrNotTried, ExitUncounted: trycall.ErrUncounted, ExitUnanswered: trycall.ErrUnanswered} {
 		if got := tryExit(fmt.Errorf("%w: why", err)); got != want {

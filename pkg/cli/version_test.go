@@ -16,7 +16,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// otherVersion has the policies be of another chart: their words differ, and what they hold does not.
+// otherVersion turns the policies into those of another chart: their texts differ, and what they protect does not.
 func otherVersion(t *testing.T, s *stage) {
 	t.Helper()
 	policies := s.client.AdmissionregistrationV1().ValidatingAdmissionPolicies()
@@ -79,7 +79,7 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// TestOtherVersion has a plugin and policies of two versions, which differ in their words: that is said, and nothing is refused.
+// TestOtherVersion has a plugin and policies of two versions, with different texts: that is reported, and nothing is refused.
 func TestOtherVersion(t *testing.T) {
 	s := newDrainStage(t)
 	otherVersion(t, s)

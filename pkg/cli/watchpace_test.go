@@ -17,8 +17,8 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// TestWatchAsksLittle watches 5,000 pods of one namespace, and of fifty, for ten minutes, by a clock that is simulated: fewer
-// than one request a second, each page of the list counted.
+// TestWatchAsksLittle watches 5,000 pods of one namespace, and of fifty, for ten minutes, with a simulated clock: fewer than
+// one request a second, counting each page of the list.
 func TestWatchAsksLittle(t *testing.T) {
 	const pods = 5000
 	for _, namespaces := range []int{1, 50} {
@@ -51,7 +51,7 @@ func TestWatchAsksLittle(t *testing.T) {
 	}
 }
 
-// manyPods are guarded pods, shared out among namespaces.
+// manyPods are guarded pods, spread over namespaces.
 func manyPods(pods, namespaces int) []corev1.Pod {
 	var list []corev1.Pod
 	for i := range pods {

@@ -206,7 +206,7 @@ Events:  not known: events is forbidden: no right to list
 	}
 }
 
-// TestWhyJSON has a number that is not known be null, with the reason.
+// TestWhyJSON: an unknown number is null, with the reason.
 func TestWhyJSON(t *testing.T) {
 	s := newStage(t, append(workload(1), newNode(true), newNamespace(voice, true), newGuardDeployment(), newPod("a", draining), newPod("b", draining), &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{Namespace: voice, Name: "e"}, InvolvedObject: corev1.ObjectReference{Kind: "Pod", Name: "b", UID: "b"},
@@ -260,7 +260,7 @@ func TestWhyNot(t *testing.T) {
 	}
 }
 
-// TestAdministered reads the guard's flags with the guard's own flags.
+// TestAdministered parses the guard's flags as the guard does.
 func TestAdministered(t *testing.T) {
 	s := newStage(t, newGuardDeployment("--livekit-url-file=/etc/livekit/url", "--max-hold=2h", "--break-glass-group=firemen", "--unheard-of", "--settle=5s"))
 	a := s.administered(t.Context())
@@ -275,7 +275,7 @@ func TestAdministered(t *testing.T) {
 	}
 }
 
-// TestCallsOfAnotherAdapter has the API served by somebody who knows no calls.
+// TestCallsOfAnotherAdapter: an adapter that knows no calls serves the API.
 func TestCallsOfAnotherAdapter(t *testing.T) {
 	s := newStage(t)
 	s.metrics = errors.New("no")

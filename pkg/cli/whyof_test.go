@@ -18,7 +18,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// pendingCopy waits for a place.
+// pendingCopy waits for a node.
 func pendingCopy(p *corev1.Pod) {
 	p.Spec.NodeName, p.Status = "", corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{
 		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/2 nodes are available: 2 Insufficient cpu.",

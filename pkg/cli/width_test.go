@@ -28,8 +28,8 @@ var update = flag.Bool("update", false, "write testdata anew") //nolint:gocheckn
 // longNode is a node's name as a cloud gives it.
 const longNode = "ip-10-0-113-27.eu-central-1.compute.internal"
 
-// newWideStage has names as long as in the field: a pod that holds calls, one of which they are not known, one that serves on
-// and one that is not guarded, on a node that is cordoned.
+// newWideStage has names as long as in real clusters: a pod that holds calls, one whose calls are unknown, one that keeps
+// serving and one that is not guarded, on a cordoned node.
 func newWideStage(t *testing.T) *stage {
 	t.Helper()
 	on := func(p *corev1.Pod) { p.Spec.NodeName = longNode }
@@ -47,7 +47,7 @@ func newWideStage(t *testing.T) *stage {
 	return s
 }
 
-// TestWidths has what each command shows on a terminal of 80 and of 200 columns in testdata, and no line wider than that.
+// TestWidths: testdata has the output of each command on a terminal of 80 and of 200 columns, and no line is wider.
 func TestWidths(t *testing.T) {
 	local := time.Local
 	time.Local = time.UTC

@@ -2,7 +2,7 @@
 
 package main
 
-// roomsMutants break what is believed of LiveKit, of agents and of gates.
+// roomsMutants break what is concluded from LiveKit, agents and gates.
 func roomsMutants() []Mutant {
 	rooms := func(file, name, old, new, test, harm string) Mutant {
 		return Mutant{Name: "rooms/" + name, File: "pkg/witness/rooms/" + file + ".go", Old: old, New: new, Package: "pkg/witness/rooms", Test: test, Harm: harm}

@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	// testWithin bounds one test. A mutant may make it wait forever, which is noticed, too.
+	// testWithin limits one test. A mutant may make it wait forever, which also counts as noticed.
 	testWithin = 4 * time.Minute
 	// interruptedFor is how long a test that was interrupted may take to clear its cluster.
 	interruptedFor = time.Minute
@@ -71,7 +71,7 @@ func (r *runner) close() { _ = os.RemoveAll(r.dir) } // a temporary folder
 // result is what a test did.
 type result struct {
 	passed bool
-	// failed says that the named test failed, and not something before it.
+	// failed means that the named test failed, and not something before it.
 	failed bool
 	// late says that it did so because testWithin was over. Unless the mutant waits, the machine has too much to do.
 	late   bool

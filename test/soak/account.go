@@ -11,11 +11,11 @@ import (
 // LateAfter is how long a caller waits before an answer counts as late.
 const LateAfter = Offset(15 * time.Second)
 
-// slack is by how much sooner than planned a call may be over and still count as completed: the caller's clock is read
-// before and after it hangs up.
+// slack is how much sooner than planned a call may end and still count as completed: the caller's clock is read before and
+// after it hangs up.
 const slack = Offset(500 * time.Millisecond)
 
-// Outcome is how a call was for its caller.
+// Outcome is the result of a call for its caller.
 type Outcome string
 
 // The outcomes of calls.
@@ -55,7 +55,7 @@ type CallRecord struct {
 	// Answer is how long the caller waited for an agent. It means nothing where Answered is false.
 	Answered bool   `json:"answered"`
 	Answer   Offset `json:"answer,omitempty"`
-	// Cause says why the call ended under its caller; empty if it did not. Detail says more, also of one that nobody answered.
+	// Cause is why the call ended under its caller; empty if it did not. Detail has more, also for an unanswered call.
 	Cause  string `json:"cause,omitempty"`
 	Detail string `json:"detail,omitempty"`
 	// Stopped says that the run was over before anybody answered.
@@ -92,7 +92,7 @@ type DrainRecord struct {
 	Node  string `json:"node"`
 	Began Offset `json:"began"`
 	Ended Offset `json:"ended"`
-	// Done says that it ended well. One that is not done went on until Ended; Cut says that the run was over then.
+	// Done means that it ended well. Otherwise it went on until Ended; Cut means that the run ended then.
 	Done bool `json:"done"`
 	Cut  bool `json:"cut,omitempty"`
 	// Tries is how often kubectl was started: it gives up where kube-apiserver does not answer.
@@ -103,17 +103,17 @@ type DrainRecord struct {
 type Tail struct {
 	DrainRecord
 
-	// Calls is how many were under way on the node while it was drained, and LastCall when the last of them was over; the
-	// drain's own beginning where there was none.
+	// Calls is how many were in progress on the node while it was drained, and LastCall when the last of them ended; the
+	// drain's own beginning if there was none.
 	Calls    int    `json:"calls"`
 	LastCall Offset `json:"lastCall"`
-	// Tail is by how much the drain was longer than its longest call.
+	// Tail is how much longer the drain was than its longest call.
 	Tail Offset `json:"tail"`
 	// Fault says that a fault was under way in its tail, such as a guard that was dead.
 	Fault bool `json:"fault,omitempty"`
 }
 
-// Spread is how lengths of time are spread.
+// Spread is the distribution of lengths of time.
 type Spread struct {
 	Count  int    `json:"count"`
 	Median Offset `json:"median"`
@@ -122,7 +122,7 @@ type Spread struct {
 	Most   Offset `json:"most"`
 }
 
-// Account is what became of all calls and drains.
+// Account summarizes all calls and drains.
 type Account struct {
 	Calls    int             `json:"calls"`
 	Outcomes map[Outcome]int `json:"outcomes"`

@@ -41,7 +41,7 @@ func ParseBaseline(name string) (Baseline, error) {
 	return Baseline(name), nil
 }
 
-// standsFor is the real time that a run stands for: its longest calls last as long as it does.
+// standsFor is the real time that a run represents: its longest calls last as long as the run.
 const standsFor = time.Hour
 
 // Grace is the termination grace of a baseline's pods in a run, in whole seconds: shortened in the same proportion as the run.
@@ -58,7 +58,7 @@ func (b Baseline) Grace(run time.Duration) time.Duration {
 	return max(time.Second, scaled.Round(time.Second))
 }
 
-// Toll is what a run cost callers and the cluster's owner: a line of the table in docs/soak.md.
+// Toll is the cost of a run for callers and the cluster's owner: a line of the table in docs/soak.md.
 type Toll struct {
 	// Lost is how many calls ended under their callers, Unanswered how many callers gave up.
 	Calls, Lost, Unanswered int

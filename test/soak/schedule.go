@@ -103,7 +103,7 @@ const (
 // Workloads lists the workloads of a run.
 func Workloads() []string { return []string{Python, Node, PythonGated, NodeGated} }
 
-// Gated lists those of them that have a call-gate.
+// Gated lists the workloads that have a call-gate.
 func Gated() []string { return []string{PythonGated, NodeGated} }
 
 // Scaled is the workload that an HPA scales on its calls.
@@ -148,7 +148,7 @@ type Call struct {
 type Step struct {
 	At   Offset `json:"at"`
 	Kind Kind   `json:"kind"`
-	// Workload is whom it is about, if it is about one.
+	// Workload is the affected workload, if there is one.
 	Workload string `json:"workload,omitempty"`
 	// Node is the first node that is asked for, and Count how many nodes, or pods, it takes.
 	Node  int `json:"node,omitempty"`

@@ -197,7 +197,7 @@ func (p *player) drain(ctx context.Context, node string) error {
 	return p.open(ctx, node)
 }
 
-// takeBack cordons a node, and thinks better of it.
+// takeBack cordons a node, and then uncordons it.
 func (p *player) takeBack(ctx context.Context, s Step) (string, error) {
 	nodes := p.take(s.Node, 1)
 	if len(nodes) == 0 {
@@ -308,7 +308,7 @@ func answers(codes map[int]int) string {
 	return strings.Join(parts, ", ")
 }
 
-// deletePods deletes pods as an administrator who does not know better.
+// deletePods deletes pods like an administrator who does not know better.
 func (p *player) deletePods(ctx context.Context, s Step) (string, error) {
 	pods, err := p.guarded(ctx, namespaceOf(s.Workload))
 	if err != nil || len(pods) == 0 {
