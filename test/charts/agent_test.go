@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// version makes another version of the chart.
+// version returns another version of the chart.
 func version(c *chart.Chart) {
 	c.Metadata.Version = "9.9.9"
 	c.Metadata.AppVersion = "other"
@@ -55,7 +55,7 @@ func TestSidecars(t *testing.T) {
 	if got := env(container(t, agent, "agent"))["LIVEKIT_PUBLIC_URL"]; got != "ws://v-voice-agent-livekit.voice.svc:7880" {
 		t.Errorf("the agent's LIVEKIT_PUBLIC_URL is %q, want the real LiveKit: avatar providers are told it", got)
 	}
-	// A startup probe that waits for a worker would wait forever: the agent starts after it.
+	// A startup probe that waits for a worker would wait forever, because the agent starts after it.
 	if p := gate.ReadinessProbe; p == nil || p.HTTPGet == nil || p.HTTPGet.Path != "/readyz" || p.HTTPGet.Port.String() != "gate" {
 		t.Errorf("call-gate's readiness probe is %+v, want GET /readyz: ready is not able", p)
 	}
@@ -85,8 +85,8 @@ func TestSidecars(t *testing.T) {
 	}
 }
 
-// TestNodeAutoscalers: no pod of the chart keeps Cluster Autoscaler from a node by an emptyDir, guarded ones are its to try,
-// and a team can say otherwise.
+// TestNodeAutoscalers: no emptyDir of the chart's pods keeps Cluster Autoscaler from removing a node, it may try to evict
+// guarded pods, and a team can override both.
 func TestNodeAutoscalers(t *testing.T) {
 	t.Parallel()
 	const safe, local = "cluster-autoscaler.kubernetes.io/safe-to-evict", "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
@@ -112,7 +112,7 @@ func TestNodeAutoscalers(t *testing.T) {
 	}
 }
 
-// TestPacked: guarded pods prefer their like and are not spread, unless the team places them itself.
+// TestPacked: guarded pods prefer nodes with other guarded pods and are not spread, unless the team places them itself.
 func TestPacked(t *testing.T) {
 	t.Parallel()
 	agent := func(more ...string) corev1.PodSpec {
@@ -141,7 +141,7 @@ func TestPacked(t *testing.T) {
 	}
 }
 
-// TestSidecarsOff: each by itself, and without the guard.
+// TestSidecarsOff: each can be turned off by itself, also without drain-guard.
 func TestSidecarsOff(t *testing.T) {
 	t.Parallel()
 	names := func(d *appsv1.Deployment) []string {
@@ -176,7 +176,7 @@ func TestSidecarsOff(t *testing.T) {
 			}
 			gate := slices.Contains(names(d), "call-gate")
 			for _, c := range d.Spec.Template.Spec.InitContainers {
-				// Left out, it would be the default, where nobody answers: the pod would stay ready whatever the key.
+				// Without it the default would apply, where nothing answers, and the pod would stay ready whatever the key.
 				if c.Name == "realtime-probe" && !gate && !slices.Contains(c.Args, "--calls-url=") {
 					t.Errorf("realtime-probe has %v, and there is no gate to ask", c.Args)
 				}
@@ -188,8 +188,8 @@ func TestSidecarsOff(t *testing.T) {
 	}
 }
 
-// TestRotation: the key is a file of a whole Secret, for agent and probe, and is
-// in the environment only as long as the values say so.
+// TestRotation: agent and probe read the key from a file of a whole Secret. It is in the environment only if the values ask
+// for it.
 func TestRotation(t *testing.T) {
 	t.Parallel()
 	agent := deployment(t, given{set: []string{"openai.keyAsEnv=false"}}.must(t), "agent")
@@ -217,7 +217,7 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// TestOpenAI: the probe asks where the agent asks, as the agent asks, whoever's API it is.
+// TestOpenAI: the probe asks the same API in the same way as the agent, whoever runs it.
 func TestOpenAI(t *testing.T) {
 	t.Parallel()
 	const endpoint = "openai.baseUrl=https://res.openai.azure.com"
@@ -234,7 +234,7 @@ func TestOpenAI(t *testing.T) {
 	for name, tc := range map[string]struct {
 		reason string
 		given
-		probe []string // what differs from the default's arguments
+		probe []string // arguments that differ from the default
 		agent told
 	}{
 		"Default": {
@@ -356,7 +356,8 @@ func TestAutoscaling(t *testing.T) {
 	}
 }
 
-// TestWaitingCalls: by values, the autoscaler grows for calls that wait, and the pods say which of them are theirs.
+// TestWaitingCalls: if the values ask for it, the autoscaler counts waiting calls, and the pods' annotations say which calls
+// are theirs.
 func TestWaitingCalls(t *testing.T) {
 	t.Parallel()
 	keys := []string{"callguard.dev/agent-name", "callguard.dev/waiting-rooms", "callguard.dev/dispatch-again"}
@@ -423,7 +424,7 @@ func TestAddOnMayReadOneSecret(t *testing.T) {
 	t.Parallel()
 	r := given{set: []string{"callguard.namespace=guard", "callguard.serviceAccounts={one,two}"}}.must(t)
 	bindings := all[rbacv1.RoleBinding](t, r, "RoleBinding")
-	delete(bindings, "v-voice-agent-try-test") // of who makes a call: TestTriedCalls
+	delete(bindings, "v-voice-agent-try-test") // of the test call, see TestTriedCalls
 	if len(bindings) != 1 || len(roles(t, r)) != 2 {
 		t.Fatalf("want one Role and one RoleBinding, got %d and %d", len(roles(t, r))-1, len(bindings))
 	}
@@ -441,7 +442,7 @@ func TestAddOnMayReadOneSecret(t *testing.T) {
 	}
 }
 
-// TestEnvironment: a user's variable takes the place of the chart's, once.
+// TestEnvironment: a user's variable replaces the chart's, and appears once.
 func TestEnvironment(t *testing.T) {
 	t.Parallel()
 	got := env(container(t, deployment(t, given{file: "full"}.must(t), "agent"), "agent"))
@@ -577,8 +578,8 @@ func TestLiveKit(t *testing.T) {
 	}
 }
 
-// TestKeys: given ones go into a Secret that callguard, agents and the server
-// read, and nowhere else; an existing one is left alone.
+// TestKeys: given keys go into a Secret that callguard, agents and the server read, and nowhere else; an existing Secret is
+// left alone.
 func TestKeys(t *testing.T) {
 	t.Parallel()
 	const key, secret = "devkey", "a-secret-of-at-least-32-characters"
@@ -641,7 +642,7 @@ func TestNotes(t *testing.T) {
 	}
 }
 
-// TestWorkerTakesNoCalls: LiveKit sends an agent that has a name only what asks for it.
+// TestWorkerTakesNoCalls: LiveKit sends an agent with a name only the jobs that request it.
 func TestWorkerTakesNoCalls(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -686,7 +687,7 @@ func TestKeysChange(t *testing.T) {
 	}
 }
 
-// TestBudgetsOfUnguarded: pods of a guarded revision have callguard's budget alone.
+// TestBudgetsOfUnguarded: pods of a guarded revision have only callguard's budget.
 func TestBudgetsOfUnguarded(t *testing.T) {
 	t.Parallel()
 	r := given{set: []string{"callguard.enabled=false"}}.must(t)

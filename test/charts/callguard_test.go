@@ -30,11 +30,11 @@ import (
 
 const addonFolder = "../../charts/callguard"
 
-// addon is what a user gives to helm for charts/callguard.
+// addon is the input of helm for charts/callguard.
 type addon struct {
-	namespace string            // "callguard-system" where it is empty
-	version   string            // of Kubernetes; "v1.36.0" where it is empty
-	apis      common.VersionSet // of the cluster; what helm template knows without one where it is empty
+	namespace string            // "callguard-system" if empty
+	version   string            // of Kubernetes; "v1.36.0" if empty
+	apis      common.VersionSet // of the cluster; if empty, those of helm template
 	set, json []string
 	chart     func(*chart.Chart)
 }
@@ -102,7 +102,7 @@ func (a addon) must(t *testing.T) rendered {
 	return r
 }
 
-// pods returns every pod of the chart, those of hooks as well.
+// pods returns every pod of the chart, including those of hooks.
 func (r rendered) pods(t *testing.T) map[string]corev1.PodTemplateSpec {
 	t.Helper()
 	found := map[string]corev1.PodTemplateSpec{}
@@ -121,8 +121,8 @@ func (r rendered) pods(t *testing.T) map[string]corev1.PodTemplateSpec {
 	return found
 }
 
-// TestAddonPods: what podDefaults say holds for every pod as far as it makes sense,
-// and a component says otherwise.
+// TestAddonPods: podDefaults apply to every pod as far as they make sense, and a component
+// can override them.
 func TestAddonPods(t *testing.T) {
 	t.Parallel()
 	pods := addon{json: []string{
@@ -174,8 +174,8 @@ func TestAddonPods(t *testing.T) {
 	}
 }
 
-// TestAddonEnvironment: as a map or as Kubernetes' list, each name once, in an order in
-// which one may refer to another, and the user's in the place of the chart's.
+// TestAddonEnvironment: given as a map or as Kubernetes' list, each name appears once, in an
+// order that lets variables refer to others, and the user's replace the chart's.
 func TestAddonEnvironment(t *testing.T) {
 	t.Parallel()
 	field := &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.namespace"}}
@@ -208,8 +208,8 @@ func TestAddonEnvironment(t *testing.T) {
 	}
 }
 
-// TestAddonConnections: every pod trusts the authorities and goes through the proxy, and a
-// hook does not wait for a Secret that may be gone.
+// TestAddonConnections: every pod trusts the authorities and uses the proxy, and a hook does
+// not wait for a Secret that may be deleted.
 func TestAddonConnections(t *testing.T) {
 	t.Parallel()
 	never := "localhost,127.0.0.0/8,::1,.svc,.cluster.local,$(KUBERNETES_SERVICE_HOST)"
@@ -250,7 +250,8 @@ func TestAddonConnections(t *testing.T) {
 	}
 }
 
-// TestAddonHostNetwork: all that names a port names the same one, and none of the kubelet's.
+// TestAddonHostNetwork: everything that names a port names the same one, and none of the
+// kubelet's.
 func TestAddonHostNetwork(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -316,7 +317,7 @@ func TestAddonHostNetwork(t *testing.T) {
 	}
 }
 
-// TestAddonHasNoUser: OpenShift gives each namespace users of its own and refuses a number.
+// TestAddonHasNoUser: OpenShift assigns users to each namespace and refuses a number.
 func TestAddonHasNoUser(t *testing.T) {
 	t.Parallel()
 	for name, pod := range (addon{}).must(t).pods(t) {
@@ -339,7 +340,7 @@ func TestAddonHasNoUser(t *testing.T) {
 	}
 }
 
-// TestAddonQuota: GKE asks for one, and the step after an uninstall runs when it is gone.
+// TestAddonQuota: GKE requires one, and the Job after an uninstall runs when it is deleted.
 func TestAddonQuota(t *testing.T) {
 	t.Parallel()
 	const gke = "v1.36.1-gke.1201000"
@@ -375,7 +376,7 @@ func TestAddonQuota(t *testing.T) {
 	}
 }
 
-// TestAddonMemory: the program knows of its limit.
+// TestAddonMemory: the program knows its limit.
 func TestAddonMemory(t *testing.T) {
 	t.Parallel()
 	for limit, want := range map[string]string{
@@ -424,7 +425,7 @@ func TestAddonImages(t *testing.T) {
 	}
 }
 
-// TestAddonLiveKitKeys: the programs are told names only where the user gave some.
+// TestAddonLiveKitKeys: the programs get names only if the user set some.
 func TestAddonLiveKitKeys(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -454,8 +455,8 @@ func TestAddonLiveKitKeys(t *testing.T) {
 	}
 }
 
-// TestAddonLabels: every object says whose it is, selectors and pods change with no
-// version, and the chart's labels are its own.
+// TestAddonLabels: every object has the release's labels, selectors and pods do not change
+// with a version, and users cannot override the chart's labels.
 func TestAddonLabels(t *testing.T) {
 	t.Parallel()
 	optIns := []string{"networkPolicy.enabled=true", "serviceMonitor.enabled=true", "prometheusRule.enabled=true", "grafanaDashboard.enabled=true", "namespace.create=true", "tls.mode=certManager", "resourceQuota.create=true"}
@@ -487,8 +488,8 @@ func TestAddonLabels(t *testing.T) {
 	}
 }
 
-// TestAddonAccounts: whatever they are called, the same accounts run, have the rights and
-// are let through by the doors.
+// TestAddonAccounts: whatever their names, the same accounts run the pods, have the rights
+// and are exempt from the policies.
 func TestAddonAccounts(t *testing.T) {
 	t.Parallel()
 	r := addon{set: []string{
@@ -518,7 +519,7 @@ func TestAddonAccounts(t *testing.T) {
 	}
 }
 
-// TestAddonOwners gives drain-guard the right to read further owners, and no other.
+// TestAddonOwners lets drain-guard read further owners, and nothing else.
 func TestAddonOwners(t *testing.T) {
 	t.Parallel()
 	rules := func(a addon) []rbacv1.PolicyRule {
@@ -647,8 +648,8 @@ func TestAddonRefuses(t *testing.T) {
 	}
 }
 
-// TestUmbrella: a chart of one's own has both as parts, with their values below their
-// names, and callguard may read the Secret of the agent beside it.
+// TestUmbrella: a chart can have both as dependencies, with their values below their names,
+// and callguard may read the Secret of its agent.
 func TestUmbrella(t *testing.T) {
 	t.Parallel()
 	parent := t.TempDir()

@@ -39,7 +39,7 @@ func (r rendered) names() []string {
 	return names
 }
 
-// TestModes: who has the APIServices, and what that takes.
+// TestModes: which Service the APIServices point to, and what each mode needs.
 func TestModes(t *testing.T) {
 	t.Parallel()
 	for mode, tc := range map[string]struct {
@@ -82,7 +82,7 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// TestComposeFlags: what the adapter is told of the one beside it, by value alone.
+// TestComposeFlags: the adapter's flags about the other adapter, value by value.
 func TestComposeFlags(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -132,7 +132,8 @@ func TestComposeFlags(t *testing.T) {
 	}
 }
 
-// TestComposeRights: what the other adapter lets it read is a value, and the uninstall's rights are its own.
+// TestComposeRights: the rights at the other adapter come from a value, and the uninstall has its own
+// rights.
 func TestComposeRights(t *testing.T) {
 	t.Parallel()
 	r := addon{set: beside("networkPolicy.enabled=true"), json: []string{`metricsAdapter.compose.resources=["pods/http_requests"]`}}.must(t)
@@ -168,7 +169,7 @@ func TestComposeRights(t *testing.T) {
 	}
 }
 
-// TestComposeRefuses gives values that cannot work. What the schema refuses Helm says.
+// TestComposeRefuses gives values that cannot work, apart from those that the schema refuses.
 func TestComposeRefuses(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -187,5 +188,5 @@ func TestComposeRefuses(t *testing.T) {
 			t.Errorf("%s: %v; want %q", name, err, tc.want)
 		}
 	}
-	addon{set: []string{"metricsAdapter.enabled=true"}}.must(t) // values of before, such as of --reuse-values
+	addon{set: []string{"metricsAdapter.enabled=true"}}.must(t) // values of an earlier version, as with --reuse-values
 }

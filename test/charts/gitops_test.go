@@ -42,7 +42,7 @@ func page(t *testing.T) (string, map[string]map[string]any) {
 	return string(text), found
 }
 
-// into reads a part of an object.
+// into decodes a part of an object.
 func into(t *testing.T, object any, part any, path ...string) {
 	t.Helper()
 	for _, key := range path {
@@ -61,7 +61,7 @@ func into(t *testing.T, object any, part any, path ...string) {
 	}
 }
 
-// at reports whether an object that is rendered has what a JSON pointer leads to.
+// at reports whether a rendered object has a field at a JSON pointer.
 func at(r rendered, kind, name, pointer string) (there, has bool) {
 	i := slices.IndexFunc(r.objects, func(o *unstructured.Unstructured) bool { return o.GetKind() == kind && o.GetName() == name })
 	if i < 0 {
@@ -72,7 +72,7 @@ func at(r rendered, kind, name, pointer string) (there, has bool) {
 	return true, has && err == nil
 }
 
-// ofValues renders the voice agent with the values of the page.
+// ofValues renders the voice agent with the values on the page.
 func ofValues(t *testing.T, object any, path ...string) rendered {
 	t.Helper()
 	vals := map[string]any{}
@@ -93,8 +93,8 @@ func renderPage(t *testing.T, vals map[string]any) rendered {
 	return r
 }
 
-// TestIgnoredPaths: what docs/gitops.md has Argo CD and Flux ignore is in what the chart renders with its values: ignoring what
-// is not there helps nobody.
+// TestIgnoredPaths: the fields that docs/gitops.md makes Argo CD and Flux ignore exist in what the chart renders with its
+// values; otherwise the advice would have no effect.
 func TestIgnoredPaths(t *testing.T) {
 	t.Parallel()
 	_, objects := page(t)
@@ -131,7 +131,7 @@ func TestIgnoredPaths(t *testing.T) {
 	}
 }
 
-// TestWrittenByOthers: what the page says the charts leave out for others to write is left out, and rendered where it says so.
+// TestWrittenByOthers: fields that the page calls left out for others are not rendered, and those it calls rendered are.
 func TestWrittenByOthers(t *testing.T) {
 	t.Parallel()
 	text, _ := page(t)
@@ -173,7 +173,7 @@ func TestWrittenByOthers(t *testing.T) {
 	}
 }
 
-// TestProject: an AppProject as the page has it lets Argo CD make all of charts/callguard, and nothing more.
+// TestProject: the AppProject on the page lets Argo CD create all of charts/callguard, and nothing more.
 func TestProject(t *testing.T) {
 	t.Parallel()
 	_, objects := page(t)
@@ -207,7 +207,8 @@ func TestProject(t *testing.T) {
 	}
 }
 
-// TestKustomization: what the page gives kustomize renders, with the grace door, and nothing over it would rename or move objects.
+// TestKustomization: the kustomization on the page renders, with the grace policy, and nothing around it would rename or move
+// objects.
 func TestKustomization(t *testing.T) {
 	t.Parallel()
 	_, objects := page(t)
@@ -243,7 +244,7 @@ func TestKustomization(t *testing.T) {
 	}
 }
 
-// merged lays a map over another.
+// merged merges a map over another.
 func merged(over any, onto map[string]any) map[string]any {
 	if values, ok := over.(map[string]any); ok {
 		maps.Copy(onto, values)

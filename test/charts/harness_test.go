@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package charts tests what charts/voice-agent renders, with Helm itself in
-// process: no cluster, no network, no programs. It checks every object as a
-// server-side apply would, and what must hold whatever the values are.
+// Package charts tests what charts/voice-agent renders, with Helm itself in process: no
+// cluster, no network, no programs. It checks every object as a server-side apply would,
+// and what must hold for all values.
 //
-// It is a module of its own, because Helm brings hundreds of packages along. It
-// does not upgrade or roll back releases.
+// It is a module of its own, because Helm brings hundreds of packages. It does not
+// upgrade or roll back releases.
 package charts
 
 import (
@@ -42,16 +42,16 @@ const (
 	namespace = "voice"
 )
 
-// given is what a user gives to helm: files of ci/, and --set.
+// given is the input of helm: files of ci/, and --set.
 type given struct {
-	release string // "v" where it is empty
-	file    string // "default" where it is empty
+	release string // "v" if empty
+	file    string // "default" if empty
 	set     []string
 	json    []string
 	chart   func(*chart.Chart)
 }
 
-// rendered is what Helm makes of it.
+// rendered is Helm's output.
 type rendered struct {
 	files   map[string]string
 	objects []*unstructured.Unstructured
@@ -186,7 +186,7 @@ func roles(t *testing.T, r rendered) map[string]*rbacv1.Role {
 	return all[rbacv1.Role](t, r, "Role")
 }
 
-// deployment returns that of one component.
+// deployment returns the Deployment of one component.
 func deployment(t *testing.T, r rendered, component string) *appsv1.Deployment {
 	t.Helper()
 	for _, d := range deployments(t, r) {
@@ -213,7 +213,7 @@ func container(t *testing.T, d *appsv1.Deployment, name string) corev1.Container
 	return corev1.Container{}
 }
 
-// env returns the text of a container's variables.
+// env returns a container's variables as text.
 func env(c corev1.Container) map[string]string {
 	found := map[string]string{}
 	for _, e := range c.Env {

@@ -23,7 +23,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 )
 
-// matrix is values under which everything that must always hold is checked.
+// matrix lists values with which everything that must always hold is checked.
 func matrix() map[string]given {
 	cases := map[string]given{
 		"default":   {},
@@ -89,10 +89,10 @@ func TestInvariants(t *testing.T) {
 	}
 }
 
-// foreign are the kinds that others bring to a cluster.
+// foreign are the kinds that other projects install.
 func foreign() []string { return []string{"PodMonitor", "HTTPRoute", "ScaledObject"} }
 
-// checkObjects applies every object as the API server would, and looks at names.
+// checkObjects applies every object as the API server would, and checks names.
 func checkObjects(t *testing.T, converter managedfields.TypeConverter, r rendered) {
 	t.Helper()
 	seen := map[string]bool{}
@@ -119,7 +119,7 @@ func checkObjects(t *testing.T, converter managedfields.TypeConverter, r rendere
 	}
 }
 
-// selector is who an object chooses.
+// selector is a selector and its object.
 type selector struct {
 	id     string
 	labels map[string]string
@@ -129,7 +129,7 @@ func selectors(t *testing.T, r rendered) []selector {
 	t.Helper()
 	var found []selector
 	add := func(kind, name string, s *metav1.LabelSelector) {
-		// What callguard guards has callguard's budget, and must not have another.
+		// Guarded pods have callguard's budget, and must not have another.
 		unguarded := metav1.LabelSelectorRequirement{Key: "callguard.dev/guarded", Operator: metav1.LabelSelectorOpNotIn, Values: []string{"true"}}
 		for _, e := range s.MatchExpressions {
 			if kind != "PodDisruptionBudget" || !cmp.Equal(e, unguarded) {
@@ -158,8 +158,8 @@ func selectors(t *testing.T, r rendered) []selector {
 	return found
 }
 
-// checkSelectors: by name, instance and component, nothing less and nothing that
-// changes, and exactly one workload each.
+// checkSelectors: they consist of name, instance and component, nothing that changes, and
+// match exactly one workload each.
 func checkSelectors(t *testing.T, r rendered) {
 	t.Helper()
 	want := []string{"app.kubernetes.io/component", "app.kubernetes.io/instance", "app.kubernetes.io/name"}
@@ -225,7 +225,7 @@ func checkPods(t *testing.T, r rendered) {
 					t.Errorf("%s has %s twice", id, e.Name)
 				}
 				seen[e.Name] = true
-				last := "" // who refers to others comes after them
+				last := "" // variables that refer to others come after them
 				if strings.Contains(e.Value, "$(") {
 					last = "~"
 				}
@@ -275,7 +275,7 @@ func checkPods(t *testing.T, r rendered) {
 	}
 }
 
-// checkScaling: one owner of the number of replicas.
+// checkScaling: only one owner sets the number of replicas.
 func checkScaling(t *testing.T, r rendered) {
 	t.Helper()
 	for name, a := range autoscalers(t, r) {
@@ -299,8 +299,8 @@ func guarded(d *appsv1.Deployment) bool {
 	return d.Spec.Template.Labels["callguard.dev/guarded"] == "true"
 }
 
-// checkGuard: what callguard needs of a pod that it guards, and nothing of the
-// kind where it does not.
+// checkGuard: a guarded pod has what callguard needs, and an unguarded one has none of
+// it.
 func checkGuard(t *testing.T, r rendered) {
 	t.Helper()
 	for name, d := range deployments(t, r) {
@@ -353,8 +353,8 @@ func checkGuard(t *testing.T, r rendered) {
 	}
 }
 
-// TestHarness: what an API server refuses is refused here, too. Without it the
-// checks above could pass by looking at nothing.
+// TestHarness: what an API server refuses is refused here, too. Otherwise the checks
+// above could pass without checking anything.
 func TestHarness(t *testing.T) {
 	t.Parallel()
 	converter := applyconfigurations.NewTypeConverter(scheme.Scheme)
@@ -381,8 +381,8 @@ func TestHarness(t *testing.T) {
 	}
 }
 
-// TestTwoReleases: two of them in one namespace share no name, and nothing of the
-// one selects pods of the other.
+// TestTwoReleases: two releases in one namespace share no name, and nothing of one
+// selects pods of the other.
 func TestTwoReleases(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("r", 52)
@@ -444,8 +444,7 @@ func TestSelectorsNeverChange(t *testing.T) {
 	}
 }
 
-// TestNewChartRestartsNobody: a new version of the chart alone leaves every pod
-// template as it was.
+// TestNewChartRestartsNobody: a new version of the chart alone changes no pod template.
 func TestNewChartRestartsNobody(t *testing.T) {
 	t.Parallel()
 	before, after := deployments(t, given{file: "full"}.must(t)), deployments(t, given{file: "full", chart: version}.must(t))

@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// scaledObject returns the only ScaledObject's spec; nil where there is none.
+// scaledObject returns the only ScaledObject's spec; nil if there is none.
 func scaledObject(t *testing.T, r rendered) map[string]any {
 	t.Helper()
 	var found []map[string]any
@@ -35,12 +35,12 @@ func scaledObject(t *testing.T, r rendered) map[string]any {
 	return found[0]
 }
 
-// toZero are values for an agent that KEDA scales to zero.
+// toZero are values of an agent that KEDA scales to zero.
 func toZero(more ...string) given {
 	return given{set: append([]string{"agent.autoscaling.keda.enabled=true", "agent.autoscaling.minReplicas=0", "callguard.waiting.agentName=desk", "callguard.waiting.dispatchAgain=true"}, more...)}
 }
 
-// TestScaledObject: KEDA scales the agent in place of the autoscaler, on the same numbers.
+// TestScaledObject: KEDA scales the agent instead of the autoscaler, by the same numbers.
 func TestScaledObject(t *testing.T) {
 	t.Parallel()
 	trigger := func(kind, metricType, metric, target, address string) map[string]any {
@@ -97,7 +97,7 @@ func TestScaledObject(t *testing.T) {
 	}
 }
 
-// TestScaledObjectRefusals: what would leave callers without an agent, or scale by nothing, is refused with what to do.
+// TestScaledObjectRefusals: values that would leave callers without an agent, or scale by nothing, are refused, with what to do.
 func TestScaledObjectRefusals(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -124,8 +124,8 @@ func TestScaledObjectRefusals(t *testing.T) {
 	}
 }
 
-// TestAddonForKEDA: the adapter answers KEDA where a value says so, with a certificate that KEDA can verify, and only who has one
-// of the authority for KEDA.
+// TestAddonForKEDA: the adapter answers KEDA if a value asks for it, with a certificate that KEDA can verify, and only clients
+// with a certificate from KEDA's authority.
 func TestAddonForKEDA(t *testing.T) {
 	t.Parallel()
 	on := []string{"metricsAdapter.keda.enabled=true", "tls.mode=certManager", "networkPolicy.enabled=true"}

@@ -11,8 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// TestKeepGrace: of all pods of the voice agent, LiveKit's and no others are held by the policy that keeps their grace, and by no
-// policy that holds calls.
+// TestKeepGrace: of all pods of the voice agent, only LiveKit's are covered by the policy that keeps their grace period, and by
+// no policy that protects calls.
 func TestKeepGrace(t *testing.T) {
 	t.Parallel()
 	policies := all[admissionregistrationv1.ValidatingAdmissionPolicy](t, addon{}.must(t), "ValidatingAdmissionPolicy")

@@ -17,13 +17,13 @@ import (
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 )
 
-// both renders the two charts with the same values.
+// both renders both charts with the same values.
 func both(t *testing.T, set, json []string) map[string]rendered {
 	t.Helper()
 	return map[string]rendered{"callguard": addon{set: set, json: json}.must(t), "voice-agent": given{set: set, json: json}.must(t)}
 }
 
-// TestExtraObjects: objects of one's own come along, as objects or as text, with what the release is called.
+// TestExtraObjects: the user's own objects are rendered, given as objects or as text, including the release's name.
 func TestExtraObjects(t *testing.T) {
 	t.Parallel()
 	for chart, r := range both(t, nil, []string{`extraObjects=[
@@ -38,7 +38,7 @@ func TestExtraObjects(t *testing.T) {
 	}
 }
 
-// TestAddressFamilies: every Service has those that are asked for, and none where nobody asks: the cluster chooses then.
+// TestAddressFamilies: every Service has the given ones, and none if none are given: then the cluster chooses.
 func TestAddressFamilies(t *testing.T) {
 	t.Parallel()
 	every := []string{
@@ -69,7 +69,7 @@ func TestAddressFamilies(t *testing.T) {
 	}
 }
 
-// TestCommonAnnotations: every object has them, no pod does, and what an object says itself wins.
+// TestCommonAnnotations: every object has them, no pod does, and an object's own annotations override them.
 func TestCommonAnnotations(t *testing.T) {
 	t.Parallel()
 	plain, r := given{file: "full"}, given{file: "full", set: []string{"commonAnnotations.owner=team", `commonAnnotations.callguard\.dev/min-available=none`, "agent.serviceAccount.annotations.owner=other"}}
@@ -100,7 +100,7 @@ func TestCommonAnnotations(t *testing.T) {
 	}
 }
 
-// TestExtraMetrics: the autoscaler asks for calls and for what is added.
+// TestExtraMetrics: the autoscaler uses calls and the added metrics.
 func TestExtraMetrics(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -124,7 +124,7 @@ func TestExtraMetrics(t *testing.T) {
 	}
 }
 
-// TestRelabelings: every port that is scraped has them.
+// TestRelabelings: every scraped port has them.
 func TestRelabelings(t *testing.T) {
 	t.Parallel()
 	const relabelings, metrics = `[{"targetLabel":"cluster","replacement":"eu"}]`, `[{"action":"labeldrop","regex":"pod"}]`
@@ -152,7 +152,7 @@ func TestRelabelings(t *testing.T) {
 	}
 }
 
-// TestIcon: it is a picture, and comes from nowhere else.
+// TestIcon: it is a picture that is embedded in the chart.
 func TestIcon(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{addonFolder, folder} {

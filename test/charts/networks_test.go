@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// who returns who may reach a port by a policy: the namespaces, components and ranges of the peers; nobody, or anybody.
+// who returns who may reach a port by a policy: the peers' namespaces, components and ranges; nobody; or anybody.
 func who(p *networkingv1.NetworkPolicy, protocol corev1.Protocol, port int) string {
 	peers := []string{}
 	for _, rule := range p.Spec.Ingress {
@@ -54,7 +54,7 @@ const (
 	control    = `[{"ipBlock":{"cidr":"10.0.0.0/28"}}]`
 )
 
-// TestAddonNetworks: Prometheus gets in where it is named, and nobody else with it; ports of one's own are let through.
+// TestAddonNetworks: Prometheus is allowed if it is named, and nobody else is; extra ports are allowed.
 func TestAddonNetworks(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -95,7 +95,7 @@ func TestAddonNetworks(t *testing.T) {
 	}
 }
 
-// TestNetworks: the same of the voice agent. What is scraped is open to Prometheus and to nobody else but callguard.
+// TestNetworks: the same for the voice agent. Only Prometheus and callguard can reach metrics.
 func TestNetworks(t *testing.T) {
 	t.Parallel()
 	const callguard, tried = "callguard-system", " try/voice-agent"
@@ -147,7 +147,7 @@ func TestNetworks(t *testing.T) {
 	}
 }
 
-// monitors returns the PodMonitors of a render by component, and checks that each port is one of exactly the pods it selects.
+// monitors returns the PodMonitors of a render by component, and checks that each port exists in exactly the pods it selects.
 func monitors(t *testing.T, r rendered) map[string]*unstructured.Unstructured {
 	t.Helper()
 	found := map[string]*unstructured.Unstructured{}
@@ -184,7 +184,7 @@ func scraped(monitor *unstructured.Unstructured) []string {
 	return ports
 }
 
-// TestPodMonitors: whatever has metrics of the calls is read, and nothing that is not there.
+// TestPodMonitors: everything with metrics about calls is scraped, and nothing that does not exist.
 func TestPodMonitors(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

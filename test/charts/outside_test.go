@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestIngress: callers reach signalling, and nothing else, by the names that are given.
+// TestIngress: callers reach signalling, and nothing else, by the given names.
 func TestIngress(t *testing.T) {
 	t.Parallel()
 	r := given{set: []string{
@@ -80,7 +80,8 @@ func TestHTTPRoute(t *testing.T) {
 	}
 }
 
-// TestTURN: what LiveKit tells callers is where it listens, where a Service leads, and what a policy lets through.
+// TestTURN: the address that LiveKit announces is where it listens, where a Service points, and what a policy
+// allows.
 func TestTURN(t *testing.T) {
 	t.Parallel()
 	tls := []string{"livekit.turn.enabled=true", "livekit.turn.domain=turn.example.com", "livekit.turn.existingSecret=turn"}
@@ -88,7 +89,7 @@ func TestTURN(t *testing.T) {
 	files := object{"cert_file": "/etc/livekit-turn/tls.crt", "key_file": "/etc/livekit-turn/tls.key"}
 	for name, tc := range map[string]struct {
 		given
-		config  object   // what LiveKit is told
+		config  object   // LiveKit's configuration
 		service []string // ports of the Service for TURN over TLS, and of that for media
 		media   []string
 		mounted bool

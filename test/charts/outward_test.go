@@ -14,7 +14,7 @@ import (
 // programs are the containers of the agent's and the worker's pods that reach out of the cluster.
 var programs = [][2]string{{"agent", "call-gate"}, {"agent", "realtime-probe"}, {"agent", "agent"}, {"worker", "worker"}}
 
-// said is what a container's environment says of these names: text, or the Secret and key it is read from.
+// said returns the values of these variables of a container: text, or the Secret and key they are read from.
 func said(c corev1.Container, names ...string) map[string]string {
 	found := map[string]string{}
 	for _, e := range c.Env {
@@ -29,7 +29,7 @@ func said(c corev1.Container, names ...string) map[string]string {
 	return found
 }
 
-// TestPrivateAuthorities: one value reaches every program that makes TLS connections, and mounts certificates and no key.
+// TestPrivateAuthorities: one value reaches every program that makes TLS connections, and mounts certificates but no key.
 func TestPrivateAuthorities(t *testing.T) {
 	t.Parallel()
 	type envs = map[string]string
@@ -91,8 +91,8 @@ func TestPrivateAuthorities(t *testing.T) {
 	}
 }
 
-// TestProxy: one value reaches every program, spares the pod itself and the cluster, and leaves the agents out where asked to:
-// LiveKit Agents for Python would take the proxy on its way to call-gate.
+// TestProxy: one value reaches every program, excludes the pod itself and the cluster, and leaves out the agents if asked to,
+// because LiveKit Agents for Python would use the proxy on its way to call-gate.
 func TestProxy(t *testing.T) {
 	t.Parallel()
 	const inside = "localhost,127.0.0.1,::1,.svc,.cluster.local,$(KUBERNETES_SERVICE_HOST)"
@@ -123,8 +123,8 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// TestKeysOfASecret: LiveKit's own names and those of this chart are understood without being told, others by name; with
-// names the programs get what is named and no more of the Secret.
+// TestKeysOfASecret: LiveKit's own names and those of this chart are understood without values, others if values name them;
+// then the programs get only the named keys of the Secret.
 func TestKeysOfASecret(t *testing.T) {
 	t.Parallel()
 	named := []string{"livekit.secretKeys.url=LIVEKIT_URL", "livekit.secretKeys.apiKey=LIVEKIT_API_KEY", "livekit.secretKeys.apiSecret=LIVEKIT_API_SECRET"}
@@ -187,8 +187,8 @@ func TestKeysOfASecret(t *testing.T) {
 	}
 }
 
-// TestServerOfASecretWithoutFile: LiveKit's server takes the key that is named, and needs no keys.yaml; without names the NOTES
-// say what it needs.
+// TestServerOfASecretWithoutFile: LiveKit's server reads the named key, and needs no keys.yaml; without names the NOTES say
+// what it needs.
 func TestServerOfASecretWithoutFile(t *testing.T) {
 	t.Parallel()
 	named := given{set: []string{"livekit.existingSecret=standard", "livekit.secretKeys.apiKey=LIVEKIT_API_KEY", "livekit.secretKeys.apiSecret=LIVEKIT_API_SECRET"}}.must(t)

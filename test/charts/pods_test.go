@@ -18,7 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestOneConceptOfPods: each field means the same for every component, given for all pods or for one, and the one wins.
+// TestOneConceptOfPods: each field means the same for every component, given for all pods or for one, which overrides all.
 func TestOneConceptOfPods(t *testing.T) {
 	t.Parallel()
 	type workload = appsv1.Deployment
@@ -28,7 +28,7 @@ func TestOneConceptOfPods(t *testing.T) {
 		all, one string // values, in JSON
 		got      func(*workload) string
 		wantAll  string
-		wantOne  string // of the one: maps are merged, lists replaced
+		wantOne  string // for the component: maps are merged, lists are replaced
 		guarded  bool   // not for guarded pods
 	}{
 		"podLabels": {
@@ -150,7 +150,8 @@ func TestOneConceptOfPods(t *testing.T) {
 	}
 }
 
-// TestStrategy: what the chart says of a component is laid over podDefaults, and Recreate has no settings of a rolling update.
+// TestStrategy: the chart's strategy of a component is merged over podDefaults, and Recreate has no settings of a rolling
+// update.
 func TestStrategy(t *testing.T) {
 	t.Parallel()
 	r := given{set: []string{
@@ -171,7 +172,7 @@ func TestStrategy(t *testing.T) {
 	}
 }
 
-// TestFormerNames: env, envFrom, volumes and volumeMounts mean the same as extraEnv and so on, and go together with them.
+// TestFormerNames: env, envFrom, volumes and volumeMounts mean the same as extraEnv and so on, and can be combined with them.
 func TestFormerNames(t *testing.T) {
 	t.Parallel()
 	r := given{json: []string{
@@ -201,7 +202,7 @@ func TestFormerNames(t *testing.T) {
 	}
 }
 
-// TestReferencesStandLast: Kubernetes puts in $(NAME) only what stands before it.
+// TestReferencesStandLast: Kubernetes replaces $(NAME) only if NAME is defined before it.
 func TestReferencesStandLast(t *testing.T) {
 	t.Parallel()
 	c := container(t, deployment(t, given{json: []string{`agent.env=[{"name":"ZONE","value":"eu"},{"name":"BUCKET","value":"calls-$(ZONE)"}]`}}.must(t), "agent"), "agent")
@@ -210,7 +211,7 @@ func TestReferencesStandLast(t *testing.T) {
 	}
 }
 
-// TestSidecarsTakeMore: environment, arguments, mounts, security and resources of call-gate and realtime-probe.
+// TestSidecarsTakeMore: environment, arguments, mounts, security and resources of call-gate and realtime-probe can be added.
 func TestSidecarsTakeMore(t *testing.T) {
 	t.Parallel()
 	for name, path := range map[string]string{"call-gate": "callguard.gate", "realtime-probe": "agent.probes.realtime"} {
@@ -239,8 +240,8 @@ func TestSidecarsTakeMore(t *testing.T) {
 	}
 }
 
-// TestUsers: LiveKit's starters have a user by name, which Kubernetes does not take for a proof that it is not root; on
-// OpenShift nothing may have a number; and where a value takes it away, the image's own user counts.
+// TestUsers: LiveKit's starters have a user name, which is no proof for Kubernetes that it is not root; on OpenShift nothing
+// may have a number; and if a value removes it, the image's own user applies.
 func TestUsers(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -279,8 +280,8 @@ func TestUsers(t *testing.T) {
 	}
 }
 
-// TestWritableCache: uv starts LiveKit's agent for Python and needs a cache; where the image keeps the models that its build
-// downloaded, below HOME, is the image's business.
+// TestWritableCache: uv starts LiveKit's agent for Python and needs a cache; the chart does not change HOME, below which the
+// image keeps downloaded models.
 func TestWritableCache(t *testing.T) {
 	t.Parallel()
 	for _, component := range []string{"agent", "worker"} {
@@ -296,7 +297,7 @@ func TestWritableCache(t *testing.T) {
 	}
 }
 
-// TestImagesOfAMirror: an umbrella chart's registry and pull secrets, as other charts take them.
+// TestImagesOfAMirror: an umbrella chart's registry and pull secrets work as in other charts.
 func TestImagesOfAMirror(t *testing.T) {
 	t.Parallel()
 	r := given{
@@ -315,7 +316,7 @@ func TestImagesOfAMirror(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("images (-want +got):\n%s", diff)
 	}
-	// One that names its registry in its repository has its own.
+	// An image that names its registry in its repository keeps it.
 	if got := container(t, deployment(t, given{set: []string{"global.imageRegistry=mirror.example.com"}}.must(t), "agent"), "agent").Image; got != "registry.example.com/agent:1.0.0" {
 		t.Errorf("the agent's image is %s, want that of its own registry", got)
 	}
@@ -327,7 +328,7 @@ func TestImagesOfAMirror(t *testing.T) {
 	}
 }
 
-// TestNodePorts: callers are told the port that LiveKit listens on, so nodes must open that one.
+// TestNodePorts: callers are told the port that LiveKit listens on, so nodes must open the same port.
 func TestNodePorts(t *testing.T) {
 	t.Parallel()
 	r := given{file: "azure"}.must(t)
@@ -358,7 +359,7 @@ func TestNodePorts(t *testing.T) {
 	}
 }
 
-// TestProgressDeadline: a rollout that waits for what a former pod holds makes progress when that pod has gone.
+// TestProgressDeadline: a rollout that waits for what an old pod holds makes progress when that pod is gone.
 func TestProgressDeadline(t *testing.T) {
 	t.Parallel()
 	for name, d := range deployments(t, given{file: "full"}.must(t)) {
@@ -390,7 +391,7 @@ func TestNameOverride(t *testing.T) {
 	}
 }
 
-// TestSentinels: servers find each other's rooms through Redis, which Sentinels know, by values or by LiveKit's own settings.
+// TestSentinels: servers find each other's rooms through Redis, found by Sentinels, by values or by LiveKit's own settings.
 func TestSentinels(t *testing.T) {
 	t.Parallel()
 	type object = map[string]any
@@ -462,8 +463,8 @@ func TestLiveKitAutoscaler(t *testing.T) {
 	}
 }
 
-// TestToldNames: every name that people bring from elsewhere is let through by the schema, and refused in one plain sentence
-// that says what it is here; and nothing is let through that no sentence is about.
+// TestToldNames: the schema lets through every name that people bring from elsewhere, and the chart refuses it in one sentence
+// with its own name; the schema lets through no other name.
 func TestToldNames(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(filepath.Join(folder, "templates", "_check.tpl"))
@@ -489,8 +490,8 @@ func TestToldNames(t *testing.T) {
 		for _, value := range []string{"7", "true", `"x"`, `{"key":"x"}`, `["x"]`} {
 			_, err := given{json: []string{row.From + "=" + value}}.render()
 			to := strings.TrimSuffix(row.To, ".")
-			if err == nil || !strings.Contains(err.Error(), row.From) || !strings.Contains(err.Error(), to) || !strings.Contains(err.Error(), " here") || strings.Contains(err.Error(), "at '/") {
-				t.Errorf("%s=%s: got %v\nwant one sentence that it is %s here", row.From, value, err, to)
+			if err == nil || !strings.Contains(err.Error(), row.From) || !strings.Contains(err.Error(), to) || !strings.Contains(err.Error(), " of this chart; use ") || strings.Contains(err.Error(), "at '/") {
+				t.Errorf("%s=%s: got %v\nwant one sentence that names %s", row.From, value, err, to)
 			}
 		}
 		if !strings.Contains(string(page), strings.TrimSuffix(row.To, ".")) {
@@ -523,7 +524,7 @@ func TestToldNames(t *testing.T) {
 	walk("", raw)
 }
 
-// TestTheArticlesCommand: it is refused before anything is sent, and says exactly what to write; and what it says works.
+// TestTheArticlesCommand: it is refused before anything is sent, with the exact values to write, and these work.
 func TestTheArticlesCommand(t *testing.T) {
 	t.Parallel()
 	bare := func(sets ...string) error {
@@ -546,15 +547,15 @@ func TestTheArticlesCommand(t *testing.T) {
 		return err
 	}
 	err := bare("image.tag=abc1234", "openai.model=gpt-realtime", "openai.voice=marin")
-	if err == nil || !strings.Contains(err.Error(), "image.tag is agent.image.tag here") {
-		t.Fatalf("the article's command: %v\nwant a sentence that image.tag is agent.image.tag here", err)
+	if err == nil || !strings.Contains(err.Error(), "image.tag is not a value of this chart; use agent.image.tag") {
+		t.Fatalf("the article's command: %v\nwant a sentence that image.tag is not a value of this chart; use agent.image.tag", err)
 	}
 	if lines := strings.Count(err.Error(), "\n"); lines > 3 {
 		t.Errorf("the refusal has %d lines, want two or three:\n%v", lines, err)
 	}
 	err = bare("agent.image.repository=registry.example.com/agent", "agent.image.tag=abc1234", "openai.model=gpt-realtime", "openai.voice=marin", "livekit.apiKey=devkey", "livekit.apiSecret=a-secret-of-at-least-32-characters")
 	if err != nil {
-		t.Errorf("what it is here does not work: %v", err)
+		t.Errorf("the named values do not work: %v", err)
 	}
 	given{file: "article"}.must(t)
 }

@@ -12,18 +12,18 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 )
 
-// discovered is what Helm knows of a cluster that it asks: groups, as without one, and their kinds.
+// discovered is what Helm learns from a cluster: groups, as without one, and their kinds.
 func discovered(kinds ...string) common.VersionSet {
 	return append(slices.Clone(common.DefaultVersionSet), append(kinds, "v1/Pod")...)
 }
 
-// TestTemplateIsInstall: helm template, kustomize and whoever else renders without a cluster make what an install would make
-// on that version of Kubernetes, also without --api-versions; and where the version that they take has no grace door, they say so.
+// TestTemplateIsInstall: helm template, kustomize and others that render without a cluster produce the same as an install on
+// that version of Kubernetes, also without --api-versions; and if the version they assume has no grace policy, they say so.
 func TestTemplateIsInstall(t *testing.T) {
 	t.Parallel()
 	const v1, v1beta1 = "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy", "admissionregistration.k8s.io/v1beta1/MutatingAdmissionPolicy"
 	for version, tc := range map[string]struct {
-		kinds []string // that an install finds in the cluster
+		kinds []string // found by an install in the cluster
 		door  bool
 	}{
 		"v1.34.4":             {},

@@ -11,7 +11,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 )
 
-// TestTriedCalls: "helm test" makes a call, and a CronJob does where somebody gives a schedule: with which key, and which flags.
+// TestTriedCalls: "helm test" makes a call, and so does a CronJob if there is a schedule: with which key, and which flags.
 func TestTriedCalls(t *testing.T) {
 	t.Parallel()
 	inside := "--livekit-url=ws://v-voice-agent-livekit.voice.svc:7880"
@@ -19,7 +19,7 @@ func TestTriedCalls(t *testing.T) {
 	with := func(more ...string) []string { return append(append([]string{}, common...), more...) }
 	for name, tc := range map[string]struct {
 		given
-		args   []string // none: no call is made
+		args   []string // empty: no call is made
 		secret string
 		cron   string
 	}{

@@ -19,8 +19,7 @@ import (
 	"helm.sh/helm/v4/pkg/cli/values"
 )
 
-// TestRefused: what cannot work is refused before anything is sent, with words
-// that lead on.
+// TestRefused: values that cannot work are refused before anything is sent, with what to do.
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -75,8 +74,8 @@ func TestRefused(t *testing.T) {
 		"OpenAIQuery":        {given{set: []string{"openai.baseUrl=https://res.openai.azure.com/openai/realtime?api-version=1"}}, "openai.baseUrl holds a password, a query or a fragment; use one such as https://api.openai.com/v1, and openai.azure.apiVersion"},
 		"OpenAIPassword":     {given{set: []string{"openai.baseUrl=https://me:hush@api.example.com/v1"}}, "openai.baseUrl holds a password"},
 		"ProxyPassword":      {given{set: []string{"proxy.url=http://me:hush@proxy:3128"}}, "proxy.url holds a password; put the URL into a Secret, and name that in proxy.existingSecret"},
-		"FormerProxy":        {given{set: []string{"openai.proxy.url=http://me:hush@proxy:3128"}}, "openai.proxy.url is proxy.url here: all programs use it; agent and worker do not with proxy.agent=false, as before"},
-		"FormerCA":           {given{set: []string{"openai.ca.configMap=authorities"}}, "openai.ca.configMap is ca.configMap here"},
+		"FormerProxy":        {given{set: []string{"openai.proxy.url=http://me:hush@proxy:3128"}}, "openai.proxy.url is not a value of this chart; use proxy.url: all programs use it; with proxy.agent=false, agent and worker do not, as before"},
+		"FormerCA":           {given{set: []string{"openai.ca.configMap=authorities"}}, "openai.ca.configMap is not a value of this chart; use ca.configMap"},
 		"TwoCAs":             {given{set: []string{"ca.configMap=a", "ca.secret=b"}}, `ca.secret is "b" and ca.configMap is "a"; only one can be used; set the other to ""`},
 		"ShortSecret":        {given{set: []string{"livekit.apiSecret=hush"}}, "livekit.apiSecret has 4 characters, fewer than the 32 that LiveKit asks for; make one with `openssl rand -hex 32`"},
 		"KeysOfNoSecret":     {given{set: []string{"livekit.secretKeys.url=LIVEKIT_URL"}}, "livekit.secretKeys names keys, but livekit.existingSecret names no Secret; set livekit.existingSecret"},
@@ -94,8 +93,8 @@ func TestRefused(t *testing.T) {
 		"SecondContainer":    {given{json: []string{`agent.extraContainers=[{"name":"logs","image":"logs:1"}]`}}, "agent.extraContainers is set: Kubernetes may evict a pod with calls until all its containers run; move them to agent.initContainers, with restartPolicy: Always, or turn off the guarding with callguard.enabled=false"},
 		"SecondOfAll":        {given{json: []string{`podDefaults.extraContainers=[{"name":"logs","image":"logs:1"}]`}}, "agent.extraContainers is set"},
 		"EnvWithoutName":     {given{json: []string{`agent.env=[{"value":"x"}]`}}, "'/agent/env/0': missing property 'name'"},
-		"Token":              {given{set: []string{"agent.serviceAccount.automountServiceAccountToken=true"}}, "agent.serviceAccount.automountServiceAccountToken is agent.serviceAccount.automount here"},
-		"TokenOfAServer":     {given{set: []string{"mcpServers.crm.serviceAccount.automountServiceAccountToken=false"}}, "mcpServers.crm.serviceAccount.automountServiceAccountToken is mcpServers.crm.serviceAccount.automount here"},
+		"Token":              {given{set: []string{"agent.serviceAccount.automountServiceAccountToken=true"}}, "agent.serviceAccount.automountServiceAccountToken is not a value of this chart; use agent.serviceAccount.automount"},
+		"TokenOfAServer":     {given{set: []string{"mcpServers.crm.serviceAccount.automountServiceAccountToken=false"}}, "mcpServers.crm.serviceAccount.automountServiceAccountToken is not a value of this chart; use mcpServers.crm.serviceAccount.automount"},
 		"ReplicasBesideHPA":  {given{set: []string{"agent.replicas=7"}}, "agent.replicas is 7, and an autoscaler owns the number of agents; set agent.autoscaling.minReplicas=7 and leave agent.replicas at 2, or set agent.autoscaling.enabled=false"},
 		"Organization":       {given{set: []string{"openai.organization=a b"}}, "/openai/organization"},
 		"PlainOpenAI":        {given{set: []string{"openai.baseUrl=http://api.example.com/v1"}}, "/openai/baseUrl"},
@@ -116,7 +115,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestAccepted: what looks odd and works.
+// TestAccepted: values that look odd but work.
 func TestAccepted(t *testing.T) {
 	t.Parallel()
 	digest := "sha256:" + strings.Repeat("a", 64)
@@ -141,7 +140,7 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
-// TestTypoAtEveryLevel: an unknown key is refused wherever one may be written.
+// TestTypoAtEveryLevel: an unknown key is refused at every level.
 func TestTypoAtEveryLevel(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(filepath.Join(folder, "values.schema.json"))
@@ -200,8 +199,7 @@ func TestTypoAtEveryLevel(t *testing.T) {
 	}
 }
 
-// TestAsPart: the chart works as a dependency of another, turned on by a
-// condition, with values below its own key.
+// TestAsPart: the chart works as a dependency of another, enabled by a condition, with values below its own key.
 func TestAsPart(t *testing.T) {
 	t.Parallel()
 	parent := t.TempDir()
@@ -225,8 +223,8 @@ func TestAsPart(t *testing.T) {
 	}
 }
 
-// TestLint: strict, with the library, for every file of ci/; and the bare chart
-// is refused for what only its user can say.
+// TestLint: strict, with the library, for every file of ci/; and without values the chart is refused for what only its user
+// can know.
 func TestLint(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob(filepath.Join(folder, "ci", "*-values.yaml"))
@@ -266,8 +264,8 @@ func renderOf(t *testing.T, vals map[string]any) (rendered, error) {
 	return renderChart(c, "v", vals)
 }
 
-// TestValuesOfTheLastRelease: an upgrade with --reuse-values brings values that have none of the newer ones, and all fields of
-// pods empty at each component. Pods come out as with the defaults of today, and keep the user that they had.
+// TestValuesOfTheLastRelease: an upgrade with --reuse-values brings values that lack the newer ones, and have empty pod fields
+// at each component. Pods are rendered as with today's defaults, and keep their user.
 func TestValuesOfTheLastRelease(t *testing.T) {
 	t.Parallel()
 	old := given{json: []string{
@@ -296,7 +294,7 @@ func TestValuesOfTheLastRelease(t *testing.T) {
 	}
 }
 
-// TestLibrary: it is declared, locked, and renders nothing of its own.
+// TestLibrary: it is declared, locked, and renders nothing itself.
 func TestLibrary(t *testing.T) {
 	t.Parallel()
 	c, err := loader.Load(folder)
@@ -363,8 +361,7 @@ func TestPackage(t *testing.T) {
 	}
 }
 
-// TestNothingIsInvented: no template looks into the cluster, at the clock or at
-// dice, which would make every render another.
+// TestNothingIsInvented: no template uses the cluster, the clock or random numbers, which would make renders differ.
 func TestNothingIsInvented(t *testing.T) {
 	t.Parallel()
 	c, err := loader.Load(folder)

@@ -24,7 +24,7 @@ func TestBirthNeedsTheBudget(t *testing.T) {
 		return err
 	}
 	for _, id := range everybody() {
-		if !isOneOf(id, kubelet(), guard()) { // one creates mirror pods only, the other none
+		if !isOneOf(id, kubelet(), guard()) { // a kubelet creates only mirror pods, drain-guard none
 			expect(t, id.name+" creates a guarded pod where no budget stands", "callguard-birth: failed to configure binding: no params found", born(id, agentPod("newborn")))
 		}
 	}
@@ -33,7 +33,7 @@ func TestBirthNeedsTheBudget(t *testing.T) {
 	plain.Spec.PriorityClassName = ""
 	expect(t, "A pod that is not guarded needs no budget.", allowed, born(admin(), plain))
 
-	// A budget of another namespace, or of another name, is none.
+	// A budget in another namespace, or with another name, does not count.
 	other := budget()
 	other.Name = "other"
 	_, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).Create(ctx, other, metav1.CreateOptions{})
@@ -55,10 +55,10 @@ func TestBirthNeedsTheBudget(t *testing.T) {
 	}))
 }
 
-// TestBirthAfterAReinstall takes the birth door away and brings it back, as an
-// uninstall and a later install do. What stays meanwhile is the lookout: without
-// it Kubernetes stops looking for budgets, and does not begin again
-// (kubernetes/kubernetes#130887), so that no guarded pod would ever be born.
+// TestBirthAfterAReinstall removes the birth policy and installs it again, as an
+// uninstall and a later install do. Meanwhile the lookout stays: without it Kubernetes
+// stops watching budgets, and does not start again (kubernetes/kubernetes#130887), so
+// that no guarded pod could ever be created.
 func TestBirthAfterAReinstall(t *testing.T) {
 	ctx := t.Context()
 	const policyName, bindingName = "callguard-birth", "callguard-birth-needs-pdb-callguard"
@@ -96,8 +96,8 @@ func TestBirthAfterAReinstall(t *testing.T) {
 func TestBirth(t *testing.T) {
 	ns := enabled(t, "birth")
 	const (
-		noLabel = "callguard-birth: a pod cannot be born with label callguard.dev/released"
-		noNote  = "callguard-birth: a pod cannot be born with annotation callguard.dev/draining, callguard.dev/aside, callguard.dev/hash or callguard.dev/leave"
+		noLabel = "callguard-birth: a pod cannot be created with label callguard.dev/released"
+		noNote  = "callguard-birth: a pod cannot be created with annotation callguard.dev/draining, callguard.dev/aside, callguard.dev/hash or callguard.dev/leave"
 		bears   = "a guarded pod tolerates the taint karpenter.sh/disrupted:NoSchedule: Karpenter neither evicts such a pod nor waits for it, and its calls end with its node; name what it is to tolerate, rather than everything (operator Exists without a key)"
 		tooLong = "callguard-birth: a guarded pod's terminationGracePeriodSeconds is 86400, a day, at most"
 	)
@@ -178,7 +178,7 @@ func note(key string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.Annotations = map[string]string{key: "rooms"} }
 }
 
-// warnings keeps what the API server warns of.
+// warnings records the API server's warnings.
 type warnings struct {
 	mu   sync.Mutex
 	said []string

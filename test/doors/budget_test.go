@@ -17,10 +17,10 @@ import (
 
 const statusHeld = "callguard-tamper-budget: the status of PodDisruptionBudget callguard says how many pods may be evicted, and only the disruption controller writes it"
 
-const budgetHeld = "callguard-tamper-budget: PodDisruptionBudget callguard holds the calls of this namespace, and only callguard changes it."
+const budgetHeld = "callguard-tamper-budget: PodDisruptionBudget callguard protects the calls of this namespace, and only callguard changes it."
 
-// writeBudget has the budget of a namespace written as it is then, with a change. The disruption controller writes it at any
-// time, too.
+// writeBudget updates the current budget of a namespace with a change. The disruption controller may write it at any time,
+// too.
 func writeBudget(ctx context.Context, t *testing.T, ns string, change func(*policyv1.PodDisruptionBudget), write func(*policyv1.PodDisruptionBudget) error) error {
 	t.Helper()
 	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
@@ -47,7 +47,7 @@ func TestBudget(t *testing.T) {
 		reason string
 		do     func(identity) error
 		free   bool
-		leash  bool // the guard, which never does it, may not
+		leash  bool // the guard may not, and never does
 	}{
 		"Create": {reason: "A false budget would open births without holding anything.", do: func(id identity) error {
 			_, err := stage.as(id).PolicyV1().PodDisruptionBudgets(bare).Create(ctx, budget(), metav1.CreateOptions{DryRun: dry()})
@@ -99,7 +99,7 @@ func TestBudget(t *testing.T) {
 	}
 }
 
-// TestBudgetStatus has everybody write how many pods may be evicted, beside those who count them.
+// TestBudgetStatus lets everybody write how many pods may be evicted, including those who count them.
 func TestBudgetStatus(t *testing.T) {
 	ns := enabled(t, "budget-status")
 	serving(t, ns, "serving")
@@ -127,7 +127,7 @@ func TestBudgetStatus(t *testing.T) {
 		for _, id := range everybody() {
 			want := statusHeld
 			if isOneOf(id, guard()) {
-				want = "callguard-" // its leash refuses, too, and either is first
+				want = "callguard-" // its leash refuses, too, and either may be first
 			}
 			expect(t, id.name+" "+what+" by its status", want, write(id, change))
 		}
@@ -138,7 +138,7 @@ func TestBudgetStatus(t *testing.T) {
 	expect(t, "a write that changes nothing", allowed, write(editor(), func(*policyv1.PodDisruptionBudget) {}))
 	expect(t, "the pod is evicted meanwhile", tooMany, evict(t, admin(), ns, "serving", metav1.DeleteOptions{DryRun: dry()}))
 
-	// An eviction that the budget permits is written into its status by the API server.
+	// The API server writes an eviction that the budget permits into its status.
 	opens := func(b *policyv1.PodDisruptionBudget) { b.Spec.MinAvailable = new(intstr.FromInt32(0)) }
 	trial.Must(t, writeBudget(ctx, t, ns, opens, func(pdb *policyv1.PodDisruptionBudget) error {
 		_, err := stage.as(breakGlass()).PolicyV1().PodDisruptionBudgets(ns).Update(ctx, pdb, metav1.UpdateOptions{})

@@ -74,7 +74,7 @@ func TestDoorsAreAsRendered(t *testing.T) {
 	}
 }
 
-// TestElsewhere shows that the label of a pod means nothing where no administrator enabled its namespace.
+// TestElsewhere shows that the label of a pod means nothing if no administrator enabled its namespace.
 func TestElsewhere(t *testing.T) {
 	ctx := t.Context()
 	ns := namespace(t, "elsewhere", map[string]string{call.EnabledLabel: "false"})
@@ -168,7 +168,7 @@ func TestEditRole(t *testing.T) {
 	}
 }
 
-// TestRightsOfTheGuard asks the API server what the guard's account may do, with the rights of the manifest alone.
+// TestRightsOfTheGuard asks the API server what the guard's account may do, with only the manifest's rights.
 func TestRightsOfTheGuard(t *testing.T) {
 	may := map[string]bool{
 		"get pods": true, "list pods": true, "watch pods": true, "patch pods": true, "delete pods": true,
@@ -232,8 +232,8 @@ func TestNamespaceDeletion(t *testing.T) {
 	}))
 }
 
-// TestControllersWithoutAccounts: where controllers have no accounts of their own, all of them are one user, who may delete what a
-// namespace takes along and what pod garbage collection has ended, and no pod that a ReplicaSet has too many of.
+// TestControllersWithoutAccounts: without accounts of their own, all controllers are one user. It may delete pods together with
+// their namespace and pods that have ended (pod garbage collection), but no surplus pod of a ReplicaSet.
 func TestControllersWithoutAccounts(t *testing.T) {
 	ctx := t.Context()
 	ns := enabled(t, "one-user")
@@ -242,7 +242,7 @@ func TestControllersWithoutAccounts(t *testing.T) {
 	pods := stage.as(controllers).CoreV1().Pods(ns)
 	never := metav1.DeleteOptions{DryRun: dry(), GracePeriodSeconds: new(int64)}
 	expect(t, "a pod that may hold calls", "callguard-delete: pod serving may hold calls", pods.Delete(ctx, "serving", metav1.DeleteOptions{DryRun: dry()}))
-	expect(t, "the budget", "callguard-tamper-budget: PodDisruptionBudget callguard holds the calls of this namespace",
+	expect(t, "the budget", "callguard-tamper-budget: PodDisruptionBudget callguard protects the calls of this namespace",
 		stage.as(controllers).PolicyV1().PodDisruptionBudgets(ns).Delete(ctx, "callguard", metav1.DeleteOptions{DryRun: dry()}))
 
 	_, err := pods.Patch(ctx, "orphan", types.MergePatchType, []byte(`{"status":{"phase":"Failed"}}`), metav1.PatchOptions{}, "status")
@@ -255,7 +255,7 @@ func TestControllersWithoutAccounts(t *testing.T) {
 	kubeletReports(t, ns, "serving", ended)
 }
 
-// TestReplicaSet shrinks a ReplicaSet: it deletes those pods that are released, and no other.
+// TestReplicaSet scales a ReplicaSet down: it deletes released pods, and no others.
 func TestReplicaSet(t *testing.T) {
 	ctx := t.Context()
 	ns := enabled(t, "shrinking")
@@ -296,8 +296,8 @@ func TestReplicaSet(t *testing.T) {
 	}
 }
 
-// TestUninstall deletes the owner of the budgets, as an accident and as an uninstall do.
-// Alone it takes nothing along; with the policy that keeps them, all budgets go with it.
+// TestUninstall deletes the owner of the budgets, as an accident and as an uninstall do. Alone its deletion removes nothing;
+// together with the policy's, it removes all budgets.
 func TestUninstall(t *testing.T) {
 	ctx := t.Context()
 	owner, err := stage.admin.RbacV1().ClusterRoles().Get(ctx, "callguard-budget-owner", metav1.GetOptions{})
@@ -342,7 +342,7 @@ func TestUninstall(t *testing.T) {
 	}))
 }
 
-// TestDisable takes the label off a namespace, in passing and on purpose.
+// TestDisable removes the label of a namespace, in passing and on purpose.
 func TestDisable(t *testing.T) {
 	ctx := t.Context()
 	ns := enabled(t, "disabled")
@@ -353,7 +353,7 @@ func TestDisable(t *testing.T) {
 	const (
 		off  = `{"metadata":{"labels":{"callguard.dev/enabled":null}}}`
 		held = "callguard-namespaces: without label callguard.dev/enabled=true nothing holds the calls of namespace disabled. " +
-			"To disable callguard there, wait until no pod of it is aside or draining, for such a pod would stay so, and say it first: kubectl annotate namespace disabled callguard.dev/disable=true"
+			"To disable callguard there, wait until no pod of it is aside or draining, because such a pod would stay so, and annotate the namespace first: kubectl annotate namespace disabled callguard.dev/disable=true"
 	)
 	breaker := identity{"break-glass", "grant", []string{"callguard:break-glass", "system:masters"}}
 	expect(t, "in passing", held, patch(admin(), off))

@@ -12,7 +12,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// populate makes a pod of every state that the delete door tells apart.
+// populate creates a pod in every state that the delete policy distinguishes.
 func populate(t *testing.T, namespace string) {
 	t.Helper()
 	pending := agentPod("pending")
@@ -45,9 +45,10 @@ func TestDelete(t *testing.T) {
 	populate(t, ns)
 	cases := map[string]struct {
 		reason string
-		// held pods are refused to everybody who is not exempt, whatever the grace.
+		// held pods are refused to everybody who is not exempt, whatever the grace period.
 		held bool
-		// runs says that a container runs; then a grace below least is refused to everybody but the exempt and kubelets.
+		// runs means that a container runs; then a grace period below least is refused to everybody but the exempt and
+		// kubelets.
 		runs  bool
 		least int64
 	}{
@@ -71,7 +72,7 @@ func TestDelete(t *testing.T) {
 			for _, id := range everybody() {
 				exempt := isOneOf(id, breakGlass(), namespaces(), podCollector())
 				own := id
-				if id.user == kubelet().user { // a kubelet may delete the pods of its own node only
+				if id.user == kubelet().user { // a kubelet may delete only the pods of its own node
 					if node := get(t, ns, name).Spec.NodeName; node != "" {
 						own.user = "system:node:" + node
 					}
@@ -91,7 +92,7 @@ func TestDelete(t *testing.T) {
 					err := stage.as(own).CoreV1().Pods(ns).Delete(t.Context(), name, metav1.DeleteOptions{DryRun: dry(), GracePeriodSeconds: g})
 					expect(t, cell, want, err)
 					if id.name == kubelet().name || g != nil && *g != 0 {
-						continue // kubelets delete no collections, and two graces say whether the grace is judged
+						continue // kubelets delete no collections, and two grace periods are enough to see whether they matter
 					}
 					err = stage.as(own).CoreV1().Pods(ns).DeleteCollection(t.Context(), metav1.DeleteOptions{DryRun: dry(), GracePeriodSeconds: g}, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
 					expect(t, cell+", as a collection", want, err)
@@ -111,7 +112,7 @@ func TestDeleteByTheCluster(t *testing.T) {
 	kubeletReports(t, ns, "goes", ended)
 	trial.Must(t, eventually(ctx, "the kubelet's last delete goes through", gone(t, ns, "goes")))
 
-	// A node that refuses everybody: the taint eviction controller tries, and is refused.
+	// A node that evicts everybody: the taint eviction controller tries, and is refused.
 	node := pods[0].Spec.NodeName
 	taint(t, node, corev1.Taint{Key: "test", Effect: corev1.TaintEffectNoExecute})
 	t.Cleanup(func() { taint(t, node) })

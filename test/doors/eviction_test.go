@@ -20,7 +20,7 @@ import (
 
 const tooMany = "429 Cannot evict pod as it would violate the pod's disruption budget."
 
-// evict evicts a pod in somebody's name.
+// evict evicts a pod as somebody.
 func evict(t *testing.T, id identity, namespace, name string, options metav1.DeleteOptions) error {
 	t.Helper()
 	return stage.as(id).PolicyV1().Evictions(namespace).Evict(t.Context(), &policyv1.Eviction{
@@ -46,17 +46,18 @@ func TestEviction(t *testing.T) {
 	for name, tc := range cases {
 		for _, id := range everybody() {
 			if isOneOf(id, kubelet(), guard()) {
-				continue // one evicts the pods of its own node only, and never by this request; the other none (TestLeash)
+				continue // a kubelet evicts only the pods of its own node, and never by this request; drain-guard none (TestLeash)
 			}
-			// The API server answers 429 to dry runs as well, and before the budget was looked at by its controller.
+			// The API server also answers 429 to dry runs, and while the disruption controller has not processed the
+			// budget.
 			err := evict(t, id, ns, name, metav1.DeleteOptions{DryRun: dry()})
 			expect(t, fmt.Sprintf("%s %s evicts pod %s", tc.reason, id.name, name), tc.want, err)
 		}
 	}
 }
 
-// TestEvictionKeepsTheGrace: an eviction leaves a pod its own grace, and shortens it only
-// for break-glass and where Kubernetes has no policy that could keep it.
+// TestEvictionKeepsTheGrace: an eviction leaves a pod its own grace period. It shortens it only for
+// break-glass, and where Kubernetes has no policies that could keep it.
 func TestEvictionKeepsTheGrace(t *testing.T) {
 	ns := enabled(t, "grace")
 	serving(t, ns, "first", "older", "again", "broken")
@@ -103,8 +104,8 @@ func TestSecondBudget(t *testing.T) {
 		"500 This pod has more than one PodDisruptionBudget", evict(t, admin(), ns, "serving", metav1.DeleteOptions{DryRun: dry()}))
 }
 
-// TestEvictionWithoutBudget takes the budget of a namespace away: evictions are refused
-// all the same, until it is back.
+// TestEvictionWithoutBudget deletes the budget of a namespace: evictions are still refused, until it is
+// back.
 func TestEvictionWithoutBudget(t *testing.T) {
 	ctx := t.Context()
 	ns := enabled(t, "no-budget")

@@ -19,7 +19,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// expect compares an answer with the beginning of the one that is wanted.
+// expect compares the beginning of an answer with the expected one.
 func expect(t *testing.T, cell, want string, err error) {
 	t.Helper()
 	got := answer(err)
@@ -28,7 +28,8 @@ func expect(t *testing.T, cell, want string, err error) {
 	}
 }
 
-// namespace makes a namespace in which everybody may do what the doors judge. It goes with the cluster.
+// namespace creates a namespace in which everybody has all rights that the policies check. It is deleted with the
+// cluster.
 func namespace(t *testing.T, name string, labels map[string]string) string {
 	t.Helper()
 	ctx := t.Context()
@@ -42,7 +43,7 @@ func namespace(t *testing.T, name string, labels map[string]string) string {
 	return name
 }
 
-// bind gives identities a ClusterRole in a namespace.
+// bind binds a ClusterRole to identities in a namespace.
 func bind(t *testing.T, namespace, role string, ids ...identity) {
 	t.Helper()
 	b := &rbacv1.RoleBinding{
@@ -56,7 +57,8 @@ func bind(t *testing.T, namespace, role string, ids ...identity) {
 	trial.Must(t, err)
 }
 
-// enabled makes an enabled namespace with its budget, as the guard does, and waits until guarded pods can be born.
+// enabled creates an enabled namespace with its budget, as the guard does, and waits until guarded pods can be
+// created.
 func enabled(t *testing.T, name string) string {
 	t.Helper()
 	namespace(t, name, map[string]string{call.EnabledLabel: "true"})
@@ -74,7 +76,7 @@ func awaitBirth(t *testing.T, namespace string) {
 	}))
 }
 
-// budget is the PodDisruptionBudget that the guard makes.
+// budget is the PodDisruptionBudget that the guard creates.
 func budget() *policyv1.PodDisruptionBudget {
 	all := intstr.FromInt32(math.MaxInt32)
 	return &policyv1.PodDisruptionBudget{
@@ -89,7 +91,7 @@ func budget() *policyv1.PodDisruptionBudget {
 	}
 }
 
-// create creates a pod; one that a scheduler wants to place runs when it returns.
+// create creates a pod. If it can be scheduled, it runs when create returns.
 func create(t *testing.T, namespace string, pod *corev1.Pod) *corev1.Pod {
 	t.Helper()
 	made, err := stage.admin.CoreV1().Pods(namespace).Create(t.Context(), pod, metav1.CreateOptions{})
@@ -129,14 +131,14 @@ func get(t *testing.T, namespace, name string) *corev1.Pod {
 	return pod
 }
 
-// guardPatches changes a pod as the guard does.
+// guardPatches patches a pod as the guard.
 func guardPatches(t *testing.T, namespace, name, patch string) {
 	t.Helper()
 	_, err := stage.as(guard()).CoreV1().Pods(namespace).Patch(t.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 	trial.Must(t, err)
 }
 
-// kubeletReports changes the status of a pod as the kubelet of its node does.
+// kubeletReports updates the status of a pod as the kubelet of its node.
 func kubeletReports(t *testing.T, namespace, name string, change func(*corev1.PodStatus)) {
 	t.Helper()
 	pod := get(t, namespace, name)
@@ -154,7 +156,7 @@ func ended(s *corev1.PodStatus) {
 	}
 }
 
-// crashing reports that they wait to be started again.
+// crashing reports that they wait to be restarted.
 func crashing(s *corev1.PodStatus) {
 	for i := range s.ContainerStatuses {
 		s.ContainerStatuses[i].State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}

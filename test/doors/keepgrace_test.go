@@ -13,7 +13,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// server is a pod that nobody guards and that keeps its grace, as LiveKit's.
+// server is a pod that is not guarded and keeps its grace period, like LiveKit's.
 func server(name string, grace int64) *corev1.Pod {
 	pod := agentPod(name)
 	delete(pod.Labels, call.GuardedLabel)
@@ -23,7 +23,8 @@ func server(name string, grace int64) *corev1.Pod {
 	return pod
 }
 
-// away makes such a pod on a node that nobody plays, so that it runs on when it is deleted, as LiveKit with rooms does.
+// away creates such a pod on a node that nothing simulates, so that it keeps running when it is deleted, like a LiveKit with
+// rooms.
 func away(t *testing.T, namespace, name string) {
 	t.Helper()
 	pod := server(name, 600)
@@ -35,8 +36,8 @@ func away(t *testing.T, namespace, name string) {
 	})
 }
 
-// TestKeepGrace: nobody but the exempt shortens the drain of a pod with label keep-grace, by deletion or eviction; and nothing
-// else of it is held.
+// TestKeepGrace: only the exempt can shorten the grace period of a pod with label keep-grace, by deletion or eviction; nothing
+// else about it is protected.
 func TestKeepGrace(t *testing.T) {
 	const refused = "callguard-keep-grace: pod %s keeps its grace period of %d seconds, in which it finishes what it carries"
 	ns := enabled(t, "keep-grace")
@@ -60,7 +61,7 @@ func TestKeepGrace(t *testing.T) {
 	for name, tc := range map[string]struct {
 		reason    string
 		namespace string
-		least     int64 // the shortest that is let through; 0: any
+		least     int64 // the shortest that is allowed; 0: any
 	}{
 		"runs":      {reason: "It carries rooms.", least: 600},
 		"goes":      {reason: "It ends already, at its own pace.", least: 600},
@@ -77,7 +78,7 @@ func TestKeepGrace(t *testing.T) {
 			}
 			for _, id := range everybody() {
 				if isOneOf(id, guard()) {
-					continue // it deletes guarded pods only (TestLeash)
+					continue // it deletes only guarded pods (TestLeash)
 				}
 				own := id
 				if id.user == kubelet().user {
@@ -96,7 +97,7 @@ func TestKeepGrace(t *testing.T) {
 		})
 	}
 
-	// An eviction is let through at once, for nothing holds the pod, and leaves it its grace.
+	// An eviction is allowed at once, because nothing protects the pod, and keeps its grace period.
 	short, want := int64(3), int64(600)
 	if !stage.keepsGraces {
 		want = short

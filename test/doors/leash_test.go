@@ -92,11 +92,11 @@ func TestLeash(t *testing.T) {
 	}
 	as := func(try func(context.Context) error) func() error { return func() error { return try(ctx) } }
 	const (
-		whose    = "callguard-leash: drain-guard writes guarded pods of enabled namespaces only"
-		metadata = "callguard-leash: drain-guard changes labels, annotations and owners of pods only, and of labels and annotations only its own"
-		released = "callguard-leash: drain-guard deletes released pods only"
-		budgets  = "callguard-leash: drain-guard writes PodDisruptionBudget callguard of enabled namespaces only, which is about guarded pods"
-		others   = "callguard-leash: drain-guard writes nothing but pods' metadata and PodDisruptionBudgets"
+		whose    = "callguard-leash: drain-guard may write only guarded pods of enabled namespaces"
+		metadata = "callguard-leash: drain-guard may change only labels, annotations and owners of pods, and only its own labels and annotations"
+		released = "callguard-leash: drain-guard may delete only released pods"
+		budgets  = "callguard-leash: drain-guard may write only PodDisruptionBudget callguard of enabled namespaces, which selects guarded pods"
+		others   = "callguard-leash: drain-guard may write only the metadata of pods, and PodDisruptionBudgets"
 		noRight  = "403 "
 	)
 	nothing := func(*policyv1.PodDisruptionBudget) {}
@@ -116,7 +116,7 @@ func TestLeash(t *testing.T) {
 		"let a webhook label the pod": {patch(here, "serving", `{"metadata":{"labels":{"callguard.dev/released":"drain","example.org/team":"x"},"annotations":{"example.org/seen":"now"}}}`), allowed},
 		"own the budget":              {rewrites(func(b *policyv1.PodDisruptionBudget) { b.OwnerReferences = nil }), allowed},
 		"make a budget":               {makes(bare, nothing), allowed},
-		// What an attacker would.
+		// What an attacker would do.
 		"delete a pod with calls":         {remove(here, "serving", true), "callguard-"},
 		"delete one that starts again":    {remove(here, "crashing", true), released},
 		"delete an unguarded pod":         {remove(here, "plain"), whose},

@@ -14,7 +14,8 @@ import (
 	"testing"
 )
 
-// stage is the cluster that all tests of the package share, each in namespaces of its own.
+// stage is the cluster that all tests of the package share. Each test has its own
+// namespaces.
 var stage *cluster
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }

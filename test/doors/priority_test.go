@@ -13,7 +13,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// TestPriority has pods born with callguard's PriorityClass, by which they preempt others.
+// TestPriority creates pods with callguard's PriorityClass, by which they preempt others.
 func TestPriority(t *testing.T) {
 	ctx := t.Context()
 	here, elsewhere := enabled(t, "priority"), namespace(t, "priority-elsewhere", nil)

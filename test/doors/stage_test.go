@@ -27,7 +27,7 @@ import (
 	"github.com/callguard/callguard/test/lab"
 )
 
-// identity is somebody who asks the API server for something.
+// identity is a user who sends requests to the API server.
 type identity struct {
 	name, user string
 	groups     []string
@@ -51,7 +51,7 @@ func namespaces() identity   { return controller("namespace-controller") }
 func podCollector() identity { return controller("pod-garbage-collector") }
 func collector() identity    { return controller("generic-garbage-collector") }
 
-// everybody lists all who ever ask for the end of a pod.
+// everybody lists all who ever request the end of a pod.
 func everybody() []identity {
 	return []identity{
 		guard(), admin(), editor(), teamAdmin(), kubelet(), breakGlass(), namespaces(), podCollector(), collector(),
@@ -60,12 +60,12 @@ func everybody() []identity {
 	}
 }
 
-// cluster is a control plane with the doors and without callguard.
+// cluster is a control plane with the policies and without callguard.
 type cluster struct {
 	*local.Cluster
 	config *rest.Config
 	admin  kubernetes.Interface
-	// keepsGraces says that policy callguard-grace is there.
+	// keepsGraces means that policy callguard-grace exists.
 	keepsGraces bool
 
 	mu      sync.Mutex
@@ -104,7 +104,8 @@ func (c *cluster) install(ctx context.Context) error {
 	return c.awaitDoors(ctx)
 }
 
-// awaitDoors returns when every door is in force, about a second after it was installed.
+// awaitDoors waits until every policy is in effect, about a second after it was
+// installed.
 func (c *cluster) awaitDoors(ctx context.Context) error {
 	const ns = "in-force"
 	pods := c.admin.CoreV1().Pods(ns)
@@ -193,7 +194,7 @@ func (c *cluster) awaitDoors(ctx context.Context) error {
 	})
 }
 
-// run creates a guarded pod and returns when it runs.
+// run creates a guarded pod and waits until it runs.
 func (c *cluster) run(ctx context.Context, namespace, name string) error {
 	err := eventually(ctx, "pod "+name+" is born", func() (bool, error) {
 		_, err := c.admin.CoreV1().Pods(namespace).Create(ctx, agentPod(name), metav1.CreateOptions{})
@@ -229,13 +230,14 @@ func (c *cluster) apply(ctx context.Context) error {
 	if strings.Contains(string(out), "Warning") {
 		return fmt.Errorf("the API server warns of the manifests: %s", out)
 	}
-	// There is no such program here: its pods would be played as running.
+	// There is no such program here: its pods would be simulated as running.
 	none := fmt.Appendf(nil, `{"spec":{"replicas":0}}`)
 	_, err = c.admin.AppsV1().Deployments("callguard-system").Patch(ctx, "drain-guard", "application/merge-patch+json", none, metav1.PatchOptions{})
 	return err
 }
 
-// wideRole may do all that the doors judge, so that a refusal is always a door's.
+// wideRole allows everything that the policies check, so that a refusal is always a
+// policy's.
 const wideRole = "doors-test"
 
 func (c *cluster) allow(ctx context.Context) error {
@@ -249,7 +251,7 @@ func (c *cluster) allow(ctx context.Context) error {
 	return err
 }
 
-// as is a client of somebody.
+// as returns a client as somebody.
 func (c *cluster) as(id identity) kubernetes.Interface {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -268,10 +270,10 @@ func (c *cluster) configOf(id identity) *rest.Config {
 	return config
 }
 
-// allowed is the answer of a request that went through.
+// allowed is the answer of a successful request.
 const allowed = "allowed"
 
-// answer is what a request came to: allowed, the door that refused it with its
+// answer is the result of a request: allowed, the policy that refused it with its
 // message, or the code and message of any other refusal.
 func answer(err error) string {
 	var status apierrors.APIStatus
@@ -285,11 +287,11 @@ func answer(err error) string {
 	if refused == nil {
 		return fmt.Sprintf("%d %s", status.Status().Code, status.Status().Message)
 	}
-	// The delete door stands twice, and either of them may be the first to refuse.
+	// The delete policy exists twice, and either of them may be the first to refuse.
 	return strings.TrimSuffix(refused[1], "-too") + ": " + refused[2]
 }
 
-// dry are the options of a request that is judged and does nothing.
+// dry are the options of a dry run.
 func dry() []string { return []string{metav1.DryRunAll} }
 
 func agentPod(name string) *corev1.Pod {

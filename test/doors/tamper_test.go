@@ -16,7 +16,7 @@ import (
 	"github.com/callguard/callguard/pkg/call"
 )
 
-// update sends a changed pod to one of the resources that a pod is changed by.
+// update sends a changed pod to one of the resources by which a pod can be changed.
 type update func(context.Context, typedcorev1.PodInterface, *corev1.Pod) error
 
 func spec(ctx context.Context, pods typedcorev1.PodInterface, pod *corev1.Pod) error {
@@ -62,7 +62,7 @@ func unannotate(key string) func(*corev1.Pod) {
 
 func TestTamper(t *testing.T) {
 	ns := enabled(t, "tamper")
-	// The kubelet of the stage, node-1, is asked about, so the pods run there.
+	// The test acts as the kubelet of node-1, so the pods run there.
 	born := map[string]string{}
 	for _, a := range call.Annotations() {
 		if a.Writer == call.AtBirth && !a.Label {
@@ -96,7 +96,7 @@ func TestTamper(t *testing.T) {
 	onlyGuard := []identity{guard()}
 	kubelets := []identity{kubelet()}
 	const (
-		guarded  = "callguard-tamper-pods: label callguard.dev/guarded of pod %s is fixed at its birth."
+		guarded  = "callguard-tamper-pods: label callguard.dev/guarded of pod %s is fixed when the pod is created."
 		released = "callguard-tamper-pods: label callguard.dev/released of pod %s is set by callguard, once, when its calls are over."
 		draining = "callguard-tamper-pods: annotation callguard.dev/draining of pod %s is set by callguard, once, when it has to leave."
 		aside    = "callguard-tamper-pods: annotations callguard.dev/aside, callguard.dev/hash and callguard.dev/autoscalers-before of pod %s are written by callguard only."
@@ -110,9 +110,9 @@ func TestTamper(t *testing.T) {
 		reason string
 		pod    string
 		change func(*corev1.Pod)
-		by     []update // pods/status too changes labels and annotations
+		by     []update // pods/status changes labels and annotations, too
 		may    []identity
-		// want is the refusal of all others. Empty: nobody is refused.
+		// want is the refusal for all others. Empty: nobody is refused.
 		want string
 	}
 	cases := map[string]attempt{
@@ -162,14 +162,14 @@ func TestTamper(t *testing.T) {
 		}, []update{ephemeral}, nil, ""},
 	}
 	for key := range born {
-		// Who counts, and when calls may be ended, was agreed at the pod's birth.
-		refusal := "callguard-tamper-pods: annotation " + key + " of pod %s is fixed at its birth."
+		// Who counts, and when calls may be ended, is fixed when the pod is created.
+		refusal := "callguard-tamper-pods: annotation " + key + " of pod %s is fixed when the pod is created."
 		cases[key+" added"] = attempt{"By nobody.", "serving", annotate(key, "other"), []update{spec, status}, nobody, refusal}
 		cases[key+" changed"] = attempt{"By nobody.", "annotated", annotate(key, "other"), []update{spec, status}, nobody, refusal}
 		cases[key+" removed"] = attempt{"For less or for more.", "annotated", unannotate(key), []update{spec, status}, nobody, refusal}
 	}
 	cases["One to come"] = attempt{"What a later version reads is fixed, too.", "serving", annotate("callguard.dev/later", "x"), []update{spec, status}, nobody,
-		"callguard-tamper-pods: annotation callguard.dev/later of pod %s is fixed at its birth."}
+		"callguard-tamper-pods: annotation callguard.dev/later of pod %s is fixed when the pod is created."}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			pod := get(t, ns, tc.pod)
@@ -184,11 +184,11 @@ func TestTamper(t *testing.T) {
 						want = fmt.Sprintf(tc.want, tc.pod)
 					}
 					if isOneOf(id, guard()) && leashed(by, pod, changed) {
-						// It never does this, and TestLeash says what it may. Where both refuse, either is first.
+						// The guard never does this, and TestLeash says what it may do. If both policies refuse, either may be first.
 						want = map[bool]string{true: "callguard-leash: ", false: "callguard-"}[want == allowed]
 					}
 					if id.name == kubelet().name && want == allowed && !isOneOf(id, tc.may...) {
-						continue // NodeRestriction, not a door, says what else a kubelet may write
+						continue // NodeRestriction, not a policy, decides what else a kubelet may write
 					}
 					if id.name == kubelet().name && answer(err)[0] == '4' {
 						continue // NodeRestriction was first to refuse
@@ -200,7 +200,7 @@ func TestTamper(t *testing.T) {
 	}
 }
 
-// resizable reports what the containers have, as kubelets do that can resize them.
+// resizable reports the containers' resources, as kubelets do that can resize them.
 func resizable(s *corev1.PodStatus) {
 	for _, statuses := range [][]corev1.ContainerStatus{s.ContainerStatuses, s.InitContainerStatuses} {
 		for i := range statuses {
@@ -209,7 +209,7 @@ func resizable(s *corev1.PodStatus) {
 	}
 }
 
-// owner names an owner that is not there.
+// owner names an owner that does not exist.
 func owner(p *corev1.Pod) {
 	p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "gone", UID: "00000000-0000-0000-0000-000000000000"}}
 }
@@ -219,7 +219,7 @@ func more(of func(*corev1.Pod) *corev1.Container) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { of(p).Resources.Requests[corev1.ResourceMemory] = resource.MustParse("2Gi") }
 }
 
-// leashed reports whether the guard's account may not write a pod like that: anything but the metadata of a guarded one.
+// leashed reports whether the guard's account may not write such a pod: anything but the metadata of a guarded one.
 func leashed(by update, was, is *corev1.Pod) bool {
 	return reflect.ValueOf(by).Pointer() != reflect.ValueOf(spec).Pointer() || was.Labels[call.GuardedLabel] != "true" || is.Labels[call.GuardedLabel] != "true" || !reflect.DeepEqual(was.Spec, is.Spec)
 }

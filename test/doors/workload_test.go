@@ -18,7 +18,7 @@ import (
 	"github.com/callguard/callguard/test/trial"
 )
 
-// agentTemplate is the pod template of an agent that is guarded as it should be.
+// agentTemplate is the pod template of an agent that is guarded correctly.
 func agentTemplate() corev1.PodTemplateSpec {
 	pod, always := agentPod("agent"), corev1.ContainerRestartPolicyAlways
 	pod.Labels["app"] = "agent"
@@ -28,7 +28,8 @@ func agentTemplate() corev1.PodTemplateSpec {
 	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: pod.Labels, Annotations: pod.Annotations}, Spec: pod.Spec}
 }
 
-// TestWorkloadAdvice has whoever applies a workload warned of each mistake, with the line to write, and nothing refused.
+// TestWorkloadAdvice: whoever applies a workload is warned of each mistake, with the line to write, and nothing is
+// refused.
 func TestWorkloadAdvice(t *testing.T) {
 	on := enabled(t, "workload-advice")
 	off := namespace(t, "workload-advice-off", map[string]string{call.EnabledLabel: "True"})
@@ -151,7 +152,7 @@ func TestWorkloadAdvice(t *testing.T) {
 	}
 }
 
-// asks is a probe of a path.
+// asks returns a probe of a path.
 func asks(path string) *corev1.Probe {
 	return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromInt32(8089)}}}
 }

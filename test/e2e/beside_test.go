@@ -36,21 +36,21 @@ import (
 const (
 	shop        = "shop"
 	otherMetric = "other_7"
-	// oursWithin is how long our own metrics may take, whatever the other adapter does.
+	// oursWithin limits how long callguard's own metrics may take, whatever the other adapter does.
 	oursWithin = 250 * time.Millisecond
 )
 
-// besideStory is a cluster that another adapter has served for long.
+// besideStory is a cluster in which another adapter already serves.
 type besideStory struct {
 	other    *lab.Other
 	services apiregistration.APIServiceInterface
-	before   apiregistrationv1.APIServiceSpec // of v1beta1; of v1beta2 there is none
+	before   apiregistrationv1.APIServiceSpec // of v1beta1; there is none of v1beta2
 	chart    string                           // what charts/callguard installs in mode compose
-	shop, ns string                           // namespaces: of a workload on their metric, of agents
+	shop, ns string                           // namespaces of a workload that uses their metric, and of agents
 }
 
-// TestBesideAnotherAdapter takes custom metrics from an adapter with 300 of them, has
-// autoscalers scale on both, lets the other one fail in every way, and gives the API back.
+// TestBesideAnotherAdapter takes custom metrics over from an adapter with 300 of them, lets
+// autoscalers use both, lets the other one fail in every way, and returns the API.
 func TestBesideAnotherAdapter(t *testing.T) {
 	s := &besideStory{services: aggregator.NewForConfigOrDie(stage.Config).ApiregistrationV1().APIServices()}
 	s.installOther(t)
@@ -95,7 +95,7 @@ func TestBesideAnotherAdapter(t *testing.T) {
 	s.uninstall(t, ours)
 }
 
-// installOther is the cluster before callguard: the other adapter has v1beta1 alone, as
+// installOther sets up the cluster before callguard: the other adapter has only v1beta1, as
 // prometheus-adapter's chart registers it, and a workload scales on one of its metrics.
 func (s *besideStory) installOther(t *testing.T) {
 	t.Helper()
@@ -148,7 +148,7 @@ func (s *besideStory) installOther(t *testing.T) {
 	trial.Must(t, err)
 }
 
-// available waits until an APIService is a Service's, and kube-apiserver reaches it.
+// available waits until an APIService points to a Service, and kube-apiserver reaches it.
 func (s *besideStory) available(t *testing.T, name, owner string) {
 	t.Helper()
 	eventually(t, time.Minute, name+" is available by "+owner, func() (bool, error) {
@@ -166,7 +166,7 @@ func (s *besideStory) available(t *testing.T, name, owner string) {
 	})
 }
 
-// taken waits until both are ours.
+// taken waits until both point to callguard.
 func (s *besideStory) taken(t *testing.T) {
 	t.Helper()
 	for _, name := range lab.APIServices() {
@@ -182,7 +182,7 @@ func (s *besideStory) start(t *testing.T) *lab.Adapter {
 	return a
 }
 
-// listed checks discovery in all its forms: theirs and ours, in both versions.
+// listed checks discovery in all its forms: their metrics and ours, in both versions.
 func (s *besideStory) listed(t *testing.T) {
 	t.Helper()
 	client, err := discovery.NewDiscoveryClientForConfig(stage.Config)
@@ -210,7 +210,7 @@ func (s *besideStory) listed(t *testing.T) {
 	}
 }
 
-// scalesOnTheirs has the shop's metric be as given and waits for its replicas.
+// scalesOnTheirs sets the shop's metric and waits for its replicas.
 func (s *besideStory) scalesOnTheirs(t *testing.T, value int, want int32) {
 	t.Helper()
 	eventually(t, 30*time.Second, "the other adapter takes metrics", func() (bool, error) {
@@ -234,8 +234,8 @@ func (s *besideStory) scales(t *testing.T, ns string, want int32) {
 	})
 }
 
-// oursGoOn reads our metric a hundred times while eight others read theirs without a pause,
-// which fails for a reason, or with none does not.
+// oursGoOn reads our metric a hundred times while eight others keep reading theirs, which fails
+// for a reason, or succeeds if none is given.
 func (s *besideStory) oursGoOn(t *testing.T, reason string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -248,7 +248,7 @@ func (s *besideStory) oursGoOn(t *testing.T, reason string) {
 		others.Go(func() {
 			for ctx.Err() == nil {
 				text := ""
-				if err := stage.Client.Discovery().RESTClient().Get().AbsPath(theirs).Do(ctx).Error(); err != nil { // unlike that of Raw, with the server's own words
+				if err := stage.Client.Discovery().RESTClient().Get().AbsPath(theirs).Do(ctx).Error(); err != nil { // unlike Raw's, it has the server's own message
 					text = err.Error()
 				}
 				mu.Lock()
@@ -304,7 +304,8 @@ func (s *besideStory) theirsAnswer(t *testing.T) {
 	})
 }
 
-// putBack does as an upgrade of the other adapter's chart may: its own APIService is there again.
+// putBack does what an upgrade of the other adapter's chart may do: it restores its own
+// APIService.
 func (s *besideStory) putBack(t *testing.T, ours *lab.Adapter) *lab.Adapter {
 	t.Helper()
 	name := lab.APIServices()[0]
@@ -331,7 +332,7 @@ func (s *besideStory) putBack(t *testing.T, ours *lab.Adapter) *lab.Adapter {
 	})
 	t.Logf("told within %s", time.Since(began).Round(time.Millisecond))
 
-	// What both say to do.
+	// The solution that both name.
 	_, err = stage.Kubectl(t.Context(), "annotate", "apiservice", name, apiservice.BeforeAnnotation+"-")
 	trial.Must(t, err)
 	stop(t, ours)
@@ -340,7 +341,7 @@ func (s *besideStory) putBack(t *testing.T, ours *lab.Adapter) *lab.Adapter {
 	return ours
 }
 
-// uninstall does as Helm: all objects go, then the step of the uninstall runs.
+// uninstall does what Helm does: it deletes all objects, then runs the uninstall Job.
 func (s *besideStory) uninstall(t *testing.T, ours *lab.Adapter) {
 	t.Helper()
 	const account = "metrics-adapter-hand-back"
@@ -376,7 +377,7 @@ func (s *besideStory) leash(t *testing.T) {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	trial.Must(t, err)
 	thief := aggregator.NewForConfigOrDie(config).ApiregistrationV1().APIServices()
-	const leash = "metrics-adapter leads APIServices of custom metrics to its own Service, or back to monitoring/other, and changes nothing else of them"
+	const leash = "metrics-adapter may only point APIServices of custom metrics to its own Service, or back to monitoring/other, and change nothing else of them"
 	dry := []string{metav1.DryRunAll}
 	patch := func(body string) error {
 		_, err := thief.Patch(t.Context(), lab.APIServices()[0], types.MergePatchType, []byte(body), metav1.PatchOptions{DryRun: dry})
@@ -403,7 +404,7 @@ func (s *besideStory) leash(t *testing.T) {
 }
 
 // renderBeside renders what charts/callguard installs of the metrics-adapter in mode compose,
-// but what runs it.
+// except its workload.
 func renderBeside(t *testing.T) string {
 	t.Helper()
 	const root = "../.."
@@ -425,7 +426,7 @@ func renderBeside(t *testing.T) string {
 			documents = append(documents, document)
 		}
 	}
-	file := filepath.Join(stage.Cluster.Dir(), "beside.yaml") // outlives the test
+	file := filepath.Join(stage.Cluster.Dir(), "beside.yaml") // kept longer than the test
 	trial.Must(t, os.WriteFile(file, []byte(strings.Join(documents, "\n---\n")), 0o600))
 	return file
 }

@@ -34,10 +34,10 @@ func TestAdapterLeash(t *testing.T) {
 			return err
 		}
 	}
-	const leash, noRight = "metrics-adapter changes the caBundle of APIServices only", "is forbidden: User"
+	const leash, noRight = "metrics-adapter may change only the caBundle of APIServices", "is forbidden: User"
 	for what, try := range map[string]struct {
 		do   func() error
-		want string // what the API server says; empty where it does it
+		want string // the API server's error; empty if it succeeds
 	}{
 		"publish an authority": {patch(`{"spec":{"caBundle":"eA=="}}`), ""},
 		"be served elsewhere":  {patch(`{"spec":{"service":{"name":"evil"}}}`), leash},

@@ -28,21 +28,21 @@ import (
 const (
 	voiceChart    = "charts/voice-agent"
 	agentSelector = "app.kubernetes.io/component=agent"
-	// fixed is a number of agents that the chart renders, because no autoscaler owns it.
+	// fixed is a number of agents that the chart renders, because no autoscaler sets it.
 	fixed = "agent.autoscaling.enabled=false"
 )
 
-// release is one of charts/voice-agent, in a namespace of its test.
+// release is a release of charts/voice-agent, in its test's namespace.
 type release struct{ namespace, name, file string }
 
-// voice waits for its turn beside the others and returns a release to install.
+// voice waits for its turn among the parallel tests and returns a release to install.
 func voice(t *testing.T) release {
 	t.Helper()
 	t.Parallel()
 	trial.Must(t, theAddon())
 	namespace := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(strings.TrimPrefix(t.Name(), "Test")))
 	makeNamespace(t, namespace, nil)
-	// No guard runs that would make a budget, so an administrator says that calls are not held here.
+	// No guard runs that would create a budget, so an administrator declares that calls are not protected here.
 	kubectl(t, "", "annotate", "namespace", namespace, "callguard.dev/disable=true", "--overwrite")
 	return release{namespace: namespace, name: "voice", file: "default"}
 }
@@ -60,7 +60,7 @@ func (r release) deployment(t *testing.T, name string) *appsv1.Deployment {
 	return d
 }
 
-// agents wants so many replicas of an image.
+// agents waits for this many replicas of an image.
 func (r release) agents(t *testing.T, image string, replicas int32) {
 	t.Helper()
 	d := r.deployment(t, r.agent())
@@ -70,7 +70,7 @@ func (r release) agents(t *testing.T, image string, replicas int32) {
 	}
 }
 
-// scale does what the autoscaler does, in its name.
+// scale does what the autoscaler does, as its account.
 func (r release) scale(t *testing.T, replicas int32) {
 	t.Helper()
 	_, err := stage.client.AppsV1().Deployments(r.namespace).UpdateScale(t.Context(), r.agent(), &autoscalingv1.Scale{
@@ -79,7 +79,7 @@ func (r release) scale(t *testing.T, replicas int32) {
 	trial.Must(t, err)
 }
 
-// method is how Helm writes the release: ssa, by server-side apply, or csa.
+// method is how Helm writes the release: ssa, by server-side apply, or csa, client-side.
 func (r release) method(t *testing.T) string {
 	t.Helper()
 	var said struct{ ApplyMethod string }
@@ -87,8 +87,8 @@ func (r release) method(t *testing.T) string {
 	return said.ApplyMethod
 }
 
-// TestUpgradeAfterScale: the autoscaler owns the number of agents. Upgrades and
-// rollbacks neither conflict with it nor set it back.
+// TestUpgradeAfterScale: the autoscaler sets the number of agents. Upgrades and rollbacks neither conflict with it nor
+// reset it.
 func TestUpgradeAfterScale(t *testing.T) {
 	r := voice(t)
 	helm(t, r.args("install", "--wait", "--timeout", "2m")...)
@@ -100,8 +100,8 @@ func TestUpgradeAfterScale(t *testing.T) {
 	r.agents(t, "1.0.0", 7)
 }
 
-// TestUpgradeFromClientSide: a release of Helm 3, or of --server-side=false, stays
-// so until it is asked to change, and the number of agents is kept all the way.
+// TestUpgradeFromClientSide: a release of Helm 3, or of --server-side=false, stays so until the user changes it, and the
+// number of agents is kept at each step.
 func TestUpgradeFromClientSide(t *testing.T) {
 	r := voice(t)
 	helm(t, r.args("install", "--server-side=false")...)
@@ -121,8 +121,7 @@ func TestUpgradeFromClientSide(t *testing.T) {
 	r.agents(t, "4.0.0", 7)
 }
 
-// TestFixedNumber: what README.md says of a number of agents that the chart renders
-// and somebody else changes.
+// TestFixedNumber: what README.md says about a number of agents that the chart renders and somebody else changes.
 func TestFixedNumber(t *testing.T) {
 	r := voice(t)
 	helm(t, r.args("install", "--set", fixed)...)
@@ -136,7 +135,7 @@ func TestFixedNumber(t *testing.T) {
 
 // TestHandOver turns autoscaling on in a release that rendered the number.
 func TestHandOver(t *testing.T) {
-	// What an autoscaler finds; one of the chart would soon have it at its minimum.
+	// An autoscaler of another owner; the chart's would soon scale it to its minimum.
 	const external = "agent.autoscaling.external=true"
 	t.Run("Without", func(t *testing.T) {
 		r := voice(t)
@@ -158,7 +157,7 @@ func TestHandOver(t *testing.T) {
 	})
 }
 
-// documentedHandOver is the command of README.md, and what it reads.
+// documentedHandOver is the command in README.md, and the objects it reads.
 func documentedHandOver(t *testing.T) (command []string, object string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(repository, voiceChart, "README.md"))
@@ -172,8 +171,8 @@ func documentedHandOver(t *testing.T) (command []string, object string) {
 	return append([]string{"apply", "--server-side", "--field-manager=handover"}, strings.Fields(line)...), object
 }
 
-// TestSideBySide installs two releases in one namespace whose names could meet, one
-// of them with a PodDisruptionBudget for its agents.
+// TestSideBySide installs two releases whose names could collide in one namespace, one of them with a PodDisruptionBudget
+// for its agents.
 func TestSideBySide(t *testing.T) {
 	one := voice(t)
 	one.file = "unguarded"
@@ -215,7 +214,7 @@ func TestLongestName(t *testing.T) {
 	refused(t, []string{"invalid release name"}, release{r.namespace, r.name + "1", r.file}.args("install")...)
 }
 
-// TestRefusedInstall: nothing is sent, and no release is left, where values cannot be right.
+// TestRefusedInstall: if values cannot be right, nothing is sent, and no release is left.
 func TestRefusedInstall(t *testing.T) {
 	r := voice(t)
 	for value, want := range map[string]string{
@@ -223,8 +222,8 @@ func TestRefusedInstall(t *testing.T) {
 		"agnet.replicas=2":        "additional properties 'agnet' not allowed",
 		"agent.imgae.tag=x":       "at '/agent': additional properties 'imgae' not allowed",
 		"agent.image.tga=x":       "at '/agent/image': additional properties 'tga' not allowed",
-		"image.tag=3f9c2ab":       "image.tag is agent.image.tag here: agent, worker, LiveKit and MCP servers have an image each",
-		"agent.minReplicas=3":     "agent.minReplicas is agent.autoscaling.minReplicas here",
+		"image.tag=3f9c2ab":       "image.tag is not a value of this chart; use agent.image.tag: agent, worker, LiveKit and MCP servers have an image each",
+		"agent.minReplicas=3":     "agent.minReplicas is not a value of this chart; use agent.autoscaling.minReplicas",
 		"livekit.apiSecret=short": "livekit.apiSecret has 5 characters, fewer than the 32 that LiveKit asks for; make one with `openssl rand -hex 32`",
 	} {
 		refused(t, []string{want}, r.args("install", "--set", value)...)
@@ -238,8 +237,8 @@ func TestRefusedInstall(t *testing.T) {
 	}
 }
 
-// TestNoValueChangesASelector: selectors are immutable, so an upgrade that changed
-// one would fail. Here each upgrade is to other values, the last to another version of the chart.
+// TestNoValueChangesASelector: selectors are immutable, so an upgrade that changed one would fail. Each upgrade here has
+// other values, the last one another version of the chart.
 func TestNoValueChangesASelector(t *testing.T) {
 	r := voice(t)
 	helm(t, r.args("install")...)
@@ -257,7 +256,7 @@ func TestNoValueChangesASelector(t *testing.T) {
 		}
 	}
 	for _, r.file = range []string{"full", "unguarded"} {
-		helm(t, r.args("upgrade", "--force-conflicts")...) // the autoscaler that goes has set LiveKit's replicas, and may once more
+		helm(t, r.args("upgrade", "--force-conflicts")...) // the removed autoscaler has set LiveKit's replicas, and may do so once more
 		check(r.file)
 	}
 	next := filepath.Join(t.TempDir(), "voice-agent")
@@ -287,15 +286,14 @@ func (r release) selectors(t *testing.T) map[string]string {
 	return found
 }
 
-// TestBudgetWithoutCallguard: with callguard.enabled=false a PodDisruptionBudget
-// keeps one agent, and does not take agents that are not ready for agents that
-// nobody talks to.
+// TestBudgetWithoutCallguard: with callguard.enabled=false a PodDisruptionBudget keeps one agent, and does not treat
+// agents that are not ready as idle.
 func TestBudgetWithoutCallguard(t *testing.T) {
 	r := voice(t)
 	r.file = "unguarded"
 	helm(t, r.args("install")...)
 	pods := readyPods(t, r.namespace, agentSelector, 3)
-	// No replacement may be made, so that the budget is all that counts.
+	// No replacement may be created, so that only the budget matters.
 	_, err := stage.client.CoreV1().ResourceQuotas(r.namespace).Create(t.Context(), &corev1.ResourceQuota{
 		ObjectMeta: metav1.ObjectMeta{Name: "no-more-pods"},
 		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: {}}},
@@ -325,7 +323,7 @@ func TestBudgetWithoutCallguard(t *testing.T) {
 	}
 }
 
-// allows waits until the agents' budget allows so many evictions.
+// allows waits until the agents' budget allows this many evictions.
 func (r release) allows(t *testing.T, n int32) {
 	t.Helper()
 	trial.Within(t, 20*time.Second, fmt.Sprintf("the budget allows %d evictions", n), func() error {
@@ -337,7 +335,7 @@ func (r release) allows(t *testing.T, n int32) {
 	})
 }
 
-// setReady plays the kubelet.
+// setReady does what the kubelet does.
 func (r release) setReady(t *testing.T, name string, ready corev1.ConditionStatus) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"status":{"conditions":[{"type":"Ready","status":%q},{"type":"ContainersReady","status":%q}]}}`, ready, ready)
@@ -345,14 +343,14 @@ func (r release) setReady(t *testing.T, name string, ready corev1.ConditionStatu
 	trial.Must(t, err)
 }
 
-// TestServerTakesEveryObject: a dry run of Helm does not see what a server-side
-// apply refuses, such as a name that comes twice in an environment; this does.
+// TestServerTakesEveryObject: Helm's dry run does not show what a server-side apply refuses, such as a duplicate name in
+// an environment; this does.
 func TestServerTakesEveryObject(t *testing.T) {
 	r := voice(t)
 	var rendered string
 	for _, r.file = range ciValues(t, voiceChart) {
 		if r.file == "operators" {
-			continue // The server has none of their kinds; test/charts looks at these.
+			continue // The server does not have their kinds; test/charts checks these.
 		}
 		rendered = helm(t, r.args("template")...)
 		makeAccounts(t, rendered)
@@ -370,7 +368,7 @@ func TestServerTakesEveryObject(t *testing.T) {
 	}
 }
 
-// makeAccounts makes the accounts of what is rendered: the server takes no pod without its own, also in a dry run.
+// makeAccounts creates the rendered accounts: the server accepts no pod without its account, not even in a dry run.
 func makeAccounts(t *testing.T, rendered string) {
 	t.Helper()
 	for document := range strings.SplitSeq(rendered, "\n---\n") {
@@ -381,7 +379,7 @@ func makeAccounts(t *testing.T, rendered string) {
 }
 
 // TestSetEnv: kubectl owns a variable that it has set, so upgrades and rollbacks conflict with it; --force-conflicts takes
-// back what the chart renders, and what it does not render stays, as README.md says.
+// back what the chart renders, and keeps what it does not render, as README.md says.
 func TestSetEnv(t *testing.T) {
 	r := voice(t)
 	helm(t, r.args("install")...)
@@ -420,7 +418,7 @@ func TestSetEnv(t *testing.T) {
 	}
 }
 
-// TestRestricted: pods come in a namespace that enforces the pod security standard "restricted".
+// TestRestricted: pods start in a namespace that enforces the pod security standard "restricted".
 func TestRestricted(t *testing.T) {
 	r := voice(t)
 	kubectl(t, "", "label", "namespace", r.namespace, "pod-security.kubernetes.io/enforce=restricted")
@@ -428,7 +426,7 @@ func TestRestricted(t *testing.T) {
 	readyPods(t, r.namespace, agentSelector, 2)
 }
 
-// TestNoNumbers: OpenShift's rule, played by a policy: whoever names a user or a group by number is refused.
+// TestNoNumbers: OpenShift's rule, as a policy: pods that set a user or a group by number are refused.
 func TestNoNumbers(t *testing.T) {
 	r := voice(t)
 	kubectl(t, "", "label", "namespace", r.namespace, "numbers=refused")

@@ -1,11 +1,11 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
 {{- /*
-What stands in the cluster is looked at here, and nowhere else, only to refuse with words that lead on: nothing is rendered
-from it. Where nothing can be looked up (helm template, a dry run on the client, Argo CD) nothing is refused.
+The only place that looks at the cluster, and only to refuse an install with an error that says what to do: nothing is
+rendered from it. Where nothing can be looked up (helm template, a dry run on the client, Argo CD), nothing is refused.
 */ -}}
 
-{{- /* A cluster has one callguard. The lookout, which stays when it is uninstalled, says whose it was. */ -}}
+{{- /* A cluster can have one callguard. Policy callguard-lookout, which an uninstall keeps, names the release that had it. */ -}}
 {{- define "callguard.alone" -}}
 {{- $lookout := lookup "admissionregistration.k8s.io/v1" "ValidatingAdmissionPolicy" "" "callguard-lookout" -}}
 {{- $annotations := dig "metadata" "annotations" dict $lookout | default dict -}}
@@ -20,8 +20,8 @@ from it. Where nothing can be looked up (helm template, a dry run on the client,
 {{- end }}
 
 {{- /*
-A cluster has one APIService per version, and whoever writes it last serves every autoscaler. Helm keeps one release from
-taking it from another, without saying what to do.
+A cluster has one APIService per version, and all autoscalers read from the Service that was written last. Helm does not let
+one release take it from another, but does not say what to do.
 */ -}}
 {{- define "callguard.apiIsFree" -}}
 {{- $mode := include "callguard.adapterMode" . -}}

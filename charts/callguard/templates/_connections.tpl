@@ -1,6 +1,6 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
-{{- /* How programs reach LiveKit: whom they trust, through which proxy, and with which key. */ -}}
+{{- /* How programs reach LiveKit: certificate authorities, proxy and key. */ -}}
 
 {{- define "callguard.connectionEnv" -}}
 {{- $env := list -}}
@@ -30,7 +30,7 @@
 {{- toYaml $env -}}
 {{- end }}
 
-{{- /* The proxy's port, where the values say it and nothing else opens it. */ -}}
+{{- /* The proxy's port, if it is in the values and no other rule opens it. */ -}}
 {{- define "callguard.proxyPort" -}}
 {{- $url := urlParse (dig "url" "" (.Values.proxy | default dict)) -}}
 {{- if $url.host -}}
@@ -68,7 +68,7 @@
 {{- end -}}
 {{- end }}
 
-{{- /* The default LiveKit project: flags of both programs, and the Secret they read. It may come later, and change. */ -}}
+{{- /* The default LiveKit project: flags of both programs, and the Secret they read. The Secret may be created later, and may change. */ -}}
 {{- define "callguard.livekitArgs" -}}
 {{- if .Values.livekit.secretName }}
 - --livekit-secret-dir=/etc/livekit
@@ -97,7 +97,7 @@
 {{- ternary (list (dict "name" "livekit" "secret" (dict "secretName" .Values.livekit.secretName "optional" true))) list (not (empty .Values.livekit.secretName)) | toYaml -}}
 {{- end }}
 
-{{- /* Where the adapter listens: YAML with secure, webhook and, where KEDA is answered, keda. On the host's network 10250 is the kubelet's. */ -}}
+{{- /* The adapter's ports: YAML with secure, webhook and, if KEDA is served, keda. On the host network, the kubelet uses 10250. */ -}}
 {{- define "callguard.ports" -}}
 {{- $adapter := .Values.metricsAdapter -}}
 {{- $secure := int ($adapter.securePort | default (ternary 10270 10250 (not (empty $adapter.hostNetwork)))) -}}

@@ -1,22 +1,21 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
-{{- /* Who the guard is to the API server. */ -}}
+{{- /* The user name of drain-guard at the API server. */ -}}
 {{- define "callguard.guard" -}}
 system:serviceaccount:{{ .Release.Namespace }}:{{ include "callguard.account" (dict "ctx" . "component" "drainGuard") }}
 {{- end }}
 
 {{- /*
-Labels and annotations of an object: (dict "ctx" $ "of" "drain-guard" "labels" (dict …) "annotations" (dict …)), all but
-the first of which may be left out; with "version" true of a door, and with "hook" and "weight" of what Helm makes and
-deletes. The chart's own labels win over the user's. Not for pod templates: a new version of the chart would restart
-every pod.
+Labels and annotations of an object: (dict "ctx" $ "of" "drain-guard" "labels" (dict …) "annotations" (dict …)). All but the
+first two are optional. "version" true is for admission policies; "hook" and "weight" are for Helm hooks. The chart's own
+labels win over the user's. Not for pod templates, because a new version of the chart would restart every pod.
 */ -}}
 {{- define "callguard.metadata" -}}
 {{- $ctx := .ctx -}}
 {{- $labels := dict "app.kubernetes.io/part-of" "callguard" "app.kubernetes.io/instance" $ctx.Release.Name "app.kubernetes.io/managed-by" $ctx.Release.Service -}}
 {{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $ctx.Chart.Name $ctx.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
 {{- with .of }}{{ $_ := set $labels "app.kubernetes.io/name" . }}{{ end -}}
-{{- /* The guard and the plugin name both versions when a door is not as they know it. */ -}}
+{{- /* drain-guard and the plugin report both versions when a policy differs from theirs. */ -}}
 {{- if .version }}{{ $_ := set $labels "app.kubernetes.io/version" $ctx.Chart.AppVersion }}{{ end -}}
 {{- $annotations := dict -}}
 {{- with .hook -}}
@@ -31,19 +30,19 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{- /* Of the guard and of its pods. They are the selectors, too: nothing that changes belongs here. */ -}}
+{{- /* Labels of drain-guard and its pods. Selectors use them, so they must never change. */ -}}
 {{- define "callguard.guardLabels" -}}
 app.kubernetes.io/name: drain-guard
 app.kubernetes.io/part-of: callguard
 {{- end }}
 
-{{- /* The same of the metrics-adapter. */ -}}
+{{- /* The same for the metrics-adapter. */ -}}
 {{- define "callguard.adapterLabels" -}}
 app.kubernetes.io/name: metrics-adapter
 app.kubernetes.io/part-of: callguard
 {{- end }}
 
-{{- /* The address families of a Service, as its fields; nothing where no value says some. */ -}}
+{{- /* The address families of a Service, as its fields; empty if no value sets them. */ -}}
 {{- define "callguard.ipFamilies" -}}
 {{- with .Values.ipFamilyPolicy }}
 ipFamilyPolicy: {{ . }}
@@ -54,7 +53,7 @@ ipFamilies:
 {{- end }}
 {{- end }}
 
-{{- /* How often a port is scraped, and what is made of its labels. */ -}}
+{{- /* Scrape interval and relabelings of a port. */ -}}
 {{- define "callguard.scrape" -}}
 {{- with .Values.serviceMonitor.interval }}
 interval: {{ . }}
@@ -67,14 +66,14 @@ interval: {{ . }}
 {{- end }}
 {{- end }}
 
-{{- /* Namespaces in which the doors stand. */ -}}
+{{- /* The namespaces that the policies apply to. */ -}}
 {{- define "callguard.enabledNamespaces" -}}
 namespaceSelector:
   matchLabels:
     callguard.dev/enabled: "true"
 {{- end }}
 
-{{- /* The pods behind them. An update matches when the pod was guarded before or is after. */ -}}
+{{- /* The pods that they protect. An update matches if the pod was guarded before it or is guarded after it. */ -}}
 {{- define "callguard.guardedPods" -}}
 objectSelector:
   matchLabels:
@@ -94,14 +93,14 @@ objectSelector:
 {{- .Values.tls.mode -}}
 {{- end }}
 
-{{- /* The Secret with the adapter's certificate; none where it makes its own. */ -}}
+{{- /* The Secret with the adapter's certificate; empty if the adapter creates its own. */ -}}
 {{- define "callguard.tlsSecret" -}}
 {{- $mode := include "callguard.tlsMode" . -}}
 {{- if eq $mode "certManager" }}metrics-adapter-tls{{ else if eq $mode "existingSecret" }}{{ .Values.tls.existingSecret }}{{ end -}}
 {{- end }}
 
-{{- /* What an APIService says of the authority: nothing, where the adapter or cert-manager writes caBundle. Two writers of
-one field would be a conflict at the next upgrade. */ -}}
+{{- /* The caBundle of an APIService: empty where the adapter or cert-manager writes it. Two writers of one field would
+conflict at the next upgrade. */ -}}
 {{- define "callguard.caBundle" -}}
 {{- if eq (include "callguard.tlsMode" .) "existingSecret" -}}
 caBundle: {{ .Values.tls.caBundle | b64enc }}
@@ -114,9 +113,9 @@ cert-manager.io/inject-ca-from: {{ .Release.Namespace }}/metrics-adapter
 {{- end }}
 {{- end }}
 
-{{- /* What both programs may reach: names, the API server and LiveKit, and the guarded pods. */ -}}
+{{- /* What both programs may reach: DNS, the API server, LiveKit and the guarded pods. */ -}}
 {{- define "callguard.egress" -}}
-# Anywhere, for a node's own name server has no pod's address.
+# Any address, because a name server on a node is not a pod.
 - ports:
   - {protocol: UDP, port: 53}
   - {protocol: TCP, port: 53}
@@ -167,14 +166,14 @@ cert-manager.io/inject-ca-from: {{ .Release.Namespace }}/metrics-adapter
 {{- $mode -}}
 {{- end }}
 
-{{- /* The Service of the adapter beside callguard's, as namespace/name; empty where there is none. */ -}}
+{{- /* The Service of the other adapter, as namespace/name; empty if there is none. */ -}}
 {{- define "callguard.otherAdapter" -}}
 {{- if eq (include "callguard.adapterMode" .) "compose" -}}
 {{- with .Values.metricsAdapter.compose.service -}}{{ .namespace }}/{{ .name }}{{- end -}}
 {{- end -}}
 {{- end }}
 
-{{- /* What the adapter has to know of it, as flags. */ -}}
+{{- /* Flags of the metrics-adapter about the other adapter. */ -}}
 {{- define "callguard.composeArgs" -}}
 {{- if eq (include "callguard.adapterMode" .) "compose" -}}
 {{- $compose := .Values.metricsAdapter.compose -}}
@@ -193,7 +192,7 @@ cert-manager.io/inject-ca-from: {{ .Release.Namespace }}/metrics-adapter
 {{- end -}}
 {{- end }}
 
-{{- /* Certificates of authorities for compose, by the names of their files. */ -}}
+{{- /* Certificate authorities for compose, by file name. */ -}}
 {{- define "callguard.composeFiles" -}}
 {{- if eq (include "callguard.adapterMode" .) "compose" -}}
 {{- with .Values.metricsAdapter.compose.caBundle }}
@@ -205,7 +204,7 @@ serving-ca.crt: {{ .Values.tls.caBundle | quote }}
 {{- end -}}
 {{- end }}
 
-{{- /* What kubectl calls reads, but for Secrets: numbers of calls, nodes, and objects of callguard's own. */ -}}
+{{- /* What kubectl calls reads, except Secrets: numbers of calls, nodes and callguard's own objects. */ -}}
 {{- define "callguard.reads" -}}
 - apiGroups: [custom.metrics.k8s.io]
   resources: ["*"]
@@ -235,7 +234,7 @@ serving-ca.crt: {{ .Values.tls.caBundle | quote }}
   resources: [apiservices]
   resourceNames: [v1beta1.custom.metrics.k8s.io, v1beta2.custom.metrics.k8s.io]
   verbs: [get]
-# Which replica leads.
+# Leader election.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   resourceNames: [drain-guard]

@@ -1,6 +1,6 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
-{{- /* Where KEDA is answered: YAML with the port and the volume of the authority for it; nothing where it is not. */ -}}
+{{- /* The listener for KEDA: YAML with its port and the volume of its client authority; empty if KEDA is not served. */ -}}
 {{- define "callguard.keda" -}}
 {{- $keda := .Values.metricsAdapter.keda | default dict -}}
 {{- if $keda.enabled -}}

@@ -1,11 +1,11 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
 {{- /*
-The one concept of pods: what values.podDefaults say, with the values of a component over them. Values of an earlier
-version of the chart (helm upgrade --reuse-values) have no podDefaults, so nothing here needs them.
+All pods are described here: values.podDefaults, overridden by the values of a component. Values of an earlier version of
+the chart (helm upgrade --reuse-values) have no podDefaults, so nothing here may require them.
 */ -}}
 
-{{- /* Lays values over others, in place: (dict "onto" … "over" …). Maps are merged, all else is replaced, null takes away. */ -}}
+{{- /* Lays values over others, in place: (dict "onto" … "over" …). Maps are merged, other values are replaced, null removes a key. */ -}}
 {{- define "callguard.lay" -}}
 {{- range $key, $value := .over -}}
 {{- $under := get $.onto $key -}}
@@ -27,15 +27,15 @@ version of the chart (helm upgrade --reuse-values) have no podDefaults, so nothi
 {{- end }}
 
 {{- /*
-The same for a pod that ends by itself: (dict "ctx" $ "component" "drainGuard"). It has nothing that runs beside it or that
-it could wait for, and no place of its own in the host's network.
+The same for a pod that runs to completion: (dict "ctx" $ "component" "drainGuard"). It has no sidecars or init containers,
+and no ports on the host network.
 */ -}}
 {{- define "callguard.hookPod" -}}
 {{- $pod := include "callguard.podValues" . | fromYaml -}}
 {{- omit $pod "hostNetwork" "extraEnvFrom" "extraVolumes" "extraVolumeMounts" | toYaml -}}
 {{- end }}
 
-{{- /* The priority classes that a ResourceQuota has to allow, as YAML: on GKE, those of the system outside kube-system. */ -}}
+{{- /* The priority classes that need a ResourceQuota, as YAML: on GKE, the system's classes outside kube-system. */ -}}
 {{- define "callguard.quotaClasses" -}}
 {{- $create := dig "create" "auto" (.Values.resourceQuota | default dict) | toString -}}
 {{- $classes := list -}}
@@ -48,7 +48,7 @@ it could wait for, and no place of its own in the host's network.
 {{- uniq $classes | toYaml -}}
 {{- end }}
 
-{{- /* The account a component runs as: (dict "ctx" $ "component" "drainGuard"). The doors let the guard's alone through. */ -}}
+{{- /* The account that a component runs as: (dict "ctx" $ "component" "drainGuard"). The policies exempt drain-guard's only. */ -}}
 {{- define "callguard.account" -}}
 {{- with dig "serviceAccount" "name" "" (.ctx.Values.podDefaults | default dict) -}}
 {{- fail (printf "podDefaults.serviceAccount.name is %s, and each component has an account of its own, because the admission policies exempt drain-guard's; use drainGuard.serviceAccount.name or metricsAdapter.serviceAccount.name" .) -}}
@@ -86,7 +86,7 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{- /* How pods of a Deployment are replaced. On the host's network a new one cannot stand beside the old one on its node. */ -}}
+{{- /* How pods of a Deployment are replaced. On the host network, the old and the new pod cannot run on the same node. */ -}}
 {{- define "callguard.rollout" -}}
 {{- $strategy := .strategy -}}
 {{- if and .hostNetwork (not $strategy) -}}
@@ -102,8 +102,8 @@ revisionHistoryLimit: {{ .revisionHistoryLimit }}
 {{- end }}
 
 {{- /*
-A pod but for its containers and volumes: (dict "ctx" $ "pod" … "account" "drain-guard" "spread" LABELS), the last for
-replicas only, which go to different nodes where there are some.
+A pod without its containers and volumes: (dict "ctx" $ "pod" … "account" "drain-guard" "spread" LABELS). The last is for
+replicas, which are spread over nodes if possible.
 */ -}}
 {{- define "callguard.podSpec" -}}
 {{- $pod := .pod -}}
@@ -145,7 +145,7 @@ securityContext:
   {{- include "callguard.over" (dict "onto" (dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault")) "over" $pod.podSecurityContext) | nindent 2 }}
 {{- end }}
 
-{{- /* The pod security standard "restricted", of a container. No user: the image's is a number. */ -}}
+{{- /* The pod security standard "restricted" for a container. It sets no user, because the image has a numeric one. */ -}}
 {{- define "callguard.containerSecurity" -}}
 {{- include "callguard.over" (dict "onto" (dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL"))) "over" .securityContext) -}}
 {{- end }}
@@ -155,14 +155,14 @@ securityContext:
 {{- toYaml .onto -}}
 {{- end }}
 
-{{- /* The level of pod security that the namespace needs. */ -}}
+{{- /* The pod security level that the namespace needs. */ -}}
 {{- define "callguard.podSecurityLevel" -}}
 {{- ternary "privileged" "restricted" (and (ne (include "callguard.adapterMode" .) "none") (not (empty .Values.metricsAdapter.hostNetwork))) -}}
 {{- end }}
 
 {{- /*
-registry/repository:tag@digest. A registry of the image's own, also one that stands in the repository, wins over
-global.imageRegistry. A tag that YAML took for a number is refused: 1234567 would arrive as 1.234567e+06.
+registry/repository:tag@digest. A registry of the image's own, also one at the start of its repository, wins over
+global.imageRegistry. A tag that YAML took for a number is refused: 1234567 would become 1.234567e+06.
 */ -}}
 {{- define "callguard.image" -}}
 {{- $image := .Values.image -}}
@@ -181,7 +181,7 @@ global.imageRegistry. A tag that YAML took for a number is refused: 1234567 woul
 {{- if and (kindIs "float64" .) (eq . (floor .)) }}{{ printf "%.0f" . }}{{ else }}{{ toString . }}{{ end -}}
 {{- end }}
 
-{{- /* Secrets to pull images with, as names or as Kubernetes writes them. */ -}}
+{{- /* Secrets to pull images with, given as names or as objects. */ -}}
 {{- define "callguard.pullSecrets" -}}
 {{- $secrets := list -}}
 {{- range concat (dig "imagePullSecrets" list (.Values.global | default dict) | default list) (.Values.imagePullSecrets | default list) -}}
@@ -191,9 +191,8 @@ global.imageRegistry. A tag that YAML took for a number is refused: 1234567 woul
 {{- end }}
 
 {{- /*
-A container but for its name, command, ports and probes: (dict "ctx" $ "pod" … "env" (list …) "mounts" (list …)
-"optional" true). A variable of the user's takes the place of one of the chart's. The user's come last, so that they
-may refer to these.
+A container without its name, command, ports and probes: (dict "ctx" $ "pod" … "env" (list …) "mounts" (list …) "optional"
+true). The user's variables override the chart's, and come last, so that they may refer to them.
 */ -}}
 {{- define "callguard.container" -}}
 image: {{ include "callguard.image" .ctx }}
@@ -247,8 +246,8 @@ volumes:
 {{- end }}
 
 {{- /*
-GOMEMLIMIT, 80 % of limits.memory, so that the collector works harder before the kernel kills: (dict "pod" … "component"
-"drainGuard"). Nothing where there is no limit, or it is written in a rare form, such as 1e9.
+GOMEMLIMIT, 80 % of limits.memory, so that the garbage collector works harder before the kernel kills the program: (dict
+"pod" … "component" "drainGuard"). Empty if there is no limit, or if it has a rare form such as 1e9.
 */ -}}
 {{- define "callguard.memoryLimit" -}}
 {{- $limit := dig "limits" "memory" "" (.pod.resources | default dict) -}}

@@ -1,7 +1,7 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
 {{- /*
-A Deployment of agents, with its account and, where callguard does not guard it, its PodDisruptionBudget:
+A Deployment of agents with its account and, unless callguard guards it, its PodDisruptionBudget:
 (dict "ctx" $ "component" "agent" "values" .Values.agent "image" $image "path" "agent" "guarded" true "scaled" true
 "budget" (dict "field" "minAvailable" "value" 1)).
 */ -}}
@@ -92,10 +92,10 @@ A Deployment of agents, with its account and, where callguard does not guard it,
 {{- end }}
 {{- end }}
 
-{{- /* The agent itself, or the worker. The key's Secret is mounted whole: one that is rotated arrives, which it does not by subPath. */ -}}
+{{- /* The agent itself, or the worker. The key's Secret is mounted as a folder, because a subPath is not updated when the key is rotated. */ -}}
 {{- define "voice-agent.agentContainer" -}}
 {{- $livekit := include "voice-agent.livekitEnv" .ctx | fromYaml -}}
-{{- /* For whoever sends LiveKit's URL to others, where the gate's is of no use. */ -}}
+{{- /* For programs that send LiveKit's URL to others, who cannot use the gate's. */ -}}
 {{- $_ := set $livekit "LIVEKIT_PUBLIC_URL" (get $livekit "LIVEKIT_URL") -}}
 {{- $sets := list (include "voice-agent.agentEnv" .ctx | fromYaml) $livekit -}}
 {{- if .gate -}}
@@ -118,7 +118,7 @@ POD_UID:
   valueFrom: {fieldRef: {fieldPath: metadata.uid}}
 {{- end }}
 
-{{- /* The sidecar call-gate. Its readiness is no startup probe: the agent, whose worker it is about, starts after it has. */ -}}
+{{- /* The sidecar call-gate. Its readiness is no startup probe, because it depends on the agent, which starts after the startup probe succeeds. */ -}}
 {{- define "voice-agent.gate" -}}
 {{- $gate := .ctx.Values.callguard.gate -}}
 {{- include "voice-lib.container" (dict "ctx" .ctx "name" "call-gate" "image" .ctx.Values.callguard.image "path" "callguard.image" "values" $gate

@@ -1,35 +1,35 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
 {{- /*
-Values that go by another name here: of articles and other charts, and of former versions of this one. "from" is what people
-write, "to" what it is; where "to" ends in a dot, the keys below it go along. The schema lets these names through ("told").
+Names of values that articles, other charts and earlier versions of this chart use. "from" is what people write, "to" is
+this chart's name; if "to" ends in a dot, the keys below it are kept. The schema lets these names through ("told").
 */ -}}
 {{- define "voice-agent.told" -}}
 - {from: image, to: agent.image., why: "agent, worker, LiveKit and MCP servers have an image each"}
-- {from: replicaCount, to: agent.autoscaling.minReplicas, why: "an autoscaler owns the number of agents; agent.replicas counts with agent.autoscaling.enabled=false"}
-- {from: replicas, to: agent.autoscaling.minReplicas, why: "an autoscaler owns the number of agents; agent.replicas counts with agent.autoscaling.enabled=false"}
+- {from: replicaCount, to: agent.autoscaling.minReplicas, why: "an autoscaler sets the number of agents; without it (agent.autoscaling.enabled=false), use agent.replicas"}
+- {from: replicas, to: agent.autoscaling.minReplicas, why: "an autoscaler sets the number of agents; without it (agent.autoscaling.enabled=false), use agent.replicas"}
 - {from: resources, to: agent.resources., why: "each component has its own"}
-- {from: env, to: podDefaults.extraEnv, why: "for all pods; agent.env for the agent alone"}
-- {from: envFrom, to: podDefaults.extraEnvFrom, why: "for all pods; agent.envFrom for the agent alone"}
-- {from: nodeSelector, to: podDefaults.nodeSelector., why: "for all pods; agent.nodeSelector for the agent alone"}
-- {from: tolerations, to: podDefaults.tolerations, why: "for all pods; agent.tolerations for the agent alone"}
-- {from: affinity, to: podDefaults.affinity., why: "for all pods; agent.affinity for the agent alone"}
-- {from: podAnnotations, to: podDefaults.podAnnotations, why: "for all pods; agent.podAnnotations for the agent alone"}
-- {from: podLabels, to: podDefaults.podLabels, why: "for all pods; agent.podLabels for the agent alone"}
-- {from: podSecurityContext, to: podDefaults.podSecurityContext., why: "for all pods; agent.podSecurityContext for the agent alone"}
-- {from: securityContext, to: podDefaults.securityContext., why: "for all pods; agent.securityContext for the agent alone"}
-- {from: serviceAccount, to: podDefaults.serviceAccount., why: "for all pods; each component has an account of its own"}
+- {from: env, to: podDefaults.extraEnv, why: "it applies to all pods, and agent.env to the agent only"}
+- {from: envFrom, to: podDefaults.extraEnvFrom, why: "it applies to all pods, and agent.envFrom to the agent only"}
+- {from: nodeSelector, to: podDefaults.nodeSelector., why: "it applies to all pods, and agent.nodeSelector to the agent only"}
+- {from: tolerations, to: podDefaults.tolerations, why: "it applies to all pods, and agent.tolerations to the agent only"}
+- {from: affinity, to: podDefaults.affinity., why: "it applies to all pods, and agent.affinity to the agent only"}
+- {from: podAnnotations, to: podDefaults.podAnnotations, why: "it applies to all pods, and agent.podAnnotations to the agent only"}
+- {from: podLabels, to: podDefaults.podLabels, why: "it applies to all pods, and agent.podLabels to the agent only"}
+- {from: podSecurityContext, to: podDefaults.podSecurityContext., why: "it applies to all pods, and agent.podSecurityContext to the agent only"}
+- {from: securityContext, to: podDefaults.securityContext., why: "it applies to all pods, and agent.securityContext to the agent only"}
+- {from: serviceAccount, to: podDefaults.serviceAccount., why: "it applies to all pods; each component has an account of its own"}
 - {from: autoscaling, to: agent.autoscaling., why: "only the agent is scaled, on its calls"}
 - {from: hpa, to: agent.autoscaling., why: "only the agent is scaled, on its calls"}
-- {from: pdb, to: agent.minAvailable, why: "callguard makes the agents' PodDisruptionBudget; minAvailable 1 alone protects no call"}
-- {from: podDisruptionBudget, to: agent.minAvailable, why: "callguard makes the agents' PodDisruptionBudget; minAvailable 1 alone protects no call"}
+- {from: pdb, to: agent.minAvailable, why: "callguard creates the agents' PodDisruptionBudget; minAvailable 1 alone protects no call"}
+- {from: podDisruptionBudget, to: agent.minAvailable, why: "callguard creates the agents' PodDisruptionBudget; minAvailable 1 alone protects no call"}
 - {from: service, to: livekit.service., why: "nobody connects to an agent; callers connect to LiveKit"}
 - {from: ingress, to: livekit.ingress., why: "nobody connects to an agent; callers connect to LiveKit"}
 - {from: agent.minReplicas, to: agent.autoscaling.minReplicas}
 - {from: agent.maxReplicas, to: agent.autoscaling.maxReplicas}
 - {from: agent.targetActiveCalls, to: agent.autoscaling.targetActiveCalls}
 - {from: agent.hpa, to: agent.autoscaling.}
-- {from: agent.pdb, to: agent.minAvailable, why: "callguard makes the agents' PodDisruptionBudget; minAvailable 1 alone protects no call"}
+- {from: agent.pdb, to: agent.minAvailable, why: "callguard creates the agents' PodDisruptionBudget; minAvailable 1 alone protects no call"}
 - {from: agent.readinessProbe, to: agent.probes.readiness.}
 - {from: agent.livenessProbe, to: agent.probes.liveness., why: "a failing liveness probe ends the pod's calls"}
 - {from: agent.startupProbe, to: agent.probes.startup.}
@@ -40,14 +40,14 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 - {from: openai.secretName, to: openai.existingSecret}
 - {from: openai.secretKey, to: openai.existingSecretKey}
 - {from: openai.ca.configMap, to: ca.configMap, why: "all programs trust it, not only those that call OpenAI; agents find it in /etc/private-ca/ca.crt"}
-- {from: openai.proxy.url, to: proxy.url, why: "all programs use it; agent and worker do not with proxy.agent=false, as before"}
-- {from: openai.proxy.existingSecret, to: proxy.existingSecret, why: "all programs use it; agent and worker do not with proxy.agent=false, as before"}
+- {from: openai.proxy.url, to: proxy.url, why: "all programs use it; with proxy.agent=false, agent and worker do not, as before"}
+- {from: openai.proxy.existingSecret, to: proxy.existingSecret, why: "all programs use it; with proxy.agent=false, agent and worker do not, as before"}
 - {from: livekit.host, to: livekit.url, why: "with livekit.enabled=false, for a LiveKit that runs elsewhere"}
 - {from: livekit.secretKeys.key, to: livekit.secretKeys.apiKey}
 - {from: livekit.secretKeys.secret, to: livekit.secretKeys.apiSecret}
 {{- end }}
 
-{{- /* Refuses values that go by another name, all at once, and then values that cannot work together. */ -}}
+{{- /* Refuses values of other names, all at once, and then values that cannot work together. */ -}}
 {{- define "voice-agent.check" -}}
 {{- $wrong := list -}}
 {{- $rows := include "voice-agent.told" . | fromYamlArray -}}
@@ -73,7 +73,7 @@ write, "to" what it is; where "to" ends in a dot, the keys below it go along. Th
 {{- $to = append $to (printf "%s%s" $row.to $key) -}}
 {{- end -}}
 {{- end -}}
-{{- $wrong = append $wrong (printf "%s %s %s here%s" (join ", " $from) (eq (len $from) 1 | ternary "is" "are") (join ", " $to) (empty .why | ternary "" (printf ": %s" .why))) -}}
+{{- $wrong = append $wrong (printf "%s of this chart; use %s%s" (printf "%s %s" (join ", " $from) (eq (len $from) 1 | ternary "is not a value" "are not values")) (join ", " $to) (empty .why | ternary "" (printf ": %s" .why))) -}}
 {{- end -}}
 {{- end -}}
 {{- with $wrong -}}

@@ -1,11 +1,11 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
-{{- /* The Secret with LiveKit's url, api-key and api-secret: given, or made of given values. */ -}}
+{{- /* The Secret with LiveKit's url, api-key and api-secret: an existing one, or the chart's own. */ -}}
 {{- define "voice-agent.livekitSecret" -}}
 {{- .Values.livekit.existingSecret | default (include "voice-lib.name" (dict "ctx" . "component" "livekit-keys")) -}}
 {{- end }}
 
-{{- /* Of keys that the chart makes a Secret of: who reads them once, at its start, starts anew when they change. */ -}}
+{{- /* Checksum of the keys in the chart's own Secret: restarts pods that read the keys only at their start. */ -}}
 {{- define "voice-agent.keysChecksum" -}}
 {{- with .Values.livekit -}}
 {{- if not .existingSecret -}}
@@ -14,7 +14,7 @@
 {{- end -}}
 {{- end }}
 
-{{- /* LiveKit's URL as far as the values say it: an external one, or that of the server of this chart. */ -}}
+{{- /* LiveKit's URL if the values have it: an external one, or the URL of this chart's server. */ -}}
 {{- define "voice-agent.livekitURL" -}}
 {{- if .Values.livekit.enabled -}}
 ws://{{ include "voice-lib.name" (dict "ctx" . "component" "livekit") }}.{{ .Release.Namespace }}.svc:7880
@@ -24,9 +24,9 @@ ws://{{ include "voice-lib.name" (dict "ctx" . "component" "livekit") }}.{{ .Rel
 {{- end }}
 
 {{- /*
-LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET, as a set for voice-lib.env. Of an existing Secret whose keys nobody names,
-both usual namings work: voice-agent.livekitEnvFrom has brought in LiveKit's own names, and where the others are there, they
-take the place of these. Kubernetes leaves out an optional key that is missing.
+LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET, as a set for voice-lib.env. If no values name the keys of an existing
+Secret, both usual namings work: voice-agent.livekitEnvFrom adds LiveKit's own names, and the others, if they exist,
+override them. Kubernetes skips an optional key that is missing.
 */ -}}
 {{- define "voice-agent.livekitEnv" -}}
 {{- $secret := include "voice-agent.livekitSecret" . -}}
@@ -42,7 +42,7 @@ take the place of these. Kubernetes leaves out an optional key that is missing.
 {{- end }}
 {{- end }}
 
-{{- /* The whole Secret, as envFrom, where a key that is needed has no name; a list of one or none. */ -}}
+{{- /* The whole Secret, as envFrom, if a needed key is not named; a list of one or none. */ -}}
 {{- define "voice-agent.livekitEnvFrom" -}}
 {{- $named := .Values.livekit.secretKeys | default dict -}}
 {{- if and .Values.livekit.existingSecret (not (and $named.apiKey $named.apiSecret (or $named.url (include "voice-agent.livekitURL" .)))) -}}
@@ -52,7 +52,7 @@ take the place of these. Kubernetes leaves out an optional key that is missing.
 {{- end -}}
 {{- end }}
 
-{{- /* Whether LiveKit's server is given its key from named keys of a Secret, and not from a file: text or none. */ -}}
+{{- /* Non-empty if LiveKit's server gets its key from named keys of a Secret instead of a file. */ -}}
 {{- define "voice-agent.livekitKeysNamed" -}}
 {{- with .Values.livekit -}}
 {{- $named := .secretKeys | default dict -}}
@@ -60,26 +60,26 @@ take the place of these. Kubernetes leaves out an optional key that is missing.
 {{- end -}}
 {{- end }}
 
-{{- /* Whether LiveKit's servers find each other, by values or by LiveKit's own settings: text or none. */ -}}
+{{- /* Non-empty if LiveKit's servers find each other, by values or by LiveKit's own settings. */ -}}
 {{- define "voice-agent.redis" -}}
 {{- $own := dig "redis" dict (.Values.livekit.config | default dict) -}}
 {{- if or .Values.livekit.redis.address (.Values.livekit.redis.sentinel | default dict).addresses $own.address $own.sentinel_addresses $own.cluster_addresses -}}yes{{- end -}}
 {{- end }}
 
-{{- /* Whether KEDA scales the agent, by a ScaledObject in place of the autoscaler: text or none. */ -}}
+{{- /* Non-empty if KEDA scales the agent, by a ScaledObject instead of the autoscaler. */ -}}
 {{- define "voice-agent.keda" -}}
 {{- $scaling := .Values.agent.autoscaling -}}
 {{- if and $scaling.enabled (not $scaling.external) ($scaling.keda | default dict).enabled -}}yes{{- end -}}
 {{- end }}
 
-{{- /* Whether an autoscaler owns the number of LiveKit's servers: text or none. */ -}}
+{{- /* Non-empty if an autoscaler owns the number of LiveKit's servers. */ -}}
 {{- define "voice-agent.livekitScaled" -}}
 {{- if and .Values.livekit.enabled (.Values.livekit.autoscaling | default dict).enabled -}}yes{{- end -}}
 {{- end }}
 
 {{- /*
-The ports of LiveKit's server, as JSON: a list of name, port, protocol, and "to", who may reach it: everybody (media), or those
-whom values name (http, metrics).
+The ports of LiveKit's server, as JSON: a list of name, port, protocol and "to", who may reach it: everybody (media), or
+those that the values name (http, metrics).
 */ -}}
 {{- define "voice-agent.livekitPorts" -}}
 {{- $livekit := .Values.livekit -}}
@@ -93,14 +93,14 @@ whom values name (http, metrics).
 {{- toJson $ports -}}
 {{- end }}
 
-{{- /* The Secret with the certificate of LiveKit's TURN; none where there is no TURN over TLS, or another ends it. */ -}}
+{{- /* The Secret with the certificate of LiveKit's TURN; empty without TURN over TLS, or if something else terminates TLS. */ -}}
 {{- define "voice-agent.turnSecret" -}}
 {{- with .Values.livekit.turn -}}
 {{- if and .enabled (int .tlsPort) (not .externalTls) -}}{{- .existingSecret -}}{{- end -}}
 {{- end -}}
 {{- end }}
 
-{{- /* Where a component has metrics, as JSON, a list of name and port: (dict "ctx" $ "component" "agent"). */ -}}
+{{- /* The metrics ports of a component, as JSON, a list of name and port: (dict "ctx" $ "component" "agent"). */ -}}
 {{- define "voice-agent.scraped" -}}
 {{- $ports := list -}}
 {{- $values := get .ctx.Values .component -}}
@@ -114,7 +114,7 @@ whom values name (http, metrics).
 {{- toJson $ports -}}
 {{- end }}
 
-{{- /* What Prometheus may reach of it, as JSON, a list of NetworkPolicy rules: none where nobody says who Prometheus is. */ -}}
+{{- /* The NetworkPolicy rules that let Prometheus reach them, as JSON; none if no value selects Prometheus. */ -}}
 {{- define "voice-agent.scrapers" -}}
 {{- $ports := list -}}
 {{- range include "voice-agent.scraped" . | fromJsonArray -}}{{- $ports = append $ports (pick . "port") -}}{{- end -}}
@@ -128,12 +128,12 @@ whom values name (http, metrics).
 {{- printf "%s://%s" (index $parts 0 | lower | replace "ws" "http") (regexReplaceAll "/+" (index $parts 1) "/" | trimSuffix "/") -}}
 {{- end }}
 
-{{- /* What of the openai values cannot work together. */ -}}
+{{- /* Refuses openai values that cannot work together. */ -}}
 {{- define "voice-agent.checkOpenAI" -}}
 {{- $azure := .Values.openai.azure | default dict -}}
-{{- /* Neither is shown: the schema, which would show it, lets it through to here. */ -}}
+{{- /* The value may be a secret, so the message does not show it. For that reason the schema, which would, does not check it. */ -}}
 {{- if regexMatch "[?#@]" .Values.openai.baseUrl -}}
-{{- fail "openai.baseUrl holds a password, a query or a fragment; use one such as https://api.openai.com/v1, and openai.azure.apiVersion and openai.azure.deployment for what Azure has behind a ?" -}}
+{{- fail "openai.baseUrl holds a password, a query or a fragment; use one such as https://api.openai.com/v1, and openai.azure.apiVersion and openai.azure.deployment instead of the query of an Azure URL" -}}
 {{- end -}}
 {{- $host := regexFind "//[^/:]*" (include "voice-agent.openaiURL" .) | lower -}}
 {{- if and $azure.enabled (hasSuffix ".openai.com" $host) -}}
@@ -147,9 +147,9 @@ whom values name (http, metrics).
 {{- end }}
 
 {{- /*
-What agent and worker are told, as a set for voice-lib.env: models, verticals, MCP servers, their own pod, the way out. uv, with
-which LiveKit's starter for Python starts, needs a cache that it can write. HOME and XDG_CACHE_HOME stay the image's: below
-them are the models that its build downloaded.
+What agent and worker are told, as a set for voice-lib.env: models, verticals, MCP servers, their own pod, proxy and
+authorities. uv, which starts LiveKit's starter for Python, needs a cache that it can write. HOME and XDG_CACHE_HOME stay
+the image's, because the models that its build downloaded are there.
 */ -}}
 {{- define "voice-agent.agentEnv" -}}
 UV_CACHE_DIR: /tmp/.cache/uv
@@ -162,7 +162,7 @@ OPENAI_API_KEY_FILE: {{ printf "/etc/openai/%s" .Values.openai.existingSecretKey
 {{- $azure := .azure | default dict }}
 {{- if $azure.enabled }}
 {{- $keys = append $keys "AZURE_OPENAI_API_KEY" }}
-{{- /* The SDKs add /openai themselves, and take an OPENAI_BASE_URL for the whole of it: so there is none. */}}
+{{- /* No OPENAI_BASE_URL: the SDKs add /openai themselves, but would take that variable as the complete URL. */}}
 AZURE_OPENAI_ENDPOINT: {{ regexReplaceAll "(/openai(/v1)?)?(/realtime)?$" (include "voice-agent.openaiURL" $) "" | quote }}
 AZURE_OPENAI_DEPLOYMENT: {{ $azure.deployment | default .model | quote }}
 {{- with $azure.apiVersion }}
@@ -195,7 +195,7 @@ MCP_{{ include "voice-lib.envName" $name }}_URL: {{ printf "http://%s.%s.svc:%d%
 {{- end }}
 {{- end }}
 
-{{- /* The MCP servers that are turned on, each laid over mcpDefaults, over podDefaults. A probe takes the place of the whole default. */ -}}
+{{- /* The enabled MCP servers, each merged over mcpDefaults and podDefaults. A probe replaces the whole default. */ -}}
 {{- define "voice-agent.mcpServers" -}}
 {{- $servers := dict -}}
 {{- range $name, $given := .Values.mcpServers -}}
@@ -211,7 +211,7 @@ MCP_{{ include "voice-lib.envName" $name }}_URL: {{ printf "http://%s.%s.svc:%d%
 {{- toYaml $servers -}}
 {{- end }}
 
-{{- /* The image of the worker: that of the agent, with what it says itself over it, and which of the two an error names. */ -}}
+{{- /* The worker's image: the agent's, overridden by its own values, and the path of the value that an error names. */ -}}
 {{- define "voice-agent.workerImage" -}}
 {{- $agent := .Values.agent.image -}}
 {{- $worker := .Values.worker.image | default dict -}}

@@ -1,6 +1,6 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
-{{- /* The account of a call that is tried, and what it may do: (dict "ctx" $ "component" "try" "name" "…" "annotations" (dict …)). */ -}}
+{{- /* The account of a test call and its rights: (dict "ctx" $ "component" "try" "name" "…" "annotations" (dict …)). */ -}}
 {{- define "voice-agent.tryRights" -}}
 apiVersion: v1
 kind: ServiceAccount
@@ -34,7 +34,7 @@ subjects:
   namespace: {{ .ctx.Release.Namespace }}
 {{- end }}
 
-{{- /* The pod that makes it, by the plugin in callguard's image. It gets the LiveKit key as files. */ -}}
+{{- /* The pod that makes the call, with the plugin in callguard's image. It gets LiveKit's key as files. */ -}}
 {{- define "voice-agent.tryPod" -}}
 {{- $ctx := .ctx -}}
 {{- $try := $ctx.Values.try -}}

@@ -1,10 +1,10 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
 {{- /*
-A container's environment: (dict "sets" (list $first $second)). Each set maps a name to text, a number, true or false, or
-to an object with valueFrom. A name in a later set replaces the same name in an earlier one, for a server-side apply
-refuses names that come twice. The list is sorted, so that it does not change by itself; whoever refers to others, as in
-$(NAME), comes after all who do not, for Kubernetes knows only what stands before.
+A container's environment: (dict "sets" (list $first $second)). Each set maps a name to text, a number, true or false, or to
+an object with valueFrom. A name in a later set overrides an earlier one, because a server-side apply refuses duplicate
+names. The list is sorted, so that it does not change by itself. Variables that refer to others, as in $(NAME), come after
+all others, because Kubernetes resolves only what comes before.
 */ -}}
 {{- define "voice-lib.env" -}}
 {{- $all := dict -}}
@@ -22,7 +22,7 @@ $(NAME), comes after all who do not, for Kubernetes knows only what stands befor
 {{- else if and (kindIs "string" $value) (contains "$(" $value) -}}
 {{- $referring = append $referring (dict "name" $name "value" $value) -}}
 {{- else -}}
-{{- /* toString would make 1.234567e+06 of a number. */ -}}
+{{- /* toString would turn 1234567 into 1.234567e+06. */ -}}
 {{- $env = append $env (dict "name" $name "value" (kindIs "string" $value | ternary $value (toJson $value))) -}}
 {{- end -}}
 {{- end -}}
@@ -31,7 +31,7 @@ $(NAME), comes after all who do not, for Kubernetes knows only what stands befor
 {{- end -}}
 {{- end }}
 
-{{- /* A value that is read from a Secret: (dict "secret" "name" "key" "api-key" "optional" true), of which the last may be left out. */ -}}
+{{- /* A value that is read from a Secret: (dict "secret" "name" "key" "api-key" "optional" true); the last is optional. */ -}}
 {{- define "voice-lib.fromSecret" -}}
 valueFrom:
   secretKeyRef:
@@ -42,7 +42,7 @@ valueFrom:
     {{- end }}
 {{- end }}
 
-{{- /* A name made fit for the environment: crm-eu becomes CRM_EU. */ -}}
+{{- /* A name as an environment variable: crm-eu becomes CRM_EU. */ -}}
 {{- define "voice-lib.envName" -}}
 {{- upper . | replace "-" "_" -}}
 {{- end }}

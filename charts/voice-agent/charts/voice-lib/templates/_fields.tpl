@@ -1,8 +1,8 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
 {{- /*
-What values say of a pod or container, under one name each, as JSON: env and extraEnv are one map by name in extraEnv,
-written as a map or as a list; envFrom, volumes and volumeMounts go before what extraEnvFrom and so on have.
+The values of a pod or container under one name each, as JSON: env and extraEnv, given as maps or lists, become one map,
+extraEnv; envFrom, volumes and volumeMounts are put before extraEnvFrom and so on.
 */ -}}
 {{- define "voice-lib.said" -}}
 {{- $said := omit . "env" "envFrom" "volumes" "volumeMounts" -}}
@@ -27,8 +27,8 @@ written as a map or as a list; envFrom, volumes and volumeMounts go before what 
 {{- end }}
 
 {{- /*
-The values of a component, laid over .Values.podDefaults, as JSON: (dict "ctx" $ "values" .Values.agent). Maps are merged,
-lists replaced; what is empty text or null is not said, and null takes a key out of a map.
+The values of a component, merged over .Values.podDefaults, as JSON: (dict "ctx" $ "values" .Values.agent). Maps are merged,
+lists are replaced; empty text and null count as not set, and null removes a key from a map.
 */ -}}
 {{- define "voice-lib.fields" -}}
 {{- $all := dict -}}

@@ -2,8 +2,8 @@
 
 {{- /*
 registry/repository:tag@digest, of which the tag or the digest may be missing: (dict "ctx" $ "image" .Values.agent.image
-"path" "agent.image"). An image that names no registry itself, in its registry or before the first slash of its repository,
-comes from .Values.global.imageRegistry. A tag that YAML took for a number is refused: 1234567 would arrive as 1.234567e+06.
+"path" "agent.image"). An image without a registry, in its registry or before the first slash of its repository, gets
+.Values.global.imageRegistry. A tag that YAML took for a number is refused: 1234567 would become 1.234567e+06.
 */ -}}
 {{- define "voice-lib.image" -}}
 {{- $image := .image -}}

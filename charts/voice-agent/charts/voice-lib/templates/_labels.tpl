@@ -1,8 +1,8 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
 {{- /*
-What tells the pods of one component from all others: (dict "ctx" $ "component" "agent"). Selectors cannot change, so
-nothing that depends on a version or a value belongs here.
+The labels that select the pods of one component: (dict "ctx" $ "component" "agent"). Selectors cannot change, so nothing
+that depends on a version or a value belongs here.
 */ -}}
 {{- define "voice-lib.selectorLabels" -}}
 app.kubernetes.io/name: {{ .ctx.Chart.Name }}
@@ -11,8 +11,8 @@ app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
 {{- /*
-The labels of an object: (dict "ctx" $ "component" "agent"). Those of values.commonLabels come first, so that they
-cannot take the place of a selector label. Not for pod templates: a new version of the chart would restart every pod.
+The labels of an object: (dict "ctx" $ "component" "agent"). They override values.commonLabels. Not for pod templates,
+because a new version of the chart would restart every pod.
 */ -}}
 {{- define "voice-lib.labels" -}}
 {{- $own := include "voice-lib.selectorLabels" . | fromYaml -}}
@@ -27,8 +27,8 @@ cannot take the place of a selector label. Not for pod templates: a new version 
 {{- end }}
 
 {{- /*
-Name, namespace, labels and annotations: (dict "ctx" $ "component" "agent" "name" "…" "labels" (dict …) "annotations" (dict …)), all
-but the first two of which may be left out. An object's own annotations win over those of values.commonAnnotations.
+Name, namespace, labels and annotations: (dict "ctx" $ "component" "agent" "name" "…" "labels" (dict …) "annotations" (dict
+…)). All but the first two are optional. An object's own annotations override values.commonAnnotations.
 */ -}}
 {{- define "voice-lib.metadata" -}}
 name: {{ .name | default (include "voice-lib.name" .) }}

@@ -1,8 +1,8 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
-{{- /* What charts have for all that their authors did not think of. */ -}}
+{{- /* Additional fields and objects that the chart's authors did not foresee. */ -}}
 
-{{- /* The address families of a Service, as its fields; nothing where no value says some: the cluster's own then. */ -}}
+{{- /* The address families of a Service, as its fields; empty, so the cluster's default, if no value sets them. */ -}}
 {{- define "voice-lib.ipFamilies" -}}
 {{- with .Values.ipFamilyPolicy }}
 ipFamilyPolicy: {{ . }}

@@ -3,9 +3,9 @@
 {{- /*
 The name of an object: voice-lib.name (dict "ctx" $ "component" "agent").
 
-It is <release>-<chart>-<component>, with no short form for a release that is called like the chart: "voice" and
-"voice-voice-agent" would meet in it. A name that is too long, is no DNS label, or could be read as that of another
-release (a component that contains the chart's name) is cut and ends in a hash of what it stands for.
+It is <release>-<chart>-<component>, without a short form for a release that has the chart's name: releases "voice" and
+"voice-voice-agent" would collide. A name that is too long, is no DNS label, or could be another release's (a component that
+contains the chart's name) is cut and ends in a hash.
 */ -}}
 {{- define "voice-lib.name" -}}
 {{- $chart := .ctx.Values.nameOverride | default .ctx.Chart.Name -}}

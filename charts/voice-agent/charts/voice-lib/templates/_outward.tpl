@@ -1,8 +1,8 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
-{{- /* What a container needs on its way out of the cluster: private authorities, .Values.ca, and a proxy, .Values.proxy. */ -}}
+{{- /* What a container needs for connections out of the cluster: private certificate authorities (.Values.ca) and a proxy (.Values.proxy). */ -}}
 
-{{- /* The file with the authorities; empty where there are none. */ -}}
+{{- /* The file with the authorities; empty if there are none. */ -}}
 {{- define "voice-lib.ca" -}}
 {{- with .Values.ca -}}
 {{- if or .secret .configMap -}}
@@ -11,7 +11,7 @@
 {{- end -}}
 {{- end }}
 
-{{- /* Its volume, and the mount, as lists of one or none. Nothing but the certificates is mounted: the Secret may hold a key. */ -}}
+{{- /* Its volume and mount, as lists of one or none. Only the certificates are mounted, because the Secret may hold a key. */ -}}
 {{- define "voice-lib.caVolumes" -}}
 {{- if include "voice-lib.ca" . }}
 {{- $ca := .Values.ca }}
@@ -24,7 +24,7 @@
 {{- if include "voice-lib.ca" . }}[{"name": "private-ca", "mountPath": "/etc/private-ca", "readOnly": true}]{{ else }}[]{{ end }}
 {{- end }}
 
-{{- /* The environment of a program in Go, which reads the system's file and all of these folders. */ -}}
+{{- /* The environment of a Go program, which reads the system's certificates and all of these folders. */ -}}
 {{- define "voice-lib.outwardGo" -}}
 {{- if include "voice-lib.ca" . }}
 SSL_CERT_DIR: /etc/ssl/certs:/etc/private-ca
@@ -32,8 +32,8 @@ SSL_CERT_DIR: /etc/ssl/certs:/etc/private-ca
 {{- include "voice-lib.proxyEnv" . }}
 {{- end }}
 
-{{- /* The environment of a program in Node or Python. What LiveKit's SDKs join rooms with is neither: it reads one file, and of one
-folder what OpenSSL would find there. */ -}}
+{{- /* The environment of a program in Node or Python. LiveKit's SDKs join rooms with a library of neither language: it
+reads one file, and from one folder what OpenSSL would find there. */ -}}
 {{- define "voice-lib.outwardAgent" -}}
 {{- with include "voice-lib.ca" . }}
 NODE_EXTRA_CA_CERTS: {{ . }}

@@ -1,8 +1,8 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
 {{- /*
-A security context: what the pod security standard "restricted" asks for, with settings over it: (dict "ctx" $ "base" (dict …)
-"over" .Values.x). Under .Values.openshift the namespace gives the numbers.
+A security context: the pod security standard "restricted", overridden by settings: (dict "ctx" $ "base" (dict …) "over"
+.Values.x). With .Values.openshift, the namespace assigns the user and group.
 */ -}}
 {{- define "voice-lib.security" -}}
 {{- $context := mergeOverwrite .base (deepCopy (.over | default dict)) -}}
@@ -17,9 +17,9 @@ A security context: what the pod security standard "restricted" asks for, with s
 
 {{- /*
 A container, as a list of one: (dict "ctx" $ "name" "call-gate" "image" $image "path" "callguard.image" "values" $values
-"sidecar" true "command" (list …) "args" (list …) "env" (list $set $set) "envFrom" (list …) "ports" (list …) "probes" (dict …)
-"mounts" (list …)), of which those after "values" may be left out. The values' own command, args, probes, resources,
-securityContext and extra… are added; their command, args and probes only where none is given here.
+"sidecar" true "command" (list …) "args" (list …) "env" (list $set $set) "envFrom" (list …) "ports" (list …) "probes" (dict
+…) "mounts" (list …)). Those after "values" are optional. The values' own resources, securityContext and extra… are added;
+their command, args and probes apply only where none is given here.
 */ -}}
 {{- define "voice-lib.container" -}}
 {{- $values := include "voice-lib.said" .values | fromJson -}}
@@ -68,13 +68,14 @@ securityContext and extra… are added; their command, args and probes only wher
 {{- end }}
 
 {{- /*
-A Deployment, with its account: (dict "ctx" $ "component" "agent" "values" $fields "annotations" (dict …) "scaled" true
+A Deployment with its account: (dict "ctx" $ "component" "agent" "values" $fields "annotations" (dict …) "scaled" true
 "podLabels" (dict …) "podAnnotations" (dict …) "priorityClassName" "…" "hostNetwork" true "sidecars" $text "container" $text
-"volumes" (list …) "evictable" true "packed" true). $fields are voice-lib.fields; $text is what voice-lib.container says, several times where there are
-several. Those after "values" may be left out but for "container". Who is "scaled" has no replicas of the chart's.
+"volumes" (list …) "evictable" true "packed" true). $fields is the output of voice-lib.fields; $text is the output of
+voice-lib.container, once for each container. All after "values" are optional except "container". With "scaled", the chart
+sets no replicas.
 
-A rollout may have to wait for what a former pod holds, its node's ports or memory, for that pod's whole grace: it has
-made no progress only after that and Kubernetes' own 10 minutes.
+A new pod may have to wait for what the old pod holds (its node's ports, or memory) for the old pod's whole grace period. So
+the progress deadline is that period and Kubernetes' default of 10 minutes.
 */ -}}
 {{- define "voice-lib.deployment" -}}
 {{- $values := .values -}}
@@ -109,9 +110,9 @@ spec:
 {{- end }}
 
 {{- /*
-What the pods tell Cluster Autoscaler, as JSON; values say otherwise in podAnnotations. It takes no node with an emptyDir
-that is not named. Who is "evictable" is held by callguard: the eviction API refuses what holds calls, and without the
-annotation its budget would keep the node forever.
+Annotations of the pods for Cluster Autoscaler, as JSON; values override them in podAnnotations. It does not remove a node
+with an emptyDir that is not named. callguard holds "evictable" pods: the eviction API refuses to evict those with calls,
+and without the annotation their PodDisruptionBudget would keep the node forever.
 */ -}}
 {{- define "voice-lib.evictable" -}}
 {{- $told := dict -}}
@@ -210,7 +211,7 @@ volumes:
 {{ toYaml (concat (.volumes | default list) ($values.extraVolumes | default list)) }}
 {{- end }}
 
-{{- /* The account a component runs as. */ -}}
+{{- /* The account that a component runs as. */ -}}
 {{- define "voice-lib.serviceAccountName" -}}
 {{- $account := .values.serviceAccount | default dict -}}
 {{- if eq (toString $account.create) "false" -}}
@@ -233,9 +234,9 @@ automountServiceAccountToken: {{ $account.automount | default false }}
 {{- end }}
 
 {{- /*
-A PodDisruptionBudget over exactly the pods of one component:
-(dict "ctx" $ "component" "mcp-crm" "field" "maxUnavailable" "value" 1 "unhealthy" "AlwaysAllow"). The value is a number or a
-percentage. Where pods hold calls, "unhealthy" is IfHealthyBudget: not ready does not mean that nobody talks.
+A PodDisruptionBudget for exactly the pods of one component: (dict "ctx" $ "component" "mcp-crm" "field" "maxUnavailable"
+"value" 1 "unhealthy" "AlwaysAllow"). The value is a number or a percentage. For pods that hold calls, "unhealthy" is
+IfHealthyBudget: a pod that is not ready may have calls.
 */ -}}
 {{- define "voice-lib.budget" -}}
 ---
