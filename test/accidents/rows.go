@@ -144,13 +144,13 @@ func policies() []Row {
 		without("Policy `callguard-budget-advice`", "nobody: it warns, and holds nobody", policy, "callguard-budget-advice"),
 		{
 			Object: "MutatingAdmissionPolicy `callguard-grace`", What: "deleted " + person, Notices: alerted, Heals: again,
-			Opens:   "an eviction may shorten the grace of a released pod",
+			Opens:   "an eviction may shorten the grace period of a released pod",
 			Do:      func(s *Scene) error { return s.Run("delete", "mutatingadmissionpolicy", "callguard-grace") },
 			Noticed: func(s *Scene) error { return s.DoorsOpen("callguard-grace") }, Mend: doors, Healed: shut,
 		},
 		{
 			Object: "MutatingAdmissionPolicy `callguard-grace` and its binding", What: "both deleted " + person, Notices: "`kubectl calls doctor`, drain-guard's log", Heals: again,
-			Opens: "an eviction may shorten the grace of a released pod",
+			Opens: "an eviction may shorten the grace period of a released pod",
 			Do: func(s *Scene) error {
 				return errors.Join(s.Run("delete", "mutatingadmissionpolicy", "callguard-grace"), s.Run("delete", "mutatingadmissionpolicybinding", "callguard-grace"))
 			},
@@ -162,7 +162,7 @@ func policies() []Row {
 		altered(policy, "callguard-delete", "changed "+person+": `failurePolicy: Ignore`", `[{"op":"replace","path":"/spec/failurePolicy","value":"Ignore"}]`, ""),
 		altered(policy, "callguard-delete-too", "changed "+person+": an expression is `true`", `[{"op":"replace","path":"/spec/validations/0/expression","value":"true"}]`, ""),
 		altered(policy, "callguard-birth", "restored from a backup of another version", `[{"op":"replace","path":"/metadata/labels/app.kubernetes.io~1version","value":"0.0.1"},{"op":"remove","path":"/spec/validations/1"}]`,
-			"what that version lacks"),
+			"the protections that the other version lacks are missing"),
 		{
 			Object: "Policy `callguard-delete`", What: "replaced with the same " + gitops, Notices: "nobody has to: the other is in effect meanwhile", Heals: "the sync itself",
 			Do: func(s *Scene) error {
@@ -299,7 +299,7 @@ func owners() []Row {
 			Mend:    func(s *Scene) error { return s.Run("create", "-f", saved) }, Healed: adopted,
 		},
 		{
-			Object: owner, What: "replaced " + gitops, Notices: "nobody has to: policy `callguard-tamper-budget` refuses the collector", Heals: inSecond + ": the budgets are the new one's",
+			Object: owner, What: "replaced " + gitops, Notices: "nobody has to: policy `callguard-tamper-budget` refuses the collector", Heals: inSecond + ": the budgets then belong to the new one",
 			Do: func(s *Scene) error {
 				path, err := s.Save(nil, "clusterrole", guard.BudgetOwner)
 				if err != nil {
@@ -339,8 +339,8 @@ func namespaces() []Row {
 			return s.Run("replace", "-f", saved)
 		}),
 		{
-			Object: "Namespace label `callguard.dev/enabled`", What: "removed " + person + " with `callguard.dev/disable`, and put back", Notices: "nobody: it was meant", Heals: inSecond + " of the label's return",
-			Opens: "as meant: nothing protects calls there until the label is back",
+			Object: "Namespace label `callguard.dev/enabled`", What: "removed " + person + " with `callguard.dev/disable`, and put back", Notices: "nobody: it was intended", Heals: inSecond + " of the label's return",
+			Opens: "as intended: nothing protects calls there until the label is back",
 			Do: func(s *Scene) error {
 				return errors.Join(s.Run("annotate", "namespace", s.Quiet, "callguard.dev/disable=true"), s.Run("label", "namespace", s.Quiet, "callguard.dev/enabled-"))
 			},
@@ -364,9 +364,9 @@ func pods() []Row {
 		return s.Run(append([]string{verb, "pod", s.Talking[0], "-n", s.Namespace}, args...)...)
 	}
 	return []Row{
-		refused("Pod that talks", "deleted "+person, held, func(s *Scene) error { return on(s, "delete", "--wait=false") }),
-		refused("Pod that talks", "deleted with `--force --grace-period=0` "+person, held, func(s *Scene) error { return on(s, "delete", "--force", "--grace-period=0", "--wait=false") }),
-		refused("Pod that talks", "replaced "+gitops, held, func(s *Scene) error {
+		refused("Pod with a call", "deleted "+person, held, func(s *Scene) error { return on(s, "delete", "--wait=false") }),
+		refused("Pod with a call", "deleted with `--force --grace-period=0` "+person, held, func(s *Scene) error { return on(s, "delete", "--force", "--grace-period=0", "--wait=false") }),
+		refused("Pod with a call", "replaced "+gitops, held, func(s *Scene) error {
 			saved, err := s.Save(nil, "pod", s.Talking[0], "-n", s.Namespace)
 			if err != nil {
 				return err
@@ -380,7 +380,7 @@ func pods() []Row {
 }
 
 func rights() []Row {
-	const until = "nobody, until a pod is to go: Event `Held`, alert `CallguardStepRefused`; drain-guard's log"
+	const until = "nobody, until a pod should leave: Event `Held`, alert `CallguardStepRefused`; drain-guard's log"
 	return []Row{
 		without("ClusterRole `callguard:drain-guard`", until, "clusterrole", "callguard:drain-guard"),
 		without("ClusterRoleBinding `callguard:drain-guard`", until, "clusterrolebinding", "callguard:drain-guard"),
@@ -400,7 +400,7 @@ func others() []Row {
 	api := without("APIService `v1beta2.custom.metrics.k8s.io`", metrics, "apiservice", "v1beta2.custom.metrics.k8s.io")
 	api.Noticed = func(s *Scene) error { return s.Doctor("FAIL metrics-api") }
 	taken := Row{
-		Object: "APIService `v1beta1.custom.metrics.k8s.io`", What: "changed: another adapter takes it", Notices: "`kubectl calls doctor`, the adapter's log", Heals: again,
+		Object: "APIService `v1beta1.custom.metrics.k8s.io`", What: "changed: another adapter takes it over", Notices: "`kubectl calls doctor`, the adapter's log", Heals: again,
 	}
 	saved := ""
 	taken.Do = func(s *Scene) error {
@@ -417,13 +417,13 @@ func others() []Row {
 	taken.Healed = func(s *Scene) error { return s.There("apiservice", "v1beta1.custom.metrics.k8s.io") }
 	service := without("Service `metrics-adapter`", metrics, "service", lab.AdapterName, "-n", lab.AdapterNamespace)
 	key := Row{
-		Object: "Secret of the default LiveKit project", What: "rewritten " + person + " with a wrong key", Notices: "alerts on LiveKit that is not read; pods that should go are held as unknown", Heals: "the right key",
+		Object: "Secret of the default LiveKit project", What: "rewritten " + person + " with a wrong key", Notices: "alerts that LiveKit is not read; pods that should go are held as unknown", Heals: "the right key",
 		Do: func(s *Scene) error { return rewrite(s, "api-secret", "wrong") },
 	}
 	key.Mend = func(s *Scene) error { return rewrite(s, "api-secret", s.Lab.LiveKits[0].APISecret) }
 	key.Healed = shut
 	return []Row{
-		without("PriorityClass `callguard-calls`", "whoever makes pods that name it, from the API server; pods that are there keep theirs", "priorityclass", "callguard-calls"),
+		without("PriorityClass `callguard-calls`", "whoever creates pods that name it, from the API server; existing pods keep theirs", "priorityclass", "callguard-calls"),
 		api, taken, service, key,
 		without("Policy `callguard-lookout`", "nobody, while callguard stays installed", policy, "callguard-lookout"),
 	}
@@ -455,7 +455,7 @@ func leases() []Row {
 	}
 	return []Row{
 		{
-			Object: mine, What: "deleted " + person, Notices: "nobody has to", Heals: "drain-guard, within 10 s: one leads again",
+			Object: mine, What: "deleted " + person, Notices: "nobody has to", Heals: "drain-guard, within 10 s: one replica leads again",
 			Do:     func(s *Scene) error { return s.Run("delete", "lease", leader.LeaseName, "-n", lab.GuardNamespace) },
 			Healed: leads,
 		},
@@ -464,7 +464,7 @@ func leases() []Row {
 			Do: func(s *Scene) error { return hold(s, "somebody-of-before", 6) }, Healed: leads,
 		},
 		{
-			Object: mine, What: "held by `unlock` (" + person + ")", Notices: "every drain-guard is not ready; alert `CallguardUnlocked`", Heals: "a drain-guard that starts",
+			Object: mine, What: "held by `unlock` (" + person + ")", Notices: "every drain-guard is not ready; alert `CallguardUnlocked`", Heals: "the start of a drain-guard",
 			Do: func(s *Scene) error { return hold(s, leader.UnlockHolder, 1<<30) },
 			Noticed: func(s *Scene) error {
 				if s.Guard.Ready(s.Context) == nil {
@@ -510,7 +510,7 @@ func workloads() []Row {
 	}
 	foreign := row("CustomResourceDefinition of a pod's owner", "deleted "+person, "delete", "crd", OwnerKind, "--wait=false")
 	foreign.Notices = "drain-guard: Event `OwnerNotFollowed` on the owner, from the first; policy `callguard-delete` refuses the garbage collector"
-	foreign.Heals = nothing + ": the pod serves on, and goes when its node is drained or with annotation `callguard.dev/leave`"
+	foreign.Heals = nothing + ": the pod keeps serving, and leaves when its node is drained or with annotation `callguard.dev/leave`"
 	foreign.Noticed = func(s *Scene) error {
 		ever := *s
 		ever.Began = time.Time{}
@@ -518,8 +518,8 @@ func workloads() []Row {
 	}
 	return []Row{
 		foreign,
-		row("ReplicaSet of pods that talk", "deleted "+person, "delete", "replicaset", "-n", QuietName, "--all", "--wait=false"),
-		row("Deployment of pods that talk", "deleted "+person, "delete", "deployment", "-n", QuietName, "--all", "--wait=false"),
+		row("ReplicaSet of pods with calls", "deleted "+person, "delete", "replicaset", "-n", QuietName, "--all", "--wait=false"),
+		row("Deployment of pods with calls", "deleted "+person, "delete", "deployment", "-n", QuietName, "--all", "--wait=false"),
 	}
 }
 

@@ -28,7 +28,7 @@ func TestRows(t *testing.T) {
 			t.Errorf("row %q is not whole", r.Name())
 		}
 		if r.Opens != "" && r.Noticed == nil {
-			t.Errorf("row %q opens a lock, and nobody notices", r.Name())
+			t.Errorf("row %q endangers calls, and nobody notices", r.Name())
 		}
 	}
 	if len(seen) < 40 {

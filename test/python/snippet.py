@@ -12,15 +12,15 @@ ordered = False
 
 
 def draining():
-    global ordered  # an order is never taken back, whatever becomes of the file
+    global ordered  # an order is final, whatever happens to the file
     try:
         with open(os.environ["ANNOTATIONS"], "rb") as file:
             if any(line.startswith(b'callguard.dev/draining="') for line in file):
                 ordered = True
     except (KeyError, FileNotFoundError):
-        pass  # no such file, no Kubernetes: nobody can order anything, so take calls
+        pass  # no such file: not in Kubernetes, so accept calls
     except OSError:
-        return True  # an order may stand in it: take no call that may have to end soon
+        return True  # it may contain an order: accept no call that may have to end soon
     return ordered
 
 

@@ -124,7 +124,7 @@ func (p *play) set() {
 				return err
 			}
 			if pod.Annotations[call.DrainingAnnotation] == "" {
-				return fmt.Errorf("pod %s takes calls", name)
+				return fmt.Errorf("pod %s accepts calls", name)
 			}
 		}
 		return nil
