@@ -93,7 +93,7 @@ func TestChart(t *testing.T) {
 				}
 				// What a server-side apply would refuse: unknown fields, duplicates.
 				if _, err := converter.ObjectToTyped(o); err != nil {
-					t.Errorf("kube-apiserver would not take %s: %v", id, err)
+					t.Errorf("kube-apiserver would not accept %s: %v", id, err)
 				}
 			}
 			pods := podsOf(t, objects)
@@ -153,7 +153,7 @@ func TestChartParts(t *testing.T) {
 			wantNot: []string{"isCA: true", "selfSigned"},
 		},
 		"ExistingSecret": {
-			reason:  "Who brings a certificate brings its authority.",
+			reason:  "Whoever brings a certificate also brings its authority.",
 			want:    []string{bundle + ": " + base64.StdEncoding.EncodeToString([]byte(authority)), "secretName: own", "--tls-private-key-file=/etc/metrics-adapter/tls/tls.key"},
 			wantNot: []string{insecure, "verbs: [get, patch]", "insecureSkipVerify"},
 		},
@@ -162,7 +162,7 @@ func TestChartParts(t *testing.T) {
 			wantNot: []string{"--livekit-url", "/etc/livekit"},
 		},
 		"Scheduling": {
-			reason:  "What is pulled, and where it runs, is the administrator's to say.",
+			reason:  "The administrator decides which image is pulled, and where it runs.",
 			want:    []string{"image: callguard:dev@sha256:" + digest(), "- --resync-interval=10s", "- --max-hold=2h", "- --replicas=3", "- --livekit-requests-per-minute=1000000", "priorityClassName: infra", "pool: infra", "--namespace=voice", "resources: [pods/active_calls]"},
 			wantNot: []string{"system-cluster-critical"},
 		},
@@ -272,7 +272,7 @@ func TestViewerReads(t *testing.T) {
 			}
 		}
 		if !found {
-			t.Errorf("with %v there is none", flags)
+			t.Errorf("with %v it is missing", flags)
 		}
 	}
 }
@@ -308,20 +308,20 @@ func TestUnlockStep(t *testing.T) {
 	for _, o := range chart(t, "--set", "networkPolicy.enabled=true") {
 		hook := o.GetAnnotations()["helm.sh/hook"]
 		if hook == "pre-delete" {
-			t.Errorf("%s opens what still stands, when the uninstall may yet fail", idOf(o))
+			t.Errorf("%s unlocks before the uninstall has succeeded", idOf(o))
 		}
 		if !mine(o) {
 			continue
 		}
 		kinds[o.GetKind()] = true
 		if hook != "post-delete" {
-			t.Errorf("%s is hook %q; an object of the release would be made by an install", idOf(o), hook)
+			t.Errorf("%s is hook %q; an install would create an object that is no hook", idOf(o), hook)
 		}
 		switch object := typed(t, o).(type) {
 		case *batchv1.Job:
 			pod := object.Spec.Template.Spec
 			if pod.ServiceAccountName != step {
-				t.Errorf("it runs as %s; the guard's account is let through by the doors", pod.ServiceAccountName)
+				t.Errorf("it runs as %s; the policies exempt the guard's account", pod.ServiceAccountName)
 			}
 			if want := []string{"/drain-guard", "unlock", "--after-uninstall"}; !slices.Equal(pod.Containers[0].Command, want) {
 				t.Errorf("it runs %v, want %v, which looks whether anything is installed", pod.Containers[0].Command, want)
@@ -341,7 +341,7 @@ func TestUnlockStep(t *testing.T) {
 	}
 	for _, o := range chart(t, "--set", "unlockOnUninstall=false") {
 		if mine(o) || strings.HasSuffix(o.GetName(), ":unlock") {
-			t.Errorf("%s is there with unlockOnUninstall=false", idOf(o))
+			t.Errorf("%s exists with unlockOnUninstall=false", idOf(o))
 		}
 	}
 }
@@ -414,7 +414,7 @@ func TestChartTypos(t *testing.T) {
 			}
 		case true, nil:
 			if !slices.Contains(freeForm, path[strings.LastIndex(path, ".")+1:]) {
-				t.Errorf("the schema lets %s hold anything; only %v may", path, freeForm)
+				t.Errorf("the schema allows any keys in %s; only %v may have them", path, freeForm)
 			}
 		}
 		for key, value := range s.Properties {
@@ -455,17 +455,17 @@ func TestAnotherAdapter(t *testing.T) {
 			want:   []string{"APIService v1beta2.custom.metrics.k8s.io belongs to Service callguard-system/stackdriver"},
 		},
 		"NotWanted": {
-			reason: "Without its adapter callguard can stand beside another.",
+			reason: "Without its adapter callguard can be installed next to another.",
 			owners: map[string]string{"v1beta1": "prometheus-adapter"},
 			flags:  []string{"--set", "metricsAdapter.mode=none"},
 		},
 		"Beside": {
-			reason: "Beside the adapter that the values name callguard can serve.",
+			reason: "callguard can serve together with the adapter that the values name.",
 			owners: map[string]string{"v1beta1": "prometheus-adapter"},
 			flags:  beside,
 		},
 		"BesideAnother": {
-			reason: "One that nobody has named is not taken.",
+			reason: "An adapter that the values do not name is not taken over.",
 			owners: map[string]string{"v1beta1": "stackdriver"},
 			flags:  beside,
 			want:   []string{"APIService v1beta1.custom.metrics.k8s.io belongs to Service callguard-system/stackdriver", "--set metricsAdapter.compose.service.name=stackdriver"},
@@ -482,7 +482,7 @@ func TestAnotherAdapter(t *testing.T) {
 			want:  []string{"was taken from another adapter", "kubectl exec -n callguard-system deploy/metrics-adapter -- /metrics-adapter hand-back"},
 		},
 		"Alone": {
-			reason: "What was before would be lost.",
+			reason: "The record of the previous state would be lost.",
 			owners: map[string]string{"v1beta1": "metrics-adapter", "v1beta2": "metrics-adapter"}, taken: true,
 			want: []string{"was taken from another adapter"},
 		},
@@ -500,7 +500,7 @@ func TestAnotherAdapter(t *testing.T) {
 				}
 			}
 			if err == nil && !strings.Contains(out, "name: callguard-delete") {
-				t.Errorf("%s nothing is rendered", tc.reason)
+				t.Errorf("%s Nothing is rendered", tc.reason)
 			}
 		})
 	}

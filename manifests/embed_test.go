@@ -19,9 +19,9 @@ func TestValues(t *testing.T) {
 		reason string
 		values Values
 	}{
-		"Default": {reason: "The file is what the chart renders to.", values: DefaultValues()},
+		"Default": {reason: "The file matches the rendered chart.", values: DefaultValues()},
 		"Other": {
-			reason: "A guard knows the doors of its own release, wherever it is installed.",
+			reason: "A guard knows the policies of its own release, wherever it is installed.",
 			values: Values{Namespace: "calls", Account: "watcher", BreakGlassGroup: "oncall@example.org", Priority: 77},
 		},
 	}

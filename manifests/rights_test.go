@@ -68,7 +68,7 @@ func TestRightsThatAreGone(t *testing.T) {
 				for _, resource := range resources {
 					named++
 					if !slices.Contains(verbs, verb) || !has[verb+" "+resource] {
-						t.Errorf("docs/reference/rights.md says %s of %s, which no account may; take it out", verb, resource)
+						t.Errorf("docs/reference/rights.md says %s of %s, which no account has; remove it", verb, resource)
 					}
 				}
 			}

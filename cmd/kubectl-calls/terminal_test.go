@@ -98,7 +98,7 @@ func TestTerminal(t *testing.T) {
 	a.hangUp("agent-a")
 	screen := tty.shows("a pod that has left", "  voice/agent-a: gone\n", "[##########..........]  node/node-1: 1 of 2 pods left, with 3 calls")
 	if bars(screen) != 1 || strings.Contains(screen, "\n  voice/agent-a: draining") {
-		t.Errorf("what stood there before stands there still:\n%s", screen)
+		t.Errorf("earlier output is still on the screen:\n%s", screen)
 	}
 	for _, size := range []struct {
 		columns, lines string
@@ -122,7 +122,7 @@ func TestTerminal(t *testing.T) {
 	tty.do("send-keys", "C-c")
 	screen = tty.shows("how an interrupted drain stands", "interrupted: node node-1 stays cordoned; left on it: 1 pod\n", "To go on: kubectl calls drain node-1\n", "exit 2\n")
 	if bars(screen) != 0 {
-		t.Errorf("the display stands there still:\n%s", screen)
+		t.Errorf("the display is still on the screen:\n%s", screen)
 	}
 	whole := tty.do("capture-pane", "-p", "-S", "-") // including the scrollback
 	for _, want := range []string{"node/node-1 cordoned\n", "  voice/agent-a: gone\n"} {

@@ -46,7 +46,7 @@ func TestJudge(t *testing.T) {
 		report    fleet.Report
 		want      string // in the error; none means no error
 	}{
-		"Good":       {reason: "Up to what the peak asks for, and down.", snapshots: good},
+		"Good":       {reason: "Up to the number that the peak needs, and down.", snapshots: good},
 		"TooSmall":   {reason: "Twelve calls ask for three replicas.", snapshots: append(good[:2:2], good[3]), want: "grew to 2 replicas, not to 3"},
 		"NoWayBack":  {reason: "It must come back to one.", snapshots: good[:3], want: "did not come back to 1 replica"},
 		"PodLeft":    {reason: "A pod still finishes its calls.", snapshots: append(good[:3:3], at(20, 0, num(0), 1, 2)), want: "did not come back"},

@@ -44,7 +44,7 @@ agent-1  node-1  Running      serving     5 ●●●●●
 agent-2  node-2  Terminating  finishing   2 ●●
 agent-3          Pending      serving    ?
 `},
-		"Silent": {reason: "Why there is no number stands in its place.", snapshot: silent(), want: `callguard demo  00:00  (Ctrl-C ends it)
+		"Silent": {reason: "The reason is shown instead of a missing number.", snapshot: silent(), want: `callguard demo  00:00  (Ctrl-C ends it)
 
 calls up       0
 active_calls   503: LiveKit is silent

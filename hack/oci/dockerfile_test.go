@@ -84,7 +84,7 @@ func TestDockerfileMakesTheSameImage(t *testing.T) {
 			t.Errorf("the programs are built from %q, want the Go of go.mod, by digest: %s", from, want)
 		}
 		if mod.Toolchain != Toolchain { // the environment of the build has it
-			t.Errorf("go.mod names toolchain %q, want that of what is released, %s", mod.Toolchain, Toolchain)
+			t.Errorf("go.mod names toolchain %q, want the one that builds releases, %s", mod.Toolchain, Toolchain)
 		}
 	})
 	t.Run("TheSameBuild", func(t *testing.T) {

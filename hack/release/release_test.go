@@ -232,7 +232,7 @@ func TestBillNamesModulesOnce(t *testing.T) {
 	}
 	for name, want := range map[string]int{"image": 1, "image amd64": 1, "image arm64": 1, "stdlib": 1, "github.com/google/go-containerregistry": 1} {
 		if seen[name] != want {
-			t.Errorf("%s stands %d times in the bill, want %d", name, seen[name], want)
+			t.Errorf("%s is %d times in the bill, want %d", name, seen[name], want)
 		}
 	}
 }

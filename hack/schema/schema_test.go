@@ -32,7 +32,7 @@ func TestOf(t *testing.T) {
 				"b":{"type":"object","additionalProperties":false,"properties":{"c":{"type":"integer","default":1}}}}}}`,
 		},
 		"FreeForm": {
-			reason: "What is declared open says nothing of its keys, whatever its default has.",
+			reason: "An object that is declared open accepts any keys, whatever its default has.",
 			values: "# @schema {additionalProperties: true}\nresources:\n  limits: {cpu: 1}",
 			want:   `{"resources":{"type":"object","additionalProperties":true}}`,
 		},
@@ -57,13 +57,13 @@ func TestOf(t *testing.T) {
 			want:   `{"a":{"type":["string","null"]}}`,
 		},
 		"Reference": {
-			reason: "Draft 07 ignores what stands beside a reference, so nothing does but prose.",
+			reason: "Draft 07 ignores everything next to a reference, so only prose may be there.",
 			values: "a: {b: 1}\n# @schema {$ref: \"#/properties/a\"}\n# -- Like a.\nc: {}",
 			want: `{"a":{"type":"object","additionalProperties":false,"properties":{"b":{"type":"integer","default":1}}},
 				"c":{"$ref":"#/properties/a","description":"Like a."}}`,
 		},
 		"Like": {
-			reason: "An object may have the keys of another, or null for one, besides its own, which are as it says.",
+			reason: "An object may have the keys of another, or null for one, besides its own, which stay as they are.",
 			values: "a: {b: 1, c: x}\n# @schema {like: a}\nd: {c: 2, e: true}",
 			want: `{"a":{"type":"object","additionalProperties":false,"properties":{"b":{"type":["integer","null"],"default":1},"c":{"type":["string","null"],"default":"x"}}},
 				"d":{"type":"object","additionalProperties":false,"properties":{
@@ -89,7 +89,7 @@ func TestOf(t *testing.T) {
 				"count":{"description":"Not a value of this chart: the error of the templates names the right one."}}}}`,
 		},
 		"OwnGlobal": {
-			reason: "A chart that has values of its own under a key of Helm's keeps them.",
+			reason: "A chart with its own values under one of Helm's keys keeps them.",
 			values: "# @schema {additionalProperties: true}\nglobal: {}\n# -- Mine.\nenabled: false",
 			want:   `{"global":{"type":"object","additionalProperties":true},"enabled":{"type":"boolean","default":false,"description":"Mine."}}`,
 		},

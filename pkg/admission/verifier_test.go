@@ -98,7 +98,7 @@ func doorsLogging(t *testing.T, log slog.Handler, resources []string, answer fun
 		t.Fatal(err)
 	}
 	if d.InForce() == nil {
-		t.Error("doors that nobody has looked at are in force")
+		t.Error("policies count as in effect before they were checked")
 	}
 	d.TryOn(func() []*corev1.Pod { return locked })
 	ctx, stop := context.WithCancel(t.Context())
@@ -194,7 +194,7 @@ func TestDoors(t *testing.T) {
 			want: "ValidatingAdmissionPolicyBinding callguard-delete is missing",
 		},
 		"NoMutating": {
-			reason: "What a cluster does not know is not asked of it.", resources: validatingOnly,
+			reason: "Policies that a cluster does not support are not required.", resources: validatingOnly,
 			doors: func(doors []runtime.Object) []runtime.Object {
 				return lacking[mutatingPolicy]("callguard-grace")(lacking[mutatingBinding]("callguard-grace")(doors))
 			},
@@ -215,7 +215,7 @@ func TestDoors(t *testing.T) {
 			want: "ValidatingAdmissionPolicy callguard-delete is not as this version of callguard has it (it is of dev, this is dev)",
 		},
 		"BindingAltered": {
-			reason: "A door that only warns is open.",
+			reason: "A policy that only warns protects nothing.",
 			doors: altered("callguard-delete", func(b binding) {
 				b.Spec.ValidationActions = []admissionregistrationv1.ValidationAction{admissionregistrationv1.Warn}
 			}),
@@ -233,9 +233,9 @@ func TestDoors(t *testing.T) {
 			doors:  altered("callguard-grace", func(b mutatingBinding) { b.Spec.PolicyName = "other" }),
 			want:   "MutatingAdmissionPolicyBinding callguard-grace is not as this version of callguard has it (it is of dev, this is dev)",
 		},
-		"Labelled": {reason: "Who labels a door does not open it.", doors: altered("callguard-delete", func(p policy) { p.Labels = map[string]string{"team": "platform"} })},
+		"Labelled": {reason: "Labels on a policy change nothing.", doors: altered("callguard-delete", func(p policy) { p.Labels = map[string]string{"team": "platform"} })},
 		"OneOfTwo": {
-			reason: "The other refuses still; who takes one away may be about to take both.",
+			reason: "The other policy still refuses; but whoever removes one may be about to remove both.",
 			doors:  lacking[policy]("callguard-delete-too"), want: "ValidatingAdmissionPolicy callguard-delete-too is missing",
 		},
 		"OtherWords": {
@@ -256,7 +256,7 @@ func TestDoors(t *testing.T) {
 			}),
 		},
 		"Looser": {
-			reason: "One of another version that refuses less is not what this one relies on, and both are named.",
+			reason: "A policy of another version that refuses less is not enough, and both versions are named.",
 			doors: altered("callguard-delete", func(p policy) {
 				p.Labels["app.kubernetes.io/version"] = "0.9.0"
 				p.Spec.Validations = p.Spec.Validations[1:]
@@ -264,7 +264,7 @@ func TestDoors(t *testing.T) {
 			want: "ValidatingAdmissionPolicy callguard-delete is not as this version of callguard has it (it is of 0.9.0, this is dev)",
 		},
 		"VariableAltered": {
-			reason: "What an expression means is as much as what it says.",
+			reason: "A changed expression counts even if its text looks similar.",
 			doors: altered("callguard-delete", func(p policy) {
 				p.Labels = nil
 				p.Spec.Variables[0].Expression = "true"
@@ -272,14 +272,14 @@ func TestDoors(t *testing.T) {
 			want: "ValidatingAdmissionPolicy callguard-delete is not as this version of callguard has it (it is of an unknown version, this is dev)",
 		},
 		"Narrower": {
-			reason: "A door that looks at fewer requests lets the others through.",
+			reason: "A policy that matches fewer requests allows the others.",
 			doors: altered("callguard-delete", func(p policy) {
 				p.Spec.MatchConditions = append(p.Spec.MatchConditions, admissionregistrationv1.MatchCondition{Name: "never", Expression: "false"})
 			}),
 			want: "ValidatingAdmissionPolicy callguard-delete is not as this version of callguard has it (it is of dev, this is dev)",
 		},
 		"NoBudgetNoMatter": {
-			reason: "The birth door without its parameter would let pods be born unlocked.",
+			reason: "The birth policy without its parameter would let unlocked pods be created.",
 			doors: altered("callguard-birth-needs-pdb-callguard", func(b binding) {
 				allow := admissionregistrationv1.AllowAction
 				b.Spec.ParamRef.ParameterNotFoundAction = &allow
@@ -287,13 +287,13 @@ func TestDoors(t *testing.T) {
 			want: "ValidatingAdmissionPolicyBinding callguard-birth-needs-pdb-callguard is not as this version of callguard has it (it is of dev, this is dev)",
 		},
 		"DeniesAndAudits": {
-			reason: "Who wants an audit line as well gets it.",
+			reason: "An additional audit action is allowed.",
 			doors: altered("callguard-delete", func(b binding) {
 				b.Spec.ValidationActions = append(b.Spec.ValidationActions, admissionregistrationv1.Audit)
 			}),
 		},
 		"AdviceAltered": {
-			reason: "What only warns holds nobody.",
+			reason: "A policy that only warns protects nothing.",
 			doors:  altered("callguard-birth-advice", func(p policy) { p.Spec.Validations = p.Spec.Validations[:1] }),
 		},
 		"NoAdvice": {
@@ -328,7 +328,7 @@ func TestDoors(t *testing.T) {
 				inForce = "0"
 				want := "Warning PoliciesNotInForce on Deployment callguard-system/drain-guard: No pod is released, because callguard's admission policies are not in effect: " +
 					strings.ReplaceAll(tc.want, "\n", "; ") + "; apply the chart again"
-				trial.Eventually(t, "a guard that starts like this says so in an Event", func() bool { return len(events.List()) > 0 })
+				trial.Eventually(t, "a guard that starts like this reports it in an Event", func() bool { return len(events.List()) > 0 })
 				if diff := cmp.Diff([]string{want}, events.List()); diff != "" {
 					t.Errorf("%s\nEvents: -want, +got:\n%s", tc.reason, diff)
 				}
@@ -353,10 +353,10 @@ func TestDoorsTried(t *testing.T) {
 		want   string
 		tried  bool
 	}{
-		"Refused": {reason: "The door is shut.", pods: podsNamed("a"), answer: refusal("a"), tried: true},
+		"Refused": {reason: "The policy refuses.", pods: podsNamed("a"), answer: refusal("a"), tried: true},
 		"Open":    {reason: "The API server does not heed it.", pods: podsNamed("a"), tried: true, want: "the API server would delete pod voice/a, which is locked"},
 		"NoRight": {
-			reason: "Somebody else's refusal says nothing about the door: that it stands has to do.", pods: podsNamed("a"), tried: true,
+			reason: "Somebody else's refusal proves nothing about the policy: its existence has to be enough.", pods: podsNamed("a"), tried: true,
 			answer: apierrors.NewForbidden(resource, "a", errors.New("no right to delete pods")),
 		},
 		"OtherPolicy": {
@@ -407,9 +407,9 @@ func TestDoorsTriedElsewhere(t *testing.T) {
 		evil    error // the answer in the others
 		want    string
 	}{
-		"Shut": {reason: "The door is shut.", healthy: refusal("healthy"), evil: theirs},
+		"Shut": {reason: "The policy refuses.", healthy: refusal("healthy"), evil: theirs},
 		"Open": {reason: "It is open, and the others' refusals do not hide it.", evil: theirs, want: "the API server would delete pod voice/healthy, which is locked"},
-		"Odd":  {reason: "A tenant's pod that the door does not hold does not open it for all.", healthy: refusal("healthy")},
+		"Odd":  {reason: "A tenant's pod that the policy does not protect says nothing about the others.", healthy: refusal("healthy")},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -525,11 +525,11 @@ func TestGraceDoorMissing(t *testing.T) {
 		if err := bindings.Delete(t.Context(), binding.Name, metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		trial.Eventually(t, "half a grace door is none", func() bool { return d.InForce() != nil && d.InForce().Error() == half })
+		trial.Eventually(t, "half a grace policy counts as none", func() bool { return d.InForce() != nil && d.InForce().Error() == half })
 		if err := policies.Delete(t.Context(), policy.Name, metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		trial.Eventually(t, "without it the doors are in force, and it is said", func() bool { return d.InForce() == nil && warned() == times+1 })
+		trial.Eventually(t, "without it the policies are in effect, and its absence is reported", func() bool { return d.InForce() == nil && warned() == times+1 })
 		for range 3 { // the second is accepted when a check is over
 			d.changed <- struct{}{}
 		}
@@ -539,14 +539,14 @@ func TestGraceDoorMissing(t *testing.T) {
 		if _, err := policies.Create(t.Context(), policy.DeepCopy(), metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		trial.Eventually(t, "half a grace door is none", func() bool { return d.InForce() != nil && d.InForce().Error() == half })
+		trial.Eventually(t, "half a grace policy counts as none", func() bool { return d.InForce() != nil && d.InForce().Error() == half })
 		if _, err := bindings.Create(t.Context(), binding.DeepCopy(), metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		trial.Eventually(t, "the doors are in force", func() bool { return d.InForce() == nil })
 	}
 	if n := len(events.List()); n == 0 {
-		t.Error("half a door is worth an Event")
+		t.Error("a policy without its binding causes an Event")
 	}
 }
 

@@ -60,7 +60,7 @@ func TestTakenAndGivenBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		if Owner(is) != ours || string(is.Spec.CABundle) != "ours" || is.Spec.InsecureSkipTLSVerify || is.Spec.VersionPriority != was.Spec.VersionPriority {
-			t.Errorf("%s, taken: %+v", name, is.Spec)
+			t.Errorf("%s, taken over: %+v", name, is.Spec)
 		}
 		before, err := WasBefore(is)
 		if err != nil || before == nil {

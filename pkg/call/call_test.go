@@ -23,10 +23,10 @@ func TestParseWitnesses(t *testing.T) {
 		"Duplicate":  {reason: "Named twice is asked once.", value: "rooms,rooms", want: []Witness{Rooms}},
 		"Gate":       {reason: "A pod that gives a gate port has a gate.", gatePort: "8089", want: []Witness{Rooms, Gate}},
 		"GateAlone":  {reason: "Where LiveKit's API is far the gate is enough, on its default port.", value: "gate", want: []Witness{Gate}},
-		"GateUnused": {reason: "What is named counts, whatever else the pod has.", value: "worker", gatePort: "8089", want: []Witness{Worker}},
+		"GateUnused": {reason: "The named container counts, whatever else the pod has.", value: "worker", gatePort: "8089", want: []Witness{Worker}},
 		"GateTypo": {reason: "The default of a pod with a gate has the gate.", value: "gat", gatePort: "1", want: []Witness{Rooms, Gate},
 			wantErr: `annotation callguard.dev/witnesses is "gat": there is no witness "gat"; use "rooms,gate", or others of "rooms", "worker" and "gate"`},
-		"Typo": {reason: "A typo falls back to the default and says what would work.", value: "room", want: []Witness{Rooms, Worker},
+		"Typo": {reason: "A typo falls back to the default and names what would work.", value: "room", want: []Witness{Rooms, Worker},
 			wantErr: `annotation callguard.dev/witnesses is "room": there is no witness "room"; use "rooms,worker", or others of "rooms", "worker" and "gate"`},
 		"TrailingComma": {reason: "An empty name is no witness.", value: "rooms,", want: []Witness{Rooms, Worker},
 			wantErr: `annotation callguard.dev/witnesses is "rooms,": there is no witness ""; use "rooms,worker", or others of "rooms", "worker" and "gate"`},
@@ -96,9 +96,9 @@ func errText(err error) string {
 
 func TestOnlyAKnownReadingIsSealed(t *testing.T) {
 	if !Known(0, time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)).WithSeal().Sealed() {
-		t.Error("a gate that says zero, and has the order, is sealed")
+		t.Error("a gate that reports zero, and has the order, is sealed")
 	}
 	if Unknown("no route").WithSeal().Sealed() {
-		t.Error("what is not known cannot be final")
+		t.Error("an unknown number cannot be final")
 	}
 }

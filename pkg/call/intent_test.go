@@ -33,7 +33,7 @@ func TestParseDeadline(t *testing.T) {
 		"None":       {reason: "A pod is held forever by default.", want: Deadline{}},
 		"Hold":       {reason: "A deadline alone is worth an Event, no more.", after: "2h", want: Deadline{After: 2 * time.Hour}},
 		"Release":    {reason: "A team may prefer the drain to the call.", after: "90m", then: "Release", want: Deadline{After: 90 * time.Minute, Release: true}},
-		"Typo":       {reason: "What cannot be read must not end a call.", after: "1h", then: "release", want: Deadline{After: time.Hour}, wantErr: `annotation callguard.dev/on-deadline is "release"; use "Hold" or "Release"`},
+		"Typo":       {reason: "An unreadable value must not end a call.", after: "1h", then: "release", want: Deadline{After: time.Hour}, wantErr: `annotation callguard.dev/on-deadline is "release"; use "Hold" or "Release"`},
 		"NoDuration": {reason: "A number has no unit.", after: "90", then: "Release", want: Deadline{}, wantErr: `annotation callguard.dev/drain-deadline is "90"; use a duration above zero, such as "2h"`},
 		"Negative":   {reason: "A deadline lies ahead.", after: "-1s", then: "Release", want: Deadline{}, wantErr: `annotation callguard.dev/drain-deadline is "-1s"; use a duration above zero, such as "2h"`},
 	}

@@ -20,11 +20,11 @@ func TestParseSecretKeys(t *testing.T) {
 	}{
 		"None":      {reason: "Nothing is named."},
 		"All":       {reason: "Each of the three.", value: ExampleSecretKeys, want: SecretKeys{"LIVEKIT_URL", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET"}},
-		"Some":      {reason: "What is not named is looked for.", value: " api-secret = x", wrong: `" api-secret = x"`},
+		"Some":      {reason: "Keys without a given name are searched for.", value: " api-secret = x", wrong: `" api-secret = x"`},
 		"OneOfThem": {reason: "One is enough, with blanks around it.", value: " url=lk.url ", want: SecretKeys{URL: "lk.url"}},
 		"Unknown":   {reason: "A misspelt one is not passed over.", value: "url=a,apikey=b", wrong: `"apikey=b"`},
 		"NoName":    {reason: "Nor is one without a name.", value: "url=", wrong: `"url="`},
-		"Twice":     {reason: "Which of two is meant nobody can say.", value: "url=a,url=b", wrong: `"url=b"`},
+		"Twice":     {reason: "It is ambiguous which of the two applies.", value: "url=a,url=b", wrong: `"url=b"`},
 		"Path":      {reason: "A name leads to no other folder.", value: "url=../token", wrong: `"url=../token"`},
 		"Dots":      {reason: "Nor do dots.", value: "url=..", wrong: `"url=.."`},
 		"NameAlone": {reason: "Which of the three it is has to be said.", value: "LIVEKIT_URL", wrong: `"LIVEKIT_URL"`},
@@ -84,7 +84,7 @@ func TestProjectOfKeys(t *testing.T) {
 	for project, want := range map[Project]SecretKeys{plain: {}, named: keys} {
 		secret, ok := project.Secret()
 		if !ok || secret != (types.NamespacedName{Namespace: "voice", Name: "livekit"}) || project.Keys() != want {
-			t.Errorf("%s stands in Secret %s under keys %q", project, secret, project.Keys())
+			t.Errorf("%s is in Secret %s under keys %q", project, secret, project.Keys())
 		}
 	}
 	if _, ok := DefaultProject.Secret(); ok {

@@ -19,10 +19,10 @@ func TestTakers(t *testing.T) {
 		demands []Demand
 		want    []bool
 	}{
-		"ByName":     {reason: "Who says the name takes it, and nobody else.", wants: []string{"desk"}, demands: []Demand{desk, sales, nameless, every, desk}, want: []bool{true, false, false, false, true}},
-		"NobodySays": {reason: "Then it may be the name of any who say none.", wants: []string{"front"}, demands: []Demand{desk, nameless, every}, want: []bool{false, true, true}},
+		"ByName":     {reason: "Only workloads with that name take the call.", wants: []string{"desk"}, demands: []Demand{desk, sales, nameless, every, desk}, want: []bool{true, false, false, false, true}},
+		"NobodySays": {reason: "Then the name may belong to any workload that gives none.", wants: []string{"front"}, demands: []Demand{desk, nameless, every}, want: []bool{false, true, true}},
 		"AnyAgent":   {reason: "LiveKit asks for any agent in rooms of people, too.", wants: []string{""}, demands: []Demand{desk, nameless}, want: []bool{false, false}},
-		"EveryRoom":  {reason: "Who says that every room wants an agent takes it.", wants: []string{""}, demands: []Demand{desk, nameless, every}, want: []bool{false, false, true}},
+		"EveryRoom":  {reason: "A workload whose annotation says that every room wants an agent takes it.", wants: []string{""}, demands: []Demand{desk, nameless, every}, want: []bool{false, false, true}},
 		"NamedEvery": {reason: "An agent with a name is sent to no room that names none.", wants: []string{""}, demands: []Demand{{AgentName: "desk", EveryRoom: true}}, want: []bool{false}},
 		"Two":        {reason: "Either of two agents is missing.", wants: []string{"desk", "sales"}, demands: []Demand{desk, sales, nameless}, want: []bool{true, true, false}},
 		"Nobody":     {reason: "All have come.", demands: []Demand{desk, every}, want: []bool{false, false}},

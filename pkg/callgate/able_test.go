@@ -42,7 +42,7 @@ func TestAble(t *testing.T) {
 		want   said
 	}{
 		"Born":        {reason: "Ready is not able: no worker has come yet.", do: func(*able) {}, at: 1, want: said{call.NoWorker, 0, false, "no worker has ever connected"}},
-		"Proxy":       {reason: "A proxy of the environment keeps Python's worker away, and nobody else says so.", do: func(*able) {}, at: 600, want: said{call.NoWorker, 0, false, "http_proxy=None"}},
+		"Proxy":       {reason: "A proxy variable makes Python's worker bypass the gate, and nothing else reports it.", do: func(*able) {}, at: 600, want: said{call.NoWorker, 0, false, "http_proxy=None"}},
 		"Connected":   {reason: "That a worker sends its registration is no evidence.", do: func(a *able) { a.fails(call.Registering, 0, at(5)) }, at: 6, want: said{call.Registering, 5, false, "LiveKit has not registered it"}},
 		"Registered":  {reason: "LiveKit's answer is.", do: func(a *able) { a.fails(call.Registering, 0, at(5)); a.registers(1, at(6)) }, at: 7, want: said{call.Able, 6, true, ""}},
 		"Refused":     {reason: "A wrong key.", do: func(a *able) { a.fails(call.Refused, 401, at(5)); a.fails(call.Refused, 401, at(9)) }, at: 10, want: said{call.Refused, 5, false, "refuses the worker's key (401)"}},
@@ -58,7 +58,7 @@ func TestAble(t *testing.T) {
 			a.loses(1, at(20))
 			a.fails(call.Refused, 401, at(21))
 		}, at: 90, want: said{call.Able, 6, true, ""}},
-		"NeverTaken": {reason: "The end of a websocket on which nobody was registered is no loss.", do: func(a *able) { a.registers(1, at(6)); a.loses(2, at(20)) }, at: 90, want: said{call.Able, 6, true, ""}},
+		"NeverTaken": {reason: "The end of a websocket without a registered worker loses nothing.", do: func(a *able) { a.registers(1, at(6)); a.loses(2, at(20)) }, at: 90, want: said{call.Able, 6, true, ""}},
 		"Back":       {reason: "It is able again.", do: func(a *able) { a.registers(1, at(6)); a.loses(1, at(20)); a.registers(2, at(60)) }, at: 90, want: said{call.Able, 60, true, ""}},
 	}
 	for name, tc := range cases {
@@ -118,7 +118,7 @@ func TestReadyWhenRegistered(t *testing.T) {
 	next(t, p.server)
 	expect("nor is the worker's registration", http.StatusServiceUnavailable, false, 0)
 	if _, why := p.gate.readyz(t); !strings.Contains(why, "LiveKit has not registered it") {
-		t.Errorf("the probe is told %q", why)
+		t.Errorf("the probe gets %q", why)
 	}
 	send(t, p.server, registered(t))
 	next(t, p.agent)
@@ -204,7 +204,7 @@ func TestLiveKitAwayForLong(t *testing.T) {
 			case <-away.C:
 			}
 			if a := g.calls(t); a.Unable != call.Unreachable || a.Workers != 0 || a.Calls != 0 {
-				t.Errorf("nobody is registered meanwhile: %+v", a)
+				t.Errorf("while LiveKit is away the gate reports %+v", a)
 			}
 			if status, why := g.readyz(t); status != http.StatusServiceUnavailable || !strings.Contains(why, "cannot be reached") {
 				t.Errorf("%d %s", status, why)
@@ -390,10 +390,10 @@ func TestNothingForeign(t *testing.T) {
 			}
 			for _, s := range []string{token, number, secret, "planted"} {
 				if strings.Contains(g.logs.String(), s) {
-					t.Errorf("%q stands in the log:\n%s", s, g.logs)
+					t.Errorf("%q is in the log:\n%s", s, g.logs)
 				}
 				if strings.Contains(told.String(), s) {
-					t.Errorf("%q is told:\n%s", s, told.String())
+					t.Errorf("%q is published:\n%s", s, told.String())
 				}
 			}
 		})

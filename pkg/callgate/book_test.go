@@ -84,7 +84,7 @@ func TestBook(t *testing.T) {
 		steps  []step
 	}{
 		"PythonCall": {
-			reason: "A worker that says that a job has ended is believed at once.",
+			reason: "A worker's report that a job has ended counts at once.",
 			steps: []step{
 				{0, begin, "0/0/0/0"},
 				{1, func(b *book, now time.Time) { b.offer(1, "a", "r", now) }, "0/0/0/0"},
@@ -127,7 +127,7 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"FailedLaunchBesideACaller": {
-			reason: "A room that waits for its agent outweighs the number, for as long as the agent may come.",
+			reason: "A room that waits for its agent outweighs the number, as long as the agent may join.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {17, withKey(0), "0/1/0/0"}, {60, withKey(0), "0/1/0/0"},
 				{61, found("a", false), "0/1/0/0"}, {100, found("a", false), "0/1/0/0"}, {200, withKey(0), "0/1/0/0"},
@@ -135,7 +135,7 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"CallerGoneBeforeTheLaunch": {
-			reason: "A job whose room has closed has nobody to talk to; a list that lacks a room for a moment is no proof.",
+			reason: "A job whose room has closed has no caller; a list that lacks a room for a moment is no proof.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, withKey(0), "0/1/0/0"}, {10, gone("a"), "0/1/0/0"}, {15, gone("a"), "0/1/0/0"},
 				{20, found("a", false), "0/1/0/0"}, {25, gone("a"), "0/1/0/0"}, {54, gone("a"), "0/1/0/0"}, {55, gone("a"), "0/0/0/0"},
@@ -156,7 +156,7 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"PythonTenAtOnce": {
-			reason: "Ten jobs wait for two processes at a time, beside two calls (P2).",
+			reason: "Ten jobs wait for two processes at a time, besides two calls (P2).",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {1, take("b"), "0/2/0/0"}, {2, runs("a"), "0/2/0/0"}, {2, runs("b"), "0/2/0/0"}, {3, number(2), "0/2/0/0"},
 				{10, takeMany(10), "0/12/0/0"}, {11, number(2), "0/12/0/0"}, {18, number(4), "0/12/0/0"}, {26, number(6), "0/12/0/0"}, {40, number(8), "0/12/0/0"},
@@ -269,7 +269,7 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"CrashWithoutAWord": {
-			reason: "A number that stays low ends a job that nobody spoke of.",
+			reason: "A number that stays low ends a job that no other evidence has ended.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {3, number(1), "0/1/0/0"}, {20, number(0), "0/1/0/0"}, {22, number(0), "0/1/0/0"}, {23.1, number(0), "0/0/0/0"},
 			},
@@ -287,7 +287,7 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"WorkerPageFallsSilent": {
-			reason: "An agent that told its number and is silent now may be at work still.",
+			reason: "An agent that reported its number and is silent now may still be working.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"}, {90, silent, "0/0/1/0"}, {91, number(0), "0/0/0/0"},
 			},
@@ -318,7 +318,7 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"ZombieEndsBesideTheUnlisted": {
-			reason: "Nor one that nobody can name.",
+			reason: "Nor one that is unnamed.",
 			steps: []step{
 				{0, again, "0/0/0/0 ?"}, {1, number(1), "0/0/0/1"}, {320, take("a"), "0/1/0/1"}, {321, number(2), "0/1/0/1"}, {360, leave("a"), "0/0/1/1"},
 				{721, number(2), "0/0/0/1"}, {800, number(1), "0/0/0/1"}, {810, number(1), "0/0/0/1"}, {811, drain, "0/0/0/1"}, {900, number(0), "0/0/0/0 d"},
@@ -333,7 +333,7 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"ZombieOutlivesACall": {
-			reason: "A call that ends beside it shows in the number, whoever says so first.",
+			reason: "A call that ends meanwhile shows in the number, whichever evidence comes first.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"}, {2, number(1), "0/1/0/0"}, {60, leave("a"), "0/0/1/0"}, {421, number(1), "0/0/0/0"},
 				{430, take("b"), "0/1/0/0"}, {431, number(2), "0/1/0/0"}, {500, end("b"), "0/0/0/0"}, {500.1, number(2), "0/0/0/0"}, {501, number(1), "0/0/0/0"},
@@ -349,7 +349,7 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"AssignedAfterTheOrder": {
-			reason: "What was accepted before the order is served.",
+			reason: "A job that was accepted before the order is served.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, func(b *book, now time.Time) { b.offer(1, "a", "r", now); b.accept(1, "a", "x", now) }, "1/0/0/0"},
 				{2, drain, "1/0/0/0"}, {3, func(b *book, now time.Time) { b.assign(1, "a", "r", "x", now) }, "0/1/0/0"},
@@ -357,7 +357,7 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"WebsocketLost": {
-			reason: "On a lost websocket nothing can be assigned any more; what runs goes on.",
+			reason: "On a lost websocket nothing can be assigned any more; running jobs continue.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, take("a"), "0/1/0/0"},
 				{2, func(b *book, now time.Time) { b.offer(1, "b", "r", now); b.accept(1, "b", "x", now) }, "1/1/0/0"},
@@ -365,14 +365,14 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"StartedAgainWithoutJournal": {
-			reason: "A gate that knows of no jobs is told their number, and does not take a first zero for granted.",
+			reason: "A gate that knows no jobs gets their number, and does not trust a first zero.",
 			steps: []step{
 				{0, again, "0/0/0/0 ?"}, {1, number(0), "0/0/0/0 ?"}, {2, number(1), "0/0/0/1"}, {3, drain, "0/0/0/1"},
 				{30, number(1), "0/0/0/1"}, {40, number(0), "0/0/0/0 ?"}, {300, number(0), "0/0/0/0 d"},
 			},
 		},
 		"StartedAgainIdle": {
-			reason: "The agent's zero counts once a job of before would have been launched.",
+			reason: "The agent's zero counts once an earlier job would have been launched.",
 			steps:  []step{{0, again, "0/0/0/0 ?"}, {299, number(0), "0/0/0/0 ?"}, {300, number(0), "0/0/0/0"}},
 		},
 		"StartedAgainAndNamed": {
@@ -390,14 +390,14 @@ func TestBook(t *testing.T) {
 			},
 		},
 		"TwoWorkersOnePort": {
-			reason: "The number of one worker says nothing of the other's jobs.",
+			reason: "The number of one worker does not cover the other's jobs.",
 			steps: []step{
 				{0, begin, "0/0/0/0"}, {1, func(b *book, _ time.Time) { b.register(2) }, "0/0/0/0"}, {2, take("a"), "0/1/0/0"},
 				{30, number(0), "0/1/0/0"}, {60, number(0), "0/1/0/0"}, {61, leave("a"), "0/0/1/0"}, {62, number(0), "0/0/1/0"}, {71, number(0), "0/0/0/0"},
 			},
 		},
 		"Bypassed": {
-			reason: "An agent that goes past the gate is counted by its number, and not known to have stopped.",
+			reason: "An agent that bypasses the gate is counted by its number, and is not known to have stopped.",
 			steps: []step{
 				{0, unused, "0/0/0/0 ?"}, {1, silent, "0/0/0/0 ?"}, {2, drain, "0/0/0/0 ?"},
 				{3, number(2), "0/0/0/2"}, {60, number(0), "0/0/0/0"}, {61, again, "0/0/0/0 d"},
@@ -469,7 +469,7 @@ func TestNoAcceptAfterTheOrder(t *testing.T) {
 			sum += <-taken
 		}
 		if sum != told {
-			t.Fatalf("%d offers were accepted when the order was told, %d in the end", told, sum)
+			t.Fatalf("%d offers were accepted when the order was reported, %d in the end", told, sum)
 		}
 	}
 }
@@ -490,7 +490,7 @@ func TestTheOrderRefuses(t *testing.T) {
 	}
 	b.drain("drain now")
 	if b.accept(1, "between", "x", now) {
-		t.Error("a yes to an offer of before the order is passed on; want a no, for the gate may have said that no call is to come")
+		t.Error("the acceptance of an offer from before the order is passed on; want a refusal, because the gate may have reported that no call will come")
 	}
 	if b.offer(1, "after", "r", now) {
 		t.Error("an offer is passed on after the order; want a no, so that LiveKit asks another pod")

@@ -128,7 +128,7 @@ func TestLookPastTrouble(t *testing.T) {
 	rooms["a"], rooms["d"] = withAgent(), refusing("500")
 	e.look(t.Context())
 	if n := strings.Count(logs.String(), "cannot look into the rooms"); n != 2 || strings.Contains(logs.String(), "again") {
-		t.Errorf("another trouble is told, and that one room is well is no news:\n%s", logs)
+		t.Errorf("the log should have another error, and not that one room works:\n%s", logs)
 	}
 	e.book.forgetLooks()
 	rooms["d"] = withAgent()

@@ -68,7 +68,7 @@ func TestStamp(t *testing.T) {
 		want   frame
 	}{
 		"JSON": {
-			reason: "What JSON says beyond what is known stays.",
+			reason: "Unknown fields of the JSON stay.",
 			frame:  text(`{"availability":{"jobId":"a","available":true,"mood":"good"},"trace":7}`),
 			change: func(f frame) (frame, error) { m, _ := f.worker(); return f.stamp(m, "uid") },
 			want:   text(`{"availability":{"available":true,"jobId":"a","mood":"good","participantAttributes":{"callguard.dev/pod":"uid"}},"trace":7}`),

@@ -277,7 +277,7 @@ func TestRoomsStayInside(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(a.Jobs) != 1 || a.Jobs[0].Room != want || a.Jobs[0].Started.IsZero() {
-			t.Errorf("%s is told %+v; want room %q", from, a.Jobs, want)
+			t.Errorf("%s gets %+v; want room %q", from, a.Jobs, want)
 		}
 	}
 }
@@ -373,7 +373,7 @@ func TestTrouble(t *testing.T) {
 						t.Fatalf("a worker is kept while LiveKit is away; got %v", err)
 					}
 					if _, _, err := conn.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseTryAgainLater) {
-						t.Errorf("it is told to try again; got %v", err)
+						t.Errorf("want an answer to try again; got %v", err)
 					}
 					_ = conn.Close()
 					continue
@@ -392,7 +392,7 @@ func TestTrouble(t *testing.T) {
 			}
 			a := g.calls(t)
 			if a.Calls != 0 || a.Workers != 0 || !a.Used || !a.Known {
-				t.Errorf("an agent that LiveKit takes no websocket of has no calls, and this says %+v", a)
+				t.Errorf("an agent whose websocket LiveKit refuses has no calls, but the gate reports %+v", a)
 			}
 			if a.Ability() != tc.unable || a.UnableWhy == "" {
 				t.Errorf("it says that it is %q: %s; want %q", a.Ability(), a.UnableWhy, tc.unable)
@@ -447,7 +447,7 @@ func TestStrangers(t *testing.T) {
 			}
 		}
 		_ = agent.Close()
-		trial.Eventually(t, "the log wonders", func() bool { return strings.Contains(g.logs.String(), "is this an agent?") })
+		trial.Eventually(t, "the log reports the stranger", func() bool { return strings.Contains(g.logs.String(), "is this an agent?") })
 	})
 	for name, fromAgent := range map[string]bool{"HugeFromAgent": true, "HugeFromLiveKit": false} {
 		t.Run(name, func(t *testing.T) {
@@ -462,7 +462,7 @@ func TestStrangers(t *testing.T) {
 			if err == nil {
 				t.Error("a frame that is too large must not arrive")
 			}
-			trial.Eventually(t, "the log says so", func() bool { return strings.Contains(g.logs.String(), "a frame exceeds call-gate's limit") })
+			trial.Eventually(t, "the log reports it", func() bool { return strings.Contains(g.logs.String(), "a frame exceeds call-gate's limit") })
 		})
 	}
 	t.Run("CloseCodes", func(t *testing.T) {
@@ -501,7 +501,7 @@ func TestEndAmongFrames(t *testing.T) {
 		}
 		_ = server.SetReadDeadline(time.Now().Add(10 * time.Second))
 		if _, _, err := server.ReadMessage(); err == nil {
-			t.Error("LiveKit hears something else than the end")
+			t.Error("LiveKit gets something other than the end")
 		}
 		_ = server.Close()
 		sends.Wait()

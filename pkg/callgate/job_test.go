@@ -19,7 +19,7 @@ func TestHowLongAJobThatLeftCounts(t *testing.T) {
 		want            time.Duration
 	}{
 		"Told":    {reason: "LiveKit said so, and no number says that it works on.", told: true, want: 10 * time.Second},
-		"Untold":  {reason: "Its LiveKit may have been started anew, and it is on its way back.", want: 30 * time.Second},
+		"Untold":  {reason: "Its LiveKit may have been restarted, and the agent may be on its way back.", want: 30 * time.Second},
 		"Counted": {reason: "The agent says that it works on.", told: true, counted: true, want: 6 * time.Minute},
 		"Silent":  {reason: "It said so, and does not answer now.", told: true, silent: true, want: 6 * time.Minute},
 	} {

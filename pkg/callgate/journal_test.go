@@ -25,7 +25,7 @@ func TestJournalThatLacksAJob(t *testing.T) {
 		calls  int
 	}{
 		"First":   {reason: "No gate was there before.", does: func(*book) {}, known: true},
-		"Written": {reason: "What is written is known.", does: func(b *book) { b.assign(1, "a", "r", "g", time.Now()) }, known: true, calls: 1},
+		"Written": {reason: "Written jobs are known.", does: func(b *book) { b.assign(1, "a", "r", "g", time.Now()) }, known: true, calls: 1},
 		"Lacking": {reason: "Zero would release a pod that talks.", does: func(b *book) { b.assign(1, long, "r", "g", time.Now()) }},
 		"LackingOneOfTwo": {reason: "One of two is not all.", calls: 1,
 			does: func(b *book) { b.assign(1, "a", "r", "g", time.Now()); b.assign(1, long, "r", "g", time.Now()) }},
@@ -45,7 +45,7 @@ func TestJournalThatLacksAJob(t *testing.T) {
 				}
 			},
 			does: func(*book) {}},
-		"LackedBefore": {reason: "What the gate before it lacked, this one does not know either.",
+		"LackedBefore": {reason: "This gate does not know either what the gate before it lacked.",
 			before: func(t *testing.T, dir string) {
 				t.Helper()
 				if err := os.WriteFile(filepath.Join(dir, wholeFile), nil, 0o600); err != nil {

@@ -57,7 +57,7 @@ func TestTheModelFindsBrokenRules(t *testing.T) {
 			mutant: mutant{limits: func(l *limits) { l.ending = 20 * time.Second }},
 		},
 		"NoDoubtOfRooms": {
-			reason: "A LiveKit that was started anew knows no room until its callers are back.",
+			reason: "A restarted LiveKit knows no room until its callers are back.",
 			mutant: mutant{limits: func(l *limits) { l.gone = 0 }},
 		},
 		"BlindIsAbsent": {
@@ -79,7 +79,7 @@ func TestTheModelFindsBrokenRules(t *testing.T) {
 			want:   stays,
 		},
 		"TheListAlwaysWins": {
-			reason: "What only Redis remembers does not count forever.",
+			reason: "A job that only Redis remembers does not count forever.",
 			mutant: mutant{limits: func(l *limits) { l.lack = 24 * time.Hour }},
 			want:   stays,
 		},
@@ -91,11 +91,11 @@ func TestTheModelFindsBrokenRules(t *testing.T) {
 			},
 		},
 		"AcceptedIsNoCall": {
-			reason: "LiveKit assigns what was accepted.",
+			reason: "LiveKit assigns accepted jobs.",
 			mutant: mutant{limits: func(l *limits) { l.reserve = time.Millisecond }},
 		},
 		"ZeroAtOnce": {
-			reason: "A gate without a journal does not know what was accepted before it began.",
+			reason: "A gate without a journal does not know jobs accepted before its start.",
 			mutant: mutant{book: func(b *book) { b.whole = true }},
 			want:   drained,
 		},
@@ -106,7 +106,7 @@ func TestTheModelFindsBrokenRules(t *testing.T) {
 			seed, why := play(20_000, tc.mutant)
 			switch {
 			case why == "":
-				t.Errorf("%s the model does not find out", tc.reason)
+				t.Errorf("%s The model does not find it", tc.reason)
 			case !strings.Contains(why, tc.want):
 				t.Errorf("%s world %d goes wrong in another way than %q: %s", tc.reason, seed, tc.want, why)
 			default:

@@ -148,7 +148,7 @@ func TestNothingIsTakenTooEarly(t *testing.T) {
 	w.look(t)
 	w.is(t, "monitoring/other", "")
 	if told := w.told(); len(told) > 0 || w.taken > 0 {
-		t.Errorf("told %v, %d taken", told, w.taken)
+		t.Errorf("Events %v, %d taken over", told, w.taken)
 	}
 	// An old adapter without v1beta2: creating that would point every autoscaler to it.
 	delete(w.answers, "v1beta1")
@@ -167,7 +167,7 @@ func TestTakenOnceAndTold(t *testing.T) {
 	}
 	w.is(t, ours().String(), ours().String())
 	if told := w.told(); len(told) != 2 || !strings.Contains(told[0], "Normal MetricsAPITaken callguard now serves APIService v1beta1.custom.metrics.k8s.io, and forwards requests for other metrics to monitoring/other") {
-		t.Errorf("told %q", told)
+		t.Errorf("Events %q", told)
 	}
 	if w.taken != 2 {
 		t.Errorf("kicked %d times, want 2", w.taken)
@@ -218,7 +218,7 @@ func TestPutBackIsToldAndNotFought(t *testing.T) {
 			told := w.told()
 			if len(told) != 1 || !strings.Contains(told[0], "Warning MetricsAPIPutBack APIService v1beta1.custom.metrics.k8s.io was put back to monitoring/other") ||
 				!strings.Contains(told[0], "kubectl annotate apiservice v1beta1.custom.metrics.k8s.io callguard.dev/before- && kubectl rollout restart deployment metrics-adapter -n callguard-system") {
-				t.Errorf("told %q", told)
+				t.Errorf("Events %q", told)
 			}
 			if marked {
 				w.restart()
@@ -242,7 +242,7 @@ func TestAnotherOneIsLeftAlone(t *testing.T) {
 	w.look(t)
 	w.is(t, "monitoring/third", ours().String())
 	if told := w.told(); !strings.Contains(told[0], `Warning MetricsAPIForeign APIService v1beta1.custom.metrics.k8s.io belongs to Service "monitoring/third"`) {
-		t.Errorf("told %q", told)
+		t.Errorf("Events %q", told)
 	}
 }
 

@@ -80,7 +80,7 @@ func TestDoctor(t *testing.T) {
 			want:   []string{"OK opt-in every guarded pod is in an enabled namespace: 3 pods", "WARN pods whether pods that are being created lack what they mount is not checked: cannot list Events: "},
 		},
 		"NotFollowed": {
-			reason: "A pod of another kind of owner is held, and nobody sees what its owner wants. The guard follows those that its Deployment names.",
+			reason: "A pod of another kind of owner is protected, but its owner's wishes are not followed. The guard follows those that its Deployment names.",
 			objects: []runtime.Object{
 				newPod("c", ownedBy("apps.kruise.io/v1beta1", "CloneSet")), newPod("d", ownedBy("batch/v1", "Job")),
 			},
@@ -97,7 +97,7 @@ func TestDoctor(t *testing.T) {
 			},
 		},
 		"Door": {
-			reason: "The door's name, and the cure.", failed: true, change: func(t *testing.T, s *stage) {
+			reason: "The policy's name, and the remedy.", failed: true, change: func(t *testing.T, s *stage) {
 				t.Helper()
 				if err := s.client.AdmissionregistrationV1().ValidatingAdmissionPolicies().Delete(t.Context(), "callguard-birth", metav1.DeleteOptions{}); err != nil {
 					t.Fatal(err)
@@ -130,16 +130,16 @@ func TestDoctor(t *testing.T) {
 			want: []string{"FAIL doors MutatingAdmissionPolicyBinding callguard-grace is missing; apply the chart again", "OK pods every guarded pod has the grace its agent needs"},
 		},
 		"OpenDoor": {
-			reason: "It stands, and does not act.", failed: true, change: func(_ *testing.T, s *stage) {
+			reason: "It exists, but does not act.", failed: true, change: func(_ *testing.T, s *stage) {
 				s.fake.PrependReactor("delete", "pods", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, nil })
 			},
 			want: []string{"FAIL doors the API server would delete pod voice/a, which is locked", "OK pods every guarded pod has the grace its agent needs"},
 		},
 		"NoRightToTry": {
-			reason: "What could not be tried is said; the rest is well.", change: func(_ *testing.T, s *stage) { s.refuse("delete", "pods") },
+			reason: "What could not be tried is reported; the rest is fine.", change: func(_ *testing.T, s *stage) { s.refuse("delete", "pods") },
 			want: []string{"OK doors all admission policies are as this version has them; cannot try policy callguard-delete: pods is forbidden: no right to delete"},
 		},
-		"Unlocked": {reason: "Nobody leads after an unlock.", failed: true, change: unlock, want: []string{"FAIL drain-guard no drain-guard leads: callguard was unlocked"}},
+		"Unlocked": {reason: "No guard leads after an unlock.", failed: true, change: unlock, want: []string{"FAIL drain-guard no drain-guard leads: callguard was unlocked"}},
 		"NoBudget": {
 			reason: "Evictions go through.", failed: true, objects: []runtime.Object{newNamespace("bare", true)},
 			want: []string{"FAIL namespaces PodDisruptionBudget bare/callguard is missing"},
@@ -244,7 +244,7 @@ func TestDoctor(t *testing.T) {
 			want: []string{"WARN workloads ReplicaSet voice/bare: its pod template has no label callguard.dev/guarded, so nothing holds or counts its calls; kubectl apply of it warns, with the line to write"},
 		},
 		"Workloads": {
-			reason: "Each mistake of a pod template is named; what a controller makes and what names callguard nowhere is not looked at.", objects: []runtime.Object{
+			reason: "Each mistake of a pod template is named; objects that a controller creates, or that do not mention callguard, are not checked.", objects: []runtime.Object{
 				scaledWorkload("right", true), scaledWorkload("other", false),
 				mistaken("yes", func(d *appsv1.Deployment) { d.Spec.Template.Labels[call.GuardedLabel] = "yes" }),
 				mistaken("misspelt", func(d *appsv1.Deployment) {
@@ -279,7 +279,7 @@ func TestDoctor(t *testing.T) {
 			want: []string{"WARN workloads not checked: cannot list the StatefulSets"},
 		},
 		"ScaleToZeroOfUnknown": {
-			reason: "Who may not read the target reads that it may be guarded.", objects: []runtime.Object{autoscaler("gone", 0)},
+			reason: "A user who may not read the target learns that it may be guarded.", objects: []runtime.Object{autoscaler("gone", 0)},
 			change: func(_ *testing.T, s *stage) { s.refuse("get", "deployments") },
 			want: []string{
 				"OK versions plugin dev, policies dev, drain-guard not known: ", "OK doors all admission policies are as this version has them (drain-guard's settings",
@@ -291,7 +291,7 @@ func TestDoctor(t *testing.T) {
 			want: []string{"WARN autoscalers not checked: cannot list the HorizontalPodAutoscalers"},
 		},
 		"UnableUnasked": {
-			reason: "Who may not ask the gate still reads that it has no worker.", objects: []runtime.Object{newPod("c", gated(false, time.Hour))},
+			reason: "A user who may not ask the gate still learns that it has no worker.", objects: []runtime.Object{newPod("c", gated(false, time.Hour))},
 			change: func(_ *testing.T, s *stage) { s.calls["c"] = 0 },
 			want: []string{
 				"OK opt-in every guarded pod is in an enabled namespace: 3 pods", "OK calls known of all running guarded pods: 3 calls in 3 pods",
@@ -299,7 +299,7 @@ func TestDoctor(t *testing.T) {
 			},
 		},
 		"NoAPI": {
-			reason: "Nobody serves the metrics.", failed: true, change: func(_ *testing.T, s *stage) { s.apiServices = errors.New("no answer") },
+			reason: "No adapter serves the metrics.", failed: true, change: func(_ *testing.T, s *stage) { s.apiServices = errors.New("no answer") },
 			want: []string{"FAIL metrics-api cannot read APIService v1beta1.custom.metrics.k8s.io: no answer"},
 		},
 		"OtherAdapter": {
@@ -319,7 +319,7 @@ func TestDoctor(t *testing.T) {
 			want: []string{"WARN metrics-api v1beta1.custom.metrics.k8s.io is served by callguard-system/prometheus-adapter"},
 		},
 		"Beside": {
-			reason: "Who else answers, and that all is well.", change: func(_ *testing.T, s *stage) { s.before = `{"service":"monitoring/prometheus-adapter"}` },
+			reason: "The other adapter is named, and everything is fine.", change: func(_ *testing.T, s *stage) { s.before = `{"service":"monitoring/prometheus-adapter"}` },
 			want: []string{"OK metrics-api custom.metrics.k8s.io is available, by Service callguard-system/metrics-adapter, which forwards requests for other metrics to monitoring/prometheus-adapter"},
 		},
 		"PutBack": {
@@ -331,7 +331,7 @@ func TestDoctor(t *testing.T) {
 				"take it out of what applies it, such as the other adapter's chart; then: kubectl annotate apiservice v1beta1.custom.metrics.k8s.io callguard.dev/before- && kubectl rollout restart deployment metrics-adapter -n callguard-system"},
 		},
 		"Unreadable": {
-			reason: "What cannot be read is said, with the object.", failed: true, change: func(_ *testing.T, s *stage) { s.before = "x" },
+			reason: "Unreadable objects are named.", failed: true, change: func(_ *testing.T, s *stage) { s.before = "x" },
 			want: []string{"FAIL metrics-api annotation callguard.dev/before of APIService v1beta1.custom.metrics.k8s.io cannot be read"},
 		},
 		"NoAdapter": {
@@ -347,7 +347,7 @@ func TestDoctor(t *testing.T) {
 			want: []string{"WARN calls the calls of 1 of the 2 pods of namespace voice are unknown: active_calls is not known: 1 of 1 pods are unknown; pod b: its agent does not answer"},
 		},
 		"NoRights": {
-			reason: "What may not be read is not checked, and no OK.", change: func(_ *testing.T, s *stage) {
+			reason: "What may not be read is not checked, and is not OK.", change: func(_ *testing.T, s *stage) {
 				s.refuse("list", "pods")
 				s.refuse("get", "validatingadmissionpolicies")
 			},

@@ -399,11 +399,11 @@ func TestDryRunOfUnknownCalls(t *testing.T) {
 		want    string
 		err     error
 	}{
-		"Pod": {reason: "No witness of it answers.", err: errWaiting,
+		"Pod": {reason: "None of its witnesses answers.", err: errWaiting,
 			want: "Warning: as things are the drain could not end: of 1 pod the calls are not known, such as voice/b: no witness of it answers; unknown is not zero, and a pod stays until its calls are known\n"},
-		"LiveKit": {reason: "Nobody knows.", err: errWaiting, metrics: apierrors.NewServiceUnavailable("active_calls is not known: LiveKit is silent"),
+		"LiveKit": {reason: "The number is unknown.", err: errWaiting, metrics: apierrors.NewServiceUnavailable("active_calls is not known: LiveKit is silent"),
 			want: "Warning: as things are the drain could not end: of 2 pods the calls are not known, such as voice/a: "},
-		"Plugin": {reason: "The guard has witnesses of its own.", metrics: apierrors.NewServiceUnavailable("the server is currently unable to handle the request"),
+		"Plugin": {reason: "The guard has its own witnesses.", metrics: apierrors.NewServiceUnavailable("the server is currently unable to handle the request"),
 			want: "Warning: whether the drain could end is not known here: of 2 pods the calls are not, such as voice/a: the metrics API does not answer: "},
 	}
 	for name, tc := range cases {
@@ -461,17 +461,17 @@ func TestRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		"OpenDoor": {reason: "It stands, and does not act.", want: "the API server would delete pod voice/a, which is locked", change: func(_ *testing.T, s *stage) {
+		"OpenDoor": {reason: "It exists, but does not act.", want: "the API server would delete pod voice/a, which is locked", change: func(_ *testing.T, s *stage) {
 			s.fake.PrependReactor("delete", "pods", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, nil })
 		}},
-		"DoorUnread": {reason: "What cannot be read is not taken for well.", want: "you need the right to get them", change: func(_ *testing.T, s *stage) {
+		"DoorUnread": {reason: "What cannot be read does not count as fine.", want: "you need the right to get them", change: func(_ *testing.T, s *stage) {
 			for _, door := range []string{"validatingadmissionpolicies", "validatingadmissionpolicybindings", "mutatingadmissionpolicies", "mutatingadmissionpolicybindings"} {
 				s.refuse("get", door)
 			}
 		}},
 		"BudgetsUnread":    {reason: "Neither is this.", want: "cannot list the PodDisruptionBudgets", change: func(_ *testing.T, s *stage) { s.refuse("list", "poddisruptionbudgets") }},
 		"NamespacesUnread": {reason: "Nor this.", want: "cannot tell whether namespace voice is enabled", change: func(_ *testing.T, s *stage) { s.refuse("get", "namespaces") }},
-		"NoGuard": {reason: "Nobody would let the pods go.", want: "no drain-guard leads", change: func(_ *testing.T, s *stage) {
+		"NoGuard": {reason: "No guard would release the pods.", want: "no drain-guard leads", change: func(_ *testing.T, s *stage) {
 			s.fake.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
 				return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "leases"}, leader.LeaseName)
 			})
@@ -480,8 +480,8 @@ func TestRefused(t *testing.T) {
 		"Pending":  {reason: "It is evicted past its budget.", objects: []runtime.Object{newPod("p", pending)}, want: "pod voice/p is Pending while a container of it runs"},
 		"Data": {reason: "Somebody may miss it.", objects: []runtime.Object{newPod("d", emptyDir("data"))},
 			want: "cannot evict pods with emptyDir volumes, whose data would be deleted (use --delete-emptydir-data to continue): voice/d"},
-		"DataBesideAJournal": {reason: "The journal is exempt, and nothing else of its pod.", objects: []runtime.Object{newPod("d", journal, emptyDir("data"))}, want: "(use --delete-emptydir-data to continue): voice/d"},
-		"SharedJournal": {reason: "What the agent writes beside it is data.", objects: []runtime.Object{newPod("d", journal, func(p *corev1.Pod) {
+		"DataBesideAJournal": {reason: "Only the journal is exempt, nothing else of its pod.", objects: []runtime.Object{newPod("d", journal, emptyDir("data"))}, want: "(use --delete-emptydir-data to continue): voice/d"},
+		"SharedJournal": {reason: "Other data that the agent writes counts.", objects: []runtime.Object{newPod("d", journal, func(p *corev1.Pod) {
 			p.Spec.Containers = []corev1.Container{{Name: "agent", VolumeMounts: []corev1.VolumeMount{{Name: "journal", MountPath: "/data"}}}}
 		})}, want: "(use --delete-emptydir-data to continue): voice/d"},
 		"Unmanaged":  {reason: "As kubectl drain.", objects: []runtime.Object{newPod("bare", func(p *corev1.Pod) { p.OwnerReferences = nil })}, want: "use --force to override"},

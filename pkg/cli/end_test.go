@@ -43,10 +43,10 @@ func TestEnd(t *testing.T) {
 		"OtherName": {reason: "Another name is no yes.", groups: []string{group}, typed: "yes\n", err: "that is not its name; nothing was changed"},
 		"Nobody":    {reason: "Neither is silence.", groups: []string{group}, err: "no answer; nothing was changed"},
 		"NoMember":  {reason: "The policy would refuse it.", yes: true, err: "you are not a member of group callguard:break-glass"},
-		"NoEvent": {reason: "Nobody ends calls without a trace.", groups: []string{group}, yes: true, change: func(s *stage) { s.refuse("create", "events") },
+		"NoEvent": {reason: "Calls are never ended without a trace.", groups: []string{group}, yes: true, change: func(s *stage) { s.refuse("create", "events") },
 			err: "cannot write an Event about who ended pod voice/a and why: events is forbidden: no right to create; nothing was changed"},
 		"Released":  {reason: "It ends by itself.", pod: newPod("a", released(call.NodeDrain)), groups: []string{group}, yes: true, err: "pod voice/a is not held"},
-		"Unguarded": {reason: "It is nobody's business here.", pod: newPod("a", unguarded), groups: []string{group}, yes: true, err: "pod voice/a is not guarded"},
+		"Unguarded": {reason: "callguard does not protect this pod.", pod: newPod("a", unguarded), groups: []string{group}, yes: true, err: "pod voice/a is not guarded"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

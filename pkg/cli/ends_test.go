@@ -32,8 +32,8 @@ func TestEndsUnknown(t *testing.T) {
 		metrics error
 		says    string
 	}{
-		"TooFew": {reason: "The adapter says what it lacks.", says: "is not known: nobody has seen enough calls end"},
-		"Older":  {reason: "An adapter of before serves no such metric.", metrics: apierrors.NewNotFound(schema.GroupResource{Resource: "nodes"}, "x"), says: "metrics-adapter may be older than this plugin"},
+		"TooFew": {reason: "The adapter says what is missing.", says: "is not known: nobody has seen enough calls end"},
+		"Older":  {reason: "An older adapter has no such metric.", metrics: apierrors.NewNotFound(schema.GroupResource{Resource: "nodes"}, "x"), says: "metrics-adapter may be older than this plugin"},
 		"Silent": {reason: "Without the API nothing is known.", metrics: apierrors.NewServiceUnavailable("no endpoints"), says: "the metrics API does not answer"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -84,7 +84,7 @@ func TestReleasedPodsGoFirst(t *testing.T) {
 				return tooMany()
 			}
 			if late := time.Since(freed); late > 2*drainPace {
-				t.Errorf("pod %s is evicted %s after it was let go", pod, late)
+				t.Errorf("pod %s is evicted %s after it was released", pod, late)
 			}
 			return nil
 		}}).on(s)
@@ -187,7 +187,7 @@ func TestOnDeadline(t *testing.T) {
 	}{
 		"Hold": {reason: "Waiting ends, and calls go on.", edits: []edit{draining}, deadline: time.Second, on: onDeadlineHold, err: errWaiting.Error(),
 			says: "--deadline is over: node node-1 stays cordoned; left on it: 2 pods"},
-		"NotAllowed": {reason: "Nobody has allowed to end these calls.", edits: []edit{draining}, deadline: time.Hour, on: onDeadlineRelease,
+		"NotAllowed": {reason: "Nobody has permitted ending these calls.", edits: []edit{draining}, deadline: time.Hour, on: onDeadlineRelease,
 			err: "--on-deadline=release after 1h0m0s is not this plugin's to give: drain-guard holds 2 pods, such as voice/a for as long as its calls last; nothing was touched"},
 		"TooSoon": {reason: "The workload has asked for more time.", edits: bounded, deadline: 10 * time.Minute, on: onDeadlineRelease,
 			err: "voice/a for 20m0s, by annotation callguard.dev/drain-deadline; nothing was touched"},
@@ -244,7 +244,7 @@ func TestNextToEvict(t *testing.T) {
 	free, held := newPod("free", released(call.NodeDrain)), newPod("held")
 	tried := map[types.UID]int{"free": 9, "held": 0}
 	if nextToEvict(free, held, tried) >= 0 || nextToEvict(held, free, tried) <= 0 {
-		t.Error("a pod that was let go is not first")
+		t.Error("a released pod is not first")
 	}
 	if other := newPod("other"); nextToEvict(other, newPod("held"), map[types.UID]int{"other": 1}) <= 0 {
 		t.Error("a pod that was tried less is not before others")

@@ -34,16 +34,16 @@ func TestHPAMistakes(t *testing.T) {
 		want   string // empty: nothing is wrong
 	}{
 		"Right":        {reason: "As charts/voice-agent has it.", hpa: onMetric(activeCalls, autoscalingv2.AverageValueMetricType)},
-		"Misspelt":     {reason: "A metric that nobody serves scales nothing.", hpa: onMetric("active-calls", autoscalingv2.AverageValueMetricType), want: `reads metric "active-calls", which callguard does not serve`},
+		"Misspelt":     {reason: "A metric that no adapter serves scales nothing.", hpa: onMetric("active-calls", autoscalingv2.AverageValueMetricType), want: `reads metric "active-calls", which callguard does not serve`},
 		"OtherAdapter": {reason: "Another adapter makes it of callguard's own series.", hpa: onMetric("callguard_active_calls", autoscalingv2.AverageValueMetricType)},
-		"Foreign":      {reason: "What others serve is theirs.", hpa: onMetric("queue_length", autoscalingv2.ValueMetricType)},
+		"Foreign":      {reason: "Metrics of other adapters are not checked.", hpa: onMetric("queue_length", autoscalingv2.ValueMetricType)},
 		"Value":        {reason: "The sum grows with the pods, and so do the pods.", hpa: onMetric(activeCalls, autoscalingv2.ValueMetricType), want: "with a Value"},
 		"CPU":          {reason: "Whoever scales on CPU may.", hpa: autoscaler("web", 1)},
 		"GitOwns":      {reason: "Each apply undoes the autoscaler.", hpa: autoscaler("web", 1), of: managed("kustomize-controller", metav1.ManagedFieldsOperationApply, "", replicas), want: "shares replicas of its workload with kustomize-controller"},
 		"Scaled":       {reason: "The autoscaler itself writes the scale.", hpa: autoscaler("web", 1), of: managed("kube-controller-manager", metav1.ManagedFieldsOperationUpdate, "scale", replicas)},
-		"Created":      {reason: "Who updated it once does not come back to it.", hpa: autoscaler("web", 1), of: managed("kubectl-create", metav1.ManagedFieldsOperationUpdate, "", replicas)},
+		"Created":      {reason: "A manager that updated it once does not do so again.", hpa: autoscaler("web", 1), of: managed("kubectl-create", metav1.ManagedFieldsOperationUpdate, "", replicas)},
 		"LeavesItOut":  {reason: "Git has the rest alone.", hpa: autoscaler("web", 1), of: managed("argocd-controller", metav1.ManagedFieldsOperationApply, "", `{"f:spec":{"f:template":{}}}`)},
-		"Unreadable":   {reason: "What cannot be read names nobody.", hpa: autoscaler("web", 1), of: managed("x", metav1.ManagedFieldsOperationApply, "", "[]")},
+		"Unreadable":   {reason: "An unreadable entry names no manager.", hpa: autoscaler("web", 1), of: managed("x", metav1.ManagedFieldsOperationApply, "", "[]")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			list := hpaMistakes(tc.hpa, tc.of)

@@ -60,7 +60,7 @@ TOTAL   3 pods              ?
 			errOut: "The calls of 3 of 3 pods are not known: the metrics API does not answer: 503 by the; server\n",
 		},
 		"Fullest": {
-			reason: "Who may hold the most comes first.", namespace: voice, options: listOptions{sortBy: byCalls, output: outputName}, want: "pod/c\npod/b\npod/a\n",
+			reason: "The pod that may hold the most comes first.", namespace: voice, options: listOptions{sortBy: byCalls, output: outputName}, want: "pod/c\npod/b\npod/a\n",
 			errOut: "The calls of 1 of 3 pods are unknown; kubectl calls why c -n voice shows the reason\n",
 		},
 		"None": {reason: "As kubectl says it.", namespace: "empty", errOut: "No guarded pods found in namespace empty.\n"},

@@ -68,7 +68,7 @@ When the calls are over is not known: nobody has seen enough calls end
 			errOut: "Warning: as things are the drain could not end: of 1 pod the calls are not known, such as voice/b: no witness of it answers; unknown is not zero, and a pod stays until its calls are known\n",
 		},
 		"Refused": {
-			reason: "What a drain would be refused for is said, and the rest as well.", calls: map[string]int64{"a": 0, "b": 0}, err: errWaiting,
+			reason: "The reason for which a drain would be refused is shown, and the rest as well.", calls: map[string]int64{"a": 0, "b": 0}, err: errWaiting,
 			objects: []runtime.Object{newNamespace("off", false), newPod("x", in("off"))},
 			want: `NODE     POD       CALLS   WAITS FOR
 node-1   off/x     -       not protected, so its calls end with it: namespace off is not enabled

@@ -56,8 +56,8 @@ func TestStuckReplacement(t *testing.T) {
 		"Scheduler": {reason: "No node takes it.", objects: append(workload(1), newPod("web-1-x", coming(unschedulable(), nil))), want: "its replacement web-1-x is Pending: 0/2 nodes are available:; 2 Insufficient cpu."},
 		"Image": {reason: "The node cannot start it.", objects: append(workload(1), newPod("web-1-x", coming(scheduled(), &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff", Message: "not found"}))),
 			want: "its replacement web-1-x is Pending: container agent: ImagePullBackOff: not found"},
-		"Quota":    {reason: "Nobody lets it be made.", objects: quota, want: `no replacement can be made (FailedCreate): pods "web-1-x" is forbidden: exceeded quota: small`},
-		"Starting": {reason: "What only starts is no trouble.", objects: append(workload(1), newPod("web-1-x", coming(scheduled(), &corev1.ContainerStateWaiting{Reason: "ContainerCreating"})))},
+		"Quota":    {reason: "Something refuses to create it.", objects: quota, want: `no replacement can be made (FailedCreate): pods "web-1-x" is forbidden: exceeded quota: small`},
+		"Starting": {reason: "A replacement that is just starting is no problem.", objects: append(workload(1), newPod("web-1-x", coming(scheduled(), &corev1.ContainerStateWaiting{Reason: "ContainerCreating"})))},
 		"OfAnother": {reason: "Another workload's is not its own.", objects: append(workload(1), newPod("other-1", coming(unschedulable(), nil), func(p *corev1.Pod) {
 			yes := true
 			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "other", UID: "other", Controller: &yes}}
@@ -119,7 +119,7 @@ func TestDryRunWithoutPlace(t *testing.T) {
 	}{
 		"None":  {reason: "There is no other node.", objects: []runtime.Object{newPod("s", cpu("1"))}, want: strings.Replace(no, "%", "there is no other node", 1)},
 		"Fits":  {reason: "There is room.", objects: []runtime.Object{newPod("s", cpu("2")), other("node-2")}},
-		"Taken": {reason: "What others ask for is theirs.", objects: []runtime.Object{newPod("s", cpu("1500m")), other("node-2"), newPod("w", unguarded, cpu("1"), on("node-2"))}, want: strings.Replace(no, "%", "of 1 other node 1 with too little cpu left", 1)},
+		"Taken": {reason: "Other pods' requests do not count.", objects: []runtime.Object{newPod("s", cpu("1500m")), other("node-2"), newPod("w", unguarded, cpu("1"), on("node-2"))}, want: strings.Replace(no, "%", "of 1 other node 1 with too little cpu left", 1)},
 		"Each": {
 			reason: "Each node has its reason.", objects: []runtime.Object{newPod("s", cpu("1"), func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"pool": "voice"} }), other("node-2", tainted), other("node-3", away), other("node-4", gone), other("node-5")},
 			want: strings.Replace(no, "%", "of 4 other nodes 1 cordoned, 1 not ready, 1 outside its node selector or affinity, 1 with taint gpu", 1),

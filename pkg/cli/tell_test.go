@@ -114,7 +114,7 @@ func TestEventsOfTheEnd(t *testing.T) {
 	}
 	out.Reset()
 	if err := o.run(t.Context(), s.cluster, "node-9"); err == nil {
-		t.Error("it drains a node that is not there")
+		t.Error("it drains a node that does not exist")
 	}
 	if list := eventsOf(t, out.String()); len(list) != 1 || list[0].Event != failed || !strings.Contains(list[0].Text, "node-9") {
 		t.Errorf("of a node that is not there it says %+v", list)

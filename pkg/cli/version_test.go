@@ -57,7 +57,7 @@ func TestVersions(t *testing.T) {
 			want: "plugin            dev\npolicies          not installed\ndrain-guard       not installed\nmetrics-adapter   not installed\n",
 		},
 		"NoRights": {
-			reason: "What may not be read is not known.", stage: newStage(t, newGuardDeployment()), change: func(s *stage) { s.refuse("get", "deployments") }, output: outputJSON,
+			reason: "What may not be read is unknown.", stage: newStage(t, newGuardDeployment()), change: func(s *stage) { s.refuse("get", "deployments") }, output: outputJSON,
 			want: "{\n    \"plugin\": \"dev\",\n    \"policies\": \"dev\",\n    \"drainGuard\": \"not known: deployments is forbidden: no right to get\",\n    \"metricsAdapter\": \"not known: deployments is forbidden: no right to get\"\n}\n",
 		},
 	}
@@ -92,7 +92,7 @@ func TestOtherVersion(t *testing.T) {
 		t.Errorf("it does not say %q:\n%s", want, out.String())
 	}
 	if _, err := admission.Check(t.Context(), s.client, manifests.DefaultValues()); err != nil {
-		t.Errorf("other words are taken for another lock: %v", err)
+		t.Errorf("policies with other texts count as different: %v", err)
 	}
 	(&evictions{answer: func(string, int) error { return nil }}).on(s)
 	common, _, _ := newCommon()

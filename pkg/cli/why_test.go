@@ -38,7 +38,7 @@ func TestLimit(t *testing.T) {
 		"ScaleDown": {reason: "A scale-down ends no call.", most: time.Minute, change: func(x *guard.Explanation) { x.Intent.Intent = call.ScaleDown }, want: clock(noon().Add(time.Minute)) + ", by the guard's --max-hold, unless it is known to hold calls"},
 		"NodeEnds": {reason: "The end of its node is a limit.", deadline: release, change: func(x *guard.Explanation) { x.Facts.LetGoBy = noon().Add(time.Minute) },
 			want: clock(noon().Add(time.Minute)) + ", by the guard's --node-termination-limit; it is released then, with its calls"},
-		"Cancelled": {reason: "Nobody waits for it any more.", most: time.Minute, change: func(x *guard.Explanation) { x.Facts.Standing = time.Time{} }},
+		"Cancelled": {reason: "Nothing waits for it any more.", most: time.Minute, change: func(x *guard.Explanation) { x.Facts.Standing = time.Time{} }},
 		"Undated":   {reason: "Only the guard knows since when.", most: time.Minute, change: func(x *guard.Explanation) { x.Intent.At = time.Time{} }},
 	}
 	for name, tc := range cases {
@@ -128,7 +128,7 @@ Events:  none by callguard
 `,
 		},
 		"NoMetricsAPI": {
-			reason: "That the plugin cannot read a number says nothing about the guard, which has witnesses of its own.", objects: []runtime.Object{newPod("a", draining), newGuardDeployment()},
+			reason: "The plugin's unknown number says nothing about the guard, which has its own witnesses.", objects: []runtime.Object{newPod("a", draining), newGuardDeployment()},
 			metrics: apierrors.NewServiceUnavailable("the server is currently unable to handle the request"),
 			want: `Pod:         voice/a on node-1
 State:       draining, and should go (drain) for 2m, since ` + since + `
@@ -152,7 +152,7 @@ Events:  none by callguard
 `,
 		},
 		"Idle": {
-			reason: "What the metrics API cannot tell is said, and so are settings that could not be read.", objects: []runtime.Object{newPod("a", draining)}, calls: map[string]int64{"a": 0},
+			reason: "What the metrics API does not know is shown, and so are settings that could not be read.", objects: []runtime.Object{newPod("a", draining)}, calls: map[string]int64{"a": 0},
 			want: `Pod:         voice/a on node-1
 State:       draining, and should go (drain) for 2m, since ` + since + `
 Calls:       0, by the metrics API 1s ago
@@ -165,7 +165,7 @@ Events:  none by callguard
 `,
 		},
 		"NoRights": {
-			reason: "Without the right to read Events the rest is told.", objects: []runtime.Object{newPod("a"), newGuardDeployment()}, calls: map[string]int64{"a": 0}, refuse: "events",
+			reason: "Without the right to read Events the rest is shown.", objects: []runtime.Object{newPod("a"), newGuardDeployment()}, calls: map[string]int64{"a": 0}, refuse: "events",
 			want: `Pod:         voice/a on node-1
 State:       serving
 Calls:       0, by the metrics API 1s ago
@@ -268,7 +268,7 @@ func TestAdministered(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 	if a.settings.Limits.LostQuiet != guard.DefaultSettings().Limits.LostQuiet {
-		t.Errorf("what is not given has its default: %+v", a.settings)
+		t.Errorf("missing flags should have their defaults: %+v", a.settings)
 	}
 	if a = newStage(t, newGuardDeployment("--settle=soon")).administered(t.Context()); !strings.Contains(a.note, "not all known") {
 		t.Errorf("a flag that cannot be read is passed over: %q", a.note)

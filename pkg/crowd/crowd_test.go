@@ -29,10 +29,10 @@ func TestWhoMakesRoom(t *testing.T) {
 		in     []one
 		want   string
 	}{
-		"Room":      {reason: "Nobody has to, while there is room.", in: []one{{"1", "a", false}, {"2", "a", false}}},
-		"Oldest":    {reason: "Who has waited longest.", in: []one{{"1", "a", false}, {"2", "a", false}, {"3", "a", false}, {"4", "a", false}}, want: "1"},
-		"Asked":     {reason: "Not who is being answered.", in: []one{{"1", "a", true}, {"2", "a", false}, {"3", "a", false}, {"4", "a", false}}, want: "2"},
-		"AllAsk":    {reason: "If all are, who has been for longest.", in: []one{{"1", "a", true}, {"2", "a", true}, {"3", "a", true}, {"4", "a", true}}, want: "1"},
+		"Room":      {reason: "Nobody has to leave while there is room.", in: []one{{"1", "a", false}, {"2", "a", false}}},
+		"Oldest":    {reason: "The one that has waited longest.", in: []one{{"1", "a", false}, {"2", "a", false}, {"3", "a", false}, {"4", "a", false}}, want: "1"},
+		"Asked":     {reason: "Not one that is being answered.", in: []one{{"1", "a", true}, {"2", "a", false}, {"3", "a", false}, {"4", "a", false}}, want: "2"},
+		"AllAsk":    {reason: "If all are, the one that has been for longest.", in: []one{{"1", "a", true}, {"2", "a", true}, {"3", "a", true}, {"4", "a", true}}, want: "1"},
 		"Neighbour": {reason: "One of whoever has the most: a neighbour's crowd is not another's.", in: []one{{"1", "b", false}, {"2", "a", true}, {"3", "a", true}, {"4", "a", true}}, want: "2"},
 	}
 	for name, tc := range cases {
@@ -186,7 +186,7 @@ func TestServeEnds(t *testing.T) {
 			}
 			if conn, err := net.Dial("tcp", listener.Addr().String()); err == nil {
 				_ = conn.Close()
-				t.Error("it takes connections after its end")
+				t.Error("it accepts connections after its end")
 			}
 		})
 	}

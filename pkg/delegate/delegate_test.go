@@ -158,7 +158,7 @@ func TestPassedOn(t *testing.T) {
 	}
 	for _, key := range []string{"X-Remote-User", "Impersonate-User", "Cookie"} {
 		if got := seen.Header.Get(key); got != "" {
-			t.Errorf("asked with %s %q: in nobody's name but ours", key, got)
+			t.Errorf("asked with %s %q: want our own name only", key, got)
 		}
 	}
 	if got := seen.Header.Get("Accept"); !strings.Contains(got, "protobuf") {
@@ -207,7 +207,7 @@ func TestWhatItAnswersAndWhatItDoesNot(t *testing.T) {
 			status: http.StatusNotFound, want: "there is no such metric", outcome: denied,
 		},
 		"Forbidden": {
-			reason: "What it refuses callguard's account says which right is missing.",
+			reason: "A refusal of callguard's account names the missing right.",
 			answer: func(w http.ResponseWriter, _ *http.Request) {
 				http.Error(w, "metrics-adapter cannot get pods/x", http.StatusForbidden)
 			},
@@ -221,12 +221,12 @@ func TestWhatItAnswersAndWhatItDoesNot(t *testing.T) {
 			status: http.StatusServiceUnavailable, want: "no Prometheus", outcome: denied,
 		},
 		"TokenRefused": {
-			reason: "A 401 would have the caller believe that their own credentials are wrong.",
+			reason: "A 401 would make the caller believe that their own credentials are wrong.",
 			answer: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) },
 			status: http.StatusServiceUnavailable, want: "adapter monitoring/other, which serves it, is not available: it does not take the token", outcome: failed,
 		},
 		"Redirect": {
-			reason: "The token is for nobody else.",
+			reason: "The token is only for the other adapter.",
 			answer: func(w http.ResponseWriter, r *http.Request) {
 				http.Redirect(w, r, "https://evil.example.org", http.StatusFound)
 			},
@@ -249,12 +249,12 @@ func TestWhatItAnswersAndWhatItDoesNot(t *testing.T) {
 			status: http.StatusServiceUnavailable, want: "it is too slow", outcome: failed,
 		},
 		"Large": {
-			reason: "What it sends is bounded.",
+			reason: "The size of its answers is limited.",
 			answer: func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(large) },
 			status: http.StatusServiceUnavailable, want: "larger than 4 MiB", outcome: failed,
 		},
 		"LargeByItsHead": {
-			reason: "What says that it is too large is not read.",
+			reason: "An answer that declares itself too large is not read.",
 			answer: func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Length", fmt.Sprint(len(large)))
 				_, _ = w.Write(large)
@@ -270,7 +270,7 @@ func TestWhatItAnswersAndWhatItDoesNot(t *testing.T) {
 			status: http.StatusServiceUnavailable, want: "unexpected EOF", outcome: failed,
 		},
 		"Down": {
-			reason: "An outage names who is out.",
+			reason: "An outage names the adapter that is down.",
 			change: func(o *other, _ *Config) { o.Close() },
 			status: http.StatusServiceUnavailable, want: "adapter monitoring/other, which serves it, is not available: dial tcp", outcome: failed,
 		},
@@ -285,7 +285,7 @@ func TestWhatItAnswersAndWhatItDoesNot(t *testing.T) {
 			status: http.StatusServiceUnavailable, want: "not other.monitoring.svc", outcome: failed,
 		},
 		"Insecure": {
-			reason: "Where a value says so, it is believed.",
+			reason: "If a value says so, its certificate is not verified.",
 			change: func(_ *other, c *Config) { c.TLS = &tls.Config{InsecureSkipVerify: true} }, //nolint:gosec // it is what is tested
 			status: http.StatusOK, want: "items", outcome: answered,
 		},
@@ -437,7 +437,7 @@ func TestItsMetricsAreListed(t *testing.T) {
 		t.Errorf("a metric (-want +got):\n%s", diff)
 	}
 	if changes != 1 {
-		t.Errorf("told %d changes; want 1", changes)
+		t.Errorf("reported %d changes; want 1", changes)
 	}
 	o.Close()
 	if s.read(t.Context()) || s.Answers("v1beta1") == nil {

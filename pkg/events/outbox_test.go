@@ -90,7 +90,7 @@ func TestOutbox(t *testing.T) {
 			},
 		},
 		"Passing": {
-			reason: "A step that nothing follows is told all the same.",
+			reason: "A step that nothing follows is still reported.",
 			told:   []told{{0, "a", aside()}}, until: 15,
 			want: []string{
 				"Normal SetAside on Pod voice/a: Pod voice/a is set aside (drain): a replacement comes first",
@@ -102,7 +102,7 @@ func TestOutbox(t *testing.T) {
 			told:   []told{{0, "a", aside()}, {5, "a", held()}}, until: 14.9,
 		},
 		"Lasting": {
-			reason: "What keeps a pod for a while is told.",
+			reason: "A reason that lasts is reported.",
 			told:   []told{{0, "a", draining()}, {5, "a", held()}}, until: 15,
 			want: []string{
 				"Normal Held on Pod voice/a: Pod voice/a stays (drain): it holds calls",

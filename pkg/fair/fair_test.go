@@ -26,10 +26,10 @@ func TestWorkers(t *testing.T) {
 	}
 	w.Give("silent")
 	if w.Take("silent") {
-		t.Error("who has three of eight took the only one that is free")
+		t.Error("a namespace with three of eight workers got the last free one")
 	}
 	if !w.Take("another") {
-		t.Error("nobody else could take it")
+		t.Error("another namespace did not get it")
 	}
 	for _, namespace := range []string{"silent", "silent", "silent", "silent-too", "silent-too", "honest", "late", "another"} {
 		w.Give(namespace)
@@ -43,13 +43,13 @@ func TestWorkers(t *testing.T) {
 func TestOne(t *testing.T) {
 	w := NewWorkers(1)
 	if !w.Take("a") {
-		t.Fatal("the only worker could not be taken")
+		t.Fatal("the only worker was not given")
 	}
 	if w.Take("a") {
-		t.Error("it was taken twice")
+		t.Error("it was given twice")
 	}
 	w.Give("a")
 	if !w.Take("b") {
-		t.Error("it could not be taken again")
+		t.Error("it was not given again")
 	}
 }

@@ -18,7 +18,7 @@ func TestTurns(t *testing.T) {
 	}
 	for _, what := range []string{"hot-2", "once", "hot-3"} {
 		if turns.Take("voice", what, 0) {
-			t.Fatalf("%s has a turn beside the first", what)
+			t.Fatalf("%s has a turn at the same time as the first", what)
 		}
 	}
 	had := []string{"hot-1"}
@@ -29,7 +29,7 @@ func TestTurns(t *testing.T) {
 		}
 		next, taken := turns.Give("voice")
 		if !taken {
-			t.Fatalf("after %v nobody has a turn", had)
+			t.Fatalf("after %v there is no next turn", had)
 		}
 		had = append(had, next)
 	}
@@ -51,10 +51,10 @@ func TestTurnsOfOthers(t *testing.T) {
 		t.Fatalf("a namespace alone has %d of 4 workers; want half", busy)
 	}
 	if !turns.Take("other", "a", 0) {
-		t.Error("another has to wait")
+		t.Error("the other namespace has to wait")
 	}
 	if turns.Take("other", "b", 0) {
-		t.Error("the other has all that was left")
+		t.Error("the other namespace has all remaining turns")
 	}
 	if next, taken := turns.Give("other"); !taken || next != "b" {
 		t.Errorf("then %q has its turn; want b: the crowd has its half", next)
@@ -64,12 +64,12 @@ func TestTurnsOfOthers(t *testing.T) {
 	}
 	for range 8 {
 		if _, taken := turns.Give("crowd"); !taken {
-			t.Error("a worker rests while the crowd waits")
+			t.Error("a worker is idle while the crowd waits")
 		}
 	}
 	for range 2 {
 		if next, taken := turns.Give("crowd"); taken {
-			t.Errorf("%q has a turn, and nobody was left", next)
+			t.Errorf("%q has a turn, although none was left", next)
 		}
 	}
 }

@@ -80,11 +80,11 @@ func TestRolloutToAnUnable(t *testing.T) {
 	}{
 		"Able": {reason: "Its worker is registered.", new: next(), says: map[string]call.Ability{"a": call.Able, "b": call.Able}, until: 5, want: []string{drained}},
 		"Starting": {
-			reason: "Python's worker registers half a minute after its pod is ready. That is no reason to alarm anybody.", new: next(),
+			reason: "Python's worker registers half a minute after its pod is ready. That is no reason for an alarm.", new: next(),
 			says: map[string]call.Ability{"a": call.Able, "b": call.NoWorker}, until: 30, want: []string{held + tail},
 		},
 		"NeverComes": {
-			reason: "It goes to a proxy, or past the gate.", new: next(), says: map[string]call.Ability{"a": call.Able, "b": call.NoWorker}, until: 3000,
+			reason: "It uses a proxy, or bypasses the gate.", new: next(), says: map[string]call.Ability{"a": call.Able, "b": call.NoWorker}, until: 3000,
 			want: []string{held + tail, held + ": no worker has ever connected to call-gate of pod voice/b; check its LIVEKIT_URL and proxy settings" + tail},
 		},
 		"WrongKey": {
@@ -110,14 +110,14 @@ func TestRolloutToAnUnable(t *testing.T) {
 				"Normal Draining: Pod voice/a stopped accepting calls (rollout): it can take no call itself: LiveKit refuses the key of pod voice/a",
 			},
 		},
-		"OldGate": {reason: "A gate of before does not say: its pod is judged by its Ready condition.", new: next(), says: map[string]call.Ability{"a": call.Unsaid, "b": call.Unsaid}, until: 5, want: []string{drained}},
+		"OldGate": {reason: "An older gate does not report it: its pod is judged by its Ready condition.", new: next(), says: map[string]call.Ability{"a": call.Unsaid, "b": call.Unsaid}, until: 5, want: []string{drained}},
 		"Silent": {
 			reason: "Silence proves nothing, and nothing waits for it without end.", new: next(), says: map[string]call.Ability{"a": call.Able, "b": call.Silent}, until: 130,
 			want: []string{held + tail, held + ": call-gate of pod voice/b does not answer" + tail, drained},
 		},
 		"NoGate": {reason: "Without a gate Kubernetes' word is all there is.", new: newPod("b", controlledBy(pods.ReplicaSet, "web-2"), label(hashLabel, "2")), says: map[string]call.Ability{}, until: 1, want: []string{drained}},
 		"Mends": {
-			reason: "The key is put right: the rollout goes on.", new: next(), says: map[string]call.Ability{"a": call.Able, "b": call.Refused}, until: 20, mends: 15,
+			reason: "The key is corrected: the rollout continues.", new: next(), says: map[string]call.Ability{"a": call.Able, "b": call.Refused}, until: 20, mends: 15,
 			want: []string{held + ": LiveKit refuses the key of pod voice/b" + tail, drained},
 		},
 	}
@@ -196,7 +196,7 @@ func TestGatesAreAskedInTime(t *testing.T) {
 	}{
 		"Steady":   {reason: "A steady cluster costs nothing.", pods: []runtime.Object{webPod("a", gate), webPod("b", gate)}},
 		"Leaving":  {reason: "Those that it relies on, and itself.", pods: []runtime.Object{webPod("a", gate, annotation(call.LeaveAnnotation, "")), webPod("b", gate), webPod("c"), webPod("d", gate, ended)}, want: []string{"a", "b"}},
-		"Draining": {reason: "It relies on nobody any more.", pods: []runtime.Object{asidePod("a", gate, draining), webPod("b", gate)}},
+		"Draining": {reason: "It no longer relies on others.", pods: []runtime.Object{asidePod("a", gate, draining), webPod("b", gate)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g, _ := newGuard(t, append(tc.pods, enabledNamespace(), newDeployment("web", 2), newReplicaSet("1", 2))...)
@@ -230,7 +230,7 @@ func TestFactsOfTheUnable(t *testing.T) {
 			want: verdict.Workload{Able: 2, Coming: 1, Unable: verdict.Unable{Pod: "voice/b", Why: call.NoWorker}}},
 		"Stuck": {reason: "One that is to go itself is no replacement on its way.", able: map[string]ableAt{"b": {call.Gone, noon().Add(-time.Hour)}}, wanted: []string{"b"},
 			want: verdict.Workload{Able: 2, Unable: verdict.Unable{Pod: "voice/b", Why: call.Gone}}},
-		"Worst": {reason: "What somebody has to mend is named first.", able: map[string]ableAt{"b": {call.Unreachable, noon()}, "c": {call.Refused, noon()}, "d": {call.Silent, noon()}},
+		"Worst": {reason: "Problems that somebody has to fix are named first.", able: map[string]ableAt{"b": {call.Unreachable, noon()}, "c": {call.Refused, noon()}, "d": {call.Silent, noon()}},
 			want: verdict.Workload{Coming: 3, Unable: verdict.Unable{Pod: "voice/c", Why: call.Refused}}},
 	}
 	for name, tc := range cases {
@@ -260,7 +260,7 @@ func TestUselessPods(t *testing.T) {
 		"JustNow":   {reason: "Its worker may be about to register again.", able: ableAt{call.Gone, noon()}},
 		"NotYet":    {reason: "So it may until then.", able: ableAt{call.Gone, noon().Add(1 - uselessFor)}},
 		"LongGone":  {reason: "It does not come back.", able: ableAt{call.Gone, noon().Add(-uselessFor)}, useless: true},
-		"Silent":    {reason: "A gate that says nothing says nothing of its worker.", able: ableAt{call.Silent, noon().Add(-time.Hour)}},
+		"Silent":    {reason: "An unknown reading of a gate says nothing about its worker.", able: ableAt{call.Silent, noon().Add(-time.Hour)}},
 		"NoLiveKit": {reason: "When LiveKit can be reached again, the pod serves on.", able: ableAt{call.Unreachable, noon().Add(-time.Hour)}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -298,10 +298,10 @@ func TestKeySecret(t *testing.T) {
 		want   string
 	}{
 		"None":       {reason: "A key in plain text, or in a file."},
-		"Annotation": {reason: "What the pod says of itself comes first.", agent: env("other"), edits: []edit{annotation(call.SecretAnnotation, "livekit")}, want: "voice/livekit"},
+		"Annotation": {reason: "The pod's own settings come first.", agent: env("other"), edits: []edit{annotation(call.SecretAnnotation, "livekit")}, want: "voice/livekit"},
 		"Variable":   {reason: "The worker's key is the agent's.", agent: env("agent"), gate: env("gate"), want: "voice/agent"},
 		"Gate":       {reason: "Mostly they are the same.", gate: from("livekit"), want: "voice/livekit"},
-		"Several":    {reason: "Which of them has it nobody can tell.", gate: from("livekit", "other")},
+		"Several":    {reason: "It is ambiguous which of them has it.", gate: from("livekit", "other")},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

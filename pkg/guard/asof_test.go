@@ -39,7 +39,7 @@ func TestKnownAsOfAStep(t *testing.T) {
 			reason: "Of several steps the last counts, whatever the order of the answers.",
 			steps:  []*corev1.Pod{webPod("b", version("12")), webPod("a", version("9"))}, known: []*corev1.Pod{webPod("a", version("9")), webPod("b", version("11"))},
 		},
-		"LongAgo":  {reason: "Who knows what has been since.", steps: []*corev1.Pod{webPod("a", version("9"))}, known: []*corev1.Pod{webPod("a", version("9"))}, after: asNew + time.Second},
+		"LongAgo":  {reason: "Something may have happened since.", steps: []*corev1.Pod{webPod("a", version("9"))}, known: []*corev1.Pod{webPod("a", version("9"))}, after: asNew + time.Second},
 		"NoNumber": {reason: "Versions that cannot be compared prove nothing.", steps: []*corev1.Pod{webPod("a", version("x"))}, known: []*corev1.Pod{webPod("a", version("x"))}},
 	}
 	for name, tc := range cases {
@@ -52,7 +52,7 @@ func TestKnownAsOfAStep(t *testing.T) {
 				t.Errorf("%s It is known: %t; want %t", tc.reason, got, tc.want)
 			}
 			if w.in(tc.known, workloadKey(pods.Deployment, "other"), noon()) {
-				t.Error("a step with one workload says something of another")
+				t.Error("a step of one workload affects another")
 			}
 		})
 	}

@@ -82,8 +82,8 @@ func TestKeepBudget(t *testing.T) {
 		"Kept":       {reason: "A steady cluster costs no write.", objects: []runtime.Object{enabledNamespace(), budgetOwner(), lockingBudget()}, want: lockingBudget()},
 		"Edited":     {reason: "Whoever opens it opens it for a moment.", objects: []runtime.Object{enabledNamespace(), budgetOwner(), lockingBudget(opened)}, want: lockingBudget(), writes: []string{"update"}},
 		"Disowned":   {reason: "Without its owner it would outlive the chart.", objects: []runtime.Object{enabledNamespace(), budgetOwner(), lockingBudget(alone)}, want: lockingBudget(), writes: []string{"update"}},
-		"Disabled":   {reason: "What is not enabled is not locked.", objects: []runtime.Object{enabledNamespace(disabled), budgetOwner(), lockingBudget()}, writes: []string{"delete"}},
-		"NeverWas":   {reason: "Nothing to do where nobody has enabled it.", objects: []runtime.Object{enabledNamespace(disabled), budgetOwner()}},
+		"Disabled":   {reason: "A namespace that is not enabled is not locked.", objects: []runtime.Object{enabledNamespace(disabled), budgetOwner(), lockingBudget()}, writes: []string{"delete"}},
+		"NeverWas":   {reason: "Nothing to do in a namespace that is not enabled.", objects: []runtime.Object{enabledNamespace(disabled), budgetOwner()}},
 		"NotOurs":    {reason: "A budget of that name that somebody else made is not ours to remove.", objects: []runtime.Object{enabledNamespace(disabled), budgetOwner(), lockingBudget(alone)}, want: lockingBudget(alone)},
 		"Going":      {reason: "A namespace that is being deleted takes its budget along.", objects: []runtime.Object{enabledNamespace(deleted, finalizer("kubernetes")), budgetOwner(), lockingBudget()}, want: lockingBudget()},
 		"GoingNone":  {reason: "Nor is one made there.", objects: []runtime.Object{enabledNamespace(deleted, finalizer("kubernetes")), budgetOwner()}},
@@ -92,10 +92,10 @@ func TestKeepBudget(t *testing.T) {
 			reason: "Without the chart's ClusterRole it would outlive the chart.", objects: []runtime.Object{enabledNamespace()},
 			wantErr: "cannot make PodDisruptionBudget voice/callguard: ClusterRole callguard-budget-owner, which owns the budgets, is missing; it is part of the chart: install that again",
 		},
-		"Orphaned":   {reason: "Its owner was deleted by accident: it goes on locking, and goes with the next one.", objects: []runtime.Object{enabledNamespace(), lockingBudget()}, want: lockingBudget()},
+		"Orphaned":   {reason: "Its owner was deleted by accident: it keeps locking, and gets the next owner.", objects: []runtime.Object{enabledNamespace(), lockingBudget()}, want: lockingBudget()},
 		"OrphanOpen": {reason: "It is mended all the same.", objects: []runtime.Object{enabledNamespace(), lockingBudget(opened)}, want: lockingBudget(), writes: []string{"update"}},
 		"OwnerAnew": {
-			reason:  "A ClusterRole that was made again is another one, and the collector would take what belongs to the former.",
+			reason:  "A recreated ClusterRole is another object, and the garbage collector would delete what belongs to the old one.",
 			objects: []runtime.Object{enabledNamespace(), budgetOwner(), lockingBudget(ownedBy("former"))}, want: lockingBudget(), writes: []string{"update"},
 		},
 	}
@@ -206,7 +206,7 @@ func TestBudgetLost(t *testing.T) {
 	said(lost+gone+anew, ownerless)
 	shows("callguard_budget_owner_missing", 1)
 	if !locks() {
-		t.Error("the budget fell with its owner")
+		t.Error("the budget was deleted with its owner")
 	}
 
 	if err := budgets.Delete(t.Context(), BudgetName, metav1.DeleteOptions{}); err != nil {
@@ -244,7 +244,7 @@ func TestBudgetLost(t *testing.T) {
 		}
 	}
 	if lostAgain != 2 {
-		t.Errorf("it is told %d times that the budget is lost, want 2: %q", lostAgain, events.List())
+		t.Errorf("an Event says %d times that the budget is lost, want 2: %q", lostAgain, events.List())
 	}
 }
 

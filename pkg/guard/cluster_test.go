@@ -105,6 +105,6 @@ func TestTrimOfARefusal(t *testing.T) {
 		t.Fatal(err)
 	}
 	if e, ok := trimmed.(*corev1.Event); !ok || e.Message != admission.DeletePolicy || e.Count != 3 || e.Name != "e" {
-		t.Errorf("kept %+v; want the door, the count and the name", trimmed)
+		t.Errorf("kept %+v; want the policy, the count and the name", trimmed)
 	}
 }

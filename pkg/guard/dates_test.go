@@ -48,7 +48,7 @@ func TestRemovalComesAgain(t *testing.T) {
 			}
 			look(tc.wants)
 			if got := standing(); !got.Equal(noon()) {
-				t.Fatalf("it stands since %s, want noon", got)
+				t.Fatalf("it has been there since %s, want noon", got)
 			}
 			now = now.Add(time.Second)
 			look(newNode(false))

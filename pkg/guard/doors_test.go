@@ -51,7 +51,7 @@ func TestDoorsHold(t *testing.T) {
 		look(after)
 	}
 	if diff := cmp.Diff(map[string][]string{}, patched(t, client.Actions())); diff != "" {
-		t.Errorf("steps were taken behind a missing door: -want, +got:\n%s", diff)
+		t.Errorf("steps were taken without a policy: -want, +got:\n%s", diff)
 	}
 	if err := g.Ready(); !errors.Is(err, keeper.err) {
 		t.Errorf("ready: %v", err)
@@ -63,7 +63,7 @@ func TestDoorsHold(t *testing.T) {
 	keeper.err = nil
 	look(7)
 	if diff := cmp.Diff(map[string][]string{"a": {"callguard.dev/released=drain"}}, patched(t, client.Actions())); diff != "" {
-		t.Errorf("with all doors it goes on: -want, +got:\n%s", diff)
+		t.Errorf("with all policies it continues: -want, +got:\n%s", diff)
 	}
 	if err := g.Ready(); err != nil {
 		t.Errorf("ready: %v", err)

@@ -96,7 +96,7 @@ func TestEvents(t *testing.T) {
 			want: onEach("Normal Draining: Pod voice/a stopped accepting calls (scale-down): its agent does not run", "Pod voice/a", "Deployment voice/web"),
 		},
 		"BarePod": {
-			reason: "A pod that is its own workload is told of once.", objects: []runtime.Object{cordoned, newPod("bare", draining, ended)}, workload: Key{NamespacedName: voicePod("bare"), APIVersion: "v1", Kind: "Pod", UID: "bare"}, looks: once,
+			reason: "A pod that is its own workload gets one Event.", objects: []runtime.Object{cordoned, newPod("bare", draining, ended)}, workload: Key{NamespacedName: voicePod("bare"), APIVersion: "v1", Kind: "Pod", UID: "bare"}, looks: once,
 			want: onEach("Normal Released: Pod voice/bare may go (drain): its agent does not run", "Pod voice/bare", "Node node-1"),
 		},
 		"Held": {
@@ -112,7 +112,7 @@ func TestEvents(t *testing.T) {
 		"NotYet":       {reason: "It counts from when the guard sees that the pod should go, and not a second less.", objects: web(cordoned, leaver(deadline("4s", "Release")), webPod("b", elsewhere)), looks: []int{0, 3}},
 		"DeadlineHold": {reason: "A team that does not say Release only wants to know.", objects: web(cordoned, leaver(deadline("4s", "Hold")), webPod("b", elsewhere)), looks: []int{0, 4}},
 		"MaxHold": {
-			reason: "The administrator's bound holds for those who set none.", objects: web(cordoned, leaver(), webPod("b", elsewhere)), looks: []int{0, 4}, limits: verdict.Limits{MaxHold: 4 * time.Second},
+			reason: "The administrator's limit applies to those who set none.", objects: web(cordoned, leaver(), webPod("b", elsewhere)), looks: []int{0, 4}, limits: verdict.Limits{MaxHold: 4 * time.Second},
 			want:   onEach("Warning ForcedRelease: Pod voice/a may go (drain): it was held for as long as --max-hold allows", "Pod voice/a", "Deployment voice/web", "Node node-1"),
 			forced: 1, audit: `level=WARN msg="Pod is released by force" pod=voice/a uid=a intent=drain rule=deadline`,
 		},
@@ -140,15 +140,15 @@ func TestEvents(t *testing.T) {
 			want: []string{`Warning BadAnnotation on Deployment voice/web: annotation callguard.dev/drain-deadline is "soon"; use a duration above zero, such as "2h"; until then its default applies`},
 		},
 		"BadWitness": {
-			reason: "What a reader of the pod's settings does not understand is told, too.", objects: web(fine, webPod("a", annotation(call.WitnessesAnnotation, "rumour"))), looks: []int{0, 1},
+			reason: "Settings that cannot be parsed are reported, too.", objects: web(fine, webPod("a", annotation(call.WitnessesAnnotation, "rumour"))), looks: []int{0, 1},
 			want: []string{`Warning BadAnnotation on Deployment voice/web: annotation callguard.dev/witnesses is "rumour": there is no witness "rumour"; use "rooms,worker", or others of "rooms", "worker" and "gate"; until then its default applies`},
 		},
 		"BadFloor": {
-			reason: "It stands on the workload itself.", objects: []runtime.Object{fine, newDeployment("web", 1, annotation(call.MinAvailableAnnotation, "many")), newReplicaSet("1", 1), webPod("a")}, looks: []int{0, 1},
+			reason: "The annotation is on the workload itself.", objects: []runtime.Object{fine, newDeployment("web", 1, annotation(call.MinAvailableAnnotation, "many")), newReplicaSet("1", 1), webPod("a")}, looks: []int{0, 1},
 			want: []string{`Warning BadAnnotation on Deployment voice/web: annotation callguard.dev/min-available is "many"; use a number of pods or a percentage of the replicas, such as "2" or "50%"; until then all replicas must be available`},
 		},
 		"ShortGrace": {
-			reason: "An agent that is told to end would be killed over its calls.", objects: web(fine, webPod("a", grace(30))), looks: []int{0, 1},
+			reason: "SIGTERM to an agent would end its calls after the grace period.", objects: web(fine, webPod("a", grace(30))), looks: []int{0, 1},
 			want: []string{`Warning ShortGrace on Deployment voice/web: terminationGracePeriodSeconds is 30, shorter than the 1h0m0s an agent may take to finish its calls; use 3600`},
 		},
 		"LongGrace": {reason: "As long as the agent's own patience is enough.", objects: web(fine, webPod("a", grace(3600))), looks: once},
@@ -163,7 +163,7 @@ func TestEvents(t *testing.T) {
 			want: []string{`Warning PodTemplateMistake on Deployment voice/web: its pods have more than one regular container, and a pod of which one has not started is evicted whatever calls it holds; make helpers native sidecars: initContainers with restartPolicy: Always`},
 		},
 		"SecretMissing": {
-			reason: "The kubelet knows it, and nobody needs a right to read Secrets.", objects: web(fine, webPod("a", withoutSecret)), looks: []int{0, 1},
+			reason: "The kubelet reports it, so no right to read Secrets is needed.", objects: web(fine, webPod("a", withoutSecret)), looks: []int{0, 1},
 			want: []string{`Warning CannotStart on Deployment voice/web: pods such as a cannot start: container agent cannot be created: secret "voice-secrets" not found; they are not replaced, and a drain waits for them; create what is missing`},
 		},
 		"NotEnabled": {
@@ -219,7 +219,7 @@ func TestDeletedWhileLocked(t *testing.T) {
 	}{
 		"Locked":     {reason: "Break-glass, or its node is gone."},
 		"Draining":   {reason: "It was not released yet.", was: []edit{draining}, is: []edit{draining}},
-		"Released":   {reason: "Somebody takes what may go.", was: []edit{label(call.ReleasedLabel, "drain")}, is: []edit{label(call.ReleasedLabel, "drain")}, unlocked: true},
+		"Released":   {reason: "Deleting a released pod is no problem.", was: []edit{label(call.ReleasedLabel, "drain")}, is: []edit{label(call.ReleasedLabel, "drain")}, unlocked: true},
 		"Ended":      {reason: "No container runs, so no call is cut.", was: []edit{ended}, is: []edit{ended}, unlocked: true},
 		"Again":      {reason: "It was deleted before.", was: []edit{deleted, finalizer("example.com/wait")}, unlocked: true},
 		"NotEnabled": {reason: "Nothing locks it there.", was: []edit{foreign}, is: []edit{foreign}, unlocked: true},
@@ -293,7 +293,7 @@ func TestRefusedStep(t *testing.T) {
 		t.Fatal(err)
 	}
 	if list := g.report.holding(); len(list) != 0 {
-		t.Errorf("the step is taken, and held is %+v", list)
+		t.Errorf("the step succeeded, and held is %+v", list)
 	}
 }
 

@@ -103,7 +103,7 @@ func TestGateFirstOfMany(t *testing.T) {
 	f.want(held, false)
 	f.read(t.Context(), "plain")
 	if !f.spared[call.DefaultProject] {
-		t.Error("it is read on")
+		t.Error("it is still read")
 	}
 	f.want(held, true)
 	if f.spared[call.DefaultProject] {

@@ -54,7 +54,7 @@ func TestLiveReadsTheWorkload(t *testing.T) {
 			want:   []string{"a", "b", "c", "unlabelled"}, lists: []string{"replicasets app=web", "pods app=web,callguard.dev/guarded=true"},
 		},
 		"Gone": {
-			reason: "What is left of it is asked for by name.", gone: true,
+			reason: "The remaining objects are read by name.", gone: true,
 			want: []string{"a", "b", "c", "unlabelled"}, lists: []string{"pods callguard.dev/guarded=true,pod-template-hash=1"},
 		},
 	}

@@ -41,7 +41,7 @@ func TestDates(t *testing.T) {
 	}{
 		"Cordon":     {reason: "kubectl cordon.", node: newNode(true), date: func(cordoned, _, _ time.Time) time.Time { return cordoned }},
 		"ByTaint":    {reason: "Somebody sets the cordon's taint by hand.", node: newNode(false, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}), date: func(cordoned, _, _ time.Time) time.Time { return cordoned }},
-		"Autoscaler": {reason: "Cluster Autoscaler thinks better of it.", node: newNode(false, corev1.Taint{Key: "ToBeDeletedByClusterAutoscaler", Effect: corev1.TaintEffectNoSchedule}), date: func(_, tainted, _ time.Time) time.Time { return tainted }},
+		"Autoscaler": {reason: "Cluster Autoscaler removes its mark.", node: newNode(false, corev1.Taint{Key: "ToBeDeletedByClusterAutoscaler", Effect: corev1.TaintEffectNoSchedule}), date: func(_, tainted, _ time.Time) time.Time { return tainted }},
 		"Custom":     {reason: "kubectl taint dates nothing.", node: newNode(false, gone), date: func(_, tainted, _ time.Time) time.Time { return tainted }},
 		"Lost":       {reason: "Whoever taints it.", node: newNode(false, corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute}), date: func(_, _, lost time.Time) time.Time { return lost }},
 	}
@@ -129,8 +129,8 @@ func TestLeaseExpired(t *testing.T) {
 		"Ahead":    {reason: "The clock of a node that died was an hour ahead.", length: &seconds, looks: []look{{0, said(time.Hour), false}, {forty + 1, said(time.Hour), true}}},
 		"Behind":   {reason: "The clock of a node that reports is an hour behind.", length: &seconds, looks: []look{{0, said(-time.Hour), false}, {forty + 1, said(time.Minute - time.Hour), false}}},
 		"Returns":  {reason: "It reports again.", length: &seconds, looks: []look{{0, said(0), false}, {forty + 1, said(0), true}, {time.Minute, said(time.Minute), false}}},
-		"NoTime":   {reason: "What is not known is not taken for lost.", length: &seconds, looks: []look{{0, nil, false}, {time.Hour, nil, false}}},
-		"NoLength": {reason: "What is not known is not taken for lost.", looks: []look{{0, said(0), false}, {time.Hour, said(0), false}}},
+		"NoTime":   {reason: "An unknown node does not count as lost.", length: &seconds, looks: []look{{0, nil, false}, {time.Hour, nil, false}}},
+		"NoLength": {reason: "An unknown node does not count as lost.", looks: []look{{0, said(0), false}, {time.Hour, said(0), false}}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -220,12 +220,12 @@ func TestReconcile(t *testing.T) {
 			want:    map[string][]string{"a": {"callguard.dev/draining=drain 2026-01-01T12:00:00Z"}},
 		},
 		"ScaledDown": {
-			reason:  "All go, and nobody has to be asked which; what runs nothing is not set aside.",
+			reason:  "All leave, so no choice is needed; pods that run nothing are not set aside.",
 			objects: []runtime.Object{newNode(false), newDeployment("web", 0), newReplicaSet("1", 0), webPod("a"), webPod("b", ended)},
 			want:    map[string][]string{"a": asideAt("scale-down 2026-01-01T12:00:00Z"), "b": {"callguard.dev/draining=scale-down 2026-01-01T12:00:00Z"}},
 		},
 		"Choosing": {
-			reason:  "Which of them goes is not chosen before the witnesses had time to answer.",
+			reason:  "The choice waits until the witnesses had time to answer.",
 			objects: []runtime.Object{newNode(false), newDeployment("web", 1), newReplicaSet("1", 1), webPod("a"), webPod("b")},
 			want:    map[string][]string{},
 		},
@@ -272,7 +272,7 @@ func TestChoice(t *testing.T) {
 		waited time.Duration
 		want   []string
 	}{
-		"BothAfter":     {reason: "The idle one goes.", a: call.Known(1, after), b: call.Known(0, after), waited: 2 * time.Second, want: []string{"b"}},
+		"BothAfter":     {reason: "The idle one leaves.", a: call.Known(1, after), b: call.Known(0, after), waited: 2 * time.Second, want: []string{"b"}},
 		"Before":        {reason: "The call of b may be over.", a: call.Known(1, after), b: call.Known(1, before), waited: chooseWithin - time.Second},
 		"BeforeForLong": {reason: "Nothing newer comes.", a: call.Known(2, before), b: call.Known(1, before), waited: chooseWithin, want: []string{"b"}},
 		"Unknown":       {reason: "It may hold no call.", a: call.Known(1, after), b: call.Unknown("no route"), waited: chooseWithin - time.Second},
@@ -322,7 +322,7 @@ func TestEmptiesNodes(t *testing.T) {
 		beside []runtime.Object
 		want   []string
 	}{
-		"Packed":      {reason: "Its node has nobody else; its calls go on while it is aside.", order: verdict.Packed, want: []string{"c"}},
+		"Packed":      {reason: "Its node has no other pods; its calls go on while it is aside.", order: verdict.Packed, want: []string{"c"}},
 		"FewestCalls": {reason: "Where calls alone count, an idle one.", order: verdict.FewestCalls, want: []string{"a"}},
 		"OthersStay": {
 			reason: "The node would not get empty.", order: verdict.Packed, want: []string{"a"},
@@ -400,7 +400,7 @@ func TestStandsBy(t *testing.T) {
 	pod := webPod("a")
 	g.podChanged(pod, webPod("a", deleted))
 	if said := told(); len(said) > 0 {
-		t.Errorf("the one that stands by says %v", said)
+		t.Errorf("the standby reports %v", said)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -43,17 +43,17 @@ func TestCameSince(t *testing.T) {
 		"After":       {reason: "The next one would come here, too.", pod: webPod("a", tolerating(bearsCordon)), order: []string{"start", "cordon", "pod"}, want: true},
 		"Before":      {reason: "The cordon is about it.", pod: webPod("a", tolerating(bearsCordon)), order: []string{"start", "pod", "cordon"}},
 		"NotTolerant": {reason: "The scheduler put it there before, whenever it was seen.", pod: webPod("a"), order: []string{"start", "cordon", "pod"}},
-		"Pinned":      {reason: "Nobody schedules it, so no taint keeps it away.", pod: webPod("a"), replica: pinned, order: []string{"start", "cordon", "pod"}, want: true},
+		"Pinned":      {reason: "It is not scheduled, so no taint keeps it away.", pod: webPod("a"), replica: pinned, order: []string{"start", "cordon", "pod"}, want: true},
 		"PinnedFirst": {reason: "It was there before.", pod: webPod("a"), replica: pinned, order: []string{"start", "pod", "cordon"}},
-		"AtStart":     {reason: "What is there at the start is seen in any order.", pod: webPod("a", tolerating(bearsCordon)), order: []string{"cordon", "pod", "start"}},
-		"CordonAtStart": {reason: "What comes later is seen later.", pod: webPod("a", tolerating(bearsCordon)),
+		"AtStart":     {reason: "Existing objects are seen in any order at the start.", pod: webPod("a", tolerating(bearsCordon)), order: []string{"cordon", "pod", "start"}},
+		"CordonAtStart": {reason: "Later objects are seen later.", pod: webPod("a", tolerating(bearsCordon)),
 			order: []string{"cordon", "start", "pod"}, want: true},
 		"PodAtStart":     {reason: "And so is a cordon.", pod: webPod("a", tolerating(bearsCordon)), order: []string{"pod", "start", "cordon"}},
 		"Between":        {reason: "The taint came after it, and wants it gone.", pod: webPod("a", tolerating(bearsCordon, bearsGone)), taints: []corev1.Taint{gone}, order: []string{"start", "cordon", "pod", "taint"}},
 		"AfterBoth":      {reason: "A taint is no other than a cordon.", pod: webPod("a", tolerating(bearsCordon, bearsGone)), taints: []corev1.Taint{gone}, order: []string{"start", "cordon", "taint", "pod"}, want: true},
 		"BearsOnlyOne":   {reason: "With that taint it would not have been put there.", pod: webPod("a", tolerating(bearsCordon)), taints: []corev1.Taint{gone}, order: []string{"start", "cordon", "taint", "pod"}},
 		"AskedToLeave":   {reason: "An operator knows better.", pod: webPod("a", tolerating(bearsCordon), annotation(call.LeaveAnnotation, "")), order: []string{"start", "cordon", "pod"}},
-		"OnItsRoad":      {reason: "A road that has begun goes on.", pod: asidePod("a", tolerating(bearsCordon)), order: []string{"start", "cordon", "pod"}},
+		"OnItsRoad":      {reason: "A pod that has begun to leave continues.", pod: asidePod("a", tolerating(bearsCordon)), order: []string{"start", "cordon", "pod"}},
 		"SeenUncordoned": {reason: "Nothing wants it gone.", pod: webPod("a", tolerating(bearsCordon)), order: []string{"start", "pod"}},
 	}
 	for name, tc := range cases {
@@ -183,7 +183,7 @@ func TestStrangers(t *testing.T) {
 			live: 1, known: 1,
 		},
 		"StatusIsBehind": {
-			reason: "For a step, what is there counts.", key: workloadKey(pods.Deployment, "web"),
+			reason: "For a step, existing pods count.", key: workloadKey(pods.Deployment, "web"),
 			objects: []runtime.Object{
 				newDeployment("web", 2), newReplicaSet("1", 1, guarded, ready(1)), newReplicaSet("2", 2, ready(2)), webPod("a"), stranger("c", pods.ReplicaSet, "web-2", unready),
 			},
@@ -197,7 +197,7 @@ func TestStrangers(t *testing.T) {
 			live: 2, known: 2,
 		},
 		"Guarded": {
-			reason: "Who is guarded is counted by name, and pods with another label are somebody else's.", key: workloadKey(pods.Deployment, "web"),
+			reason: "Guarded pods are counted by name, and pods with another label belong to others.", key: workloadKey(pods.Deployment, "web"),
 			objects: []runtime.Object{
 				newDeployment("web", 2, guarded), newReplicaSet("1", 2, guarded, ready(3)), webPod("a"), webPod("b"), stranger("c", pods.ReplicaSet, "web-1"),
 			},
@@ -259,9 +259,9 @@ func TestEndingNodes(t *testing.T) {
 	}{
 		"Fine":         {reason: "It takes calls.", node: other(nil), want: 1},
 		"Cordoned":     {reason: "It takes calls until it has to go itself.", node: other(func(n *corev1.Node) { n.Spec.Unschedulable = true }), want: 1},
-		"MayBeKept":    {reason: "An autoscaler may think better of it.", node: other(nil, removal), after: delay - time.Second, want: 1},
+		"MayBeKept":    {reason: "An autoscaler may remove its mark.", node: other(nil, removal), after: delay - time.Second, want: 1},
 		"Removed":      {reason: "It did not.", node: other(nil, removal), after: delay, want: 0},
-		"Lost":         {reason: "Nobody reaches it.", node: other(nil, lost), want: 0},
+		"Lost":         {reason: "Nothing reaches it.", node: other(nil, lost), want: 0},
 		"BeingDeleted": {reason: "Its object is being deleted.", node: other(going), want: 0},
 	}
 	for name, tc := range cases {
@@ -301,7 +301,7 @@ func TestLeftToEviction(t *testing.T) {
 		deletes bool
 		events  []string
 	}{
-		"Bare":     {reason: "A cordon ends no pod that nobody would make again.", key: bare, node: newNode(true), objects: []runtime.Object{newPod("a", draining, released(call.NodeDrain))}, events: left},
+		"Bare":     {reason: "A cordon ends no pod that nothing would create again.", key: bare, node: newNode(true), objects: []runtime.Object{newPod("a", draining, released(call.NodeDrain))}, events: left},
 		"Asked":    {reason: "An operator wants it gone.", key: bare, node: newNode(true), objects: []runtime.Object{newPod("a", draining, released(call.Operator))}, deletes: true},
 		"NodeGoes": {reason: "Its node is taken away.", key: bare, node: newNode(true, removal), objects: []runtime.Object{newPod("a", draining, released(call.NodeDrain))}, deletes: true},
 		"Owned": {reason: "Its ReplicaSet makes another.", key: workloadKey(pods.Deployment, "web"), node: newNode(true),
@@ -387,7 +387,7 @@ func TestWantedAnew(t *testing.T) {
 	look(leave)
 	now = noon().Add(time.Minute)
 	if p := look(); len(p.judged) > 0 {
-		t.Fatalf("nobody wants it gone, and it is judged: %+v", p.judged)
+		t.Fatalf("it does not have to leave, but is judged: %+v", p.judged)
 	}
 	now = noon().Add(2 * time.Minute)
 	if f := look(leave).judged[0].facts; !f.Since.Equal(now) || !f.Standing.Equal(now) {
@@ -426,9 +426,9 @@ func TestMaxUnavailable(t *testing.T) {
 		"NeitherNor":      {reason: "Its controller could not go on otherwise, and takes one.", owner: ofDeployment(newDeployment("web", 4, rolling(number(0), number(0)))), want: 1},
 		"PartsOfNeither":  {reason: "A part that comes to nothing is nothing.", owner: ofDeployment(newDeployment("web", 2, rolling(number(0), quarter))), want: 1},
 		"SurgeOnly":       {reason: "With a surge none has to be missing.", owner: ofDeployment(newDeployment("web", 4, rolling(number(1), number(0))))},
-		"Recreate":        {reason: "All go at once, by a rule of its own.", owner: ofDeployment(newDeployment("web", 4, recreate))},
+		"Recreate":        {reason: "All leave at once, by a separate rule.", owner: ofDeployment(newDeployment("web", 4, recreate))},
 		"StatefulSet":     {reason: "It may have a number, too.", owner: ofStatefulSet(newStatefulSet(4, stateful(number(2)))), want: 2},
-		"StatefulSetNone": {reason: "One at a time, by a rule of its own.", owner: ofStatefulSet(newStatefulSet(4))},
+		"StatefulSetNone": {reason: "One at a time, by a separate rule.", owner: ofStatefulSet(newStatefulSet(4))},
 		"DaemonSet":       {reason: "A part of three is rounded up.", owner: ofDaemonSet(newDaemonSet(daemon(quarter))), want: 1},
 	}
 	for name, tc := range cases {

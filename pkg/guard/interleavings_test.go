@@ -48,7 +48,7 @@ func scenarios() map[string]scenario {
 		},
 		"MarkedTwice": {
 			large:  true,
-			reason: "Two guards that believe they lead mark one pod.",
+			reason: "Two guards that both believe they lead mark one pod.",
 			start:  serving, left: allowance{ticks: 1}, more: allowance{ticks: 2, calls: 1}, guards: "AB",
 		},
 		"Uncordoned": {
@@ -69,7 +69,7 @@ func scenarios() map[string]scenario {
 			start:  told, left: allowance{ticks: 2, faults: 1}, more: allowance{ticks: 3, calls: 1, faults: 2}, guards: "A",
 		},
 		"Lies": {
-			reason: "A witness may not answer, or say what was true before.",
+			reason: "A witness may not answer, or answer with an old state.",
 			start:  told, left: allowance{ticks: 2, lies: 2}, more: allowance{ticks: 3, calls: 1, lies: 3}, guards: "A",
 		},
 		"Killed": {
@@ -83,15 +83,15 @@ func scenarios() map[string]scenario {
 		},
 		"ReleasedTwice": {
 			large:  true,
-			reason: "Two guards that believe they lead release one pod.",
+			reason: "Two guards that both believe they lead release one pod.",
 			start:  told, left: allowance{ticks: 2}, more: allowance{ticks: 3, calls: 1}, guards: "AB",
 		},
 		"Aside": {
-			reason: "A pod with a replacement: there is never more than one of it.",
+			reason: "A pod with a replacement: there is never more than one.",
 			start:  deployed, left: allowance{faults: 1}, more: allowance{ticks: 3, calls: 1, faults: 1, kills: 1}, guards: "A",
 		},
 		"AsideKnown": {
-			reason: "The same, where a look may go by what informers know.",
+			reason: "The same, if a look may use informers' data.",
 			start:  asKnown(deployed), left: allowance{ticks: 1, faults: 1}, more: allowance{ticks: 3, calls: 1, faults: 1, kills: 1}, guards: "A",
 		},
 		"AsideTwice": {
@@ -123,7 +123,7 @@ func scenarios() map[string]scenario {
 		},
 		"ScaledDownKnown": {
 			large:  true,
-			reason: "The same, where a look may go by what informers know.",
+			reason: "The same, if a look may use informers' data.",
 			start:  asKnown(scaledDown), left: allowance{ticks: 1, calls: 1, faults: 1}, more: allowance{ticks: 2, calls: 1, faults: 1, kills: 1}, guards: "A",
 		},
 		"ScaledDown": {
@@ -190,7 +190,7 @@ func TestInterleavingsRefute(t *testing.T) {
 			in:     late, mutant: mutant{rules: with(func(f *verdict.Facts) { f.Pod.DrainingSince, f.QuietSince = f.Intent.At, f.Intent.At })}, want: "call",
 		},
 		"OldReadings": {
-			reason: "Readings from before the mark say nothing about what came after.",
+			reason: "Readings from before the mark say nothing about later calls.",
 			in:     begun, mutant: mutant{rules: replaced(func(f verdict.Facts, r verdict.Reading) bool { n, known := r.Calls(); return known && n == 0 }, false)}, want: "call",
 		},
 		"UnknownIsZero": {
@@ -223,7 +223,7 @@ func TestInterleavingsRefute(t *testing.T) {
 			}, false)}, want: "holds a call",
 		},
 		"LiveKitOfBefore": {
-			reason: "What LiveKit listed before the gate counted none says nothing of a call that began since.",
+			reason: "LiveKit's list from before the gate counted none says nothing about a call that began since.",
 			in:     counts, mutant: mutant{rules: replaced(func(f verdict.Facts, r verdict.Reading) bool {
 				n, known := r.Calls()
 				return f.Sealed && known && n == 0 && r.At().After(f.Pod.DrainingSince)
@@ -234,7 +234,7 @@ func TestInterleavingsRefute(t *testing.T) {
 			in:     scenarios()["Able"], mutant: mutant{readyIsAble: true}, want: "no other can take any",
 		},
 		"CachedLists": {
-			reason: "Who counts on an old list sets a second pod aside.",
+			reason: "A guard that relies on an old list sets a second pod aside.",
 			in:     down, mutant: mutant{cachedLists: true}, want: "pods are aside",
 		},
 	}

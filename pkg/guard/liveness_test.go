@@ -179,7 +179,7 @@ func hardships() map[string]hardScenario {
 			wait:     modelForever, broken: blind(func(f *verdict.Facts) { f.Intent = call.Mark{} }), want: "pods stay forever",
 		},
 		"DoorsLost": {
-			scenario: scenario{reason: "A door, or the budget, is missing for a while.", start: deployed, left: one, guards: "A", large: true},
+			scenario: scenario{reason: "A policy, or the budget, is missing for a while.", start: deployed, left: one, guards: "A", large: true},
 			hard:     hardship{doorsLost: 3 * time.Second}, wait: modelForever,
 		},
 		"ComesBack": {

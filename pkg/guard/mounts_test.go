@@ -25,11 +25,11 @@ func TestCannotMount(t *testing.T) {
 	}{
 		"Secret":    {reason: "It is missing.", message: failsToMount + `secret "voice-keys" not found`, want: `volume keys cannot be mounted: secret "voice-keys" not found`},
 		"ConfigMap": {reason: "So may a ConfigMap be.", message: failsToMount + `configmap "prompts" not found`, want: `volume keys cannot be mounted: configmap "prompts" not found`},
-		"Key":       {reason: "Or a key of it.", message: failsToMount + `references non-existent secret key: api-key`, want: `volume keys cannot be mounted: references non-existent secret key: api-key`},
+		"Key":       {reason: "Or one of its keys.", message: failsToMount + `references non-existent secret key: api-key`, want: `volume keys cannot be mounted: references non-existent secret key: api-key`},
 		"Projected": {reason: "Or one of several sources.", message: failsToMount + `[secret "a" not found, configmap "b" not found]`, want: `volume keys cannot be mounted: secret "a" not found`},
 		"Slow":      {reason: "The kubelet will have it in a moment.", message: failsToMount + `failed to sync secret cache: timed out waiting for the condition`},
 		"Disk":      {reason: "A disk is none of callguard's business.", message: `MountVolume.MountDevice failed for volume "pvc-1" : rpc error: code = Internal`},
-		"Started":   {reason: "It runs with what it mounted before.", message: failsToMount + `secret "voice-keys" not found`, phase: corev1.PodRunning},
+		"Started":   {reason: "It keeps running with the old mount.", message: failsToMount + `secret "voice-keys" not found`, phase: corev1.PodRunning},
 		"Foreign":   {reason: "Anybody may write Events.", message: failsToMount + `secret "<b>look\x1b[0m" not found`},
 	} {
 		t.Run(name, func(t *testing.T) {

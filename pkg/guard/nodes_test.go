@@ -49,15 +49,15 @@ func TestNotice(t *testing.T) {
 		"AKSPreempt":        {reason: "AKS: 30 seconds.", change: condition("PreemptScheduled", corev1.ConditionTrue)},
 		"AKSPreemptNew":     {reason: "Under its other name.", change: condition("PreemptionScheduled", corev1.ConditionTrue)},
 		"AKSTerminate":      {reason: "The machine is deleted.", change: condition("TerminateScheduled", corev1.ConditionTrue)},
-		"AKSRedeploy":       {reason: "It moves, and starts anew.", change: condition("RedeployScheduled", corev1.ConditionTrue)},
-		"AKSReboot":         {reason: "It starts anew.", change: condition("RebootScheduled", corev1.ConditionTrue)},
+		"AKSRedeploy":       {reason: "It moves, and counts from zero.", change: condition("RedeployScheduled", corev1.ConditionTrue)},
+		"AKSReboot":         {reason: "It counts from zero.", change: condition("RebootScheduled", corev1.ConditionTrue)},
 		"AKSFreeze":         {reason: "A pause of seconds ends no call.", change: condition("FreezeScheduled", corev1.ConditionTrue), after: never},
 		"AKSOver":           {reason: "The condition is there for all nodes, and says so only where it is true.", change: condition("PreemptScheduled", corev1.ConditionFalse), after: never},
-		"KarpenterDeletes":  {reason: "A node that is deleted goes: no autoscaler thinks better of that.", change: deleted},
+		"KarpenterDeletes":  {reason: "A deleted node is final: no autoscaler reverts that.", change: deleted},
 		"KarpenterTaints":   {reason: "Of a taint alone it may.", change: taint("karpenter.sh/disrupted", noSchedule), after: 30},
 		"ClusterAutoscaler": {reason: "So may this one.", change: taint("ToBeDeletedByClusterAutoscaler", noSchedule), after: 30},
-		"Candidate":         {reason: "A node that nobody needs is one after a while.", change: taint("DeletionCandidateOfClusterAutoscaler", corev1.TaintEffectPreferNoSchedule), after: 300},
-		"Rebalance":         {reason: "A recommendation is none of a node's end: who goes by it cordons.", change: taint("aws-node-termination-handler/rebalance-recommendation", noSchedule), after: never},
+		"Candidate":         {reason: "An unneeded node counts after a while.", change: taint("DeletionCandidateOfClusterAutoscaler", corev1.TaintEffectPreferNoSchedule), after: 300},
+		"Rebalance":         {reason: "A recommendation does not end a node: whoever follows it cordons.", change: taint("aws-node-termination-handler/rebalance-recommendation", noSchedule), after: never},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -178,7 +178,7 @@ func TestCandidate(t *testing.T) {
 	is("the mark is taken off, and nobody else goes", nil, look(time.Minute))
 	pod, err := client.CoreV1().Pods(voice).Get(t.Context(), "a", metav1.GetOptions{})
 	if err != nil || call.StateOf(pod.Labels, pod.Annotations) != call.Aside {
-		t.Errorf("who has begun to leave goes on: %v, %v", pod.Labels, err)
+		t.Errorf("pods that have begun to leave should continue: %v, %v", pod.Labels, err)
 	}
 	nodeIs(t, g, client, marked)
 	if _, err := client.CoreV1().Pods(voice).Create(t.Context(), webPod("e", elsewhere), metav1.CreateOptions{}); err != nil {

@@ -83,15 +83,15 @@ func TestOtherExcess(t *testing.T) {
 	}{
 		"Enough":      {reason: "As many as it wants.", owner: newCloneSet(2), pods: []*corev1.Pod{clonePod("a", "new"), clonePod("b", "new")}},
 		"TooMany":     {reason: "Any of them may go.", owner: newCloneSet(1), pods: []*corev1.Pod{clonePod("a", "new"), clonePod("b", "new")}, want: []want{{call.ScaleDown, 1, "a b"}}},
-		"Going":       {reason: "One that goes already counts.", owner: newCloneSet(1), pods: []*corev1.Pod{clonePod("a", "new", draining), clonePod("b", "new")}},
+		"Going":       {reason: "A pod that is already leaving counts.", owner: newCloneSet(1), pods: []*corev1.Pod{clonePod("a", "new", draining), clonePod("b", "new")}},
 		"Unlocked":    {reason: "One that was unlocked is its controller's to delete.", owner: newCloneSet(1), pods: []*corev1.Pod{clonePod("a", "new", released), clonePod("b", "new")}, want: []want{{call.ScaleDown, 1, "b"}}},
-		"Unsaid":      {reason: "How many it wants is not zero because nobody says it.", owner: newOther(kruise, "CloneSet", "new", "status.updateRevision"), pods: []*corev1.Pod{clonePod("a", "new"), clonePod("b", "old")}},
+		"Unsaid":      {reason: "Unknown replicas are not zero.", owner: newOther(kruise, "CloneSet", "new", "status.updateRevision"), pods: []*corev1.Pod{clonePod("a", "new"), clonePod("b", "old")}},
 		"Rollout":     {reason: "One at a time, unless it does without more.", owner: newCloneSet(3), pods: []*corev1.Pod{clonePod("a", "old"), clonePod("b", "old"), clonePod("c", "new")}, want: []want{{call.Rollout, 1, "a b"}}},
 		"ShortHash":   {reason: "A pod has the revision's name, or its hash alone.", owner: newCloneSet(2, "web-abc", "status.updateRevision"), pods: []*corev1.Pod{clonePod("a", "abc"), clonePod("b", "web-abc")}},
 		"Missing":     {reason: "As many as it does without.", owner: newCloneSet(3, rolling("maxUnavailable", "50%")...), pods: []*corev1.Pod{clonePod("a", "old"), clonePod("b", "old"), clonePod("c", "old")}, want: []want{{call.Rollout, 2, "a b c"}}},
 		"Alpha":       {reason: "Its earlier version says it one level higher.", owner: newCloneSet(3, int64(2), "spec.updateStrategy.maxUnavailable"), pods: []*corev1.Pod{clonePod("a", "old"), clonePod("b", "old"), clonePod("c", "old")}, want: []want{{call.Rollout, 2, "a b c"}}},
-		"NotReady":    {reason: "It goes on when the new ones are ready.", owner: newCloneSet(2), pods: []*corev1.Pod{clonePod("a", "old"), clonePod("b", "new", unready)}},
-		"Surge":       {reason: "What it has beyond its replicas while it rolls out is for old pods to go, and no new one is too many.", owner: newCloneSet(2, rolling("maxSurge", int64(1))...), pods: []*corev1.Pod{clonePod("a", "old"), clonePod("b", "old"), clonePod("c", "new")}, want: []want{{call.Rollout, 2, "a b"}}},
+		"NotReady":    {reason: "It continues when the new ones are ready.", owner: newCloneSet(2), pods: []*corev1.Pod{clonePod("a", "old"), clonePod("b", "new", unready)}},
+		"Surge":       {reason: "During a rollout its surplus is there for old pods to leave, and no new one is surplus.", owner: newCloneSet(2, rolling("maxSurge", int64(1))...), pods: []*corev1.Pod{clonePod("a", "old"), clonePod("b", "old"), clonePod("c", "new")}, want: []want{{call.Rollout, 2, "a b"}}},
 		"Both":        {reason: "Old ones go first where it shrinks as well.", owner: newCloneSet(1), pods: []*corev1.Pod{clonePod("a", "old"), clonePod("b", "new"), clonePod("c", "new")}, want: []want{{call.Rollout, 1, "a"}, {call.ScaleDown, 1, "b c"}}},
 		"Partition":   {reason: "So many stay old.", owner: newCloneSet(3, rolling("partition", int64(2))...), pods: []*corev1.Pod{clonePod("a", "old"), clonePod("b", "old"), clonePod("c", "old")}, want: []want{{call.Rollout, 1, "a b c"}}},
 		"Partitioned": {reason: "And are candidates like others when it shrinks.", owner: newCloneSet(2, rolling("partition", int64(2))...), pods: []*corev1.Pod{clonePod("a", "old"), clonePod("b", "old"), clonePod("c", "new")}, want: []want{{call.ScaleDown, 1, "c a b"}}},
@@ -185,7 +185,7 @@ func TestParseOwner(t *testing.T) {
 		"": false, "rollouts": false, "Rollout": false, "deployments.apps": false, "argoproj.io/rollouts": false, "rollouts.argoproj.io ": false,
 	} {
 		if _, ok := ParseOwner(name); ok != want {
-			t.Errorf("%q is taken: %t", name, ok)
+			t.Errorf("%q is accepted: %t", name, ok)
 		}
 	}
 }
@@ -266,7 +266,7 @@ func TestOthersAreFollowed(t *testing.T) {
 	resource := schema.GroupResource{Group: "apps.kruise.io", Resource: "clonesets"}
 	answer(apierrors.NewGenericServerResponse(404, "get", resource, "web", "404 page not found", 0, true))
 	if s, err := look(); err == nil || apierrors.IsNotFound(err) {
-		t.Errorf("without its kind nobody knows whether an owner is gone: %+v, %v", s, err)
+		t.Errorf("without its kind it is unknown whether an owner is gone: %+v, %v", s, err)
 	}
 	answer(errors.New("no way"))
 	if _, err := look(); err == nil {

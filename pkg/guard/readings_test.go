@@ -40,7 +40,7 @@ func TestEnter(t *testing.T) {
 		"Rise":  {reason: "A call has begun.", steps: []answers{{call.Rooms: 0}, {call.Rooms: 1}, {call.Rooms: 1}}, changed: []bool{true, true, false}, began: at(1), since: map[call.Witness]time.Time{call.Rooms: at(1)}},
 		"Rises": {reason: "The latest counts.", steps: []answers{{call.Rooms: 0}, {call.Rooms: 1}, {call.Rooms: 3}}, changed: []bool{true, true, true}, began: at(2), since: map[call.Witness]time.Time{call.Rooms: at(2)}},
 		"Fall":  {reason: "A call is over; none has begun.", steps: []answers{{call.Rooms: 2}, {call.Rooms: 1}, {call.Rooms: 0}}, changed: []bool{true, true, true}, since: map[call.Witness]time.Time{call.Rooms: at(2)}},
-		"GapThenCalls": {reason: "Whether these are the calls of before nobody knows.", steps: []answers{{call.Rooms: 2}, {call.Rooms: unknown}, {call.Rooms: 1}}, changed: []bool{true, true, true}, began: at(2),
+		"GapThenCalls": {reason: "It is unknown whether these are the earlier calls.", steps: []answers{{call.Rooms: 2}, {call.Rooms: unknown}, {call.Rooms: 1}}, changed: []bool{true, true, true}, began: at(2),
 			since: map[call.Witness]time.Time{call.Rooms: at(2)}},
 		"GapThenZero": {reason: "Whatever began is over.", steps: []answers{{call.Rooms: 0}, {call.Rooms: unknown}, {call.Rooms: 0}}, changed: []bool{true, true, true},
 			since: map[call.Witness]time.Time{call.Rooms: at(2)}},
@@ -88,11 +88,11 @@ func TestMerged(t *testing.T) {
 		list   []verdict.Reading
 		want   call.Reading
 	}{
-		"None":         {reason: "Nobody has answered.", want: call.Reading{}},
+		"None":         {reason: "No witness has answered.", want: call.Reading{}},
 		"One":          {reason: "Its word.", list: []verdict.Reading{rooms(call.Known(2, early))}, want: call.Known(2, early)},
 		"Largest":      {reason: "A job that has not joined its room yet counts.", list: []verdict.Reading{rooms(call.Known(1, early)), worker(call.Known(2, late))}, want: call.Known(2, late)},
 		"LargestFirst": {reason: "In either order.", list: []verdict.Reading{worker(call.Known(2, late)), rooms(call.Known(1, early))}, want: call.Known(2, late)},
-		"Unknown":      {reason: "For choosing who goes, half known is unknown.", list: []verdict.Reading{rooms(call.Known(2, early)), worker(call.Unknown("no route"))}, want: call.Unknown("no route")},
+		"Unknown":      {reason: "For choosing which pod leaves, partly known is unknown.", list: []verdict.Reading{rooms(call.Known(2, early)), worker(call.Unknown("no route"))}, want: call.Unknown("no route")},
 		"FirstUnknown": {reason: "In either order.", list: []verdict.Reading{worker(call.Unknown("no route")), rooms(call.Known(2, early))}, want: call.Unknown("no route")},
 		"Newest":       {reason: "Only LiveKit dates calls; the larger number takes its date.", list: []verdict.Reading{rooms(call.Known(1, early).WithNewest(began)), worker(call.Known(2, late))}, want: call.Known(2, late).WithNewest(began)},
 		"NewestLast":   {reason: "In either order.", list: []verdict.Reading{worker(call.Known(2, late)), rooms(call.Known(1, early).WithNewest(began))}, want: call.Known(2, late).WithNewest(began)},
@@ -134,7 +134,7 @@ func TestReadings(t *testing.T) {
 		t.Errorf("before anybody wants to know: %v, quiet since %s; everything must be unknown, and not quiet before now", list, quiet)
 	}
 	if r.read(t.Context(), "a") > 0 || rooms.asked.Load() != 0 {
-		t.Error("a pod is read that nobody wants to know about")
+		t.Error("a pod that is not wanted is read")
 	}
 
 	r.want(pod, false)
@@ -158,7 +158,7 @@ func TestReadings(t *testing.T) {
 		t.Errorf("-want, +got:\n%s", diff)
 	}
 	if !quiet.Equal(now) {
-		t.Errorf("quiet since %s; nobody looked before %s", quiet, now)
+		t.Errorf("quiet since %s, but it was not read before %s", quiet, now)
 	}
 
 	now = now.Add(time.Second)
@@ -173,10 +173,10 @@ func TestReadings(t *testing.T) {
 	}
 	now = now.Add(time.Second)
 	if r.read(t.Context(), "a") > 0 {
-		t.Error("a pod is read that nobody has wanted to know about for long")
+		t.Error("a pod that was last wanted long ago is read")
 	}
 	if len(projects[len(projects)-1]) != 0 {
-		t.Errorf("projects nobody works for are wanted: %v", projects[len(projects)-1])
+		t.Errorf("projects without pods are wanted: %v", projects[len(projects)-1])
 	}
 }
 
@@ -256,7 +256,7 @@ func TestProjectsAreToldRarely(t *testing.T) {
 		r.read(t.Context(), pod.UID)
 	}
 	if told > 2 || len(wanted) != 1 {
-		t.Errorf("projects is told %d times of a thousand pods that are wanted at once, and in the end of %v", told, wanted)
+		t.Errorf("projects is called %d times for a thousand pods wanted at once, in the end with %v", told, wanted)
 	}
 	for i, pod := range list {
 		if i%100 == 99 {
@@ -265,6 +265,6 @@ func TestProjectsAreToldRarely(t *testing.T) {
 		r.drop(pod.UID)
 	}
 	if told > 2+many/100+1 || len(wanted) != 0 {
-		t.Errorf("projects is told %d times, and in the end of %v; want some ten times, and of none", told, wanted)
+		t.Errorf("projects is called %d times, in the end with %v; want about ten times, and none", told, wanted)
 	}
 }

@@ -49,11 +49,11 @@ func TestOrderUnread(t *testing.T) {
 		facts  func(*verdict.Facts)
 		want   bool
 	}{
-		"Unread":   {reason: "The gate answers, and goes on taking calls.", want: true},
+		"Unread":   {reason: "The gate answers, and keeps accepting calls.", want: true},
 		"Read":     {reason: "The gate takes no more.", facts: func(f *verdict.Facts) { f.Sealed = true }},
 		"Serving":  {reason: "There is no order yet.", facts: func(f *verdict.Facts) { f.Pod.State = call.Serving }},
 		"Silent":   {reason: "Of a gate that does not answer rule unknown tells.", facts: func(f *verdict.Facts) { f.Readings[1].Reading = call.Unknown("no answer") }},
-		"Gateless": {reason: "Without a gate nobody reads the order.", facts: func(f *verdict.Facts) { f.Readings = f.Readings[:1] }},
+		"Gateless": {reason: "Without a gate nothing confirms the order.", facts: func(f *verdict.Facts) { f.Readings = f.Readings[:1] }},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -181,7 +181,7 @@ func TestQueuesAreNotTold(t *testing.T) {
 				r.judged(w, []judgement{j}, tc.busy)
 			}
 			if told := r.held[j.UID].told; told != tc.want {
-				t.Errorf("told is %t; want %t", told, tc.want)
+				t.Errorf("reported: %t; want %t", told, tc.want)
 			}
 		})
 	}

@@ -53,7 +53,7 @@ func TestSteps(t *testing.T) {
 				"ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "web", "controller": true}]}}`,
 		},
 		"SetAsideOfARollout": {
-			reason: "The ReplicaSets of an Argo Rollout select by a label of its own.",
+			reason: "The ReplicaSets of an Argo Rollout select by their own label.",
 			pod:    newPod("a", controlledBy(pods.ReplicaSet, "web-1"), label("rollouts-pod-template-hash", "1")),
 			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
 				return s.setAside(ctx, pod, controllerRef(argo, "Rollout", "web"), mark)
@@ -92,7 +92,7 @@ func TestSteps(t *testing.T) {
 					{"apiVersion": "v1", "kind": "ConfigMap", "name": "friend", "uid": "friend"}]}}`,
 		},
 		"SetAsideToldBefore": {
-			reason: "What the pod told autoscalers before is remembered. What it says already it says for its owner.",
+			reason: "The pod's previous annotations for autoscalers are recorded. One that is already right belongs to its owner.",
 			pod:    webPod("a", annotation(safeToEvict, "true"), annotation(doNotDisrupt, "true")),
 			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
 				return s.setAside(ctx, pod, web, mark)
@@ -135,7 +135,7 @@ func TestSteps(t *testing.T) {
 				"annotations": {"callguard.dev/draining": "drain 2026-01-01T12:00:00Z", "controller.kubernetes.io/pod-deletion-cost": "-1000"}}}`,
 		},
 		"Release": {
-			reason: "One label, which every door reads.",
+			reason: "One label, which every policy reads.",
 			pod:    webPod("a"),
 			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
 				return s.release(ctx, pod, call.Rollout)
@@ -143,7 +143,7 @@ func TestSteps(t *testing.T) {
 			want: `{"metadata": {"uid": "a", "resourceVersion": "7", "labels": {"callguard.dev/released": "rollout"}}}`,
 		},
 		"ReleaseCosts": {
-			reason: "A released pod goes before one that only leaves.",
+			reason: "A released pod is deleted before one that only leaves.",
 			costs:  true, pod: webPod("a"),
 			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
 				return s.release(ctx, pod, call.Rollout)
@@ -162,7 +162,7 @@ func TestSteps(t *testing.T) {
 					"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}}}`,
 		},
 		"ReleaseAsideOfOwners": {
-			reason: "What its owner told Karpenter is its owner's, and what somebody wrote since is theirs.",
+			reason: "The owner's annotation for Karpenter stays the owner's, and a later change stays as well.",
 			pod: asidePod("a", toldLeaving("cluster-autoscaler.kubernetes.io/safe-to-evict="),
 				annotation(safeToEvict, "false")),
 			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
@@ -172,7 +172,7 @@ func TestSteps(t *testing.T) {
 				"annotations": {"callguard.dev/autoscalers-before": null}}}`,
 		},
 		"ReleaseAsideOfOld": {
-			reason: "A pod that an older guard set aside was told nothing.",
+			reason: "A pod that an older guard set aside has no such annotation.",
 			pod:    asidePod("a", annotation(doNotDisrupt, "true")),
 			step: func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) {
 				return s.release(ctx, pod, call.NodeDrain)
@@ -209,7 +209,7 @@ func TestSteps(t *testing.T) {
 				"annotations": {"callguard.dev/hash": null, "callguard.dev/aside": null}, "ownerReferences": []}}`,
 		},
 		"HandBackReleased": {
-			reason: "What a pod was released for is never changed. It was idle, so it goes first still.",
+			reason: "The reason of a release never changes. It was idle, so it is still deleted first.",
 			pod:    asidePod("a", draining, label(call.ReleasedLabel, "drain"), annotation(costAnnotation, costReleased)),
 			step:   func(ctx context.Context, s *steps, pod *corev1.Pod) (*corev1.Pod, error) { return s.handBack(ctx, pod) },
 			want: `{"metadata": {"uid": "a", "resourceVersion": "7", "labels": {"pod-template-hash": "1"},
@@ -282,10 +282,10 @@ func TestDelete(t *testing.T) {
 		answer  error
 		refused func(error) bool
 	}{
-		"Deleted": {reason: "The pod goes.", refused: func(err error) bool { return err == nil }},
+		"Deleted": {reason: "The pod leaves.", refused: func(err error) bool { return err == nil }},
 		"Gone":    {reason: "Somebody was quicker.", answer: apierrors.NewNotFound(resource, "a"), refused: func(err error) bool { return err == nil }},
 		"Other":   {reason: "It is another pod of that name.", answer: apierrors.NewConflict(resource, "a", nil), refused: apierrors.IsConflict},
-		"Refused": {reason: "A door is shut.", answer: apierrors.NewForbidden(resource, "a", nil), refused: apierrors.IsForbidden},
+		"Refused": {reason: "A policy refuses it.", answer: apierrors.NewForbidden(resource, "a", nil), refused: apierrors.IsForbidden},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

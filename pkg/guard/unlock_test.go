@@ -57,7 +57,7 @@ func TestUnlockNamespace(t *testing.T) {
 				"namespace voice: 2 pods accept no new calls, for good; when their calls have ended, replace those that are left: kubectl delete pod --ignore-not-found -n voice db-0 db-1\n",
 		},
 		"ReleasedAside": {
-			reason: "Nobody else would ever take a pod that was released and not yet deleted.",
+			reason: "Nothing else would ever delete a pod that was released and not yet deleted.",
 			pods:   []runtime.Object{asidePod("a", draining, released)}, written: map[string]string{"a": "drain"},
 			said: "namespace voice: 1 pods unlocked, 1 of them handed back to their ReplicaSets, which delete what they have too many of; budget removed\n" +
 				"namespace voice: 1 pods accept no new calls, for good; when their calls have ended, replace those that are left: kubectl delete pod --ignore-not-found -n voice a\n",
@@ -74,7 +74,7 @@ func TestUnlockNamespace(t *testing.T) {
 			said: "namespace voice: 0 pods unlocked, 0 of them handed back to their ReplicaSets, which delete what they have too many of; budget removed\n",
 		},
 		"Terminating": {
-			reason: "One that is on its way out needs nobody.",
+			reason: "A pod that is being deleted needs nothing.",
 			pods:   []runtime.Object{asidePod("a", draining, deleted, finalizer("test/stay"))}, written: map[string]string{},
 			said: "namespace voice: 0 pods unlocked, 0 of them handed back to their ReplicaSets, which delete what they have too many of; budget removed\n",
 		},
@@ -135,17 +135,17 @@ func TestUnlockAfterUninstall(t *testing.T) {
 		vanishes bool
 		said     string
 	}{
-		"Uninstalled": {reason: "Nothing of callguard is left: pods aside go back.", said: given},
+		"Uninstalled": {reason: "Nothing of callguard is left: pods aside return.", said: given},
 		"Installed": {
 			reason:  "helm template | kubectl apply makes an ordinary object of the hook.",
 			objects: []runtime.Object{deployment(), door()}, said: "callguard is installed, for ValidatingAdmissionPolicy callguard-tamper-pods is there: nothing is unlocked\n",
 		},
 		"DeploymentOnly": {
-			reason:  "Somebody deleted the doors by accident: the guard still lives.",
+			reason:  "Somebody deleted the policies by accident: the guard still runs.",
 			objects: []runtime.Object{deployment()}, said: "callguard is installed, for Deployment callguard-system/drain-guard is there: nothing is unlocked\n",
 		},
 		"DoorsOnly": {
-			reason:  "Doors hold without a guard.",
+			reason:  "Policies work without a guard.",
 			objects: []runtime.Object{door()}, said: "callguard is installed, for ValidatingAdmissionPolicy callguard-tamper-pods is there: nothing is unlocked\n",
 		},
 		"AppliedFirst": {
@@ -153,7 +153,7 @@ func TestUnlockAfterUninstall(t *testing.T) {
 			said: "callguard is installed, for Deployment callguard-system/drain-guard is there: nothing is unlocked\n",
 		},
 		"Going": {
-			reason:  "A Deployment that is deleted in the foreground goes with its pods.",
+			reason:  "A Deployment that is deleted in the foreground is deleted with its pods.",
 			objects: []runtime.Object{deployment(deleted, finalizer("foregroundDeletion"))}, vanishes: true, said: given,
 		},
 		"GoingForEver": {

@@ -32,7 +32,7 @@ func TestTolerates(t *testing.T) {
 		after       time.Duration
 		tolerated   bool
 	}{
-		"None":         {reason: "A pod without tolerations goes at once."},
+		"None":         {reason: "A pod without tolerations leaves at once."},
 		"OtherKey":     {reason: "Another taint.", tolerations: []corev1.Toleration{{Key: "other", Operator: corev1.TolerationOpExists}}},
 		"OtherEffect":  {reason: "Another effect.", tolerations: []corev1.Toleration{{Key: taint.Key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}}},
 		"OtherValue":   {reason: "Equal is the default, and it is not.", tolerations: []corev1.Toleration{{Key: taint.Key, Value: "no"}}},
@@ -73,7 +73,7 @@ func TestNodeCauses(t *testing.T) {
 		tolerations []corev1.Toleration
 		want        causes
 	}{
-		"Fine":       {reason: "A node that wants nobody gone."},
+		"Fine":       {reason: "A node that no pod has to leave."},
 		"Cordoned":   {reason: "Without a taint the cordon has no date of its own.", cordoned: true, want: causes{Cordoned: seen}},
 		"CordonDate": {reason: "Kubernetes dates the cordon by its taint.", cordoned: true, taints: []corev1.Taint{{Key: corev1.TaintNodeUnschedulable, Effect: noSchedule, TimeAdded: ago(time.Minute)}}, want: causes{Cordoned: ago(time.Minute).Time}},
 		"CordonTaint": {reason: "The taint alone is a cordon, too.", taints: []corev1.Taint{{Key: corev1.TaintNodeUnschedulable, Effect: noSchedule}},
@@ -90,14 +90,14 @@ func TestNodeCauses(t *testing.T) {
 		"CustomSeconds": {reason: "The pod bears it for a while.", taints: []corev1.Taint{{Key: "example.com/gone", Effect: noExecute, TimeAdded: ago(time.Minute)}},
 			tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists, TolerationSeconds: new(int64(90))}},
 			want:        causes{Tainted: noon().Add(30 * time.Second)}},
-		"RemovalTolerated": {reason: "The node goes, whatever the pod bears.", taints: []corev1.Taint{{Key: "karpenter.sh/disrupted", Effect: noSchedule}},
+		"RemovalTolerated": {reason: "The node goes, whatever the pod tolerates.", taints: []corev1.Taint{{Key: "karpenter.sh/disrupted", Effect: noSchedule}},
 			tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}}, want: causes{Tainted: seen}},
 		"Unreachable": {reason: "The default toleration: five minutes.", taints: []corev1.Taint{{Key: corev1.TaintNodeUnreachable, Effect: noExecute, TimeAdded: ago(time.Minute)}},
 			tolerations: []corev1.Toleration{{Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists, Effect: noExecute, TolerationSeconds: new(int64(300))}},
 			want:        causes{Lost: noon().Add(4 * time.Minute)}},
 		"NotReady":        {reason: "Not tolerated at all.", taints: []corev1.Taint{{Key: corev1.TaintNodeNotReady, Effect: noExecute, TimeAdded: ago(time.Minute)}}, want: causes{Lost: ago(time.Minute).Time}},
 		"NotReadyForever": {reason: "A DaemonSet's pod bears it forever.", taints: []corev1.Taint{{Key: corev1.TaintNodeNotReady, Effect: noExecute}}, tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}}},
-		"NotReadyNew":     {reason: "As a taint for new pods it says nothing of others.", taints: []corev1.Taint{{Key: corev1.TaintNodeNotReady, Effect: noSchedule}}},
+		"NotReadyNew":     {reason: "A taint for new pods does not affect existing ones.", taints: []corev1.Taint{{Key: corev1.TaintNodeNotReady, Effect: noSchedule}}},
 		"Earliest": {
 			reason: "Of two the earlier counts, in either order.",
 			taints: []corev1.Taint{
@@ -136,13 +136,13 @@ func TestInPlace(t *testing.T) {
 	}{
 		"Movable":   {reason: "A pod of a Deployment.", pod: webPod("a"), objects: []metav1.Object{web, newReplicaSet("1", 3)}},
 		"Unknown":   {reason: "A controller that the guard does not know makes replacements, too.", pod: webPod("a"), objects: []metav1.Object{newReplicaSet("1", 3, controlledByForeign("Rollout", "web"))}},
-		"Aside":     {reason: "What is aside has moved already: its replacement comes first.", pod: asidePod("a"), objects: []metav1.Object{web, newReplicaSet("1", 3)}},
-		"Bare":      {reason: "Nobody would replace it.", pod: newPod("a"), want: "it has no owner that would replace it"},
+		"Aside":     {reason: "A pod that is aside has been handled: its replacement comes first.", pod: asidePod("a"), objects: []metav1.Object{web, newReplicaSet("1", 3)}},
+		"Bare":      {reason: "Nothing would replace it.", pod: newPod("a"), want: "it has no owner that would replace it"},
 		"Stateful":  {reason: "Its name can be taken once.", pod: dbPod("db-0", "new"), objects: []metav1.Object{newStatefulSet(1)}, want: "a StatefulSet replaces a pod only when it is gone"},
 		"Daemon":    {reason: "A node has one.", pod: sipPod("a", "2"), objects: []metav1.Object{newDaemonSet()}, want: "a DaemonSet replaces a pod only when it is gone"},
 		"Job":       {reason: "A Job counts its pods by their owner.", pod: newPod("a", controlledBy("Job", "batch")), want: "a Job replaces a pod only when it is gone"},
-		"NotListed": {reason: "What is not known is left alone.", pod: webPod("a"), objects: []metav1.Object{web}, want: "its ReplicaSet is not known"},
-		"NoTop":     {reason: "It would belong to nobody.", pod: webPod("a"), objects: []metav1.Object{newReplicaSet("1", 3, alone)}, want: "its ReplicaSet has no controller"},
+		"NotListed": {reason: "An unknown owner is left alone.", pod: webPod("a"), objects: []metav1.Object{web}, want: "its ReplicaSet is not known"},
+		"NoTop":     {reason: "It would have no owner.", pod: webPod("a"), objects: []metav1.Object{newReplicaSet("1", 3, alone)}, want: "its ReplicaSet has no controller"},
 		"Recreate":  {reason: "Old and new may not run together.", pod: webPod("a"), objects: []metav1.Object{newDeployment("web", 3, recreate), newReplicaSet("1", 3)}, want: "the strategy of its Deployment is Recreate"},
 		"NoHash":    {reason: "A pod without the label cannot change it.", pod: newPod("a", controlledBy(pods.ReplicaSet, "web-1")), objects: []metav1.Object{web, newReplicaSet("1", 3)}, want: "its ReplicaSet does not select pods by label pod-template-hash"},
 		"OtherSelector": {
@@ -179,7 +179,7 @@ func TestOrphaned(t *testing.T) {
 		"TopGone":    {reason: "The Deployment is gone and its ReplicaSet will follow.", pod: webPod("a"), objects: []metav1.Object{rs}, gone: []types.UID{"web"}, want: true, guess: true},
 		"Foreground": {reason: "The Deployment waits for its pods.", pod: webPod("a"), objects: []metav1.Object{newDeployment("web", 3, deleted, finalizer(metav1.FinalizerDeleteDependents)), rs}, want: true, guess: true},
 		"GoingOwner": {reason: "The ReplicaSet waits for its pods.", pod: webPod("a"), objects: []metav1.Object{web, newReplicaSet("1", 3, deleted, finalizer(metav1.FinalizerDeleteDependents))}, want: true, guess: true},
-		"OrphanTop":  {reason: "Who deletes with --cascade=orphan wants the pods to stay.", pod: webPod("a"), objects: []metav1.Object{newDeployment("web", 3, deleted, finalizer(metav1.FinalizerOrphanDependents)), rs}},
+		"OrphanTop":  {reason: "Whoever deletes with --cascade=orphan wants the pods to stay.", pod: webPod("a"), objects: []metav1.Object{newDeployment("web", 3, deleted, finalizer(metav1.FinalizerOrphanDependents)), rs}},
 		"OrphanOwner": {
 			reason: "The same of the ReplicaSet.", pod: webPod("a"),
 			objects: []metav1.Object{web, newReplicaSet("1", 3, deleted, finalizer(metav1.FinalizerOrphanDependents))},
@@ -264,14 +264,14 @@ func TestExcessesOfDeployment(t *testing.T) {
 		"ToNone":    {reason: "All of them.", objects: []metav1.Object{newDeployment("web", 0), newReplicaSet("1", 0), webPod("a"), webPod("b")}, want: []surplus{{"web-1", call.ScaleDown, 2, []string{"a", "b"}}}},
 		"Recreate":  {reason: "There is no new revision yet, and the old one is not wanted.", objects: []metav1.Object{newDeployment("web", 2, recreate), newReplicaSet("1", 0), webPod("a"), webPod("b")}, want: []surplus{{"web-1", call.Rollout, 2, []string{"a", "b"}}}},
 		"NotYet":    {reason: "The Deployment's wish becomes its ReplicaSet's in its own time.", objects: []metav1.Object{newDeployment("web", 0), newReplicaSet("1", 2), webPod("a"), webPod("b")}},
-		"Leaving":   {reason: "What is deleted already is not owned any more.", objects: []metav1.Object{newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", deleted), webPod("b"), webPod("c")}, want: []surplus{{"web-1", call.ScaleDown, 1, []string{"b", "c"}}}},
-		"Ended":     {reason: "A pod that has ended counts for nobody.", objects: []metav1.Object{newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", phase(corev1.PodSucceeded)), webPod("b", phase(corev1.PodFailed)), webPod("c")}},
+		"Leaving":   {reason: "A pod that is being deleted is not owned any more.", objects: []metav1.Object{newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", deleted), webPod("b"), webPod("c")}, want: []surplus{{"web-1", call.ScaleDown, 1, []string{"b", "c"}}}},
+		"Ended":     {reason: "A pod that has ended does not count.", objects: []metav1.Object{newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", phase(corev1.PodSucceeded)), webPod("b", phase(corev1.PodFailed)), webPod("c")}},
 		"AsideGone": {reason: "Pods aside are the Deployment's.", objects: []metav1.Object{newDeployment("web", 1), newReplicaSet("1", 1), asidePod("a"), asidePod("b"), webPod("c")}},
-		"Chosen":    {reason: "Who drains in place is chosen already.", objects: []metav1.Object{newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining), webPod("b"), webPod("c")}, want: []surplus{{"web-1", call.ScaleDown, 1, []string{"b", "c"}}}},
+		"Chosen":    {reason: "A pod that drains in place is already chosen.", objects: []metav1.Object{newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining), webPod("b"), webPod("c")}, want: []surplus{{"web-1", call.ScaleDown, 1, []string{"b", "c"}}}},
 		"AllChosen": {reason: "All that are too many are chosen.", objects: []metav1.Object{newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", draining), webPod("b", released(call.ScaleDown)), webPod("c")}},
 		"DrainedWanted": {reason: "One of those that are wanted drains in place, and will be replaced.",
 			objects: []metav1.Object{newDeployment("web", 2), newReplicaSet("1", 2), webPod("a", draining), webPod("b")}},
-		"Unlocked": {reason: "An unlocked pod is as good as any, but nobody's to choose.",
+		"Unlocked": {reason: "An unlocked pod counts like others, but cannot be chosen.",
 			objects: []metav1.Object{newDeployment("web", 2), newReplicaSet("1", 2), webPod("a", released(call.Unlock)), webPod("b"), webPod("c")}, want: []surplus{{"web-1", call.ScaleDown, 1, []string{"b", "c"}}}},
 		"MidRollout": {
 			reason: "Of the old revision exactly those that its ReplicaSet does not want; an old revision by itself is no reason.",
@@ -281,7 +281,7 @@ func TestExcessesOfDeployment(t *testing.T) {
 			want: []surplus{{"web-1", call.Rollout, 1, []string{"a", "b", "c"}}},
 		},
 		"OldButWanted": {
-			reason:  "The new revision does not start: nothing of the old one goes.",
+			reason:  "The new revision does not start: no old pod leaves.",
 			objects: []metav1.Object{rollingOut(3), newReplicaSet("1", 3), newReplicaSet("2", 1), webPod("a"), webPod("b"), webPod("c"), second("d", unready)},
 		},
 		"RolloutAndScaleDown": {
@@ -324,7 +324,7 @@ func TestExcessesOfStatefulSet(t *testing.T) {
 	}{
 		"None":      {reason: "As wanted.", objects: []metav1.Object{newStatefulSet(2), dbPod("db-0", "new"), dbPod("db-1", "new")}},
 		"ScaleDown": {reason: "A StatefulSet chooses by ordinal, and so all of them go.", objects: []metav1.Object{newStatefulSet(1), dbPod("db-0", "new"), dbPod("db-1", "new"), dbPod("db-2", "new")}, want: []surplus{{"db", call.ScaleDown, 2, []string{"db-1", "db-2"}}}},
-		"Chosen":    {reason: "Who drains is chosen already.", objects: []metav1.Object{newStatefulSet(1), dbPod("db-0", "new"), dbPod("db-1", "new"), dbPod("db-2", "new", draining)}, want: []surplus{{"db", call.ScaleDown, 1, []string{"db-1"}}}},
+		"Chosen":    {reason: "A draining pod is already chosen.", objects: []metav1.Object{newStatefulSet(1), dbPod("db-0", "new"), dbPod("db-1", "new"), dbPod("db-2", "new", draining)}, want: []surplus{{"db", call.ScaleDown, 1, []string{"db-1"}}}},
 		"Ordinals":  {reason: "Ordinals may begin elsewhere; those below are not wanted.", objects: []metav1.Object{newStatefulSet(2, from(5)), dbPod("db-4", "new"), dbPod("db-5", "new"), dbPod("db-6", "new"), dbPod("db-7", "new")}, want: []surplus{{"db", call.ScaleDown, 2, []string{"db-4", "db-7"}}}},
 		"Ten":       {reason: "Ordinals are numbers, not text.", objects: []metav1.Object{newStatefulSet(11), dbPod("db-9", "old"), dbPod("db-10", "old")}, want: []surplus{{"db", call.Rollout, 1, []string{"db-10"}}}},
 		"Rollout":   {reason: "The highest first, one at a time, as the controller does.", objects: []metav1.Object{newStatefulSet(3), dbPod("db-0", "old"), dbPod("db-1", "old"), dbPod("db-2", "old")}, want: []surplus{{"db", call.Rollout, 1, []string{"db-2"}}}},
@@ -334,7 +334,7 @@ func TestExcessesOfStatefulSet(t *testing.T) {
 			objects: []metav1.Object{newStatefulSet(3), dbPod("db-0", "old"), dbPod("db-1", "old"), dbPod("db-2", "old", draining)},
 		},
 		"Partition":        {reason: "Below the partition the old revision stays.", objects: []metav1.Object{newStatefulSet(3, partition(2)), dbPod("db-0", "old"), dbPod("db-1", "old"), dbPod("db-2", "new")}},
-		"AbovePartition":   {reason: "From the partition on it goes.", objects: []metav1.Object{newStatefulSet(3, partition(1)), dbPod("db-0", "old"), dbPod("db-1", "old"), dbPod("db-2", "new")}, want: []surplus{{"db", call.Rollout, 1, []string{"db-1"}}}},
+		"AbovePartition":   {reason: "From the partition on it leaves.", objects: []metav1.Object{newStatefulSet(3, partition(1)), dbPod("db-0", "old"), dbPod("db-1", "old"), dbPod("db-2", "new")}, want: []surplus{{"db", call.Rollout, 1, []string{"db-1"}}}},
 		"PartitionAndFrom": {reason: "The partition counts from the first ordinal.", objects: []metav1.Object{newStatefulSet(2, partition(1), from(5)), dbPod("db-5", "old"), dbPod("db-6", "old")}, want: []surplus{{"db", call.Rollout, 1, []string{"db-6"}}}},
 		"NotReadyYet":      {reason: "The controller waits for the new one, and so do its callers.", objects: []metav1.Object{newStatefulSet(3), dbPod("db-0", "old"), dbPod("db-1", "old"), dbPod("db-2", "new", unready)}},
 		"OldNotReady":      {reason: "An old one that is not ready is no reason to wait: it is to be replaced.", objects: []metav1.Object{newStatefulSet(3), dbPod("db-0", "old"), dbPod("db-1", "old", unready), dbPod("db-2", "new")}, want: []surplus{{"db", call.Rollout, 1, []string{"db-1"}}}},
@@ -345,7 +345,7 @@ func TestExcessesOfStatefulSet(t *testing.T) {
 			objects: []metav1.Object{newStatefulSet(2), dbPod("db-0", "old"), dbPod("db-1", "new"), dbPod("db-2", "old")},
 			want:    []surplus{{"db", call.Rollout, 1, []string{"db-0"}}, {"db", call.ScaleDown, 1, []string{"db-2"}}},
 		},
-		"StrangeName": {reason: "What has no ordinal is not the controller's.", objects: []metav1.Object{newStatefulSet(0), dbPod("db", "old"), dbPod("db-x", "old")}},
+		"StrangeName": {reason: "A pod without an ordinal is not the controller's.", objects: []metav1.Object{newStatefulSet(0), dbPod("db", "old"), dbPod("db-x", "old")}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -366,8 +366,8 @@ func TestExcessesOfDaemonSet(t *testing.T) {
 		want    []surplus
 	}{
 		"None":       {reason: "All are of the template.", objects: []metav1.Object{newDaemonSet(), sipPod("a", "2"), sipPod("b", "2")}},
-		"Rollout":    {reason: "One of the old ones goes.", objects: []metav1.Object{newDaemonSet(), sipPod("a", "2"), sipPod("b", "1"), sipPod("c", "1")}, want: []surplus{{"sip", call.Rollout, 1, []string{"b"}}}},
-		"UnfitFirst": {reason: "One that takes no call goes before one that does.", objects: []metav1.Object{newDaemonSet(), sipPod("a", "1"), sipPod("b", "1", unready)}, want: []surplus{{"sip", call.Rollout, 1, []string{"b"}}}},
+		"Rollout":    {reason: "One of the old ones leaves.", objects: []metav1.Object{newDaemonSet(), sipPod("a", "2"), sipPod("b", "1"), sipPod("c", "1")}, want: []surplus{{"sip", call.Rollout, 1, []string{"b"}}}},
+		"UnfitFirst": {reason: "A pod that takes no call leaves before one that does.", objects: []metav1.Object{newDaemonSet(), sipPod("a", "1"), sipPod("b", "1", unready)}, want: []surplus{{"sip", call.Rollout, 1, []string{"b"}}}},
 		"OneAtATime": {reason: "While one is on its road no other begins.", objects: []metav1.Object{newDaemonSet(), sipPod("a", "1"), sipPod("b", "1", draining)}},
 		"OnDelete":   {reason: "Its pods are replaced by hand.", objects: []metav1.Object{newDaemonSet(onDelete), sipPod("a", "1")}},
 		"NoRevision": {reason: "Which template is new is not known.", objects: []metav1.Object{newDaemonSet(annotation(daemonGeneration, "")), sipPod("a", "1")}},
@@ -399,7 +399,7 @@ func TestWorkload(t *testing.T) {
 		objects []metav1.Object
 		want    numbers
 	}{
-		"Deployment": {reason: "What its owner wants; a quarter of four may be on its way.", key: web,
+		"Deployment": {reason: "The owner's replicas; a quarter of four may be on its way.", key: web,
 			objects: []metav1.Object{newDeployment("web", 4), newReplicaSet("1", 4), webPod("b"), webPod("a"), asidePod("c"), newPod("stranger")},
 			want:    numbers{Desired: 4, MinAvailable: 4, Surge: 1, Members: []string{"a", "b", "c"}}},
 		"SurgePercent": {reason: "A percentage is rounded up, as Kubernetes does.", key: web, objects: []metav1.Object{newDeployment("web", 5)}, want: numbers{Desired: 5, MinAvailable: 5, Surge: 2}},
@@ -409,18 +409,18 @@ func TestWorkload(t *testing.T) {
 		"Recreate":     {reason: "The floors ask for it.", key: web, objects: []metav1.Object{newDeployment("web", 2, recreate)}, want: numbers{Desired: 2, MinAvailable: 2, Surge: 1, Recreate: true}},
 		"Unset":        {reason: "Replicas default to one.", key: web, objects: []metav1.Object{newDeployment("web", 0, func(o metav1.Object) { o.(*appsv1.Deployment).Spec.Replicas = nil })}, want: numbers{Desired: 1, MinAvailable: 1, Surge: 1}},
 		"Minimum":      {reason: "As annotated.", key: web, objects: []metav1.Object{newDeployment("web", 4, minimum("50%"))}, want: numbers{Desired: 4, MinAvailable: 2, Surge: 1}},
-		"BadMinimum": {reason: "What cannot be read asks for all.", key: web, objects: []metav1.Object{newDeployment("web", 4, minimum("half"))},
+		"BadMinimum": {reason: "An unreadable value requires all.", key: web, objects: []metav1.Object{newDeployment("web", 4, minimum("half"))},
 			want: numbers{Desired: 4, MinAvailable: 4, Surge: 1, Complaint: `annotation callguard.dev/min-available is "half"; use a number of pods or a percentage of the replicas, such as "2" or "50%"`}},
 		"StatefulSet": {reason: "Its replicas.", key: workloadKey(pods.StatefulSet, "db"), objects: []metav1.Object{newStatefulSet(3), dbPod("db-0", "new")}, want: numbers{Desired: 3, MinAvailable: 3, Surge: 1, Members: []string{"db-0"}}},
 		"DaemonSet":   {reason: "One for each node it is meant for.", key: workloadKey(daemonSet, "sip"), objects: []metav1.Object{newDaemonSet(), sipPod("a", "2")}, want: numbers{Desired: 3, MinAvailable: 3, Surge: 1, Members: []string{"a"}}},
-		"UnknownTop": {reason: "Of an owner that the guard does not know: what its ReplicaSets want.", key: foreign,
+		"UnknownTop": {reason: "For an owner that the guard does not know: the number that its ReplicaSets want.", key: foreign,
 			objects: []metav1.Object{newReplicaSet("1", 2, controlledByForeign("Rollout", "web")), newReplicaSet("2", 3, controlledByForeign("Rollout", "web")), webPod("a")},
 			want:    numbers{Desired: 5, MinAvailable: 5, Surge: 1, Members: []string{"a"}}},
 		"UnknownOwner": {reason: "Or the pods it has that are not leaving.", key: foreign,
 			objects: []metav1.Object{newPod("a", controlledByForeign("Rollout", "web")), newPod("b", controlledByForeign("Rollout", "web"), deleted)},
 			want:    numbers{Desired: 1, MinAvailable: 1, Surge: 1, Members: []string{"a", "b"}}},
-		"Bare":  {reason: "A pod of its own.", key: bare, objects: []metav1.Object{newPod("a"), newPod("b")}, want: numbers{Desired: 1, MinAvailable: 1, Surge: 1, Members: []string{"a"}}},
-		"Ended": {reason: "What has ended is no member.", key: bare, objects: []metav1.Object{newPod("a", phase(corev1.PodSucceeded))}, want: numbers{Surge: 1}},
+		"Bare":  {reason: "A pod without an owner.", key: bare, objects: []metav1.Object{newPod("a"), newPod("b")}, want: numbers{Desired: 1, MinAvailable: 1, Surge: 1, Members: []string{"a"}}},
+		"Ended": {reason: "A pod that has ended is no member.", key: bare, objects: []metav1.Object{newPod("a", phase(corev1.PodSucceeded))}, want: numbers{Surge: 1}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -488,7 +488,7 @@ func TestLaunchLimitOfAPod(t *testing.T) {
 		"None":    {reason: "The guard's own time holds.", want: 20 * time.Second},
 		"Longer":  {reason: "A job may be on its way for so long.", limit: "2m", want: 2 * time.Minute},
 		"Shorter": {reason: "A team does not go below the administrator.", limit: "1s", want: 20 * time.Second},
-		"Typo":    {reason: "What cannot be read changes nothing, and gets an Event.", limit: "soon", want: 20 * time.Second},
+		"Typo":    {reason: "An unreadable value changes nothing, and gets an Event.", limit: "soon", want: 20 * time.Second},
 	}
 	for name, tc := range cases {
 		s := newSnapshot(newDeployment("web", 1), newReplicaSet("1", 1), webPod("a", annotation(call.LaunchLimitAnnotation, tc.limit)))
@@ -514,9 +514,9 @@ func TestMember(t *testing.T) {
 	}{
 		"Serving":     {reason: "No road begun.", pod: webPod("a"), want: road{State: call.Serving}},
 		"Aside":       {reason: "Its mark says why and since when.", pod: asidePod("a"), want: road{State: call.Aside, Marked: "drain 2026-01-01T11:58:00Z"}},
-		"AsideByHand": {reason: "Who sets a pod aside by hand wants it gone.", pod: webPod("a", label(hashLabel, "1-aside")), want: road{State: call.Aside, Marked: "operator 2026-01-01T11:00:00Z"}},
+		"AsideByHand": {reason: "Whoever sets a pod aside by hand wants it to leave.", pod: webPod("a", label(hashLabel, "1-aside")), want: road{State: call.Aside, Marked: "operator 2026-01-01T11:00:00Z"}},
 		"Draining":    {reason: "The later mark counts.", pod: asidePod("a", mark(call.DrainingAnnotation, "rollout 2026-01-01T11:59:30Z")), want: road{State: call.Draining, Marked: "rollout 2026-01-01T11:59:30Z", Draining: noon().Add(-30 * time.Second)}},
-		"BadMark":     {reason: "A mark that cannot be read is not believed to date anything.", pod: webPod("a", mark(call.DrainingAnnotation, "soon")), want: road{State: call.Draining}},
+		"BadMark":     {reason: "An unreadable mark dates nothing.", pod: webPod("a", mark(call.DrainingAnnotation, "soon")), want: road{State: call.Draining}},
 		"Released":    {reason: "The furthest state wins.", pod: webPod("a", draining, label(call.ReleasedLabel, "drain")), want: road{State: call.Released, Marked: "drain 2026-01-01T11:59:00Z", Draining: noon().Add(-time.Minute)}},
 	}
 	for name, tc := range cases {

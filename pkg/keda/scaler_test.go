@@ -75,7 +75,7 @@ func TestIsActive(t *testing.T) {
 		"WaitsAtLeast":  {reason: "So it is of one that waits.", values: map[string]int64{"waiting_calls": 1}, want: true},
 		"WaitsUnknown":  {reason: "Unknown is never zero: a caller may wait.", values: map[string]int64{"active_calls": 0, "busy_pods": 0}, code: codes.Unavailable, says: "waiting_calls is not known: LiveKit is silent"},
 		"HoldsUnknown":  {reason: "A call may be held.", values: map[string]int64{"waiting_calls": 0, "busy_pods": 0}, code: codes.Unavailable, says: "active_calls is not known"},
-		"SomeUnknown":   {reason: "The sum leaves one pod out, whose calls nobody knows.", values: map[string]int64{"active_calls": 0, "waiting_calls": 0, "busy_pods": 1}, code: codes.Unavailable, says: "those of 1 of its pods are unknown"},
+		"SomeUnknown":   {reason: "The sum leaves out one pod whose calls are unknown.", values: map[string]int64{"active_calls": 0, "waiting_calls": 0, "busy_pods": 1}, code: codes.Unavailable, says: "those of 1 of its pods are unknown"},
 		"BusyUnknown":   {reason: "No reading is left out.", values: map[string]int64{"active_calls": 0, "waiting_calls": 0}, code: codes.Unavailable, says: "busy_pods is not known"},
 		"AllUnknown":    {reason: "Nothing is known.", code: codes.Unavailable},
 		"Broken":        {reason: "Whatever fails is an error.", values: map[string]int64{"active_calls": -1, "waiting_calls": 0, "busy_pods": 0}, code: codes.Internal, says: "it is broken"},
@@ -87,7 +87,7 @@ func TestIsActive(t *testing.T) {
 			for _, metric := range []string{"active_calls", "waiting_calls"} {
 				answer, err := s.IsActive(t.Context(), scaledObject(metric))
 				if status.Code(err) != tc.code || answer.GetResult() != tc.want || err != nil && !strings.Contains(err.Error(), tc.says) {
-					t.Errorf("a trigger on %s is told %t, %v; want %t, %s: %s. %s", metric, answer.GetResult(), err, tc.want, tc.code, tc.says, tc.reason)
+					t.Errorf("a trigger on %s gets %t, %v; want %t, %s: %s. %s", metric, answer.GetResult(), err, tc.want, tc.code, tc.says, tc.reason)
 				}
 			}
 		})
@@ -103,7 +103,7 @@ func TestMetrics(t *testing.T) {
 		want   int64
 		code   codes.Code
 	}{
-		"Held":    {reason: "What the metrics API says.", ref: scaledObject("active_calls"), want: 7},
+		"Held":    {reason: "The same as the metrics API.", ref: scaledObject("active_calls"), want: 7},
 		"Waiting": {reason: "Zero is an answer.", ref: scaledObject("waiting_calls")},
 		"Foreign": {reason: "A namespace sees its own workloads.", ref: &externalscaler.ScaledObjectRef{Name: "so", Namespace: "other", ScalerMetadata: scaledObject("active_calls").GetScalerMetadata()}, code: codes.NotFound},
 		"Mistake": {reason: "The trigger is wrong.", ref: scaledObject("active_cals"), code: codes.InvalidArgument},

@@ -145,8 +145,8 @@ func TestOnlyKEDAIsAnswered(t *testing.T) {
 	}{
 		"KEDA":      {reason: "Its certificate is of the authority for it.", client: s.dial(t, &s.clients)},
 		"Nobody":    {reason: "Numbers of calls of every namespace are for KEDA alone.", client: s.dial(t, nil), code: codes.Unavailable},
-		"Stranger":  {reason: "Anybody can sign a certificate.", client: s.dial(t, &stranger), code: codes.Unavailable},
-		"Server":    {reason: "The authority of the server's own certificate signs nobody's who asks.", client: s.dial(t, &s.server), code: codes.Unavailable},
+		"Stranger":  {reason: "Anybody can create a certificate.", client: s.dial(t, &stranger), code: codes.Unavailable},
+		"Server":    {reason: "The authority of the server's own certificate does not sign clients.", client: s.dial(t, &s.server), code: codes.Unavailable},
 		"Plaintext": {reason: "TLS always.", client: dialWith(t, s.address, insecure.NewCredentials()), code: codes.Unavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -159,7 +159,7 @@ func TestOnlyKEDAIsAnswered(t *testing.T) {
 		})
 	}
 	if n := testutil.CollectAndCount(s.registry, "callguard_keda_answers_total"); n != 1 {
-		t.Errorf("%d kinds of answers are counted, want one: nobody else was answered", n)
+		t.Errorf("%d kinds of answers are counted, want one, because no other request was answered", n)
 	}
 }
 
@@ -188,7 +188,7 @@ func TestAFirstCallIsToldAtOnce(t *testing.T) {
 		t.Helper()
 		select {
 		case active := <-told:
-			t.Errorf("KEDA is told %t; %s", active, why)
+			t.Errorf("KEDA gets %t; %s", active, why)
 		case err := <-ended:
 			t.Fatalf("the stream ends with %v; %s", err, why)
 		case <-time.After(3 * lookEvery):
@@ -199,12 +199,12 @@ func TestAFirstCallIsToldAtOnce(t *testing.T) {
 		select {
 		case active := <-told:
 			if !active {
-				t.Errorf("KEDA is told false; %s", why)
+				t.Errorf("KEDA gets false; %s", why)
 			}
 		case err := <-ended:
 			t.Fatalf("the stream ends with %v; %s", err, why)
 		case <-time.After(10 * time.Second):
-			t.Fatalf("KEDA is told nothing; %s", why)
+			t.Fatalf("KEDA gets nothing; %s", why)
 		}
 	}
 	silent("there is no call")

@@ -32,7 +32,7 @@ func TestRead(t *testing.T) {
 			want:     trigger{types.NamespacedName{Namespace: "voice", Name: "agent"}, schema.GroupResource{Group: "apps", Resource: "statefulsets"}, "waiting_calls", 0.5},
 		},
 		"Nothing":  {reason: "All mistakes at once.", mistakes: []string{"ScaledObject voice/so", "such as deployment: agent", `metric is ""; use active_calls or waiting_calls`, `target is ""; use a number above 0`}},
-		"Both":     {reason: "Which of two is meant nobody can say.", metadata: map[string]string{"deployment": "a", "statefulSet": "b", "metric": "active_calls", "target": "5"}, mistakes: []string{`deployment is "a" and statefulSet is "b"`}},
+		"Both":     {reason: "It is ambiguous which of the two applies.", metadata: map[string]string{"deployment": "a", "statefulSet": "b", "metric": "active_calls", "target": "5"}, mistakes: []string{`deployment is "a" and statefulSet is "b"`}},
 		"Other":    {reason: "No other metric is for scaling to zero.", metadata: map[string]string{"deployment": "a", "metric": "busy_pods", "target": "5"}, mistakes: []string{`metric is "busy_pods"`}},
 		"Zero":     {reason: "A HorizontalPodAutoscaler divides by it.", metadata: map[string]string{"deployment": "a", "metric": "active_calls", "target": "0"}, mistakes: []string{`target is "0"`}},
 		"Negative": {reason: "So it does by this.", metadata: map[string]string{"deployment": "a", "metric": "active_calls", "target": "-1"}, mistakes: []string{`target is "-1"`}},

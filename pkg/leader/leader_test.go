@@ -99,7 +99,7 @@ func TestSeizeAndTakeBack(t *testing.T) {
 			client := fake.NewClientset(tc.objects...)
 			fromGuard, err := Seize(t.Context(), client, "callguard-system")
 			if err != nil || fromGuard != tc.fromGuard {
-				t.Errorf("%s It is taken from a guard: %t, %v; want %t", tc.reason, fromGuard, err, tc.fromGuard)
+				t.Errorf("%s The lease is taken from a guard: %t, %v; want %t", tc.reason, fromGuard, err, tc.fromGuard)
 			}
 			if holder := holderIn(t.Context(), t, client); holder != UnlockHolder {
 				t.Errorf("%s %q holds the lease", tc.reason, holder)

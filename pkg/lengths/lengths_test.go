@@ -172,7 +172,7 @@ func TestOver(t *testing.T) {
 	}{
 		"None":        {reason: "Where no call is, nothing is to be waited for.", chance: 0.5},
 		"JustBegun":   {reason: "It lasts as calls do.", calls: []Call{{0, tenMinutes}}, chance: 0.5, from: 9 * time.Minute, to: 11 * time.Minute},
-		"Halfway":     {reason: "What it has lived is over.", calls: []Call{{5 * time.Minute, tenMinutes}}, chance: 0.5, from: 4 * time.Minute, to: 6 * time.Minute},
+		"Halfway":     {reason: "The time it has already lasted is over.", calls: []Call{{5 * time.Minute, tenMinutes}}, chance: 0.5, from: 4 * time.Minute, to: 6 * time.Minute},
 		"OutlivedAll": {reason: "A call longer than all before it is not about to end; that it lasts half as long again is as good a guess as any.", calls: []Call{{time.Hour, tenMinutes}}, chance: 0.5, from: 25 * time.Minute, to: 35 * time.Minute},
 		"LongOnesAreLeft": {reason: "Whoever is past the short calls is a long one.", calls: []Call{{2 * time.Minute, longAndShort}}, chance: 0.5,
 			from: 50 * time.Minute, to: 75 * time.Minute},
@@ -182,11 +182,11 @@ func TestOver(t *testing.T) {
 		"Many": {reason: "Of many calls one is long.", calls: slices.Repeat([]Call{{0, longAndShort}}, 20), chance: 0.5,
 			from: 50 * time.Minute, to: 75 * time.Minute},
 		"Unlearnt": {reason: "Without any ended call it is a guess, and never no time.", calls: []Call{{10 * time.Minute, learnt()}}, chance: 0.5, from: 4 * time.Minute, to: 6 * time.Minute},
-		"Days":     {reason: "Beyond the last step it goes on.", calls: []Call{{200 * time.Hour, tenMinutes}}, chance: 0.5, from: 80 * time.Hour, to: 120 * time.Hour},
+		"Days":     {reason: "Beyond the last step it continues.", calls: []Call{{200 * time.Hour, tenMinutes}}, chance: 0.5, from: 80 * time.Hour, to: 120 * time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := Over(tc.calls, tc.chance); got < tc.from || got > tc.to {
-				t.Errorf("%s foretold %s; want %s to %s", tc.reason, got, tc.from, tc.to)
+				t.Errorf("%s estimated %s; want %s to %s", tc.reason, got, tc.from, tc.to)
 			}
 		})
 	}
@@ -210,7 +210,7 @@ func TestNeverLessThanTheLongest(t *testing.T) {
 			calls = append(calls, one)
 			alone := Over([]Call{one}, 0.5)
 			if longest = max(longest, alone); alone <= 0 {
-				t.Fatalf("seed %d: a call of %s is foretold to be over at once", seed, one.Age)
+				t.Fatalf("seed %d: a call of %s is estimated to end at once", seed, one.Age)
 			}
 		}
 		slack := longest/500 + time.Second // it is computed to a thousandth
@@ -231,7 +231,7 @@ func TestShortWatch(t *testing.T) {
 	if curve := table.Curve(); curve.Ended() < Enough-1 {
 		t.Fatalf("%d calls have ended", curve.Ended())
 	} else if got := Over([]Call{{0, curve}}, 0.5); got < 50*time.Minute || got > 70*time.Minute {
-		t.Errorf("a call that begins is foretold to be over after %s; they last an hour", got)
+		t.Errorf("a new call is estimated to end after %s; calls last an hour", got)
 	}
 }
 

@@ -254,7 +254,7 @@ func TestAnswersAreBounded(t *testing.T) {
 				t.Errorf("%s got %v, want %q", tc.reason, err, tc.want)
 			}
 			if !shared.TryAcquire(maxUnderWay) {
-				t.Error("it still holds of the budget")
+				t.Error("the answer still holds a part of the budget")
 			}
 		})
 	}
@@ -265,7 +265,7 @@ func TestAnswersAreBounded(t *testing.T) {
 func TestFullBudget(t *testing.T) {
 	shared := NewBudget()
 	if !shared.TryAcquire(maxUnderWay) {
-		t.Fatal("a new budget is not whole")
+		t.Fatal("a new budget is not complete")
 	}
 	_, err := answering(t, shared, says(encoded(t, manyRooms(1_000)))).Rooms(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "of all LiveKit projects that are under way would take more than 64 MiB") {
@@ -311,7 +311,7 @@ func TestHostileProjects(t *testing.T) {
 				t.Fatalf("an answer that does not end: %v", err)
 			}
 		case <-time.After(20 * time.Second):
-			t.Fatalf("more than %d long answers are under way", fit)
+			t.Fatalf("more than %d long answers are in progress", fit)
 		}
 	}
 	if grown := heap() - before; grown > maxUnderWay {

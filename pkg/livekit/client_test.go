@@ -70,12 +70,12 @@ func TestWhoIsInARoom(t *testing.T) {
 				f.rooms[number] = []*protocol.ParticipantInfo{caller, agentOf("PA_1", "pod"), avatar, hosted, gone}
 			},
 			want: Room{Open: true, Agents: one, Others: 3, AnyAgent: true, Counts: Counts{Participants: 1, Quiet: 3}}},
-		"WaitsForItsAgent": {reason: "A room that nobody has joined is open all the same.", asked: []string{"ListParticipants", "ListRooms"},
+		"WaitsForItsAgent": {reason: "A room that nobody has joined is still open.", asked: []string{"ListParticipants", "ListRooms"},
 			change: func(f *fake) { f.rooms[number] = nil }, want: Room{Open: true, SID: "RM_" + number}},
 		"None": {reason: "There is no such room.", change: func(*fake) {}, asked: []string{"ListParticipants", "ListRooms"}},
-		"ClosedAtItsNode": {reason: "Nobody answers for a room that has closed.", change: func(f *fake) { f.byNodes = true },
+		"ClosedAtItsNode": {reason: "No node answers for a room that has closed.", change: func(f *fake) { f.byNodes = true },
 			asked: []string{"ListParticipants", "ListRooms"}},
-		"NodeDied": {reason: "The list still has it: who is in it nobody knows.", failure: true, asked: []string{"ListParticipants", "ListRooms"},
+		"NodeDied": {reason: "The list still has it, so its participants are unknown.", failure: true, asked: []string{"ListParticipants", "ListRooms"},
 			change: func(f *fake) { f.rooms[number], f.silent[number] = nil, true }, want: Room{Open: true, SID: "RM_" + number}},
 		"TooImpatient": {reason: "Less time than LiveKit's own makes an error of a closed room.", timeout: 2 * time.Second,
 			change: func(f *fake) { f.byNodes = true }, failure: true, asked: []string{"ListParticipants"}},
@@ -147,7 +147,7 @@ func TestErrors(t *testing.T) {
 		"Redirect":     {reason: "LiveKit does not.", server: answers(302, "text/html", hush), want: "it answers 302 Found, and not as LiveKit does"},
 		"EmptyPage":    {reason: "It is not \"no rooms\".", server: answers(200, "text/html; x="+hush, ""), want: "it answers 200 OK, and not as LiveKit does"},
 		"Rubbish":      {reason: "The right type, and no list.", server: answers(200, "application/protobuf", hush), want: "its answer is not LiveKit's"},
-		"JSON":         {reason: "Not what was asked for.", server: answers(200, "application/json", "{}"), want: "it answers 200 OK, and not as LiveKit does"},
+		"JSON":         {reason: "Another answer than the requested one.", server: answers(200, "application/json", "{}"), want: "it answers 200 OK, and not as LiveKit does"},
 		"NoLiveKitID":  {reason: "An unknown status.", server: answers(299, "text/html", hush), want: "it answers 299 , and not as LiveKit does"},
 		"Cut":          {reason: "It hangs up.", server: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: "it ends the connection before its answer is complete"},
 		"NotHTTP":      {reason: "net/http would repeat it.", server: hijacked("SSH-2.0-" + hush + "\r\n\r\n"), want: "it answers what is not HTTP; check the URL"},
@@ -179,7 +179,7 @@ func TestErrors(t *testing.T) {
 	}
 	c := clientOf(t, nil, func(c *Config) { c.URL, c.Transport = "http://127.0.0.1:1", http.DefaultTransport })
 	if _, err := c.Rooms(t.Context()); err == nil || !strings.Contains(err.Error(), "connection refused") {
-		t.Errorf("nobody there: %v", err)
+		t.Errorf("without a server: %v", err)
 	}
 }
 

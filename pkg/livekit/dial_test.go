@@ -164,8 +164,8 @@ func TestTenantsAreNotLedInside(t *testing.T) {
 		"Address":      {reason: "The API server or a node's agent may be there.", host: "127.0.0.1"},
 		"Name":         {reason: "A name may lead there, too.", host: "localhost"},
 		"Allowed":      {reason: "An administrator may allow it.", host: "127.0.0.1", allowed: []net.IPNet{*loopback}, want: true},
-		"Proxy":        {reason: "A proxy may be there: it is not the tenant who names it.", host: "livekit.example.com", base: behind, want: true},
-		"PastTheProxy": {reason: "What it is asked for is the tenant's.", host: "169.254.169.254", base: behind},
+		"Proxy":        {reason: "A proxy may be there, because the tenant does not choose it.", host: "livekit.example.com", base: behind, want: true},
+		"PastTheProxy": {reason: "The proxy's target is the tenant's choice.", host: "169.254.169.254", base: behind},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -32,10 +32,10 @@ func TestDispatches(t *testing.T) {
 		closed bool
 		want   []Dispatch
 	}{
-		"None":      {reason: "A room may have asked for nobody."},
-		"Closed":    {reason: "One that is closed waits for nobody.", closed: true},
+		"None":      {reason: "A room may have requested no agent."},
+		"Closed":    {reason: "A closed room waits for no agent.", closed: true},
 		"Untaken":   {reason: "No worker was there.", said: []*protocol.AgentDispatch{withJob("desk", nil)}, want: []Dispatch{{AgentName: "desk"}}},
-		"Nameless":  {reason: "LiveKit's own, for any agent without a name.", said: []*protocol.AgentDispatch{withJob("", nil)}, want: []Dispatch{{}}},
+		"Nameless":  {reason: "LiveKit's own dispatch, for any agent without a name.", said: []*protocol.AgentDispatch{withJob("", nil)}, want: []Dispatch{{}}},
 		"Running":   {reason: "An agent has it.", said: []*protocol.AgentDispatch{withJob("desk", &protocol.JobState{Status: protocol.JobStatus_JS_RUNNING})}, want: []Dispatch{{AgentName: "desk", Taken: true}}},
 		"Over":      {reason: "An agent had it.", said: []*protocol.AgentDispatch{withJob("desk", &protocol.JobState{Status: protocol.JobStatus_JS_SUCCESS})}, want: []Dispatch{{AgentName: "desk", Taken: true}}},
 		"Failed":    {reason: "An agent had it, and failed: another pod would change nothing.", said: []*protocol.AgentDispatch{withJob("desk", &protocol.JobState{Status: protocol.JobStatus_JS_FAILED})}, want: []Dispatch{{AgentName: "desk", Taken: true}}},
@@ -80,7 +80,7 @@ func TestDispatchAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := c.Dispatch(t.Context(), "+1555", said[1]); err == nil || strings.Contains(err.Error(), "xxx") {
-		t.Errorf("a dispatch that is too long gives %v; want an error without what it says", err)
+		t.Errorf("a dispatch that is too long gives %v; want an error without its content", err)
 	}
 	want := []*protocol.CreateAgentDispatchRequest{{
 		AgentName: "desk", Room: "+1555", Metadata: first.Metadata, Deployment: "blue", ThreadId: "AT_1",

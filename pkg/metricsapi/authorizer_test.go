@@ -105,7 +105,7 @@ func TestWidestFirst(t *testing.T) {
 			answers: func(s authorizationv1.SubjectAccessReviewSpec) (bool, bool, error) {
 				return s.ResourceAttributes.Name == "web", s.ResourceAttributes.Name == "", nil
 			}},
-		"Unanswered": {reason: "Nobody knows about everything.", asked: []string{everything, inVoice, web}, want: authorizer.DecisionAllow,
+		"Unanswered": {reason: "No answer about the widest right.", asked: []string{everything, inVoice, web}, want: authorizer.DecisionAllow,
 			answers: func(s authorizationv1.SubjectAccessReviewSpec) (bool, bool, error) {
 				if s.ResourceAttributes.Name == "" {
 					return false, false, errors.New("no such resource")
@@ -163,7 +163,7 @@ func TestOneReviewAMinute(t *testing.T) {
 		may = false
 		time.Sleep(time.Minute)
 		if got, _, _ := a.Authorize(t.Context(), read(hpa, "ns-1", "web-1")); got == authorizer.DecisionAllow {
-			t.Error("a right is believed longer than a minute after it was withdrawn")
+			t.Error("a right is used longer than a minute after it was revoked")
 		}
 	})
 }

@@ -69,7 +69,7 @@ func TestDrainsLeft(t *testing.T) {
 	}
 	p := testProvider(allKnown())
 	if got := left(p); got != "" {
-		t.Errorf("nobody knows how long calls last, and it says %s", got)
+		t.Errorf("lengths of calls are unknown, but the metric is %s", got)
 	}
 	learn(t, p, "c", 100)
 	p.lengths.Ages = aged(map[string][]time.Duration{"c": {9 * time.Minute, 9 * time.Minute}, "d": {5 * time.Minute, 5 * time.Minute, 5 * time.Minute, 5 * time.Minute}})

@@ -63,7 +63,7 @@ func TestListedBesideOthers(t *testing.T) {
 			case "services":
 				services = append(services, string(r.Scope)+" "+metric.Subresource)
 			case "nonsense":
-				t.Error("what is no metric is listed")
+				t.Error("something that is no metric is listed")
 			}
 		}
 	}

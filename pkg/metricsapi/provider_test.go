@@ -128,7 +128,7 @@ func TestByName(t *testing.T) {
 		"BusyPods":             {reason: "Pods with calls.", witness: allKnown(), resource: "deployments.apps", namespace: "voice", name: "web", metric: BusyPods, want: 3},
 		"BusyPodsUnknown":      {reason: "Unknown counts as busy.", witness: some, resource: "deployments.apps", namespace: "voice", name: "web", metric: BusyPods, want: 4},
 		"DrainingPods":         {reason: "Pods that take no new call.", witness: some, resource: "deployments.apps", namespace: "voice", name: "web", metric: DrainingPods, want: 1},
-		"Stale":                {reason: "What cannot be believed is not said.", witness: stale, resource: "deployments.apps", namespace: "voice", name: "web", metric: ActiveCalls, status: 503, message: "LiveKit is silent"},
+		"Stale":                {reason: "An implausible number is not served.", witness: stale, resource: "deployments.apps", namespace: "voice", name: "web", metric: ActiveCalls, status: 503, message: "LiveKit is silent"},
 		"StaleBusy":            {reason: "Nor by another name.", witness: stale, resource: "deployments.apps", namespace: "voice", name: "web", metric: BusyPods, status: 503},
 		"StaleDraining":        {reason: "Draining is known from Kubernetes alone.", witness: stale, resource: "deployments.apps", namespace: "voice", name: "web", metric: DrainingPods, want: 1},
 		"MetricSelector":       {reason: "Only pods of a state.", witness: allKnown(), resource: "deployments.apps", namespace: "voice", name: "web", metric: ActiveCalls, selector: "state in (serving,aside)", want: 5},
@@ -350,7 +350,7 @@ func TestDeadNode(t *testing.T) {
 	}{
 		"NodeSilent":   {reason: "One pod is left, and known.", calls: map[string]int{"a": 3}, silent: true, want: 3},
 		"NodeHeard":    {reason: "They may be asked again.", calls: map[string]int{"a": 3}, status: 503},
-		"StillKnown":   {reason: "What LiveKit knows of them counts.", calls: map[string]int{"a": 3, "c": 2}, silent: true, want: 5},
+		"StillKnown":   {reason: "LiveKit's number for them counts.", calls: map[string]int{"a": 3, "c": 2}, silent: true, want: 5},
 		"AllUnknown":   {reason: "Unknown is never zero.", silent: true, status: 503},
 		"HalfOfOthers": {reason: "Of the others half are known.", calls: map[string]int{"c": 1}, silent: true, want: 1},
 	}

@@ -48,10 +48,10 @@ func TestUntilIdle(t *testing.T) {
 		status             int
 		message            string
 	}{
-		"Pod":          {reason: "Its call goes on for the rest of ten minutes.", learnt: 100, resource: "pods", ns: "voice", name: "a", from: 2 * time.Minute, to: 4 * time.Minute},
+		"Pod":          {reason: "Its call lasts for the rest of ten minutes.", learnt: 100, resource: "pods", ns: "voice", name: "a", from: 2 * time.Minute, to: 4 * time.Minute},
 		"Idle":         {reason: "It holds none.", learnt: 100, resource: "pods", ns: "voice", name: "b"},
 		"IdleUnlearnt": {reason: "A pod without a call is idle, whatever is known of calls.", resource: "pods", ns: "voice", name: "b"},
-		"Unseen":       {reason: "A call that nobody saw begin may have just begun.", learnt: 100, resource: "pods", ns: "voice", name: "c", from: 9 * time.Minute, to: 12 * time.Minute},
+		"Unseen":       {reason: "A call whose beginning was not seen may have just begun.", learnt: 100, resource: "pods", ns: "voice", name: "c", from: 9 * time.Minute, to: 12 * time.Minute},
 		"Doubted":      {reason: "Calls that do not count are not waited for: the oldest.", learnt: 100, resource: "pods", ns: "voice", name: "d", from: time.Minute, to: 3 * time.Minute},
 		"Deployment":   {reason: "The last of all its calls.", learnt: 100, resource: "deployments.apps", ns: "voice", name: "web", from: 9 * time.Minute, to: 12 * time.Minute},
 		"Node":         {reason: "The last call of the node's pods, but not of DaemonSets: a drain leaves those.", learnt: 100, resource: "nodes", name: "node-1", from: 2 * time.Minute, to: 4 * time.Minute},
@@ -90,7 +90,7 @@ func TestUntilIdle(t *testing.T) {
 				t.Fatalf("%s %v", tc.reason, err)
 			}
 			if got := time.Duration(value.Value.Value()) * time.Second; got < tc.from || got > tc.to {
-				t.Errorf("%s foretold %s; want %s to %s", tc.reason, got, tc.from, tc.to)
+				t.Errorf("%s estimated %s; want %s to %s", tc.reason, got, tc.from, tc.to)
 			}
 		})
 	}
@@ -140,7 +140,7 @@ func TestUntilIdleOfSome(t *testing.T) {
 		names = append(names, v.DescribedObject.Name)
 	}
 	if want := []string{"a", "b", "c", "d"}; !slices.Equal(names, want) {
-		t.Errorf("foretold of %v; want %v", names, want)
+		t.Errorf("estimates for %v; want %v", names, want)
 	}
 }
 

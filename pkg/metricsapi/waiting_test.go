@@ -63,20 +63,20 @@ func TestWaitingCalls(t *testing.T) {
 		status                   int
 		message                  string
 	}{
-		"None":           {reason: "Nobody waits.", said: map[call.Project]call.Waiting{"voice/livekit": none}, resource: "deployments.apps", name: "desk"},
+		"None":           {reason: "No call waits.", said: map[call.Project]call.Waiting{"voice/livekit": none}, resource: "deployments.apps", name: "desk"},
 		"ByName":         {reason: "It asks for this agent.", said: map[call.Project]call.Waiting{"voice/livekit": rooms("desk", "desk", "other", "")}, resource: "deployments.apps", name: "desk", want: 2},
-		"EveryRoom":      {reason: "A room for any agent, and one for a name that nobody says.", said: map[call.Project]call.Waiting{"voice/livekit": rooms("desk", "desk", "other", "")}, resource: "deployments.apps", name: "every", want: 2},
+		"EveryRoom":      {reason: "A room for any agent, and one for a name that no workload has.", said: map[call.Project]call.Waiting{"voice/livekit": rooms("desk", "desk", "other", "")}, resource: "deployments.apps", name: "every", want: 2},
 		"OtherProject":   {reason: "Calls of another LiveKit project are not its.", said: map[call.Project]call.Waiting{"voice/livekit": rooms("desk"), call.DefaultProject: none}, resource: "deployments.apps", name: "web"},
 		"OwnProject":     {reason: "Nor does it matter that another cannot be read.", said: map[call.Project]call.Waiting{call.DefaultProject: rooms("web")}, resource: "deployments.apps", name: "web", want: 1},
 		"People":         {reason: "Rooms of people alone scale nothing.", said: map[call.Project]call.Waiting{call.DefaultProject: rooms("", "")}, resource: "deployments.apps", name: "empty"},
-		"Namespace":      {reason: "Each call once, for whomever it waits.", said: map[call.Project]call.Waiting{"voice/livekit": rooms("desk,other", "other"), call.DefaultProject: rooms("web", "")}, resource: "namespaces", name: "voice", want: 3},
+		"Namespace":      {reason: "Each call once, whichever workloads it waits for.", said: map[call.Project]call.Waiting{"voice/livekit": rooms("desk,other", "other"), call.DefaultProject: rooms("web", "")}, resource: "namespaces", name: "voice", want: 3},
 		"NamespaceQuiet": {reason: "Nothing in it takes calls.", said: map[call.Project]call.Waiting{"voice/livekit": rooms("desk")}, resource: "namespaces", name: "quiet"},
 		"Silent":         {reason: "Unknown is never zero.", resource: "deployments.apps", name: "desk", status: 503, message: "waiting_calls is not known: LiveKit is silent"},
-		"Blind":          {reason: "Nor is it where it is not known what a caller wants.", said: map[call.Project]call.Waiting{"voice/livekit": blind}, resource: "deployments.apps", name: "desk", status: 503, message: "2 rooms of LiveKit project voice/livekit have a caller and no agent, and it is not known whether they asked for one: nobody answers for them"},
-		"AtLeast":        {reason: "What is known to wait waits.", said: map[call.Project]call.Waiting{"voice/livekit": unsure}, resource: "deployments.apps", name: "desk", want: 1},
+		"Blind":          {reason: "Nor is it if it is unknown what a caller wants.", said: map[call.Project]call.Waiting{"voice/livekit": blind}, resource: "deployments.apps", name: "desk", status: 503, message: "2 rooms of LiveKit project voice/livekit have a caller and no agent, and it is not known whether they asked for one: nobody answers for them"},
+		"AtLeast":        {reason: "Calls that are known to wait count.", said: map[call.Project]call.Waiting{"voice/livekit": unsure}, resource: "deployments.apps", name: "desk", want: 1},
 		"Unguarded":      {reason: "It takes no calls that callguard knows of.", said: map[call.Project]call.Waiting{call.DefaultProject: none}, resource: "deployments.apps", name: "unguarded", status: 404, message: "pod template"},
 		"Pods":           {reason: "No call waits for a pod.", resource: "pods", name: "a", status: 404},
-		"State":          {reason: "What waits is in no state.", said: map[call.Project]call.Waiting{"voice/livekit": none}, resource: "deployments.apps", name: "desk", selector: "state=serving", status: 400, message: "waiting_calls has no labels"},
+		"State":          {reason: "A waiting call has no pod state.", said: map[call.Project]call.Waiting{"voice/livekit": none}, resource: "deployments.apps", name: "desk", selector: "state=serving", status: 400, message: "waiting_calls has no labels"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

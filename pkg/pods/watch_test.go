@@ -57,7 +57,7 @@ func TestTrimKeepsWhatIsRead(t *testing.T) {
 		t.Errorf("-want, +got:\n%s", diff)
 	}
 	if len(pod.Spec.Containers) != 0 || pod.ManagedFields != nil || pod.Annotations["other"] != "" {
-		t.Error("a trimmed pod still carries what nobody reads")
+		t.Error("a trimmed pod still has fields that nothing reads")
 	}
 	if want.State != call.Aside || want.Project != "voice/team (url=LK_URL)" || !want.Running || want.WorkerPort != 9000 {
 		t.Errorf("FromPod = %+v", want)
@@ -185,17 +185,17 @@ func TestAgentRuns(t *testing.T) {
 		running     []string
 		asked       string // the witnesses that are asked while the pod runs
 	}{
-		"ByPort":      {reason: "It crashes again and again, beside a helper that runs.", ports: []int32{8081, 0, 0}, running: []string{"helper"}, asked: rooms},
+		"ByPort":      {reason: "It keeps crashing, next to a helper that runs.", ports: []int32{8081, 0, 0}, running: []string{"helper"}, asked: rooms},
 		"ByPortRuns":  {reason: "The helper has ended.", ports: []int32{8081, 0, 0}, running: []string{"agent"}, asked: both},
 		"ByOwnPort":   {reason: "The team says which port it is.", annotations: map[string]string{call.WorkerPortAnnotation: "9000"}, ports: []int32{9000, 8081, 0}, running: []string{"helper"}, asked: rooms},
 		"ByName":      {reason: "The team says which container it is.", annotations: map[string]string{call.AgentContainerAnnotation: "agent"}, ports: []int32{0, 8081, 0}, running: []string{"helper", "other"}, asked: rooms},
 		"ByNameRuns":  {reason: "The team says which container it is.", annotations: map[string]string{call.AgentContainerAnnotation: "agent"}, ports: []int32{0, 8081, 0}, running: []string{"agent"}, asked: both},
-		"OnlyItsPage": {reason: "Nobody else counts, and it cannot have a call.", annotations: map[string]string{call.WitnessesAnnotation: "worker"}, ports: []int32{8081, 0, 0}, running: []string{"helper"}, asked: none},
-		"OtherPort":   {reason: "Nobody asks that page, so its port says nothing of the agent.", annotations: map[string]string{call.WitnessesAnnotation: "rooms"}, ports: []int32{0, 8081, 0}, running: []string{"agent"}, asked: rooms},
+		"OnlyItsPage": {reason: "No other witness counts, and it cannot have a call.", annotations: map[string]string{call.WitnessesAnnotation: "worker"}, ports: []int32{8081, 0, 0}, running: []string{"helper"}, asked: none},
+		"OtherPort":   {reason: "That page is not read, so its port says nothing about the agent.", annotations: map[string]string{call.WitnessesAnnotation: "rooms"}, ports: []int32{0, 8081, 0}, running: []string{"agent"}, asked: rooms},
 		"NoSuchName":  {reason: "Any of them may be the agent.", annotations: map[string]string{call.AgentContainerAnnotation: "agnet"}, ports: []int32{0, 8081, 0}, running: []string{"other"}, asked: both},
 		"NobodySays":  {reason: "Any of them may be the agent.", ports: []int32{0, 0, 0}, running: []string{"other"}, asked: both},
 		"TwoHaveIt":   {reason: "Either may be the agent.", ports: []int32{8081, 8081, 0}, running: []string{"helper"}, asked: both},
-		"BadPort":     {reason: "A port that is none names nobody.", annotations: map[string]string{call.WorkerPortAnnotation: "web"}, ports: []int32{8081, 0, 0}, running: []string{"helper"}, asked: both},
+		"BadPort":     {reason: "An invalid port identifies no container.", annotations: map[string]string{call.WorkerPortAnnotation: "web"}, ports: []int32{8081, 0, 0}, running: []string{"helper"}, asked: both},
 		"NothingRuns": {reason: "The kubelet says that all have ended.", ports: []int32{8081, 0, 0}, asked: none},
 		"NotListed":   {reason: "Its own status is not there yet.", annotations: map[string]string{call.AgentContainerAnnotation: "late"}, ports: []int32{0, 0, 0}, running: []string{"agent"}, asked: both},
 	}
@@ -258,7 +258,7 @@ func TestStore(t *testing.T) {
 	}
 	s.DeletePod(name, "2")
 	if s.Pod(name) != nil || s.ByUID("2") != nil {
-		t.Error("a pod that is gone is gone")
+		t.Error("a deleted pod must be gone")
 	}
 }
 

@@ -33,7 +33,7 @@ func TestAnswered(t *testing.T) {
 		"RateLimited":   {reason: "429 passes.", status: 429, want: RateLimited},
 		"Beta":          {reason: "The former beta is over.", status: 400, body: `{"error":{"type":"invalid_request_error","code":"beta_api_shape_disabled"}}`, want: BetaShape, says: "OpenAI-Beta"},
 		"BadRequest":    {reason: "A request that is called invalid stays so.", status: 400, body: `{"error":{"type":"invalid_request_error","message":"no"}}`, want: Request},
-		"SomebodyElses": {reason: "A 400 without OpenAI's error may come from anybody.", status: 400, body: `<html>`, want: Refused},
+		"SomebodyElses": {reason: "A 400 without OpenAI's error may come from any server.", status: 400, body: `<html>`, want: Refused},
 		"Internal":      {reason: "5xx passes.", status: 500, want: ServerError},
 		"BadGateway":    {reason: "5xx passes, also with a page.", status: 502, body: "<html>Bad gateway</html>", want: ServerError},
 		"Page":          {reason: "A page is no websocket.", status: 200, body: "<html>Sign in</html>", want: Protocol, says: "200 OK, which opens none"},
@@ -61,7 +61,7 @@ func TestClosed(t *testing.T) {
 		"InvalidKey":       {reason: "The upgrade is accepted, and then the key is refused.", code: 3000, text: "invalid_request_error.invalid_api_key", want: KeyRejected},
 		"Unauthorized":     {reason: "3000 is the key also without a text.", code: 3000, want: KeyRejected},
 		"Beta":             {reason: "The header of the beta closes with 4000.", code: 4000, text: "invalid_request_error.beta_api_shape_disabled", want: BetaShape},
-		"Model":            {reason: "4000 stands for more than the beta.", code: 4000, text: "invalid_request_error.model_not_found", want: ModelGone},
+		"Model":            {reason: "4000 means more than the beta.", code: 4000, text: "invalid_request_error.model_not_found", want: ModelGone},
 		"Refused":          {reason: "4000 without a text is a request that is refused.", code: 4000, want: Request},
 		"Quota":            {reason: "The text wins over the code.", code: 1011, text: "insufficient_quota", want: Quota},
 		"Normal":           {reason: "A close before the event opens no session.", code: websocket.CloseNormalClosure, want: Closed},
@@ -97,7 +97,7 @@ func TestFirst(t *testing.T) {
 		model  string
 	}{
 		"Created":        {reason: "This is a session.", frame: created, model: model},
-		"CreatedBare":    {reason: "The event counts, not what is in it.", frame: `{"type":"session.created"}`},
+		"CreatedBare":    {reason: "The event counts, not its content.", frame: `{"type":"session.created"}`},
 		"InvalidKey":     {reason: "An error may come as an event.", frame: `{"type":"error","error":{"type":"invalid_request_error","code":"invalid_api_key"}}`, want: KeyRejected},
 		"Beta":           {reason: "The header of the beta is refused by an event.", frame: `{"type":"error","error":{"type":"invalid_request_error","code":"beta_api_shape_disabled"}}`, want: BetaShape},
 		"Quota":          {reason: "Billing is not a matter of time.", frame: `{"type":"error","error":{"type":"insufficient_quota","code":"insufficient_quota"}}`, want: Quota},
@@ -107,7 +107,7 @@ func TestFirst(t *testing.T) {
 		"Invalid":        {reason: "Nothing was sent but URL and headers, so they are wrong.", frame: `{"type":"error","error":{"type":"invalid_request_error","code":"strange"}}`, want: Request},
 		"ServerError":    {reason: "Trouble inside passes.", frame: `{"type":"error","error":{"type":"server_error","code":null}}`, want: ServerError},
 		"RateLimited":    {reason: "A rate passes.", frame: `{"type":"error","error":{"type":"rate_limit_error","code":"rate_limit_exceeded"}}`, want: RateLimited},
-		"UnknownError":   {reason: "An error that nobody knows may pass.", frame: `{"type":"error","error":{"type":"x","code":"y"}}`, want: Refused},
+		"UnknownError":   {reason: "An unknown error may be temporary.", frame: `{"type":"error","error":{"type":"x","code":"y"}}`, want: Refused},
 		"ErrorBare":      {reason: "An error is no session, whatever it lacks.", frame: `{"type":"error"}`, want: Refused},
 		"OtherEvent":     {reason: "Only session.created is a success.", frame: `{"type":"session.updated"}`, want: Protocol},
 		"Transcription":  {reason: "Another kind of session is none.", frame: `{"type":"transcription_session.created"}`, want: Protocol},
@@ -119,7 +119,7 @@ func TestFirst(t *testing.T) {
 		"TwoEvents":      {reason: "A frame holds one event.", frame: created + created, want: Protocol},
 		"InMessage":      {reason: "The word alone is no event.", frame: `{"type":"echo","message":"session.created"}`, want: Protocol},
 		"OtherSpelling":  {reason: "Nearly is not enough.", frame: `{"type":"Session.Created"}`, want: Protocol},
-		"ModelIsNoText":  {reason: "What is not in its form is not the API's.", frame: `{"type":"session.created","session":{"model":7}}`, want: Protocol},
+		"ModelIsNoText":  {reason: "An answer in another form is not the API's.", frame: `{"type":"session.created","session":{"model":7}}`, want: Protocol},
 		"InvalidUnicode": {reason: "Rubbish is no event.", frame: "\xff\xfe\x00", want: Protocol},
 	}
 	for name, tc := range cases {
@@ -197,7 +197,7 @@ func TestEveryReasonHasAClass(t *testing.T) {
 			t.Errorf("reason %s is of class %s", r, c)
 		}
 		if r.Class() == Fatal && r.remedy() == "" {
-			t.Errorf("somebody has to do something about %s, and nobody says what", r)
+			t.Errorf("%s needs action, but no remedy says which", r)
 		}
 	}
 }

@@ -329,7 +329,7 @@ func TestFailures(t *testing.T) {
 	}{
 		"InvalidKey101": {reason: "101 is no success.", serve: closes(3000, "invalid_request_error.invalid_api_key"), want: KeyRejected, says: "3000"},
 		"InvalidKey401": {reason: "The upgrade may be refused.", serve: answers(401, http.Header{"Www-Authenticate": {"Bearer " + key}}, problem("invalid_request_error", "invalid_api_key")), want: KeyRejected, says: "401"},
-		"Echo":          {reason: "A server that repeats the key in a close repeats it to nobody else.", serve: closes(3000, key), want: KeyRejected, says: hidden},
+		"Echo":          {reason: "A server may repeat the key in a close; it goes no further.", serve: closes(3000, key), want: KeyRejected, says: hidden},
 		"NoAccess":      {reason: "A key without access.", serve: answers(403, nil, ""), want: Forbidden, says: "403"},
 		"BetaEvent":     {reason: "The header of the beta gets an event first.", serve: frame("invalid_request_error", "beta_api_shape_disabled"), want: BetaShape, says: hidden},
 		"BetaClose":     {reason: "Or only the close.", serve: closes(4000, "invalid_request_error.beta_api_shape_disabled"), want: BetaShape},
@@ -353,7 +353,7 @@ func TestFailures(t *testing.T) {
 		"Binary":     {reason: "No event.", serve: says(websocket.BinaryMessage, []byte(created)), want: Protocol},
 		"NoFrame":    {reason: "No websocket frame.", serve: raw([]byte("HTTP/1.1 200 OK\r\n\r\n")), want: Protocol},
 		"Oversized":  {reason: "A frame is bounded.", serve: says(event, bytes.Repeat([]byte("a"), maxFrame+1)), want: Protocol, says: "larger"},
-		"Endless":    {reason: "A frame is bounded by what it says, not by what has come.", serve: raw([]byte{0x81, 127, 0, 0, 0, 255, 0, 0, 0, 0}), want: Protocol, says: "larger"},
+		"Endless":    {reason: "A frame is limited by its declared size, not by what has arrived.", serve: raw([]byte{0x81, 127, 0, 0, 0, 255, 0, 0, 0, 0}), want: Protocol, says: "larger"},
 		"Fragments":  {reason: "A message in many frames is bounded, too.", serve: raw(append([]byte{0x01, 126, 0xff, 0xff}, bytes.Repeat(append([]byte{0x00, 126, 0xff, 0xff}, make([]byte, 0xffff)...), 8)...)), want: Protocol},
 		"LongHeader": {reason: "So is an answer.", serve: answers(101, http.Header{"X-Long": {strings.Repeat("a", 2*maxHeard)}}, ""), want: Protocol, says: "larger"},
 		"Page":       {reason: "A portal is no websocket.", serve: answers(200, nil, "<html>"+key), want: Protocol, says: "200 OK"},
@@ -369,7 +369,7 @@ func TestFailures(t *testing.T) {
 		"TCPRefused": {reason: "It may pass.", change: func(c *Config) { c.BaseURL = "wss://" + nobody(t) + "/v1" }, want: Unreachable, says: "refused"},
 		"Untrusted":  {reason: "TLS is verified.", change: func(c *Config) { c.CA = nil }, want: TLS, says: "--ca-file"},
 		"OtherName":  {reason: "TLS is verified for this very name.", change: func(c *Config) { c.BaseURL = strings.Replace(c.BaseURL, "127.0.0.1", "localhost", 1) }, want: TLS},
-		"NoTLS":      {reason: "What speaks no TLS gets no key.", change: func(c *Config) { c.BaseURL = "wss://" + plain(t) + "/v1" }, want: TLS},
+		"NoTLS":      {reason: "A server without TLS gets no key.", change: func(c *Config) { c.BaseURL = "wss://" + plain(t) + "/v1" }, want: TLS},
 
 		"KeyMissing": {reason: "No file, no session.", change: func(c *Config) { c.KeyFile += ".gone" }, want: KeyFile, says: "no such file"},
 		"KeyEmpty":   {reason: "No key, no session.", key: new(""), want: KeyFile, says: "empty"},
@@ -398,7 +398,7 @@ func TestFailures(t *testing.T) {
 				t.Error("the API was asked without a key")
 			}
 			if strings.Contains(p.told(t), key) {
-				t.Errorf("the key is told: %s", p.told(t))
+				t.Errorf("the key is published: %s", p.told(t))
 			}
 			if n := testutil.ToFloat64(p.counts.errors.WithLabelValues(string(got.Class), string(got.Reason))); n != 1 {
 				t.Errorf("callguard_realtime_probe_error_total counts %g", n)
@@ -462,7 +462,7 @@ func TestProxies(t *testing.T) {
 		want   Reason
 	}{
 		"Works":    {reason: "A proxy passes the session on.", answer: "HTTP/1.1 200 OK\r\n\r\n"},
-		"Refuses":  {reason: "A proxy may say no, and repeat what it was told.", answer: "HTTP/1.1 407 Give Bearer " + key + "\r\n\r\n", want: Unreachable},
+		"Refuses":  {reason: "A proxy may refuse, and repeat the request.", answer: "HTTP/1.1 407 Give Bearer " + key + "\r\n\r\n", want: Unreachable},
 		"NoPhrase": {reason: "A status line may end with its number.", answer: "HTTP/1.1 403\r\n\r\n", want: Unreachable},
 		"Rubbish":  {reason: "It may be no proxy at all.", answer: "hello\r\n\r\n", want: Unreachable},
 	}
@@ -496,7 +496,7 @@ func TestProxies(t *testing.T) {
 				t.Errorf("%s got %+v", tc.reason, got)
 			}
 			if told := p.told(t); strings.Contains(told, key) || strings.Contains(told, "proxy-password") {
-				t.Errorf("a secret is told: %s", told)
+				t.Errorf("a secret is published: %s", told)
 			}
 		})
 	}
@@ -651,7 +651,7 @@ func TestManyAsk(t *testing.T) {
 		}
 		resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {
-			t.Errorf("%s answers %s; the process is well", path, resp.Status)
+			t.Errorf("%s answers %s; the process works", path, resp.Status)
 		}
 	}
 	close(hang)
@@ -681,7 +681,7 @@ func TestStopsInMidProbe(t *testing.T) {
 		t.Fatal("the prober did not stop within 10 s")
 	}
 	if r := p.Report(); r.State.Failures != 0 {
-		t.Errorf("a stop was taken for a failure: %+v", r)
+		t.Errorf("a stop counted as a failure: %+v", r)
 	}
 }
 
@@ -814,7 +814,7 @@ func TestNewTellsMistakes(t *testing.T) {
 		"HTTPS":     {reason: "So does the URL that the SDKs take.", base: "https://api.openai.com/v1/"},
 		"Gateway":   {reason: "And one of somebody else.", base: "wss://gateway.example.com/openai/v1"},
 		"Written":   {reason: "As every program takes it: letter case, slashes, the end of a line.", base: " WSS://api.openai.com//v1//\n"},
-		"Query":     {reason: "A query is a setting of its own.", base: "https://x.openai.azure.com/openai/realtime?api-version=1&deployment=hunter2", says: "--api-version and --deployment"},
+		"Query":     {reason: "A query is a separate setting.", base: "https://x.openai.azure.com/openai/realtime?api-version=1&deployment=hunter2", says: "--api-version and --deployment"},
 		"Loopback":  {reason: "Clear text does not leave the pod.", base: "ws://127.0.0.1:8080/v1"},
 		"ClearText": {reason: "The key is not sent in clear text.", base: "ws://gateway.example.com/v1", says: "clear text"},
 		"Password":  {reason: "A password in a URL is not repeated.", base: "wss://user:hunter2@example.com/v1", says: "password"},

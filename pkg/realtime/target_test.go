@@ -157,13 +157,13 @@ func TestAzure(t *testing.T) {
 		want   Reason // empty: a session opens
 		says   string
 	}{
-		"Key":        {reason: "A key goes in a header of its own.", change: func(c *Config) { c.AuthHeader, c.Deployment = APIKey, "voice-1" }},
+		"Key":        {reason: "The key goes into a separate header.", change: func(c *Config) { c.AuthHeader, c.Deployment = APIKey, "voice-1" }},
 		"Slash":      {reason: "An endpoint often ends in a slash.", change: func(c *Config) { c.AuthHeader, c.Deployment, c.BaseURL = APIKey, "voice-1", c.BaseURL+"/\n" }},
 		"Preview":    {reason: "The preview is asked otherwise.", change: func(c *Config) { c.AuthHeader, c.Deployment, c.APIVersion = APIKey, "voice-1", "2025-04-01-preview" }},
 		"Token":      {reason: "A token of Entra ID is a bearer token.", change: func(c *Config) { c.Deployment = "voice-1" }, key: "entra.token"},
-		"Bearer":     {reason: "A key as a bearer token is none, and nobody shall look for another key.", change: func(c *Config) { c.Deployment = "voice-1" }, want: KeyRejected, says: "Azure OpenAI takes a key in the header api-key; set --auth-header=api-key (openai.azure.enabled=true in charts/voice-agent)"},
+		"Bearer":     {reason: "A key sent as a bearer token is wrong, but the advice must not be to find another key.", change: func(c *Config) { c.Deployment = "voice-1" }, want: KeyRejected, says: "Azure OpenAI takes a key in the header api-key; set --auth-header=api-key (openai.azure.enabled=true in charts/voice-agent)"},
 		"OtherKey":   {reason: "A key of another resource is none.", change: func(c *Config) { c.AuthHeader, c.Deployment = APIKey, "voice-1" }, key: "0123456789abcdef", want: KeyRejected, says: "put a valid key of this very resource into the Secret"},
-		"ModelName":  {reason: "A deployment has a name of its own.", change: func(c *Config) { c.AuthHeader = APIKey }, want: ModelGone, says: "name a deployment of a realtime model in --deployment"},
+		"ModelName":  {reason: "A deployment has its own name.", change: func(c *Config) { c.AuthHeader = APIKey }, want: ModelGone, says: "name a deployment of a realtime model in --deployment"},
 		"NoRealtime": {reason: "A deployment of another kind of model stays one.", change: func(c *Config) { c.AuthHeader, c.Deployment = APIKey, "whisper" }, want: ModelGone, says: "OpperationNotSupported"},
 		"OldVersion": {reason: "A version that is over is no model that is gone.", change: func(c *Config) { c.AuthHeader, c.Deployment, c.APIVersion = APIKey, "voice-1", "2024-10-01-preview" }, want: ModelGone, says: "check --base-url and --api-version"},
 		"V1Version": {reason: "The API without versions refuses one as if the key were wrong.", change: func(c *Config) {
@@ -194,7 +194,7 @@ func TestAzure(t *testing.T) {
 				t.Errorf("%s warns of %q", tc.reason, got.Warnings)
 			}
 			if told := p.told(t); strings.Contains(told, key) || tc.key != "" && strings.Contains(told, tc.key) {
-				t.Errorf("the key is told: %s", told)
+				t.Errorf("the key is published: %s", told)
 			}
 		})
 	}
@@ -217,7 +217,7 @@ func TestRemedy(t *testing.T) {
 		"NotAzure":      {reason: "A name that only looks like Azure's is not.", cfg: Config{BaseURL: "https://x.openai.azure.com.example.com/v1"}, status: 401, want: KeyRejected, says: "put a valid key into the Secret"},
 		"Network":       {reason: "A firewall of Azure's is no project of OpenAI's.", cfg: Config{BaseURL: "https://x.openai.azure.com", AuthHeader: APIKey}, status: 403, body: azureNetwork, want: Forbidden, says: "check the network rules of the resource"},
 		"Organization":  {reason: "A key of another organization is a valid one.", cfg: Config{BaseURL: "https://api.openai.com/v1"}, status: 401, body: `{"error":{"type":"invalid_request_error","code":"mismatched_organization"}}`, want: Request, says: "--organization"},
-		"FlatMessage":   {reason: "Azure's front door says why without an error.", cfg: Config{BaseURL: "https://x.openai.azure.com"}, status: 401, body: azureBearer, want: KeyRejected, says: "audience is incorrect"},
+		"FlatMessage":   {reason: "Azure's front door gives the reason without an error.", cfg: Config{BaseURL: "https://x.openai.azure.com"}, status: 401, body: azureBearer, want: KeyRejected, says: "audience is incorrect"},
 		"PermissionAAD": {reason: "A token without the role is no wrong key.", cfg: Config{BaseURL: "https://x.openai.azure.com"}, status: 401, body: `{"error":{"code":"PermissionDenied","message":"The principal lacks the required data action"}}`, want: Forbidden, says: "roles"},
 	}
 	for name, tc := range cases {

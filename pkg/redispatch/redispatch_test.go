@@ -109,22 +109,22 @@ func TestDispatcher(t *testing.T) {
 	}{
 		"Able":        {reason: "Once for each pod.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", nil)}}, want: 1},
 		"TwoAtOnce":   {reason: "One agent is enough.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", nil), pod("b", nil)}}, want: 1},
-		"NoPod":       {reason: "There is nobody.", world: &world{wants: desk, ability: call.Able}},
+		"NoPod":       {reason: "There is no agent.", world: &world{wants: desk, ability: call.Able}},
 		"Unable":      {reason: "Its worker is not registered.", world: &world{wants: desk, ability: call.Registering, pods: []*call.Pod{pod("a", nil)}}},
-		"GateSilent":  {reason: "Nobody has said yet that it is.", world: &world{wants: desk, pods: []*call.Pod{pod("a", nil)}}},
+		"GateSilent":  {reason: "It is not yet known that it is.", world: &world{wants: desk, pods: []*call.Pod{pod("a", nil)}}},
 		"NoGate":      {reason: "Ready may be too early: three times.", world: &world{wants: desk, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Witnesses = call.DefaultWitnesses() })}}, want: 3},
-		"OldGate":     {reason: "Nor does a gate of before say.", world: &world{wants: desk, ability: call.Unsaid, pods: []*call.Pod{pod("a", nil)}}, want: 3},
+		"OldGate":     {reason: "Nor does an older gate report it.", world: &world{wants: desk, ability: call.Unsaid, pods: []*call.Pod{pod("a", nil)}}, want: 3},
 		"NotReady":    {reason: "The kubelet says no.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Ready = false })}}},
 		"Draining":    {reason: "It takes no new call.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.State = call.Draining })}}},
 		"Terminating": {reason: "It is going.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Terminating = true })}}},
-		"NotAsked":    {reason: "Nobody has asked for it.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.Again = false })}}},
+		"NotAsked":    {reason: "No caller has requested it.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.Again = false })}}},
 		"OtherName":   {reason: "It could not take the call.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName = "sales" })}}},
 		"NoName":      {reason: "Another workload has the name.", world: &world{wants: desk, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName = "" })}}},
-		"NobodysName": {reason: "Nobody says this name, so it may be that of one who says none.", world: &world{wants: []string{"sales"}, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName = "" })}}, want: 1},
+		"NobodysName": {reason: "No workload has this name, so it may be that of one without a name.", world: &world{wants: []string{"sales"}, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName = "" })}}, want: 1},
 		"AnyAgent":    {reason: "People may talk in that room.", world: &world{wants: []string{""}, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName = "" })}}},
 		"EveryRoom":   {reason: "Not where the team says otherwise.", world: &world{wants: []string{""}, ability: call.Able, pods: []*call.Pod{pod("a", func(p *call.Pod) { p.Demand.AgentName, p.Demand.EveryRoom = "", true })}}, want: 1},
 		"NotMine":     {reason: "Another replica does it.", world: &world{wants: desk, ability: call.Able, notMine: true, pods: []*call.Pod{pod("a", nil)}}},
-		"Unknown":     {reason: "Nobody knows what waits.", world: &world{wants: desk, ability: call.Able, unknown: true, pods: []*call.Pod{pod("a", nil)}}},
+		"Unknown":     {reason: "It is unknown what waits.", world: &world{wants: desk, ability: call.Able, unknown: true, pods: []*call.Pod{pod("a", nil)}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

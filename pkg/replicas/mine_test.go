@@ -61,7 +61,7 @@ func TestMineOfAList(t *testing.T) {
 	t.Parallel()
 	w, _ := start(t, fake.NewClientset(), io.Discard)
 	if !w.Mine("room") {
-		t.Error("a room is nobody's while nobody is listed")
+		t.Error("a room belongs to no replica while none is listed")
 	}
 	going := true
 	slice := sliceOf("a", ours, 2)

@@ -158,7 +158,7 @@ func TestForbidden(t *testing.T) {
 	w, _ := start(t, client, log)
 	trial.Eventually(t, "it is asked again and again", func() bool { return asked.Load() > 1 })
 	if n := w.Count(); n != 2 {
-		t.Errorf("%d replicas are believed, want the 2 that are assumed", n)
+		t.Errorf("got %d replicas, want the 2 that are assumed", n)
 	}
 	allowed.Store(true)
 	counts(t, w, 3, "it may read them now")
@@ -195,7 +195,7 @@ func TestSilentAPIServer(t *testing.T) {
 	(<-watched).Stop()
 	trial.Eventually(t, "it is asked again and again", func() bool { return asked.Load() > 1 })
 	if n := w.Count(); n != 3 {
-		t.Errorf("%d replicas are believed, want the 3 of before", n)
+		t.Errorf("got %d replicas, want the earlier 3", n)
 	}
 	trial.Must(t, client.Tracker().Update(discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), sliceOf("a", ours, 2), "callguard-system"))
 	away.Store(false)

@@ -149,7 +149,7 @@ func TestChangeOverTellsTheServer(t *testing.T) {
 		}
 	}
 	if l.told != 1 {
-		t.Errorf("the server was told %d times, want once", l.told)
+		t.Errorf("the server was notified %d times, want once", l.told)
 	}
 }
 
@@ -205,10 +205,10 @@ func TestPublishedStays(t *testing.T) {
 	}{
 		"Well":          {reason: "Nothing has changed.", published: true},
 		"NoAnswer":      {reason: "Silence says nothing about the certificate.", change: refusing("get"), told: "cannot read APIService v1beta1.x", published: true},
-		"RenewalFails":  {reason: "The certificate in use has a third of its life left.", after: testLifetime*2/3 + time.Minute, change: refusing("patch"), told: "cannot write the caBundle of APIService v1beta1.x", published: true},
+		"RenewalFails":  {reason: "The certificate in use has a third of its lifetime left.", after: testLifetime*2/3 + time.Minute, change: refusing("patch"), told: "cannot write the caBundle of APIService v1beta1.x", published: true},
 		"OtherAdapter":  {reason: "The other version is ours, and has no other server.", objects: replaced{"v1beta1.x": theirs}, told: "belongs to Service callguard-system/prometheus-adapter", published: true},
 		"Deleted":       {reason: "The same.", objects: replaced{"v1beta1.x": nil}, told: "there is no APIService v1beta1.x", published: true},
-		"BothTaken":     {reason: "Nobody asks us any more; there is nothing to give up.", objects: replaced{"v1beta1.x": theirs, "v1beta2.x": nil}, told: "there is no APIService v1beta2.x", published: true},
+		"BothTaken":     {reason: "No requests come to us any more, so there is nothing to give up.", objects: replaced{"v1beta1.x": theirs, "v1beta2.x": nil}, told: "there is no APIService v1beta2.x", published: true},
 		"Emptied":       {reason: "It is written again within the same look.", objects: replaced{"v1beta2.x": apiService("v1beta2.x", "metrics-adapter")}, published: true},
 		"EmptiedForBad": {reason: "kube-apiserver verifies us no more.", objects: replaced{"v1beta2.x": apiService("v1beta2.x", "metrics-adapter")}, change: refusing("patch"), told: "cannot write the caBundle of APIService v1beta2.x"},
 	}
@@ -409,6 +409,6 @@ func TestSharedUntilTaken(t *testing.T) {
 	replace(t, client, map[string]*unstructured.Unstructured{"v1beta1.x": apiService("v1beta1.x", "metrics-adapter")})
 	k.note(k.step(t.Context(), now))
 	if err := verifies(t, k, bundleOf(t, client, "v1beta1.x"), now); err != nil || k.Published() != nil {
-		t.Errorf("after it was taken: %v, %v", err, k.Published())
+		t.Errorf("after the take-over: %v, %v", err, k.Published())
 	}
 }

@@ -33,6 +33,6 @@ func TestBesides(t *testing.T) {
 		})
 	}
 	if _, err := Besides([]byte("no certificate")); err == nil || !strings.Contains(err.Error(), "give one or more in PEM") {
-		t.Errorf("of what is no PEM it says %v", err)
+		t.Errorf("the error about invalid PEM is %v", err)
 	}
 }

@@ -118,7 +118,7 @@ func TestRun(t *testing.T) {
 		err    error
 		says   string
 	}{
-		"Good": {reason: "All goes well.", change: func(*world) {}, want: good},
+		"Good": {reason: "Everything works.", change: func(*world) {}, want: good},
 		"NoMedia": {reason: "LiveKit takes the key, and its media cannot be reached.", change: func(w *world) { w.refuses = errors.New("no way in") },
 			want: "key OK, dial FAIL", err: ErrNotTried, says: "no way in"},
 		"Nobody": {reason: "LiveKit has no agent to send, and the pod is idle.", change: func(w *world) { w.comesAfter = never },
@@ -127,13 +127,13 @@ func TestRun(t *testing.T) {
 			want: "key OK, dial OK, answer FAIL", err: ErrUnanswered, says: "did not join in time"},
 		"Mute": {reason: "Its caller hears nothing, but is counted.", change: func(w *world) { w.speaksAfter = never },
 			want: strings.Replace(good, "speak OK", "speak FAIL", 1), err: ErrUnanswered, says: "publishes no track"},
-		"Nameless": {reason: "It goes past the gate.", change: func(w *world) { w.attribute = "" },
+		"Nameless": {reason: "It bypasses the gate.", change: func(w *world) { w.attribute = "" },
 			want: "key OK, dial OK, answer OK, speak OK, pod FAIL, hang-up OK", err: ErrUncounted, says: "does not say in which pod"},
 		"Foreign": {reason: "Another cluster uses the same LiveKit project.", change: func(w *world) { w.attribute = "uid-9" },
 			want: "key OK, dial OK, answer OK, speak OK, pod FAIL, hang-up OK", err: ErrUncounted, says: "uid-9, which is not a guarded pod of namespace voice"},
 		"FarGate": {reason: "From a laptop no pod is reached; that is no fault of the call.", change: func(w *world) { w.gateErr = errors.New("timeout") },
 			want: strings.Replace(good, "gate OK", "gate ?", 1)},
-		"GateCountsNone": {reason: "The agent names its pod itself, and goes past the gate.", change: func(w *world) { w.gateCalls = constant(0) },
+		"GateCountsNone": {reason: "The agent names its pod itself, and bypasses the gate.", change: func(w *world) { w.gateCalls = constant(0) },
 			want: strings.Replace(good, "gate OK", "gate FAIL", 1), err: ErrUncounted, says: "call-gate of pod voice/agent-1 counts no call"},
 		"APICountsNone": {reason: "The adapter reads another LiveKit.", change: func(w *world) { w.apiCalls = constant(0) },
 			want: strings.Replace(good, "metrics OK", "metrics FAIL", 1), err: ErrUncounted, says: "the metrics API counts no call"},
@@ -144,9 +144,9 @@ func TestRun(t *testing.T) {
 			want: strings.NewReplacer("hang-up OK", "hang-up FAIL", "free OK", "free FAIL").Replace(good), err: ErrUncounted, says: "stays in the room"},
 		"NeverFreed": {reason: "The gate counts a job that has ended.", change: func(w *world) { w.gateCalls = constant(1) },
 			want: strings.Replace(good, "free OK", "free FAIL", 1), err: ErrUncounted, says: "call-gate still counts the call"},
-		"Busy": {reason: "Of three calls nobody knows which one has ended.", change: func(w *world) { w.gateCalls, w.apiCalls = constant(3), constant(3) },
+		"Busy": {reason: "It is unknown which of three calls has ended.", change: func(w *world) { w.gateCalls, w.apiCalls = constant(3), constant(3) },
 			want: strings.Replace(good, "free OK", "free ?", 1)},
-		"Left": {reason: "A room that stays is told.", change: func(w *world) { w.closed = errors.New("no answer") }, want: good, says: "could not be ended"},
+		"Left": {reason: "A room that stays is reported.", change: func(w *world) { w.closed = errors.New("no answer") }, want: good, says: "could not be ended"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -206,7 +206,7 @@ func TestWhyNobodyCame(t *testing.T) {
 		"Full":      {reason: "LiveKit Cloud says so itself.", given: silence{jobs: []Job{{Full: true}}}, want: "LiveKit finds every agent full"},
 		"Crashed":   {reason: "The agent's own word.", given: silence{jobs: []Job{{Over: true, Error: "no\x1b model"}}}, want: `its job failed: no\u001b model; see the agent's log`},
 		"Ended":     {reason: "It said nothing.", given: silence{jobs: []Job{{Over: true}}}, want: "its job ended before it joined"},
-		"NoJobs":    {reason: "Nobody knows.", given: silence{jobsUnread: errors.New("unavailable")}, want: "LiveKit does not say whether it found one: unavailable"},
+		"NoJobs":    {reason: "Nothing is known.", given: silence{jobsUnread: errors.New("unavailable")}, want: "LiveKit does not say whether it found one: unavailable"},
 		"NoPod":     {reason: "The wrong namespace.", given: silence{namespace: "voice"}, want: "there is no guarded pod in namespace voice; name that of the agents with --namespace"},
 		"NoneReady": {reason: "The last one drains.", given: silence{namespace: "voice", pods: []Pod{leaving}}, want: "of 1 guarded pod in namespace voice none serves"},
 		"Unread":    {reason: "RBAC.", given: silence{podsUnread: errors.New("forbidden")}, want: "which pods there are is not known: forbidden"},

@@ -59,7 +59,7 @@ func TestOverdue(t *testing.T) {
 		"The drain was cancelled.":      {facts(func(f *Facts) { f.Standing, f.Limits.MaxHold = time.Time{}, time.Hour }), ""},
 	} {
 		if got := tc.facts.Overdue(); tc.want == "" && got != "" || !strings.Contains(got, tc.want) {
-			t.Errorf("%s What is over is %q; want %q", reason, got, tc.want)
+			t.Errorf("%s The passed deadline is %q; want %q", reason, got, tc.want)
 		}
 	}
 }

@@ -22,7 +22,7 @@ func TestIntent(t *testing.T) {
 		causes Causes
 		want   call.Mark
 	}{
-		"Nothing": {reason: "A pod that nobody wants to go has no intent.", want: none},
+		"Nothing": {reason: "A pod that does not have to leave has no intent.", want: none},
 
 		"Orphaned": {reason: "Its owner is gone.", causes: Causes{Orphaned: ago(5)}, want: mark(call.Orphan, 5)},
 		"Excess":   {reason: "It was chosen.", causes: Causes{Excess: mark(call.Rollout, 5)}, want: mark(call.Rollout, 5)},
@@ -32,17 +32,17 @@ func TestIntent(t *testing.T) {
 		"LostTooSoon":       {reason: "The pod still tolerates its node.", causes: Causes{Lost: now.Add(time.Nanosecond)}, want: none},
 		"LostNow":           {reason: "The toleration ends at its last moment.", causes: Causes{Lost: now}, want: mark(call.LostNode, 0)},
 		"LostSince":         {reason: "The node is lost since the toleration ended.", causes: Causes{Lost: ago(5)}, want: mark(call.LostNode, 5)},
-		"TaintTooSoon":      {reason: "An autoscaler may think better of it.", causes: Causes{Tainted: ago(30).Add(time.Nanosecond)}, want: none},
+		"TaintTooSoon":      {reason: "An autoscaler may remove its mark.", causes: Causes{Tainted: ago(30).Add(time.Nanosecond)}, want: none},
 		"TaintNow":          {reason: "After the delay it means it, since it began.", causes: Causes{Tainted: ago(30)}, want: mark(call.NodeDrain, 30)},
 		"TaintedAndCordon":  {reason: "A cordon waits for no delay.", causes: Causes{Tainted: ago(1), Cordoned: now}, want: mark(call.NodeDrain, 0)},
 		"TaintedAndAsked":   {reason: "While a taint does not count, a wish does.", causes: Causes{Tainted: ago(1), Asked: ago(3)}, want: mark(call.Operator, 3)},
 		"LostLaterAndAsked": {reason: "While a lost node does not count, a wish does.", causes: Causes{Lost: now.Add(time.Second), Asked: ago(3)}, want: mark(call.Operator, 3)},
 
 		"GoingNow":         {reason: "A notice counts from its first second.", causes: Causes{Going: now}, want: mark(call.NodeDrain, 0)},
-		"GoingAndTainted":  {reason: "What an autoscaler may think better of waits for itself.", causes: Causes{Going: ago(1), Tainted: ago(1)}, want: mark(call.NodeDrain, 1)},
+		"GoingAndTainted":  {reason: "A mark that an autoscaler may remove has its own delay.", causes: Causes{Going: ago(1), Tainted: ago(1)}, want: mark(call.NodeDrain, 1)},
 		"CandidateTooSoon": {reason: "An autoscaler marks many nodes, and takes most marks off.", causes: Causes{Candidate: now.Add(time.Nanosecond)}, want: none},
 		"CandidateNow":     {reason: "A mark that has lasted means it.", causes: Causes{Candidate: now}, want: mark(call.NodeDrain, 0)},
-		"CandidateTainted": {reason: "A node that is taken is one that goes, since then.", causes: Causes{Candidate: ago(5), Tainted: ago(30)}, want: mark(call.NodeDrain, 30)},
+		"CandidateTainted": {reason: "A node that is being removed counts as going, since then.", causes: Causes{Candidate: ago(5), Tainted: ago(30)}, want: mark(call.NodeDrain, 30)},
 		"DaemonGoing":      {reason: "A DaemonSet's pod belongs to its node.", causes: Causes{Daemon: true, Going: ago(9)}, want: none},
 		"DaemonCandidate":  {reason: "A DaemonSet's pod belongs to its node.", causes: Causes{Daemon: true, Candidate: ago(9)}, want: none},
 		"DaemonCordoned":   {reason: "A drain leaves DaemonSets alone.", causes: Causes{Daemon: true, Cordoned: ago(9)}, want: none},
@@ -69,11 +69,11 @@ func TestIntent(t *testing.T) {
 			causes: Causes{Marked: mark(call.Rollout, 50), Lost: now.Add(time.Second)}, want: mark(call.Rollout, 50),
 		},
 		"MarkIsOneWay": {
-			reason: "A drain that is cancelled changes nothing for who has begun to leave.",
+			reason: "A cancelled drain changes nothing for a pod that has begun to leave.",
 			causes: Causes{Marked: mark(call.NodeDrain, 50)}, want: mark(call.NodeDrain, 50),
 		},
 		"MarkBeforeExcess": {
-			reason: "Who has begun to leave keeps its cause and its date.",
+			reason: "A pod that has begun to leave keeps its cause and its date.",
 			causes: Causes{Marked: mark(call.NodeDrain, 50), Excess: mark(call.ScaleDown, 5), Cordoned: ago(60), Asked: ago(70)},
 			want:   mark(call.NodeDrain, 50),
 		},
@@ -82,7 +82,7 @@ func TestIntent(t *testing.T) {
 			causes: Causes{Daemon: true, Marked: mark(call.Operator, 50), Cordoned: ago(5)}, want: mark(call.Operator, 50),
 		},
 		"ExcessBeforeNode": {
-			reason: "A pod that nobody wants needs no replacement.",
+			reason: "A surplus pod needs no replacement.",
 			causes: Causes{Excess: mark(call.ScaleDown, 5), Lost: ago(30), Cordoned: ago(20), Tainted: ago(60), Asked: ago(10)},
 			want:   mark(call.ScaleDown, 5),
 		},
@@ -129,20 +129,20 @@ func TestBehind(t *testing.T) {
 		causes Causes
 		want   string
 	}{
-		"Nothing":         {reason: "Nobody wants it to go."},
+		"Nothing":         {reason: "It does not have to leave."},
 		"Cordoned":        {reason: "Somebody waits for its node.", causes: Causes{Cordoned: at, Marked: marked(call.NodeDrain)}, want: "drain"},
-		"Cancelled":       {reason: "Nobody waits for its node any more; it goes on its road all the same.", causes: Causes{Marked: marked(call.NodeDrain)}},
+		"Cancelled":       {reason: "Nothing waits for its node any more; it still leaves.", causes: Causes{Marked: marked(call.NodeDrain)}},
 		"Misfit":          {reason: "Its DaemonSet wants it gone.", causes: Causes{Misfit: at}, want: "drain"},
-		"Removal":         {reason: "An autoscaler waits, which may think better of it.", causes: Causes{Tainted: at}, want: "removal"},
+		"Removal":         {reason: "An autoscaler waits, and may remove its mark.", causes: Causes{Tainted: at}, want: "removal"},
 		"Both":            {reason: "A cordon stays.", causes: Causes{Tainted: at, Cordoned: at}, want: "drain"},
 		"Asked":           {reason: "An operator waits.", causes: Causes{Asked: at, Marked: marked(call.ScaleDown)}, want: "operator"},
 		"Rollout":         {reason: "It is aside, and its rollout is over only when it is gone.", causes: Causes{Marked: marked(call.Rollout)}, want: "rollout"},
 		"RolloutInPlace":  {reason: "Its rollout waits for it.", causes: Causes{Excess: marked(call.Rollout)}, want: "rollout"},
-		"ScaleDown":       {reason: "Nobody waits for a pod too many.", causes: Causes{Excess: marked(call.ScaleDown)}},
-		"ScaledDown":      {reason: "Nobody waits for a pod too many.", causes: Causes{Marked: marked(call.ScaleDown)}},
+		"ScaleDown":       {reason: "Nothing waits for a surplus pod.", causes: Causes{Excess: marked(call.ScaleDown)}},
+		"ScaledDown":      {reason: "Nothing waits for a surplus pod.", causes: Causes{Marked: marked(call.ScaleDown)}},
 		"ScaledThenDrain": {reason: "But for its node.", causes: Causes{Marked: marked(call.ScaleDown), Cordoned: at}, want: "drain"},
 		"Orphaned":        {reason: "Its owner is gone, whatever began its road.", causes: Causes{Marked: marked(call.ScaleDown), Orphaned: at, Cordoned: at}, want: "orphan"},
-		"Lost":            {reason: "Its node is silent, and cordoned by somebody who saw that.", causes: Causes{Lost: at, Cordoned: at}, want: "lost-node"},
+		"Lost":            {reason: "Its node is silent, and was cordoned by somebody who noticed.", causes: Causes{Lost: at, Cordoned: at}, want: "lost-node"},
 	}
 	for name, tc := range cases {
 		if got := tc.causes.Behind(); got != tc.want {
@@ -161,7 +161,7 @@ func TestNothingStandsBehindAMark(t *testing.T) {
 		"drain":   {Candidate: at, Going: at},
 	} {
 		if got := causes.Behind(); got != want {
-			t.Errorf("behind %+v stands %q, want %q", causes, got, want)
+			t.Errorf("the cause behind %+v is %q, want %q", causes, got, want)
 		}
 	}
 }

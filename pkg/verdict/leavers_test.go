@@ -52,7 +52,7 @@ func TestLeavers(t *testing.T) {
 		n      int
 		want   []Leaver
 	}{
-		"None":     {reason: "Nobody goes where nobody has to.", n: 0, want: nil},
+		"None":     {reason: "No pod leaves if none has to.", n: 0, want: nil},
 		"Negative": {reason: "Too few pods are no excess.", n: -3, want: nil},
 		"One":      {reason: "The first of the order.", n: 1, want: want[:1]},
 		"Some":     {reason: "Exactly as many as asked.", n: 9, want: want[:9]},
@@ -69,7 +69,7 @@ func TestLeavers(t *testing.T) {
 		})
 	}
 	if got := Leavers(Packed, nil, 3, nil); got != nil {
-		t.Errorf("of nobody, three are %v", got)
+		t.Errorf("three of no candidates are %v", got)
 	}
 }
 
@@ -110,7 +110,7 @@ func TestLeaversOfNodes(t *testing.T) {
 			packed: []string{"b2", "b1"}, fewest: []string{"b2", "a2"},
 		},
 		"Unready": {
-			reason:     "A pod that takes no call goes first, wherever it is: the others take them.",
+			reason:     "A pod that takes no call leaves first, wherever it is, because the others take them.",
 			candidates: []Candidate{pod("a1", "a", 0), unready(pod("b1", "b", 0)), pod("b2", "b", 0)}, n: 1,
 			packed: []string{"b1"}, fewest: []string{"b1"},
 		},
@@ -120,7 +120,7 @@ func TestLeaversOfNodes(t *testing.T) {
 			packed: []string{"b1"}, fewest: []string{"b1"},
 		},
 		"Unknown": {
-			reason:     "A pod of which nobody knows goes last, though its node would be empty.",
+			reason:     "A pod with unknown calls leaves last, although its node would be empty.",
 			candidates: []Candidate{dark(pod("a1", "a", 0)), pod("b1", "b", 4), pod("b2", "b", 4)}, n: 1,
 			packed: []string{"b1"}, fewest: []string{"b1"},
 		},
@@ -152,7 +152,7 @@ func TestLeaversAreAlwaysTheSame(t *testing.T) {
 		before := slices.Clone(candidates)
 		n := random.Intn(len(candidates) + 1)
 		if diff := cmp.Diff(want[:n], append([]Leaver{}, Leavers(Packed, candidates, n, nil)...)); diff != "" {
-			t.Fatalf("the order of the candidates changes who goes\n-want, +got:\n%s", diff)
+			t.Fatalf("the order of the candidates changes which pods leave\n-want, +got:\n%s", diff)
 		}
 		if diff := cmp.Diff(before, candidates); diff != "" {
 			t.Fatalf("the candidates were changed\n-want, +got:\n%s", diff)

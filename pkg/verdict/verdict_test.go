@@ -48,7 +48,7 @@ func TestJudge(t *testing.T) {
 			want:   Verdict{Outcome: Drain, Rule: "one", Why: "so"},
 		},
 		"ForceIsKept": {
-			reason: "A forced release must be told as one.",
+			reason: "A forced release must be reported as one.",
 			rules:  Rules{says{name: "one", verdict: Verdict{Outcome: Release, Why: "so", Forced: true}}},
 			want:   Verdict{Outcome: Release, Rule: "one", Why: "so", Forced: true},
 		},

@@ -52,7 +52,7 @@ func TestACallThatOnlyLiveKitKnows(t *testing.T) {
 		"SilentNow":  {reason: "Nor does an old zero count.", rooms: listed(1, joined), other: from(5, says(0), silent), at: 60, want: 1},
 		"NewCall":    {reason: "Another call may be known a moment later; all count again.", rooms: from(8, listed(1, joined), listed(2, minute(8))), other: says(0), at: 9, want: 2},
 		"Reconnect":  {reason: "Its agent is in LiveKit's hands, and has just joined.", rooms: from(8, listed(1, joined), listed(1, minute(8))), other: says(0), at: 9, want: 1},
-		"NobodyLook": {reason: "What was between two looks nobody knows.", rooms: listed(1, joined), other: says(0), unseen: map[int]bool{3: true, 4: true, 5: true}, at: 7, want: 1},
+		"NobodyLook": {reason: "What happened between two readings is unknown.", rooms: listed(1, joined), other: says(0), unseen: map[int]bool{3: true, 4: true, 5: true}, at: 7, want: 1},
 		"RoomsGone":  {reason: "LiveKit knows it now.", rooms: from(4, listed(1, joined), says(0)), other: says(0), at: 9, want: 0},
 		"RoomsBlind": {reason: "LiveKit does not answer, and the agent does.", rooms: silent, other: says(0), at: 9, want: 0},
 	}
@@ -76,7 +76,7 @@ func TestACallThatOnlyLiveKitKnows(t *testing.T) {
 				t.Errorf("%s %d calls, want %d", tc.reason, got, tc.want)
 			}
 			if told > 1 {
-				t.Errorf("it was told %d times", told)
+				t.Errorf("it was reported %d times", told)
 			}
 		})
 	}
@@ -109,7 +109,7 @@ func TestDisbelievedCallsAreCounted(t *testing.T) {
 		count(want)
 	}
 	if told != 1 {
-		t.Errorf("it was told %d times", told)
+		t.Errorf("it was reported %d times", told)
 	}
 	pods = []*call.Pod{{UID: "b", Running: true, Witnesses: call.DefaultWitnesses()}}
 	now = now.Add(time.Hour)

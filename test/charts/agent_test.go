@@ -238,7 +238,7 @@ func TestOpenAI(t *testing.T) {
 		agent told
 	}{
 		"Default": {
-			reason: "OpenAI is asked as it wants to be asked, and nothing of Azure's is there.",
+			reason: "OpenAI gets its own kind of requests, and nothing of Azure's is there.",
 			probe:  []string{"--base-url=https://api.openai.com/v1"}, agent: plain,
 		},
 		"Written": {
@@ -266,7 +266,7 @@ func TestOpenAI(t *testing.T) {
 			agent: with(told{"OPENAI_ORG_ID": "org-1", "OPENAI_PROJECT_ID": "proj_1"}),
 		},
 		"OldValues": {
-			reason: "An upgrade with the values of before has none of these.", given: given{json: []string{"openai.azure=null", "openai.ca=null", "openai.proxy=null", "openai.organization=null", "openai.project=null", "callguard.gate.launchLimit=null"}},
+			reason: "An upgrade with the previous values has none of these.", given: given{json: []string{"openai.azure=null", "openai.ca=null", "openai.proxy=null", "openai.organization=null", "openai.project=null", "callguard.gate.launchLimit=null"}},
 			probe: []string{"--base-url=https://api.openai.com/v1"}, agent: plain,
 		},
 	} {
@@ -368,7 +368,7 @@ func TestWaitingCalls(t *testing.T) {
 		return said
 	}
 	if diff := cmp.Diff([]string{"", "", ""}, said(given{}.must(t))); diff != "" {
-		t.Errorf("nobody asked for it (-want +got):\n%s", diff)
+		t.Errorf("no value asks for it (-want +got):\n%s", diff)
 	}
 	r := given{set: []string{
 		"agent.autoscaling.waitingCalls=true", "callguard.waiting.agentName=desk", "callguard.waiting.rooms=every", "callguard.waiting.dispatchAgain=true",
@@ -460,7 +460,7 @@ func TestEnvironment(t *testing.T) {
 		}
 	}
 	if _, there := got["MCP_OFF_URL"]; there {
-		t.Error("the agent is told of an MCP server that is turned off")
+		t.Error("the agent's environment has an MCP server that is turned off")
 	}
 }
 

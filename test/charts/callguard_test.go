@@ -510,12 +510,12 @@ func TestAddonAccounts(t *testing.T) {
 	for name, b := range all[rbacv1.ClusterRoleBinding](t, r, "ClusterRoleBinding") {
 		for _, s := range b.Subjects {
 			if s.Name == "drain-guard" || s.Name == "metrics-adapter" {
-				t.Errorf("ClusterRoleBinding %s is of %s, whom nobody runs as", name, s.Name)
+				t.Errorf("ClusterRoleBinding %s is for %s, which no pod runs as", name, s.Name)
 			}
 		}
 	}
 	if doors := r.files["callguard/templates/doors/tamper-pods.yaml"]; !strings.Contains(doors, "system:serviceaccount:callguard-system:watcher'") {
-		t.Error("the doors let another account through")
+		t.Error("the policies exempt another account")
 	}
 }
 
@@ -702,7 +702,7 @@ voice-agent:
 		}
 		for _, s := range b.Subjects {
 			if found++; s.Namespace != namespace || accounts[s.Name] == nil {
-				t.Errorf("the agent's Secret may be read by %s/%s, which is nobody here", s.Namespace, s.Name)
+				t.Errorf("the agent's Secret may be read by %s/%s, which does not exist here", s.Namespace, s.Name)
 			}
 		}
 	}

@@ -161,7 +161,7 @@ func TestWrittenByOthers(t *testing.T) {
 			state, ok = states[pointer]
 		}
 		if !ok {
-			t.Errorf("nobody checks %s %s", name, pointer)
+			t.Errorf("no test checks %s %s", name, pointer)
 			continue
 		}
 		if there, has := at(state.out, kind, name, pointer); !there || has {
@@ -240,7 +240,7 @@ func TestKustomization(t *testing.T) {
 	}
 	r := addon{namespace: charts[0].Namespace, version: "v" + charts[0].KubeVersion, json: json}.must(t)
 	if there, _ := at(r, "MutatingAdmissionPolicy", "callguard-grace", "/spec"); !there {
-		t.Error("with these values there is no grace door")
+		t.Error("with these values there is no policy callguard-grace")
 	}
 }
 

@@ -93,7 +93,7 @@ func TestScaledObject(t *testing.T) {
 		}
 	}
 	if notes := toZero("callguard.waiting.dispatchAgain=false").must(t).notes(); !strings.Contains(notes, "the first caller is never answered") {
-		t.Errorf("nobody is told that the first caller is never answered:\n%s", notes)
+		t.Errorf("the NOTES do not say that the first caller is never answered:\n%s", notes)
 	}
 }
 

@@ -90,7 +90,7 @@ func TestAddonNetworks(t *testing.T) {
 		if !slices.ContainsFunc(more[name].Spec.Egress, func(r networkingv1.NetworkPolicyEgressRule) bool {
 			return len(r.Ports) == 1 && r.Ports[0].Port.IntValue() == 4317
 		}) {
-			t.Errorf("%s may not reach what was added: %+v", name, more[name].Spec.Egress)
+			t.Errorf("%s may not reach the added port: %+v", name, more[name].Spec.Egress)
 		}
 	}
 }

@@ -202,7 +202,7 @@ func TestServerOfASecretWithoutFile(t *testing.T) {
 		t.Errorf("the server's keys (-want +got):\n%s", diff)
 	}
 	if config := all[corev1.ConfigMap](t, named, "ConfigMap")["v-voice-agent-livekit-config"].Data["config.yaml"]; strings.Contains(config, "key_file") {
-		t.Errorf("the server is told of a file, too, which LiveKit would prefer:\n%s", config)
+		t.Errorf("the server's configuration also has a file, which LiveKit would prefer:\n%s", config)
 	}
 	for _, v := range server.Spec.Template.Spec.Volumes {
 		if v.Name == "keys" {

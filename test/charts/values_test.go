@@ -289,7 +289,7 @@ func TestValuesOfTheLastRelease(t *testing.T) {
 	today := deployments(t, given{set: append(servers, "podDefaults.podSecurityContext.runAsUser=null")}.must(t))
 	for name, d := range deployments(t, old.must(t)) {
 		if diff := cmp.Diff(today[name].Spec, d.Spec); diff != "" {
-			t.Errorf("%s (-today +with the values of before):\n%s", name, diff)
+			t.Errorf("%s (-today +with the earlier values):\n%s", name, diff)
 		}
 	}
 }

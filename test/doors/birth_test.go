@@ -114,38 +114,38 @@ func TestBirth(t *testing.T) {
 		"TenYearsGrace": {reason: "The same for years.", change: func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(10 * 365 * 86400)) }, want: tooLong},
 		"EmptyReleased": {reason: "Nor with an empty label: the budget asks only whether it exists.",
 			change: func(p *corev1.Pod) { p.Labels[call.ReleasedLabel] = "" }, want: noLabel},
-		"Draining": {reason: "Nobody is born draining.", change: note(call.DrainingAnnotation), want: noNote},
-		"Aside":    {reason: "Nobody is born set aside.", change: note(call.AsideAnnotation), want: noNote},
-		"Hash":     {reason: "Nobody had a hash before birth.", change: note(call.HashAnnotation), want: noNote},
-		"Leave":    {reason: "Whoever is born asked to leave is made again forever.", change: note(call.LeaveAnnotation), want: noNote},
-		"Others":   {reason: "What a pod template sets is the template's.", change: note(call.WitnessesAnnotation), want: allowed},
-		"NoName": {reason: "The API server makes the name up before.",
+		"Draining": {reason: "No pod is created draining.", change: note(call.DrainingAnnotation), want: noNote},
+		"Aside":    {reason: "No pod is created set aside.", change: note(call.AsideAnnotation), want: noNote},
+		"Hash":     {reason: "No pod has a former hash at its creation.", change: note(call.HashAnnotation), want: noNote},
+		"Leave":    {reason: "A pod that is created with callguard.dev/leave would be recreated forever.", change: note(call.LeaveAnnotation), want: noNote},
+		"Others":   {reason: "The template's own settings are allowed.", change: note(call.WitnessesAnnotation), want: allowed},
+		"NoName": {reason: "The API server generates the name before.",
 			change: func(p *corev1.Pod) { p.GenerateName, p.Name, p.Labels[call.ReleasedLabel] = "agent-", "", "x" }, want: noLabel},
-		"TwoContainers": {reason: "A sibling that does not start leaves the pod Pending.", want: allowed,
+		"TwoContainers": {reason: "Another container that does not start leaves the pod Pending.", want: allowed,
 			change: func(p *corev1.Pod) {
 				p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "log", Image: "log:1"})
 			},
 			warns: []string{"a guarded pod has more than one regular container: while one of them has not started, the pod is evicted whatever calls the others hold; make helpers native sidecars (initContainers with restartPolicy Always)"}},
-		"NativeSidecar": {reason: "A native sidecar is no regular container.", want: allowed,
+		"NativeSidecar": {reason: "A native sidecar is not a regular container.", want: allowed,
 			change: func(p *corev1.Pod) {
 				always := corev1.ContainerRestartPolicyAlways
 				p.Spec.InitContainers = []corev1.Container{{Name: "gate", Image: "gate:1", RestartPolicy: &always}}
 			}},
-		"NoPriority": {reason: "A pod of priority 0 is tried first when the scheduler preempts.", want: allowed,
+		"NoPriority": {reason: "The scheduler tries to preempt a pod of priority 0 first.", want: allowed,
 			change: func(p *corev1.Pod) { p.Spec.PriorityClassName = "" },
 			warns:  []string{"a guarded pod has a lower priority than PriorityClass callguard-calls: the scheduler may try to preempt it, again and again; set priorityClassName: callguard-calls"}},
-		"Deadline": {reason: "A deadline at birth is the template's, and a mistake.", want: allowed,
+		"Deadline": {reason: "activeDeadlineSeconds at creation comes from the template, and is a mistake.", want: allowed,
 			change: func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = new(int64(60)) },
 			warns:  []string{"a guarded pod has activeDeadlineSeconds: the kubelet ends it then, with its calls; leave it out"}},
-		"ToleratesAll": {reason: "Karpenter takes the node past every door.", want: allowed,
+		"ToleratesAll": {reason: "Karpenter removes the node, and no policy is asked.", want: allowed,
 			change: func(p *corev1.Pod) {
 				p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
 			}, warns: []string{bears}},
-		"ToleratesKarpenter": {reason: "The same by name.", want: allowed,
+		"ToleratesKarpenter": {reason: "The same with the taint's name.", want: allowed,
 			change: func(p *corev1.Pod) {
 				p.Spec.Tolerations = []corev1.Toleration{{Key: "karpenter.sh/disrupted", Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}}
 			}, warns: []string{bears}},
-		"ToleratesOthers": {reason: "A taint of its node pool, and what the kubelet evicts for, are none of Karpenter's.", want: allowed,
+		"ToleratesOthers": {reason: "A taint of its node pool, and the kubelet's eviction taints, are not Karpenter's.", want: allowed,
 			change: func(p *corev1.Pod) {
 				p.Spec.Tolerations = []corev1.Toleration{
 					{Key: "example.org/voice", Operator: corev1.TolerationOpExists}, {Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute},

@@ -49,34 +49,34 @@ func TestBudget(t *testing.T) {
 		free   bool
 		leash  bool // the guard may not, and never does
 	}{
-		"Create": {reason: "A false budget would open births without holding anything.", do: func(id identity) error {
+		"Create": {reason: "A wrong budget would allow pods to be created without protecting them.", do: func(id identity) error {
 			_, err := stage.as(id).PolicyV1().PodDisruptionBudgets(bare).Create(ctx, budget(), metav1.CreateOptions{DryRun: dry()})
 			return err
 		}},
-		"CreateOther": {reason: "Another budget is its owner's.", free: true, leash: true, do: func(id identity) error {
+		"CreateOther": {reason: "Other budgets belong to their owners.", free: true, leash: true, do: func(id identity) error {
 			other := budget()
 			other.Name = "other"
 			_, err := stage.as(id).PolicyV1().PodDisruptionBudgets(ns).Create(ctx, other, metav1.CreateOptions{DryRun: dry()})
 			return err
 		}},
-		"CreateNameless": {reason: "A name that is made up is never this one.", free: true, leash: true, do: func(id identity) error {
+		"CreateNameless": {reason: "A generated name is never this one.", free: true, leash: true, do: func(id identity) error {
 			other := budget()
 			other.Name, other.GenerateName = "", "callguard"
 			_, err := stage.as(id).PolicyV1().PodDisruptionBudgets(ns).Create(ctx, other, metav1.CreateOptions{DryRun: dry()})
 			return err
 		}},
-		"Open":     {reason: "It would hold nothing.", do: change(func(b *policyv1.PodDisruptionBudget) { b.Spec.MinAvailable = new(intstr.FromInt32(0)) })},
-		"Unselect": {reason: "It would hold nobody.", leash: true, do: change(func(b *policyv1.PodDisruptionBudget) { b.Spec.Selector.MatchLabels["x"] = "y" })},
-		"Always": {reason: "It would let unready pods go.", do: change(func(b *policyv1.PodDisruptionBudget) {
+		"Open":     {reason: "It would protect nothing.", do: change(func(b *policyv1.PodDisruptionBudget) { b.Spec.MinAvailable = new(intstr.FromInt32(0)) })},
+		"Unselect": {reason: "It would protect nothing.", leash: true, do: change(func(b *policyv1.PodDisruptionBudget) { b.Spec.Selector.MatchLabels["x"] = "y" })},
+		"Always": {reason: "It would allow the eviction of unready pods.", do: change(func(b *policyv1.PodDisruptionBudget) {
 			b.Spec.UnhealthyPodEvictionPolicy = new(policyv1.AlwaysAllow)
 		})},
-		"Disown": {reason: "A false owner would take it along.", do: change(func(b *policyv1.PodDisruptionBudget) {
+		"Disown": {reason: "With a wrong owner it would be deleted.", do: change(func(b *policyv1.PodDisruptionBudget) {
 			b.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "gone", UID: "00000000-0000-0000-0000-000000000000"}}
 		})},
 		"Hold":    {reason: "A finalizer would outlive the uninstall.", do: change(func(b *policyv1.PodDisruptionBudget) { b.Finalizers = []string{"example.org/x"} })},
-		"Nothing": {reason: "So stored objects are migrated.", free: true, do: change(func(*policyv1.PodDisruptionBudget) {})},
-		"Label":   {reason: "A label is no harm.", free: true, do: change(func(b *policyv1.PodDisruptionBudget) { b.Labels = map[string]string{"x": "y"} })},
-		"Delete": {reason: "It would hold nothing.", do: func(id identity) error {
+		"Nothing": {reason: "Storage migration works like this.", free: true, do: change(func(*policyv1.PodDisruptionBudget) {})},
+		"Label":   {reason: "A label does no harm.", free: true, do: change(func(b *policyv1.PodDisruptionBudget) { b.Labels = map[string]string{"x": "y"} })},
+		"Delete": {reason: "It would protect nothing.", do: func(id identity) error {
 			return stage.as(id).PolicyV1().PodDisruptionBudgets(ns).Delete(ctx, "callguard", metav1.DeleteOptions{DryRun: dry()})
 		}},
 		"DeleteAll": {reason: "A request for a collection names no object.", do: func(id identity) error {

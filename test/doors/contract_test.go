@@ -35,7 +35,7 @@ func TestDoorsAreAsRendered(t *testing.T) {
 		t.Helper()
 		trial.Must(t, err)
 		if !equality.Semantic.DeepEqual(want, got) {
-			t.Errorf("%s %s is stored otherwise than it is rendered: give what the API server adds. -rendered, +stored:\n%s", kind, name, cmp.Diff(want, got))
+			t.Errorf("%s %s is stored differently than rendered: add what the API server adds. -rendered, +stored:\n%s", kind, name, cmp.Diff(want, got))
 		}
 	}
 	for _, want := range doors.Policies {
@@ -46,7 +46,7 @@ func TestDoorsAreAsRendered(t *testing.T) {
 			return err == nil && got.Status.TypeChecking != nil, err
 		}))
 		for _, w := range got.Status.TypeChecking.ExpressionWarnings {
-			t.Errorf("the API server warns of policy %s: %s: %s", want.Name, w.FieldRef, w.Warning)
+			t.Errorf("the API server warns about policy %s: %s: %s", want.Name, w.FieldRef, w.Warning)
 		}
 	}
 	for _, want := range doors.Bindings {
@@ -96,7 +96,7 @@ func TestElsewhere(t *testing.T) {
 	expect(t, "a budget of that name", allowed, err)
 	trial.Must(t, evict(t, editor(), ns, "serving", metav1.DeleteOptions{GracePeriodSeconds: &now}))
 	if got := get(t, ns, "serving").DeletionGracePeriodSeconds; got == nil || *got != 1 {
-		t.Errorf("the grace of an eviction was changed to %v", got)
+		t.Errorf("the grace period of an eviction was changed to %v", got)
 	}
 }
 
@@ -324,7 +324,7 @@ func TestUninstall(t *testing.T) {
 	is, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).Get(ctx, "callguard", metav1.GetOptions{})
 	trial.Must(t, err)
 	if is.UID != owned.UID || is.DeletionTimestamp != nil {
-		t.Error("the budget fell with its owner")
+		t.Error("the budget was deleted with its owner")
 	}
 	expect(t, "an eviction", tooMany, evict(t, admin(), ns, "serving", metav1.DeleteOptions{DryRun: dry()}))
 
@@ -334,7 +334,7 @@ func TestUninstall(t *testing.T) {
 		list, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).List(ctx, metav1.ListOptions{})
 		return err == nil && len(list.Items) == 0, err
 	}))
-	t.Logf("the collector took the budget %s after the policy was gone", time.Since(began).Round(time.Millisecond))
+	t.Logf("the garbage collector deleted the budget %s after the policy was gone", time.Since(began).Round(time.Millisecond))
 	trial.Must(t, stage.apply(ctx))
 	trial.Must(t, eventually(ctx, "the policy is in force again", func() (bool, error) {
 		_, err := stage.admin.PolicyV1().PodDisruptionBudgets(ns).Create(ctx, budget(), metav1.CreateOptions{DryRun: dry()})

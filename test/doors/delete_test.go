@@ -59,10 +59,10 @@ func TestDelete(t *testing.T) {
 		"failed":      {reason: "A node that shuts down reports so while its containers still run.", held: true, runs: true},
 		"aside":       {reason: "Its calls go on.", held: true, runs: true},
 		"draining":    {reason: "Its calls go on.", held: true, runs: true},
-		"released":    {reason: "Its calls are over; what still ends has the grace.", runs: true, least: 600},
-		"terminating": {reason: "It goes already, at its own pace.", runs: true, least: 600},
-		"shortened":   {reason: "What somebody exempt has shortened is not lengthened.", runs: true, least: 300},
-		"leaving":     {reason: "It goes already, at its own pace.", runs: true, least: 600},
+		"released":    {reason: "Its calls are over; what still ends has the grace period.", runs: true, least: 600},
+		"terminating": {reason: "It is already being deleted, with its grace period.", runs: true, least: 600},
+		"shortened":   {reason: "A grace period that somebody exempt has shortened stays short.", runs: true, least: 300},
+		"leaving":     {reason: "It is already being deleted, with its grace period.", runs: true, least: 600},
 		"terminated":  {reason: "Its containers have ended."},
 	}
 	seconds := func(n int64) *int64 { return &n }

@@ -73,7 +73,7 @@ func TestEvictionKeepsTheGrace(t *testing.T) {
 	trial.Must(t, evict(t, admin(), ns, "again", metav1.DeleteOptions{GracePeriodSeconds: &short}))
 	trial.Must(t, evict(t, breakGlass(), ns, "broken", metav1.DeleteOptions{GracePeriodSeconds: &short}))
 	if pod, err := stage.admin.CoreV1().Pods(ns).Get(t.Context(), "broken", metav1.GetOptions{}); err == nil && (pod.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds != short) {
-		t.Errorf("Break-glass gives a grace of its own. Pod broken goes with grace %v, want %d", pod.DeletionGracePeriodSeconds, short)
+		t.Errorf("Break-glass sets its own grace period. Pod broken ends with %v, want %d", pod.DeletionGracePeriodSeconds, short)
 	}
 	want := int64(600)
 	if !stage.keepsGraces {
@@ -86,7 +86,7 @@ func TestEvictionKeepsTheGrace(t *testing.T) {
 	} {
 		pod := get(t, ns, name)
 		if pod.DeletionTimestamp == nil || pod.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds != want {
-			t.Errorf("%s Pod %s goes at %v with grace %v, want %d", reason, name, pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds, want)
+			t.Errorf("%s Pod %s ends at %v with grace period %v, want %d", reason, name, pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds, want)
 		}
 	}
 }
@@ -115,7 +115,7 @@ func TestEvictionWithoutBudget(t *testing.T) {
 		return answer(evict(t, admin(), ns, pod, metav1.DeleteOptions{DryRun: dry()}))
 	}
 	if got := try("released"); got != allowed {
-		t.Errorf("beside the budget a released pod's eviction is answered %s", got)
+		t.Errorf("with the budget, the answer to a released pod's eviction is %s", got)
 	}
 	budgets := stage.as(breakGlass()).PolicyV1().PodDisruptionBudgets(ns)
 	for range 5 {
@@ -137,7 +137,7 @@ func TestEvictionWithoutBudget(t *testing.T) {
 		trial.Must(t, err)
 		trial.Must(t, eventually(ctx, "it is the budget that refuses again", func() (bool, error) { return strings.HasPrefix(try("serving"), tooMany), nil }))
 		if got := try("released"); got != allowed {
-			t.Errorf("with the budget back a released pod's eviction is answered %s", got)
+			t.Errorf("with the budget back, the answer to a released pod's eviction is %s", got)
 		}
 	}
 }

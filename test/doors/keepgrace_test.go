@@ -63,13 +63,13 @@ func TestKeepGrace(t *testing.T) {
 		namespace string
 		least     int64 // the shortest that is allowed; 0: any
 	}{
-		"runs":      {reason: "It carries rooms.", least: 600},
-		"goes":      {reason: "It ends already, at its own pace.", least: 600},
-		"shortened": {reason: "What somebody exempt has shortened is not lengthened.", least: 300},
-		"long":      {reason: "No grace is held for more than a day.", least: 86400},
+		"runs":      {reason: "It has rooms.", least: 600},
+		"goes":      {reason: "It already ends, with its grace period.", least: 600},
+		"shortened": {reason: "A grace period that somebody exempt has shortened stays short.", least: 300},
+		"long":      {reason: "At most a day of grace period is kept.", least: 86400},
 		"ended":     {reason: "Its containers have ended."},
 		"other":     {reason: "It has no such label."},
-		"elsewhere": {reason: "Doors hold in enabled namespaces only.", namespace: elsewhere},
+		"elsewhere": {reason: "Policies apply in enabled namespaces only.", namespace: elsewhere},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod, where := name, ns
@@ -104,6 +104,6 @@ func TestKeepGrace(t *testing.T) {
 	}
 	trial.Must(t, evict(t, admin(), ns, "runs", metav1.DeleteOptions{GracePeriodSeconds: &short}))
 	if pod := get(t, ns, "runs"); pod.DeletionTimestamp == nil || pod.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds != want {
-		t.Errorf("pod runs goes at %v with grace %v, want %d", pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds, want)
+		t.Errorf("pod runs ends at %v with grace period %v, want %d", pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds, want)
 	}
 }

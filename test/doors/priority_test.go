@@ -28,13 +28,13 @@ func TestPriority(t *testing.T) {
 		change            []func(*corev1.Pod)
 		want              string
 	}{
-		"Guarded":            {reason: "It is for them.", namespace: here, want: allowed},
+		"Guarded":            {reason: "It is for guarded pods.", namespace: here, want: allowed},
 		"Unguarded":          {reason: "It holds no calls.", namespace: here, change: []func(*corev1.Pod){unguarded}, want: guardedOnly},
-		"GuardedOtherwise":   {reason: "Only this value guards.", namespace: here, change: []func(*corev1.Pod){func(p *corev1.Pod) { p.Labels[call.GuardedLabel] = "True" }}, want: guardedOnly},
-		"UnguardedClassless": {reason: "Other pods are nobody's concern.", namespace: here, change: []func(*corev1.Pod){unguarded, classless}, want: allowed},
-		"Elsewhere":          {reason: "Nothing guards it there.", namespace: elsewhere, want: enabledOnly},
+		"GuardedOtherwise":   {reason: "Only this value makes a pod guarded.", namespace: here, change: []func(*corev1.Pod){func(p *corev1.Pod) { p.Labels[call.GuardedLabel] = "True" }}, want: guardedOnly},
+		"UnguardedClassless": {reason: "Other pods are not affected.", namespace: here, change: []func(*corev1.Pod){unguarded, classless}, want: allowed},
+		"Elsewhere":          {reason: "Nothing protects it there.", namespace: elsewhere, want: enabledOnly},
 		"ElsewhereUnguarded": {reason: "Nor is it guarded.", namespace: elsewhere, change: []func(*corev1.Pod){unguarded}, want: guardedOnly},
-		"ElsewhereClassless": {reason: "Where callguard is not enabled it has no say.", namespace: elsewhere, change: []func(*corev1.Pod){classless}, want: allowed},
+		"ElsewhereClassless": {reason: "It does not apply where callguard is not enabled.", namespace: elsewhere, change: []func(*corev1.Pod){classless}, want: allowed},
 	}
 	born := func(namespace string, pod *corev1.Pod) error {
 		_, err := stage.as(editor()).CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: dry()})

@@ -228,7 +228,7 @@ func (c *cluster) apply(ctx context.Context) error {
 		return fmt.Errorf("cannot install the doors: %w: %s", err, out)
 	}
 	if strings.Contains(string(out), "Warning") {
-		return fmt.Errorf("the API server warns of the manifests: %s", out)
+		return fmt.Errorf("the API server warns about the manifests: %s", out)
 	}
 	// There is no such program here: its pods would be simulated as running.
 	none := fmt.Appendf(nil, `{"spec":{"replicas":0}}`)

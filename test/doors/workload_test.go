@@ -48,32 +48,32 @@ func TestWorkloadAdvice(t *testing.T) {
 		change    func(object)
 		warns     []string
 	}{
-		"Right":   {reason: "Nobody is told of nothing."},
-		"Others":  {reason: "A workload that names callguard nowhere is none of its business.", change: func(o object) { o.template.Labels, o.template.Annotations = map[string]string{"app": "agent"}, nil }},
-		"OptOut":  {reason: "Whoever says false means it.", change: func(o object) { o.template.Labels[call.GuardedLabel] = "false" }},
-		"NoLabel": {reason: "The annotations alone guard nothing.", change: func(o object) { delete(o.template.Labels, call.GuardedLabel) }, warns: []string{missing}},
-		"LabelOfTheWorkload": {reason: "A label beside the pod template is none of its pods.",
+		"Right":   {reason: "Without a mistake there is no warning."},
+		"Others":  {reason: "A workload that does not mention callguard is not checked.", change: func(o object) { o.template.Labels, o.template.Annotations = map[string]string{"app": "agent"}, nil }},
+		"OptOut":  {reason: "The value false is deliberate.", change: func(o object) { o.template.Labels[call.GuardedLabel] = "false" }},
+		"NoLabel": {reason: "Annotations alone make no pod guarded.", change: func(o object) { delete(o.template.Labels, call.GuardedLabel) }, warns: []string{missing}},
+		"LabelOfTheWorkload": {reason: "A label outside the pod template does not reach the pods.",
 			change: func(o object) {
 				o.meta.Labels = map[string]string{call.GuardedLabel: "true"}
 				o.template.Labels, o.template.Annotations = map[string]string{"app": "agent"}, nil
 			}, warns: []string{missing}},
-		"Yes": {reason: "Only true is true.", change: func(o object) { o.template.Labels[call.GuardedLabel] = "yes" },
+		"Yes": {reason: "Only the value true counts.", change: func(o object) { o.template.Labels[call.GuardedLabel] = "yes" },
 			warns: []string{`label callguard.dev/guarded of the pod template is "yes", so nothing holds or counts its calls` + line}},
-		"NotEnabled": {reason: "The commonest one: nobody enabled the namespace, or with another value.", namespace: off,
+		"NotEnabled": {reason: "The most common mistake: the namespace is not enabled, or has another value.", namespace: off,
 			warns: []string{"namespace " + off + " is not enabled, so nothing holds or counts the calls of these pods. An administrator enables it: kubectl label namespace " + off + " callguard.dev/enabled=true --overwrite"}},
 		"Misspelt": {reason: "Without the port the gate is not asked.", change: func(o object) { o.template.Annotations = map[string]string{"callguard.dev/gateport": "8089"} },
 			warns: []string{
 				"callguard knows no annotation callguard.dev/gateport of a pod template; it knows callguard.dev/witnesses, gate-port, worker-port, agent-container, livekit-secret, livekit-secret-keys, launch-limit, drain-deadline, on-deadline, agent-name, waiting-rooms and dispatch-again",
 				`the pod template has a call-gate, and callguard does not know of it; write under spec.template.metadata.annotations: callguard.dev/gate-port: "8089"`,
 			}},
-		"GateByWitness": {reason: "The port has a default then.", change: func(o object) { o.template.Annotations = map[string]string{call.WitnessesAnnotation: "gate"} }},
-		"Misplaced": {reason: "Pods do not have what stands on their owner.", change: func(o object) {
+		"GateByWitness": {reason: "Then the port has a default.", change: func(o object) { o.template.Annotations = map[string]string{call.WitnessesAnnotation: "gate"} }},
+		"Misplaced": {reason: "Pods do not have their owner's annotations.", change: func(o object) {
 			o.meta.Annotations = map[string]string{call.DeadlineAnnotation: "2h", call.MinAvailableAnnotation: "1"}
 		}, warns: []string{"annotation callguard.dev/drain-deadline has no effect on the workload itself, where callguard reads callguard.dev/min-available alone; write it under spec.template.metadata.annotations"}},
-		"TwoContainers": {reason: "A sibling that does not start leaves the pod Pending.", change: func(o object) {
+		"TwoContainers": {reason: "Another container that does not start leaves the pod Pending.", change: func(o object) {
 			o.template.Spec.Containers = append(o.template.Spec.Containers, corev1.Container{Name: "log", Image: "log:1"})
 		}, warns: []string{"a guarded pod has more than one regular container: while one of them has not started, the pod is evicted whatever calls the others hold; make helpers native sidecars: initContainers with restartPolicy: Always"}},
-		"NoPriority": {reason: "It is tried first when the scheduler preempts.", change: func(o object) { o.template.Spec.PriorityClassName = "" },
+		"NoPriority": {reason: "The scheduler tries to preempt it first.", change: func(o object) { o.template.Spec.PriorityClassName = "" },
 			warns: []string{"a guarded pod has no priority, and the scheduler may try to preempt it, again and again; write under spec.template.spec: priorityClassName: callguard-calls"}},
 		"ShortGrace": {reason: "Kubernetes' default cuts calls that outlive it.", change: func(o object) { o.template.Spec.TerminationGracePeriodSeconds = nil },
 			warns: []string{"terminationGracePeriodSeconds is 30, and an agent that is told to end may take 3600 s to finish its calls (drain_timeout): those that last longer are cut; write under spec.template.spec: terminationGracePeriodSeconds: 4020"}},
@@ -84,16 +84,16 @@ func TestWorkloadAdvice(t *testing.T) {
 		"ToleratesAll": {reason: "Karpenter takes the node past every door.", change: func(o object) {
 			o.template.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
 		}, warns: []string{bears}},
-		"ToleratesOthers": {reason: "A taint of its node pool is none of Karpenter's.", change: func(o object) {
+		"ToleratesOthers": {reason: "A taint of its node pool is not Karpenter's.", change: func(o object) {
 			o.template.Spec.Tolerations = []corev1.Toleration{{Key: "pool", Operator: corev1.TolerationOpExists}}
 		}},
 		"DeadlyProbe": {reason: "LiveKit's outage is no reason to end calls.", change: func(o object) {
 			o.template.Spec.Containers[0].LivenessProbe = asks("/healthz/realtime")
 		}, warns: []string{"a liveness probe asks /readyz or /healthz/realtime, which say no while LiveKit or the Realtime API is away: the kubelet then ends the container with its calls; make it a readinessProbe"}},
-		"Probe": {reason: "Whether the process answers is a good question.", change: func(o object) {
+		"Probe": {reason: "Checking whether the process answers is fine.", change: func(o object) {
 			o.template.Spec.Containers[0].LivenessProbe, o.template.Spec.Containers[0].ReadinessProbe = asks("/healthz"), asks("/readyz")
 		}},
-		"OfAController": {reason: "Who writes the object that makes this one is told there.", change: func(o object) {
+		"OfAController": {reason: "Whoever writes this object's owner is warned there.", change: func(o object) {
 			delete(o.template.Labels, call.GuardedLabel)
 			o.meta.OwnerReferences = []metav1.OwnerReference{{APIVersion: "example.org/v1", Kind: "Agent", Name: "agent", UID: "1", Controller: new(true)}}
 		}},

@@ -166,20 +166,20 @@ func TestCallsDoctor(t *testing.T) {
 	})
 	s.does("delete", "validatingadmissionpolicybinding", door)
 	out, _, code := calls(t, "doctor")
-	t.Logf("without a door:\n%s", out)
+	t.Logf("without a policy:\n%s", out)
 	if code != 1 {
-		t.Errorf("doctor exits with %d without a door; want 1", code)
+		t.Errorf("doctor exits with %d without a policy; want 1", code)
 	}
 	says(t, "doctor", out, `FAIL +doors +ValidatingAdmissionPolicyBinding callguard-delete is missing; apply the chart again`)
 	_, refused, code := calls(t, "drain", s.nodes[0])
 	if code != 1 {
-		t.Errorf("a drain without a door exits with %d; want 1", code)
+		t.Errorf("a drain without a policy exits with %d; want 1", code)
 	}
 	says(t, "drain", refused, `was not touched`, `callguard-delete is missing`)
 	s.must(errors.Join(stage.InstallGuard(t.Context()), stage.Guard.WaitReady(t.Context())))
 	restored = true
 	if out, is := well(); !is {
-		t.Errorf("the door is back, and doctor says:\n%s", out)
+		t.Errorf("the policy is back, and doctor prints:\n%s", out)
 	}
 }
 

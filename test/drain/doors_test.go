@@ -81,7 +81,7 @@ func TestDoorsOpen(t *testing.T) {
 	held(" is not as this version of callguard has it")
 	for resource, n := range s.writes(began) {
 		if resource != "events" {
-			t.Errorf("the guard wrote %s %d times behind an open door", resource, n)
+			t.Errorf("the guard wrote %s %d times without a policy", resource, n)
 		}
 	}
 	s.waits(drain)

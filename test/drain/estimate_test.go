@@ -94,7 +94,7 @@ func TestEstimate(t *testing.T) {
 		t.Logf("%2.0f s after its beginning: in %2.0f s, nine of ten times in %2.0f s; the last call ended in %2.0f s; off by %2.0f %% of the drain",
 			after.Seconds(), look.median.Seconds(), look.p90.Seconds(), over.Sub(look.at).Seconds(), 100*off)
 		if look.longest > look.median+2*time.Second { // the pods are read after the node
-			t.Errorf("the node's calls are foretold to be over in %s, and those of one of its pods in %s", look.median, look.longest)
+			t.Errorf("the node's calls are estimated to end in %s, and those of one of its pods in %s", look.median, look.longest)
 		}
 		if after >= took/2 {
 			n, sum, worst = n+1, sum+off, max(worst, off)
@@ -135,7 +135,7 @@ func (s *story) look(node string, c *callersAgain) (looks []look) {
 		s.must(json.Unmarshal([]byte(out), &plan))
 		at, is := time.Now(), plan.CallsOver
 		if is.MedianSeconds == nil || is.P90Seconds == nil {
-			s.t.Fatalf("in the drain nobody knows when it ends: %s\n%s", is.Unknown, errOut)
+			s.t.Fatalf("during the drain its end is unknown: %s\n%s", is.Unknown, errOut)
 		}
 		whole, err := s.ofNode(node, "seconds_until_idle")
 		s.must(err)

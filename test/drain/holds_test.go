@@ -91,7 +91,7 @@ func (s *story) notForced(pod string) {
 	list, err := stage.Client.CoreV1().Events(s.ns).List(s.t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod + ",reason=" + guard.ReasonForced})
 	s.must(err)
 	for _, e := range list.Items {
-		s.t.Errorf("pod %s holds no call, and is told of as if it might: %s", pod, e.Message)
+		s.t.Errorf("pod %s holds no call, but its Event says that it might: %s", pod, e.Message)
 	}
 }
 
@@ -276,7 +276,7 @@ func TestCordonAlone(t *testing.T) {
 	s.eventually(inTime, "each pod was replaced", twoOfEach)
 	s.always(replacedAgain, "no pod is replaced again", twoOfEach)
 	if n := s.watch.able(); n != 3 {
-		t.Errorf("%d pods can take calls; want the three that came: %s", n, s.watch.describe())
+		t.Errorf("%d pods can take calls; want the three new ones: %s", n, s.watch.describe())
 	}
 	s.bounds(3+2, 0) // a ReplicaSet replaces a pod while it ends
 	s.noneDropped()

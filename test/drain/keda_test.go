@@ -242,12 +242,12 @@ func TestKEDAFromZeroToZero(t *testing.T) {
 	s.eventually(soon, "the blind workload has the replicas of its fallback", func() (bool, error) {
 		n, err := s.replicasOf(blind)
 		if err == nil && n < 1 {
-			t.Fatal("unknown was taken for zero")
+			t.Fatal("unknown counted as zero")
 		}
 		return n == 2, err
 	})
 	if told := keda.Told(s.ns, blind); told.Idle > 0 || status.Code(told.Err) != codes.Unavailable {
-		t.Errorf("of a workload whose calls nobody can count KEDA was told %+v; want Unavailable", told)
+		t.Errorf("for a workload with unknown calls KEDA got %+v; want Unavailable", told)
 	}
 }
 
@@ -304,7 +304,7 @@ func (s *story) fromZero(keda *fleet.KEDA) {
 		s.t.Errorf("the caller was answered %s after the agent had started; want that at once", late)
 	}
 	if keda.Told(s.ns, "calls").Pushed == 0 {
-		s.t.Error("KEDA was not told of the call before it asked")
+		s.t.Error("the call was not pushed to KEDA before it asked")
 	}
 }
 

@@ -161,7 +161,7 @@ func TestMetricBesideADeadNode(t *testing.T) {
 	s.eventually(inTime, "the metric has its call", func() (bool, error) { return s.counts(1) })
 	left := s.pods(func(p *corev1.Pod) bool { return slices.Contains(dead, p.Name) })
 	if len(left) != len(dead) {
-		t.Errorf("of the dead node's pods %v are left; nobody knows their calls, so all stay: %v", left, dead)
+		t.Errorf("of the dead node's pods %v are left; their calls are unknown, so all should stay: %v", left, dead)
 	}
 	s.noneDropped()
 }

@@ -142,7 +142,7 @@ func (o *owned) play(reconcile func(context.Context, *unstructured.Unstructured)
 		done.Wait()
 		for text, n := range refused {
 			if o.t.Failed() {
-				o.t.Logf("the controller of %s was told %d times: %s", o.name(), n, text)
+				o.t.Logf("the controller of %s was refused %d times: %s", o.name(), n, text)
 			}
 		}
 	})

@@ -96,7 +96,7 @@ func TestSteady(t *testing.T) {
 		t.Errorf("only %d calls began and ended within %s (%d could not begin); want %d, else this shows nothing", seats.Load(), steadyPatience, refused.Load(), leastCalls)
 	}
 	for resource, n := range s.writes(began) {
-		t.Errorf("the guard wrote %s %d times while nobody wanted a pod to go", resource, n)
+		t.Errorf("the guard wrote %s %d times while no pod had to leave", resource, n)
 	}
 
 	began = time.Now()

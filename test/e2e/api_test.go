@@ -161,7 +161,7 @@ func TestWhoMayAsk(t *testing.T) {
 	}
 	anonymous := rest.AnonymousClientConfig(direct)
 	if err := ask(anonymous); !apierrors.IsForbidden(err) && !apierrors.IsUnauthorized(err) {
-		t.Errorf("nobody in particular got %v, want 401 or 403", err)
+		t.Errorf("an anonymous user got %v, want 401 or 403", err)
 	}
 }
 
@@ -406,7 +406,7 @@ func TestManifests(t *testing.T) {
 	trial.Must(t, err)
 	for _, want := range []string{"deployment.apps/metrics-adapter", "poddisruptionbudget.policy/metrics-adapter", "service/metrics-adapter-peers"} {
 		if !strings.Contains(out, want+" serverside-applied") {
-			t.Errorf("kube-apiserver does not take %s:\n%s", want, out)
+			t.Errorf("kube-apiserver does not accept %s:\n%s", want, out)
 		}
 	}
 }

@@ -330,7 +330,7 @@ func (s *besideStory) putBack(t *testing.T, ours *lab.Adapter) *lab.Adapter {
 	eventually(t, 30*time.Second-time.Since(began), "the metric tells so", func() (bool, error) {
 		return strings.Contains(adapterPath(t, ours, "/metrics"), gauge+"0"), nil
 	})
-	t.Logf("told within %s", time.Since(began).Round(time.Millisecond))
+	t.Logf("reported within %s", time.Since(began).Round(time.Millisecond))
 
 	// The solution that both name.
 	_, err = stage.Kubectl(t.Context(), "annotate", "apiservice", name, apiservice.BeforeAnnotation+"-")
@@ -363,7 +363,7 @@ func (s *besideStory) uninstall(t *testing.T, ours *lab.Adapter) {
 		t.Errorf("the APIService that was given back (-before +after):\n%s%v", diff, found.Annotations)
 	}
 	if _, err := s.services.Get(t.Context(), lab.APIServices()[1], metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-		t.Errorf("APIService %s, which there was none of before: %v", lab.APIServices()[1], err)
+		t.Errorf("APIService %s, which did not exist before: %v", lab.APIServices()[1], err)
 	}
 	s.available(t, lab.APIServices()[0], lab.OtherNamespace+"/"+lab.OtherName)
 	s.scalesOnTheirs(t, 5, 1)

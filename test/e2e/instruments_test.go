@@ -80,7 +80,7 @@ func TestClusterIsReplaced(t *testing.T) {
 		t.Error("a half-dead instance was inherited")
 	}
 	if !strings.Contains(progress.String(), local.Scheduler) {
-		t.Errorf("nobody was told what was dead:\n%s", progress.String())
+		t.Errorf("the output does not say what was dead:\n%s", progress.String())
 	}
 }
 

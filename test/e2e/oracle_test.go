@@ -86,7 +86,7 @@ func oracle() map[string]oracleCase {
 		"worker-node-idle":    {reason: "Node writes integers.", pods: map[string]oraclePod{"a": {worker: nodeIdle, witnesses: worker}}, list: map[string]int64{"a": 0}},
 		"worker-node-busy":    {reason: "Node writes integers.", pods: map[string]oraclePod{"a": {worker: nodeBusy, witnesses: worker}}, list: map[string]int64{"a": 2}},
 		"worker-other-port":   {reason: "The agent's port is an annotation.", pods: map[string]oraclePod{"a": {worker: nodeBusy, witnesses: worker, port: 9099}}, list: map[string]int64{"a": 2}},
-		"worker-silent":       {reason: "Nobody listens: unknown.", pods: map[string]oraclePod{"a": {witnesses: worker}}, because: "1 of 1 pods are unknown"},
+		"worker-silent":       {reason: "Nothing listens: unknown.", pods: map[string]oraclePod{"a": {witnesses: worker}}, because: "1 of 1 pods are unknown"},
 		"worker-500":          {reason: "A failing agent is unknown.", pods: map[string]oraclePod{"a": {worker: "500", witnesses: worker}}, because: "500"},
 		"worker-404":          {reason: "Another server on the port is unknown.", pods: map[string]oraclePod{"a": {worker: "404", witnesses: worker}}, because: "404"},
 		"worker-rubbish":      {reason: "An empty object is no zero.", pods: map[string]oraclePod{"a": {worker: "{}", witnesses: worker}}, because: "sdk_version"},
@@ -110,7 +110,7 @@ func oracle() map[string]oracleCase {
 		"avatar":              {reason: "An avatar joins on behalf of an agent.", pods: map[string]oraclePod{"a": {rooms: 1, witnesses: rooms, others: "avatar"}}, list: map[string]int64{"a": 1}},
 		"two-in-a-room":       {reason: "A call is a room, not an agent.", pods: map[string]oraclePod{"a": {witnesses: rooms, others: "two"}}, list: map[string]int64{"a": 1}},
 		"same-identity":       {reason: "A duplicate identity takes the first one's place.", pods: map[string]oraclePod{"a": {witnesses: rooms, others: "duplicate"}}, list: map[string]int64{"a": 1}},
-		"phantom":             {reason: "An agent of a pod that is not alive counts for nobody.", pods: map[string]oraclePod{"a": {rooms: 1, witnesses: rooms, others: "phantom"}}, list: map[string]int64{"a": 1}},
+		"phantom":             {reason: "An agent of a pod that is not alive does not count.", pods: map[string]oraclePod{"a": {rooms: 1, witnesses: rooms, others: "phantom"}}, list: map[string]int64{"a": 1}},
 		"with-callers":        {reason: "Callers in the room change nothing.", pods: map[string]oraclePod{"a": {rooms: 1, witnesses: rooms, others: "guests"}}, list: map[string]int64{"a": 1}},
 		"other-project":       {reason: "A pod is counted in its own project.", pods: map[string]oraclePod{"a": {rooms: 2, witnesses: rooms, project: teamProject}}, list: map[string]int64{"a": 2}},
 		"two-projects":        {reason: "Two projects in one namespace.", pods: map[string]oraclePod{"a": {rooms: 2, witnesses: rooms, project: teamProject}, "b": {rooms: 1, witnesses: rooms}}, list: map[string]int64{"a": 2, "b": 1}},
@@ -118,8 +118,8 @@ func oracle() map[string]oracleCase {
 		"nameless":            {reason: "While agents name no pod, rooms alone cannot tell.", pods: map[string]oraclePod{"a": {witnesses: rooms, project: namelessProject}}, because: "name no pod in attribute callguard.dev/pod"},
 		"nameless-worker":     {reason: "A pod with another witness is known.", pods: map[string]oraclePod{"a": {worker: nodeBusy, project: namelessProject}}, list: map[string]int64{"a": 2}},
 		"nameless-and-own":    {reason: "Pods of other projects are not concerned.", pods: map[string]oraclePod{"a": {witnesses: rooms, project: namelessProject}, "b": {rooms: 1, witnesses: rooms}}, list: map[string]int64{"b": 1}},
-		"missing-secret":      {reason: "A project that cannot be read cannot be believed.", pods: map[string]oraclePod{"a": {witnesses: rooms, project: missingProject}}, because: `secrets "none" not found`},
-		"missing-secret-both": {reason: "Not even beside a pod that is known.", pods: map[string]oraclePod{"a": {worker: nodeBusy, project: missingProject}, "b": {rooms: 1, witnesses: rooms}}, because: `secrets "none" not found`},
+		"missing-secret":      {reason: "A project that cannot be read is unknown.", pods: map[string]oraclePod{"a": {witnesses: rooms, project: missingProject}}, because: `secrets "none" not found`},
+		"missing-secret-both": {reason: "Not even next to a pod that is known.", pods: map[string]oraclePod{"a": {worker: nodeBusy, project: missingProject}, "b": {rooms: 1, witnesses: rooms}}, because: `secrets "none" not found`},
 		"missing-secret-idle": {reason: "A worker needs no project.", pods: map[string]oraclePod{"a": {worker: nodeIdle, witnesses: worker, project: missingProject}}, list: map[string]int64{"a": 0}},
 	}
 }

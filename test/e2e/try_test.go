@@ -63,7 +63,7 @@ func try(t *testing.T, namespace string, args ...string) (tried, int) {
 		t.Fatal(err)
 	}
 	if lines := strings.Count(errs.String(), "\n"); (err == nil) != (lines == 0) || lines > 1 {
-		t.Errorf("it says more than what is wrong: %s", errs.String())
+		t.Errorf("it prints more than the error: %s", errs.String())
 	}
 	var said tried
 	if len(out) > 0 {

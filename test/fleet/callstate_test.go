@@ -39,7 +39,7 @@ func TestCallState(t *testing.T) {
 			want:   callState{Phase: answered, AnsweredAt: at(20)},
 		},
 		"Killed": {
-			reason: "What the fleet ends is dropped at once, with its cause.",
+			reason: "A call that the fleet ends is dropped at once, with its cause.",
 			seen:   []observation{present, {At: at(5), Agent: agentAbsent, Lost: CauseGrace}},
 			want:   callState{Phase: dropped, AnsweredAt: at(1), EndedAt: at(5), Cause: CauseGrace},
 		},
@@ -54,7 +54,7 @@ func TestCallState(t *testing.T) {
 			want:   callState{Phase: completed, AnsweredAt: at(1), EndedAt: at(9)},
 		},
 		"Interrupted": {
-			reason: "An agent who is back in time interrupts the call and drops nothing.",
+			reason: "An agent who is back in time interrupts the call, but it is not dropped.",
 			seen:   []observation{present, {At: at(5), Agent: agentAbsent}, {At: at(34), Agent: agentPresent}},
 			want:   callState{Phase: answered, AnsweredAt: at(1), Interrupted: true},
 		},
@@ -83,7 +83,7 @@ func TestCallState(t *testing.T) {
 			},
 		},
 		"BackWithoutAgent": {
-			reason: "Who comes back and misses the agent for what is left of patience has lost the call to LiveKit.",
+			reason: "A caller who comes back, and finds no agent for the rest of the patience, has lost the call to LiveKit.",
 			seen:   []observation{present, {At: at(5)}, {At: at(15), Agent: agentAbsent}, {At: at(35), Agent: agentAbsent}},
 			want: callState{
 				Phase: dropped, AnsweredAt: at(1), AwaySince: at(5), EndedAt: at(5), Blind: true,
@@ -111,7 +111,7 @@ func TestCallState(t *testing.T) {
 			},
 		},
 		"HungUpWhileLiveKitIsAway": {
-			reason: "Nobody can tell, and nobody was cut off: completed, with an interruption.",
+			reason: "It cannot be known, and nobody was cut off: completed, with an interruption.",
 			seen:   []observation{present, {At: at(5)}, {At: at(6), HungUp: true}},
 			want:   callState{Phase: completed, AnsweredAt: at(1), AwaySince: at(5), Blind: true, EndedAt: at(6), Interrupted: true},
 		},
@@ -121,7 +121,7 @@ func TestCallState(t *testing.T) {
 			want:   callState{Phase: completed, AnsweredAt: at(1), AwaySince: at(5), Blind: true, EndedAt: at(9), Interrupted: true},
 		},
 		"OverIsOver": {
-			reason: "What comes after the end changes nothing.",
+			reason: "Observations after the end change nothing.",
 			seen:   []observation{present, {At: at(9), Agent: agentPresent, HungUp: true}, {At: at(10), Agent: agentAbsent, Lost: CauseCrash}},
 			want:   callState{Phase: completed, AnsweredAt: at(1), EndedAt: at(9)},
 		},

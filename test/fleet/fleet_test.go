@@ -189,7 +189,7 @@ func TestCallsOfAProcessThatIsEnded(t *testing.T) {
 			want:   CauseGrace,
 		},
 		"Forced": {
-			reason: "A pod object that goes takes its process along.",
+			reason: "A deleted pod object ends its process.",
 			end: func(t *testing.T, _ *Fleet, c kubernetes.Interface) {
 				if err := pods(c); err != nil {
 					t.Fatal(err)
@@ -198,7 +198,7 @@ func TestCallsOfAProcessThatIsEnded(t *testing.T) {
 			want: CauseForced,
 		},
 		"Node": {
-			reason: "A node that goes takes its processes along.",
+			reason: "A deleted node ends its processes.",
 			end: func(t *testing.T, _ *Fleet, c kubernetes.Interface) {
 				if err := c.CoreV1().Nodes().Delete(t.Context(), "node-1", metav1.DeleteOptions{}); err != nil {
 					t.Fatal(err)
@@ -227,7 +227,7 @@ func TestCallsOfAProcessThatIsEnded(t *testing.T) {
 			select {
 			case <-heard:
 			case <-time.After(deadline):
-				t.Fatalf("%s No loss was told.", tc.reason)
+				t.Fatalf("%s No loss was reported.", tc.reason)
 			}
 			got := told[0]
 			if got.Cause != tc.want || got.Room != "room-job" || got.Pod.Name != "agent" || got.Node != "node-1" || got.project != "ws://livekit" {
@@ -247,7 +247,7 @@ func TestCauseOfAPodThatIsGone(t *testing.T) {
 	}{
 		"AfterGrace":  {reason: "Its grace was over, whoever saw that first.", grace: -time.Millisecond, node: "node-1", want: CauseGrace},
 		"WithinGrace": {reason: "It had grace left.", grace: time.Minute, node: "node-1", want: CauseForced},
-		"NoGrace":     {reason: "Nobody gave it any.", node: "node-1", want: CauseForced},
+		"NoGrace":     {reason: "It was given no grace period.", node: "node-1", want: CauseForced},
 		"NoNode":      {reason: "It went with its node.", node: "node-2", want: CauseNode},
 	}
 	for name, tc := range tests {

@@ -221,7 +221,7 @@ func TestKarpenterGivesUp(t *testing.T) {
 	k.Add = func(ctx context.Context, _ int) (string, error) {
 		n, err := client.CoreV1().Nodes().Get(ctx, "a", metav1.GetOptions{})
 		if err != nil || len(n.Spec.Taints) != 1 {
-			t.Errorf("a node is replaced before it takes no pods: %v, %v", n.Spec.Taints, err)
+			t.Errorf("a node is replaced before it is tainted: %v, %v", n.Spec.Taints, err)
 		}
 		return "", errors.New("no such machine")
 	}

@@ -48,7 +48,7 @@ func TestProcessPools(t *testing.T) {
 			before: 12 * time.Second, jobs: 1, warm: 12 * time.Second, fail: 1,
 		},
 		"PythonCold": {
-			reason:  "Case P1: without idle processes the job waits for all of its own.",
+			reason:  "Case P1: without idle processes the job waits for its own.",
 			dialect: Python, settings: poolSettings{takes: span{25 * time.Second, 25 * time.Second}, timeout: 90 * time.Second},
 			before: time.Second, jobs: 1, launched: s(25),
 		},

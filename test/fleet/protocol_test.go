@@ -212,7 +212,7 @@ func TestLateAssignment(t *testing.T) {
 				t.Fatalf("answer = %v; want one to the next offer", a)
 			}
 			if got := f.Agents()[0].ActiveJobs == 1; got != takes {
-				t.Errorf("a job whose assignment is late is taken: %v; want %v", got, takes)
+				t.Errorf("a job whose assignment is late is started: %v; want %v", got, takes)
 			}
 		})
 	}

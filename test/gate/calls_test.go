@@ -110,7 +110,7 @@ func TestFiftyCalls(t *testing.T) {
 		}
 	})
 	if now := g.calls(); now.Running > atOrder.Running+atOrder.Accepted || now.Accepted > atOrder.Accepted {
-		t.Errorf("a job was taken after the order was acknowledged: %+v, then %+v", atOrder, now)
+		t.Errorf("a job was accepted after the order was acknowledged: %+v, then %+v", atOrder, now)
 	}
 	taken := map[string]bool{}
 	for _, j := range atOrder.Jobs {
@@ -118,7 +118,7 @@ func TestFiftyCalls(t *testing.T) {
 	}
 	for _, j := range g.calls().Jobs {
 		if !taken[j.ID] {
-			t.Errorf("job %s of room %s was taken after the order was acknowledged", j.ID, j.Room)
+			t.Errorf("job %s of room %s was accepted after the order was acknowledged", j.ID, j.Room)
 		}
 	}
 	equal(t, s, g)

@@ -312,6 +312,6 @@ func TestTranscript(t *testing.T) {
 		kept = append(kept, r)
 	}
 	if diff := cmp.Diff(kinds(kept), kinds(heard)); diff != "" {
-		t.Errorf("agents say other things than the transcript has; run with -update\n-transcript, +heard:\n%s", diff)
+		t.Errorf("agents send other messages than the transcript; run with -update\n-transcript, +heard:\n%s", diff)
 	}
 }

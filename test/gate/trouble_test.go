@@ -204,7 +204,7 @@ func TestWithoutGate(t *testing.T) {
 	s.dial(t, "code-2")
 	for begin := time.Now(); time.Since(begin) < 2*time.Second; time.Sleep(50 * time.Millisecond) {
 		if n := len(s.agents(t)); n != 1 {
-			t.Fatalf("%d agents are in rooms after the order; want the one of before", n)
+			t.Fatalf("%d agents are in rooms after the order; want only the earlier one", n)
 		}
 	}
 	caller.Disconnect()

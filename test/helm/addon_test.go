@@ -257,7 +257,7 @@ func caBundles(t *testing.T) map[string]string {
 		s, err := stage.apiServices.ApiregistrationV1().APIServices().Get(t.Context(), name, metav1.GetOptions{})
 		trial.Must(t, err)
 		if s.Spec.InsecureSkipTLSVerify {
-			t.Errorf("APIService %s verifies nobody", name)
+			t.Errorf("APIService %s does not verify its server", name)
 		}
 		bundles[name] = string(s.Spec.CABundle)
 	}
@@ -321,7 +321,7 @@ func TestAnotherAdapter(t *testing.T) {
 			t.Errorf("the APIService was changed: %+v", is)
 		}
 		if _, err := services.Get(t.Context(), versions()[1], metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-			t.Errorf("APIService %s would take every autoscaler from the other adapter: %v", versions()[1], err)
+			t.Errorf("APIService %s would redirect every autoscaler from the other adapter: %v", versions()[1], err)
 		}
 	}
 	want := []string{"APIService " + versions()[0] + " belongs to Service monitoring/prometheus-adapter", "metricsAdapter.mode=compose", "metricsAdapter.mode=none", "kubectl delete apiservice " + versions()[0]}

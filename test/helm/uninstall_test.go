@@ -181,7 +181,7 @@ func TestUninstall(t *testing.T) {
 		within time.Duration
 	}{
 		"Hooks":   {reason: "As an operator does.", hooks: true, alive: true, within: 30 * time.Second},
-		"NoHooks": {reason: "As one does who has no image to pull.", alive: true, within: 30 * time.Second},
+		"NoHooks": {reason: "Like a guard whose image cannot be pulled.", alive: true, within: 30 * time.Second},
 		"Dead":    {reason: "Kubernetes alone frees the namespaces.", within: 30 * time.Second},
 		"OwnerGone": {
 			reason: "Somebody deleted the owner by accident: the collector was refused since, and tries ever more seldom.",

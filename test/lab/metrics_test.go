@@ -25,7 +25,7 @@ up 1
 		{reason: "One label chooses.", name: "writes_total", labels: []string{"resource", "pods"}, want: 5},
 		{reason: "So do two.", name: "writes_total", labels: []string{"resource", "pods", "verb", "patch"}, want: 3},
 		{reason: "A series may have no labels.", name: "up", want: 1},
-		{reason: "What is not there is zero.", name: "down", want: 0},
+		{reason: "A missing series counts as zero.", name: "down", want: 0},
 	} {
 		if got := m.Sum(tc.name, tc.labels...); got != tc.want {
 			t.Errorf("%s Sum(%s, %v) = %v; want %v", tc.reason, tc.name, tc.labels, got, tc.want)

@@ -131,7 +131,7 @@ func scenes() map[string]scene {
 			before: 9 * time.Minute, within: 11 * time.Minute,
 		},
 		"CallguardUnlocked": {
-			reason: "One replica that knows of it is enough.",
+			reason: "One replica that has the information is enough.",
 			wrong:  map[string]string{`callguard_unlocked{pod="a"}`: "1", `callguard_unlocked{pod="b"}`: "0"},
 			right:  one(`callguard_unlocked{pod="a"}`, "0"), within: time.Minute,
 		},
@@ -147,12 +147,12 @@ func scenes() map[string]scene {
 			within: time.Minute, labels: map[string]string{"namespace": "voice"},
 		},
 		"CallguardBudgetOwnerMissing": {
-			reason: "Nobody can make a budget.",
+			reason: "The budget cannot be created.",
 			wrong:  one("callguard_budget_owner_missing", "1"), right: one("callguard_budget_owner_missing", "0"),
 			before: 30 * time.Second, within: 2 * time.Minute,
 		},
 		"CallguardCallsUnknown": {
-			reason: "Nobody knows for a quarter of an hour.",
+			reason: "Unknown for a quarter of an hour.",
 			wrong:  one(hold("unknown"), "901"), right: map[string]string{hold("unknown"): "900", hold("calls"): "901"},
 			within: time.Minute, labels: ruled("unknown"),
 		},
@@ -171,7 +171,7 @@ func scenes() map[string]scene {
 			before: 9 * time.Minute, within: 11 * time.Minute, labels: map[string]string{"namespace": "voice", "cronjob": "voice-voice-agent-try"},
 		},
 		"CallguardOrderNotRead": {
-			reason: "Two replicas of the guard may know of it; it is told once. Seconds are what a kubelet takes.",
+			reason: "Two replicas of the guard may report it, but it alerts once. Seconds are normal for a kubelet.",
 			wrong: map[string]string{
 				`callguard_order_unread_seconds{namespace="voice", pod="agent-1", instance="a"}`: "121",
 				`callguard_order_unread_seconds{namespace="voice", pod="agent-1", instance="b"}`: "130",
@@ -195,7 +195,7 @@ func scenes() map[string]scene {
 			within: time.Minute, labels: ruled("write"),
 		},
 		"CallguardForeignBudget": {
-			reason: "One that is there for a moment alerts nobody.",
+			reason: "A short wait causes no alert.",
 			wrong:  one(`callguard_foreign_budgets{namespace="voice"}`, "1"), right: one(`callguard_foreign_budgets{namespace="voice"}`, "0"),
 			before: 4 * time.Minute, within: 6 * time.Minute, labels: map[string]string{"namespace": "voice"},
 		},
@@ -229,7 +229,7 @@ func scenes() map[string]scene {
 			before: 4 * time.Minute, within: 6 * time.Minute, labels: map[string]string{"name": "v1beta2.custom.metrics.k8s.io"},
 		},
 		"CallguardMetricsAPIPutBack": {
-			reason: "Another chart has put its own back; nobody tells of it where there is no other adapter.",
+			reason: "Another chart has restored its own; without another adapter there is no alert.",
 			wrong:  one(`callguard_metrics_api_taken{apiservice="v1beta2.custom.metrics.k8s.io"}`, "0"),
 			right:  one(`callguard_metrics_api_taken{apiservice="v1beta2.custom.metrics.k8s.io"}`, "1"),
 			before: 4 * time.Minute, within: 6 * time.Minute, labels: map[string]string{"apiservice": "v1beta2.custom.metrics.k8s.io"},
@@ -250,7 +250,7 @@ func scenes() map[string]scene {
 			before: 9 * time.Minute, within: 11 * time.Minute, labels: map[string]string{"project": "default"},
 		},
 		"CallguardCallersWait": {
-			reason: "Both replicas of the adapter tell of it; one caller who is answered in time alerts nobody.",
+			reason: "Both replicas of the adapter report it; a caller who is answered in time causes no alert.",
 			wrong: map[string]string{
 				`callguard_waiting_calls{namespace="voice", workload="Deployment/agent", pod="a"}`: "2",
 				`callguard_waiting_calls{namespace="voice", workload="Deployment/agent", pod="b"}`: "1",
@@ -271,7 +271,7 @@ func scenes() map[string]scene {
 			before: 14 * time.Minute, within: 16 * time.Minute, labels: map[string]string{"project": "default"},
 		},
 		"CallguardCertificateNotRenewed": {
-			reason: "It is renewed after two thirds of its life.",
+			reason: "It is renewed after two thirds of its lifetime.",
 			wrong:  one(`callguard_serving_certificate_expiry_timestamp_seconds{pod="metrics-adapter-1"}`, "80000"),
 			right:  one(`callguard_serving_certificate_expiry_timestamp_seconds{pod="metrics-adapter-1"}`, "200000"),
 			before: 14 * time.Minute, within: 16 * time.Minute, labels: map[string]string{"pod": "metrics-adapter-1"},

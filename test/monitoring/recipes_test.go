@@ -64,7 +64,7 @@ func TestKEDAsPrometheusTrigger(t *testing.T) {
 			continue
 		}
 		if object.Spec.Fallback.Replicas < 1 {
-			t.Errorf("a ScaledObject has a fallback of %d replicas, by which KEDA takes an error for idleness", object.Spec.Fallback.Replicas)
+			t.Errorf("a ScaledObject has a fallback of %d replicas, so KEDA treats an error as idle", object.Spec.Fallback.Replicas)
 		}
 		for _, trigger := range object.Spec.Triggers {
 			if trigger.Type == "prometheus" {
@@ -79,7 +79,7 @@ func TestKEDAsPrometheusTrigger(t *testing.T) {
 		t.Fatalf("docs/keda.md has %d triggers of type prometheus, want one", len(found))
 	}
 	if found[0]["ignoreNullValues"] != "false" {
-		t.Errorf("KEDA takes what is absent for zero: %v", found[0])
+		t.Errorf("KEDA treats a missing metric as zero: %v", found[0])
 	}
 	query := found[0]["query"]
 	series := func(replica, namespace, workload string) string {

@@ -437,7 +437,7 @@ func change(t *testing.T, p *phones, args []string) {
 				return err
 			}
 			if a.Draining == "" {
-				return fmt.Errorf("pod %s may take calls", pod.Name)
+				return fmt.Errorf("pod %s may accept calls", pod.Name)
 			}
 		}
 		return nil

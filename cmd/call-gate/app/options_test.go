@@ -26,9 +26,9 @@ func TestOptions(t *testing.T) {
 		args   []string
 		want   []string // one for each mistake
 	}{
-		"Pod":         {reason: "What a pod sets is enough.", env: pod},
+		"Pod":         {reason: "The settings of a pod template are enough.", env: pod},
 		"NoKey":       {reason: "The gate works without a key.", env: map[string]string{"LIVEKIT_URL": "ws://livekit:7880", "POD_UID": "uid"}},
-		"Nothing":     {reason: "Every mistake is told at once.", want: []string{"--livekit-url: \"\" cannot be used: it is empty; use one such as wss://livekit.example.com", `--pod-uid is ""`}},
+		"Nothing":     {reason: "Every mistake is reported at once.", want: []string{"--livekit-url: \"\" cannot be used: it is empty; use one such as wss://livekit.example.com", `--pod-uid is ""`}},
 		"HalfAKey":    {reason: "Half a key is a mistake.", env: with("LIVEKIT_API_SECRET", ""), want: []string{"LIVEKIT_API_KEY and LIVEKIT_API_SECRET"}},
 		"ItsOwn":      {reason: "A gate that leads to itself would loop.", env: with("LIVEKIT_URL", "ws://127.0.0.1:7880"), want: []string{"this is the gate itself"}},
 		"Password":    {reason: "It would stand in the log.", env: with("LIVEKIT_URL", "wss://user:hidden@livekit.example.com"), want: []string{"--livekit-url: the URL cannot be used: it holds a user name or password"}},

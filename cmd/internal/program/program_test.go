@@ -50,10 +50,10 @@ func TestParse(t *testing.T) {
 	}{
 		"Defaults": {reason: "A program runs as it is.", runs: true},
 		"Settings": {reason: "Settings are flags.", args: []string{"--address=[::1]:80", "--log-level=DEBUG"}, runs: true},
-		"Help":     {reason: "Who asks for help made no mistake, and wants no program to run.", args: []string{"--help"}, says: "--log-level string   debug, info, warn or error. (default \"info\")"},
+		"Help":     {reason: "Asking for help is no mistake, and runs nothing.", args: []string{"--help"}, says: "--log-level string   debug, info, warn or error. (default \"info\")"},
 		"NoFlag":   {reason: "A mistyped flag is not passed over.", args: []string{"--colour=red"}, wantErr: "unknown flag: --colour"},
 		"Word":     {reason: "A word is not passed over.", args: []string{"red"}, wantErr: `unexpected argument "red"; use --color`},
-		"All": {reason: "All mistakes are told at once, each with a value that would work.",
+		"All": {reason: "All mistakes are reported at once, each with a value that would work.",
 			args: []string{"--color=blue", "--address=80", "--file=/does/not/exist", "--log-level=loud"},
 			wantErr: `settings cannot be used:
 --color is "blue"; use red
@@ -91,7 +91,7 @@ func TestLogger(t *testing.T) {
 		t.Errorf("the log says %q", out)
 	}
 	if _, err := LogLevel("loud").Logger(&out); err == nil {
-		t.Error("a level that there is not makes no log")
+		t.Error("an unknown level must be an error")
 	}
 }
 

@@ -136,7 +136,7 @@ func TestCheck(t *testing.T) {
 			wantErr: []string{"there are no guarded pods of namespace voice", "leave it out"},
 		},
 		"Forbidden": {
-			reason:  "What may not be read is named.",
+			reason:  "The error names what may not be read.",
 			answers: map[string][]string{firstAPIService: ours, secondAPIService: ours},
 			want:    available,
 			wantErr: []string{"you may not read " + nodeCalls},

@@ -95,11 +95,11 @@ func TestValidateCompose(t *testing.T) {
 		args, want []string
 	}{
 		"Insecure":  {reason: "Explicitly, and only so.", args: []string{"--compose-service=a/b:6443", "--compose-insecure"}},
-		"Untrusted": {reason: "Nobody is trusted by default.", args: []string{"--compose-service=a/b"}, want: []string{`--compose-ca-file is ""; use a file with the authority of that adapter, or --compose-insecure`}},
-		"Both":      {reason: "Which of two is meant nobody can say.", args: []string{"--compose-service=a/b", "--compose-insecure", "--compose-ca-file=/x"}, want: []string{`--compose-insecure is "true"; use either this or --compose-ca-file`}},
+		"Untrusted": {reason: "No certificate is trusted by default.", args: []string{"--compose-service=a/b"}, want: []string{`--compose-ca-file is ""; use a file with the authority of that adapter, or --compose-insecure`}},
+		"Both":      {reason: "It is ambiguous which of the two applies.", args: []string{"--compose-service=a/b", "--compose-insecure", "--compose-ca-file=/x"}, want: []string{`--compose-insecure is "true"; use either this or --compose-ca-file`}},
 		"NoFile":    {reason: "A file has to be there.", args: []string{"--compose-service=a/b", "--compose-ca-file=/none"}, want: []string{"--compose-ca-file"}},
 		"ForNobody": {reason: "A setting of nothing is a mistake.", args: []string{"--compose-insecure"}, want: []string{`--compose-service is ""`}},
-		"OwnCertificate": {reason: "Whoever brings a certificate has to say who signed it.", args: []string{"--compose-service=a/b", "--compose-insecure", "--tls-cert-file=/dev/null", "--tls-private-key-file=/dev/null"},
+		"OwnCertificate": {reason: "Whoever brings a certificate has to name its authority.", args: []string{"--compose-service=a/b", "--compose-insecure", "--tls-cert-file=/dev/null", "--tls-private-key-file=/dev/null"},
 			want: []string{`--compose-serving-ca-file is ""`}},
 		"AllAtOnce": {reason: "All mistakes at once.", args: []string{"--compose-service=a", "--compose-insecure", "--compose-address=x", "--compose-timeout=1ms", "--compose-concurrency=17"},
 			want: []string{`--compose-service is "a"; use namespace/name`, `--compose-address is "x"; use host:port`, `--compose-timeout is "1ms"; use 100ms or more`, `--compose-concurrency is "17"; use 1 to 16`}},

@@ -75,7 +75,7 @@ func TestSharedModulesHaveOneVersion(t *testing.T) {
 			}
 		}
 		if diff := cmp.Diff([]string(nil), got); diff != "" {
-			t.Errorf("%s has other versions than go.mod, so a cold start compiles these twice; run \"go -C %s get\" with what is listed:\n%s", dir, dir, diff)
+			t.Errorf("%s has other versions than go.mod, so a cold start compiles these twice; run \"go -C %s get\" with these modules:\n%s", dir, dir, diff)
 		}
 	}
 }

@@ -18,7 +18,7 @@ func TestRecycledPIDIsNeverSignalled(t *testing.T) {
 	t.Cleanup(func() { _ = p.kill(context.Background()) })
 	earlier := process{PID: p.PID, Started: "another-boot/1"}
 	if earlier.alive() {
-		t.Error("a process that only has the number of ours counts as ours")
+		t.Error("another process with the same number counts as ours")
 	}
 	if err := earlier.signal(syscall.SIGKILL); !errors.Is(err, errGone) {
 		t.Errorf("signal to a recycled number: got %v, want errGone", err)

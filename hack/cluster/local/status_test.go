@@ -26,7 +26,7 @@ func TestJudge(t *testing.T) {
 		"OtherConfig":  {reason: "Another config is another instance.", cfg: Config{Name: "a", Nodes: 3}, tools: tools, statuses: healthy, want: "another config"},
 		"OtherWebhook": {reason: "So is another webhook.", cfg: Config{Name: "a", Nodes: 2, WebhookURLs: []string{"http://x"}}, tools: tools, statuses: healthy, want: "another config"},
 		"OtherTools":   {reason: "Programs of another version are replaced.", cfg: cfg, tools: map[string]string{moduleEtcd: "/bin/etcd-2"}, statuses: healthy, want: "built otherwise"},
-		"CutOff":       {reason: "A start that was cut off left who knows what.", change: func(s *state) { s.Ready = false }, cfg: cfg, tools: tools, statuses: healthy, want: "cut off"},
+		"CutOff":       {reason: "An interrupted start may have left anything behind.", change: func(s *state) { s.Ready = false }, cfg: cfg, tools: tools, statuses: healthy, want: "cut off"},
 		"OtherFormat":  {reason: "A state of another version is not understood.", change: func(s *state) { s.Format = 0 }, cfg: cfg, tools: tools, statuses: healthy, want: "another version"},
 		"HalfDead": {
 			reason: "One dead component makes the instance broken.", cfg: cfg, tools: tools,

@@ -72,11 +72,11 @@ func TestLearns(t *testing.T) {
 		"Ends": {reason: "It ended between two answers.", ended: 1, from: 55 * time.Second, to: 70 * time.Second,
 			heard: []heard{{10, told(map[string]float64{"AJ_1": 5})}, {60, told(map[string]float64{"AJ_1": 55})}, {75, told(nil)}}},
 		"Tried": {reason: "kubectl calls try is no caller.", heard: []heard{{10, told(map[string]float64{"try-1": 5})}, {20, told(nil)}}},
-		"Offer": {reason: "What has not begun has not ended.", heard: []heard{{10, told(map[string]float64{"offer-1": 5})}, {20, told(nil)}}},
+		"Offer": {reason: "A call that has not begun has not ended.", heard: []heard{{10, told(map[string]float64{"offer-1": 5})}, {20, told(nil)}}},
 		"Unknown": {reason: "A gate that does not know its calls has not said that one is over.",
 			heard: []heard{{10, told(map[string]float64{"AJ_1": 5})}, {20, unknown}, {30, told(map[string]float64{"AJ_1": 25})}}, ages: []time.Duration{95 * time.Second}},
-		"Silent": {reason: "Nobody knows when a call ended that did so in a long silence.", heard: []heard{{10, told(map[string]float64{"AJ_1": 5})}, {90, told(nil)}}},
-		"Before": {reason: "A gate of before says the same of its jobs.",
+		"Silent": {reason: "It is unknown when a call ended during a long silence.", heard: []heard{{10, told(map[string]float64{"AJ_1": 5})}, {90, told(nil)}}},
+		"Before": {reason: "An older gate reports the same about its jobs.",
 			heard: []heard{{10, `{"pod":"a","at":"2026-01-02T16:00:00Z","known":true,"calls":1,"jobs":[{"id":"AJ_1","state":"running","since":"2026-01-02T15:59:00Z","started":"2026-01-02T15:59:00Z"}]}`}},
 			ages:  []time.Duration{150 * time.Second}},
 		"Rooms": {reason: "LiveKit's list tells of the same calls.", witnesses: []call.Witness{call.Rooms, call.Gate},
@@ -85,7 +85,7 @@ func TestLearns(t *testing.T) {
 			ages: []time.Duration{95 * time.Second}},
 		"CutOff": {reason: "Nor of one that is cut off.", heard: []heard{{10, told(map[string]float64{"AJ_1": 5})}, {20, told(many(100))[:8000]}},
 			ages: []time.Duration{95 * time.Second}},
-		"Junk": {reason: "Nor of what are no jobs.", heard: []heard{{10, told(map[string]float64{"AJ_1": 5})}, {20, `{"pod":"a","at":"2026-01-02T16:00:00Z","known":true,"calls":1,"jobs":[{"id":1}]}`}},
+		"Junk": {reason: "Nor do invalid jobs.", heard: []heard{{10, told(map[string]float64{"AJ_1": 5})}, {20, `{"pod":"a","at":"2026-01-02T16:00:00Z","known":true,"calls":1,"jobs":[{"id":1}]}`}},
 			ages: []time.Duration{95 * time.Second}},
 		"ClockBack": {reason: "No call is younger than none.", heard: []heard{{10, told(map[string]float64{"AJ_1": -300})}}, ages: []time.Duration{90 * time.Second}},
 	} {
@@ -114,7 +114,7 @@ func TestLearns(t *testing.T) {
 				return
 			}
 			if got := lengths.Over([]lengths.Call{{Age: 50 * time.Second, Like: curve}}, 0.5); got < tc.from-50*time.Second || got > tc.to-50*time.Second {
-				t.Errorf("%s a call that is 50 s old is foretold to be over after %s", tc.reason, got)
+				t.Errorf("%s a call that is 50 s old is estimated to end after %s", tc.reason, got)
 			}
 		})
 	}

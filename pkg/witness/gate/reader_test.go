@@ -36,7 +36,7 @@ func TestParse(t *testing.T) {
 		known  bool
 		fails  string
 	}{
-		"Busy":       {reason: "What a gate says counts.", body: `{"pod":"a","known":true,"calls":3}`, want: 3, known: true},
+		"Busy":       {reason: "A gate's number counts.", body: `{"pod":"a","known":true,"calls":3}`, want: 3, known: true},
 		"Idle":       {reason: "A zero that is said is one.", body: `{"pod":"a","known":true,"calls":0}`, known: true},
 		"Unknown":    {reason: "A gate that cannot tell says so.", body: `{"pod":"a","known":false,"calls":0,"reason":"just started"}`},
 		"OtherPod":   {reason: "An address is used again; another pod's zero is not this one's.", body: `{"pod":"b","known":true,"calls":0}`, fails: `that of pod "b"`},
@@ -50,9 +50,9 @@ func TestParse(t *testing.T) {
 		"Used":       {reason: "A worker has come.", body: `{"pod":"a","known":true,"used":true,"calls":1}`, want: 1, known: true},
 		"Unused":     {reason: "The agent may go past its gate.", body: `{"pod":"a","known":false,"used":false,"calls":0,"reason":"no worker has come to it"}`},
 		"Cut":        {reason: "Half an answer is none.", body: `{"pod":"a","known":true,"calls":0,`, fails: "not a gate's"},
-		"CutJobs":    {reason: "Nobody reads the jobs, so no more of them than comes has to come.", body: `{"pod":"a","known":true,"calls":2,"jobs":[{"id":"AJ_1"`, want: 2, known: true},
-		"JobsFirst":  {reason: "The order of fields is nobody's promise.", body: `{"jobs":[{"id":"AJ_1"}],"pod":"a","known":true,"calls":2}`, want: 2, known: true},
-		"CutFirst":   {reason: "What comes after jobs that are cut off is not known.", body: `{"jobs":[{"id":"AJ_1"`, fails: "names no calls"},
+		"CutJobs":    {reason: "The jobs are not needed, so they may be cut off.", body: `{"pod":"a","known":true,"calls":2,"jobs":[{"id":"AJ_1"`, want: 2, known: true},
+		"JobsFirst":  {reason: "The order of fields is not guaranteed.", body: `{"jobs":[{"id":"AJ_1"}],"pod":"a","known":true,"calls":2}`, want: 2, known: true},
+		"CutFirst":   {reason: "Fields after jobs that are cut off are unknown.", body: `{"jobs":[{"id":"AJ_1"`, fails: "names no calls"},
 		"WrongTypes": {reason: "A number in quotes is not one.", body: `{"pod":"a","known":true,"calls":"0"}`, fails: "not a gate's"},
 	}
 	for name, tc := range cases {
@@ -83,12 +83,12 @@ func TestAbility(t *testing.T) {
 		body   string
 		want   call.Ability
 	}{
-		"Before":  {reason: "A gate of before does not say: it is judged as before.", body: `{"pod":"a","known":true,"calls":0}`, want: call.Unsaid},
+		"Before":  {reason: "An older gate does not report it: it is judged as before.", body: `{"pod":"a","known":true,"calls":0}`, want: call.Unsaid},
 		"Able":    {reason: "A worker is registered.", body: `{"pod":"a","known":true,"calls":0,"able":true,"registered":1}`, want: call.Able},
 		"Refused": {reason: "LiveKit refuses its key.", body: `{"pod":"a","known":true,"calls":0,"able":false,"unable":"refused"}`, want: call.Refused},
 		"Unknown": {reason: "A gate that does not know its calls knows that.", body: `{"pod":"a","known":false,"calls":0,"able":false,"unable":"gone"}`, want: call.Gone},
 		"Newer":   {reason: "A reason that is not known is one all the same.", body: `{"pod":"a","known":true,"calls":0,"able":false,"unable":"on-holiday"}`, want: call.OtherwiseNo},
-		"Foreign": {reason: "Nothing that a pod writes goes further.", body: `{"pod":"a","known":true,"calls":0,"able":false,"unable":"+4930123456 <script>"}`, want: call.OtherwiseNo},
+		"Foreign": {reason: "Text from a pod goes no further.", body: `{"pod":"a","known":true,"calls":0,"able":false,"unable":"+4930123456 <script>"}`, want: call.OtherwiseNo},
 		"Claims":  {reason: "A word that is no reason is none.", body: `{"pod":"a","known":true,"calls":0,"able":false,"unable":"able"}`, want: call.OtherwiseNo},
 	}
 	for name, tc := range cases {
@@ -279,7 +279,7 @@ func TestReader(t *testing.T) {
 		return !reading.Known() && cmp.Equal(answer, Answer{})
 	})
 	if n, known := r.Reading(pod, time.Now()).Calls(); !known || n != 2 {
-		t.Errorf("an earlier reading must be believed for a while; got %d, %t", n, known)
+		t.Errorf("an earlier reading must stay valid for a while; got %d, %t", n, known)
 	}
 	trial.Eventually(t, "the failure is the reason once the reading is stale", func() bool {
 		return strings.Contains(r.Reading(pod, time.Now().Add(time.Minute)).Reason(), "502")
@@ -292,7 +292,7 @@ func TestReader(t *testing.T) {
 	trial.Eventually(t, "it is drained", func() bool { reading, answer := r.Ask(ctx, pod); return reading.Known() && answer.Drained })
 
 	if reading, _ := r.Ask(ctx, &call.Pod{UID: "b", IP: host, GatePort: port}); reading.Known() {
-		t.Error("another pod's gate must not be believed")
+		t.Error("the answer of another pod's gate must not count")
 	}
 	if reading, _ := r.Ask(ctx, &call.Pod{UID: "a"}); reading.Known() {
 		t.Error("a pod without an address is unknown")

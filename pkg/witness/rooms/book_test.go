@@ -76,7 +76,7 @@ func TestBook(t *testing.T) {
 			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5, room: "r", left: "PA_1"}}, now: 5, want: 0},
 		"LeftOldSid": {reason: "A webhook about an earlier connection does not end the call of the new one.",
 			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a2}}, {at: 5, room: "r", left: "PA_1"}}, now: 5, want: 1},
-		"LeftButListed": {reason: "While the list still has it, the call goes on.",
+		"LeftButListed": {reason: "While the list still has it, the call continues.",
 			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5, room: "r", agents: []livekit.Agent{a1}, left: "PA_1"}}, now: 5, want: 1},
 		"Reconnected": {reason: "The same pod's agent under a new sid is the same call.",
 			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5, room: "r", agents: []livekit.Agent{a2}}}, now: 5, want: 1},
@@ -100,7 +100,7 @@ func TestBook(t *testing.T) {
 				}
 				return back
 			}()...), now: 8, want: 6},
-		"AfterOutage": {reason: "What is gone after an outage is unknown, be it a single call.", outage: 5,
+		"AfterOutage": {reason: "A call that is missing after an outage is unknown, even a single one.", outage: 5,
 			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5.1, room: "r"}, {at: 6.2, room: "r"}}, now: 7, want: -1},
 		"AfterOutageForGood": {reason: "After the doubt it is over.", outage: 5,
 			lists: []list{{at: 1, room: "r", agents: []livekit.Agent{a1}}, {at: 5.1, room: "r"}, {at: 15.1, room: "r"}}, now: 15.2, want: 0},

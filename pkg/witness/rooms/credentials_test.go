@@ -38,7 +38,7 @@ func TestNamesOfKeys(t *testing.T) {
 			data: map[string]string{"LIVEKIT_URL": "wss://livekit.example.com", "LIVEKIT_API_KEY": "key", "LIVEKIT_API_SECRET": "secret"},
 		},
 		"Both": {
-			reason: "A Secret of before, to which LiveKit's names were added, is read as before.", want: full,
+			reason: "An older Secret, to which LiveKit's names were added, is read as before.", want: full,
 			data: map[string]string{
 				"url": "wss://livekit.example.com", "api-key": "key", "api-secret": "secret",
 				"LIVEKIT_URL": "wss://other.example.com", "LIVEKIT_API_KEY": "other", "LIVEKIT_API_SECRET": "other",
@@ -49,7 +49,7 @@ func TestNamesOfKeys(t *testing.T) {
 			data: map[string]string{"host": "wss://livekit.example.com", "id": "key", "pass": "secret", "url": "wss://other.example.com"},
 		},
 		"Missing": {
-			reason: "What is not there is named, and where names are given.", wrong: "there is no key api-secret or LIVEKIT_API_SECRET",
+			reason: "The error lists the missing keys, and where to set their names.", wrong: "there is no key api-secret or LIVEKIT_API_SECRET",
 			data: map[string]string{"url": "wss://livekit.example.com", "api-key": "key"},
 		},
 		"NamedMissing": {

@@ -42,7 +42,7 @@ func TestLengths(t *testing.T) {
 			lists: []list{swept(1), {at: 10, room: "r", agents: []livekit.Agent{spoke("PA_1", 10)}}, {at: 70, room: "r"}, {at: 72, room: "r"}}},
 		"Reconnects": {reason: "The same pod's agent under a new sid is the same call.", now: 100, ages: []time.Duration{90 * time.Second},
 			lists: []list{swept(1), {at: 10, room: "r", agents: []livekit.Agent{spoke("PA_1", 10)}}, {at: 70, room: "r", left: "PA_1", agents: []livekit.Agent{spoke("PA_2", 70)}}}},
-		"TwoAgents": {reason: "Two agents of a pod in a room are one call, which goes on with either.", now: 100, ages: []time.Duration{90 * time.Second},
+		"TwoAgents": {reason: "Two agents of a pod in a room are one call, which lasts as long as either.", now: 100, ages: []time.Duration{90 * time.Second},
 			lists: []list{swept(1), {at: 10, room: "r", agents: []livekit.Agent{spoke("PA_1", 10), spoke("PA_2", 10)}}, {at: 70, room: "r", left: "PA_1", agents: []livekit.Agent{spoke("PA_2", 10)}}}},
 		"AtFirst": {reason: "Those of the first sweep are as much older than the newest as LiveKit's own clock says.", now: 40, ages: []time.Duration{30 * time.Second, 30*time.Second + 300*time.Second},
 			lists: []list{{at: 10, room: "r", agents: []livekit.Agent{spoke("PA_1", -290)}}, {at: 10, room: "s", agents: []livekit.Agent{spoke("PA_2", 10)}}, swept(10)}},
@@ -50,7 +50,7 @@ func TestLengths(t *testing.T) {
 			lists: []list{{at: 10, room: "r", agents: []livekit.Agent{spoke("PA_1", 10)}}}},
 		"Tried": {reason: "A call that kubectl calls try makes is no caller's.", now: 100,
 			lists: []list{swept(1), {at: 10, room: "callguard-try-1", agents: []livekit.Agent{spoke("PA_1", 10)}}, {at: 20, room: "callguard-try-1", left: "PA_1"}}},
-		"Lost": {reason: "What LiveKit has lost in an outage has not ended.", outage: 60, now: 100,
+		"Lost": {reason: "A call that LiveKit lost in an outage has not ended.", outage: 60, now: 100,
 			lists: []list{swept(1), {at: 10, room: "r", agents: []livekit.Agent{spoke("PA_1", 10)}}, {at: 61, room: "r"}, {at: 75, room: "r"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,6 +104,6 @@ func TestLearntLengthIsTheCalls(t *testing.T) {
 		t.Fatalf("%d calls have ended", curve.Ended())
 	}
 	if got := lengths.Over([]lengths.Call{{Age: time.Minute, Like: curve}}, 0.5); got < 105*time.Second || got > 135*time.Second {
-		t.Errorf("a call of three minutes that is a minute old is foretold to be over after %s", got)
+		t.Errorf("a call of three minutes that is a minute old is estimated to end after %s", got)
 	}
 }

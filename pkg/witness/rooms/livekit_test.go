@@ -291,7 +291,7 @@ func TestManyRoomsWithinALimit(t *testing.T) {
 		throughout(t, 10*time.Minute, "all rooms are known", allRead(r, rooms))
 		marked := time.Now()
 		soon(t, 3*time.Minute, "all rooms were read after the mark", func() bool { return r.Reading("idle", time.Now()).At().After(marked) })
-		t.Logf("a zero of after a mark takes %s with %d rooms", time.Since(marked), rooms)
+		t.Logf("a zero after the mark takes %s with %d rooms", time.Since(marked), rooms)
 		lk.set(func() { lk.rooms["late"] = agentOf("PA_late", "pod-late") })
 		joined := time.Now()
 		soon(t, 3*time.Minute, "the agent is read", func() bool {
@@ -347,7 +347,7 @@ func TestSlowLink(t *testing.T) {
 				soon(t, 2*time.Minute, "a zero of after the mark is known", func() bool {
 					return some() && r.Reading("idle", time.Now()).At().After(marked)
 				})
-				t.Logf("a zero of after a mark takes %s", time.Since(marked))
+				t.Logf("a zero after the mark takes %s", time.Since(marked))
 			})
 		})
 	}

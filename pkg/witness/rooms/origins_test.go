@@ -74,12 +74,12 @@ func TestWhichServersAPodMayWorkFor(t *testing.T) {
 		why    string // the end of the reason, if it is not known
 	}{
 		"Original":          {reason: "A Secret that is as it was made was never another.", reads: []read{{original(says("a", 5)), 9}}, born: 0, want: []string{"https://a"}},
-		"Later":             {reason: "Born after what is said was written.", reads: []read{{says("a", 5), 9}}, born: 9, want: []string{"https://a"}},
+		"Later":             {reason: "Created after the current content was written.", reads: []read{{says("a", 5), 9}}, born: 9, want: []string{"https://a"}},
 		"SameSecond":        {reason: "An install makes both at once.", reads: []read{{says("a", 5), 9}}, born: 5, want: []string{"https://a"}},
-		"WrittenBeforeUs":   {reason: "Nobody knows what was written over.", reads: []read{{says("b", 5), 9}}, born: 0, why: "annotate the Secret callguard.dev/same-url=https://b"},
+		"WrittenBeforeUs":   {reason: "The overwritten content is unknown.", reads: []read{{says("b", 5), 9}}, born: 0, why: "annotate the Secret callguard.dev/same-url=https://b"},
 		"OwnerSaysSo":       {reason: "A key was rotated, says the owner.", reads: []read{{always(says("b", 5)), 9}}, born: 0, want: []string{"https://b"}},
 		"GateSaysSo":        {reason: "The gate has been started with it.", reads: []read{{says("b", 5), 9}}, told: "wss://b/", born: 0, want: []string{"https://b"}},
-		"GateSaysAnother":   {reason: "Of a server that nobody has a key of nothing is known.", reads: []read{{says("b", 5), 9}}, told: "wss://a", born: 0, why: "is not known which LiveKit project has its calls"},
+		"GateSaysAnother":   {reason: "Without a key of a server nothing is known about it.", reads: []read{{says("b", 5), 9}}, told: "wss://a", born: 0, why: "is not known which LiveKit project has its calls"},
 		"Rewritten":         {reason: "It works for the one it was born with, or since it started again for the new one.", reads: []read{{original(says("a", 0)), 3}, {says("b", 5), 9}}, born: 3, want: []string{"https://a", "https://b"}},
 		"BornAfterwards":    {reason: "Only the new one.", reads: []read{{original(says("a", 0)), 3}, {says("b", 5), 9}}, born: 6, want: []string{"https://b"}},
 		"Thrice":            {reason: "Any that there was since it was born.", reads: []read{{original(says("a", 0)), 1}, {says("b", 2), 3}, {says("c", 4), 5}}, born: 3, want: []string{"https://b", "https://c"}},
@@ -88,10 +88,10 @@ func TestWhichServersAPodMayWorkFor(t *testing.T) {
 		"WrittenOtherwise":  {reason: "The same server.", reads: []read{{original(says("a", 0)), 3}, {says("a/", 5), 9}}, born: 3, want: []string{"https://a"}},
 		"MadeAgain":         {reason: "The Secret was deleted and made again as another.", reads: []read{{original(says("a", 0)), 3}, {original(says("b", 5)), 9}}, born: 3, want: []string{"https://a", "https://b"}},
 		"NotReadSince":      {reason: "It may have been written over since the last read.", reads: []read{{original(says("a", 0)), 3}}, born: 4, why: "has not been looked up since this pod was born"},
-		"Files":             {reason: "What files say first is taken for what they always said.", reads: []read{{undated(says("a", 0)), 3}}, born: 0, want: []string{"https://a"}},
-		"OtherKey":          {reason: "One key is gone, and another holds what was written long ago: nobody knows since when it is read.", reads: []read{{under("url", says("b", 5)), 9}, {under("LIVEKIT_URL", original(says("a", 0))), 9}}, born: 6, want: []string{"https://b", "https://a"}},
+		"Files":             {reason: "The first content of files counts as what they always had.", reads: []read{{undated(says("a", 0)), 3}}, born: 0, want: []string{"https://a"}},
+		"OtherKey":          {reason: "One key was removed, and another was written long ago: it is unknown since when that one is used.", reads: []read{{under("url", says("b", 5)), 9}, {under("LIVEKIT_URL", original(says("a", 0))), 9}}, born: 6, want: []string{"https://b", "https://a"}},
 		"OtherKeySameURL":   {reason: "The same server under another key.", reads: []read{{under("LIVEKIT_URL", original(says("a", 0))), 3}, {under("url", says("a", 5)), 9}}, born: 3, want: []string{"https://a"}},
-		"FilesChanged":      {reason: "Pods that are there when it is seen may be of before.", reads: []read{{undated(says("a", 0)), 3}, {undated(says("b", 0)), 9}}, born: 9, want: []string{"https://a", "https://b"}},
+		"FilesChanged":      {reason: "Pods that exist when it is seen may be older.", reads: []read{{undated(says("a", 0)), 3}, {undated(says("b", 0)), 9}}, born: 9, want: []string{"https://a", "https://b"}},
 		"FilesChangedLater": {reason: "Those that come later are not.", reads: []read{{undated(says("a", 0)), 3}, {undated(says("b", 0)), 9}, {undated(says("b", 0)), 11}}, born: 11, want: []string{"https://b"}},
 	}
 	for name, tc := range cases {
@@ -259,7 +259,7 @@ func TestSecretRewritten(t *testing.T) {
 	late.Want(map[call.Project]call.Births{team: call.Births{}.With(old.Born).With(young.Born)})
 	trial.Eventually(t, "who comes late knows the new pod", is(late, young, 0))
 	if r := late.Reading(old, time.Now()); r.Known() || !strings.Contains(r.Reason(), "may have changed since this pod was born") {
-		t.Errorf("who comes late says of the old pod: %+v", r)
+		t.Errorf("a later process reports about the old pod: %+v", r)
 	}
 	for until := time.Now().Add(3 * testSettings().MaxStaleness); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
 		if is(p, old, 0)() {

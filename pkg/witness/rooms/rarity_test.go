@@ -17,9 +17,9 @@ func TestRarity(t *testing.T) {
 		before map[int]func(r *rarity, now time.Time) // by sweep
 		want   []int
 	}{
-		"NoWebhooks": {reason: "Nobody tells of changes: all.", want: []int{100, 100, 100, 100, 100, 100},
+		"NoWebhooks": {reason: "Nothing reports changes: all rooms.", want: []int{100, 100, 100, 100, 100, 100},
 			before: map[int]func(*rarity, time.Time){2: func(r *rarity, now time.Time) { r.finds("a", now.Add(-8*time.Second)) }}},
-		"Webhooks": {reason: "They have told of what was found.", want: []int{100, 50, 25, 13, 7, 7},
+		"Webhooks": {reason: "The webhooks have reported the changes that were found.", want: []int{100, 50, 25, 13, 7, 7},
 			before: map[int]func(*rarity, time.Time){1: func(r *rarity, _ time.Time) { r.tells("a") }}},
 		"Missed": {reason: "They do not any more.", want: []int{50, 25, 13, 100, 100, 50},
 			before: map[int]func(*rarity, time.Time){

@@ -178,7 +178,7 @@ func TestClosedRoomOfWhichNobodyAnswers(t *testing.T) {
 			return reads(r, "pod-b", 0)()
 		})
 		if !doubted {
-			t.Error("what was lost together was not in doubt")
+			t.Error("agents that were lost together were not in doubt")
 		}
 	})
 }
@@ -267,7 +267,7 @@ func TestLostDuringAnOutage(t *testing.T) {
 		for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
 			r.Heed(Event{Name: "track_published", Room: "r", Participant: "PA_1", Agent: true})
 			if reads(r, "pod", 0)() {
-				t.Fatal("what is lost in an outage reads as zero")
+				t.Fatal("a call lost in an outage reads as zero")
 			}
 		}
 		lk.set(func() { lk.noList = false })
@@ -300,7 +300,7 @@ func TestListsHang(t *testing.T) {
 			r.Heed(Event{Name: "track_published", Room: "r", Participant: "PA_1", Agent: true})
 			time.Sleep(100 * time.Millisecond)
 			if reads(r, "pod", 0)() {
-				t.Fatal("what is lost in an outage reads as zero")
+				t.Fatal("a call lost in an outage reads as zero")
 			}
 		}
 		hangs.Store(false)
@@ -334,7 +334,7 @@ func TestCallsBeginAndEndWithinAResync(t *testing.T) {
 		}
 		synctest.Wait() // OnChange is called after the change can be read
 		if changed.Load() != 6 {
-			t.Errorf("OnChange was told of %d changes, want 6", changed.Load())
+			t.Errorf("OnChange was called for %d changes, want 6", changed.Load())
 		}
 	})
 }

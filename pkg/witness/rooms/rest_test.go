@@ -93,7 +93,7 @@ func TestOneHeldPodBesideFortyRooms(t *testing.T) {
 		requests := lk.requests.Load()
 		time.Sleep(time.Minute)
 		if n := lk.requests.Load(); n != requests {
-			t.Errorf("%d requests once nobody needs it any more", n-requests)
+			t.Errorf("%d requests when it is no longer needed", n-requests)
 		}
 	})
 }
@@ -169,7 +169,7 @@ func TestNoRestForWhatCannotBeRead(t *testing.T) {
 		before := lk.requests.Load()
 		time.Sleep(10 * time.Second)
 		if lk.requests.Load() == before {
-			t.Error("nobody asks it any more")
+			t.Error("it is not asked any more")
 		}
 		lk.set(func() { lk.noList = false })
 		time.Sleep(10 * time.Second)

@@ -49,15 +49,15 @@ func TestWaiting(t *testing.T) {
 		broken bool
 		want   string
 	}{
-		"Untaken":  {reason: "It asked by name, and nobody was sent.", in: caller, asks: asksFor("desk", false), want: `r wants ["desk"]; unknown 0 `},
+		"Untaken":  {reason: "It requested a name, and LiveKit sent no agent.", in: caller, asks: asksFor("desk", false), want: `r wants ["desk"]; unknown 0 `},
 		"Taken":    {reason: "An agent is on its way, or has gone.", in: caller, asks: asksFor("desk", true), want: "; unknown 0 "},
 		"Again":    {reason: "It was asked for again, and came.", in: caller, asks: append(asksFor("desk", false), asksFor("desk", true)...), want: "; unknown 0 "},
 		"OneOfTwo": {reason: "One of two came.", in: caller, asks: append(asksFor("desk", true), asksFor("sales", false)...), want: `r wants ["sales"]; unknown 0 `},
 		"People":   {reason: "LiveKit asks for any agent by itself.", in: caller, asks: asksFor("", false), want: `r wants [""]; unknown 0 `},
-		"Nothing":  {reason: "It asked for nobody.", in: caller, want: `r wants [""]; unknown 0 `},
+		"Nothing":  {reason: "It requested no agent.", in: caller, want: `r wants [""]; unknown 0 `},
 		"Answered": {reason: "It has its agent.", in: append(caller, agent...), asks: asksFor("desk", false), want: "; unknown 0 "},
 		"Hosted":   {reason: "LiveKit Cloud answers it.", in: append(caller, hosted...), asks: asksFor("desk", false), want: "; unknown 0 "},
-		"Empty":    {reason: "Nobody is in it.", asks: asksFor("desk", false), want: "; unknown 0 "},
+		"Empty":    {reason: "Its room is empty.", asks: asksFor("desk", false), want: "; unknown 0 "},
 		"Recorder": {reason: "A recorder is no caller.", in: recorder, asks: asksFor("desk", false), want: "; unknown 0 "},
 		"Broken":   {reason: "Unknown is never zero.", in: caller, broken: true, want: "; unknown 1 cannot list the dispatches of a room of LiveKit: it answers 500 Internal Server Error; LiveKit's log says why"},
 	} {
@@ -141,7 +141,7 @@ func TestDispatchAgain(t *testing.T) {
 		"Waits":      {reason: "It waits for this agent.", agent: "desk", want: true},
 		"OtherAgent": {reason: "It did not ask for that one.", agent: "sales"},
 		"AgentCame":  {reason: "Two agents would talk.", agent: "desk", change: func(lk *fakeLiveKit) { lk.rooms["r"] = append(callerOf("PA_1"), agentOf("PA_2", "")...) }},
-		"CallerLeft": {reason: "There is nobody to talk to.", agent: "desk", change: func(lk *fakeLiveKit) { delete(lk.rooms, "r") }},
+		"CallerLeft": {reason: "There is no caller.", agent: "desk", change: func(lk *fakeLiveKit) { delete(lk.rooms, "r") }},
 		"Taken":      {reason: "An agent is on its way.", agent: "desk", change: func(lk *fakeLiveKit) { lk.asksFor["r"] = asksFor("desk", true) }},
 		"AskedAgain": {reason: "Somebody else has just asked again.", agent: "desk", change: func(lk *fakeLiveKit) { lk.asksFor["r"] = append(lk.asksFor["r"], asksFor("desk", false)...) }},
 	} {
@@ -196,6 +196,6 @@ func TestManyWaiters(t *testing.T) {
 		t.Errorf("%d rooms are kept and %d unknown; want %d and 5", len(said.Rooms), said.Unknown, maxWaits)
 	}
 	if said := newWaits().waiting(time.Second, time.Second, time.Minute, now); cmp.Diff(call.Waiting{}, said) != "" {
-		t.Errorf("where nobody waits %+v is said", said)
+		t.Errorf("without waiting callers the answer is %+v", said)
 	}
 }

@@ -156,7 +156,7 @@ func TestWebhookRefused(t *testing.T) {
 				t.Errorf("outcome %q was not counted", tc.outcome)
 			}
 			if tc.status == http.StatusUnauthorized && rec.Body.String() != (&refusal{status: tc.status}).said()+"\n" {
-				t.Errorf("the answer is %q: it has to be the same for all that is not signed well, so that nobody learns which keys there are", rec.Body)
+				t.Errorf("the answer is %q: it has to be the same for every invalid signature, so that it does not reveal which keys exist", rec.Body)
 			}
 			if strings.Contains(rec.Body.String(), "-secret") {
 				t.Errorf("the answer names a secret: %s", rec.Body)
@@ -230,7 +230,7 @@ func TestBodiesAreChargedToTheirNamespace(t *testing.T) {
 	b.giveBack("team", maxWebhook)
 	b.giveBack("", maxWebhook)
 	if b.all != 0 || len(b.taken) != 0 {
-		t.Errorf("%d bytes of %v are still taken", b.all, b.taken)
+		t.Errorf("%d bytes of %v are still used", b.all, b.taken)
 	}
 }
 

@@ -68,7 +68,7 @@ func TestResults(t *testing.T) {
 		t.Error("one size is no growth")
 	}
 	if err := r.read(strings.NewReader("BenchmarkRead/500-2 10 many ns/op\n")); err == nil {
-		t.Error("what is no number was read")
+		t.Error("something that is no number was read")
 	}
 }
 
@@ -191,7 +191,7 @@ func TestPlot(t *testing.T) {
 		}
 	}
 	if strings.Count(picture, "://") != 1 || strings.Contains(picture, "NaN") || strings.Contains(picture, "Inf") {
-		t.Error("it refers to something, or draws what is no number")
+		t.Error("it refers to something, or draws something that is no number")
 	}
 	if !strings.Contains(picture, "prefers-color-scheme:dark") || !strings.Contains(picture, "&lt;less&gt;") {
 		t.Error("it has no dark colours, or names no line")

@@ -55,14 +55,14 @@ func TestRule(t *testing.T) {
 			facts:  facts(call.ScaleDown, func(f *verdict.Facts) { f.Chosen = "it is idle" }),
 			want:   verdict.Verdict{Outcome: verdict.SetAside, Why: "it is idle"},
 		},
-		"Orphan":        {reason: "Nobody would replace it, and nobody owns it.", facts: facts(call.Orphan, nil)},
-		"OrphanInPlace": {reason: "Nobody would replace it, and nobody owns it.", facts: facts(call.Orphan, inPlace)},
+		"Orphan":        {reason: "Nothing would replace it, and it has no owner.", facts: facts(call.Orphan, nil)},
+		"OrphanInPlace": {reason: "Nothing would replace it, and it has no owner.", facts: facts(call.Orphan, inPlace)},
 	}
 	for _, intent := range []call.Intent{call.NodeDrain, call.LostNode, call.Operator} {
 		for name, tc := range map[string]testCase{
 			"Free":         {reason: "Nothing is under way: its replacement may come.", facts: facts(intent, nil), want: aside},
-			"CameSince":    {reason: "What comes back to the node would make a new pod forever.", facts: facts(intent, came), want: since(intent)},
-			"SinceInPlace": {reason: "So would what goes without a step aside.", facts: facts(intent, func(f *verdict.Facts) { came(f); inPlace(f) }), want: since(intent)},
+			"CameSince":    {reason: "Replacements that return to the node would create new pods forever.", facts: facts(intent, came), want: since(intent)},
+			"SinceInPlace": {reason: "So would pods that leave without being set aside.", facts: facts(intent, func(f *verdict.Facts) { came(f); inPlace(f) }), want: since(intent)},
 			"OneComing":    {reason: "A surge of two has room for another.", facts: facts(intent, coming(1)), want: aside},
 			"TwoComing":    {reason: "The surge is used up.", facts: facts(intent, coming(2)), want: notReady},
 			"NoticeComing": {reason: "All pods of a node that ends in minutes are to be replaced at once.", facts: facts(intent, func(f *verdict.Facts) { f.Workload.Coming, f.Workload.Able, f.Notice = 2, 1, "spot" }), want: aside},
@@ -71,7 +71,7 @@ func TestRule(t *testing.T) {
 			"FourAside":    {reason: "Twice the replicas is the most there may be.", facts: facts(intent, asideOf(4, 4)), want: enough},
 			"FiveAside":    {reason: "A workload that shrank has more aside than it has replicas.", facts: facts(intent, asideOf(5, 4)), want: enough},
 			"NoneDesired":  {reason: "A workload of none has no replacement.", facts: facts(intent, asideOf(0, 0)), want: enough},
-			"InPlace":      {reason: "It goes the rest of the road where it is.", facts: facts(intent, inPlace)},
+			"InPlace":      {reason: "It finishes where it is.", facts: facts(intent, inPlace)},
 			"AsideAlready": {reason: "The step is taken.", facts: facts(intent, state(call.Aside))},
 			"Draining":     {reason: "The step is past.", facts: facts(intent, state(call.Draining))},
 		} {
@@ -83,7 +83,7 @@ func TestRule(t *testing.T) {
 			"Free":         {reason: "It is one too many.", facts: facts(intent, nil), want: aside},
 			"Unbound":      {reason: "Exactly those too many are chosen; nothing replaces them.", facts: facts(intent, everything), want: aside},
 			"NoneDesired":  {reason: "A Deployment scaled to none is satisfied at once.", facts: facts(intent, asideOf(3, 0)), want: aside},
-			"InPlace":      {reason: "It goes the rest of the road where it is.", facts: facts(intent, inPlace)},
+			"InPlace":      {reason: "It finishes where it is.", facts: facts(intent, inPlace)},
 			"AsideAlready": {reason: "The step is taken.", facts: facts(intent, state(call.Aside))},
 			"Draining":     {reason: "The step is past.", facts: facts(intent, state(call.Draining))},
 		} {

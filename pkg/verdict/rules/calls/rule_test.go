@@ -32,7 +32,7 @@ func TestRule(t *testing.T) {
 		"BesideUnknown":   {reason: "A call that is known matters more than a witness that cannot tell.", facts: facts(call.Draining, unknown, known(1)), want: hold},
 		"Zero":            {reason: "No call.", facts: facts(call.Draining, known(0))},
 		"Unknown":         {reason: "Another rule says so.", facts: facts(call.Draining, unknown)},
-		"None":            {reason: "Nobody counts.", facts: facts(call.Draining)},
+		"None":            {reason: "No witness counts.", facts: facts(call.Draining)},
 		"AsideAndCalling": {reason: "A pod that still takes calls is held by nothing.", facts: facts(call.Aside, known(1))},
 	}
 	for name, tc := range cases {

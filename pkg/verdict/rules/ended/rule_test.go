@@ -28,12 +28,12 @@ func TestRule(t *testing.T) {
 		facts  verdict.Facts
 		want   verdict.Verdict
 	}{
-		"Runs":            {reason: "What runs may hold calls.", facts: facts(call.NodeDrain, verdict.Pod{State: call.Serving, Running: true})},
-		"RunsDraining":    {reason: "What runs may hold calls.", facts: facts(call.NodeDrain, verdict.Pod{State: call.Draining, Running: true})},
+		"Runs":            {reason: "A running container may hold calls.", facts: facts(call.NodeDrain, verdict.Pod{State: call.Serving, Running: true})},
+		"RunsDraining":    {reason: "A running container may hold calls.", facts: facts(call.NodeDrain, verdict.Pod{State: call.Draining, Running: true})},
 		"Serving":         {reason: "It is marked first: a container that starts again takes no call.", facts: facts(call.NodeDrain, verdict.Pod{State: call.Serving}), want: drain},
-		"Aside":           {reason: "It is marked first wherever it stands.", facts: facts(call.Rollout, verdict.Pod{State: call.Aside}), want: drain},
+		"Aside":           {reason: "It is marked first, whatever its state.", facts: facts(call.Rollout, verdict.Pod{State: call.Aside}), want: drain},
 		"Draining":        {reason: "It is marked, and runs nothing.", facts: facts(call.NodeDrain, verdict.Pod{State: call.Draining, DrainingSince: began}), want: release},
-		"InPlace":         {reason: "Nothing has to replace what does nothing.", facts: facts(call.NodeDrain, verdict.Pod{State: call.Serving, InPlace: "it has no owner"}), want: drain},
+		"InPlace":         {reason: "A pod that runs nothing needs no replacement.", facts: facts(call.NodeDrain, verdict.Pod{State: call.Serving, InPlace: "it has no owner"}), want: drain},
 		"BelievesKubelet": {reason: "The kubelet is a pod's own witness: a room that LiveKit has not closed yet is no call.", facts: facts(call.NodeDrain, verdict.Pod{State: call.Draining}, 3), want: release},
 
 		"CameSince":     {reason: "It tolerates the cordon and has come since; it may be about to run.", facts: facts(call.NodeDrain, verdict.Pod{State: call.Serving, CameSince: true})},

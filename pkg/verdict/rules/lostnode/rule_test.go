@@ -52,7 +52,7 @@ func TestRule(t *testing.T) {
 		facts  verdict.Facts
 		want   verdict.Verdict
 	}{
-		"Quiet":           {reason: "The agent cannot be asked, but LiveKit has heard nothing of it for long enough.", facts: facts(nil, reads(call.Rooms, 0, quiet), unknown(call.Worker)), want: release},
+		"Quiet":           {reason: "The agent cannot be asked, but LiveKit has not seen it for long enough.", facts: facts(nil, reads(call.Rooms, 0, quiet), unknown(call.Worker)), want: release},
 		"NotQuietEnough":  {reason: "LiveKit may still drop an agent that it does not hear of.", facts: facts(nil, reads(call.Rooms, 0, quiet-time.Nanosecond), unknown(call.Worker)), want: abstain},
 		"Calls":           {reason: "The agent still talks to LiveKit, whatever the node says.", facts: facts(nil, reads(call.Rooms, 1, time.Hour), unknown(call.Worker)), want: abstain},
 		"WorkerCounts":    {reason: "The agent can be asked after all, and talks.", facts: facts(nil, reads(call.Rooms, 0, time.Hour), reads(call.Worker, 3, time.Second)), want: abstain},
@@ -60,7 +60,7 @@ func TestRule(t *testing.T) {
 		"Unattributed":    {reason: "An agent that names no pod may be this one's.", facts: facts(nil, unattributed(reads(call.Rooms, 0, time.Hour)), unknown(call.Worker)), want: abstain},
 		"RoomsUnknown":    {reason: "Unknown is never zero.", facts: facts(nil, unknown(call.Rooms), unknown(call.Worker)), want: abstain},
 		"WorkerAlone":     {reason: "Only LiveKit knows of a node that does not report.", facts: facts(nil, reads(call.Worker, 0, time.Hour)), want: abstain},
-		"NoReadings":      {reason: "Nobody was asked.", facts: facts(nil), want: abstain},
+		"NoReadings":      {reason: "No witness was asked.", facts: facts(nil), want: abstain},
 		"LeaseNotExpired": {reason: "The node reports again: its agent can be asked.", facts: facts(func(f *verdict.Facts) { f.LeaseExpired = false }, reads(call.Rooms, 0, time.Hour)), want: abstain},
 		"BeforeMark": {
 			reason: "LiveKit was last read before the pod was marked.",
@@ -77,10 +77,10 @@ func TestRule(t *testing.T) {
 		"ForcedNow":    {reason: "The administrator's time is over, counted from the loss.", facts: facts(after(time.Hour), unknown(call.Rooms)), want: forced},
 		"ForcedBusy":   {reason: "Whatever LiveKit says.", facts: facts(after(time.Hour), reads(call.Rooms, 4, time.Hour)), want: forced},
 		"ForceNotNeeded": {
-			reason: "What is known to be free of calls needs no force.",
+			reason: "A pod that is known to hold no call needs no force.",
 			facts:  facts(after(time.Hour), reads(call.Rooms, 0, time.Hour), unknown(call.Worker)), want: release,
 		},
-		"ForceOfLivingNode": {reason: "Nobody forces a pod of a node that reports.", facts: facts(renewed, unknown(call.Rooms)), want: abstain},
+		"ForceOfLivingNode": {reason: "A pod of a node that reports is not forced.", facts: facts(renewed, unknown(call.Rooms)), want: abstain},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -18,7 +18,7 @@ func TestRule(t *testing.T) {
 		want   verdict.Verdict
 	}{
 		"Nobody": {
-			reason: "A pod that nobody wants to go serves.",
+			reason: "A pod that does not have to leave serves.",
 			want:   verdict.Verdict{Outcome: verdict.Serve, Why: "nothing asks the pod to leave"},
 		},
 		"NobodyAndEnded": {

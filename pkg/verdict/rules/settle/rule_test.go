@@ -29,7 +29,7 @@ func TestRule(t *testing.T) {
 			facts:  verdict.Facts{Pod: verdict.Pod{State: call.Draining}, Readings: []verdict.Reading{zero, {Witness: call.Gate, Reading: zero.Reading}}},
 			want:   verdict.Verdict{Outcome: verdict.Hold, Why: "it is idle; waiting for call-gate to read the drain annotation (--order-file)"},
 		},
-		"NoWitnesses": {reason: "Nobody has called it idle.", facts: verdict.Facts{Pod: verdict.Pod{State: call.Draining}}},
+		"NoWitnesses": {reason: "It is not known to be idle.", facts: verdict.Facts{Pod: verdict.Pod{State: call.Draining}}},
 		"Aside":       {reason: "It still takes calls.", facts: verdict.Facts{Pod: verdict.Pod{State: call.Aside}, Readings: []verdict.Reading{zero}}},
 		"Serving":     {reason: "It still takes calls.", facts: verdict.Facts{Pod: verdict.Pod{State: call.Serving}, Readings: []verdict.Reading{zero}}},
 	}

@@ -46,7 +46,7 @@ func TestRule(t *testing.T) {
 			want:   verdict.Verdict{Outcome: verdict.Hold, Why: "its witness rooms cannot tell whether it holds calls: there is no answer yet"},
 		},
 		"AllKnown": {reason: "Everybody can tell.", facts: facts(call.Draining, zero)},
-		"None":     {reason: "Nobody is asked.", facts: facts(call.Draining)},
+		"None":     {reason: "No witness is asked.", facts: facts(call.Draining)},
 		"Aside":    {reason: "A pod that still takes calls is held by nothing.", facts: facts(call.Aside, cannotTell(call.Rooms, "LiveKit is down"))},
 	}
 	for name, tc := range cases {
