@@ -59,8 +59,14 @@ func command(ctx context.Context, args []string, stdin, stdout *os.File, stderr 
 	if err := w.prepare(ctx); err != nil {
 		return err
 	}
+	_, _ = fmt.Fprintln(progress, "making one call: kubectl calls try")
+	tried, err := w.tryOnce(ctx)
+	if err != nil {
+		return interruptedOr(ctx, err)
+	}
 	quiet() // the screen has the word
 	s := newScreen(stdout)
+	s.print(tried)
 	faults := show(ctx, o, w, s)
 	if ctx.Err() != nil {
 		return faults

@@ -114,6 +114,7 @@ END ends it all. In another shell:
 
   kubectl calls -n voice             # who is in a call, pod by pod
   kubectl calls doctor               # are calls protected and counted
+  kubectl calls try -n voice --livekit-secret try --expect=join   # one more
   kubectl calls plan NODE          # what a drain would wait for
   kubectl calls drain NODE         # drain it, and see what it waits for
   kubectl uncordon NODE

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,6 +17,7 @@ import (
 const (
 	prepareWithin = time.Minute
 	shrinkAfter   = 15 * time.Second
+	trySecret     = "try" // the name of a Secret with a LiveKit key for kubectl calls try
 )
 
 // prepare makes the Deployment of agents and its autoscaler, and waits until
@@ -63,6 +65,24 @@ func (w *watch) prepare(ctx context.Context) error {
 		}
 		return s.Scaling.Active == "True", nil
 	}))
+}
+
+// tryOnce makes a call to the first agent as an operator does, and returns what kubectl calls try says of it. The call leaves no
+// trace: its last step waits until it is not counted any more.
+func (w *watch) tryOnce(ctx context.Context) (string, error) {
+	if err := w.stage.Secret(ctx, namespace, trySecret, w.stage.LiveKits[0]); err != nil {
+		return "", err
+	}
+	args := []string{"try", "-n", namespace, "--livekit-secret", trySecret, "--expect=join"}
+	try, err := w.stage.AdminCalls(ctx, args...)
+	if err != nil {
+		return "", err
+	}
+	said, err := try.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("kubectl calls %s: %w: %s", strings.Join(args, " "), err, said)
+	}
+	return fmt.Sprintf("$ kubectl calls %s\n%s\n", strings.Join(args, " "), said), nil
 }
 
 // interruptedOr returns the error, or that somebody did not want to wait.

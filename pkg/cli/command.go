@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/labels"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
@@ -133,6 +134,10 @@ func newCommand(streams genericiooptions.IOStreams) *cobra.Command {
 		of.ValidArgsFunction = c.complete(true, nodesToName)
 	}
 	cmd.AddCommand(newList(c), why, drain, plan, status, end, newDoctor(c), newTry(c), newVersion(c))
+	for _, of := range append(cmd.Commands(), cmd) {
+		utilruntime.Must(completeFlags(of)) // the flags are there
+	}
+	utilruntime.Must(cmd.RegisterFlagCompletionFunc("namespace", c.complete(true, namespacesToName)))
 	return cmd
 }
 

@@ -58,6 +58,26 @@ func (c *common) complete(several bool, of names) cobra.CompletionFunc {
 	}
 }
 
+// completeFlags has completion offer the values of a command's flags, where there are few.
+func completeFlags(cmd *cobra.Command) error {
+	values := map[string][]string{
+		"output": {outputJSON}, "sort-by": {byName, byCalls, byNode, byState, byAge},
+		"on-deadline": {onDeadlineHold, onDeadlineRelease}, "expect": {expectJoin, expectTrack},
+	}
+	if cmd.Flags().Lookup("sort-by") != nil {
+		values["output"] = []string{outputJSON, outputYAML, outputName, outputWide}
+	}
+	for name, list := range values {
+		if cmd.Flags().Lookup(name) == nil {
+			continue
+		}
+		if err := cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(list, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // offered returns the names that begin with the typed text, without those that are already
 // among the arguments.
 func offered(all, args []string, begun string) []string {
@@ -74,6 +94,19 @@ func nodesToName(ctx context.Context, c *cluster, _ string) ([]string, error) {
 	var all []string
 	for _, node := range list.Items {
 		all = append(all, node.Name)
+	}
+	return all, nil
+}
+
+// namespacesToName returns the namespaces of a cluster.
+func namespacesToName(ctx context.Context, c *cluster, _ string) ([]string, error) {
+	list, err := c.client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{Limit: pageSize})
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, namespace := range list.Items {
+		all = append(all, namespace.Name)
 	}
 	return all, nil
 }

@@ -59,25 +59,31 @@ func TestCompletion(t *testing.T) {
 }
 
 // TestCompletesAsKubectlAsks runs the plugin as kubectl does when somebody presses Tab,
-// against an API server that has one node.
+// against an API server that has one node and one namespace.
 func TestCompletesAsKubectlAsks(t *testing.T) {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		if r.URL.Path != "/api/v1/nodes" {
+		switch r.URL.Path {
+		case "/api/v1/nodes":
+			_, _ = w.Write([]byte(`{"kind":"NodeList","apiVersion":"v1","items":[{"metadata":{"name":"node-7"}}]}`))
+		case "/api/v1/namespaces":
+			_, _ = w.Write([]byte(`{"kind":"NamespaceList","apiVersion":"v1","items":[{"metadata":{"name":"voice"}}]}`))
+		default:
 			http.NotFound(w, r)
-			return
 		}
-		_, _ = w.Write([]byte(`{"kind":"NodeList","apiVersion":"v1","items":[{"metadata":{"name":"node-7"}}]}`))
 	}))
 	defer api.Close()
-	for verb, want := range map[string]string{"drain": "node-7", "plan": "node-7"} {
+	for typed, want := range map[string]string{
+		"drain no": "node-7", "plan no": "node-7", "list --namespace v": "voice",
+		"list -o ": "json\nyaml\nname\nwide", "drain -o ": "json", "list --sort-by ": "name\ncalls\nnode\nstate\nage", "drain --on-deadline ": "hold\nrelease", "try --expect ": "join\ntrack",
+	} {
 		var out, errOut bytes.Buffer
-		args := Args(completer, []string{"--server=" + api.URL, verb, "no"})
+		args := Args(completer, append([]string{"--server=" + api.URL}, strings.Split(typed, " ")...))
 		if code := Main(t.Context(), args, genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: &errOut}); code != ExitDone {
-			t.Fatalf("%s: exit code %d: %s", verb, code, &errOut)
+			t.Fatalf("%s: exit code %d: %s", typed, code, &errOut)
 		}
 		if !strings.HasPrefix(out.String(), want+"\n:4\n") { // and no file names
-			t.Errorf("%s: it offers:\n%s%s", verb, &out, &errOut)
+			t.Errorf("%s: it offers:\n%s%s", typed, &out, &errOut)
 		}
 	}
 }
