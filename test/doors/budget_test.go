@@ -17,7 +17,7 @@ import (
 
 const statusHeld = "callguard-tamper-budget: the status of PodDisruptionBudget callguard says how many pods may be evicted, and only the disruption controller writes it"
 
-const budgetHeld = "callguard-tamper-budget: PodDisruptionBudget callguard protects the calls of this namespace, and only callguard changes it."
+const budgetHeld = "callguard-tamper-budget: PodDisruptionBudget callguard protects the calls of this namespace, and only callguard may change it."
 
 // writeBudget updates the current budget of a namespace with a change. The disruption controller may write it at any time,
 // too.

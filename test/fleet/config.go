@@ -14,7 +14,7 @@ import (
 // GuardedLabel marks the pods that the fleet simulates, with the value "true".
 const GuardedLabel = "callguard.dev/guarded"
 
-// UnplayedLabel, with any value, keeps the fleet from simulating a guarded pod: the test does so itself.
+// UnplayedLabel keeps the fleet from simulating a guarded pod, whatever its value: the test does so itself.
 const UnplayedLabel = "fleet.callguard.dev/unplayed"
 
 // PodAttribute is the participant attribute that names an agent's pod by its UID.
