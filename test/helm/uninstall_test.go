@@ -65,7 +65,12 @@ func guardedNamespace(t *testing.T, name string) {
 			t.Error(err)
 		}
 	})
-	trial.Within(t, time.Minute, "a guarded pod is born behind the guard's budget", func() error {
+	// Policies that were applied a moment ago may not be in effect yet, so a pod could be created without the budget.
+	trial.Within(t, time.Minute, "the namespace has the guard's budget", func() error {
+		_, err := stage.client.PolicyV1().PodDisruptionBudgets(name).Get(t.Context(), guard.BudgetName, metav1.GetOptions{})
+		return err
+	})
+	trial.Within(t, time.Minute, "a guarded pod is created", func() error {
 		_, err := stage.client.CoreV1().Pods(name).Create(t.Context(), guardedPod("agent"), metav1.CreateOptions{})
 		return err
 	})
