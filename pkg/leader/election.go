@@ -82,7 +82,7 @@ func (e *Election) run(ctx context.Context, name string) error {
 		return fmt.Errorf("cannot take part in the election: %w", err)
 	}
 	for ctx.Err() == nil {
-		if err := e.once(ctx, lock); err != nil || ctx.Err() != nil {
+		if err := e.once(ctx, &lease{Interface: lock}); err != nil || ctx.Err() != nil {
 			return err
 		}
 		e.Log.Warn("Lost the lease", "lease", LeaseName)
