@@ -546,10 +546,10 @@ func TestNoGoroutineStays(t *testing.T) {
 	}
 }
 
-// TestSoak: several workers of one pod accept and end jobs at once, lose their websockets
+// TestWorkersComeAndGo: several workers of one pod accept and end jobs at once, lose their websockets
 // and reconnect, with an order to drain in the middle. The count matches what was
 // assigned, and nothing is accepted after the order.
-func TestSoak(t *testing.T) {
+func TestWorkersComeAndGo(t *testing.T) {
 	u := newUpstream(t)
 	g := open(t, u.URL, nil)
 	duration := 4 * time.Second
