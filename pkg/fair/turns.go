@@ -47,6 +47,13 @@ func (t *Turns[T]) Take(namespace string, what T, rank int) bool {
 	return false
 }
 
+// Waits reports whether anything of a namespace is queued.
+func (t *Turns[T]) Waits(namespace string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(t.line, func(w waiting[T]) bool { return w.namespace == namespace })
+}
+
 // Give gives a namespace's worker back, and takes it for the first in the queue that may have it, if any. That has to be given
 // back, too.
 func (t *Turns[T]) Give(namespace string) (next T, taken bool) {

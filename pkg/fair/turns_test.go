@@ -16,10 +16,16 @@ func TestTurns(t *testing.T) {
 	if !turns.Take("voice", "hot-1", 0) {
 		t.Fatal("the first has no turn")
 	}
+	if turns.Waits("voice") {
+		t.Error("somebody waits, and none was turned away")
+	}
 	for _, what := range []string{"hot-2", "once", "hot-3"} {
 		if turns.Take("voice", what, 0) {
 			t.Fatalf("%s has a turn at the same time as the first", what)
 		}
+	}
+	if !turns.Waits("voice") || turns.Waits("other") {
+		t.Error("three of one namespace wait, and of the other none")
 	}
 	had := []string{"hot-1"}
 	for range 5 {

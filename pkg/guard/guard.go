@@ -102,6 +102,9 @@ type Guard struct {
 	// awaited is how often informers are asked for the last step with a large workload before its pods are listed.
 	awaited int
 
+	// turns shares the workers among workloads, because reconciling may wait for witnesses.
+	turns *fair.Turns[Key]
+
 	mu sync.Mutex
 	// queue holds the workloads to reconcile; nil while this guard does not lead.
 	queue workqueue.TypedRateLimitingInterface[Key]
@@ -137,7 +140,7 @@ func assemble(cfg Config, report *report) *Guard {
 	g := &Guard{
 		cfg: cfg, now: time.Now, report: report,
 		steps:  &steps{client: cfg.Client, costs: cfg.DeletionCosts},
-		writes: newWrites(), writers: writers, large: large, awaited: awaited,
+		writes: newWrites(), turns: fair.NewTurns[Key](workers), writers: writers, large: large, awaited: awaited,
 		keys: map[types.UID]Key{}, deleted: map[types.UID]time.Time{}, failed: map[types.UID]time.Time{},
 	}
 	g.leases, g.live = newLeases(cfg.Client, g.clock), newLiveReader(cfg.Client)
@@ -261,7 +264,7 @@ func (g *Guard) Lead(ctx context.Context) error {
 	if g.cfg.DeletionCosts {
 		group.Go(func() error { return g.keepCosts(ctx) })
 	}
-	turns := fair.NewTurns[Key](workers) // reconciling may wait for witnesses
+	g.turns = fair.NewTurns[Key](workers)
 	for range workers {
 		group.Go(func() error {
 			for {
@@ -269,7 +272,7 @@ func (g *Guard) Lead(ctx context.Context) error {
 				if shutdown {
 					return nil
 				}
-				for has := turns.Take(key.Namespace, key, g.rank(key)); has; key, has = turns.Give(key.Namespace) {
+				for has := g.turns.Take(key.Namespace, key, g.rank(key)); has; key, has = g.turns.Give(key.Namespace) {
 					g.work(ctx, queue, key)
 					queue.Done(key)
 				}
@@ -431,7 +434,7 @@ func (g *Guard) reconcile(ctx context.Context, key Key) (after time.Duration, er
 		plan.again = atOnce
 	}
 	err = errors.Join(err, g.each(len(order), func(i int) error { return g.act(ctx, s, w, order[i]) }))
-	g.report.judged(w, plan.judged, plan.steps() > most)
+	g.report.judged(w, plan.judged, plan.steps() > most || g.turns.Waits(key.Namespace))
 	return plan.again, err
 }
 

@@ -92,13 +92,16 @@ const budgetKind = "PodDisruptionBudget"
 // sooner.
 const tellAfter = 5 * time.Second
 
+// tellAnyway is the same where pods are likely to wait for their turn only.
+const tellAnyway = time.Minute
+
 func newReport(recorder record.EventRecorder, metrics *metrics, log *slog.Logger) *report {
 	plain := events.Plain(recorder)
 	return &report{events: plain, steps: events.NewOutbox(plain), metrics: metrics, log: log, held: map[types.UID]held{}, said: map[Key]map[string]bool{}}
 }
 
-// judged enters the verdicts on a workload's pods, and tells of those that changed. While more is due than one look does, it does
-// not tell which pods wait for others of the workload: all that they wait for is their turn.
+// judged enters the verdicts on a workload's pods, and tells of those that changed. While more is due than can be done at once, a pod
+// that waits for others of its workload probably waits for its turn, and is told of only if that takes long.
 func (r *report) judged(w *workload, list []judgement, moreIsDue bool) {
 	current := map[types.UID]bool{}
 	for _, j := range list {
@@ -123,7 +126,7 @@ func (r *report) holdsNothing() {
 	clear(r.held)
 }
 
-func (r *report) holds(w *workload, j judgement, untold bool) {
+func (r *report) holds(w *workload, j judgement, inTurn bool) {
 	r.mu.Lock()
 	h, was := r.held[j.UID]
 	cause := j.cause()
@@ -136,7 +139,11 @@ func (r *report) holds(w *workload, j judgement, untold bool) {
 	case h.unread.IsZero():
 		h.unread = j.facts.Now
 	}
-	tell := !h.told && !untold && j.facts.Now.Sub(h.since) >= tellAfter
+	patience := tellAfter
+	if inTurn {
+		patience = tellAnyway
+	}
+	tell := !h.told && j.facts.Now.Sub(h.since) >= patience
 	h.told = h.told || tell
 	r.held[j.UID] = h
 	r.mu.Unlock()

@@ -160,23 +160,25 @@ func TestComplainsOnce(t *testing.T) {
 	}
 }
 
-// TestQueuesAreNotTold: that a pod waits for others of its workload is reported after a moment, but not while the
-// guard has more to do with that workload than one look does. For a pod with calls it is always reported.
+// TestQueuesAreNotTold: that a pod waits for others of its workload is reported after a moment, and only after a
+// minute while the guard has more to do than it can do at once. A pod with calls is reported after a moment in any case.
 func TestQueuesAreNotTold(t *testing.T) {
 	cases := map[string]struct {
-		rule string
-		busy bool
-		want bool
+		rule  string
+		busy  bool
+		after time.Duration
+		want  bool
 	}{
-		"WaitsForOthers": {rule: bounds.Rule{}.Name(), want: true},
-		"WaitsInLine":    {rule: bounds.Rule{}.Name(), busy: true},
-		"HasCalls":       {rule: calls.Rule{}.Name(), busy: true, want: true},
+		"WaitsForOthers":  {rule: bounds.Rule{}.Name(), after: tellAfter, want: true},
+		"WaitsInLine":     {rule: bounds.Rule{}.Name(), busy: true, after: tellAnyway - time.Second},
+		"WaitsForAMinute": {rule: bounds.Rule{}.Name(), busy: true, after: tellAnyway, want: true},
+		"HasCalls":        {rule: calls.Rule{}.Name(), busy: true, after: tellAfter, want: true},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			r := newReport(record.NewFakeRecorder(10), newMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
 			w, j := &workload{}, judgement{member: (&snapshot{}).member(webPod("a")), verdict: verdict.Verdict{Outcome: verdict.Hold, Rule: tc.rule}}
-			for _, at := range []time.Time{noon(), noon().Add(tellAfter)} {
+			for _, at := range []time.Time{noon(), noon().Add(tc.after)} {
 				j.facts.Now = at
 				r.judged(w, []judgement{j}, tc.busy)
 			}
