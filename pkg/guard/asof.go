@@ -16,8 +16,8 @@ import (
 const (
 	// large is from how many pods on a workload counts as large, so that a look waits for informers before it lists them.
 	large = 100
-	// asNew is how old what informers have of pods may be. It is longer than the time between two looks at one of many large workloads on a busy API
-	// server, and not much longer than a list of thousands of pods takes there.
+	// asNew is how old what informers have of pods may be. It is longer than the time between two looks at one of many large
+	// workloads on a busy API server, and not much longer than a list of thousands of pods takes there.
 	asNew = 10 * time.Second
 	// ownersNew is how long a workload's owners, once read, are taken from the informers: only people and autoscalers change them,
 	// and no call depends on them. It bounds what an informer that has lost its watch does not see.
@@ -34,7 +34,8 @@ type current struct {
 	pods   bool
 }
 
-// ownersRead is when the owners of a workload were read, and what its own owner selects, which never changes and informers do not keep.
+// ownersRead is when the owners of a workload were read, and what its own owner selects. That never changes, and informers do not
+// keep it.
 type ownersRead struct {
 	at       time.Time
 	selector string

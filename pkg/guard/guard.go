@@ -317,8 +317,9 @@ func (g *Guard) lookAtAll() {
 	}
 }
 
-// rank is what turn a workload has: a look at a small one is short, one whose pods are on their way is brought to its end before
-// hundreds of others begin, and pods with call-gate are on their way for a shorter time than those that wait for --settle.
+// rank decides whose turn comes first. Small workloads come before large ones, because a look at them is short. Of these, the ones
+// that have begun are brought to their end before others begin, then come those with call-gate, whose pods need not wait for
+// --settle.
 func (g *Guard) rank(key Key) int {
 	known, err := g.cluster.cached(key)
 	has := func(is func(*corev1.Pod) bool) bool { return slices.ContainsFunc(known.pods, is) }
