@@ -246,6 +246,11 @@ func (d *Delegate) ask(ctx context.Context, at, query string, header http.Header
 		return nil, tooLarge{most}
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
+	if err == nil {
+		// At the time limit the connection is closed, and a server that sees this may end its answer properly before
+		// the connection is gone. Such an answer is incomplete, too.
+		err = ctx.Err()
+	}
 	if err != nil {
 		return nil, plain(err)
 	}
