@@ -32,6 +32,9 @@ type DialOptions struct {
 	AgentName string
 	// AnswerWithin is how long the caller waits for an agent.
 	AnswerWithin time.Duration
+	// Speaks has the caller publish an audio track, without sound. LiveKit tells the others at once of whoever publishes, and up to
+	// 3 s later of whoever does not.
+	Speaks bool
 }
 
 // Callers dials calls into one project and accounts for them.
@@ -110,6 +113,12 @@ func (cs *Callers) Dial(ctx context.Context, room string, o DialOptions) (*Call,
 		return nil, fmt.Errorf("caller cannot join room %q at %s: %w; check that LiveKit listens there", room, cs.project.URL, err)
 	}
 	c.stopped.Go(c.follow)
+	if o.Speaks {
+		if err := speak(c.lkRoom); err != nil {
+			c.HangUp()
+			return nil, fmt.Errorf("caller cannot speak in room %q at %s: %w", room, cs.project.URL, err)
+		}
+	}
 	if err := c.answer(ctx, o.AnswerWithin); err != nil {
 		c.stopped.Wait()
 		return nil, err

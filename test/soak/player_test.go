@@ -358,7 +358,7 @@ func (p *player) call(ctx context.Context, n int, c Call) {
 	r := CallRecord{N: n, Workload: c.Workload, Began: p.now(), Length: c.Length}
 	able, stop := p.choice(c.Workload)
 	defer stop()
-	up, err := p.callers.Dial(ctx, room, fleet.DialOptions{AgentName: namespaceOf(c.Workload), AnswerWithin: answerWithin})
+	up, err := p.callers.Dial(ctx, room, fleet.DialOptions{AgentName: namespaceOf(c.Workload), AnswerWithin: answerWithin, Speaks: true})
 	p.expect(c.Workload, room, false)
 	if err != nil {
 		r.Ended, r.Detail, r.Stopped, r.Able = p.now(), err.Error(), ctx.Err() != nil, able()
