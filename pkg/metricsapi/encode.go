@@ -6,10 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/metrics/pkg/apis/custom_metrics"
@@ -24,7 +25,8 @@ import (
 type encoded struct {
 	*custom_metrics.MetricValueList
 
-	json runtime.Identifier
+	json    runtime.Identifier
+	buffers *sync.Pool // of *[]byte
 }
 
 var _ runtime.CacheableObject = encoded{}
@@ -38,7 +40,12 @@ func jsonIdentifier() runtime.Identifier {
 // CacheEncode implements runtime.CacheableObject.
 func (e encoded) CacheEncode(id runtime.Identifier, encode func(runtime.Object, io.Writer) error, w io.Writer) error {
 	if id == e.json {
-		return writeJSON(e.MetricValueList, w)
+		b, _ := e.buffers.Get().(*[]byte)
+		if b == nil {
+			b = new([]byte)
+		}
+		defer e.buffers.Put(b)
+		return writeJSON(e.MetricValueList, b, w)
 	}
 	return encode(e.MetricValueList, w)
 }
@@ -51,44 +58,33 @@ func (e encoded) GetObjectKind() schema.ObjectKind { return e.MetricValueList.Ge
 
 // DeepCopyObject implements runtime.Object.
 func (e encoded) DeepCopyObject() runtime.Object {
-	return encoded{e.MetricValueList.DeepCopy(), e.json}
+	return encoded{e.MetricValueList.DeepCopy(), e.json, e.buffers}
 }
 
 // perItem is about the size of one item in JSON, in bytes.
 const perItem = 220
 
-func writeJSON(list *custom_metrics.MetricValueList, w io.Writer) error {
+// writeJSON writes a list in one piece, which it builds in a buffer.
+func writeJSON(list *custom_metrics.MetricValueList, buffer *[]byte, w io.Writer) error {
 	meta, err := json.Marshal(list.ListMeta)
 	if err != nil {
 		return fmt.Errorf("cannot encode a list of metrics: %w", err)
 	}
-	b := make([]byte, 0, perItem*(1+len(list.Items)))
+	b := slices.Grow((*buffer)[:0], perItem*(1+len(list.Items)))
 	b = append(b, `{"kind":"`+listKind+`","apiVersion":"`+v1beta2.GroupName+`/v1beta2","metadata":`...)
 	b = append(b, meta...)
 	b = append(b, `,"items":[`...)
-	var selector metricSelector
+	var same repeated
 	for i := range list.Items {
 		item := &list.Items[i]
 		if i > 0 {
 			b = append(b, ',')
 		}
-		d := &item.DescribedObject
-		b = appendText(append(b, `{"describedObject":{"kind":`...), d.Kind)
-		if d.Namespace != "" {
-			b = appendText(append(b, `,"namespace":`...), d.Namespace)
-		}
-		b = appendText(append(b, `,"name":`...), d.Name)
-		b = appendText(append(b, `,"apiVersion":`...), d.APIVersion)
-		b = appendText(append(b, `},"metric":{"name":`...), item.Metric.Name)
-		b = append(b, `,"selector":`...)
-		text, err := selector.json(item.Metric.Selector)
-		if err != nil {
+		if err := same.encode(item); err != nil {
 			return fmt.Errorf("cannot encode a list of metrics: %w", err)
 		}
-		b = append(b, text...)
-		b = append(b, `},"timestamp":"`...)
-		b = item.Timestamp.UTC().AppendFormat(b, time.RFC3339)
-		b = append(b, `","value":"`...)
+		b = appendText(append(b, same.before...), item.DescribedObject.Name)
+		b = append(append(append(b, same.between...), same.time...), `","value":"`...)
 		if n := item.Value.Value(); 0 <= n && n < 1000 { // a larger one has a suffix
 			b = strconv.AppendInt(b, n, 10)
 		} else {
@@ -97,23 +93,46 @@ func writeJSON(list *custom_metrics.MetricValueList, w io.Writer) error {
 		b = append(b, `"}`...)
 	}
 	b = append(b, "]}\n"...)
+	*buffer = b
 	_, err = w.Write(b)
 	return err
 }
 
-// metricSelector caches the JSON of the last selector; all items of a list have the same
-// one.
-type metricSelector struct {
-	of   *metav1.LabelSelector
-	text []byte
+// repeated caches the JSON of what most items of a list have in common with the one before.
+type repeated struct {
+	object custom_metrics.ObjectReference // without its name
+	metric custom_metrics.MetricIdentifier
+	at     int64 // the time, in seconds
+
+	before, between []byte // the text before an object's name, and between that and the time
+	time            []byte
 }
 
-func (s *metricSelector) json(of *metav1.LabelSelector) (text []byte, err error) {
-	if s.text == nil || s.of != of {
-		s.of = of
-		s.text, err = json.Marshal(of)
+// encode makes the texts right for an item.
+func (r *repeated) encode(item *custom_metrics.MetricValue) error {
+	if at := item.Timestamp.Unix(); r.time == nil || at != r.at {
+		r.at, r.time = at, item.Timestamp.UTC().AppendFormat(r.time[:0], time.RFC3339)
 	}
-	return s.text, err
+	object := item.DescribedObject
+	object.Name = ""
+	if r.before != nil && object == r.object && item.Metric == r.metric {
+		return nil
+	}
+	selector, err := json.Marshal(item.Metric.Selector)
+	if err != nil {
+		return err
+	}
+	r.object, r.metric = object, item.Metric
+	r.before = appendText([]byte(`{"describedObject":{"kind":`), object.Kind)
+	if object.Namespace != "" {
+		r.before = appendText(append(r.before, `,"namespace":`...), object.Namespace)
+	}
+	r.before = append(r.before, `,"name":`...)
+	r.between = appendText([]byte(`,"apiVersion":`), object.APIVersion)
+	r.between = appendText(append(r.between, `},"metric":{"name":`...), item.Metric.Name)
+	r.between = append(append(r.between, `,"selector":`...), selector...)
+	r.between = append(r.between, `},"timestamp":"`...)
+	return nil
 }
 
 // appendText appends a JSON string. Kubernetes' names need no escapes; for other texts it

@@ -4,6 +4,7 @@ package metricsapi
 
 import (
 	"bytes"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,7 +54,7 @@ func TestEncodedAsTheLibrary(t *testing.T) {
 				t.Run(info.MediaType+"/"+version.Version+"/"+name, func(t *testing.T) {
 					encoder := apiserver.Codecs.EncoderForVersion(info.Serializer, version)
 					var want, got bytes.Buffer
-					wantErr, gotErr := encoder.Encode(list, &want), encoder.Encode(encoded{list, jsonIdentifier()}, &got)
+					wantErr, gotErr := encoder.Encode(list, &want), encoder.Encode(encoded{list, jsonIdentifier(), &sync.Pool{}}, &got)
 					if (wantErr == nil) != (gotErr == nil) { // YAML has no control characters
 						t.Fatalf("the library: %v; by itself: %v", wantErr, gotErr)
 					}
@@ -92,7 +93,7 @@ func BenchmarkAnswer(b *testing.B) {
 				}
 				var object runtime.Object = found
 				if itself {
-					object = encoded{found, jsonIdentifier()}
+					object = encoded{found, jsonIdentifier(), &sync.Pool{}}
 				}
 				out.Reset()
 				if err := encoder.Encode(object, &out); err != nil {

@@ -5,6 +5,7 @@ package metricsapi
 import (
 	"fmt"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -194,7 +195,7 @@ func TestListCostsItsEncoding(t *testing.T) {
 			}
 		}) / rounds
 	}
-	list, itself := find(), func() runtime.Object { return encoded{find(), jsonIdentifier()} }
+	list, itself := find(), func() runtime.Object { return encoded{find(), jsonIdentifier(), &sync.Pool{}} }
 	cost(runtime.ContentTypeJSON, itself)
 	alone := cost(runtime.ContentTypeJSON, func() runtime.Object { return list })
 	for _, mediaType := range []string{runtime.ContentTypeJSON, runtime.ContentTypeProtobuf} {
@@ -214,7 +215,7 @@ func TestListAllocatesLittle(t *testing.T) {
 	times := testing.AllocsPerRun(20, func() {
 		found, err := p.GetMetricBySelector(t.Context(), "voice", labels.Everything(), info("pods", ActiveCalls), labels.Everything())
 		trial.Must(t, err)
-		trial.Must(t, encoder.Encode(encoded{found, jsonIdentifier()}, &reader{}))
+		trial.Must(t, encoder.Encode(encoded{found, jsonIdentifier(), &sync.Pool{}}, &reader{}))
 	})
 	t.Logf("a list of 5,000 pods allocates %.0f times", times)
 	if times > 500 {

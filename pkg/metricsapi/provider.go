@@ -176,15 +176,22 @@ type look struct {
 	ledger   *witness.Ledger
 	store    *pods.Store
 	now      time.Time
-	selector labels.Selector        // of the metric; nil for everything
-	fresh    map[call.Project]error // of the projects checked so far
+	selector labels.Selector // of the metric; nil for everything
+	last     *freshness      // of the project of the pod before
+}
+
+// freshness is why a project cannot be believed, if so.
+type freshness struct {
+	project call.Project
+	known   bool
+	err     error
 }
 
 func (p *Provider) look(selector labels.Selector) look {
 	if selector != nil && selector.Empty() {
 		selector = nil
 	}
-	return look{ledger: p.ledger, store: p.store, now: p.now(), selector: selector, fresh: map[call.Project]error{}}
+	return look{ledger: p.ledger, store: p.store, now: p.now(), selector: selector, last: &freshness{}}
 }
 
 func (l look) tally(members []*call.Pod) tally {
@@ -194,15 +201,19 @@ func (l look) tally(members []*call.Pod) tally {
 			continue
 		}
 		if t.stale == nil && pod.Running && pod.Asks(call.Rooms) {
-			err, known := l.fresh[pod.Project]
-			if !known {
-				err = l.ledger.Fresh(pod.Project, l.now)
-				l.fresh[pod.Project] = err
-			}
-			t.stale = err
+			t.stale = l.stale(pod.Project)
 		}
 		reading := l.ledger.Reading(pod, l.now)
 		t.count(pod, reading, !reading.Known() && l.store.Lost(pod))
 	}
 	return t
+}
+
+// stale returns why a project cannot be believed, if so. Most pods of a list have the same
+// project as the one before.
+func (l look) stale(project call.Project) error {
+	if !l.last.known || l.last.project != project {
+		*l.last = freshness{project, true, l.ledger.Fresh(project, l.now)}
+	}
+	return l.last.err
 }

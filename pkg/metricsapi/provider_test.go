@@ -372,13 +372,34 @@ func TestDeadNode(t *testing.T) {
 	}
 }
 
+// TestTheSameExample: an autoscaler writes the reason into its status, which must not change
+// with the order in which pods are looked at.
+func TestTheSameExample(t *testing.T) {
+	unknown := func(name string) *call.Pod {
+		return &call.Pod{NamespacedName: types.NamespacedName{Namespace: "voice", Name: name}}
+	}
+	var one, other tally
+	for _, name := range []string{"b", "a", "c"} {
+		one.count(unknown(name), call.Unknown("%s is asleep", name), false)
+	}
+	for _, name := range []string{"c", "b", "a"} {
+		other.count(unknown(name), call.Unknown("%s is asleep", name), false)
+	}
+	a, b := one.tooLittleKnown(ActiveCalls), other.tooLittleKnown(ActiveCalls)
+	if a == nil || b == nil || a.Error() != b.Error() || !strings.Contains(a.Error(), "pod voice/a: a is asleep") {
+		t.Errorf("%v and %v; want the same, about pod a", a, b)
+	}
+}
+
 // TestUnavailableIsPlain: the reason why a metric is not known is shown on terminals, and
 // may include a tenant's text.
 func TestUnavailableIsPlain(t *testing.T) {
+	hostile := "\x1b[2J\n" + strings.Repeat("x", 1<<20)
+	pod := &call.Pod{NamespacedName: types.NamespacedName{Namespace: "voice", Name: hostile}}
 	for _, unknown := range []tally{
-		{stale: errors.New("\x1b[2J\n" + strings.Repeat("x", 1<<20))},
-		{unknown: 1, example: "\x1b[2J\n" + strings.Repeat("x", 1<<20)},
-		{lost: 1, example: "\x1b[2J\n" + strings.Repeat("x", 1<<20)},
+		{stale: errors.New(hostile)},
+		{unknown: 1, example: pod, why: call.Unknown("%s", hostile)},
+		{lost: 1, example: pod, why: call.Unknown("%s", hostile)},
 	} {
 		err := unknown.tooLittleKnown(ActiveCalls)
 		if !apierrors.IsServiceUnavailable(err) || strings.ContainsAny(err.Error(), "\x1b\n") || len(err.Error()) > call.MaxText+100 {

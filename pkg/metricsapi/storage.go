@@ -5,6 +5,7 @@ package metricsapi
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
@@ -26,14 +27,15 @@ const listKind = "MetricValueList"
 type lister struct {
 	*storage.REST
 
-	json runtime.Identifier
+	json    runtime.Identifier
+	buffers *sync.Pool
 }
 
 // List implements the installer's ListerWithOptions.
 func (l lister) List(ctx context.Context, options *metainternalversion.ListOptions, more runtime.Object) (runtime.Object, error) {
 	found, err := l.REST.List(ctx, options, more)
 	if list, ok := found.(*custom_metrics.MetricValueList); ok && err == nil {
-		return encoded{list, l.json}, nil
+		return encoded{list, l.json, l.buffers}, nil
 	}
 	return found, err
 }
@@ -44,7 +46,7 @@ func (l lister) List(ctx context.Context, options *metainternalversion.ListOptio
 // them by reflection.
 func Install(server *genericapiserver.GenericAPIServer, p *Provider, others Others) (changed func(), err error) {
 	group := genericapiserver.NewDefaultAPIGroupInfo(custom_metrics.GroupName, apiserver.Scheme, runtime.NewParameterCodec(apiserver.Scheme), apiserver.Codecs)
-	lists := lister{storage.NewREST(p), jsonIdentifier()}
+	lists := lister{storage.NewREST(p), jsonIdentifier(), &sync.Pool{}}
 	var versions []metav1.GroupVersionForDiscovery
 	for _, gv := range group.PrioritizedVersions {
 		versions = append(versions, metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version})

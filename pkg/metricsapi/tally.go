@@ -29,7 +29,8 @@ type tally struct {
 	calls, busy, draining int
 	at                    time.Time // of the oldest reading
 	stale                 error     // why one of their LiveKit projects cannot be believed
-	example               string    // an unknown pod, and why it is unknown
+	example               *call.Pod // the unknown pod that comes first by name
+	why                   call.Reading
 }
 
 // count adds a pod. An unknown pod of a lost node will stay unknown, so it does not matter
@@ -46,8 +47,8 @@ func (t *tally) count(pod *call.Pod, r call.Reading, lost bool) {
 			t.unknown++
 		}
 		t.busy++
-		if t.example == "" {
-			t.example = fmt.Sprintf("pod %s: %s", pod.NamespacedName, r.Reason())
+		if t.example == nil || pod.Compare(t.example) < 0 {
+			t.example, t.why = pod, r
 		}
 		return
 	}
@@ -69,8 +70,8 @@ func (t *tally) add(other tally) {
 	if t.stale == nil {
 		t.stale = other.stale
 	}
-	if t.example == "" {
-		t.example = other.example
+	if t.example == nil {
+		t.example, t.why = other.example, other.why
 	}
 }
 
@@ -84,9 +85,9 @@ func (t *tally) tooLittleKnown(metric string) error {
 	case t.stale != nil:
 		return unavailable("%s is not known: %v", metric, t.stale)
 	case 2*t.unknown > t.known+t.unknown:
-		return unavailable("%s is not known: %d of %d pods are unknown; %s", metric, t.unknown, t.known+t.unknown, t.example)
+		return unavailable("%s is not known: %d of %d pods are unknown; pod %s: %s", metric, t.unknown, t.known+t.unknown, t.example.NamespacedName, t.why.Reason())
 	case t.lost > 0 && t.known == 0:
-		return unavailable("%s is not known: %d pods are unknown and their nodes are lost; %s", metric, t.lost, t.example)
+		return unavailable("%s is not known: %d pods are unknown and their nodes are lost; pod %s: %s", metric, t.lost, t.example.NamespacedName, t.why.Reason())
 	}
 	return nil
 }

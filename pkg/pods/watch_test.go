@@ -289,6 +289,7 @@ func TestWorkload(t *testing.T) {
 			for _, p := range found {
 				got = append(got, p.Name)
 			}
+			slices.Sort(got)
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s %s -want, +got:\n%s", reason, what, diff)
 			}
@@ -338,6 +339,7 @@ func TestMadeAgain(t *testing.T) {
 			for _, p := range found {
 				got = append(got, p.Name)
 			}
+			slices.Sort(got)
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s %s -want, +got:\n%s", reason, what, diff)
 			}

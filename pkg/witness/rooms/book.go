@@ -255,8 +255,7 @@ func (b *book) sweptSince(at time.Time) {
 
 // reading returns what the book knows about a pod. sweptAt is the time at which all rooms
 // were known.
-func (b *book) reading(pod types.UID, sweptAt, now time.Time) call.Reading {
-	h := b.pods[pod]
+func (b *book) reading(h *holding, sweptAt, now time.Time) call.Reading {
 	switch {
 	case h == nil:
 		return call.Known(0, sweptAt)

@@ -117,7 +117,7 @@ func TestBook(t *testing.T) {
 				b.apply(l.room, l.agents, second(l.at), l.sweeping, func(sid string) bool { return sid == l.left })
 			}
 			got := -1
-			if n, known := b.reading("pod-a", second(0), second(tc.now)).Calls(); known {
+			if n, known := b.reading(b.pods["pod-a"], second(0), second(tc.now)).Calls(); known {
 				got = n
 			}
 			if got != tc.want {
@@ -162,7 +162,7 @@ func TestBookNeverBelowTheTruth(t *testing.T) {
 			}
 		}
 		for pod, n := range want {
-			if got, known := b.reading(pod, at, at).Calls(); known && got < n {
+			if got, known := b.reading(b.pods[pod], at, at).Calls(); known && got < n {
 				t.Fatalf("step %d: %s reads %d, has %d", step, pod, got, n)
 			}
 		}

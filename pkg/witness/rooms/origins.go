@@ -101,6 +101,9 @@ type Origins struct {
 
 type origin struct {
 	versions []Version // oldest first; the present one is last
+	// servers has, for each version, the servers from that version on, the present one last.
+	// It is kept because every reading of a pod needs it.
+	servers [][]string
 	// seen is the newest pod that existed when the project was last read.
 	seen time.Time
 	at   time.Time // when that was
@@ -133,6 +136,7 @@ func (o *Origins) Get(ctx context.Context, project call.Project, newest time.Tim
 	}
 	if err == nil {
 		is.enter(v)
+		is.keep(is.versions)
 	}
 	is.at = time.Now()
 	return is.versions[len(is.versions)-1], nil
@@ -160,26 +164,35 @@ func (is *origin) enter(v Version) {
 	}
 }
 
-// since returns the versions that a pod may work for, or why they are not known.
-func (is *origin) since(project call.Project, born time.Time) ([]Version, error) {
+// keep keeps these versions, and their servers.
+func (is *origin) keep(versions []Version) {
+	is.versions, is.servers = versions, make([][]string, len(versions))
+	for i := range versions {
+		is.servers[i] = servers(versions[i:])
+	}
+}
+
+// since returns the first version that a pod may work for, as its index, or why that is not
+// known.
+func (is *origin) since(project call.Project, born time.Time) (int, error) {
 	if born.After(is.seen) {
-		return nil, fmt.Errorf("LiveKit project %s has not been looked up since this pod was born", project)
+		return 0, fmt.Errorf("LiveKit project %s has not been looked up since this pod was born", project)
 	}
 	for i, v := range slices.Backward(is.versions) {
 		if !born.Before(v.Since) && (i == 0 || born.After(v.Since)) {
-			return is.versions[i:], nil
+			return i, nil
 		}
 	}
 	server := is.versions[len(is.versions)-1].Server()
 	if project == call.DefaultProject {
-		return nil, fmt.Errorf("the URL of callguard's own LiveKit may have changed since this pod was born, so it is not known which LiveKit has its calls; if it was %s then, delete annotation callguard.dev/livekit-url of Lease drain-guard", server)
+		return 0, fmt.Errorf("the URL of callguard's own LiveKit may have changed since this pod was born, so it is not known which LiveKit has its calls; if it was %s then, delete annotation callguard.dev/livekit-url of Lease drain-guard", server)
 	}
-	return nil, fmt.Errorf("the url in Secret %s may have changed since this pod was born, so it is not known which LiveKit project has its calls; if it was the same then, annotate the Secret %s=%s",
+	return 0, fmt.Errorf("the url in Secret %s may have changed since this pod was born, so it is not known which LiveKit project has its calls; if it was the same then, annotate the Secret %s=%s",
 		project, call.SameURLAnnotation, server)
 }
 
 // Of returns the servers that a pod may work for, the present one last, or why they are not
-// known.
+// known. The caller must not change them.
 func (o *Origins) Of(pod *call.Pod) ([]string, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -187,14 +200,14 @@ func (o *Origins) Of(pod *call.Pod) ([]string, error) {
 	if is == nil {
 		return nil, nil // the project has never been read; whoever reads it reports why
 	}
-	versions, err := is.since(pod.Project, pod.Born)
+	first, err := is.since(pod.Project, pod.Born)
 	if err != nil {
-		if told := o.told[pod.UID]; slices.Contains(servers(is.versions), told) {
+		if told := o.told[pod.UID]; slices.Contains(is.servers[0], told) {
 			return []string{told}, nil
 		}
 		return nil, err
 	}
-	return servers(versions), nil
+	return is.servers[first], nil
 }
 
 // servers returns the servers of versions, that of the last version last.
@@ -218,10 +231,10 @@ func (o *Origins) needed(project call.Project, oldest time.Time) []string {
 	if is == nil {
 		return nil
 	}
-	if versions, err := is.since(project, oldest); err == nil {
-		return servers(versions)
+	if first, err := is.since(project, oldest); err == nil {
+		return is.servers[first]
 	}
-	return servers(is.versions)
+	return is.servers[0]
 }
 
 // covers reports whether a project has been read since the newest pod was created.
@@ -268,8 +281,8 @@ func (o *Origins) Keep(ctx context.Context, named func() map[call.Project]call.B
 		read := bounded(births, nil)
 		o.mu.Lock()
 		maps.DeleteFunc(o.known, func(project call.Project, is *origin) bool {
-			if versions, err := is.since(project, births[project].Oldest); err == nil {
-				is.versions = versions // no pod with an earlier version is left
+			if first, err := is.since(project, births[project].Oldest); err == nil {
+				is.keep(is.versions[first:]) // no pod with an earlier version is left
 			}
 			return !read[project]
 		})

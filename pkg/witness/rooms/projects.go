@@ -269,7 +269,8 @@ func (p *Projects) start(ctx context.Context, g *errgroup.Group, project call.Pr
 // Reading returns the reading of a pod from its own project. It covers each server that the
 // pod may work for; the pod has calls on one of them.
 func (p *Projects) Reading(pod *call.Pod, now time.Time) call.Reading {
-	readers, err := p.readersOf(pod)
+	var room [1]*Reader // most pods have one, and this runs for each pod of a list
+	readers, err := p.readersOf(pod, room[:0])
 	if err != nil {
 		return call.Unknown("%s", err)
 	}
@@ -308,8 +309,10 @@ func later(a, b time.Time) time.Time {
 }
 
 func readingOf(r *Reader, pod *call.Pod, now time.Time) call.Reading {
-	reading := r.Reading(pod.UID, now)
-	unattributed, unread := r.Unattributed(), r.Unread(now)
+	r.mu.RLock()
+	reading, unattributed := r.reading(pod.UID, now), r.book.unattributed
+	r.mu.RUnlock()
+	unread := r.Unread(now)
 	switch {
 	case !reading.Known() || unattributed+unread == 0:
 		return reading
@@ -326,7 +329,7 @@ func readingOf(r *Reader, pod *call.Pod, now time.Time) call.Reading {
 
 // RoomSIDs returns the ids of the rooms that LiveKit lists a pod's agents in.
 func (p *Projects) RoomSIDs(pod *call.Pod) []string {
-	readers, err := p.readersOf(pod)
+	readers, err := p.readersOf(pod, nil)
 	if err != nil {
 		return nil
 	}
@@ -339,7 +342,7 @@ func (p *Projects) RoomSIDs(pod *call.Pod) []string {
 
 // Ages returns how old the calls are that LiveKit lists of a pod, at least, in no order.
 func (p *Projects) Ages(pod *call.Pod, now time.Time) (ages []time.Duration) {
-	readers, err := p.readersOf(pod)
+	readers, err := p.readersOf(pod, nil)
 	if err != nil {
 		return nil
 	}
@@ -364,39 +367,29 @@ func (p *Projects) Fresh(project call.Project, now time.Time) error {
 	return r.Fresh(now)
 }
 
-// readersOf returns the Readers of all servers that a pod may work for.
-func (p *Projects) readersOf(pod *call.Pod) ([]*Reader, error) {
-	current, err := p.reader(pod.Project)
-	if err != nil {
-		return nil, err
+// readersOf appends the Readers of all servers that a pod may work for.
+func (p *Projects) readersOf(pod *call.Pod, readers []*Reader) ([]*Reader, error) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	running := p.readers[pod.Project]
+	if len(running) == 0 {
+		return nil, p.unread(pod.Project)
 	}
 	servers, err := p.origins.Of(pod)
 	if err != nil {
 		return nil, err
 	}
 	if len(servers) == 0 {
-		return []*Reader{current}, nil
+		return append(readers, running[len(running)-1].Reader), nil
 	}
-	var readers []*Reader
 	for _, server := range servers {
-		r := p.readerOf(pod.Project, server)
-		if r == nil {
+		i := slices.IndexFunc(running, func(b *bound) bool { return b.of("") == server })
+		if i < 0 {
 			return nil, fmt.Errorf("LiveKit project %s has not been read yet at %s", pod.Project, server)
 		}
-		readers = append(readers, r)
+		readers = append(readers, running[i].Reader)
 	}
 	return readers, nil
-}
-
-func (p *Projects) readerOf(project call.Project, server string) *Reader {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	for _, b := range p.readers[project] {
-		if b.of("") == server {
-			return b.Reader
-		}
-	}
-	return nil
 }
 
 // reader returns the Reader of the present server of a project.
@@ -406,13 +399,18 @@ func (p *Projects) reader(project call.Project) (*Reader, error) {
 	if running := p.readers[project]; len(running) > 0 {
 		return running[len(running)-1].Reader, nil
 	}
+	return nil, p.unread(project)
+}
+
+// unread returns why a project has no Reader. The lock is held.
+func (p *Projects) unread(project call.Project) error {
 	if project == call.DefaultProject && p.cfg.Default == nil {
-		return nil, noDefault()
+		return noDefault()
 	}
 	if read, wanted := p.wanted[project]; wanted && !read {
-		return nil, fmt.Errorf("LiveKit project %s is not read: the pods of its namespace name more than %d in annotation %s; let workloads share a Secret", project, maxProjects, call.SecretAnnotation)
+		return fmt.Errorf("LiveKit project %s is not read: the pods of its namespace name more than %d in annotation %s; let workloads share a Secret", project, maxProjects, call.SecretAnnotation)
 	}
-	return nil, fmt.Errorf("LiveKit project %s has not been read yet", project)
+	return fmt.Errorf("LiveKit project %s has not been read yet", project)
 }
 
 // verifiers returns the Readers whose project has an API key.

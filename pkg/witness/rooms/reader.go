@@ -708,11 +708,16 @@ func (r *Reader) pace() *livekit.Pace {
 func (r *Reader) Reading(pod types.UID, now time.Time) call.Reading {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
+	return r.reading(pod, now)
+}
+
+// reading is Reading. The lock is held.
+func (r *Reader) reading(pod types.UID, now time.Time) call.Reading {
 	if err := r.fresh(now); err != nil {
 		return call.Unknown("%s", err)
 	}
-	reading := r.book.reading(pod, r.sweptAt, now)
 	h := r.book.pods[pod]
+	reading := r.book.reading(h, r.sweptAt, now)
 	if h == nil || !reading.Known() {
 		return reading
 	}
@@ -730,14 +735,6 @@ func (r *Reader) Reading(pod types.UID, now time.Time) call.Reading {
 	}
 	n, _ := reading.Calls()
 	return call.Known(n, at).WithNewest(reading.Newest())
-}
-
-// Unattributed returns the number of agents in the project's rooms that name no
-// pod.
-func (r *Reader) Unattributed() int {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.book.unattributed
 }
 
 // Unread returns the number of rooms that cannot be read and whose entry in the list has
