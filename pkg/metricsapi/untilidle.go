@@ -183,7 +183,7 @@ func (f foreteller) left(members []*call.Pod) (seconds float64, known bool) {
 // begun. The pods of DaemonSets stay on a node that is drained.
 func (f foreteller) calls(members []*call.Pod, ofNode bool) (calls []lengths.Call, at time.Time, err error) {
 	at = f.now
-	for _, pod := range members {
+	for _, pod := range slices.SortedFunc(slices.Values(members), (*call.Pod).Compare) { // so that the error names the same pod each time
 		if ofNode && pod.Owner.Kind == "DaemonSet" {
 			continue
 		}
