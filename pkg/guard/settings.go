@@ -23,7 +23,9 @@ type Settings struct {
 	// its pods should go.
 	CandidateDelay time.Duration
 	// ReleasePatience is how long a released pod is left for whoever drains its node, before
-	// the guard deletes it.
+	// the guard deletes it. kubectl drain evicts by name, every 5 s: if the guard were faster,
+	// it would find the next pod of that name, as a StatefulSet makes one at once, and try to
+	// evict that one for ever.
 	ReleasePatience time.Duration
 	// AgentDrainTimeout is how long an agent may take to finish its calls after SIGTERM. A
 	// shorter termination grace period causes an Event.
@@ -49,7 +51,7 @@ func DefaultSettings() Settings {
 		ReadEvery:         time.Second,
 		RemovalDelay:      30 * time.Second,
 		CandidateDelay:    5 * time.Minute,
-		ReleasePatience:   time.Second,
+		ReleasePatience:   10 * time.Second,
 		AgentDrainTimeout: time.Hour,
 		Leavers:           verdict.Packed,
 		DeletionCosts:     true,
@@ -71,7 +73,7 @@ func AddFlags(fs *pflag.FlagSet, s *Settings, doors *manifests.Values) {
 	fs.DurationVar(&s.RemovalDelay, "removal-taint-delay", s.RemovalDelay, "How long an autoscaler's removal taint must be on a node before its pods are asked to leave.")
 	fs.DurationVar(&s.CandidateDelay, "candidate-delay", s.CandidateDelay, "How long a node must have Cluster Autoscaler's taint DeletionCandidateOfClusterAutoscaler before its pods are asked to leave. Keep it below the autoscaler's --scale-down-unneeded-time. The taint never ends a call.")
 	fs.BoolVar(&s.Limits.NodeEnds, "node-termination-limit", s.Limits.NodeEnds, "Release a pod, with its calls, before Karpenter's terminationGracePeriod ends its node, early enough for the pod's own termination grace period. By default the node waits for calls.")
-	fs.DurationVar(&s.ReleasePatience, "release-patience", s.ReleasePatience, "How long a released pod may still be evicted by the drain of its node, before drain-guard deletes it. kubectl drain looks again every 5 s, so that what is longer makes drains longer.")
+	fs.DurationVar(&s.ReleasePatience, "release-patience", s.ReleasePatience, "How long a released pod may still be evicted by the drain of its node, before drain-guard deletes it. kubectl drain retries every 5 s, by name: with less than that, a drain does not end whose pods get the same name again, as those of a StatefulSet.")
 	fs.StringVar((*string)(&s.Leavers), "leavers", string(s.Leavers), "Which pods leave in a scale-down. packed: those on the nodes with the fewest guarded pods that stay, so that nodes become empty. fewest-calls: those with the fewest calls, on any node.")
 	fs.StringSliceVar(&s.Owners, "owners", s.Owners, "Further owners of pods to follow in scale-downs and rollouts, as resource.group: rollouts.argoproj.io,clonesets.apps.kruise.io. Each needs a scale subresource, and drain-guard's account the right to get, list and watch it.")
 	fs.DurationVar(&s.AgentDrainTimeout, "agent-drain-timeout", s.AgentDrainTimeout, "drain_timeout of your agents. Pods with a shorter terminationGracePeriodSeconds get a warning Event.")
