@@ -269,8 +269,8 @@ func (p *Projects) start(ctx context.Context, g *errgroup.Group, project call.Pr
 // Reading returns the reading of a pod from its own project. It covers each server that the
 // pod may work for; the pod has calls on one of them.
 func (p *Projects) Reading(pod *call.Pod, now time.Time) call.Reading {
-	var room [1]*Reader // most pods have one, and this runs for each pod of a list
-	readers, err := p.readersOf(pod, room[:0])
+	var one [1]*Reader // most pods have one, and this runs for each pod of a list
+	readers, err := p.readersOf(pod, one[:0])
 	if err != nil {
 		return call.Unknown("%s", err)
 	}
